@@ -1,0 +1,33 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Which code works on a tensor's memory: chosen by (backend, scalar) at compile time.
+#pragma once
+
+#include "dropbp/base/config.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// Host memory.
+struct Cpu {};
+/// Device memory of a CUDA card.
+struct Cuda {};
+
+namespace detail {
+template <class...>
+inline constexpr bool always_false = false;
+}
+
+/// The kernels for contiguous memory of one backend and scalar type. A specialisation offers, for n elements,
+///   accumulate(y, x, n)         y[i] += x[i]
+///   squared_norm(x, n)          sum of x[i]^2, in double
+///   squared_distance(x, y, n)   sum of (x[i] - y[i])^2, in double
+template <class Backend, class Scalar>
+struct backend_kernels {
+  static_assert(detail::always_false<Backend, Scalar>,
+                "dropbp: there are no kernels for this (backend, scalar). Host tensors of float or double need nothing; "
+                "for another scalar specialise dropbp::backend_kernels<Backend, Scalar>, or give the tensor's "
+                "tensor_traits its own accumulate, squared_norm and squared_distance.");
+};
+
+DROPBP_NAMESPACE_END

@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Errors in three parts: what is required, what was given, what to do about it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+
+#include "dropbp/base/config.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace detail {
+
+inline std::string text(double value) {
+  char buffer[32];
+  std::snprintf(buffer, sizeof buffer, "%.9g", value);
+  return buffer;
+}
+inline std::string text(std::uint64_t value) { return std::to_string(value); }
+
+inline std::string sentence(const std::string& required, const std::string& given, const std::string& remedy) {
+  return "dropbp: " + required + ", but " + given + ": " + remedy;
+}
+
+/// An argument the caller can correct.
+[[noreturn]] inline void throw_invalid(const std::string& required, const std::string& given,
+                                       const std::string& remedy) {
+  throw std::invalid_argument(sentence(required, given, remedy));
+}
+
+/// A call in the wrong order.
+[[noreturn]] inline void throw_order(const std::string& required, const std::string& given,
+                                     const std::string& remedy) {
+  throw std::logic_error(sentence(required, given, remedy));
+}
+
+/// Throws unless `rate` is a probability. `whose` names it in the message.
+inline void require_rate(double rate, const std::string& whose) {
+  if (!(rate >= 0.0 && rate <= 1.0))  // false for NaN too
+    throw_invalid(whose + " must lie in [0, 1]", "it is " + text(rate), "pass the probability of dropping a branch");
+}
+
+inline void require_count(std::size_t given, std::size_t branches, const std::string& what) {
+  if (given != branches)
+    throw_invalid("one " + what + " per branch is required (" + text(branches) + " branches)",
+                  text(given) + " were given", "pass them in the order in which the model visits its layers");
+}
+
+}  // namespace detail
+DROPBP_NAMESPACE_END

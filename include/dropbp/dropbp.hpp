@@ -1,0 +1,22 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// dropbp: skip the backward pass of randomly chosen residual branches. This header needs a C++20 compiler and the
+// standard library, nothing else.
+#pragma once
+
+#include "dropbp/base/config.hpp"
+#include "dropbp/flops.hpp"
+#include "dropbp/handler.hpp"
+#include "dropbp/layer.hpp"
+#include "dropbp/model.hpp"
+#include "dropbp/operation.hpp"
+#include "dropbp/plan.hpp"
+#include "dropbp/policy/allocation.hpp"
+#include "dropbp/policy/sampling.hpp"
+#include "dropbp/policy/sensitivity.hpp"
+#include "dropbp/report.hpp"
+#include "dropbp/schedule.hpp"
+#include "dropbp/state.hpp"
+#include "dropbp/tensor.hpp"
+#include "dropbp/version.hpp"

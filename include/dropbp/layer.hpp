@@ -1,0 +1,205 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A residual branch whose backward pass can be dropped.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "dropbp/model.hpp"
+#include "dropbp/operation.hpp"
+#include "dropbp/tensor.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// A residual branch around an Operation (operation.hpp says what that is). Two faces:
+///   residual      y = layer.forward(x, args...)              grad = layer.backward(grad, args...)
+///   branch only   f = layer.forward_branch(x, args...)       optional grad = layer.backward_branch(grad, args...)
+/// the second for sums that are made elsewhere (parallel residuals, projected shortcuts). A DropBPHandler decides
+/// before each step; without one every branch is kept. A dropped branch computes the same forward, saves nothing, and
+/// its backward hands back the gradient it was given, in the same buffer.
+/// Not for concurrent use; one forward is followed by at most one backward.
+template <class Op>
+class DropBPLayer {
+  static_assert(detail::has_saved<Op>,
+                "dropbp: an operation needs a default-constructible, movable member type `struct Saved` for what its "
+                "forward keeps for its backward (an empty one will do).");
+
+ public:
+  using Saved = typename Op::Saved;
+
+  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model (flops.hpp computes it for
+  /// transformers). Left out, it is op.flops() where the operation has that, and 1 otherwise: all branches cost alike.
+  explicit DropBPLayer(Op op)
+      : op_(std::move(op)) {
+    if constexpr (detail::has_flops<Op>) flops_ = static_cast<double>(op_.flops());
+  }
+  DropBPLayer(Op op, double flops) : op_(std::move(op)), flops_(flops) {}
+
+  /// x + op(x), in a new tensor; x stays as it is. Same shape as x.
+  template <class T, class... Args>
+  T forward(const T& x, Args&&... args) {
+    static_assert(Tensor<T>, "dropbp: this tensor type does not know y += x: give it data() and size(), or "
+                             "tensor_traits with accumulate (see tensor.hpp).");
+    T y = forward_branch(x, std::forward<Args>(args)...);
+    accumulate(y, x);
+    return y;
+  }
+
+  /// x + op(x) in the buffer of x, where the operation has forward_residual: a residual stream that is moved through
+  /// the layers needs one buffer.
+  template <class T, class... Args>
+    requires(!std::is_lvalue_reference_v<T> && !std::is_const_v<T>)
+  T forward(T&& x, Args&&... args) {
+    if constexpr (detail::has_forward_residual<Op, T, Args...>) {
+      run_forward([&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
+      return std::move(x);
+    } else {
+      return forward(std::as_const(x), std::forward<Args>(args)...);
+    }
+  }
+
+  /// The gradient of the layer's input, from that of its output: grad_output + J^T grad_output for a kept branch,
+  /// in the buffer of `grad_output`; for a dropped one the very buffer it was given. Where nobody needs the input's
+  /// gradient (DropPlan::input_gradient_needed), only the parameters' gradients are computed and grad_output comes back.
+  /// Throws std::logic_error without a forward in the same micro-step.
+  template <class T, class... Args>
+  T backward(T grad_output, Args&&... args) {
+    static_assert(Tensor<T>, "dropbp: this gradient type does not know y += x: give it data() and size(), or "
+                             "tensor_traits with accumulate (see tensor.hpp).");
+    if constexpr (detail::has_backward_residual<Op, T, Args...>) {
+      run_backward([&](Saved& saved) {
+        if (decision_.input_gradient_needed)
+          op_.backward_residual(grad_output, saved, std::forward<Args>(args)...);
+        else
+          backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+      });
+    } else {
+      run_backward([&](Saved& saved) {
+        if (decision_.input_gradient_needed)
+          accumulate(grad_output, op_.backward(std::as_const(grad_output), saved, std::forward<Args>(args)...));
+        else
+          backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+      });
+    }
+    return grad_output;
+  }
+
+  /// op(x) alone, without the residual sum.
+  template <class T, class... Args>
+  auto forward_branch(const T& x, Args&&... args) {
+    require_operation<T, Args...>();
+    return run_forward([&](Saved* saved) { return op_.forward(x, saved, std::forward<Args>(args)...); });
+  }
+
+  /// J^T grad_output alone; empty when the branch is dropped or nobody needs the gradient of its input.
+  template <class T, class... Args>
+  auto backward_branch(const T& grad_output, Args&&... args) {
+    using Gradient = std::remove_cvref_t<decltype(op_.backward(grad_output, *saved_, std::forward<Args>(args)...))>;
+    std::optional<Gradient> grad_input;
+    run_backward([&](Saved& saved) {
+      if (decision_.input_gradient_needed)
+        grad_input.emplace(op_.backward(grad_output, saved, std::forward<Args>(args)...));
+      else
+        backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+    });
+    return grad_input;
+  }
+
+  Op& op() noexcept { return op_; }
+  const Op& op() const noexcept { return op_; }
+
+  double flops() const noexcept { return flops_; }
+  void set_flops(double flops) noexcept { flops_ = flops; }
+
+  /// Whether the current plan drops the branch.
+  bool dropped() const noexcept { return decision_.dropped; }
+
+  /// Whether something is saved for a backward pass that has not run yet.
+  bool holds_saved() const noexcept { return saved_.has_value(); }
+
+  /// Forgets what was saved: for a forward pass whose backward will not come.
+  void release() noexcept {
+    saved_.reset();
+    awaits_backward_ = false;
+  }
+
+  BranchCalls calls() const noexcept { return calls_; }
+  void set_calls(BranchCalls calls) noexcept { calls_ = calls; }
+
+  /// Called by the handler before each micro-step.
+  void decide(const BranchDecision& decision) noexcept { decision_ = decision; }
+
+ private:
+  template <class T, class... Args>
+  static constexpr void require_operation() {
+    static_assert(detail::has_forward<Op, T, Args...>,
+                  "dropbp: the operation needs forward(const T& x, Saved* saved, args...) for the tensor type and the "
+                  "extra arguments that the layer was called with.");
+    static_assert(detail::has_backward<Op, T, Args...>,
+                  "dropbp: the operation needs backward(const T& grad_output, Saved& saved, args...) for the tensor type "
+                  "and the extra arguments that the layer was called with.");
+  }
+
+  template <class T, class... Args>
+  void backward_parameters(const T& grad_output, Saved& saved, Args&&... args) {
+    if constexpr (detail::has_backward_parameters<Op, T, Args...>)
+      op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+    else
+      static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));
+  }
+
+  // What a forward saved replaces what an earlier one did only when it has succeeded.
+  template <class Forward>
+  auto run_forward(Forward forward) {
+    std::optional<Saved> fresh;
+    if (!decision_.dropped && decision_.saves) fresh.emplace();
+    const auto commit = [&] {
+      saved_ = std::move(fresh);
+      awaits_backward_ = decision_.saves;
+      forward_stamp_ = decision_.stamp;
+      ++calls_.forward;
+    };
+    Saved* const saved = fresh ? &*fresh : nullptr;
+    if constexpr (std::is_void_v<decltype(forward(saved))>) {
+      forward(saved);
+      commit();
+    } else {
+      auto result = forward(saved);
+      commit();
+      return result;
+    }
+  }
+
+  template <class Backward>
+  void run_backward(Backward backward) {
+    if (!awaits_backward_)
+      detail::throw_order("each backward must follow a forward of the same layer that could save",
+                          "there was none since the last backward, release() or evaluation",
+                          "call forward first, once for every backward");
+    if (forward_stamp_ != decision_.stamp)
+      detail::throw_order("forward and backward must belong to the same micro-step",
+                          "the plan changed between them",
+                          "call begin_step or begin_micro_step before the forward pass, not between it and the backward");
+    if (!decision_.dropped) {
+      backward(*saved_);
+      saved_.reset();
+      ++calls_.backward;
+    }
+    awaits_backward_ = false;
+  }
+
+  Op op_;
+  std::optional<Saved> saved_;
+  BranchDecision decision_;
+  BranchCalls calls_;
+  double flops_ = 1.0;
+  std::uint64_t forward_stamp_ = 0;
+  bool awaits_backward_ = false;
+};
+
+DROPBP_NAMESPACE_END

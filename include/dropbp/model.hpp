@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What a model must offer: a walk over its layers and, for sensitivities, over its gradients.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+#include "dropbp/tensor.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// What one branch is told before a micro-step.
+struct BranchDecision {
+  bool dropped = false;
+  bool saves = true;                  ///< false in an evaluation: a kept branch, but no backward pass will come
+  bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
+  std::uint64_t stamp = 0;            ///< differs between micro-steps: finds a backward whose forward was another's
+};
+
+/// How often a branch really ran.
+struct BranchCalls {
+  std::uint64_t forward = 0;
+  std::uint64_t backward = 0;  ///< calls of the operation's backward: none for a dropped branch
+  bool operator==(const BranchCalls&) const = default;
+};
+
+namespace detail {
+
+template <class L>
+concept has_decide = requires(L& layer, const BranchDecision& decision) { layer.decide(decision); };
+
+template <class L>
+concept has_layer_flops = requires(const L& layer) {
+  { layer.flops() } -> std::convertible_to<double>;
+};
+
+template <class L>
+concept has_calls = requires(L& layer, const L& constant) {
+  { constant.calls() } -> std::convertible_to<BranchCalls>;
+  layer.set_calls(BranchCalls{});
+};
+
+}  // namespace detail
+
+/// A branch that can be told to drop its backward pass. DropBPLayer is the library's model of it.
+template <class L>
+concept DroppableLayer = detail::has_decide<L> && detail::has_layer_flops<L> && detail::has_calls<L>;
+
+namespace detail {
+
+struct LayerProbe {
+  template <DroppableLayer L>
+  void operator()(L&) const {}
+};
+
+struct GradientProbe {
+  template <NormedTensor T>
+  void operator()(const T&) const {}
+  template <NormedTensor T>
+  void operator()(const T*) const {}
+};
+
+template <class M>
+concept has_for_each_layer = requires(M& model) { model.for_each_layer(LayerProbe{}); };
+
+template <class M>
+concept has_for_each_gradient = requires(M& model) { model.for_each_gradient(GradientProbe{}); };
+
+}  // namespace detail
+
+/// A model whose branches can be dropped: for_each_layer(visit) calls visit(layer) for every DropBPLayer, in the order
+/// of the forward pass, the same layers every time. The layers may be of different types.
+template <class M>
+concept Model = detail::has_for_each_layer<M>;
+
+/// A model whose sensitivities can be measured: for_each_gradient(visit) also calls visit(gradient) for every trained
+/// parameter tensor, in the same order every time. Where a parameter has no gradient at the moment, visit a null
+/// pointer (visit(static_cast<const T*>(nullptr))) or a gradient of zeros; visit(&gradient) is allowed too.
+template <class M>
+concept GradientModel = Model<M> && detail::has_for_each_gradient<M>;
+
+DROPBP_NAMESPACE_END

@@ -1,0 +1,67 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What a residual branch must offer: a forward that may save, and a backward that uses what was saved.
+#pragma once
+
+#include <concepts>
+#include <type_traits>
+#include <utility>
+
+#include "dropbp/tensor.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+namespace detail {
+
+template <class Op>
+concept has_saved = std::default_initializable<typename Op::Saved> && std::movable<typename Op::Saved>;
+
+template <class Op, class T, class... Args>
+concept has_forward = requires(Op& op, const T& x, typename Op::Saved* saved, Args&&... args) {
+  op.forward(x, saved, std::forward<Args>(args)...);
+};
+
+template <class Op, class T, class... Args>
+concept has_backward = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
+  op.backward(grad_output, saved, std::forward<Args>(args)...);
+};
+
+template <class Op, class T, class... Args>
+concept has_forward_residual = requires(Op& op, T& x, typename Op::Saved* saved, Args&&... args) {
+  op.forward_residual(x, saved, std::forward<Args>(args)...);
+};
+
+template <class Op, class T, class... Args>
+concept has_backward_residual = requires(Op& op, T& grad, typename Op::Saved& saved, Args&&... args) {
+  op.backward_residual(grad, saved, std::forward<Args>(args)...);
+};
+
+template <class Op, class T, class... Args>
+concept has_backward_parameters = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
+  op.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+};
+
+template <class Op>
+concept has_flops = requires(const Op& op) {
+  { op.flops() } -> std::convertible_to<double>;
+};
+
+}  // namespace detail
+
+/// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T and with extra
+/// arguments Args (a mask, positions, an encoder's output) that pass through untouched:
+///   struct Saved                                     what backward needs; made by the layer, released after backward
+///   forward(const T& x, Saved* saved, args...)       returns f(x); with saved == nullptr it must keep nothing, and
+///                                                    return the same bits as otherwise
+///   backward(const T& grad_output, Saved&, args...)  returns J^T grad_output, and adds the gradients of f's own
+///                                                    parameters to wherever the trainer keeps them
+/// The returned tensors are new: they share no memory with the arguments. Optional, used where present:
+///   forward_residual(T& x, Saved*, args...)                x += f(x), in place; used when the layer is handed an rvalue
+///   backward_residual(T& grad, Saved&, args...)            grad += J^T grad, in place
+///   backward_parameters(const T& grad_output, Saved&, ...) the parameters' gradients only: nobody needs grad_input
+///   flops() const                                          the cost that drop rates are budgeted with
+template <class Op, class T, class... Args>
+concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> && detail::has_backward<Op, T, Args...>;
+
+DROPBP_NAMESPACE_END

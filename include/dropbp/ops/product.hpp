@@ -1,0 +1,58 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The three matrix products of a linear map and its backward pass, on all threads, in an order of additions that
+// depends on nothing but the depth.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <type_traits>
+
+#include "dropbp/ops/matrix.hpp"
+#include "dropbp/ops/product_kernel.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+namespace detail {
+
+template <class T, bool a_transposed, bool b_transposed>
+void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
+  const Index rows = a_transposed ? a.columns : a.rows, depth = a_transposed ? a.rows : a.columns;
+  const Index columns = b_transposed ? b.rows : b.columns, depth_of_b = b_transposed ? b.columns : b.rows;
+  if (c.rows != rows || c.columns != columns || depth != depth_of_b)
+    throw_invalid(std::string("a product ") + (a_transposed ? "A^T B" : b_transposed ? "A B^T" : "A B") +
+                      " needs sizes that fit together",
+                  "C " + shape_text(c.rows, c.columns) + ", A " + shape_text(a.rows, a.columns) + ", B " +
+                      shape_text(b.rows, b.columns) + " were given",
+                  "check the shapes of the operands");
+  blocked_product<T, a_transposed, b_transposed>(c, a, b, rows, columns, depth, mode);
+}
+
+}  // namespace detail
+
+/// C [m, n] = or += A [m, k] B^T, with B [n, k]: the forward pass of a linear map y = x W^T.
+/// All three: C must not overlap A or B; the bits depend neither on the number of threads nor on m and n, the position of an
+/// element or the width of the machine's vectors. Throw std::invalid_argument for sizes that do not fit.
+template <class T>
+void product_abt(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
+                 std::type_identity_t<MatrixView<const T>> b, Accumulate mode = Accumulate::overwrite) {
+  detail::product<T, false, true>(c, a, b, mode);
+}
+
+/// C [m, n] = or += A [m, k] B [k, n]: the gradient of a linear map's input, dx = dy W.
+template <class T>
+void product_ab(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
+                std::type_identity_t<MatrixView<const T>> b, Accumulate mode = Accumulate::overwrite) {
+  detail::product<T, false, false>(c, a, b, mode);
+}
+
+/// C [m, n] = or += A^T B, with A [k, m] and B [k, n]: the gradient of a linear map's weight, dW = dy^T x.
+template <class T>
+void product_atb(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
+                 std::type_identity_t<MatrixView<const T>> b, Accumulate mode = Accumulate::overwrite) {
+  detail::product<T, true, false>(c, a, b, mode);
+}
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

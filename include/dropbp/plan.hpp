@@ -1,0 +1,131 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The outcome of one draw: which branches keep their backward pass in one micro-step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "dropbp/base/error.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// How often a plan is drawn where several micro-steps (gradient accumulation) make one optimizer step.
+enum class PlanPer : std::uint8_t {
+  micro_step,  ///< every micro-step draws its own: a branch rarely goes without any gradient
+  step         ///< all micro-steps share one: what is dropped is dropped for the whole optimizer step
+};
+
+/// Which residual branches are dropped in one micro-step: a value, independent of any model. Branches are numbered in
+/// the order of the forward pass, so lower branches come earlier. Queries about a branch beyond size() throw
+/// std::invalid_argument.
+class DropPlan {
+ public:
+  DropPlan() = default;
+
+  /// A plan from a mask, one byte a branch, non-zero where dropped. `trains_below`: something below the lowest branch
+  /// trains (an embedding), so that the gradient is needed all the way down. `rates_hash` distinguishes plans that
+  /// were drawn from different rates.
+  explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true, std::uint64_t step = 0,
+                    std::uint32_t micro_step = 0, std::uint64_t rates_hash = 0) {
+    assign(dropped, trains_below, step, micro_step, rates_hash);
+  }
+
+  std::size_t size() const noexcept { return slots_.size(); }
+  std::uint64_t step() const noexcept { return step_; }
+  std::uint32_t micro_step() const noexcept { return micro_step_; }
+
+  bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }
+  bool kept(std::size_t branch) const { return !dropped(branch); }
+
+  std::size_t kept_count() const noexcept { return kept_count_; }
+  std::size_t dropped_count() const noexcept { return size() - kept_count_; }
+  bool all_dropped() const noexcept { return kept_count_ == 0; }
+
+  /// The lowest kept branch; size() when all are dropped. Where nothing trains below the branches, the backward pass
+  /// may stop here.
+  std::size_t lowest_kept() const noexcept { return lowest_kept_; }
+
+  /// Whether the branches need a backward pass at all: one is kept, or something below them trains.
+  bool backward_needed() const noexcept { return trains_below_ || !all_dropped(); }
+
+  /// Whether a kept branch must compute the gradient of its input: something below it, a kept branch or a trained
+  /// parameter, uses it. False for a dropped branch, which computes nothing.
+  bool input_gradient_needed(std::size_t branch) const {
+    return kept(branch) && (trains_below_ || branch != lowest_kept_);
+  }
+
+  /// Where a kept branch saves its activations in an arena of kept_count() slots: 0 for the lowest kept branch, and so
+  /// on upwards. A dropped branch has no slot: asking for one throws std::invalid_argument.
+  std::size_t slot(std::size_t branch) const {
+    const std::uint32_t slot = slot_of(branch);
+    if (slot == no_slot)
+      detail::throw_invalid("a slot belongs to a kept branch", "branch " + detail::text(branch) + " is dropped",
+                            "ask kept(branch) first: a dropped branch saves nothing");
+    return slot;
+  }
+
+  /// 64 bits over (step, micro-step, size, rates, decisions): equal on all ranks, or the ranks have drifted apart.
+  std::uint64_t fingerprint() const noexcept {
+    std::uint64_t hash = mix(mix(mix(mix(0, step_), micro_step_), size()), rates_hash_);
+    hash = mix(hash, trains_below_ ? 1 : 0);
+    std::uint64_t word = 0;
+    for (std::size_t i = 0; i < size(); ++i) {
+      word = (word << 1) | (slots_[i] == no_slot ? 1u : 0u);
+      if (i % 64 == 63 || i + 1 == size()) hash = mix(hash, word), word = 0;
+    }
+    return hash;
+  }
+
+  bool operator==(const DropPlan&) const = default;
+
+  /// Becomes the plan of the constructor with these arguments, reusing its memory.
+  void assign(std::span<const std::uint8_t> dropped, bool trains_below, std::uint64_t step, std::uint32_t micro_step,
+              std::uint64_t rates_hash) {
+    slots_.resize(dropped.size());
+    kept_count_ = 0;
+    lowest_kept_ = dropped.size();
+    for (std::size_t i = 0; i < dropped.size(); ++i) {
+      if (dropped[i] == 0 && kept_count_ == 0) lowest_kept_ = i;
+      slots_[i] = dropped[i] != 0 ? no_slot : static_cast<std::uint32_t>(kept_count_++);
+    }
+    trains_below_ = trains_below;
+    step_ = step;
+    micro_step_ = micro_step;
+    rates_hash_ = rates_hash;
+  }
+
+  /// The finaliser of splitmix64 over a running hash (Steele, Lea, Flood: "Fast splittable pseudorandom number
+  /// generators", OOPSLA 2014).
+  static constexpr std::uint64_t mix(std::uint64_t hash, std::uint64_t value) noexcept {
+    hash += value + 0x9E3779B97F4A7C15u;
+    hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9u;
+    hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EBu;
+    return hash ^ (hash >> 31);
+  }
+
+ private:
+  static constexpr std::uint32_t no_slot = 0xFFFFFFFFu;
+
+  std::uint32_t slot_of(std::size_t branch) const {
+    if (branch >= size())
+      detail::throw_invalid("a branch of this plan is numbered below " + detail::text(size()),
+                            "branch " + detail::text(branch) + " was asked for",
+                            "number the branches from 0 in the order of the forward pass");
+    return slots_[branch];
+  }
+
+  std::vector<std::uint32_t> slots_;
+  std::size_t kept_count_ = 0;
+  std::size_t lowest_kept_ = 0;
+  std::uint64_t step_ = 0;
+  std::uint64_t rates_hash_ = 0;
+  std::uint32_t micro_step_ = 0;
+  bool trains_below_ = true;
+};
+
+DROPBP_NAMESPACE_END

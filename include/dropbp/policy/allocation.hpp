@@ -1,0 +1,129 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// How a FLOPs budget is shared out as drop rates.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "dropbp/base/error.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// What an allocation policy decides from.
+struct AllocationInput {
+  std::span<const double> sensitivities;  ///< of each branch, not negative
+  std::span<const double> flops;          ///< of each branch, in any common unit
+  double drop_rate = 0.0;                 ///< target rate P
+  double kept_flops = 0.0;                ///< budget (1 - P) * sum of flops for the expected kept FLOPs
+};
+
+namespace detail {
+template <class A>
+concept has_allocate = requires(const A& policy, const AllocationInput& input) {
+  { policy.allocate(input) } -> std::same_as<std::vector<double>>;
+};
+}  // namespace detail
+
+/// An allocation policy: std::vector<double> allocate(const AllocationInput&) const returns one rate in [0, 1] a
+/// branch, or throws std::invalid_argument for a budget that it cannot keep.
+template <class A>
+concept Allocation = std::copyable<A> && detail::has_allocate<A>;
+
+/// The same rate for every branch, whatever the sensitivities.
+struct UniformAllocation {
+  std::vector<double> allocate(const AllocationInput& input) const {
+    return std::vector<double>(input.flops.size(), input.drop_rate);
+  }
+};
+
+/// The published allocation, bit for bit: rates grow in steps of 0.1, always that of the branch with the smallest
+/// sensitivity * (rate + 0.1), up to 0.9, until the budget is kept. Rates are float32 values.
+/// Source: WooSunghyeon/dropbp, allocate_p.cc, whose arithmetic (float32 keys, double products) this follows.
+struct GreedyAllocation {
+  double min_rate = 0.0;  ///< every branch is dropped at least this often
+
+  std::vector<double> allocate(const AllocationInput& input) const {
+    detail::require_rate(min_rate, "min_rate");
+    const float start = static_cast<float>(min_rate);
+    std::vector<float> rates(input.flops.size(), start);
+    std::vector<Candidate> heap;
+    heap.reserve(rates.size());
+    double remaining = 0.0;
+    for (std::size_t i = 0; i < rates.size(); ++i) {
+      remaining += static_cast<double>(static_cast<float>(input.flops[i]));
+      const double sensitivity = static_cast<double>(static_cast<float>(input.sensitivities[i]));
+      push(heap, {static_cast<float>(sensitivity * (step + min_rate)), static_cast<std::uint32_t>(i)});
+    }
+    const double total = remaining;
+    remaining *= 1.0 - min_rate;
+    while (remaining > input.kept_flops) {
+      if (heap.empty()) {
+        // Nine subtractions of a tenth leave a rounding error when exactly everything that is feasible was asked for.
+        if (remaining <= input.kept_flops + 1e-6 * total) break;
+        detail::throw_invalid(
+            "GreedyAllocation drops no branch more often than about 0.9, so the largest feasible target rate here is " +
+                detail::text(1.0 - remaining / total),
+            "the target rate is " + detail::text(input.drop_rate),
+            "lower the target or use another allocation policy");
+      }
+      Candidate candidate = pop(heap);
+      float& rate = rates[candidate.branch];
+      rate = static_cast<float>(static_cast<double>(rate) + step);
+      remaining -= step * static_cast<double>(static_cast<float>(input.flops[candidate.branch]));
+      if (static_cast<double>(rate) < highest) {
+        const double sensitivity = static_cast<double>(static_cast<float>(input.sensitivities[candidate.branch]));
+        candidate.key = static_cast<float>(static_cast<double>(candidate.key) + sensitivity * step);
+        push(heap, candidate);
+      }
+    }
+    return {rates.begin(), rates.end()};
+  }
+
+  bool operator==(const GreedyAllocation&) const = default;
+
+ private:
+  static constexpr double step = 0.1;
+  static constexpr double highest = 0.9;
+
+  struct Candidate {
+    float key;
+    std::uint32_t branch;
+    bool before(const Candidate& other) const {
+      return key < other.key || (key == other.key && branch > other.branch);  // ties: the larger index
+    }
+  };
+
+  // A binary heap with the first candidate on top; <algorithm> would cost every user of the header more.
+  static void push(std::vector<Candidate>& heap, Candidate candidate) {
+    std::size_t hole = heap.size();
+    heap.push_back(candidate);
+    while (hole > 0 && candidate.before(heap[(hole - 1) / 2])) {
+      heap[hole] = heap[(hole - 1) / 2];
+      hole = (hole - 1) / 2;
+    }
+    heap[hole] = candidate;
+  }
+
+  static Candidate pop(std::vector<Candidate>& heap) {
+    const Candidate top = heap.front();
+    const Candidate last = heap.back();
+    heap.pop_back();
+    if (heap.empty()) return top;
+    std::size_t hole = 0;
+    for (std::size_t child = 1; child < heap.size(); child = 2 * hole + 1) {
+      if (child + 1 < heap.size() && heap[child + 1].before(heap[child])) ++child;
+      if (!heap[child].before(last)) break;
+      heap[hole] = heap[child];
+      hole = child;
+    }
+    heap[hole] = last;
+    return top;
+  }
+};
+
+DROPBP_NAMESPACE_END

@@ -1,0 +1,118 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// How a plan is drawn from the drop rates.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "dropbp/base/philox.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// What a sampling policy may look at when the rates change.
+struct SamplingInput {
+  std::span<const double> rates;  ///< of each branch, in [0, 1]
+  std::span<const double> flops;  ///< of each branch, in any common unit
+  double drop_rate = 0.0;         ///< the target that the rates were made for
+};
+
+namespace detail {
+
+template <class S>
+concept has_prepare = requires(const S& policy, const SamplingInput& input) {
+  { policy.prepare(input) } -> std::same_as<typename S::Prepared>;
+};
+
+template <class S>
+concept has_draw = requires(const S& policy, const typename S::Prepared& prepared, const CounterRandom& random,
+                            std::span<std::uint8_t> dropped) { policy.draw(prepared, random, dropped); };
+
+}  // namespace detail
+
+/// A sampling policy:
+///   Prepared prepare(const SamplingInput&) const            once for every change of the rates
+///   void draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const
+/// draw sets dropped[i] to 1 or 0; it is a pure function of its arguments and allocates nothing.
+template <class S>
+concept Sampling = std::copyable<S> && detail::has_prepare<S> && detail::has_draw<S>;
+
+/// Every branch is dropped independently with its own rate: exact marginals; cost and memory vary from step to step.
+struct BernoulliSampling {
+  /// Rates as 53-bit integers: the comparison is then the same on every compiler and under -ffast-math. A rate of 0
+  /// never drops, a rate of 1 always.
+  struct Prepared {
+    std::vector<std::uint64_t> thresholds;
+  };
+
+  Prepared prepare(const SamplingInput& input) const {
+    Prepared prepared;
+    prepared.thresholds.reserve(input.rates.size());
+    for (const double rate : input.rates) prepared.thresholds.push_back(static_cast<std::uint64_t>(rate * 0x1p53));
+    return prepared;
+  }
+
+  void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
+    for (std::size_t i = 0; i < dropped.size(); i += 2) {
+      const auto bits = random.pair(static_cast<std::uint32_t>(i / 2));
+      dropped[i] = (bits[0] >> 11) < prepared.thresholds[i];
+      if (i + 1 < dropped.size()) dropped[i + 1] = (bits[1] >> 11) < prepared.thresholds[i + 1];
+    }
+  }
+};
+
+/// The published sampler: independent draws, then further branches are dropped, the highest rate first (ties: the
+/// lowest index), until at least drop_rate * N are. It bounds the kept branches from above, by count, and drops more
+/// than asked: 0.525 in the mean for 64 branches at 0.5.
+struct AtLeastTargetSampling {
+  struct Prepared {
+    BernoulliSampling::Prepared independent;
+    std::vector<std::uint32_t> highest_rate_first;
+    std::size_t least_dropped = 0;
+  };
+
+  Prepared prepare(const SamplingInput& input) const {
+    Prepared prepared;
+    prepared.independent = BernoulliSampling{}.prepare(input);
+    prepared.highest_rate_first = descending(input.rates);
+    const double branches = static_cast<double>(input.rates.size());
+    while (static_cast<double>(prepared.least_dropped) / branches < input.drop_rate) ++prepared.least_dropped;
+    return prepared;
+  }
+
+  void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
+    BernoulliSampling{}.draw(prepared.independent, random, dropped);
+    std::size_t count = 0;
+    for (const std::uint8_t one : dropped) count += one;
+    for (std::size_t i = 0; count < prepared.least_dropped; ++i) {
+      std::uint8_t& candidate = dropped[prepared.highest_rate_first[i]];
+      if (candidate == 0) candidate = 1, ++count;
+    }
+  }
+
+ private:
+  // Stable merge sort, bottom up; <algorithm> would cost every user of the header more than it saves here.
+  static std::vector<std::uint32_t> descending(std::span<const double> rates) {
+    std::vector<std::uint32_t> order(rates.size()), merged(rates.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
+    for (std::size_t width = 1; width < order.size(); width *= 2) {
+      for (std::size_t start = 0; start < order.size(); start += 2 * width) {
+        const std::size_t middle = start + width < order.size() ? start + width : order.size();
+        const std::size_t end = middle + width < order.size() ? middle + width : order.size();
+        std::size_t left = start, right = middle;
+        for (std::size_t out = start; out < end; ++out) {
+          const bool take_right = left == middle || (right < end && rates[order[right]] > rates[order[left]]);
+          merged[out] = take_right ? order[right++] : order[left++];
+        }
+      }
+      order.swap(merged);
+    }
+    return order;
+  }
+};
+
+DROPBP_NAMESPACE_END

@@ -1,0 +1,77 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What was dropped so far and what it saved: the answer to "is it really on?".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "dropbp/base/config.hpp"
+#include "dropbp/model.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// One branch since the handler was made (or its state restored). Passes that only measured sensitivities do not count.
+struct BranchReport {
+  double flops = 0.0;          ///< cost of one forward, in the model's own unit
+  double drop_rate = 0.0;      ///< its rate now
+  std::uint64_t kept = 0;      ///< micro-steps whose plan kept it
+  std::uint64_t dropped = 0;   ///< micro-steps whose plan dropped it
+  BranchCalls calls;           ///< what really ran; evaluations count as forward calls
+};
+
+struct Report {
+  std::vector<BranchReport> branches;
+  std::uint64_t micro_steps = 0;
+
+  /// Share of all (branch, micro-step) pairs that were dropped; 0 before the first step.
+  double mean_drop_rate() const {
+    std::uint64_t dropped = 0;
+    for (const BranchReport& branch : branches) dropped += branch.dropped;
+    const double pairs = static_cast<double>(micro_steps) * static_cast<double>(branches.size());
+    return pairs > 0.0 ? static_cast<double>(dropped) / pairs : 0.0;
+  }
+
+  /// Share of the branches' backward FLOPs that was still computed; 1 before the first step.
+  double backward_flops_fraction() const {
+    double kept = 0.0, all = 0.0;
+    for (const BranchReport& branch : branches) {
+      kept += branch.flops * static_cast<double>(branch.kept);
+      all += branch.flops * static_cast<double>(branch.kept + branch.dropped);
+    }
+    return all > 0.0 ? kept / all : 1.0;
+  }
+
+  /// Whether every branch ran its backward exactly as often as it was kept: false when layers are skipped, called twice,
+  /// or not driven by begin_step.
+  bool consistent() const {
+    for (const BranchReport& branch : branches)
+      if (branch.calls.backward != branch.kept) return false;
+    return micro_steps > 0;
+  }
+};
+
+/// A table for people: one line a branch, then the totals.
+inline std::string to_text(const Report& report) {
+  std::string text = "branch      flops   rate      kept   dropped   forward  backward\n";
+  char line[160];
+  for (std::size_t i = 0; i < report.branches.size(); ++i) {
+    const BranchReport& branch = report.branches[i];
+    std::snprintf(line, sizeof line, "%6zu %10.4g %6.3f %9llu %9llu %9llu %9llu\n", i, branch.flops, branch.drop_rate,
+                  static_cast<unsigned long long>(branch.kept), static_cast<unsigned long long>(branch.dropped),
+                  static_cast<unsigned long long>(branch.calls.forward),
+                  static_cast<unsigned long long>(branch.calls.backward));
+    text += line;
+  }
+  std::snprintf(line, sizeof line, "%llu micro-steps, mean drop rate %.4f, backward FLOPs of the branches %.1f %%%s\n",
+                static_cast<unsigned long long>(report.micro_steps), report.mean_drop_rate(),
+                100.0 * report.backward_flops_fraction(),
+                report.consistent() ? "" : ": backward calls do not match the plans");
+  return text + line;
+}
+
+DROPBP_NAMESPACE_END

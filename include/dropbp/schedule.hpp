@@ -1,0 +1,176 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Rates + sampling + seed -> the plan of any step, with no tensor in sight.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dropbp/plan.hpp"
+#include "dropbp/policy/allocation.hpp"
+#include "dropbp/policy/sampling.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+struct DropOptions {
+  double drop_rate = 0.5;      ///< target rate P in [0, 1]; every branch starts with it
+  std::uint64_t seed = 0;      ///< of the plans; equal on all ranks
+  bool trains_below = true;    ///< something below the lowest branch trains (an embedding)
+  PlanPer plan_per = PlanPer::micro_step;
+};
+
+/// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates, sampling policy): nothing
+/// is consumed, any step can be asked for at any time, from any thread and on any rank, with the same answer.
+template <Sampling SamplingPolicy = BernoulliSampling>
+class DropSchedule {
+ public:
+  /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
+  /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside [0, 1].
+  explicit DropSchedule(std::vector<double> flops, DropOptions options = {}, SamplingPolicy sampling = {})
+      : flops_(std::move(flops)), options_(options), sampling_(std::move(sampling)) {
+    if (flops_.empty())
+      detail::throw_invalid("a model must have at least one residual branch", "this one has none",
+                            "wrap its branches in DropBPLayer and let for_each_layer visit them");
+    total_flops_ = checked_sum(flops_);
+    set_drop_rate(options.drop_rate);
+  }
+
+  /// The plan of one micro-step.
+  DropPlan plan(std::uint64_t step, std::uint32_t micro_step = 0) const {
+    DropPlan plan;
+    std::vector<std::uint8_t> dropped(size());
+    draw(step, micro_step, dropped, plan);
+    return plan;
+  }
+
+  /// The same into a plan that exists, with `dropped` (one byte a branch) as working space: allocates nothing once
+  /// `plan` has been used.
+  void draw(std::uint64_t step, std::uint32_t micro_step, std::span<std::uint8_t> dropped, DropPlan& plan) const {
+    if (micro_step > CounterRandom::max_micro_step)
+      detail::throw_invalid("a micro-step must be at most " + detail::text(std::uint64_t{CounterRandom::max_micro_step}),
+                            "it is " + detail::text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
+    detail::require_count(dropped.size(), size(), "byte of working space");
+    const std::uint32_t drawn = options_.plan_per == PlanPer::step ? 0 : micro_step;
+    sampling_.draw(prepared_, CounterRandom{options_.seed, RandomStream::drop_decision, step, drawn}, dropped);
+    plan.assign(dropped, options_.trains_below, step, micro_step, rates_hash_);
+  }
+
+  std::size_t size() const noexcept { return flops_.size(); }
+  std::span<const double> flops() const noexcept { return flops_; }
+  double total_flops() const noexcept { return total_flops_; }
+  const DropOptions& options() const noexcept { return options_; }
+  const SamplingPolicy& sampling() const noexcept { return sampling_; }
+
+  /// The rate of every branch.
+  std::span<const double> drop_rates() const noexcept { return rates_; }
+
+  /// The target rate P.
+  double drop_rate() const noexcept { return options_.drop_rate; }
+
+  /// One rate for all branches, and the new target.
+  void set_drop_rate(double rate) {
+    detail::require_rate(rate, "drop_rate");
+    apply(rate, std::vector<double>(size(), rate));
+  }
+
+  /// A rate for every branch; the target becomes their mean weighted by FLOPs.
+  void set_drop_rates(std::span<const double> rates) {
+    detail::require_count(rates.size(), size(), "drop rate");
+    require_rates(rates);
+    double dropped = 0.0;
+    for (std::size_t i = 0; i < size(); ++i) dropped += rates[i] * flops_[i];
+    const double mean = dropped / total_flops_;
+    apply(mean < 1.0 ? mean : 1.0, {rates.begin(), rates.end()});
+  }
+
+  /// Shares the target rate out by sensitivity. Throws std::invalid_argument for a wrong number of sensitivities, one
+  /// that is negative or not finite, or a target that the policy cannot reach; the rates then stay as they were.
+  template <Allocation AllocationPolicy>
+  void allocate(std::span<const double> sensitivities, const AllocationPolicy& policy) {
+    detail::require_count(sensitivities.size(), size(), "sensitivity");
+    for (std::size_t i = 0; i < size(); ++i)
+      if (!(sensitivities[i] >= 0.0 && sensitivities[i] <= largest))
+        detail::throw_invalid("a sensitivity must be finite and not negative",
+                              "that of branch " + detail::text(i) + " is " + detail::text(sensitivities[i]),
+                              "look for an overflow or NaN in the gradients of the measurement");
+    std::vector<double> rates = policy.allocate(
+        {.sensitivities = sensitivities,
+         .flops = flops_,
+         .drop_rate = options_.drop_rate,
+         .kept_flops = (1.0 - options_.drop_rate) * total_flops_});
+    detail::require_count(rates.size(), size(), "rate from the allocation policy");
+    require_rates(rates);
+    apply(options_.drop_rate, std::move(rates));
+  }
+
+  /// Seed, target and rates as they were saved. Throws std::invalid_argument, with everything as it was, for rates that
+  /// are none or too many.
+  void restore(std::uint64_t seed, PlanPer plan_per, double drop_rate, std::span<const double> rates) {
+    detail::require_rate(drop_rate, "drop_rate");
+    detail::require_count(rates.size(), size(), "drop rate");
+    require_rates(rates);
+    apply(drop_rate, {rates.begin(), rates.end()});
+    options_.seed = seed;
+    options_.plan_per = plan_per;
+  }
+
+  /// New costs, for example after the sequence length changed. The rates stay.
+  void set_flops(std::span<const double> flops) {
+    detail::require_count(flops.size(), size(), "FLOPs figure");
+    const double total = checked_sum(flops);
+    typename SamplingPolicy::Prepared prepared = sampling_.prepare({rates_, flops, options_.drop_rate});
+    flops_.assign(flops.begin(), flops.end());
+    total_flops_ = total;
+    prepared_ = std::move(prepared);
+  }
+
+ private:
+  static constexpr double largest = 1.7976931348623157e308;
+
+  static double checked_sum(std::span<const double> flops) {
+    double sum = 0.0;
+    for (std::size_t i = 0; i < flops.size(); ++i) {
+      if (!(flops[i] > 0.0 && flops[i] <= largest))
+        detail::throw_invalid("the FLOPs of a branch must be positive and finite",
+                              "those of branch " + detail::text(i) + " are " + detail::text(flops[i]),
+                              "pass the cost of its forward pass in any unit common to all branches");
+      sum += flops[i];
+    }
+    if (!(sum <= largest))
+      detail::throw_invalid("the FLOPs of all branches must have a finite sum", "it overflows a double",
+                            "pass them in a larger unit");
+    return sum;
+  }
+
+  static void require_rates(std::span<const double> rates) {
+    for (std::size_t i = 0; i < rates.size(); ++i)
+      detail::require_rate(rates[i], "the drop rate of branch " + detail::text(i));
+  }
+
+  // Everything that can throw comes before the first change.
+  void apply(double drop_rate, std::vector<double> rates) {
+    typename SamplingPolicy::Prepared prepared = sampling_.prepare({rates, flops_, drop_rate});
+    std::uint64_t hash = rates.size();
+    for (const double rate : rates) hash = DropPlan::mix(hash, std::bit_cast<std::uint64_t>(rate));
+    prepared_ = std::move(prepared);
+    rates_ = std::move(rates);
+    rates_hash_ = hash;
+    options_.drop_rate = drop_rate;
+  }
+
+  std::vector<double> flops_;
+  std::vector<double> rates_;
+  DropOptions options_;
+  SamplingPolicy sampling_;
+  typename SamplingPolicy::Prepared prepared_;
+  double total_flops_ = 0.0;
+  std::uint64_t rates_hash_ = 0;
+};
+
+DROPBP_NAMESPACE_END

@@ -1,0 +1,148 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Everything a handler needs to go on exactly where it stopped, as plain values and as text.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dropbp/base/error.hpp"
+#include "dropbp/base/real_text.hpp"
+#include "dropbp/model.hpp"
+#include "dropbp/plan.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// The state of a DropBPHandler between two steps. Since plans are pure functions, this and the step number are all
+/// that a resumed training needs.
+struct HandlerState {
+  std::uint64_t seed = 0;
+  PlanPer plan_per = PlanPer::micro_step;
+  std::uint64_t step = 0;                  ///< the step begun last
+  std::uint64_t micro_steps = 0;           ///< begun so far, in all steps
+  double drop_rate = 0.0;                  ///< target rate
+  std::vector<double> drop_rates;          ///< of each branch
+  std::vector<double> sensitivities;       ///< measured last; empty before the first measurement
+  std::vector<std::uint64_t> kept;         ///< micro-steps that kept each branch
+  std::vector<std::uint64_t> dropped;      ///< micro-steps that dropped it
+  std::vector<BranchCalls> calls;
+  bool operator==(const HandlerState&) const = default;
+};
+
+/// One line a field, one line a branch; numbers are exact in every locale.
+inline std::string to_text(const HandlerState& state) {
+  std::string text = "dropbp-state 1\n";
+  text += "seed " + std::to_string(state.seed) + "\nplan_per " +
+          (state.plan_per == PlanPer::step ? "step" : "micro_step") + "\nstep " + std::to_string(state.step) + "\nmicro_steps " +
+          std::to_string(state.micro_steps) + "\ndrop_rate " + detail::real_to_text(state.drop_rate) + "\nbranches " +
+          std::to_string(state.drop_rates.size()) + "\nsensitivities " +
+          (state.sensitivities.empty() ? "no" : "yes") + "\n";
+  for (std::size_t i = 0; i < state.drop_rates.size(); ++i) {
+    text += "branch " + detail::real_to_text(state.drop_rates[i]) + ' ' + std::to_string(state.kept[i]) + ' ' +
+            std::to_string(state.dropped[i]) + ' ' + std::to_string(state.calls[i].forward) + ' ' +
+            std::to_string(state.calls[i].backward);
+    if (!state.sensitivities.empty()) text += ' ' + detail::real_to_text(state.sensitivities[i]);
+    text += '\n';
+  }
+  return text + "end\n";
+}
+
+namespace detail {
+
+class StateReader {
+ public:
+  explicit StateReader(std::string_view text) : text_(text) {}
+
+  void expect(std::string_view word) {
+    if (next() != word) fail("`" + std::string(word) + "`");
+  }
+  std::uint64_t integer() {
+    const std::string_view word = next();
+    std::uint64_t value = 0;
+    if (word.empty()) fail("a whole number");
+    for (const char c : word) {
+      const auto digit = static_cast<std::uint64_t>(c - '0');
+      if (c < '0' || c > '9' || value > (~std::uint64_t{0} - digit) / 10) fail("a whole number below 2^64");
+      value = 10 * value + digit;
+    }
+    return value;
+  }
+  double real() {
+    double value = 0.0;
+    if (!real_from_text(next(), value)) fail("a hexadecimal floating-point number such as 0x1.8p-1");
+    return value;
+  }
+  /// Whether the next word is `first`; it must be one of the two.
+  bool choice(std::string_view first, std::string_view second) {
+    const std::string_view word = next();
+    if (word != first && word != second) fail("`" + std::string(first) + "` or `" + std::string(second) + "`");
+    return word == first;
+  }
+  void expect_end() {
+    expect("end");
+    if (!next().empty()) fail("nothing after `end`");
+  }
+  /// Branches cannot outnumber the characters that describe them: keeps a corrupt count from exhausting memory.
+  std::size_t remaining() const noexcept { return text_.size(); }
+
+  [[noreturn]] void fail(const std::string& required) const {
+    throw_invalid("line " + text(std::uint64_t{line_}) + " of a saved dropbp state must hold " + required,
+                  word_.empty() ? "it ends there" : "it holds `" + std::string(word_) + "`",
+                  "restore from an intact copy");
+  }
+
+ private:
+  std::string_view next() {
+    while (!text_.empty() && (text_.front() == ' ' || text_.front() == '\n')) {
+      if (text_.front() == '\n') ++line_;
+      text_.remove_prefix(1);
+    }
+    std::size_t length = 0;
+    while (length < text_.size() && text_[length] != ' ' && text_[length] != '\n') ++length;
+    word_ = text_.substr(0, length);
+    text_.remove_prefix(length);
+    return word_;
+  }
+
+  std::string_view text_;
+  std::string_view word_;
+  std::uint64_t line_ = 1;
+};
+
+}  // namespace detail
+
+/// Reads what to_text wrote. Throws std::invalid_argument naming the line for anything else.
+inline HandlerState handler_state_from_text(std::string_view text) {
+  detail::StateReader reader(text);
+  HandlerState state;
+  reader.expect("dropbp-state");
+  reader.expect("1");
+  reader.expect("seed"), state.seed = reader.integer();
+  reader.expect("plan_per"), state.plan_per = reader.choice("step", "micro_step") ? PlanPer::step : PlanPer::micro_step;
+  reader.expect("step"), state.step = reader.integer();
+  reader.expect("micro_steps"), state.micro_steps = reader.integer();
+  reader.expect("drop_rate"), state.drop_rate = reader.real();
+  reader.expect("branches");
+  const std::uint64_t branches = reader.integer();
+  if (branches > reader.remaining()) reader.fail("as many branches as follow");
+  reader.expect("sensitivities");
+  const bool measured = reader.choice("yes", "no");
+  for (std::uint64_t i = 0; i < branches; ++i) {
+    reader.expect("branch");
+    state.drop_rates.push_back(reader.real());
+    state.kept.push_back(reader.integer());
+    state.dropped.push_back(reader.integer());
+    state.calls.push_back({});
+    state.calls.back().forward = reader.integer();
+    state.calls.back().backward = reader.integer();
+    if (measured) state.sensitivities.push_back(reader.real());
+  }
+  reader.expect_end();
+  return state;
+}
+
+DROPBP_NAMESPACE_END

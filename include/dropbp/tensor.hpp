@@ -1,0 +1,192 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What a tensor must offer. One thing is enough: y += x. Norms and contiguous memory are optional further levels.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "dropbp/backend/cpu/kernels.hpp"
+#include "dropbp/base/error.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+namespace detail {
+
+template <class T>
+concept has_nested_traits = requires { typename T::dropbp_tensor_traits; };
+
+// Types with an outer stride (matrix views) may have gaps between rows: their data() and size() say too little.
+template <class T>
+concept has_data_and_size = requires(T& t, const T& c) {
+  { *c.data() } -> std::convertible_to<long double>;
+  { c.size() } -> std::convertible_to<std::size_t>;
+  t.data();
+} && !requires(const T& c) { c.outerStride(); };
+
+template <class T>
+struct default_tensor_traits {};
+
+template <has_nested_traits T>
+struct default_tensor_traits<T> : T::dropbp_tensor_traits {};
+
+template <has_data_and_size T>
+  requires(!has_nested_traits<T>)
+struct default_tensor_traits<T> {
+  static auto data(T& t) { return t.data(); }
+  static auto data(const T& t) { return t.data(); }
+  static std::size_t size(const T& t) { return static_cast<std::size_t>(t.size()); }
+};
+
+}  // namespace detail
+
+/// How the library sees a tensor type. Nothing to do for types with contiguous data() and size(), such as
+/// std::vector<float> and std::span<float>. Other types offer *one* of these sets as static functions, either in a
+/// specialisation of this template or in a nested struct `dropbp_tensor_traits`:
+///   accumulate(T& y, const T& x)                            y += x, element by element: enough to train with
+///   squared_norm(const T&), squared_distance(const T&, const T&), clone(const T&)   double, double, T: for sensitivities
+///   data(T&), data(const T&), size(const T&)                contiguous memory: brings all of the above
+///   using backend = dropbp::Cpu                             where that memory lives, if not on the host
+template <class T>
+struct tensor_traits : detail::default_tensor_traits<T> {};
+
+namespace detail {
+
+template <class T>
+concept has_contiguous_memory = requires(T& t, const T& c) {
+  tensor_traits<T>::data(t);
+  tensor_traits<T>::data(c);
+  { tensor_traits<T>::size(c) } -> std::convertible_to<std::size_t>;
+};
+
+template <class T>
+concept has_own_accumulate = requires(T& y, const T& x) { tensor_traits<T>::accumulate(y, x); };
+
+template <class T>
+concept has_own_norms = requires(const T& x) {
+  { tensor_traits<T>::squared_norm(x) } -> std::convertible_to<double>;
+};
+
+template <class T>
+concept has_own_distances = has_own_norms<T> && requires(const T& x) {
+  { tensor_traits<T>::squared_distance(x, x) } -> std::convertible_to<double>;
+  { tensor_traits<T>::clone(x) } -> std::same_as<T>;
+};
+
+template <class T>
+struct backend_of {
+  using type = Cpu;
+};
+template <class T>
+  requires requires { typename tensor_traits<T>::backend; }
+struct backend_of<T> {
+  using type = typename tensor_traits<T>::backend;
+};
+
+template <has_contiguous_memory T>
+using scalar_of = std::remove_cvref_t<decltype(*tensor_traits<T>::data(std::declval<const T&>()))>;
+
+template <has_contiguous_memory T>
+using kernels_of = backend_kernels<typename backend_of<T>::type, scalar_of<T>>;
+
+// A view of constant elements can be read but not added to.
+template <class T>
+concept has_writable_memory = has_contiguous_memory<T> && requires(T& t) {
+  requires !std::is_const_v<std::remove_pointer_t<decltype(tensor_traits<T>::data(t))>>;
+};
+
+inline void require_same_size(std::size_t y, std::size_t x) {
+  if (y != x)
+    throw_invalid("both tensors of a sum or difference must have the same number of elements",
+                  "one has " + text(y) + " and the other " + text(x),
+                  "let the branch return a tensor of the shape of its input");
+}
+
+}  // namespace detail
+
+/// A tensor that knows y += x: what training with dropped branches needs.
+template <class T>
+concept Tensor = detail::has_own_accumulate<T> || detail::has_writable_memory<T>;
+
+/// A tensor whose norm can be taken: what GradientNormSensitivity needs of a gradient.
+template <class T>
+concept NormedTensor = detail::has_own_norms<T> || detail::has_contiguous_memory<T>;
+
+/// A tensor that can be kept and compared with a later one: what GradientSensitivity needs of a gradient.
+template <class T>
+concept ComparableTensor = detail::has_own_distances<T> || detail::has_contiguous_memory<T>;
+
+/// y += x, element by element. Throws std::invalid_argument when contiguous tensors differ in size.
+template <Tensor T>
+void accumulate(T& y, const T& x) {
+  if constexpr (detail::has_own_accumulate<T>) {
+    tensor_traits<T>::accumulate(y, x);
+  } else {
+    detail::require_same_size(tensor_traits<T>::size(y), tensor_traits<T>::size(x));
+    detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), tensor_traits<T>::size(x));
+  }
+}
+
+/// Sum of the squares of all elements, in double.
+template <NormedTensor T>
+double squared_norm(const T& x) {
+  if constexpr (detail::has_own_norms<T>)
+    return tensor_traits<T>::squared_norm(x);
+  else
+    return detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), tensor_traits<T>::size(x));
+}
+
+namespace detail {
+
+template <class T>
+struct copy_of {
+  using type = T;
+};
+template <class T>
+  requires(!has_own_distances<T>)
+struct copy_of<T> {
+  using type = std::vector<scalar_of<T>>;
+};
+
+// What a later tensor is compared with: a clone, or a copy of the elements of contiguous memory.
+template <ComparableTensor T>
+class TensorCopy {
+ public:
+  explicit TensorCopy(const T& x) : copy_(copy(x)) {}
+
+  double squared_norm() const {
+    if constexpr (has_own_distances<T>)
+      return tensor_traits<T>::squared_norm(copy_);
+    else
+      return kernels_of<T>::squared_norm(copy_.data(), copy_.size());
+  }
+
+  double squared_distance(const T& x) const {
+    if constexpr (has_own_distances<T>) {
+      return tensor_traits<T>::squared_distance(copy_, x);
+    } else {
+      require_same_size(copy_.size(), tensor_traits<T>::size(x));
+      return kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), copy_.size());
+    }
+  }
+
+ private:
+  static typename copy_of<T>::type copy(const T& x) {
+    if constexpr (has_own_distances<T>) {
+      return tensor_traits<T>::clone(x);
+    } else {
+      const auto* first = tensor_traits<T>::data(x);
+      return {first, first + tensor_traits<T>::size(x)};
+    }
+  }
+
+  typename copy_of<T>::type copy_;
+};
+
+}  // namespace detail
+DROPBP_NAMESPACE_END
