@@ -1,0 +1,202 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+#include "model.hpp"
+
+#include <algorithm>
+#include <numbers>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+namespace llama {
+namespace {
+
+constexpr auto weight_stream = dropbp::RandomStream::user;
+
+const LlamaConfig& checked(const LlamaConfig& config) {
+  validate(config);
+  return config;
+}
+
+// Two draws make two normal numbers (Box and Muller 1958).
+template <class T>
+void fill_normal(const ops::ParameterSlice<T>& tensor, double deviation, const dropbp::CounterRandom& random) {
+  for (std::size_t i = 0; i < tensor.size(); i += 2) {
+    const auto bits = random.pair(static_cast<std::uint32_t>(i / 2));
+    const double radius = std::sqrt(-2.0 * std::log((static_cast<double>(bits[0] >> 11) + 1.0) * 0x1p-53));
+    const double angle = 2.0 * std::numbers::pi * static_cast<double>(bits[1] >> 11) * 0x1p-53;
+    tensor.value[i] = static_cast<T>(deviation * radius * std::cos(angle));
+    if (i + 1 < tensor.size()) tensor.value[i + 1] = static_cast<T>(deviation * radius * std::sin(angle));
+  }
+}
+
+}  // namespace
+
+template <class T>
+LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill)
+    : config_(checked(config)),
+      saved_(fill),
+      workspace_(fill),
+      cross_entropy_(workspace_),
+      embedding_("model.embed_tokens.weight", config.vocabulary, config.hidden),
+      final_norm_("model.norm.weight", 1, config.hidden),
+      head_("lm_head.weight", config.tie_embeddings ? 0 : config.vocabulary, config.hidden) {
+  const ops::AttentionConfig attention{
+      .hidden = config.hidden, .heads = config.heads, .kv_heads = config.kv_heads, .norm_eps = config.norm_epsilon};
+  const ops::SwiGLUConfig mlp{
+      .hidden = config.hidden, .intermediate = config.intermediate, .norm_eps = config.norm_epsilon};
+  const ops::BranchMemory memory{saved_, workspace_};
+  const auto rope = std::make_shared<const ops::RopeTable<T>>(max_sequence, config.head_size(), config.rope_theta);
+  parameters_.push_back(&embedding_);
+  for (Index i = 0; i < config.layers; ++i) {
+    const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    Block& block = blocks_.emplace_back(Block{Attention(ops::AttentionBranch<T>(attention, rope, memory, prefix)),
+                                              Mlp(ops::SwiGLUBranch<T>(mlp, memory, prefix))});
+    block.attention.op().for_each_parameter([&](ops::Parameter<T>& parameter) { parameters_.push_back(&parameter); });
+    block.mlp.op().for_each_parameter([&](ops::Parameter<T>& parameter) { parameters_.push_back(&parameter); });
+  }
+  parameters_.push_back(&final_norm_);
+  if (!config.tie_embeddings) parameters_.push_back(&head_);
+  set_flops(max_sequence);
+}
+
+template <class T>
+void LlamaModel<T>::initialize(std::uint64_t seed) {
+  const double residual = 0.02 / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  std::uint64_t index = 0;
+  for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+    const std::string_view name = tensor.name;
+    if (name.ends_with("norm.weight")) {
+      std::fill_n(tensor.value, tensor.size(), T(1));
+    } else {
+      const bool feeds_stream = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+      fill_normal(tensor, feeds_stream ? residual : 0.02, dropbp::CounterRandom(seed, weight_stream, index));
+    }
+    ++index;
+  });
+}
+
+template <class T>
+void LlamaModel<T>::set_flops(Index sequence) {
+  const auto size = [](Index n) { return static_cast<std::size_t>(n); };
+  const double attention = dropbp::attention_flops({.sequence = size(sequence),
+                                                    .hidden = size(config_.hidden),
+                                                    .heads = size(config_.heads),
+                                                    .kv_heads = size(config_.kv_heads),
+                                                    .causal = true}) /
+                           static_cast<double>(sequence);
+  const double mlp =
+      dropbp::swiglu_flops({.hidden = size(config_.hidden), .intermediate = size(config_.intermediate)});
+  for (Block& block : blocks_) {
+    block.attention.set_flops(attention);
+    block.mlp.set_flops(mlp);
+  }
+}
+
+template <class T>
+ops::Matrix<T> LlamaModel<T>::forward(const Batch& batch) {
+  ops::Matrix<T> stream(batch.shape.tokens(), config_.hidden, workspace_);
+  ops::embedding_forward(stream.view(), batch.inputs, embedding_);
+  for (Block& block : blocks_) {
+    stream = block.attention.forward(std::move(stream), batch.shape);
+    stream = block.mlp.forward(std::move(stream), batch.shape);
+  }
+  return stream;
+}
+
+template <class T>
+double LlamaModel<T>::loss_and_gradients(const Batch& batch, PassTimes* times) {
+  PassTimes unused;
+  PassTimes& spent = times != nullptr ? *times : unused;
+  Stopwatch watch;
+  ops::Matrix<T> stream = forward(batch);
+
+  ops::Matrix<T> hidden(stream.rows(), stream.columns(), workspace_);
+  ops::Matrix<T> rstd(1, stream.rows(), workspace_);
+  ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(), final_norm_.value().data, config_.norm_epsilon);
+  cross_entropy_.begin(batch.labels, config_.vocabulary);
+  for (Index chunk = 0; chunk < cross_entropy_.chunks(); ++chunk) {
+    cross_entropy_.forward_chunk(chunk, hidden.view(), head(), true);
+    watch.add_to(spent.forward);
+    cross_entropy_.backward_chunk(chunk, hidden.view(), hidden.view(), head());  // the gradient replaces the hidden state
+    watch.add_to(spent.backward);
+  }
+  ops::Matrix<T> grad(stream.rows(), stream.columns(), workspace_);
+  ops::rms_norm_backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(), final_norm_, rstd.data(),
+                         workspace_);
+  stream = {};
+  hidden = {};
+  watch.add_to(spent.backward);
+
+  double branches = 0.0;
+  for (std::size_t i = blocks_.size(); i-- > 0;) {
+    grad = blocks_[i].mlp.backward(std::move(grad), batch.shape);
+    grad = blocks_[i].attention.backward(std::move(grad), batch.shape);
+  }
+  watch.add_to(branches);
+  spent.branches_backward += branches;
+  spent.backward += branches;
+  ops::embedding_backward(grad.view(), batch.inputs, embedding_);
+  watch.add_to(spent.backward);
+  return cross_entropy_.mean();
+}
+
+template <class T>
+double LlamaModel<T>::loss(const Batch& batch) {
+  ops::Matrix<T> stream = forward(batch);
+  ops::Matrix<T> rstd(1, stream.rows(), workspace_);
+  ops::rms_norm_forward(stream.view(), rstd.data(), stream.view(), final_norm_.value().data, config_.norm_epsilon);
+  return cross_entropy_.loss(stream.view(), head(), batch.labels);
+}
+
+template <class T>
+std::size_t LlamaModel<T>::saved_bytes(std::size_t branch, Index tokens) const {
+  const Block& block = blocks_.at(branch / 2);
+  return branch % 2 == 0 ? ops::AttentionBranch<T>::saved_bytes(block.attention.op().config(), tokens)
+                         : ops::SwiGLUBranch<T>::saved_bytes(block.mlp.op().config(), tokens);
+}
+
+namespace {
+
+// The checkpoint code knows float; a model in double goes through a copy.
+template <class T, class Use>
+void with_named_tensors(LlamaModel<T>& model, const Use& use) {
+  std::vector<NamedTensor> tensors;
+  std::deque<std::vector<float>> copies;
+  model.for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+    std::span<float> values;
+    if constexpr (std::is_same_v<T, float>)
+      values = {tensor.value, tensor.size()};
+    else
+      values = copies.emplace_back(tensor.value, tensor.value + tensor.size());
+    std::vector<std::ptrdiff_t> shape{tensor.rows, tensor.columns};
+    if (tensor.name.ends_with("norm.weight")) shape.erase(shape.begin());
+    tensors.push_back({tensor.name, std::move(shape), values});
+  });
+  use(tensors);
+  if constexpr (!std::is_same_v<T, float>) {
+    std::size_t i = 0;
+    model.for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+      std::copy(copies[i].begin(), copies[i].end(), tensor.value);
+      ++i;
+    });
+  }
+}
+
+}  // namespace
+
+template <class T>
+void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model) {
+  with_named_tensors(model, [&](std::span<const NamedTensor> tensors) { load_checkpoint(folder, tensors); });
+}
+
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model) {
+  with_named_tensors(model, [&](std::span<const NamedTensor> tensors) { save_checkpoint(folder, model.config(), tensors); });
+}
+
+template class LlamaModel<float>;
+template class LlamaModel<double>;
+template void load_weights(const std::filesystem::path&, LlamaModel<float>&);
+template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
+
+}  // namespace llama

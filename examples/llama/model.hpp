@@ -1,0 +1,158 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// A LLaMA-style language model of residual branches whose backward passes can be dropped.
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <dropbp/dropbp.hpp>
+#include <dropbp/ops/attention_branch.hpp>
+#include <dropbp/ops/cross_entropy.hpp>
+#include <dropbp/ops/embedding.hpp>
+#include <dropbp/ops/parameter.hpp>
+#include <dropbp/ops/rms_norm.hpp>
+#include <dropbp/ops/swiglu_branch.hpp>
+
+#include "checkpoint.hpp"
+#include "config.hpp"
+
+namespace llama {
+
+namespace ops = dropbp::ops;
+using ops::Index;
+
+/// Token ids and the ids that follow them, both [batch, sequence] row-major.
+struct Batch {
+  ops::SequenceShape shape;
+  std::vector<std::int32_t> inputs;
+  std::vector<std::int32_t> labels;
+};
+
+/// Where the time of one or more passes went, in seconds.
+struct PassTimes {
+  double forward = 0.0;
+  double backward = 0.0;
+  double branches_backward = 0.0;  ///< the part of `backward` that dropping branches can save
+};
+
+class Stopwatch {
+ public:
+  /// Adds the seconds since construction, or since the last call, to `total`.
+  void add_to(double& total) {
+    const auto now = std::chrono::steady_clock::now();
+    total += std::chrono::duration<double>(now - start_).count();
+    start_ = now;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output layer. T is float or
+/// double. All weights train. Parameters have their Hugging Face names.
+template <class T>
+class LlamaModel {
+ public:
+  using Attention = dropbp::DropBPLayer<ops::AttentionBranch<T>>;
+  using Mlp = dropbp::DropBPLayer<ops::SwiGLUBranch<T>>;
+  struct Block {
+    Attention attention;
+    Mlp mlp;
+  };
+
+  /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize() or load_weights(). Throws std::invalid_argument for an impossible
+  /// config. `fill` poisons fresh memory in tests.
+  LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill = ops::PoolFill::nothing);
+
+  LlamaModel(const LlamaModel&) = delete;
+  LlamaModel& operator=(const LlamaModel&) = delete;
+
+  // ---- what DropBPHandler walks
+
+  void for_each_layer(auto&& visit) {
+    for (Block& block : blocks_) {
+      visit(block.attention);
+      visit(block.mlp);
+    }
+  }
+
+  void for_each_gradient(auto&& visit) {
+    for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+      if (!tensor.trained) return;
+      const std::span<T> gradient(tensor.gradient, tensor.gradient == nullptr ? 0 : tensor.size());
+      visit(tensor.gradient == nullptr ? nullptr : &gradient);
+    });
+  }
+
+  // ---- parameters
+
+  /// visit(const ops::ParameterSlice<T>&) for every tensor of the checkpoint format, from the embedding upwards.
+  void for_each_tensor(auto&& visit) {
+    for (ops::Parameter<T>* parameter : parameters_) parameter->for_each_slice(visit);
+  }
+  const std::vector<ops::Parameter<T>*>& parameters() const noexcept { return parameters_; }
+  const LlamaConfig& config() const noexcept { return config_; }
+
+  /// Normal weights of standard deviation 0.02, those of the two projections that feed the residual stream divided by
+  /// sqrt(2 * layers) as in GPT-2; norms are 1. A pure function of `seed`.
+  void initialize(std::uint64_t seed);
+
+  /// Tells every layer the FLOPs of its branch at this sequence length, per token.
+  void set_flops(Index sequence);
+
+  /// Makes every gradient absent: for the start of an optimizer step.
+  void clear_gradients() {
+    for (ops::Parameter<T>* parameter : parameters_) parameter->drop_gradient();
+  }
+
+  // ---- passes
+
+  /// Mean cross-entropy of the batch, in nats a token; its gradients are added to those of the parameters. Call
+  /// clear_gradients() before the first of a step. Adds to `times`.
+  double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
+
+  /// The loss alone. The handler must be in an evaluation: branches that save would keep their memory.
+  double loss(const Batch& batch);
+
+  /// Bytes that a kept branch keeps between forward and backward.
+  std::size_t saved_bytes(std::size_t branch, Index tokens) const;
+
+  /// Activations that branches keep for their backward pass, and all that lives only during a pass.
+  ops::MemoryPool& saved_memory() noexcept { return saved_; }
+  ops::MemoryPool& workspace() noexcept { return workspace_; }
+
+ private:
+  ops::Matrix<T> forward(const Batch& batch);
+  ops::Parameter<T>& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
+
+  LlamaConfig config_;
+  ops::MemoryPool saved_;
+  ops::MemoryPool workspace_;
+  ops::CrossEntropy<T> cross_entropy_;
+  ops::Parameter<T> embedding_;
+  ops::Parameter<T> final_norm_;
+  ops::Parameter<T> head_;
+  std::deque<Block> blocks_;
+  std::vector<ops::Parameter<T>*> parameters_;
+};
+
+/// Fills the model from a checkpoint folder; see load_checkpoint for the errors.
+template <class T>
+void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model);
+
+/// Writes the model as a checkpoint folder; see save_checkpoint.
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model);
+
+extern template class LlamaModel<float>;
+extern template class LlamaModel<double>;
+
+}  // namespace llama

@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Parity with the published implementation: losses, gradients, sensitivities, rates and optimizer steps of a small
+// LLaMA (tests/data/llama-tiny), which PyTorch computed in float64.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <dropbp/dropbp.hpp>
+#include <dropbp/ops/adamw.hpp>
+#include <nlohmann/json.hpp>
+
+#include "llama/checkpoint.hpp"
+#include "llama/model.hpp"
+#include "llama/safetensors.hpp"
+#include "support/catch.hpp"
+
+namespace {
+
+const std::filesystem::path folder = std::filesystem::path(DROPBP_TEST_DATA) / "llama-tiny";
+
+const nlohmann::json& expected() {
+  static const nlohmann::json json = nlohmann::json::parse(std::ifstream(folder / "expected.json"));
+  return json;
+}
+
+template <class T>
+struct Golden {
+  llama::LlamaModel<T> model{llama::load_config(folder), 12, dropbp::ops::PoolFill::nan};
+  llama::Batch batch;
+  dropbp::DropBPHandler<llama::LlamaModel<T>> handler{model};
+
+  Golden() {
+    llama::load_weights(folder, model);
+    const llama::SafetensorsFile tokens(folder / "tokens.safetensors");
+    batch.shape = {expected()["batch"].get<std::ptrdiff_t>(), expected()["sequence"].get<std::ptrdiff_t>()};
+    batch.inputs.resize(static_cast<std::size_t>(batch.shape.tokens()));
+    batch.labels.resize(batch.inputs.size());
+    tokens.read("input_ids", batch.inputs);
+    tokens.read("labels", batch.labels);
+    std::vector<double> flops;
+    for (const auto& value : expected()["flops"]) flops.push_back(value.get<double>());
+    std::size_t i = 0;
+    model.for_each_layer([&](auto& layer) { layer.set_flops(flops[i++]); });
+    handler.update_flops();
+  }
+
+  void begin(const nlohmann::json& dropped) {
+    std::vector<std::uint8_t> mask(handler.size());
+    for (const auto& branch : dropped) mask.at(branch.get<std::size_t>()) = 1;
+    handler.begin_step(dropbp::DropPlan(mask));
+  }
+
+  double backprop() {
+    model.clear_gradients();
+    return model.loss_and_gradients(batch);
+  }
+};
+
+template <class T>
+void gradients_agree() {
+  const llama::SafetensorsFile golden(folder / "gradients.safetensors");
+  Golden<T> tiny;
+  for (const auto& one_case : expected()["cases"]) {
+    const auto name = one_case["name"].get<std::string>();
+    CAPTURE(name);
+    tiny.begin(one_case["dropped"]);
+    CHECK(std::abs(tiny.backprop() - one_case["loss"].get<double>()) <= 1e-5);
+
+    std::set<std::string> absent;
+    double worst = 0.0;  // |error| as a multiple of 1e-6 + 1e-4 |g|
+    tiny.model.for_each_tensor([&](const auto& tensor) {
+      if (tensor.gradient == nullptr) {
+        absent.insert(tensor.name);
+        return;
+      }
+      std::vector<float> reference(tensor.size());
+      golden.read(name + "/" + tensor.name, reference);
+      for (std::size_t i = 0; i < reference.size(); ++i) {
+        const double g = static_cast<double>(reference[i]);
+        const double error = std::abs(static_cast<double>(tensor.gradient[i]) - g) / (1e-6 + 1e-4 * std::abs(g));
+        if (!(error <= worst)) worst = error;  // a NaN counts
+      }
+    });
+    CAPTURE(worst);
+    CHECK(worst <= 1.0);
+    CHECK(absent == one_case["parameters_without_gradient"].get<std::set<std::string>>());
+  }
+}
+
+template <class T, class Policy>
+void sensitivities_agree(const char* key, const Policy& policy) {
+  Golden<T> tiny;
+  const auto measured = tiny.handler.measure_sensitivities([&] { tiny.backprop(); }, policy);
+  double worst = 0.0;
+  for (std::size_t i = 0; i < measured.size(); ++i) {
+    const double reference = expected()[key][i].get<double>();
+    worst = std::max(worst, std::abs(measured[i] / reference - 1.0));
+  }
+  CAPTURE(worst);
+  CHECK(worst <= 1e-5);
+}
+
+template <class T>
+void optimizer_steps_agree() {
+  Golden<T> tiny;
+  const auto& recipe = expected()["adamw"];
+  dropbp::ops::AdamW<T> optimizer(tiny.model.parameters(), {.learning_rate = recipe["lr"].get<double>(),
+                                                            .beta1 = recipe["betas"][0].get<double>(),
+                                                            .beta2 = recipe["betas"][1].get<double>(),
+                                                            .eps = recipe["eps"].get<double>(),
+                                                            .weight_decay = recipe["weight_decay"].get<double>()});
+  double worst = 0.0;
+  REQUIRE(recipe["steps"].size() == 12);
+  for (const auto& step : recipe["steps"]) {
+    tiny.begin(step["dropped"]);
+    worst = std::max(worst, std::abs(tiny.backprop() - step["loss"].get<double>()));
+    optimizer.step();
+  }
+  CAPTURE(worst);
+  CHECK(worst <= 1e-5);
+}
+
+}  // namespace
+
+TEST_CASE("every gradient of every golden case agrees, and the same ones are absent") {
+  SECTION("float") { gradients_agree<float>(); }
+  SECTION("double") { gradients_agree<double>(); }
+}
+
+TEST_CASE("both sensitivities agree with the golden ones to 1e-5") {
+  SECTION("gradient norm, float") {
+    sensitivities_agree<float>("sensitivities_gradient_norm", dropbp::GradientNormSensitivity{});
+  }
+  SECTION("gradient norm, double") {
+    sensitivities_agree<double>("sensitivities_gradient_norm", dropbp::GradientNormSensitivity{});
+  }
+  SECTION("gradient, float") { sensitivities_agree<float>("sensitivities_gradient", dropbp::GradientSensitivity{}); }
+  SECTION("gradient, double") { sensitivities_agree<double>("sensitivities_gradient", dropbp::GradientSensitivity{}); }
+}
+
+TEST_CASE("the rates allocated from the golden sensitivities are the golden rates") {
+  Golden<float> tiny;
+  for (const auto& [target, rates] : expected()["greedy_drop_rates"].items()) {
+    CAPTURE(target);
+    tiny.handler.set_drop_rate(std::stod(target));
+    tiny.handler.allocate_by_sensitivity([&] { tiny.backprop(); });
+    for (std::size_t i = 0; i < tiny.handler.size(); ++i) CHECK(tiny.handler.drop_rates()[i] == rates[i].get<double>());
+  }
+}
+
+TEST_CASE("12 AdamW steps with their plans follow the golden losses") {
+  SECTION("float") { optimizer_steps_agree<float>(); }
+  SECTION("double") { optimizer_steps_agree<double>(); }
+}
