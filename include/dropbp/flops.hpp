@@ -50,7 +50,7 @@ inline double positive_product(const char* what, std::initializer_list<std::size
 inline double attention_flops(const AttentionShape& shape) {
   const std::size_t kv_heads = shape.kv_heads == 0 ? shape.heads : shape.kv_heads;
   const double tokens_hidden = detail::positive_product("attention", {shape.batch, shape.sequence, shape.hidden});
-  if (kv_heads == 0 || shape.heads % kv_heads != 0)
+  if (shape.heads == 0 || shape.heads % kv_heads != 0)
     detail::throw_invalid("heads must be a positive multiple of kv_heads",
                           detail::text(shape.heads) + " and " + detail::text(kv_heads) + " were given",
                           "let every group of query heads share one kv head");

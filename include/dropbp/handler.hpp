@@ -38,7 +38,9 @@ class DropBPHandler {
         working_space_(schedule_.size()),
         has_gradient_(schedule_.size()),
         kept_(schedule_.size()),
-        dropped_(schedule_.size()) {}
+        dropped_(schedule_.size()) {
+    for_each_branch([](auto& layer, std::size_t) { layer.set_calls({}); });
+  }
 
   // ---- steps
 
@@ -123,7 +125,7 @@ class DropBPHandler {
       drop_only(i);
       backprop();
       sensitivities[i] = policy.difference(reference, *model_);
-      if (!(sensitivities[i] <= 1.7976931348623157e308))
+      if (!detail::is_finite(sensitivities[i]))
         throw std::runtime_error(detail::sentence("gradients must be finite while sensitivities are measured",
                                                   "that of branch " + detail::text(i) + " is " +
                                                       detail::text(sensitivities[i]),
@@ -187,6 +189,7 @@ class DropBPHandler {
     DropSchedule<SamplingPolicy> schedule = schedule_;
     schedule.restore(state.seed, state.plan_per, state.drop_rate, state.drop_rates);
     HandlerState copy = state;
+    for_each_branch([](auto&, std::size_t) {});  // throws now, not below, where the model's layers have changed
     schedule_ = std::move(schedule);
     sensitivities_ = std::move(copy.sensitivities);
     kept_ = std::move(copy.kept);

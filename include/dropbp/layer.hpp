@@ -45,9 +45,12 @@ class DropBPLayer {
   T forward(const T& x, Args&&... args) {
     static_assert(Tensor<T>, "dropbp: this tensor type does not know y += x: give it data() and size(), or "
                              "tensor_traits with accumulate (see tensor.hpp).");
-    T y = forward_branch(x, std::forward<Args>(args)...);
-    accumulate(y, x);
-    return y;
+    require_operation<T, Args...>();
+    return run_forward([&](Saved* saved) {
+      T y = op_.forward(x, saved, std::forward<Args>(args)...);
+      accumulate(y, x);
+      return y;
+    });
   }
 
   /// x + op(x) in the buffer of x, where the operation has forward_residual: a residual stream that is moved through
@@ -181,7 +184,7 @@ class DropBPLayer {
       detail::throw_order("each backward must follow a forward of the same layer that could save",
                           "there was none since the last backward, release() or evaluation",
                           "call forward first, once for every backward");
-    if (forward_stamp_ != decision_.stamp)
+    if (forward_stamp_ != decision_.stamp || saved_.has_value() == decision_.dropped)
       detail::throw_order("forward and backward must belong to the same micro-step",
                           "the plan changed between them",
                           "call begin_step or begin_micro_step before the forward pass, not between it and the backward");

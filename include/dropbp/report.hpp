@@ -70,7 +70,9 @@ inline std::string to_text(const Report& report) {
   std::snprintf(line, sizeof line, "%llu micro-steps, mean drop rate %.4f, backward FLOPs of the branches %.1f %%%s\n",
                 static_cast<unsigned long long>(report.micro_steps), report.mean_drop_rate(),
                 100.0 * report.backward_flops_fraction(),
-                report.consistent() ? "" : ": backward calls do not match the plans");
+                report.micro_steps == 0 ? ": no step has begun"
+                : report.consistent()   ? ""
+                                        : ": backward calls do not match the plans");
   return text + line;
 }
 

@@ -83,10 +83,14 @@ class DropSchedule {
   void set_drop_rates(std::span<const double> rates) {
     detail::require_count(rates.size(), size(), "drop rate");
     require_rates(rates);
-    double dropped = 0.0;
-    for (std::size_t i = 0; i < size(); ++i) dropped += rates[i] * flops_[i];
-    const double mean = dropped / total_flops_;
-    apply(mean < 1.0 ? mean : 1.0, {rates.begin(), rates.end()});
+    double dropped = 0.0, lowest = 1.0, highest = 0.0;
+    for (std::size_t i = 0; i < size(); ++i) {
+      dropped += rates[i] * flops_[i];
+      if (rates[i] < lowest) lowest = rates[i];
+      if (rates[i] > highest) highest = rates[i];
+    }
+    const double mean = dropped / total_flops_;  // within the rates but for rounding: equal ones have exactly their mean
+    apply(mean < lowest ? lowest : mean > highest ? highest : mean, {rates.begin(), rates.end()});
   }
 
   /// Shares the target rate out by sensitivity. Throws std::invalid_argument for a wrong number of sensitivities, one
@@ -95,7 +99,7 @@ class DropSchedule {
   void allocate(std::span<const double> sensitivities, const AllocationPolicy& policy) {
     detail::require_count(sensitivities.size(), size(), "sensitivity");
     for (std::size_t i = 0; i < size(); ++i)
-      if (!(sensitivities[i] >= 0.0 && sensitivities[i] <= largest))
+      if (!detail::is_finite(sensitivities[i]) || sensitivities[i] < 0.0)
         detail::throw_invalid("a sensitivity must be finite and not negative",
                               "that of branch " + detail::text(i) + " is " + detail::text(sensitivities[i]),
                               "look for an overflow or NaN in the gradients of the measurement");
@@ -131,18 +135,16 @@ class DropSchedule {
   }
 
  private:
-  static constexpr double largest = 1.7976931348623157e308;
-
   static double checked_sum(std::span<const double> flops) {
     double sum = 0.0;
     for (std::size_t i = 0; i < flops.size(); ++i) {
-      if (!(flops[i] > 0.0 && flops[i] <= largest))
+      if (!detail::is_finite(flops[i]) || flops[i] <= 0.0)
         detail::throw_invalid("the FLOPs of a branch must be positive and finite",
                               "those of branch " + detail::text(i) + " are " + detail::text(flops[i]),
                               "pass the cost of its forward pass in any unit common to all branches");
       sum += flops[i];
     }
-    if (!(sum <= largest))
+    if (!detail::is_finite(sum))
       detail::throw_invalid("the FLOPs of all branches must have a finite sum", "it overflows a double",
                             "pass them in a larger unit");
     return sum;

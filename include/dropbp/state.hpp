@@ -33,15 +33,21 @@ struct HandlerState {
   bool operator==(const HandlerState&) const = default;
 };
 
-/// One line a field, one line a branch; numbers are exact in every locale.
+/// One line a field, one line a branch; numbers are exact in every locale. Throws std::invalid_argument for a state whose
+/// lists are of different lengths.
 inline std::string to_text(const HandlerState& state) {
+  const std::size_t branches = state.drop_rates.size();
+  detail::require_count(state.kept.size(), branches, "kept count in a state");
+  detail::require_count(state.dropped.size(), branches, "dropped count in a state");
+  detail::require_count(state.calls.size(), branches, "call count in a state");
+  if (!state.sensitivities.empty()) detail::require_count(state.sensitivities.size(), branches, "sensitivity in a state");
   std::string text = "dropbp-state 1\n";
   text += "seed " + std::to_string(state.seed) + "\nplan_per " +
           (state.plan_per == PlanPer::step ? "step" : "micro_step") + "\nstep " + std::to_string(state.step) + "\nmicro_steps " +
           std::to_string(state.micro_steps) + "\ndrop_rate " + detail::real_to_text(state.drop_rate) + "\nbranches " +
-          std::to_string(state.drop_rates.size()) + "\nsensitivities " +
+          std::to_string(branches) + "\nsensitivities " +
           (state.sensitivities.empty() ? "no" : "yes") + "\n";
-  for (std::size_t i = 0; i < state.drop_rates.size(); ++i) {
+  for (std::size_t i = 0; i < branches; ++i) {
     text += "branch " + detail::real_to_text(state.drop_rates[i]) + ' ' + std::to_string(state.kept[i]) + ' ' +
             std::to_string(state.dropped[i]) + ' ' + std::to_string(state.calls[i].forward) + ' ' +
             std::to_string(state.calls[i].backward);
@@ -63,7 +69,7 @@ class StateReader {
   std::uint64_t integer() {
     const std::string_view word = next();
     std::uint64_t value = 0;
-    if (word.empty()) fail("a whole number");
+    if (word.empty() || (word.front() == '0' && word.size() > 1)) fail("a whole number");
     for (const char c : word) {
       const auto digit = static_cast<std::uint64_t>(c - '0');
       if (c < '0' || c > '9' || value > (~std::uint64_t{0} - digit) / 10) fail("a whole number below 2^64");

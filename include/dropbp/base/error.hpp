@@ -4,6 +4,8 @@
 // Errors in three parts: what is required, what was given, what to do about it.
 #pragma once
 
+#include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -20,7 +22,13 @@ inline std::string text(double value) {
   std::snprintf(buffer, sizeof buffer, "%.9g", value);
   return buffer;
 }
-inline std::string text(std::uint64_t value) { return std::to_string(value); }
+template <std::unsigned_integral Count>
+std::string text(Count value) {
+  return std::to_string(value);
+}
+
+/// False for infinities and NaN, under -ffast-math too, where a comparison would not tell.
+constexpr bool is_finite(double value) noexcept { return ((std::bit_cast<std::uint64_t>(value) >> 52) & 0x7FFu) != 0x7FFu; }
 
 inline std::string sentence(const std::string& required, const std::string& given, const std::string& remedy) {
   return "dropbp: " + required + ", but " + given + ": " + remedy;
@@ -40,7 +48,7 @@ inline std::string sentence(const std::string& required, const std::string& give
 
 /// Throws unless `rate` is a probability. `whose` names it in the message.
 inline void require_rate(double rate, const std::string& whose) {
-  if (!(rate >= 0.0 && rate <= 1.0))  // false for NaN too
+  if (!is_finite(rate) || rate < 0.0 || rate > 1.0)
     throw_invalid(whose + " must lie in [0, 1]", "it is " + text(rate), "pass the probability of dropping a branch");
 }
 

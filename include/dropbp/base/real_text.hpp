@@ -32,6 +32,7 @@ inline std::string real_to_text(double value) {
 
 /// Reads exactly what real_to_text writes. False, with `value` untouched, for anything else.
 inline bool real_from_text(std::string_view text, double& value) {
+  const std::string_view whole = text;
   std::uint64_t bits = 0;
   if (text.starts_with('-')) {
     bits = std::uint64_t{1} << 63;
@@ -68,7 +69,9 @@ inline bool real_from_text(std::string_view text, double& value) {
   } else if (exponent != (fraction == 0 ? 0 : -1022)) {
     return false;
   }
-  value = std::bit_cast<double>(bits | fraction);
+  const double result = std::bit_cast<double>(bits | fraction);
+  if (real_to_text(result) != whole) return false;  // another spelling, such as 0x1.0p+0
+  value = result;
   return true;
 }
 

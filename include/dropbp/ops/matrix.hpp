@@ -5,9 +5,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "dropbp/ops/memory.hpp"
 #include "dropbp/ops/parallel.hpp"
@@ -19,7 +21,7 @@ namespace detail {
 using dropbp::detail::throw_invalid;
 
 inline std::string shape_text(Index rows, Index columns) {
-  return "[" + std::to_string(rows) + ", " + std::to_string(columns) + "]";
+  return std::string("[") + std::to_string(rows) + ", " + std::to_string(columns) + "]";
 }
 
 inline std::size_t checked_bytes(Index rows, Index columns, std::size_t element) {
@@ -32,6 +34,9 @@ inline std::size_t checked_bytes(Index rows, Index columns, std::size_t element)
 }
 
 }  // namespace detail
+
+/// What a kernel does with its output: `=` or `+=`.
+enum class Accumulate { overwrite, add };
 
 /// Rows of `columns` elements each, `stride` elements apart; owns nothing. A slice of a fused buffer is a view.
 template <class T>
@@ -97,7 +102,7 @@ class Matrix {
 /// to = from, row by row. The shapes must agree.
 template <class T>
 void copy(MatrixView<T> to, std::type_identity_t<MatrixView<const T>> from) {
-  parallel_for(from.rows, [&](Index i) {
+  parallel_for(from.rows, from.columns, [&](Index i) {
     std::memcpy(to.row(i), from.row(i), static_cast<std::size_t>(from.columns) * sizeof(T));
   });
 }

@@ -27,11 +27,27 @@ inline Index thread_count() noexcept {
 #endif
 }
 
-/// f(i) for 0 <= i < count, each thread a contiguous range: for many calls of equal cost. f must not throw.
-template <class F>
-void parallel_for(Index count, const F& f) {
+/// How many threads the loops started from here on use; 0 is one per processor. Results do not depend on it.
+inline void set_thread_count([[maybe_unused]] int threads) noexcept {
 #if defined(_OPENMP)
-  if (count > 1 && thread_count() > 1) {
+  omp_set_num_threads(threads > 0 ? threads : omp_get_num_procs());
+#endif
+}
+
+namespace detail {
+// Loops with less work than this stay in the calling thread: waking the others takes some microseconds.
+inline constexpr Index serial_work = 16384;
+inline bool worth_threads(Index count, Index work) noexcept {
+  return count > 1 && work >= (serial_work + count - 1) / count && thread_count() > 1;
+}
+}  // namespace detail
+
+/// f(i) for 0 <= i < count, each thread a contiguous range: for many calls of equal cost. `work` is roughly the number of
+/// elements that one call touches. f must not throw.
+template <class F>
+void parallel_for(Index count, [[maybe_unused]] Index work, const F& f) {
+#if defined(_OPENMP)
+  if (detail::worth_threads(count, work)) {
 #pragma omp parallel for schedule(static)
     for (Index i = 0; i < count; ++i) f(i);
     return;
@@ -40,11 +56,11 @@ void parallel_for(Index count, const F& f) {
   for (Index i = 0; i < count; ++i) f(i);
 }
 
-/// f(i) for 0 <= i < count, whichever thread is free takes the next: for few calls of unequal cost. f must not throw.
+/// f(i) for 0 <= i < count, whichever thread is free takes the next: for few calls of unequal cost.
 template <class F>
-void parallel_tasks(Index count, const F& f) {
+void parallel_tasks(Index count, [[maybe_unused]] Index work, const F& f) {
 #if defined(_OPENMP)
-  if (count > 1 && thread_count() > 1) {
+  if (detail::worth_threads(count, work)) {
 #pragma omp parallel for schedule(dynamic, 1)
     for (Index i = 0; i < count; ++i) f(i);
     return;

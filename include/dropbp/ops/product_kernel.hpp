@@ -10,18 +10,15 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <utility>
 
 #include "dropbp/ops/matrix.hpp"
+#include "dropbp/ops/scratch.hpp"
 #include "dropbp/ops/simd.hpp"
 
 DROPBP_NAMESPACE_BEGIN
-namespace ops {
-
-/// What a kernel does with its output: `=` or `+=`.
-enum class Accumulate { overwrite, add };
-
-namespace detail {
+namespace ops::detail {
 
 // The register tile: 6 rows of two vectors, 12 sums that hide the latency of the multiply-add in 16 registers.
 inline constexpr Index tile_rows = 6;
@@ -35,38 +32,51 @@ inline constexpr Index block_rows = 192;
 // Columns of the packed part of B: 4096 x 256 floats are 4 MiB, of the third-level cache. A multiple of any tile_columns.
 inline constexpr Index block_columns = 4096;
 // Products with fewer multiply-adds than this are done by the calling thread: waking others takes some microseconds.
-inline constexpr Index serial_work = 64 * 64 * 64;
+inline constexpr Index serial_product = 64 * 64 * 64;
 
 inline constexpr Index rounded_up(Index n, Index grain) { return (n + grain - 1) / grain * grain; }
 
-// Packing buffers, one pair a thread, kept from call to call.
-template <class T>
-T* packing_buffer(int which, Index elements) {
-  thread_local MemoryBlock buffers[2];
-  MemoryBlock& buffer = buffers[which];
-  const std::size_t bytes = static_cast<std::size_t>(elements) * sizeof(T);
-  if (buffer.bytes() < bytes) {
-    buffer = MemoryBlock();
-    buffer = MemoryBlock(bytes);
-  }
-  return static_cast<T*>(buffer.data());
+#if defined(__GNUC__)
+// One step of Eklundh's transposition: the off-diagonal `s`-blocks of the rows a and b change places.
+template <std::size_t s, class V, std::size_t... e>
+inline void exchange(V& a, V& b, std::index_sequence<e...>) noexcept {
+  const V upper = __builtin_shufflevector(a, b, ((e & s) != 0 ? 8 + e - s : e)...);
+  b = __builtin_shufflevector(a, b, ((e & s) != 0 ? 8 + e : e + s)...);
+  a = upper;
 }
+
+// to[q * to_stride + j] = from[j * stride + q] for q < 8, j < count <= 8; for count <= j < 8 there is no telling.
+template <class T, Index count>
+inline void transpose_8(const T* from, Index stride, T* to, Index to_stride) noexcept {
+  using V = typename vector_of<T, 8>::type;
+  V r[8]{};
+  for (Index j = 0; j < count; ++j) std::memcpy(&r[j], from + j * stride, sizeof(V));
+  constexpr auto all = std::make_index_sequence<8>{};
+  for (const int i : {0, 2, 4, 6}) exchange<1>(r[i], r[i + 1], all);
+  for (const int i : {0, 1, 4, 5}) exchange<2>(r[i], r[i + 2], all);
+  for (const int i : {0, 1, 2, 3}) exchange<4>(r[i], r[i + 4], all);
+  for (Index q = 0; q < 8; ++q) std::memcpy(to + q * to_stride, &r[q], sizeof(V));
+}
+#endif
 
 // One panel of `width` vectors of length `depth`, element (p, j) at panel[p * width + j]; beyond `count` zeros.
 // `along` == true: the depth runs along the source's rows (the source must be transposed), else across them.
+// A panel of A may be overshot by up to 8 elements; one of B, which other threads write beside, is not.
 template <class T, Index width, bool along>
 void pack_panel(const T* source, Index stride, Index depth, Index count, T* panel) noexcept {
+  Index p = 0;
   if (count == width) {
-    if constexpr (along) {
-      for (Index p = 0; p < depth; ++p)
-        for (Index j = 0; j < width; ++j) panel[p * width + j] = source[j * stride + p];
-    } else {
-      for (Index p = 0; p < depth; ++p)
-        for (Index j = 0; j < width; ++j) panel[p * width + j] = source[p * stride + j];
-    }
+#if defined(__GNUC__)
+    if constexpr (along && (width % 8 == 0 || width == tile_rows))
+      for (; p + 8 <= depth; p += 8)
+        for (Index j = 0; j < width; j += 8)
+          transpose_8<T, (width < 8 ? width : 8)>(source + j * stride + p, stride, panel + p * width + j, width);
+#endif
+    for (; p < depth; ++p)
+      for (Index j = 0; j < width; ++j) panel[p * width + j] = along ? source[j * stride + p] : source[p * stride + j];
     return;
   }
-  for (Index p = 0; p < depth; ++p)
+  for (; p < depth; ++p)
     for (Index j = 0; j < width; ++j)
       panel[p * width + j] = j < count ? (along ? source[j * stride + p] : source[p * stride + j]) : T(0);
 }
@@ -117,12 +127,12 @@ void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T>
   const Index depth_blocks = (depth + block_depth - 1) / block_depth;
   const Index depth_step = (depth + depth_blocks - 1) / depth_blocks;
   // The output is cut for the threads, by rows as long as there are enough, else by columns too.
-  const Index threads = rows * columns * depth < serial_work ? 1 : thread_count();
+  const Index threads = rows * columns * depth < serial_product ? 1 : thread_count();
   const Index row_tiles = (rows + tile_rows - 1) / tile_rows;
   const Index row_parts = std::min(threads, row_tiles);
 
   const Index column_step = std::min(block_columns, rounded_up(columns, width));
-  T* const packed_b = packing_buffer<T>(0, column_step * depth_step);
+  T* const packed_b = scratch<T>(Scratch::packed_b, column_step * depth_step);
   for (Index j0 = 0; j0 < columns; j0 += column_step) {
     const Index part_columns = std::min(column_step, columns - j0);
     const Index panels = (part_columns + width - 1) / width;
@@ -143,7 +153,7 @@ void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T>
         const Index last_panel = (column_part + 1) * panels / column_parts;
         const Index blocks = (last_row - first_row + block_rows - 1) / block_rows;
         const Index row_step = rounded_up((last_row - first_row + blocks - 1) / blocks, tile_rows);
-        T* const packed_a = packing_buffer<T>(1, row_step * part_depth);
+        T* const packed_a = scratch<T>(Scratch::packed_a, row_step * part_depth + 8);
         for (Index i0 = first_row; i0 < last_row; i0 += row_step) {
           const Index part_rows = std::min(row_step, last_row - i0);
           for (Index i = 0; i < part_rows; i += tile_rows)
@@ -160,13 +170,12 @@ void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T>
         for (Index panel = 0; panel < panels; ++panel) pack_b(panel);
         compute(0);
       } else {
-        parallel_for(panels, pack_b);
-        parallel_for(row_parts * column_parts, compute);
+        parallel_for(panels, width * part_depth, pack_b);
+        parallel_for(row_parts * column_parts, serial_product, compute);
       }
     }
   }
 }
 
-}  // namespace detail
-}  // namespace ops
+}  // namespace ops::detail
 DROPBP_NAMESPACE_END

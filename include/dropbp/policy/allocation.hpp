@@ -57,7 +57,8 @@ struct GreedyAllocation {
     for (std::size_t i = 0; i < rates.size(); ++i) {
       remaining += static_cast<double>(static_cast<float>(input.flops[i]));
       const double sensitivity = static_cast<double>(static_cast<float>(input.sensitivities[i]));
-      push(heap, {static_cast<float>(sensitivity * (step + min_rate)), static_cast<std::uint32_t>(i)});
+      if (min_rate < highest)
+        push(heap, {static_cast<float>(sensitivity * (step + min_rate)), static_cast<std::uint32_t>(i)});
     }
     const double total = remaining;
     remaining *= 1.0 - min_rate;

@@ -79,8 +79,7 @@ struct AtLeastTargetSampling {
     Prepared prepared;
     prepared.independent = BernoulliSampling{}.prepare(input);
     prepared.highest_rate_first = descending(input.rates);
-    const double branches = static_cast<double>(input.rates.size());
-    while (static_cast<double>(prepared.least_dropped) / branches < input.drop_rate) ++prepared.least_dropped;
+    prepared.least_dropped = least_dropped(input.rates.size(), input.drop_rate);
     return prepared;
   }
 
@@ -95,6 +94,17 @@ struct AtLeastTargetSampling {
   }
 
  private:
+  // The smallest count with count / branches >= rate in double precision. `volatile` keeps the quotient from becoming
+  // a product with the rounded 1 / branches (-ffast-math), or from being held in more than 64 bits (x87).
+  static std::size_t least_dropped(std::size_t branches, double rate) {
+    const volatile double divisor = static_cast<double>(branches);
+    for (std::size_t count = 0; count < branches; ++count) {
+      const volatile double share = static_cast<double>(count) / divisor;
+      if (share >= rate) return count;
+    }
+    return branches;
+  }
+
   // Stable merge sort, bottom up; <algorithm> would cost every user of the header more than it saves here.
   static std::vector<std::uint32_t> descending(std::span<const double> rates) {
     std::vector<std::uint32_t> order(rates.size()), merged(rates.size());

@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# dropbp::dropbp: the core, nothing but the standard library.
+# dropbp::ops:    the transformer ops for the CPU, defined where Eigen is found.
+# Both are INTERFACE targets and carry no flags but the language standard.
+
+set(dropbp_include_dir ${PROJECT_SOURCE_DIR}/include)
+
+file(GLOB_RECURSE dropbp_headers CONFIGURE_DEPENDS
+  ${dropbp_include_dir}/dropbp/*.hpp ${dropbp_include_dir}/dropbp/*.cuh)
+set(dropbp_ops_headers ${dropbp_headers})
+set(dropbp_interop_headers ${dropbp_headers})
+set(dropbp_core_headers ${dropbp_headers})
+list(FILTER dropbp_ops_headers INCLUDE REGEX "/include/dropbp/ops/")
+list(FILTER dropbp_interop_headers INCLUDE REGEX "/include/dropbp/interop/")
+list(FILTER dropbp_core_headers EXCLUDE REGEX "/include/dropbp/(ops|interop)/")
+
+function(dropbp_add_headers target)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;INTEROP")
+  if(CMAKE_VERSION VERSION_LESS 3.23)
+    target_include_directories(${target} INTERFACE
+      $<BUILD_INTERFACE:${dropbp_include_dir}> $<INSTALL_INTERFACE:include>)
+    return()
+  endif()
+  target_sources(${target} INTERFACE
+    FILE_SET HEADERS BASE_DIRS ${dropbp_include_dir} FILES ${arg_HEADERS})
+  if(arg_INTEROP)
+    target_sources(${target} INTERFACE
+      FILE_SET interop TYPE HEADERS BASE_DIRS ${dropbp_include_dir} FILES ${arg_INTEROP})
+  endif()
+  # An interop header needs the library it joins to, so only the others are compiled alone.
+  set_target_properties(${target} PROPERTIES INTERFACE_HEADER_SETS_TO_VERIFY HEADERS)
+endfunction()
+
+add_library(dropbp INTERFACE)
+add_library(dropbp::dropbp ALIAS dropbp)
+target_compile_features(dropbp INTERFACE cxx_std_20)
+dropbp_add_headers(dropbp HEADERS ${dropbp_core_headers} INTEROP ${dropbp_interop_headers})
+
+if(NOT TARGET Eigen3::Eigen)
+  find_package(Eigen3 QUIET NO_MODULE)
+endif()
+# Eigen 5 refuses a request for 3.4, hence the comparison by hand.
+if(TARGET Eigen3::Eigen AND NOT Eigen3_VERSION VERSION_LESS 3.4)
+  add_library(dropbp_ops INTERFACE)
+  add_library(dropbp::ops ALIAS dropbp_ops)
+  set_target_properties(dropbp_ops PROPERTIES EXPORT_NAME ops)
+  target_link_libraries(dropbp_ops INTERFACE dropbp Eigen3::Eigen)
+  dropbp_add_headers(dropbp_ops HEADERS ${dropbp_ops_headers})
+  if(DROPBP_OPENMP)
+    find_package(OpenMP QUIET COMPONENTS CXX)
+    # Only in the build tree: an installed package looks for the consumer's own OpenMP.
+    if(TARGET OpenMP::OpenMP_CXX)
+      target_link_libraries(dropbp_ops INTERFACE $<BUILD_INTERFACE:OpenMP::OpenMP_CXX>)
+    endif()
+  endif()
+elseif(PROJECT_IS_TOP_LEVEL)
+  message(STATUS "dropbp: Eigen 3.4 or newer not found (Debian: libeigen3-dev), so dropbp::ops is left out")
+endif()

@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# Installs what the scripts of this repository need on Debian and Ubuntu, and only what is missing.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Usage: cmake/install_dependencies.sh [--dry-run] GROUP...
+
+Installs the Debian or Ubuntu packages that are missing, with apt-get and, for users other than root, sudo.
+What is installed already, by a package or in /usr/local, is left alone: then nothing touches the network and
+no rights are needed.
+
+Groups:
+  build      C++ compiler, CMake, Ninja
+  ops        Eigen
+  programs   fmt, CLI11, nlohmann-json
+  tests      Catch2
+  plot       gnuplot
+  COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
+  openmp-N   the OpenMP runtime of clang++-N (only one N can be installed at a time)
+
+Options:
+  --dry-run  only print what would be installed
+  --help     this text
+
+Exit codes: 0 all there, 1 something could not be installed, 2 wrong usage.
+END
+}
+
+# package, then what shows that it is there without the package: a command, or a header under a usual root
+requirements_of() {
+  case $1 in
+    build)
+      echo "g++ command:c++"
+      echo "cmake command:cmake"
+      echo "ninja-build command:ninja"
+      ;;
+    ops) echo "libeigen3-dev header:eigen3/Eigen/Core" ;;
+    programs)
+      echo "libfmt-dev header:fmt/format.h"
+      echo "libcli11-dev header:CLI/CLI.hpp"
+      echo "nlohmann-json3-dev header:nlohmann/json.hpp"
+      ;;
+    tests) echo "catch2 header:catch2/catch.hpp header:catch2/catch_all.hpp" ;;
+    plot) echo "gnuplot-nox command:gnuplot" ;;
+    g++ | g++-[0-9]*) echo "$1 command:$1" ;;
+    clang++-[0-9]*)
+      local version=${1#clang++-}
+      echo "clang-$version command:$1"
+      # The sanitizer runtimes; with older releases they come along by themselves.
+      if [ "$version" -ge 15 ]; then echo "libclang-rt-$version-dev"; fi
+      ;;
+    openmp-[0-9]*) echo "libomp-${1#openmp-}-dev" ;;
+    clang++) echo "clang command:clang++" ;;
+    *)
+      echo "install_dependencies.sh: '$1' is not a known group or compiler; see --help." >&2
+      exit 2
+      ;;
+  esac
+}
+
+is_present() {
+  local package=$1 sign
+  shift
+  if command -v dpkg-query >/dev/null 2>&1 &&
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed'; then
+    return 0
+  fi
+  for sign in "$@"; do
+    case $sign in
+      command:*) if command -v "${sign#command:}" >/dev/null 2>&1; then return 0; fi ;;
+      header:*)
+        if [ -e "/usr/include/${sign#header:}" ] || [ -e "/usr/local/include/${sign#header:}" ]; then return 0; fi
+        ;;
+    esac
+  done
+  return 1
+}
+
+dry_run=false
+groups=()
+for argument in "$@"; do
+  case $argument in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --dry-run) dry_run=true ;;
+    -*)
+      echo "install_dependencies.sh: unknown option '$argument'; see --help." >&2
+      exit 2
+      ;;
+    *) groups+=("$argument") ;;
+  esac
+done
+if [ ${#groups[@]} -eq 0 ]; then
+  usage >&2
+  exit 2
+fi
+
+missing=()
+for group in "${groups[@]}"; do
+  requirements=$(requirements_of "$group")
+  while read -r -a requirement; do
+    if ! is_present "${requirement[@]}"; then missing+=("${requirement[0]}"); fi
+  done <<<"$requirements"
+done
+if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+
+by_hand="apt-get install ${missing[*]}"
+if $dry_run; then
+  echo "Missing: ${missing[*]}. To install them: $by_hand"
+  exit 0
+fi
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "Missing: ${missing[*]} (Debian's names), and there is no apt-get here. Install them with your package manager" \
+    "and run this again." >&2
+  exit 1
+fi
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null 2>&1; then
+    echo "Missing: ${missing[*]}, and installing them needs root. Run this as root and try again: $by_hand" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+
+echo "Installing with ${as_root[*]:+${as_root[*]} }apt-get: ${missing[*]}"
+apt() {
+  # ${as_root[@]+...}: an empty array counts as unset in older shells.
+  ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+    apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" </dev/null
+}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# An update may fail for one source of many; what matters is whether the packages can be had.
+apt update >"$log" 2>&1 || true
+if ! apt install -y --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
+  tail -n 20 "$log" >&2
+  echo "Could not install: ${missing[*]}. See the lines above, repair it and try again, or install by hand: $by_hand" >&2
+  exit 1
+fi

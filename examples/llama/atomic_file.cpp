@@ -1,0 +1,165 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// The save protocol on POSIX system calls, because neither iostreams nor std::filesystem can fsync.
+#include "atomic_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <ctime>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+namespace llama {
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& path, std::string_view action, int error) {
+  const char* advice = error == ENOSPC || error == EDQUOT || error == EFBIG
+                           ? "free some space or write elsewhere"
+                           : "check the path, its permissions and the disk";
+  throw std::runtime_error(fmt::format(
+      "'{}' must be written whole, but {} failed: {} (the file that was there before, if any, is unchanged); {}",
+      path.string(), action, std::generic_category().message(error), advice));
+}
+
+/// A file beyond RLIMIT_FSIZE raises SIGXFSZ, which kills by default; held back here, the write returns EFBIG.
+class HoldFileSizeSignal {
+ public:
+  HoldFileSizeSignal() {
+    sigemptyset(&signal_);
+    sigaddset(&signal_, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &signal_, &before_);
+  }
+  ~HoldFileSizeSignal() {
+    const int error = errno;
+    if (sigismember(&before_, SIGXFSZ) == 0) {
+      const timespec no_wait{};
+      while (sigtimedwait(&signal_, nullptr, &no_wait) < 0 && errno == EINTR) {
+      }
+    }
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    errno = error;
+  }
+  HoldFileSizeSignal(const HoldFileSizeSignal&) = delete;
+  HoldFileSizeSignal& operator=(const HoldFileSizeSignal&) = delete;
+
+ private:
+  sigset_t signal_{};
+  sigset_t before_{};
+};
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+void sync_folder(const std::filesystem::path& path) {
+  const int folder = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) fail(path, "opening its folder", errno);
+  const int result = ::fsync(folder);
+  const int error = errno;
+  ::close(folder);
+  // EINVAL and EROFS: file systems that cannot sync a folder; there is nothing more to do on those.
+  if (result < 0 && error != EINVAL && error != EROFS) fail(path, "fsync of its folder", error);
+}
+
+/// What `path` names after symbolic links, so that a rename replaces the file and not the link.
+std::filesystem::path resolve(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw std::runtime_error(
+        fmt::format("'{}' must be a regular file or not exist yet, but it is {}; give the name of a file",
+                    path.string(), std::filesystem::is_directory(status) ? "a folder" : "a device, pipe or socket"));
+  }
+  if (std::filesystem::is_symlink(path, error) && std::filesystem::exists(status)) {
+    const auto target = std::filesystem::canonical(path, error);
+    if (!error) return target;
+  }
+  return path;
+}
+
+std::filesystem::path temporary_of(const std::filesystem::path& path) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  return temporary;
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(resolve(path)), temporary_(temporary_of(path_)) {
+  // A leftover of a killed run is removed first: O_EXCL then never writes through somebody's link.
+  ::unlink(temporary_.c_str());
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail(path_, fmt::format("creating '{}'", temporary_.string()), errno);
+  struct stat old {};
+  if (::stat(path_.c_str(), &old) == 0 && ::fchmod(descriptor_, old.st_mode & 07777) < 0) {
+    const int error = errno;
+    discard();
+    fail(path_, "keeping its permissions", error);
+  }
+}
+
+AtomicFile::~AtomicFile() {
+  if (!published_ && !(finished_ && keep_temporary_)) discard();
+}
+
+void AtomicFile::discard() noexcept {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  descriptor_ = -1;
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* bytes, std::size_t size) {
+  if (descriptor_ < 0) throw std::logic_error("AtomicFile: write() must come before finish() and publish()");
+  const HoldFileSizeSignal hold;
+  const auto* next = static_cast<const char*>(bytes);
+  constexpr std::size_t largest_write = std::size_t{1} << 30;  // one write(2) moves at most 2 GiB on Linux
+  while (size > 0) {
+    const ssize_t written = ::write(descriptor_, next, std::min(size, largest_write));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail(path_, fmt::format("writing '{}'", temporary_.string()), errno);
+    if (written == 0) fail(path_, fmt::format("writing '{}'", temporary_.string()), ENOSPC);
+    next += written;
+    size -= static_cast<std::size_t>(written);
+  }
+}
+
+void AtomicFile::finish() {
+  if (finished_) return;
+  if (::fsync(descriptor_) < 0) fail(path_, fmt::format("fsync of '{}'", temporary_.string()), errno);
+  const int result = ::close(descriptor_);
+  descriptor_ = -1;
+  if (result < 0) fail(path_, fmt::format("closing '{}'", temporary_.string()), errno);
+  sync_folder(path_);
+  finished_ = true;
+}
+
+void AtomicFile::publish() {
+  if (published_) return;
+  finish();
+  if (::rename(temporary_.c_str(), path_.c_str()) < 0)
+    fail(path_, fmt::format("renaming '{}'", temporary_.string()), errno);
+  published_ = true;
+  sync_folder(path_);
+}
+
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::rename(from.c_str(), to.c_str()) < 0) fail(to, fmt::format("renaming '{}'", from.string()), errno);
+  sync_folder(to);
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.publish();
+}
+
+void check_writable(const std::filesystem::path& path) { const AtomicFile probe(path); }
+
+}  // namespace llama

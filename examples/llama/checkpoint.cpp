@@ -1,0 +1,238 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// One file or shards to load from; one file to save to.
+#include "checkpoint.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
+
+#include "atomic_file.hpp"
+#include "strict_json.hpp"
+
+namespace llama {
+namespace {
+
+constexpr const char* config_name = "config.json";
+constexpr const char* weights_name = "model.safetensors";
+constexpr const char* index_name = "model.safetensors.index.json";
+constexpr const char* embedded_config_key = "dropbp.config";
+constexpr std::size_t names_in_message = 5;
+
+/// The weights of a folder: its files and, by tensor name, the file that counts.
+struct Weights {
+  std::vector<SafetensorsFile> files;
+  std::map<std::string, std::size_t, std::less<>> file_of;
+};
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::exists(path, error);
+}
+
+Weights open_single(const std::filesystem::path& path) {
+  Weights weights;
+  weights.files.emplace_back(path);
+  for (const TensorInfo& tensor : weights.files.front().tensors()) weights.file_of.emplace(tensor.name, 0);
+  return weights;
+}
+
+Weights open_shards(const std::filesystem::path& folder) {
+  const std::filesystem::path index_path = folder / index_name;
+  const std::string what = fmt::format("'{}'", index_path.string());
+  const nlohmann::json index = parse_strict_json(read_small_file(index_path), what);
+  const auto map = index.find("weight_map");
+  if (map == index.end() || !map->is_object()) {
+    throw std::runtime_error(
+        fmt::format("{} must have an object 'weight_map' from tensor to file names, but it has none; use the index "
+                    "that belongs to the shards",
+                    what));
+  }
+  Weights weights;
+  std::map<std::string, std::size_t> opened;
+  for (const auto& [name, file] : map->items()) {
+    const std::string shard = file.is_string() ? file.get<std::string>() : std::string();
+    // Only names inside the folder: an index must not be able to point at other files of the machine.
+    if (shard.empty() || shard == "." || shard == ".." || shard.find('/') != std::string::npos ||
+        shard.find('\0') != std::string::npos) {
+      throw std::runtime_error(
+          fmt::format("{}: 'weight_map' must give the name of a file in the same folder for '{}', but it gives {}; "
+                      "correct the index",
+                      what, name, file.dump()));
+    }
+    const auto [entry, is_new] = opened.emplace(shard, weights.files.size());
+    if (is_new) weights.files.emplace_back(folder / shard);
+    if (weights.files[entry->second].find(name) == nullptr) {
+      throw std::runtime_error(
+          fmt::format("{}: the tensor '{}' must be in '{}', but that file does not have it; fetch the shards that "
+                      "belong to the index",
+                      what, name, shard));
+    }
+    weights.file_of.emplace(name, entry->second);
+  }
+  for (std::size_t i = 0; i < weights.files.size(); ++i) {
+    for (const TensorInfo& tensor : weights.files[i].tensors()) weights.file_of.emplace(tensor.name, i);
+  }
+  return weights;
+}
+
+Weights open_weights(const std::filesystem::path& folder) {
+  if (is_there(folder / weights_name)) return open_single(folder / weights_name);
+  if (is_there(folder / index_name)) return open_shards(folder);
+  throw std::runtime_error(
+      fmt::format("'{}' must contain '{}' or '{}', but it has neither; give a Hugging Face model folder whose weights "
+                  "are in the safetensors format",
+                  folder.string(), weights_name, index_name));
+}
+
+bool is_harmless(std::string_view name, bool has_head) {
+  return name.ends_with("rotary_emb.inv_freq") || (!has_head && name == "lm_head.weight");
+}
+
+void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& weights,
+                          std::span<const NamedTensor> tensors) {
+  std::set<std::string_view> wanted;
+  for (const NamedTensor& tensor : tensors) wanted.insert(tensor.name);
+  const bool has_head = wanted.contains("lm_head.weight");
+  std::vector<std::string_view> extra;
+  for (const auto& [name, file] : weights.file_of) {
+    if (!wanted.contains(name) && !is_harmless(name, has_head)) extra.push_back(name);
+  }
+  if (extra.empty()) return;
+  const std::size_t shown = std::min(extra.size(), names_in_message);
+  throw std::runtime_error(
+      fmt::format("the weights in '{}' must have the model's {} tensors and no others, but they also have {}{}; this "
+                  "trainer would drop them, so "
+                  "choose a plain LLaMA model (adapters merged)",
+                  folder.string(), tensors.size(),
+                  fmt::join(extra.begin(), extra.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
+                  extra.size() > shown ? fmt::format(" and {} more", extra.size() - shown) : std::string()));
+}
+
+/// The config that save_checkpoint put into the weights, if any.
+std::optional<std::string> embedded_config(const std::filesystem::path& folder) {
+  if (!is_there(folder / weights_name)) return std::nullopt;
+  const SafetensorsFile file(folder / weights_name);
+  const auto entry = file.metadata().find(embedded_config_key);
+  return entry == file.metadata().end() ? std::nullopt : std::optional(entry->second);
+}
+
+bool has_text(const std::filesystem::path& path, std::string_view text) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error) && std::filesystem::file_size(path, error) == text.size() &&
+         read_small_file(path) == text;
+}
+
+std::filesystem::path pending_config(const std::filesystem::path& folder) {
+  std::filesystem::path pending = folder / config_name;
+  pending += ".tmp";
+  return pending;
+}
+
+/// A save that was cut between its two renames: the weights' own config is complete in config.json.tmp. A config.json
+/// that differs from the weights without that file was edited by hand and counts.
+bool has_interrupted_save(const std::filesystem::path& folder) {
+  if (!is_there(pending_config(folder))) return false;
+  const auto embedded = embedded_config(folder);
+  return embedded && has_text(pending_config(folder), *embedded);
+}
+
+/// An error while looking (weights damaged) means there is nothing worth completing.
+bool can_complete_interrupted_save(const std::filesystem::path& folder) {
+  try {
+    return has_interrupted_save(folder);
+  } catch (const std::runtime_error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+LlamaConfig load_config(const std::filesystem::path& folder) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error)) {
+    throw std::runtime_error(fmt::format("'{}' must be a folder with '{}' and '{}', but it is {}; check the path",
+                                         folder.string(), config_name, weights_name,
+                                         is_there(folder) ? "not a folder" : "not there"));
+  }
+  if (has_interrupted_save(folder)) return read_config(pending_config(folder));
+  return read_config(folder / config_name);
+}
+
+void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors) {
+  const Weights weights = open_weights(folder);
+  for (const NamedTensor& tensor : tensors) {
+    const auto found = weights.file_of.find(tensor.name);
+    if (found == weights.file_of.end()) {
+      throw std::runtime_error(
+          fmt::format("the weights in '{}' must have the tensor '{}' of shape {}, but they do not; check that "
+                      "config.json and weights belong together",
+                      folder.string(), tensor.name, shape_text(tensor.shape)));
+    }
+    const SafetensorsFile& file = weights.files[found->second];
+    const TensorInfo& stored = *file.find(tensor.name);
+    if (stored.shape != tensor.shape) {
+      throw std::runtime_error(
+          fmt::format("'{}': the tensor '{}' must have the shape {}, but it has {}; check that config.json and weights "
+                      "belong together",
+                      file.path().string(), tensor.name, shape_text(tensor.shape), shape_text(stored.shape)));
+    }
+    if (stored.elements() != tensor.values.size()) {
+      throw std::invalid_argument(fmt::format(
+          "load_checkpoint: the room for '{}' must be {} values (shape {}), but it is {}; pass the matching span",
+          tensor.name, stored.elements(), shape_text(tensor.shape), tensor.values.size()));
+    }
+  }
+  refuse_extra_tensors(folder, weights, tensors);
+  for (const NamedTensor& tensor : tensors)
+    weights.files[weights.file_of.find(tensor.name)->second].read(tensor.name, tensor.values);
+}
+
+void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
+                     std::span<const NamedTensor> tensors, DType dtype) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!std::filesystem::is_directory(folder)) {
+    throw std::runtime_error(fmt::format("'{}' must be a folder that can be created, but {}; choose another one",
+                                         folder.string(),
+                                         error ? error.message() : std::string("something else has that name")));
+  }
+  const std::string text = config_json(config, dtype == DType::bf16  ? "bfloat16"
+                                               : dtype == DType::f16 ? "float16"
+                                                                     : "float32");
+  std::vector<TensorToWrite> to_write;
+  to_write.reserve(tensors.size());
+  for (const NamedTensor& tensor : tensors) to_write.push_back({tensor.name, tensor.shape, tensor.values});
+
+  // First, or removing the old config.json.tmp below would take away what makes the folder loadable.
+  if (can_complete_interrupted_save(folder)) rename_durably(pending_config(folder), folder / config_name);
+
+  std::optional<AtomicFile> config_file;
+  if (!has_text(folder / config_name, text)) {
+    config_file.emplace(folder / config_name);
+    config_file->write(text);
+    config_file->finish();
+  }
+  AtomicFile weights_file(folder / weights_name);
+  write_safetensors(weights_file, to_write, dtype, {{"format", "pt"}, {embedded_config_key, text}});
+  weights_file.finish();
+  // Once the weights are renamed config.json.tmp must survive whatever fails, see has_interrupted_save.
+  if (config_file) config_file->keep_temporary(true);
+  try {
+    weights_file.publish();
+  } catch (...) {
+    if (config_file) config_file->keep_temporary(weights_file.published());
+    throw;
+  }
+  if (config_file) config_file->publish();
+}
+
+}  // namespace llama

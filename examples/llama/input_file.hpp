@@ -1,0 +1,36 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// A regular file opened for reading at any offset, with errors that name it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+
+namespace llama {
+
+/// Reads by pread rather than by a memory map on purpose: a file that shrinks or a disk that fails under a map
+/// kills the program with SIGBUS, while pread returns an error. Every byte is copied once either way.
+class InputFile {
+ public:
+  /// Throws std::runtime_error if `path` is not a readable regular file.
+  explicit InputFile(std::filesystem::path path);
+  ~InputFile();
+  InputFile(InputFile&& other) noexcept;
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+  InputFile& operator=(InputFile&&) = delete;
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  /// Bytes, when it was opened.
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+  /// Fills `size` bytes from `offset`; a shorter file is a std::runtime_error.
+  void read(std::uint64_t offset, void* bytes, std::size_t size) const;
+
+ private:
+  std::filesystem::path path_;
+  std::uint64_t size_ = 0;
+  int descriptor_ = -1;
+};
+
+}  // namespace llama

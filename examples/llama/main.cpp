@@ -1,0 +1,180 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// llama-finetune: trains a LLaMA-style model on the CPU with the backward passes of random branches dropped.
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <dropbp/ops/parallel.hpp>
+#include <dropbp/version.hpp>
+#include <fmt/format.h>
+
+#include "atomic_file.hpp"
+#include "checkpoint.hpp"
+#include "data.hpp"
+#include "errors.hpp"
+#include "options.hpp"
+#include "plot.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+#include "trainer.hpp"
+
+namespace {
+
+using namespace llama;
+
+volatile std::sig_atomic_t interrupted = 0;
+
+// The first signal ends the training after the current step, so that nothing is lost; the second ends the program.
+extern "C" void on_interrupt(int signal) {
+  interrupted = 1;
+  std::signal(signal, SIG_DFL);
+}
+
+TokenData load_data(const Options& options, const LlamaConfig& config) {
+  const DataOptions data = options.data_options(config.vocabulary);
+  if (options.tokens) return TokenData::from_tokens(*options.tokens, options.token_type, data);
+  return TokenData::from_text(options.data ? *options.data : find_default_corpus(), data);
+}
+
+std::string optional_number(const std::optional<double>& value) { return value ? fmt::format("{:.4f}", *value) : "-"; }
+
+std::string table_row(const std::string& name, const Trainer& trainer) {
+  const Summary summary = trainer.summary();
+  const auto mean = [&](double StepRecord::*figure) {
+    double sum = 0.0;
+    for (const StepRecord& record : trainer.records()) sum += record.*figure;
+    return sum / static_cast<double>(trainer.records().size());
+  };
+  return fmt::format("{:<16} {:>8.4f} {:>10} {:>9.0f} {:>10.1f} {:>11.1f} {:>12.1f} {:>15.1f}\n", name, summary.final_loss,
+                     optional_number(summary.validation_loss), summary.tokens_per_second, mean(&StepRecord::forward_ms),
+                     mean(&StepRecord::backward_ms), mean(&StepRecord::optimizer_ms),
+                     static_cast<double>(summary.peak_activation_bytes) / (1 << 20));
+}
+
+void print_result(const Options& options, const Trainer& run, const Trainer* baseline) {
+  std::string text = "                     loss validation  tokens/s forward ms backward ms optimizer ms activations MiB\n";
+  if (baseline != nullptr) text += table_row("drop rate 0", *baseline);
+  text += table_row(fmt::format("drop rate {:g}", options.drop_rate), run);
+  const Summary summary = run.summary();
+  text += fmt::format("dropped: {:.1f} % of the branches' backward passes, {:.1f} % of their FLOPs\n",
+                      100.0 * summary.mean_drop_rate, 100.0 * (1.0 - summary.backward_flops_fraction));
+  if (baseline != nullptr) {
+    const Comparison c = compare(run.records(), baseline->records());
+    const auto saved = [](double ratio) { return 100.0 * (1.0 - ratio); };
+    text += fmt::format(
+        "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit {:.1f} %), activations {:.1f} % (limit {:.1f} %)\n"
+        "loss of the first step: difference {:g}\n",
+        saved(c.backward_ratio), saved(c.backward_limit), saved(c.step_ratio), saved(c.step_limit),
+        saved(c.activation_ratio), saved(c.activation_limit), c.loss_difference);
+  }
+  std::fputs(text.c_str(), stdout);
+}
+
+Plot loss_plot(const Options& options, const Trainer& run, const Trainer* baseline) {
+  Plot plot{.title = "Loss while training, with and without dropped backward passes",
+            .x_label = "training time (s)",
+            .y_label = "loss (nats per token)",
+            .series = {}};
+  const auto add = [&](const std::string& name, const Trainer& trainer) {
+    Series loss{.name = name + ", training (mean of 10 steps)", .points = {}};
+    Series validation{.name = name + ", validation", .points = {}};
+    double seconds = 0.0, sum = 0.0;
+    for (const StepRecord& record : trainer.records()) {
+      seconds += 1e-3 * record.step_ms;
+      sum += record.loss;
+      if (record.step % 10 == 9) loss.points.emplace_back(seconds, sum / 10.0), sum = 0.0;
+      if (record.validation_loss) validation.points.emplace_back(seconds, *record.validation_loss);
+    }
+    plot.series.push_back(std::move(loss));
+    if (!validation.points.empty()) plot.series.push_back(std::move(validation));
+  };
+  if (baseline != nullptr) add("drop rate 0", *baseline);
+  add(fmt::format("drop rate {:g}", options.drop_rate), run);
+  return plot;
+}
+
+int run(const Options& options) {
+  // Whatever cannot be written is found out now, not after the training.
+  if (options.report) check_writable(*options.report);
+  if (options.plot) check_writable(*options.plot);
+  dropbp::ops::set_thread_count(options.threads);
+
+  const LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
+  const TokenData data = load_data(options, config);
+  Trainer trainer(options, config, data, options.drop_rate);
+  std::unique_ptr<Trainer> baseline;
+  if (options.baseline) baseline = std::make_unique<Trainer>(options, config, data, 0.0);
+
+  std::signal(SIGINT, on_interrupt);
+  std::signal(SIGTERM, on_interrupt);
+  const ProgressStyle style = choose_progress_style(options.progress, options.quiet, is_terminal(stderr));
+  Progress progress({.style = style, .steps = options.steps, .log_every = options.log_every});
+  if (!options.quiet)
+    progress.message(fmt::format("{} parameters, {} training tokens, {} steps of {} tokens, drop rate {:g}",
+                                 parameter_count(config), data.train().size(), options.steps,
+                                 options.batch * options.sequence * options.micro_steps, options.drop_rate));
+  while (trainer.steps_done() < options.steps && interrupted == 0) {
+    // In turn, and each first in every other step: drifts of the machine's speed meet both alike.
+    const bool baseline_first = trainer.steps_done() % 2 == 0;
+    if (baseline && baseline_first) baseline->step();
+    trainer.step();
+    if (baseline && !baseline_first) baseline->step();
+
+    const std::uint64_t done = trainer.steps_done();
+    const bool last = done == options.steps || interrupted != 0;
+    ProgressUpdate update{.steps_done = done,
+                          .loss = trainer.records().back().loss,
+                          .validation_loss = std::nullopt,
+                          .tokens_per_second = trainer.summary().tokens_per_second,
+                          .drop_rate = trainer.drop_report().mean_drop_rate()};
+    if (trainer.can_validate() && (last || (options.eval_every > 0 && done % options.eval_every == 0))) {
+      if (baseline) baseline->validate();
+      update.validation_loss = trainer.validate();
+    }
+    progress.update(update);
+  }
+  progress.clear();
+
+  if (options.out) save_weights(*options.out, trainer.model());
+  if (options.report)
+    write_report(*options.report, options, config, {trainer.records(), trainer.summary()},
+                 baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
+  print_result(options, trainer, baseline.get());
+  if (options.plot) write_svg(*options.plot, loss_plot(options, trainer, baseline.get()));
+  if (interrupted != 0) {
+    fmt::print(stderr, "llama-finetune: interrupted after step {} of {}; everything up to there was written\n",
+               trainer.steps_done(), options.steps);
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string version = fmt::format("{}.{}.{}", DROPBP_VERSION_MAJOR, DROPBP_VERSION_MINOR, DROPBP_VERSION_PATCH);
+  const CommandLine command_line = parse_options(argc, argv, version);
+  if (!command_line.options) {
+    std::fputs(command_line.text.c_str(), command_line.exit_code == 0 ? stdout : stderr);
+    return command_line.exit_code;
+  }
+  try {
+    return run(*command_line.options);
+  } catch (const UsageError& error) {
+    fmt::print(stderr, "llama-finetune: {}\n", error.what());
+    return 2;
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "llama-finetune: the model and its activations must fit the memory, but there is not enough: lower --batch, "
+                       "--sequence or the model's sizes, or raise --drop-rate\n");
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "llama-finetune: {}\n", error.what());
+  }
+  return 1;
+}

@@ -1,0 +1,309 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// CLI11 splits the line and lays out the help; values are converted here, so that every message has the same three
+// parts.
+#include "options.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <charconv>
+#include <limits>
+#include <span>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "errors.hpp"
+
+namespace llama {
+namespace {
+
+template <typename Choice>
+struct Named {
+  Choice choice;
+  std::string_view name;
+};
+
+constexpr std::array token_types{Named{TokenType::automatic, "auto"}, Named{TokenType::u16, "u16"},
+                                 Named{TokenType::i32, "i32"}};
+constexpr std::array allocations{Named{AllocationChoice::uniform, "uniform"},
+                                 Named{AllocationChoice::greedy, "greedy"}};
+constexpr std::array samplings{Named{SamplingChoice::bernoulli, "bernoulli"},
+                               Named{SamplingChoice::at_least_target, "at-least-target"}};
+constexpr std::array sensitivities{Named{SensitivityChoice::gradient_norm, "gradient-norm"},
+                                   Named{SensitivityChoice::gradient, "gradient"}};
+constexpr std::array progresses{Named{ProgressChoice::automatic, "auto"}, Named{ProgressChoice::always, "always"},
+                                Named{ProgressChoice::never, "never"}};
+
+template <typename Table, typename Choice>
+std::string_view find_name(const Table& table, Choice choice) noexcept {
+  for (const auto& row : table) {
+    if (row.choice == choice) return row.name;
+  }
+  return "?";
+}
+
+constexpr std::uint64_t count_limit = 1'000'000'000;  // steps; far beyond any run, far from overflow
+
+template <typename Number>
+std::optional<Number> convert(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+/// Adds options to the app; each conversion throws UsageError with the flag, the range and the value.
+class Flags {
+ public:
+  explicit Flags(CLI::App& app) : app_(app) {}
+
+  void group(std::string name) { group_ = std::move(name); }
+
+  CLI::Option* path(const std::string& flag, std::optional<std::filesystem::path>& target, const char* type,
+                    const std::string& help) {
+    return add(flag, type, help, [flag, &target](const std::string& text) {
+      if (text.empty())
+        throw UsageError(fmt::format("{} must be a path, but it is empty; give the name of a file or folder", flag));
+      target = text;
+    });
+  }
+
+  template <typename Integer>
+  CLI::Option* integer(const std::string& flag, Integer& target, Integer low, Integer high, const char* unit,
+                       const std::string& help, const std::string& zero = {}) {
+    const std::string shown = target == 0 && !zero.empty() ? zero : fmt::format("{}", target);
+    return add(flag, unit, fmt::format("{} [default {}]", help, shown), [=, &target](const std::string& text) {
+      const auto value = convert<Integer>(text);
+      if (!value || *value < low || *value > high) {
+        throw UsageError(fmt::format("{} must be a whole number from {} to {}, but '{}' was given; try {} {}", flag,
+                                     low, high, text, flag, std::max(target, low)));
+      }
+      target = *value;
+    });
+  }
+
+  /// Interval as written in the message, "[0, 1]"; `inside` decides and is false for NaN.
+  template <typename Inside>
+  CLI::Option* real(const std::string& flag, double& target, const char* interval, Inside inside, const char* unit,
+                    const std::string& help) {
+    return add(flag, unit, fmt::format("{} [default {}]", help, target), [=, &target](const std::string& text) {
+      const auto value = convert<double>(text);
+      if (!value || !inside(*value))
+        throw UsageError(fmt::format("{} must be a number in {}, but '{}' was given; try {} {}", flag, interval, text,
+                                     flag, target));
+      target = *value;
+    });
+  }
+
+  template <typename Choice, std::size_t Size>
+  CLI::Option* choice(const std::string& flag, Choice& target, const std::array<Named<Choice>, Size>& table,
+                      const std::string& help) {
+    std::vector<std::string_view> names;
+    for (const auto& row : table) names.push_back(row.name);
+    const std::string all = fmt::format("{}", fmt::join(names, "|"));
+    return add(flag, all.c_str(), fmt::format("{} [default {}]", help, find_name(table, target)),
+               [=, &target](const std::string& text) {
+                 for (const auto& row : table) {
+                   if (row.name == text) {
+                     target = row.choice;
+                     return;
+                   }
+                 }
+                 throw UsageError(fmt::format("{} must be one of {}, but '{}' was given; try {} {}", flag, all, text,
+                                              flag, table[0].name));
+               });
+  }
+
+  CLI::Option* toggle(const std::string& flag, bool& target, const std::string& help) {
+    return app_.add_flag(flag, target, help + " [default off]")->group(group_);
+  }
+
+ private:
+  template <typename Function>
+  CLI::Option* add(const std::string& flag, const char* type, const std::string& help, Function function) {
+    return app_.add_option_function<std::string>(flag, function, help)->type_name(type)->group(group_);
+  }
+
+  CLI::App& app_;
+  std::string group_;
+};
+
+/// Flags whose combination is checked after the parse.
+struct Special {
+  CLI::Option* token_type;
+  CLI::Option* vocabulary;
+  std::vector<CLI::Option*> shape;
+};
+
+Special declare(CLI::App& app, Options& o) {
+  Flags flags(app);
+  Special special{};
+  constexpr std::ptrdiff_t size_limit = 1 << 20;
+  const auto shape = [&](const char* flag, std::ptrdiff_t& target, const char* help, std::ptrdiff_t low = 1,
+                         const char* zero = "") {
+    special.shape.push_back(flags.integer<std::ptrdiff_t>(flag, target, low, size_limit, "N", help, zero));
+  };
+
+  flags.group("Data");
+  flags.path(
+      "--data", o.data, "PATH",
+      "text to train on, a file or a folder, read as bytes (256 ids) [default the C++ standard library's headers]");
+  flags.path("--tokens", o.tokens, "FILE", "raw little-endian token ids to train on, instead of text [default none]");
+  special.token_type = flags.choice("--token-type", o.token_type, token_types,
+                                    "type of the ids in --tokens, auto by the extension .u16 or .i32");
+  flags.integer<std::uintmax_t>("--data-limit", o.data_limit_mib, 1, 1 << 16, "MIB",
+                                "largest amount of text to read, in MiB");
+  flags.real(
+      "--validation-fraction", o.validation_fraction, "[0, 0.9]", [](double x) { return x >= 0.0 && x <= 0.9; }, "X",
+      "part of the tokens, from the end, held out for the validation loss");
+
+  flags.group("Model");
+  flags.path("--model", o.model, "DIR",
+             "Hugging Face LLaMA folder to start from (config.json, safetensors), instead of the sizes below [default "
+             "none, random weights]");
+  shape("--layers", o.shape.layers, "transformer blocks; each has two branches, attention and MLP");
+  shape("--hidden", o.shape.hidden, "width of the residual stream");
+  shape("--intermediate", o.shape.intermediate, "width inside the MLP");
+  shape("--heads", o.shape.heads, "query heads; hidden / heads must be even");
+  o.shape.kv_heads = 0;  // until resolved
+  shape("--kv-heads", o.shape.kv_heads, "key and value heads, a divisor of --heads", 0, "0, as many as --heads");
+  special.vocabulary = flags.integer<std::ptrdiff_t>("--vocabulary", o.shape.vocabulary, 1, size_limit, "N",
+                                                     "token ids are below this; needed with --tokens");
+  special.shape.push_back(special.vocabulary);
+  special.shape.push_back(
+      flags.toggle("--tie-embeddings", o.shape.tie_embeddings, "use the embedding as output layer too"));
+
+  flags.group("Training");
+  flags.integer<std::uint64_t>("--steps", o.steps, 1, count_limit, "N", "optimizer steps");
+  flags.integer<std::ptrdiff_t>("--batch", o.batch, 1, 1 << 16, "N", "sequences of a micro-step");
+  flags.integer<std::ptrdiff_t>("--sequence", o.sequence, 1, size_limit, "N", "length of a sequence, in tokens");
+  flags.integer<std::ptrdiff_t>("--micro-steps", o.micro_steps, 1, 1 << 16, "N",
+                                "batches whose gradients make one optimizer step");
+  const auto not_negative = [](double x) { return x >= 0.0 && x <= std::numeric_limits<double>::max(); };
+  flags.real(
+      "--learning-rate", o.learning_rate, "(0, 1]", [](double x) { return x > 0.0 && x <= 1.0; }, "X",
+      "peak learning rate of AdamW, per step");
+  flags.real(
+      "--weight-decay", o.weight_decay, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
+      "decoupled weight decay of AdamW, times the learning rate");
+  flags.integer<std::uint64_t>("--warmup", o.warmup, 0, count_limit, "N",
+                               "steps over which the learning rate rises to its peak");
+  flags.real("--grad-clip", o.grad_clip, "[0, infinity)", not_negative, "X",
+             "largest global norm of the gradients; 0 is no limit");
+  flags.integer<std::uint64_t>("--seed", o.seed, 0, std::numeric_limits<std::uint64_t>::max(), "N",
+                               "random number that fixes weights, batches and drops");
+  flags.integer<int>("--threads", o.threads, 0, 4096, "N", "threads; the results do not depend on it", "0, all cores");
+  flags.integer<std::uint64_t>("--eval-every", o.eval_every, 0, count_limit, "N",
+                               "steps between validation losses; 0 is only at the end");
+  flags.integer<std::ptrdiff_t>("--eval-batches", o.eval_batches, 1, 1 << 20, "N", "batches of a validation loss");
+
+  flags.group("Dropping");
+  flags.real(
+      "--drop-rate", o.drop_rate, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "P",
+      "share of the branches' backward FLOPs to drop; 0 is ordinary training");
+  flags.choice("--allocation", o.allocation, allocations,
+               "the same rate everywhere, or lower rates for sensitive branches (at most 0.9 on average)");
+  flags.choice("--sampling", o.sampling, samplings,
+               "independent draws, or the published sampler that tops up to the target");
+  flags.choice("--sensitivity", o.sensitivity, sensitivities, "what greedy allocation measures on each branch");
+  flags.real(
+      "--allocate-at", o.allocate_at, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
+      "when greedy allocation measures, as a fraction of the steps");
+
+  flags.group("Output");
+  flags.path("--out", o.out, "DIR", "folder for the trained model, in the format of --model [default none, not saved]");
+  flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
+  flags.integer<std::uint64_t>("--log-every", o.log_every, 1, count_limit, "N",
+                               "steps between lines when there is no progress bar");
+  flags.choice("--progress", o.progress, progresses, "progress bar; auto is on a terminal only, never is plain lines");
+  flags.toggle("--quiet", o.quiet, "no progress at all");
+  return special;
+}
+
+void check_combinations(Options& o, const Special& given) {
+  if (o.data && o.tokens)
+    throw UsageError("--data and --tokens are two sources of the same thing, but both were given; leave one out");
+  if (given.token_type->count() > 0 && !o.tokens)
+    throw UsageError(
+        "--token-type is the type of the ids in --tokens, but no --tokens was given; add it or leave --token-type out");
+  if (o.tokens && o.token_type == TokenType::automatic && o.tokens->extension() != ".u16" &&
+      o.tokens->extension() != ".i32") {
+    throw UsageError(
+        fmt::format("the type of token ids must be known from the extension .u16 or .i32, but the file is '{}'; add "
+                    "--token-type u16 or i32",
+                    o.tokens->string()));
+  }
+  if (o.model) {
+    for (const CLI::Option* option : given.shape) {
+      if (option->count() > 0)
+        throw UsageError(fmt::format(
+            "with --model the sizes come from its config.json, but {} was given too; leave one of the two out",
+            option->get_name()));
+    }
+  } else {
+    if (o.tokens && given.vocabulary->count() == 0) {
+      throw UsageError(
+          "a model for --tokens needs the size of their vocabulary, but neither --vocabulary nor --model was given; "
+          "add one of them");
+    }
+    if (!o.tokens && o.shape.vocabulary < 256) {
+      throw UsageError(fmt::format(
+          "text is read as bytes, so the vocabulary must be at least 256, but --vocabulary {} was given; leave it out",
+          o.shape.vocabulary));
+    }
+  }
+  if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
+  o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
+  if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);
+  // The published allocation stops at 0.9 a branch (METHOD.md 2), so no average above it can be reached.
+  if (o.allocation == AllocationChoice::greedy && o.drop_rate > 0.9) {
+    throw UsageError(fmt::format(
+        "--drop-rate must be at most 0.9 with --allocation greedy, but it is {}; lower it or use --allocation uniform",
+        o.drop_rate));
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(TokenType choice) noexcept { return find_name(token_types, choice); }
+std::string_view name_of(AllocationChoice choice) noexcept { return find_name(allocations, choice); }
+std::string_view name_of(SamplingChoice choice) noexcept { return find_name(samplings, choice); }
+std::string_view name_of(SensitivityChoice choice) noexcept { return find_name(sensitivities, choice); }
+std::string_view name_of(ProgressChoice choice) noexcept { return find_name(progresses, choice); }
+
+CommandLine parse_options(int argc, const char* const* argv, std::string_view version) {
+  CLI::App app("Trains a LLaMA-style model on the CPU, dropping the backward pass of random branches (DropBP).",
+               "llama-finetune");
+  app.set_version_flag("--version", fmt::format("llama-finetune {}", version), "print the version and exit")
+      ->group("Help");
+  app.set_help_flag("-h,--help", "print this and exit")->group("Help");
+  app.footer(
+      "Exit code: 0 done, 1 a file or the machine failed, 2 wrong usage.\n"
+      "Example: llama-finetune --steps 300 --drop-rate 0 --out base && llama-finetune --model base --drop-rate 0.5 "
+      "--report run.json");
+  Options options;
+  const Special special = declare(app, options);
+  try {
+    app.parse(argc, argv);
+    check_combinations(options, special);
+  } catch (const CLI::CallForHelp&) {
+    return {std::nullopt, 0, app.help()};
+  } catch (const CLI::CallForVersion& version_line) {
+    return {std::nullopt, 0, fmt::format("{}\n", version_line.what())};
+  } catch (const CLI::Error& error) {
+    return {std::nullopt, 2,
+            fmt::format("llama-finetune: the command line must consist of known options with one value each, but: {}; "
+                        "see llama-finetune --help\n",
+                        error.what())};
+  } catch (const UsageError& error) {
+    return {std::nullopt, 2, fmt::format("llama-finetune: {}\n", error.what())};
+  }
+  return {std::move(options), 0, {}};
+}
+
+}  // namespace llama

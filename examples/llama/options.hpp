@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// The command line of llama-finetune as a plain struct.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "config.hpp"
+#include "data.hpp"
+
+namespace llama {
+
+enum class AllocationChoice { uniform, greedy };
+enum class SamplingChoice { bernoulli, at_least_target };
+enum class SensitivityChoice { gradient_norm, gradient };
+enum class ProgressChoice { automatic, always, never };
+
+// As on the command line and in the report: "at-least-target".
+[[nodiscard]] std::string_view name_of(TokenType choice) noexcept;
+[[nodiscard]] std::string_view name_of(AllocationChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(SamplingChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(SensitivityChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(ProgressChoice choice) noexcept;
+
+/// All choices of one run. The initial values are the defaults that --help shows.
+struct Options {
+  // Data. At most one of the paths is given; none means find_default_corpus().
+  std::optional<std::filesystem::path> data;
+  std::optional<std::filesystem::path> tokens;
+  TokenType token_type = TokenType::automatic;
+  double validation_fraction = 0.1;
+  std::uintmax_t data_limit_mib = 32;  ///< MiB of text
+
+  // Model. With `model`, `shape` is not used: the folder's config.json counts.
+  std::optional<std::filesystem::path> model;
+  LlamaConfig shape;  ///< valid, kv_heads resolved
+
+  // Training.
+  std::uint64_t steps = 200;
+  std::ptrdiff_t batch = 4;        ///< sequences of a micro-step
+  std::ptrdiff_t sequence = 256;   ///< tokens
+  std::ptrdiff_t micro_steps = 1;  ///< of an optimizer step
+  double learning_rate = 1e-3;     ///< peak
+  double weight_decay = 0.1;
+  std::uint64_t warmup = 20;  ///< steps
+  double grad_clip = 1.0;     ///< global norm; 0 is off
+  std::uint64_t seed = 1;
+  int threads = 0;                ///< 0 is all cores
+  std::uint64_t eval_every = 50;  ///< steps; 0 is only at the end
+  std::ptrdiff_t eval_batches = 8;
+
+  // Dropping.
+  double drop_rate = 0.5;
+  AllocationChoice allocation = AllocationChoice::greedy;
+  SamplingChoice sampling = SamplingChoice::bernoulli;
+  SensitivityChoice sensitivity = SensitivityChoice::gradient_norm;
+  double allocate_at = 0.1;  ///< fraction of the steps
+
+  // Output.
+  std::optional<std::filesystem::path> out;
+  std::optional<std::filesystem::path> report;
+  std::uint64_t log_every = 10;  ///< steps
+  ProgressChoice progress = ProgressChoice::automatic;
+  bool quiet = false;
+
+  [[nodiscard]] DataOptions data_options(std::ptrdiff_t vocabulary) const {
+    return {.vocabulary = vocabulary, .validation_fraction = validation_fraction, .max_bytes = data_limit_mib << 20};
+  }
+};
+
+/// What to do with a command line: run with `options`, or print `text` and end with `exit_code`.
+struct CommandLine {
+  std::optional<Options> options;
+  int exit_code = 0;  ///< 0 after --help and --version (text for stdout), 2 for wrong usage (text for stderr)
+  std::string text;
+};
+
+/// Never throws for anything a user can type, never prints, touches no file.
+[[nodiscard]] CommandLine parse_options(int argc, const char* const* argv, std::string_view version);
+
+}  // namespace llama

@@ -1,0 +1,469 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// The safetensors format: u64 little-endian header length, JSON header, data. Rules: see the constructor.
+#include "safetensors.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+
+#include "atomic_file.hpp"
+#include "strict_json.hpp"
+
+namespace llama {
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "safetensors data is little-endian and is read without swapping");
+
+using nlohmann::json;
+
+constexpr std::uint64_t header_limit = 100'000'000;  // bytes; the reference reader's MAX_HEADER_SIZE
+constexpr int nesting_limit = 4;                     // header {, tensor {, shape [; one to spare
+constexpr std::size_t chunk_elements = 1 << 16;      // converted at a time, through a small buffer
+constexpr std::string_view metadata_key = "__metadata__";
+
+struct DTypeRow {
+  DType dtype;
+  std::string_view name;
+  std::size_t bits;
+};
+constexpr std::array dtype_table{
+    DTypeRow{DType::boolean, "BOOL", 8},    DTypeRow{DType::f4, "F4", 4},
+    DTypeRow{DType::f6_e2m3, "F6_E2M3", 6}, DTypeRow{DType::f6_e3m2, "F6_E3M2", 6},
+    DTypeRow{DType::u8, "U8", 8},           DTypeRow{DType::i8, "I8", 8},
+    DTypeRow{DType::f8_e5m2, "F8_E5M2", 8}, DTypeRow{DType::f8_e4m3, "F8_E4M3", 8},
+    DTypeRow{DType::f8_e8m0, "F8_E8M0", 8}, DTypeRow{DType::i16, "I16", 16},
+    DTypeRow{DType::u16, "U16", 16},        DTypeRow{DType::f16, "F16", 16},
+    DTypeRow{DType::bf16, "BF16", 16},      DTypeRow{DType::i32, "I32", 32},
+    DTypeRow{DType::u32, "U32", 32},        DTypeRow{DType::f32, "F32", 32},
+    DTypeRow{DType::c64, "C64", 64},        DTypeRow{DType::f64, "F64", 64},
+    DTypeRow{DType::i64, "I64", 64},        DTypeRow{DType::u64, "U64", 64},
+};
+
+constexpr bool table_follows_enum() {
+  for (std::size_t i = 0; i < dtype_table.size(); ++i) {
+    if (static_cast<std::size_t>(dtype_table[i].dtype) != i) return false;
+  }
+  return true;
+}
+static_assert(table_follows_enum());
+
+std::optional<DType> dtype_from_name(std::string_view name) {
+  const auto* row = std::ranges::find(dtype_table, name, &DTypeRow::name);
+  return row == dtype_table.end() ? std::nullopt : std::optional(row->dtype);
+}
+
+std::optional<std::uint64_t> checked_multiply(std::uint64_t a, std::uint64_t b) {
+  if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return std::nullopt;
+  return a * b;
+}
+
+/// Bytes of a tensor; none if the product overflows or does not end on a whole byte.
+std::optional<std::uint64_t> bytes_of(std::span<const std::ptrdiff_t> shape, DType dtype) {
+  std::uint64_t count = 1;
+  for (const std::ptrdiff_t size : shape) {
+    const auto product = checked_multiply(count, static_cast<std::uint64_t>(size));
+    if (!product) return std::nullopt;
+    count = *product;
+  }
+  const auto bits = checked_multiply(count, dtype_bits(dtype));
+  if (!bits || *bits % 8 != 0) return std::nullopt;
+  return *bits / 8;
+}
+
+[[noreturn]] void fail(const std::filesystem::path& path, const std::string& required, const std::string& given) {
+  throw std::runtime_error(
+      fmt::format("'{}': {}, but {}; the file is damaged or not safetensors, fetch or write it again", path.string(),
+                  required, given));
+}
+
+std::uint64_t read_header_length(const InputFile& file) {
+  if (file.size() < 8)
+    fail(file.path(), "a safetensors file has at least 8 bytes", fmt::format("this one has {}", file.size()));
+  std::uint64_t length = 0;
+  file.read(0, &length, sizeof length);
+  if (length > header_limit) {
+    fail(file.path(), fmt::format("the header length must be at most {} bytes", header_limit),
+         fmt::format("the first 8 bytes say {}", length));
+  }
+  if (length > file.size() - 8) {
+    fail(file.path(), "the header must lie within the file",
+         fmt::format("it is {} bytes long and the file has {} after its first 8", length, file.size() - 8));
+  }
+  return length;
+}
+
+std::uint64_t unsigned_or_fail(const std::filesystem::path& path, const std::string& tensor, const char* what,
+                               const json& value) {
+  if (!value.is_number_unsigned()) {
+    fail(path, fmt::format("{} of tensor '{}' must be a whole number from 0 to 2^64-1", what, tensor),
+         fmt::format("it is {}", value.dump()));
+  }
+  return value.get<std::uint64_t>();
+}
+
+const json& member_or_fail(const std::filesystem::path& path, const std::string& tensor, const json& entry,
+                           const char* key) {
+  const auto member = entry.find(key);
+  if (member == entry.end()) fail(path, fmt::format("tensor '{}' must have a '{}'", tensor, key), "it has none");
+  return *member;
+}
+
+TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& name, const json& entry) {
+  if (!entry.is_object())
+    fail(path, fmt::format("tensor '{}' must be an object", name), fmt::format("it is a {}", entry.type_name()));
+  TensorInfo tensor;
+  tensor.name = name;
+
+  const json& dtype = member_or_fail(path, name, entry, "dtype");
+  if (!dtype.is_string())
+    fail(path, fmt::format("the dtype of tensor '{}' must be a string", name), fmt::format("it is {}", dtype.dump()));
+  const auto known = dtype_from_name(dtype.get_ref<const std::string&>());
+  if (!known)
+    fail(path, fmt::format("the dtype of tensor '{}' must be one of the format's (F32, F16, BF16, I32, ...)", name),
+         fmt::format("it is {}", dtype.dump()));
+  tensor.dtype = *known;
+
+  const json& shape = member_or_fail(path, name, entry, "shape");
+  if (!shape.is_array())
+    fail(path, fmt::format("the shape of tensor '{}' must be a list", name), fmt::format("it is {}", shape.dump()));
+  for (const json& size : shape) {
+    const std::uint64_t value = unsigned_or_fail(path, name, "a size in the shape", size);
+    if (value > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
+      fail(path, fmt::format("a size in the shape of tensor '{}' must be below 2^63", name),
+           fmt::format("it is {}", value));
+    }
+    tensor.shape.push_back(static_cast<std::ptrdiff_t>(value));
+  }
+
+  const json& offsets = member_or_fail(path, name, entry, "data_offsets");
+  if (!offsets.is_array() || offsets.size() != 2) {
+    fail(path, fmt::format("the data_offsets of tensor '{}' must be two numbers", name),
+         fmt::format("they are {}", offsets.dump()));
+  }
+  tensor.begin = unsigned_or_fail(path, name, "a data offset", offsets[0]);
+  tensor.end = unsigned_or_fail(path, name, "a data offset", offsets[1]);
+  if (tensor.begin > tensor.end) {
+    fail(path, fmt::format("the data_offsets of tensor '{}' must not decrease", name),
+         fmt::format("they are [{}, {}]", tensor.begin, tensor.end));
+  }
+
+  const auto bytes = bytes_of(tensor.shape, tensor.dtype);
+  if (!bytes || *bytes != tensor.end - tensor.begin) {
+    fail(path,
+         fmt::format("tensor '{}' of shape {} and dtype {} must span {}", name, shape_text(tensor.shape),
+                     dtype_name(tensor.dtype),
+                     bytes ? fmt::format("{} bytes", *bytes) : std::string("a whole number of bytes below 2^64")),
+         fmt::format("its data_offsets [{}, {}] span {}", tensor.begin, tensor.end, tensor.end - tensor.begin));
+  }
+  return tensor;
+}
+
+std::map<std::string, std::string> parse_metadata(const std::filesystem::path& path, const json& entry) {
+  if (!entry.is_object())
+    fail(path, "'__metadata__' must be an object of strings", fmt::format("it is a {}", entry.type_name()));
+  std::map<std::string, std::string> metadata;
+  for (const auto& [key, value] : entry.items()) {
+    if (!value.is_string())
+      fail(path, "'__metadata__' must map strings to strings", fmt::format("'{}' is {}", key, value.dump()));
+    metadata.emplace(key, value.get<std::string>());
+  }
+  return metadata;
+}
+
+/// Sorts by position and checks that the spans tile the data section exactly.
+void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& tensors, std::uint64_t data_bytes) {
+  // Empty tensors share their position with the next one: the end decides, then the name, so the order is fixed.
+  std::ranges::sort(tensors, {}, [](const TensorInfo& t) { return std::tie(t.begin, t.end, t.name); });
+  std::uint64_t position = 0;
+  for (const TensorInfo& tensor : tensors) {
+    if (tensor.begin != position) {
+      fail(path,
+           fmt::format("the data must follow without {}, so tensor '{}' must begin at {}",
+                       tensor.begin < position ? "overlap" : "holes", tensor.name, position),
+           fmt::format("it begins at {}", tensor.begin));
+    }
+    position = tensor.end;
+  }
+  if (position != data_bytes) {
+    fail(path, fmt::format("the tensors end at byte {} of the data, so the data must have that many bytes", position),
+         fmt::format("the file has {}{}", data_bytes, data_bytes < position ? " (it is truncated)" : ""));
+  }
+}
+
+template <typename Stored, typename Convert>
+void write_converted(AtomicFile& file, std::span<const float> values, Convert convert) {
+  std::vector<Stored> buffer;
+  while (!values.empty()) {
+    const auto chunk = values.first(std::min(values.size(), chunk_elements));
+    buffer.resize(chunk.size());
+    std::ranges::transform(chunk, buffer.begin(), convert);
+    file.write(buffer.data(), buffer.size() * sizeof(Stored));
+    values = values.subspan(chunk.size());
+  }
+}
+
+std::string header_of(std::span<const TensorToWrite> tensors, DType dtype,
+                      const std::map<std::string, std::string>& metadata) {
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header[std::string(metadata_key)] = metadata;
+  std::set<std::string_view> names;
+  std::uint64_t position = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    if (tensor.name == metadata_key || !names.insert(tensor.name).second) {
+      throw std::invalid_argument(fmt::format(
+          "write_safetensors: tensor names must be unique and not '__metadata__', but '{}' is not; rename it",
+          tensor.name));
+    }
+    const bool negative = std::ranges::any_of(tensor.shape, [](std::ptrdiff_t size) { return size < 0; });
+    const auto bytes = negative ? std::nullopt : bytes_of(tensor.shape, dtype);
+    if (!bytes || *bytes != tensor.values.size() * dtype_bits(dtype) / 8) {
+      throw std::invalid_argument(
+          fmt::format("write_safetensors: tensor '{}' must have as many values as its shape {} says, but it has {}; "
+                      "pass the matching span",
+                      tensor.name, shape_text(tensor.shape), tensor.values.size()));
+    }
+    header[tensor.name] = {
+        {"dtype", dtype_name(dtype)}, {"shape", tensor.shape}, {"data_offsets", {position, position + *bytes}}};
+    position += *bytes;
+  }
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const nlohmann::json::exception&) {
+    throw std::invalid_argument("write_safetensors: names and metadata must be UTF-8, but some are not; rename them");
+  }
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  if (text.size() > header_limit) {
+    throw std::invalid_argument(
+        fmt::format("write_safetensors: the header must be at most {} bytes, but it has {}; shorten the metadata",
+                    header_limit, text.size()));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string_view dtype_name(DType dtype) noexcept { return dtype_table[static_cast<std::size_t>(dtype)].name; }
+std::size_t dtype_bits(DType dtype) noexcept { return dtype_table[static_cast<std::size_t>(dtype)].bits; }
+
+std::string shape_text(std::span<const std::ptrdiff_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
+  const std::uint64_t length = read_header_length(file_);
+  std::string text(static_cast<std::size_t>(length), '\0');
+  file_.read(8, text.data(), text.size());
+  data_begin_ = 8 + length;
+
+  const json header = parse_strict_json(text, fmt::format("the header of '{}'", path.string()), nesting_limit);
+  for (const auto& [name, entry] : header.items()) {
+    if (name == metadata_key) {
+      metadata_ = parse_metadata(path, entry);
+    } else {
+      tensors_.push_back(parse_tensor(path, name, entry));
+    }
+  }
+  check_layout(path, tensors_, file_.size() - data_begin_);
+  for (std::size_t i = 0; i < tensors_.size(); ++i) by_name_.emplace(tensors_[i].name, i);
+}
+
+const TensorInfo* SafetensorsFile::find(std::string_view name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &tensors_[found->second];
+}
+
+const TensorInfo& SafetensorsFile::require(std::string_view name, std::size_t elements) const {
+  const TensorInfo* tensor = find(name);
+  if (tensor == nullptr) {
+    throw std::runtime_error(fmt::format(
+        "'{}' must contain the tensor '{}', but its {} tensors do not include it; check that it is the right file",
+        path().string(), name, tensors_.size()));
+  }
+  if (tensor->elements() != elements) {
+    throw std::invalid_argument(
+        fmt::format("reading '{}' needs room for {} values (shape {}), but {} were given; pass a span of that size",
+                    name, tensor->elements(), shape_text(tensor->shape), elements));
+  }
+  return *tensor;
+}
+
+template <typename Stored, typename Value, typename Convert>
+void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values, Convert convert) const {
+  std::vector<Stored> buffer(std::min(values.size(), chunk_elements));
+  std::uint64_t offset = data_begin_ + tensor.begin;
+  for (std::size_t done = 0; done < values.size(); done += buffer.size()) {
+    buffer.resize(std::min(chunk_elements, values.size() - done));
+    file_.read(offset, buffer.data(), buffer.size() * sizeof(Stored));
+    std::ranges::transform(buffer, values.begin() + static_cast<std::ptrdiff_t>(done), convert);
+    offset += buffer.size() * sizeof(Stored);
+  }
+}
+
+void SafetensorsFile::read(std::string_view name, std::span<float> values) const {
+  const TensorInfo& tensor = require(name, values.size());
+  switch (tensor.dtype) {
+    case DType::f32:
+      file_.read(data_begin_ + tensor.begin, values.data(), values.size_bytes());
+      break;
+    case DType::f16:
+      read_as<std::uint16_t>(tensor, values, half_to_float);
+      break;
+    case DType::bf16:
+      read_as<std::uint16_t>(tensor, values, bfloat16_to_float);
+      break;
+    case DType::f64:
+      read_as<double>(tensor, values, [&](double value) {
+        if (std::isfinite(value) && std::abs(value) > static_cast<double>(std::numeric_limits<float>::max())) {
+          throw std::runtime_error(
+              fmt::format("'{}': the values of tensor '{}' must fit a float, but one is {}; scale it down",
+                          path().string(), name, value));
+        }
+        return static_cast<float>(value);
+      });
+      break;
+    default:
+      throw std::runtime_error(
+          fmt::format("'{}': tensor '{}' must be F32, F16, BF16 or F64 to be read as numbers, but it is {}; convert it",
+                      path().string(), name, dtype_name(tensor.dtype)));
+  }
+}
+
+void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values) const {
+  const TensorInfo& tensor = require(name, values.size());
+  const auto narrow = [&](auto value) {
+    if (!std::in_range<std::int32_t>(value)) {
+      throw std::runtime_error(fmt::format(
+          "'{}': the values of tensor '{}' must fit 32-bit integers, but one is {}; check that it holds ids",
+          path().string(), name, value));
+    }
+    return static_cast<std::int32_t>(value);
+  };
+  switch (tensor.dtype) {
+    case DType::i8:
+      read_as<std::int8_t>(tensor, values, narrow);
+      break;
+    case DType::u8:
+      read_as<std::uint8_t>(tensor, values, narrow);
+      break;
+    case DType::i16:
+      read_as<std::int16_t>(tensor, values, narrow);
+      break;
+    case DType::u16:
+      read_as<std::uint16_t>(tensor, values, narrow);
+      break;
+    case DType::i32:
+      read_as<std::int32_t>(tensor, values, narrow);
+      break;
+    case DType::u32:
+      read_as<std::uint32_t>(tensor, values, narrow);
+      break;
+    case DType::i64:
+      read_as<std::int64_t>(tensor, values, narrow);
+      break;
+    case DType::u64:
+      read_as<std::uint64_t>(tensor, values, narrow);
+      break;
+    default:
+      throw std::runtime_error(
+          fmt::format("'{}': tensor '{}' must have an integer dtype to be read as integers, but it is {}; convert it",
+                      path().string(), name, dtype_name(tensor.dtype)));
+  }
+}
+
+void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors, DType dtype,
+                       const std::map<std::string, std::string>& metadata) {
+  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
+    throw std::invalid_argument(fmt::format(
+        "write_safetensors: the dtype must be F32, F16 or BF16, but it is {}; choose one of them", dtype_name(dtype)));
+  }
+  const std::string header = header_of(tensors, dtype, metadata);
+  const std::uint64_t length = header.size();
+  file.write(&length, sizeof length);
+  file.write(header);
+  for (const TensorToWrite& tensor : tensors) {
+    const auto keep_finite = [&](float value, float narrowed) {
+      if (std::isfinite(value) && !std::isfinite(narrowed)) {
+        throw std::runtime_error(
+            fmt::format("write_safetensors: the values of tensor '{}' must fit {}, but one is {}; write F32",
+                        tensor.name, dtype_name(dtype), value));
+      }
+    };
+    if (dtype == DType::f32) {
+      file.write(tensor.values.data(), tensor.values.size_bytes());
+    } else if (dtype == DType::f16) {
+      write_converted<std::uint16_t>(file, tensor.values, [&](float value) {
+        const std::uint16_t bits = float_to_half(value);
+        keep_finite(value, half_to_float(bits));
+        return bits;
+      });
+    } else {
+      write_converted<std::uint16_t>(file, tensor.values, [&](float value) {
+        const std::uint16_t bits = float_to_bfloat16(value);
+        keep_finite(value, bfloat16_to_float(bits));
+        return bits;
+      });
+    }
+  }
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors, DType dtype,
+                       const std::map<std::string, std::string>& metadata) {
+  AtomicFile file(path);
+  write_safetensors(file, tensors, dtype, metadata);
+  file.publish();
+}
+
+float half_to_float(std::uint16_t bits) noexcept {
+  const std::uint32_t sign = (bits & 0x8000u) << 16;
+  const std::uint32_t exponent = (bits >> 10) & 0x1fu;
+  const std::uint32_t mantissa = bits & 0x3ffu;
+  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
+  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);  // bias 127 - 15
+  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals, exact
+  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+}
+
+std::uint16_t float_to_half(float value) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+  if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // from 65520 on: infinity
+  std::uint32_t source = magnitude - 0x38000000u;                                   // exponent rebiased from 127 to 15
+  std::uint32_t shift = 13;
+  if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24
+    const std::uint32_t exponent = magnitude >> 23;
+    if (exponent < 102) return static_cast<std::uint16_t>(sign);  // below 2^-25
+    source = (magnitude & 0x7fffffu) | 0x800000u;
+    shift = 126 - exponent;
+  }
+  std::uint32_t half = source >> shift;
+  const std::uint32_t rest = source & ((1u << shift) - 1);
+  const std::uint32_t tie = 1u << (shift - 1);
+  if (rest > tie || (rest == tie && (half & 1u) != 0)) ++half;  // a carry into the exponent is right
+  return static_cast<std::uint16_t>(sign | half);
+}
+
+float bfloat16_to_float(std::uint16_t bits) noexcept {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+std::uint16_t float_to_bfloat16(float value) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);  // NaN stays NaN
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+}  // namespace llama

@@ -1,0 +1,205 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+#include "trainer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+namespace llama {
+namespace {
+
+// The learning rate falls to this share of its peak.
+constexpr double final_learning_rate = 0.1;
+
+double mean_of(std::span<const StepRecord> records, std::size_t first, double StepRecord::*figure) {
+  double sum = 0.0;
+  for (std::size_t i = first; i < records.size(); ++i) sum += records[i].*figure;
+  return sum / static_cast<double>(records.size() - first);
+}
+
+}  // namespace
+
+Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
+    : options_(options),
+      model_(config, options.sequence),
+      handler_(model_, {.drop_rate = drop_rate, .seed = options.seed}, ChosenAllocation{options.allocation},
+               ChosenSampling{options.sampling}),
+      optimizer_(model_.parameters(), {.learning_rate = options.learning_rate,
+                                       .beta1 = 0.9,
+                                       .beta2 = 0.95,
+                                       .eps = 1e-8,
+                                       .weight_decay = options.weight_decay}),
+      sampler_(data.train(), options.batch, options.sequence, options.seed) {
+  if (!data.validation().empty())
+    validation_.emplace(data.validation(), options.batch, options.sequence, options.eval_batches);
+  if (options.model)
+    load_weights(*options.model, model_);
+  else
+    model_.initialize(options.seed);
+  batch_.shape = {options.batch, options.sequence};
+  batch_.inputs.resize(static_cast<std::size_t>(batch_.shape.tokens()));
+  batch_.labels.resize(batch_.inputs.size());
+  records_.reserve(options.steps);
+}
+
+const StepRecord& Trainer::step() {
+  const std::uint64_t number = steps_done();
+  const auto allocate_at = static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
+  if (number == allocate_at) measure_and_allocate();
+
+  StepRecord record{.step = number};
+  PassTimes times;
+  Stopwatch whole;
+  model_.saved_memory().reset_peak();
+  model_.clear_gradients();
+  double kept_flops = 0.0;
+  for (std::ptrdiff_t micro = 0; micro < options_.micro_steps; ++micro) {
+    sampler_.fill(number, static_cast<std::uint64_t>(micro), batch_.inputs, batch_.labels);
+    if (micro == 0)
+      handler_.begin_step(number);
+    else
+      handler_.begin_micro_step(static_cast<std::uint32_t>(micro));
+    record.loss += model_.loss_and_gradients(batch_, &times) / static_cast<double>(options_.micro_steps);
+
+    std::size_t kept_bytes = 0;
+    for (std::size_t i = 0; i < handler_.size(); ++i) {
+      if (handler_.plan().dropped(i)) continue;
+      kept_flops += handler_.flops()[i];
+      kept_bytes += model_.saved_bytes(i, batch_.shape.tokens());
+    }
+    record.kept_activation_bytes = std::max(record.kept_activation_bytes, kept_bytes);
+  }
+  if (!std::isfinite(record.loss))
+    throw std::runtime_error(fmt::format("the loss must stay finite, but it is {} in step {}: lower --learning-rate or set --grad-clip",
+                                         record.loss, number));
+
+  double optimizer_seconds = 0.0;
+  Stopwatch watch;
+  double factor = 1.0 / static_cast<double>(options_.micro_steps);
+  record.gradient_norm = factor * ops::global_gradient_norm<float>(optimizer_.parameters());
+  if (options_.grad_clip > 0.0) factor *= ops::clip_factor(record.gradient_norm, options_.grad_clip);
+  optimizer_.step(factor, learning_rate_scale(number));
+  watch.add_to(optimizer_seconds);
+
+  std::size_t updated = 0, all = 0;
+  for (const ops::Parameter<float>* parameter : optimizer_.parameters()) {
+    all += parameter->size();
+    if (parameter->has_gradient()) updated += parameter->size();
+  }
+  double step_seconds = 0.0;
+  whole.add_to(step_seconds);
+  training_seconds_ += step_seconds;
+
+  for (std::size_t i = 0; i < handler_.size(); ++i)
+    if (!handler_.has_gradient(i)) record.dropped.push_back(i);
+  record.forward_ms = 1e3 * times.forward;
+  record.backward_ms = 1e3 * times.backward;
+  record.branches_backward_ms = 1e3 * times.branches_backward;
+  record.optimizer_ms = 1e3 * optimizer_seconds;
+  record.step_ms = 1e3 * step_seconds;
+  record.activation_bytes = model_.saved_memory().peak_bytes();
+  record.kept_flops_fraction =
+      kept_flops / (handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps));
+  record.updated_parameter_fraction = static_cast<double>(updated) / static_cast<double>(all);
+  return records_.emplace_back(std::move(record));
+}
+
+void Trainer::measure_and_allocate() {
+  if (options_.allocation == AllocationChoice::uniform || handler_.drop_rate() == 0.0) return;
+  double seconds = 0.0;
+  Stopwatch watch;
+  // One sequence is enough, as in the published recipe.
+  Batch sample{.shape = {1, options_.sequence}, .inputs = {}, .labels = {}};
+  sampler_.fill(steps_done(), 0, batch_.inputs, batch_.labels);
+  sample.inputs.assign(batch_.inputs.begin(), batch_.inputs.begin() + options_.sequence);
+  sample.labels.assign(batch_.labels.begin(), batch_.labels.begin() + options_.sequence);
+  const auto backprop = [&] {
+    model_.clear_gradients();
+    model_.loss_and_gradients(sample);
+  };
+  if (options_.sensitivity == SensitivityChoice::gradient)
+    handler_.allocate_by_sensitivity(backprop, dropbp::GradientSensitivity{});
+  else
+    handler_.allocate_by_sensitivity(backprop, dropbp::GradientNormSensitivity{});
+  model_.workspace().trim();  // blocks of a single sequence's size, not needed again
+  model_.saved_memory().trim();
+  watch.add_to(seconds);
+  measurement_seconds_ += seconds;
+}
+
+// Linear warm-up, then a cosine down to a tenth.
+double Trainer::learning_rate_scale(std::uint64_t step) const {
+  const double done = static_cast<double>(step) + 1.0, warmup = static_cast<double>(options_.warmup);
+  if (done < warmup) return done / warmup;
+  const double rest = std::max(1.0, static_cast<double>(options_.steps) - warmup);
+  const double progress = std::min(1.0, (done - warmup) / rest);
+  return final_learning_rate + (1.0 - final_learning_rate) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+}
+
+double Trainer::validate() {
+  handler_.begin_evaluation();
+  double sum = 0.0;
+  for (std::size_t i = 0; i < validation_->batches(); ++i) {
+    validation_->fill(i, batch_.inputs, batch_.labels);
+    sum += model_.loss(batch_);
+  }
+  last_validation_loss_ = sum / static_cast<double>(validation_->batches());
+  if (!records_.empty()) records_.back().validation_loss = last_validation_loss_;
+  return *last_validation_loss_;
+}
+
+Summary Trainer::summary() const {
+  const dropbp::Report report = handler_.report();
+  Summary summary;
+  const double tokens = static_cast<double>(records_.size()) *
+                        static_cast<double>(options_.batch * options_.sequence * options_.micro_steps);
+  summary.tokens_per_second = training_seconds_ > 0.0 ? tokens / training_seconds_ : 0.0;
+  summary.final_loss = records_.empty() ? std::nan("") : records_.back().loss;
+  summary.validation_loss = last_validation_loss_;
+  summary.mean_drop_rate = report.mean_drop_rate();
+  summary.backward_flops_fraction = report.backward_flops_fraction();
+  for (const StepRecord& record : records_)
+    summary.peak_activation_bytes = std::max(summary.peak_activation_bytes, record.activation_bytes);
+  return summary;
+}
+
+Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline) {
+  const std::size_t steps = std::min(run.size(), baseline.size());
+  if (steps == 0) return {};
+  run = run.first(steps);
+  baseline = baseline.first(steps);
+  // The first steps take their memory from the system.
+  const std::size_t first = steps > 4 ? 2 : 0;
+  double backward_limit = 0.0, optimizer_limit = 0.0, kept_bytes = 0.0, all_bytes = 0.0;
+  for (std::size_t i = first; i < steps; ++i) {
+    const StepRecord& base = baseline[i];
+    backward_limit += base.backward_ms - (1.0 - run[i].kept_flops_fraction) * base.branches_backward_ms;
+    optimizer_limit += run[i].updated_parameter_fraction * base.optimizer_ms;
+    kept_bytes += static_cast<double>(run[i].kept_activation_bytes);
+    all_bytes += static_cast<double>(base.kept_activation_bytes);
+  }
+  const double counted = static_cast<double>(steps - first);
+  backward_limit /= counted;
+  optimizer_limit /= counted;
+  const double backward = mean_of(baseline, first, &StepRecord::backward_ms);
+  const double step = mean_of(baseline, first, &StepRecord::step_ms);
+  const double optimizer = mean_of(baseline, first, &StepRecord::optimizer_ms);
+  double activations = 0.0, all_activations = 0.0;
+  for (std::size_t i = first; i < steps; ++i) {
+    activations += static_cast<double>(run[i].activation_bytes);
+    all_activations += static_cast<double>(baseline[i].activation_bytes);
+  }
+  return {.backward_ratio = mean_of(run, first, &StepRecord::backward_ms) / backward,
+          .backward_limit = backward_limit / backward,
+          .step_ratio = mean_of(run, first, &StepRecord::step_ms) / step,
+          .step_limit = (step - (backward - backward_limit) - (optimizer - optimizer_limit)) / step,
+          .activation_ratio = activations / all_activations,
+          .activation_limit = kept_bytes / all_bytes,
+          .loss_difference = run[0].loss - baseline[0].loss};
+}
+
+}  // namespace llama

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# Installs what is missing, builds llama-finetune and shows what dropping does.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Usage: examples/run.sh [options]
+
+Installs the packages that the demo needs and that are missing (Debian and Ubuntu; it says which), builds the
+example llama-finetune in Release for this machine's processor, and runs the demo.
+
+Options:
+  --build-dir DIR   where to build                              (default: build/demo-build)
+  --jobs N          compilations at once                        (default: number of processors)
+  --no-install      install nothing; use what is there
+  --help            this text
+
+Exit codes: 0 done, 2 wrong usage, others: installing, building or the demo failed.
+END
+}
+
+fail_usage() {
+  echo "examples/run.sh: $1; see --help." >&2
+  exit 2
+}
+
+build_dir=""
+jobs=$(nproc)
+install=true
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --build-dir | --jobs)
+      if [ $# -lt 2 ]; then fail_usage "$1 needs a value"; fi
+      case $1 in
+        --build-dir) build_dir=$(realpath -m "$2") ;;
+        --jobs) jobs=$2 ;;
+      esac
+      shift 2
+      ;;
+    --no-install)
+      install=false
+      shift
+      ;;
+    *) fail_usage "unknown argument '$1'" ;;
+  esac
+done
+case $jobs in '' | *[!0-9]* | 0) fail_usage "--jobs needs a positive number, not '$jobs'" ;; esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build_dir=${build_dir:-build/demo-build}
+if $install; then bash cmake/install_dependencies.sh build ops programs plot; fi
+
+generator=()
+if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then generator=(-G Ninja); fi
+# ${generator[@]+...}: an empty array counts as unset in older shells.
+cmake -S . -B "$build_dir" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release -DDROPBP_NATIVE=ON \
+  -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_BENCHMARKS=OFF
+cmake --build "$build_dir" -j "$jobs" --target llama-finetune
+program=$build_dir/examples/llama/llama-finetune
+
+# ---- the demo: uses $program, writes to build/demo -------------------------------------------------------
+mkdir -p build/demo
+"$program" --help

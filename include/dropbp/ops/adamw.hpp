@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// AdamW, with the formulas of torch.optim.AdamW (torch/optim/adamw.py, _single_tensor_adamw), after Loshchilov and Hutter,
+// "Decoupled Weight Decay Regularization" (ICLR 2019); and clipping as torch.nn.utils.clip_grad_norm_.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "dropbp/backend/cpu/kernels.hpp"
+#include "dropbp/ops/parameter.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+/// The defaults are PyTorch's.
+struct AdamWOptions {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 1e-2;
+};
+
+/// What the optimizer remembers of one parameter; part of a checkpoint.
+template <class T>
+struct AdamWState {
+  Matrix<T> first_moment, second_moment;  ///< empty before the first update
+  std::uint64_t steps = 0;                ///< updates of this parameter, not of the training
+};
+
+/// One update of one parameter. Its gradient is multiplied by `gradient_factor` on the way (clipping, averaging over
+/// micro-steps). A parameter that is frozen or whose gradient is absent is skipped: its value, moments and step count
+/// stay as they are.
+template <class T>
+void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOptions& options,
+                  double gradient_factor = 1.0) {
+  if (!parameter.trained || !parameter.has_gradient()) return;
+  if (state.first_moment.size() != parameter.size()) {
+    state.first_moment = Matrix<T>(parameter.rows(), parameter.columns());
+    state.second_moment = Matrix<T>(parameter.rows(), parameter.columns());
+    std::fill_n(state.first_moment.data(), parameter.size(), T(0));
+    std::fill_n(state.second_moment.data(), parameter.size(), T(0));
+  }
+  ++state.steps;
+  const double t = static_cast<double>(state.steps);
+  const T step_size = static_cast<T>(options.learning_rate / (1.0 - std::pow(options.beta1, t)));
+  const T root_correction = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, t)));
+  const T keep = static_cast<T>(1.0 - options.learning_rate * options.weight_decay);
+  const T beta1 = static_cast<T>(options.beta1), rest1 = static_cast<T>(1.0 - options.beta1);
+  const T beta2 = static_cast<T>(options.beta2), rest2 = static_cast<T>(1.0 - options.beta2);
+  const T eps = static_cast<T>(options.eps), factor = static_cast<T>(gradient_factor);
+
+  T* const p = parameter.value().data;
+  const T* const g = parameter.gradient().data;
+  T* const m = state.first_moment.data();
+  T* const v = state.second_moment.data();
+  const Index size = static_cast<Index>(parameter.size());
+  constexpr Index chunk = 4096;
+  parallel_for((size + chunk - 1) / chunk, std::min(size, chunk), [&](Index c) {
+    const Index last = std::min(size, (c + 1) * chunk);
+    for (Index i = c * chunk; i < last; ++i) {
+      const T gradient = factor * g[i];
+      m[i] = beta1 * m[i] + rest1 * gradient;
+      v[i] = beta2 * v[i] + rest2 * (gradient * gradient);
+      p[i] = keep * p[i] - step_size * m[i] / (std::sqrt(v[i]) * root_correction + eps);
+    }
+  });
+}
+
+/// The optimizer of a list of parameters, with one state each.
+template <class T>
+class AdamW {
+ public:
+  /// Throws std::invalid_argument for options outside their ranges (those of PyTorch).
+  explicit AdamW(std::vector<Parameter<T>*> parameters, AdamWOptions options = {})
+      : parameters_(std::move(parameters)), states_(parameters_.size()) {
+    set_options(options);
+  }
+
+  const AdamWOptions& options() const noexcept { return options_; }
+  void set_options(const AdamWOptions& options) {
+    const bool valid = options.learning_rate >= 0 && options.eps >= 0 && options.weight_decay >= 0 &&
+                       options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1;
+    if (!valid)
+      detail::throw_invalid(
+          "AdamW needs learning_rate, eps and weight_decay of at least 0 and betas in [0, 1)",
+          "learning_rate " + dropbp::detail::text(options.learning_rate) + ", eps " + dropbp::detail::text(options.eps) +
+              ", weight_decay " + dropbp::detail::text(options.weight_decay) + ", betas " +
+              dropbp::detail::text(options.beta1) + " and " + dropbp::detail::text(options.beta2) + " were given",
+          "start from the defaults of AdamWOptions");
+    options_ = options;
+  }
+
+  /// Updates every parameter that has a gradient; `learning_rate_scale` multiplies the rate of all (schedules).
+  void step(double gradient_factor = 1.0, double learning_rate_scale = 1.0) {
+    AdamWOptions options = options_;
+    options.learning_rate *= learning_rate_scale;
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+      adamw_update(*parameters_[i], states_[i], options, gradient_factor);
+  }
+
+  std::span<Parameter<T>* const> parameters() const noexcept { return parameters_; }
+  AdamWState<T>& state(std::size_t i) { return states_.at(i); }
+
+ private:
+  std::vector<Parameter<T>*> parameters_;
+  std::vector<AdamWState<T>> states_;
+  AdamWOptions options_;
+};
+
+/// The Euclidean norm of all gradients that are present, in double; parameters are visited in order.
+template <class T>
+double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
+  constexpr Index chunk = 8192, chunks_at_once = 256;
+  double total = 0;
+  for (const Parameter<T>* parameter : parameters) {
+    if (!parameter->trained || !parameter->has_gradient()) continue;
+    const T* const g = parameter->gradient().data;
+    const Index size = static_cast<Index>(parameter->size());
+    for (Index start = 0; start < size; start += chunk * chunks_at_once) {
+      double shares[chunks_at_once];
+      const Index chunks = std::min(chunks_at_once, (size - start + chunk - 1) / chunk);
+      parallel_for(chunks, std::min(size, chunk), [&](Index c) {
+        const Index first = start + c * chunk;
+        shares[c] = backend_kernels<Cpu, T>::squared_norm(g + first, static_cast<std::size_t>(std::min(chunk, size - first)));
+      });
+      for (Index c = 0; c < chunks; ++c) total += shares[c];
+    }
+  }
+  return std::sqrt(total);
+}
+
+/// The factor that brings a gradient of this norm down to `max_norm`, as torch.nn.utils.clip_grad_norm_.
+inline double clip_factor(double norm, double max_norm) noexcept { return std::min(1.0, max_norm / (norm + 1e-6)); }
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

@@ -1,0 +1,183 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The attention branch of a LLaMA block as an Operation: x -> o_proj(attention(rope(qkv_proj(rms_norm(x))))).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "dropbp/ops/attention.hpp"
+#include "dropbp/ops/branch_memory.hpp"
+#include "dropbp/ops/rope.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+struct AttentionConfig {
+  Index hidden = 0;
+  Index heads = 1;
+  Index kv_heads = 0;   ///< 0: as many as heads
+  Index head_size = 0;  ///< 0: hidden / heads
+  double norm_eps = 1e-5;
+
+  HeadLayout layout() const noexcept {
+    return {heads, kv_heads == 0 ? heads : kv_heads, head_size == 0 ? hidden / heads : head_size};
+  }
+};
+
+/// Tensors are Matrix<T> [batch * sequence, hidden]. backward may run more than once on one saved state.
+template <class T>
+class AttentionBranch {
+ public:
+  /// What backward needs and cannot recompute in one pass over a row.
+  struct Saved {
+    Matrix<T> x;     // [tokens, hidden]
+    Matrix<T> rstd;  // [1, tokens]
+    Matrix<T> qkv;   // [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
+    Matrix<T> o;     // [tokens, heads * head_size]
+    Matrix<T> lse;   // [batch * heads, sequence]
+  };
+
+  Parameter<T> norm;  ///< [1, hidden]
+  Parameter<T> qkv;   ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and v_proj below each other
+  Parameter<T> o;     ///< [hidden, heads * head_size]
+
+  /// `prefix` leads the parameters' Hugging Face names ("model.layers.0."). The table may be shared by all branches.
+  AttentionBranch(const AttentionConfig& config, std::shared_ptr<const RopeTable<T>> rope_table, BranchMemory memory,
+                  const std::string& prefix = "")
+      : norm(prefix + "input_layernorm.weight", 1, checked(config, *rope_table).hidden),
+        qkv({{prefix + "self_attn.q_proj.weight", config.layout().q_width()},
+             {prefix + "self_attn.k_proj.weight", config.layout().kv_width()},
+             {prefix + "self_attn.v_proj.weight", config.layout().kv_width()}},
+            config.hidden),
+        o(prefix + "self_attn.o_proj.weight", config.hidden, config.layout().q_width()),
+        config_(config), layout_(config.layout()), rope_(std::move(rope_table)), memory_(std::move(memory)) {}
+
+  const AttentionConfig& config() const noexcept { return config_; }
+
+  template <class Visit>
+  void for_each_parameter(const Visit& visit) {
+    visit(norm), visit(qkv), visit(o);
+  }
+
+  /// Bytes that one kept branch keeps between forward and backward.
+  static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
+    const HeadLayout layout = config.layout();
+    const Index elements = config.hidden + 1 + layout.qkv_width() + layout.q_width() + layout.heads;
+    return static_cast<std::size_t>(tokens * elements) * sizeof(T);
+  }
+
+  Matrix<T> forward(const Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
+    Matrix<T> y(x.rows(), x.columns(), memory_.workspace);
+    run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
+    return y;
+  }
+
+  void forward_residual(Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
+    run_forward(x, x.view(), Accumulate::add, saved, shape);
+  }
+
+  Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
+    Matrix<T> grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
+    run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
+    return grad_input;
+  }
+
+  void backward_residual(Matrix<T>& grad, Saved& saved, const SequenceShape& shape) {
+    run_backward(grad, grad.view(), Accumulate::add, saved, shape);
+  }
+
+  void backward_parameters(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
+    run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
+  }
+
+ private:
+  static const AttentionConfig& checked(const AttentionConfig& config, const RopeTable<T>& table) {
+    const Index kv_heads = config.kv_heads == 0 ? config.heads : config.kv_heads;
+    if (config.hidden < 1 || config.heads < 1 || kv_heads < 1 || config.heads % kv_heads != 0 ||
+        (config.head_size == 0 && config.hidden % config.heads != 0) || config.head_size < 0)
+      detail::throw_invalid("attention needs sizes of at least 1, heads that divide hidden (or a head_size) and kv_heads that divide heads",
+                            "hidden " + std::to_string(config.hidden) + ", heads " + std::to_string(config.heads) +
+                                ", kv_heads " + std::to_string(config.kv_heads) + ", head_size " +
+                                std::to_string(config.head_size) + " were given",
+                            "take these sizes from the model's config.json");
+    if (table.head_size() != config.layout().head_size)
+      detail::throw_invalid("the rope table must be made for the branch's head_size " + std::to_string(config.layout().head_size),
+                            "it was made for " + std::to_string(table.head_size()), "make one table for all branches of a model");
+    return config;
+  }
+
+  void check(const Matrix<T>& x, const SequenceShape& shape) const {
+    detail::require_branch_input("attention", x.rows(), x.columns(), shape, config_.hidden);
+    if (shape.sequence > rope_->max_sequence())
+      detail::throw_invalid("sequences must not be longer than the rope table (" + std::to_string(rope_->max_sequence()) + ")",
+                            std::to_string(shape.sequence) + " was given", "make a longer table or shorter sequences");
+  }
+
+  // y (=|+=) branch(x); y may be x itself when it adds.
+  void run_forward(const Matrix<T>& x, MatrixView<T> y, Accumulate mode, Saved* saved, const SequenceShape& shape) {
+    check(x, shape);
+    const Index tokens = shape.tokens();
+    MemoryPool& pool = saved != nullptr ? memory_.saved : memory_.workspace;
+    Saved kept;
+    kept.rstd = Matrix<T>(1, tokens, pool);
+    kept.qkv = Matrix<T>(tokens, layout_.qkv_width(), pool);
+    {
+      Matrix<T> n(tokens, config_.hidden, memory_.workspace);
+      rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
+      product_abt(kept.qkv.view(), n.view(), qkv.value());
+    }
+    rope(kept.qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::forward);
+    kept.o = Matrix<T>(tokens, layout_.q_width(), pool);
+    kept.lse = Matrix<T>(shape.batch * layout_.heads, shape.sequence, pool);
+    attention_forward(kept.o.view(), kept.lse.data(), kept.qkv.view(), layout_, shape);
+    if (saved != nullptr) {
+      kept.x = Matrix<T>(tokens, config_.hidden, pool);
+      copy<T>(kept.x.view(), x.view());
+    }
+    product_abt(y, kept.o.view(), o.value(), mode);
+    if (saved != nullptr) *saved = std::move(kept);
+  }
+
+  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data == nullptr) only what the
+  // trained parameters need. grad_input may be grad_output itself when it adds.
+  void run_backward(const Matrix<T>& grad_output, MatrixView<T> grad_input, Accumulate mode, Saved& saved,
+                    const SequenceShape& shape) {
+    check(grad_output, shape);
+    detail::require_saved("attention", saved.x.rows(), shape.tokens());
+    const Index tokens = shape.tokens();
+    MemoryPool& pool = memory_.workspace;
+    if (o.trained) {
+      const Accumulate weight_mode = o.begin_gradient();
+      product_atb(o.gradient(), grad_output.view(), saved.o.view(), weight_mode);
+    }
+    const bool below_qkv = grad_input.data != nullptr || norm.trained;
+    if (!below_qkv && !qkv.trained) return;
+    Matrix<T> grad_qkv(tokens, layout_.qkv_width(), pool);
+    {
+      Matrix<T> grad_o(tokens, layout_.q_width(), pool);
+      product_ab(grad_o.view(), grad_output.view(), o.value());
+      attention_backward(grad_qkv.view(), grad_o.view(), saved.qkv.view(), saved.o.view(), saved.lse.data(), layout_, shape);
+    }
+    rope(grad_qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::inverse);
+    Matrix<T> n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
+    if (qkv.trained) {
+      rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
+      const Accumulate weight_mode = qkv.begin_gradient();
+      product_atb(qkv.gradient(), grad_qkv.view(), n.view(), weight_mode);
+    }
+    if (!below_qkv) return;
+    product_ab(n.view(), grad_qkv.view(), qkv.value());
+    rms_norm_backward(grad_input, mode, n.view(), saved.x.view(), norm, saved.rstd.data(), pool);
+  }
+
+  AttentionConfig config_;
+  HeadLayout layout_;
+  std::shared_ptr<const RopeTable<T>> rope_;
+  BranchMemory memory_;
+};
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

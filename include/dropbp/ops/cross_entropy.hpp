@@ -1,0 +1,154 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The mean cross-entropy of a language model's head, in chunks of tokens: never more than chunk x vocabulary logits exist.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "dropbp/ops/attention.hpp"
+#include "dropbp/ops/parameter.hpp"
+#include "dropbp/ops/product.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+/// -log softmax(hidden W^T)[target], averaged over the positions whose target is not ignore_index; 0 when all are ignored.
+/// In a training step call begin, then forward_chunk and backward_chunk for each chunk in order (or let loss_and_gradient
+/// do that); then mean() is the loss. The chunks are fixed, and so is the order of all sums.
+template <class T>
+class CrossEntropy {
+ public:
+  static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
+
+  explicit CrossEntropy(MemoryPool workspace, Index chunk_tokens = 1024)
+      : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
+    if (chunk_tokens < 1)
+      detail::throw_invalid("a chunk needs at least 1 token", std::to_string(chunk_tokens) + " was given",
+                            "use the default of 1024");
+  }
+
+  /// Starts a loss over these targets, ids in [0, vocabulary) or ignore_index; they must stay alive until the last chunk.
+  void begin(std::span<const std::int32_t> targets, Index vocabulary) {
+    std::size_t counted = 0;
+    for (std::size_t t = 0; t < targets.size(); ++t) {
+      if (targets[t] == ignore_index) continue;
+      if (targets[t] < 0 || targets[t] >= vocabulary)
+        detail::throw_invalid("targets must lie in [0, " + std::to_string(vocabulary) + ") or be " + std::to_string(ignore_index),
+                              "id " + std::to_string(targets[t]) + " stands at position " + std::to_string(t),
+                              "check the tokenizer against the model's vocabulary");
+      ++counted;
+    }
+    targets_ = targets;
+    counted_ = counted;
+    sum_ = 0;
+  }
+
+  Index chunks() const noexcept { return (static_cast<Index>(targets_.size()) + chunk_tokens_ - 1) / chunk_tokens_; }
+
+  /// Adds the losses of a chunk of hidden [tokens, hidden] under weight [vocabulary, hidden]. With `keep` the gradient of
+  /// the logits stays in place of them for backward_chunk.
+  void forward_chunk(Index chunk, std::type_identity_t<MatrixView<const T>> hidden, const Parameter<T>& weight, bool keep) {
+    check(hidden, weight);
+    const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
+    logits_ = Matrix<T>(rows, weight.rows(), workspace_);
+    product_abt(logits_.view(), hidden.rows_from(first, rows), weight.value());
+    Matrix<double> losses(1, rows, workspace_);
+    parallel_for(rows, 8 * weight.rows(), [&](Index i) {
+      T* const row = logits_.row(i);
+      const std::int32_t target = targets_[static_cast<std::size_t>(first + i)];
+      losses.data()[i] = 0;
+      if (target == ignore_index) {
+        if (keep) std::fill_n(row, logits_.columns(), T(0));
+        return;
+      }
+      const T largest = detail::max_of_row(row, logits_.columns());
+      const T at_target = row[target];
+      const double sum = exp_sum(row, logits_.columns(), largest);
+      losses.data()[i] = std::log(sum) + static_cast<double>(largest) - static_cast<double>(at_target);
+      if (!keep) return;
+      const T scale = static_cast<T>(1.0 / (sum * static_cast<double>(counted_)));
+      for (Index j = 0; j < logits_.columns(); ++j) row[j] *= scale;
+      row[target] -= static_cast<T>(1.0 / static_cast<double>(counted_));
+    });
+    for (Index i = 0; i < rows; ++i) sum_ += losses.data()[i];
+    if (!keep) logits_ = Matrix<T>();
+  }
+
+  /// After forward_chunk with `keep`: the chunk's rows of grad_hidden [tokens, hidden] are written (they may be those of
+  /// hidden itself), and the weight's gradient follows its contract, if it is trained.
+  void backward_chunk(Index chunk, MatrixView<T> grad_hidden, std::type_identity_t<MatrixView<const T>> hidden,
+                      Parameter<T>& weight) {
+    if (logits_.rows() != rows_of(chunk))
+      dropbp::detail::throw_order("backward_chunk needs the logits of its chunk", "none are kept",
+                                  "call forward_chunk of the same chunk with keep = true before");
+    const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
+    if (weight.trained) {
+      const Accumulate mode = weight.begin_gradient();
+      product_atb(weight.gradient(), logits_.view(), hidden.rows_from(first, rows), mode);
+    }
+    product_ab(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
+    logits_ = Matrix<T>();
+  }
+
+  /// The mean over the counted positions of the chunks seen since begin.
+  double mean() const noexcept { return counted_ == 0 ? 0.0 : sum_ / static_cast<double>(counted_); }
+
+  /// The loss alone.
+  double loss(std::type_identity_t<MatrixView<const T>> hidden, const Parameter<T>& weight,
+              std::span<const std::int32_t> targets) {
+    begin(targets, weight.rows());
+    for (Index chunk = 0; chunk < chunks(); ++chunk) forward_chunk(chunk, hidden, weight, false);
+    return mean();
+  }
+
+  /// The loss, its gradient by hidden (written over grad_hidden, which may be hidden) and by the weight.
+  double loss_and_gradient(MatrixView<T> grad_hidden, std::type_identity_t<MatrixView<const T>> hidden,
+                           Parameter<T>& weight, std::span<const std::int32_t> targets) {
+    begin(targets, weight.rows());
+    for (Index chunk = 0; chunk < chunks(); ++chunk) {
+      forward_chunk(chunk, hidden, weight, true);
+      backward_chunk(chunk, grad_hidden, hidden, weight);
+    }
+    return mean();
+  }
+
+ private:
+  Index rows_of(Index chunk) const noexcept {
+    return std::min(chunk_tokens_, static_cast<Index>(targets_.size()) - chunk * chunk_tokens_);
+  }
+
+  void check(MatrixView<const T> hidden, const Parameter<T>& weight) const {
+    if (hidden.rows != static_cast<Index>(targets_.size()) || hidden.columns != weight.columns())
+      detail::throw_invalid("hidden must have one row per target and the head's columns " +
+                                detail::shape_text(static_cast<Index>(targets_.size()), weight.columns()),
+                            detail::shape_text(hidden.rows, hidden.columns) + " was given",
+                            "pass the output of the last norm for all tokens");
+  }
+
+  // row[j] = exp(row[j] - shift); returns the sum, long rows in double.
+  static double exp_sum(T* row, Index count, T shift) noexcept {
+    double sum = 0;
+    for (Index j = 0; j < count; j += 256) {
+      const Index part = std::min(Index(256), count - j);
+      sum += static_cast<double>(detail::exp_row(row + j, part, part, T(1), shift));
+    }
+    return sum;
+  }
+
+  MemoryPool workspace_;
+  Index chunk_tokens_;
+  std::span<const std::int32_t> targets_;
+  std::size_t counted_ = 0;
+  double sum_ = 0;
+  Matrix<T> logits_;
+};
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

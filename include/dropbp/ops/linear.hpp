@@ -1,0 +1,58 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A linear map as an Operation: y = x W^T.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "dropbp/ops/parameter.hpp"
+#include "dropbp/ops/product.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+/// y [tokens, output] = x [tokens, input] W^T, with W [output, input].
+template <class T>
+class Linear {
+ public:
+  struct Saved {
+    Matrix<T> x;
+  };
+
+  Parameter<T> weight;
+
+  /// Saved inputs come from `saved`, results from `workspace`.
+  Linear(std::string name, Index output, Index input, MemoryPool saved, MemoryPool workspace)
+      : weight(std::move(name), output, input), saved_(std::move(saved)), workspace_(std::move(workspace)) {}
+
+  Matrix<T> forward(const Matrix<T>& x, Saved* saved) {
+    if (saved != nullptr) {
+      saved->x = Matrix<T>(x.rows(), x.columns(), saved_);
+      copy<T>(saved->x.view(), x.view());
+    }
+    Matrix<T> y(x.rows(), weight.rows(), workspace_);
+    product_abt(y.view(), x.view(), weight.value());
+    return y;
+  }
+
+  Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved) {
+    backward_parameters(grad_output, saved);
+    Matrix<T> grad_input(grad_output.rows(), weight.columns(), workspace_);
+    product_ab(grad_input.view(), grad_output.view(), weight.value());
+    return grad_input;
+  }
+
+  void backward_parameters(const Matrix<T>& grad_output, Saved& saved) {
+    if (!weight.trained) return;
+    const Accumulate mode = weight.begin_gradient();
+    product_atb(weight.gradient(), grad_output.view(), saved.x.view(), mode);
+  }
+
+ private:
+  MemoryPool saved_, workspace_;
+};
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A trained matrix with its gradient, which may be absent; a fused one is also seen as its named parts.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dropbp/ops/matrix.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+/// Rows of a parameter under a name of their own: what checkpoints, reports and sensitivities see.
+template <class T>
+struct ParameterSlice {
+  const std::string& name;
+  Index rows;
+  Index columns;
+  T* value;
+  T* gradient;  ///< null while absent
+  bool trained;
+
+  std::size_t size() const noexcept { return static_cast<std::size_t>(rows * columns); }
+};
+
+/// A parameter [rows, columns]; a vector has one row. Its gradient is absent until begin_gradient() and after
+/// drop_gradient(). Absent is not zero: an optimizer must leave the parameter alone.
+template <class T>
+class Parameter {
+ public:
+  struct Part {
+    std::string name;
+    Index rows;
+  };
+
+  bool trained = true;  ///< false: frozen; backward passes compute no gradient for it
+
+  Parameter(std::string name, Index rows, Index columns) : Parameter({{std::move(name), rows}}, columns) {}
+
+  /// A fused parameter: its parts lie below each other.
+  Parameter(std::vector<Part> parts, Index columns) : parts_(std::move(parts)), value_(sum_of_rows(parts_), columns) {}
+
+  Index rows() const noexcept { return value_.rows(); }
+  Index columns() const noexcept { return value_.columns(); }
+  std::size_t size() const noexcept { return value_.size(); }
+  const std::vector<Part>& parts() const noexcept { return parts_; }
+
+  MatrixView<T> value() noexcept { return value_.view(); }
+  MatrixView<const T> value() const noexcept { return value_.view(); }
+
+  bool has_gradient() const noexcept { return has_gradient_; }
+  /// Meaningful only while has_gradient(), except to write what begin_gradient() asked for.
+  MatrixView<T> gradient() noexcept { return gradient_.view(); }
+  MatrixView<const T> gradient() const noexcept { return gradient_.view(); }
+
+  /// Announces a contribution and says how to write it into gradient(): the first one of a step overwrites every
+  /// element, so that nobody has to set it to zero; later ones add.
+  Accumulate begin_gradient() {
+    if (gradient_.size() != value_.size()) gradient_ = Matrix<T>(rows(), columns());
+    return std::exchange(has_gradient_, true) ? Accumulate::add : Accumulate::overwrite;
+  }
+
+  /// Makes the gradient absent; its memory stays for the next step.
+  void drop_gradient() noexcept { has_gradient_ = false; }
+
+  /// visit(const ParameterSlice<T>&) for each part, from the first row down.
+  template <class Visit>
+  void for_each_slice(const Visit& visit) {
+    Index first = 0;
+    for (const Part& part : parts_) {
+      visit(ParameterSlice<T>{part.name, part.rows, columns(), value_.row(first),
+                              has_gradient_ ? gradient_.row(first) : nullptr, trained});
+      first += part.rows;
+    }
+  }
+
+ private:
+  static Index sum_of_rows(const std::vector<Part>& parts) {
+    Index rows = 0;
+    for (const Part& part : parts) rows += part.rows;
+    return rows;
+  }
+
+  std::vector<Part> parts_;
+  Matrix<T> value_, gradient_;
+  bool has_gradient_ = false;
+};
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

@@ -1,0 +1,152 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The MLP branch of a LLaMA block as an Operation: x -> down(silu(gate(n)) * up(n)) with n = rms_norm(x).
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "dropbp/ops/branch_memory.hpp"
+#include "dropbp/ops/product.hpp"
+#include "dropbp/ops/rms_norm.hpp"
+#include "dropbp/ops/swiglu.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+struct SwiGLUConfig {
+  Index hidden = 0;
+  Index intermediate = 0;
+  double norm_eps = 1e-5;
+};
+
+/// Tensors are Matrix<T> [batch * sequence, hidden]. backward may run more than once on one saved state.
+template <class T>
+class SwiGLUBranch {
+ public:
+  /// What backward needs and cannot recompute in one pass over a row.
+  struct Saved {
+    Matrix<T> x;        // [tokens, hidden]
+    Matrix<T> rstd;     // [1, tokens]
+    Matrix<T> gate_up;  // [tokens, 2 * intermediate]
+  };
+
+  Parameter<T> norm;     ///< [1, hidden]
+  Parameter<T> gate_up;  ///< [2 * intermediate, hidden]: gate_proj above up_proj
+  Parameter<T> down;     ///< [hidden, intermediate]
+
+  /// `prefix` leads the parameters' Hugging Face names ("model.layers.0.").
+  SwiGLUBranch(const SwiGLUConfig& config, BranchMemory memory, const std::string& prefix = "")
+      : norm(prefix + "post_attention_layernorm.weight", 1, checked(config).hidden),
+        gate_up({{prefix + "mlp.gate_proj.weight", config.intermediate}, {prefix + "mlp.up_proj.weight", config.intermediate}},
+                config.hidden),
+        down(prefix + "mlp.down_proj.weight", config.hidden, config.intermediate),
+        config_(config), memory_(std::move(memory)) {}
+
+  const SwiGLUConfig& config() const noexcept { return config_; }
+
+  template <class Visit>
+  void for_each_parameter(const Visit& visit) {
+    visit(norm), visit(gate_up), visit(down);
+  }
+
+  /// Bytes that one kept branch keeps between forward and backward.
+  static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
+    return static_cast<std::size_t>(tokens * (config.hidden + 1 + 2 * config.intermediate)) * sizeof(T);
+  }
+
+  Matrix<T> forward(const Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
+    Matrix<T> y(x.rows(), x.columns(), memory_.workspace);
+    run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
+    return y;
+  }
+
+  void forward_residual(Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
+    run_forward(x, x.view(), Accumulate::add, saved, shape);
+  }
+
+  Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
+    Matrix<T> grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
+    run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
+    return grad_input;
+  }
+
+  void backward_residual(Matrix<T>& grad, Saved& saved, const SequenceShape& shape) {
+    run_backward(grad, grad.view(), Accumulate::add, saved, shape);
+  }
+
+  void backward_parameters(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
+    run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
+  }
+
+ private:
+  static const SwiGLUConfig& checked(const SwiGLUConfig& config) {
+    if (config.hidden < 1 || config.intermediate < 1)
+      detail::throw_invalid("a SwiGLU branch needs hidden and intermediate of at least 1",
+                            std::to_string(config.hidden) + " and " + std::to_string(config.intermediate) + " were given",
+                            "take these sizes from the model's config.json");
+    return config;
+  }
+
+  // y (=|+=) branch(x); y may be x itself when it adds.
+  void run_forward(const Matrix<T>& x, MatrixView<T> y, Accumulate mode, Saved* saved, const SequenceShape& shape) {
+    detail::require_branch_input("SwiGLU", x.rows(), x.columns(), shape, config_.hidden);
+    const Index tokens = shape.tokens();
+    MemoryPool& pool = saved != nullptr ? memory_.saved : memory_.workspace;
+    Saved kept;
+    kept.rstd = Matrix<T>(1, tokens, pool);
+    kept.gate_up = Matrix<T>(tokens, 2 * config_.intermediate, pool);
+    {
+      Matrix<T> n(tokens, config_.hidden, memory_.workspace);
+      rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
+      product_abt(kept.gate_up.view(), n.view(), gate_up.value());
+    }
+    Matrix<T> activation(tokens, config_.intermediate, memory_.workspace);
+    swiglu_forward(activation.view(), kept.gate_up.view());
+    if (saved != nullptr) {
+      kept.x = Matrix<T>(tokens, config_.hidden, pool);
+      copy<T>(kept.x.view(), x.view());
+      *saved = std::move(kept);
+    }
+    product_abt(y, activation.view(), down.value(), mode);
+  }
+
+  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data == nullptr) only what the
+  // trained parameters need. grad_input may be grad_output itself when it adds.
+  void run_backward(const Matrix<T>& grad_output, MatrixView<T> grad_input, Accumulate mode, Saved& saved,
+                    const SequenceShape& shape) {
+    detail::require_branch_input("SwiGLU", grad_output.rows(), grad_output.columns(), shape, config_.hidden);
+    detail::require_saved("SwiGLU", saved.x.rows(), shape.tokens());
+    const Index tokens = shape.tokens();
+    MemoryPool& pool = memory_.workspace;
+    const bool below_gate_up = grad_input.data != nullptr || norm.trained;
+    if (!below_gate_up && !gate_up.trained && !down.trained) return;
+    Matrix<T> grad_gate_up(tokens, 2 * config_.intermediate, pool);
+    {
+      Matrix<T> activation(tokens, config_.intermediate, pool);  // its gradient, then itself
+      product_ab(activation.view(), grad_output.view(), down.value());
+      swiglu_backward(grad_gate_up.view(), activation.view(), saved.gate_up.view());
+      if (down.trained) {
+        const Accumulate weight_mode = down.begin_gradient();
+        product_atb(down.gradient(), grad_output.view(), activation.view(), weight_mode);
+      }
+    }
+    if (!below_gate_up && !gate_up.trained) return;
+    Matrix<T> n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
+    if (gate_up.trained) {
+      rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
+      const Accumulate weight_mode = gate_up.begin_gradient();
+      product_atb(gate_up.gradient(), grad_gate_up.view(), n.view(), weight_mode);
+    }
+    if (!below_gate_up) return;
+    product_ab(n.view(), grad_gate_up.view(), gate_up.value());
+    rms_norm_backward(grad_input, mode, n.view(), saved.x.view(), norm, saved.rstd.data(), pool);
+  }
+
+  SwiGLUConfig config_;
+  BranchMemory memory_;
+};
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

@@ -1,0 +1,8 @@
+// expect: the expected words
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A planted fault: the compiler says something else than expected.
+#ifdef DROPBP_TEST_WRONG
+int value = "the expected words";
+#endif

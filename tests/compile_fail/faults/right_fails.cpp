@@ -1,0 +1,6 @@
+// expect: text
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A planted fault: the twin that must compile does not.
+int value = "text";

@@ -1,0 +1,5 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A planted fault: none; it is what upward.hpp reaches for.
+#pragma once

@@ -1,0 +1,285 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// The command line: every option, every way to get it wrong, and the help.
+#include "llama/options.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+
+namespace {
+
+using namespace llama;
+
+CommandLine parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "llama-finetune");
+  return parse_options(static_cast<int>(arguments.size()), arguments.data(), "1.2.3");
+}
+
+Options options_of(std::vector<const char*> arguments) {
+  const CommandLine line = parse(std::move(arguments));
+  INFO(line.text);
+  REQUIRE(line.options);
+  CHECK(line.exit_code == 0);
+  CHECK(line.text.empty());
+  return *line.options;
+}
+
+}  // namespace
+
+TEST_CASE("options: none gives the defaults") {
+  const Options o = options_of({});
+  CHECK(!o.data);
+  CHECK(!o.tokens);
+  CHECK(!o.model);
+  CHECK(!o.out);
+  CHECK(!o.report);
+  CHECK(o.shape.vocabulary == 256);
+  CHECK(o.shape.kv_heads == o.shape.heads);
+  CHECK(o.drop_rate == 0.5);
+  CHECK(o.allocate_at == 0.1);
+  CHECK(o.allocation == AllocationChoice::greedy);
+  CHECK(o.sampling == SamplingChoice::bernoulli);
+  CHECK(o.sensitivity == SensitivityChoice::gradient_norm);
+  CHECK(o.progress == ProgressChoice::automatic);
+  CHECK(o.steps == 200);
+  CHECK(!o.quiet);
+  CHECK(!problem_of(o.shape));
+  CHECK(o.data_options(256).max_bytes == std::uintmax_t{32} << 20);
+}
+
+TEST_CASE("options: each one arrives") {
+  const Options o = options_of({"--data",
+                                "d",
+                                "--data-limit",
+                                "5",
+                                "--validation-fraction",
+                                "0.2",
+                                "--layers",
+                                "3",
+                                "--hidden",
+                                "96",
+                                "--intermediate",
+                                "100",
+                                "--heads",
+                                "6",
+                                "--kv-heads",
+                                "2",
+                                "--vocabulary",
+                                "300",
+                                "--tie-embeddings",
+                                "--steps",
+                                "11",
+                                "--batch",
+                                "12",
+                                "--sequence",
+                                "13",
+                                "--micro-steps",
+                                "14",
+                                "--learning-rate",
+                                "0.015",
+                                "--weight-decay",
+                                "0.16",
+                                "--warmup",
+                                "17",
+                                "--grad-clip",
+                                "1.8",
+                                "--seed",
+                                "18446744073709551615",
+                                "--threads",
+                                "20",
+                                "--eval-every",
+                                "21",
+                                "--eval-batches",
+                                "22",
+                                "--drop-rate",
+                                "0.23",
+                                "--allocation",
+                                "uniform",
+                                "--sampling",
+                                "at-least-target",
+                                "--sensitivity",
+                                "gradient",
+                                "--allocate-at",
+                                "0.24",
+                                "--out",
+                                "o",
+                                "--report",
+                                "r.json",
+                                "--log-every",
+                                "25",
+                                "--progress",
+                                "never",
+                                "--quiet"});
+  CHECK(o.data == "d");
+  CHECK(o.data_limit_mib == 5);
+  CHECK(o.validation_fraction == 0.2);
+  CHECK(o.shape == LlamaConfig{.vocabulary = 300,
+                               .hidden = 96,
+                               .intermediate = 100,
+                               .layers = 3,
+                               .heads = 6,
+                               .kv_heads = 2,
+                               .tie_embeddings = true});
+  CHECK(o.steps == 11);
+  CHECK(o.batch == 12);
+  CHECK(o.sequence == 13);
+  CHECK(o.micro_steps == 14);
+  CHECK(o.learning_rate == 0.015);
+  CHECK(o.weight_decay == 0.16);
+  CHECK(o.warmup == 17);
+  CHECK(o.grad_clip == 1.8);
+  CHECK(o.seed == std::numeric_limits<std::uint64_t>::max());
+  CHECK(o.threads == 20);
+  CHECK(o.eval_every == 21);
+  CHECK(o.eval_batches == 22);
+  CHECK(o.drop_rate == 0.23);
+  CHECK(o.allocation == AllocationChoice::uniform);
+  CHECK(o.sampling == SamplingChoice::at_least_target);
+  CHECK(o.sensitivity == SensitivityChoice::gradient);
+  CHECK(o.allocate_at == 0.24);
+  CHECK(o.out == "o");
+  CHECK(o.report == "r.json");
+  CHECK(o.log_every == 25);
+  CHECK(o.progress == ProgressChoice::never);
+  CHECK(o.quiet);
+
+  const Options t = options_of({"--tokens=x.bin", "--token-type=i32", "--vocabulary=5"});
+  CHECK(t.tokens == "x.bin");
+  CHECK(t.token_type == TokenType::i32);
+  CHECK(t.shape.vocabulary == 5);
+  CHECK(options_of({"--tokens", "x.u16", "--model", "m"}).model == "m");
+}
+
+TEST_CASE("options: the ends of the ranges are inside") {
+  CHECK(options_of({"--drop-rate", "0"}).drop_rate == 0.0);
+  CHECK(options_of({"--drop-rate", "1", "--allocation", "uniform"}).drop_rate == 1.0);
+  CHECK(options_of({"--drop-rate", "0.9"}).drop_rate == 0.9);
+  CHECK(options_of({"--allocate-at", "1e0"}).allocate_at == 1.0);
+  CHECK(options_of({"--grad-clip", "0"}).grad_clip == 0.0);
+  CHECK(options_of({"--eval-every", "0"}).eval_every == 0);
+  CHECK(options_of({"--steps", "1", "--batch", "1", "--sequence", "1"}).steps == 1);
+  CHECK(options_of({"--hidden", "2", "--heads", "1"}).shape.kv_heads == 1);
+}
+
+TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option, the rule and what was given") {
+  const struct {
+    std::vector<const char*> arguments;
+    std::vector<const char*> parts;
+  } cases[] = {
+      {{"--drop-rate", "1.5"}, {"--drop-rate", "[0, 1]", "'1.5'"}},
+      {{"--drop-rate", "-0.1"}, {"--drop-rate", "[0, 1]", "'-0.1'"}},
+      {{"--drop-rate", "nan"}, {"--drop-rate", "[0, 1]", "'nan'"}},
+      {{"--drop-rate=-nan"}, {"--drop-rate", "[0, 1]", "'-nan'"}},
+      {{"--drop-rate", "inf"}, {"--drop-rate", "'inf'"}},
+      {{"--drop-rate", "half"}, {"--drop-rate", "'half'"}},
+      {{"--drop-rate", "0.5x"}, {"--drop-rate", "'0.5x'"}},
+      {{"--drop-rate", "0,5"}, {"--drop-rate", "'0,5'"}},
+      {{"--drop-rate", "50%"}, {"--drop-rate", "'50%'"}},
+      {{"--drop-rate", ""}, {"--drop-rate"}},
+      {{"--drop-rate", "1e999"}, {"--drop-rate", "'1e999'"}},
+      {{"--drop-rate", "0.95"}, {"at most 0.9", "greedy", "0.95", "uniform"}},
+      {{"--allocate-at", "1.01"}, {"--allocate-at", "[0, 1]", "'1.01'"}},
+      {{"--allocate-at", "nan"}, {"--allocate-at"}},
+      {{"--learning-rate", "0"}, {"--learning-rate", "(0, 1]", "'0'"}},
+      {{"--learning-rate", "nan"}, {"--learning-rate"}},
+      {{"--weight-decay", "-1"}, {"--weight-decay", "'-1'"}},
+      {{"--grad-clip", "-1"}, {"--grad-clip", "'-1'"}},
+      {{"--grad-clip", "inf"}, {"--grad-clip", "'inf'"}},
+      {{"--validation-fraction", "0.95"}, {"--validation-fraction", "[0, 0.9]"}},
+      {{"--steps", "0"}, {"--steps", "from 1 to", "'0'"}},
+      {{"--steps", "-5"}, {"--steps", "'-5'"}},
+      {{"--steps", "1e3"}, {"--steps", "'1e3'"}},
+      {{"--steps", "2.5"}, {"--steps", "'2.5'"}},
+      {{"--steps", "99999999999999999999999"}, {"--steps", "'99999999999999999999999'"}},
+      {{"--steps", "1000000001"}, {"--steps", "1000000000"}},
+      {{"--steps", " 5"}, {"--steps", "' 5'"}},
+      {{"--batch", "0"}, {"--batch", "'0'"}},
+      {{"--sequence", "0"}, {"--sequence", "'0'"}},
+      {{"--micro-steps", "0"}, {"--micro-steps", "'0'"}},
+      {{"--layers", "0"}, {"--layers", "'0'"}},
+      {{"--hidden", "-8"}, {"--hidden", "'-8'"}},
+      {{"--intermediate", "0"}, {"--intermediate", "'0'"}},
+      {{"--heads", "0"}, {"--heads", "'0'"}},
+      {{"--kv-heads", "-1"}, {"--kv-heads", "'-1'"}},
+      {{"--warmup", "-1"}, {"--warmup", "'-1'"}},
+      {{"--seed", "-1"}, {"--seed", "'-1'"}},
+      {{"--seed", "18446744073709551616"}, {"--seed", "18446744073709551615"}},
+      {{"--threads", "-1"}, {"--threads", "'-1'"}},
+      {{"--log-every", "0"}, {"--log-every", "'0'"}},
+      {{"--eval-batches", "0"}, {"--eval-batches", "'0'"}},
+      {{"--data-limit", "0"}, {"--data-limit", "'0'"}},
+      {{"--allocation", "best"}, {"--allocation", "uniform|greedy", "'best'"}},
+      {{"--sampling", "Bernoulli"}, {"--sampling", "bernoulli|at-least-target", "'Bernoulli'"}},
+      {{"--sensitivity", "x"}, {"--sensitivity", "gradient-norm|gradient", "'x'"}},
+      {{"--progress", "x"}, {"--progress", "auto|always|never", "'x'"}},
+      {{"--tokens", "t", "--vocabulary", "9", "--token-type", "u8"}, {"--token-type", "auto|u16|i32", "'u8'"}},
+      {{"--heads", "6"}, {"hidden must be a multiple of heads", "256 and 6"}},
+      {{"--kv-heads", "3"}, {"heads must be a multiple of kv_heads", "4 and 3"}},
+      {{"--hidden", "36", "--heads", "4"}, {"must be even", "36 / 4 = 9"}},
+      {{"--data", "a", "--tokens", "b.u16", "--vocabulary", "9"}, {"--data and --tokens", "leave one out"}},
+      {{"--tokens", "b.u16"}, {"--vocabulary", "--model"}},
+      {{"--tokens", "b.bin", "--vocabulary", "9"}, {"'b.bin'", "--token-type"}},
+      {{"--token-type", "u16"}, {"--token-type", "--tokens"}},
+      {{"--vocabulary", "255"}, {"at least 256", "255"}},
+      {{"--model", "m", "--layers", "4"}, {"--model", "--layers"}},
+      {{"--model", "m", "--tie-embeddings"}, {"--model", "--tie-embeddings"}},
+      {{"--model", "m", "--vocabulary", "300"}, {"--model", "--vocabulary"}},
+      {{"--data", ""}, {"--data", "empty"}},
+      {{"--data"}, {"--data"}},
+      {{"--steps"}, {"--steps"}},
+      {{"--steps", "--batch", "3"}, {"--steps"}},
+      {{"--steps", "5", "--steps", "6"}, {"--steps"}},
+      {{"--no-such-option"}, {"--no-such-option", "--help"}},
+      {{"--step", "5"}, {"--step"}},
+      {{"stray"}, {"stray", "--help"}},
+      {{"--quiet", "yes"}, {"yes"}},
+  };
+  for (const auto& c : cases) {
+    std::string shown;
+    for (const char* argument : c.arguments) shown += std::string(argument) + " ";
+    const CommandLine line = parse(c.arguments);
+    INFO(shown << "-> " << line.text);
+    CHECK(!line.options);
+    CHECK(line.exit_code == 2);
+    CHECK(line.text.starts_with("llama-finetune: "));
+    CHECK(std::ranges::count(line.text, '\n') == 1);
+    CHECK(line.text.ends_with("\n"));
+    CHECK((line.text.find("but") != std::string::npos && line.text.find("; ") != std::string::npos));
+    for (const char* part : c.parts) CHECK(line.text.find(part) != std::string::npos);
+  }
+}
+
+TEST_CASE("options: help names every option with its default, version is one line; both are exit code 0") {
+  for (const char* flag : {"--help", "-h"}) {
+    const CommandLine line = parse({flag});
+    CHECK(!line.options);
+    CHECK(line.exit_code == 0);
+    for (const char* option :
+         {"--data ",      "--data-limit ",  "--tokens ",         "--token-type ",   "--validation-fraction ",
+          "--model ",     "--layers ",      "--hidden ",         "--intermediate ", "--heads ",
+          "--kv-heads ",  "--vocabulary ",  "--tie-embeddings ", "--steps ",        "--batch ",
+          "--sequence ",  "--micro-steps ", "--learning-rate ",  "--weight-decay ", "--warmup ",
+          "--grad-clip ", "--seed ",        "--threads ",        "--eval-every ",   "--eval-batches ",
+          "--drop-rate ", "--allocation ",  "--sampling ",       "--sensitivity ",  "--allocate-at ",
+          "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet "}) {
+      INFO(option);
+      const auto begin = line.text.find("\n  " + std::string(option));
+      REQUIRE(begin != std::string::npos);
+      // Up to the next option the text must say its default.
+      const auto next = std::min(line.text.find("\n  --", begin + 3), line.text.find("\n\n", begin + 3));
+      CHECK(line.text.substr(begin, next - begin).find("[default ") != std::string::npos);
+    }
+    for (const char* group : {"\nData:", "\nModel:", "\nTraining:", "\nDropping:", "\nOutput:"})
+      CHECK(line.text.find(group) != std::string::npos);
+    CHECK(line.text.find("Exit code: 0") != std::string::npos);
+  }
+  const CommandLine version = parse({"--version"});
+  CHECK(!version.options);
+  CHECK(version.exit_code == 0);
+  CHECK(version.text == "llama-finetune 1.2.3\n");
+  CHECK(parse({"--steps", "0", "--help"}).exit_code == 0);
+}

@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// The report is valid JSON with exactly the promised keys, whatever the numbers are.
+#include "llama/report.hpp"
+
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+
+#include "llama/files.hpp"
+#include "support/catch.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace llama;
+using nlohmann::json;
+
+std::set<std::string> keys_of(const json& object) {
+  std::set<std::string> keys;
+  for (const auto& [key, value] : object.items()) keys.insert(key);
+  return keys;
+}
+
+const std::vector<StepRecord> two_steps{{.step = 0,
+                                         .loss = 5.5,
+                                         .validation_loss = 5.25,
+                                         .dropped = {1, 3},
+                                         .forward_ms = 10.5,
+                                         .backward_ms = 20.25,
+                                         .optimizer_ms = 3,
+                                         .activation_bytes = 4096},
+                                        {.step = 1,
+                                         .loss = 5.125,
+                                         .validation_loss = {},
+                                         .dropped = {},
+                                         .forward_ms = 11,
+                                         .backward_ms = 31,
+                                         .optimizer_ms = 4,
+                                         .activation_bytes = 8192}};
+const Summary summary{.tokens_per_second = 1234.5,
+                      .final_loss = 5.125,
+                      .validation_loss = 5.25,
+                      .mean_drop_rate = 0.25,
+                      .backward_flops_fraction = 0.75,
+                      .peak_activation_bytes = 8192};
+
+}  // namespace
+
+TEST_CASE("report: exactly the promised keys and the given values") {
+  const json report = json::parse(report_json(Options{}, LlamaConfig{}, two_steps, summary));
+  CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary"});
+  CHECK(keys_of(report["summary"]) == std::set<std::string>{"tokens_per_second", "final_loss", "validation_loss",
+                                                            "mean_drop_rate", "backward_flops_fraction",
+                                                            "peak_activation_bytes"});
+  REQUIRE(report["steps"].size() == 2);
+  const std::set<std::string> always{"step",        "loss",         "dropped",         "forward_ms",
+                                     "backward_ms", "optimizer_ms", "activation_bytes"};
+  auto measured = always;
+  measured.insert("validation_loss");
+  CHECK(keys_of(report["steps"][0]) == measured);
+  CHECK(keys_of(report["steps"][1]) == always);
+  CHECK(
+      report["steps"][0] ==
+      json::parse(
+          R"({"step":0,"loss":5.5,"validation_loss":5.25,"dropped":[1,3],"forward_ms":10.5,"backward_ms":20.25,"optimizer_ms":3.0,"activation_bytes":4096})"));
+  CHECK(report["steps"][1]["dropped"] == json::array());
+  CHECK(
+      report["summary"] ==
+      json::parse(
+          R"({"tokens_per_second":1234.5,"final_loss":5.125,"validation_loss":5.25,"mean_drop_rate":0.25,"backward_flops_fraction":0.75,"peak_activation_bytes":8192})"));
+  CHECK(report["config"]["model"]["hidden"] == 256);
+  CHECK(report["config"]["sampling"] == "bernoulli");
+  CHECK(report["config"]["allocation"] == "greedy");
+  CHECK(report["config"]["seed"] == 1);
+  CHECK(report["config"]["data"].is_null());
+}
+
+TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  Options options;
+  options.data = "a\"b\\c\n\xff";
+  std::vector<StepRecord> steps = two_steps;
+  steps[0].loss = nan;
+  steps[0].validation_loss = infinity;
+  steps[1].forward_ms = -infinity;
+  const json report = json::parse(report_json(
+      options, LlamaConfig{}, steps, {.tokens_per_second = infinity, .final_loss = nan, .validation_loss = {}}));
+  CHECK(report["steps"][0]["loss"].is_null());
+  CHECK(report["steps"][0]["validation_loss"].is_null());
+  CHECK(report["steps"][1]["forward_ms"].is_null());
+  CHECK(report["summary"]["tokens_per_second"].is_null());
+  CHECK(report["summary"]["final_loss"].is_null());
+  CHECK(report["summary"]["validation_loss"].is_null());
+  CHECK(report["config"]["data"].get<std::string>().starts_with("a\"b\\c\n"));
+
+  const json empty = json::parse(report_json(Options{}, LlamaConfig{}, {}, {}));
+  CHECK(empty["steps"] == json::array());
+}
+
+TEST_CASE("report: a step is a line, and the file is written whole or not at all") {
+  const test::TemporaryFolder folder;
+  write_report(folder / "r.json", Options{}, LlamaConfig{}, two_steps, summary);
+  const std::string text = test::read_bytes(folder / "r.json");
+  CHECK(text == report_json(Options{}, LlamaConfig{}, two_steps, summary));
+  CHECK(text.find("\n  {\"step\":1,\"loss\":5.125,") != std::string::npos);
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
+  test::check_throws<std::runtime_error>(
+      [&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}, {}); }, {"none/r.json", "No such file"});
+}

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# Installs what is missing, builds, and runs all tests.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Usage: tests/run.sh [options] [-- CTEST_ARGUMENT...]
+
+Installs the packages that the tests need and that are missing (Debian and Ubuntu; it says which), builds the
+tests in Release and runs them. Ends with ctest's summary and its exit code.
+
+Options:
+  --compiler NAME   the compiler's command, such as g++-12 or clang++-19   (default: CMake's choice)
+  --sanitize [LIST] with sanitizers                            (default LIST: address,undefined)
+  --build-dir DIR   where to build        (default: build/tests, a folder of its own for each choice above)
+  --jobs N          compilations and tests at once                         (default: number of processors)
+  --no-install      install nothing; use what is there
+  --help            this text
+
+Examples:
+  tests/run.sh -- -L unit            only the test cases of the core
+  tests/run.sh -- -LE packaging      all but the packaging tests
+  tests/run.sh --sanitize -- -L 'unit|ops'
+
+Exit codes: 0 all tests passed, 2 wrong usage, 8 a test failed, others: installing or building failed.
+END
+}
+
+fail_usage() {
+  echo "tests/run.sh: $1; see --help." >&2
+  exit 2
+}
+
+compiler=""
+sanitize=""
+build_dir=""
+jobs=$(nproc)
+install=true
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --compiler | --build-dir | --jobs)
+      if [ $# -lt 2 ]; then fail_usage "$1 needs a value"; fi
+      case $1 in
+        --compiler) compiler=$2 ;;
+        --build-dir) build_dir=$2 ;;
+        --jobs) jobs=$2 ;;
+      esac
+      shift 2
+      ;;
+    --sanitize)
+      sanitize=address,undefined
+      shift
+      if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+        sanitize=$1
+        shift
+      fi
+      ;;
+    --no-install)
+      install=false
+      shift
+      ;;
+    --)
+      shift
+      break
+      ;;
+    *) fail_usage "unknown argument '$1'" ;;
+  esac
+done
+case $jobs in '' | *[!0-9]* | 0) fail_usage "--jobs needs a positive number, not '$jobs'" ;; esac
+
+# A relative folder is relative to where the user stands.
+if [ -n "$build_dir" ]; then build_dir=$(realpath -m "$build_dir"); fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ -z "$build_dir" ]; then
+  build_dir=build/tests
+  if [ -n "$compiler" ]; then build_dir+=-$(basename "$compiler"); fi
+  if [ -n "$sanitize" ]; then build_dir+=-${sanitize//,/-}; fi
+fi
+
+if $install; then
+  groups=(build ops programs tests)
+  if [ -n "$compiler" ] && ! command -v "$compiler" >/dev/null 2>&1; then groups+=("$compiler"); fi
+  bash cmake/install_dependencies.sh "${groups[@]}"
+fi
+
+options=()
+if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then options+=(-G Ninja); fi
+if [ -n "$compiler" ]; then options+=("-DCMAKE_CXX_COMPILER=$compiler"); fi
+if [ -n "$sanitize" ]; then
+  # Line numbers in reports; more optimisation would hide faults, less would take too long.
+  options+=(-DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g" "-DDROPBP_SANITIZE=$sanitize")
+else
+  options+=(-DCMAKE_BUILD_TYPE=Release)
+fi
+
+cmake -S . -B "$build_dir" "${options[@]}"
+cmake --build "$build_dir" -j "$jobs"
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+exec ctest --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" "$@"

@@ -1,0 +1,24 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Catch2 as Debian 12 and Ubuntu 22.04 ship it (2.13) or as newer systems do (3). Where a name differs between
+// the two, tests use the one defined here.
+#pragma once
+
+#include <string>
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+using Catch::Approx;
+#else
+#include <catch2/catch.hpp>
+#endif
+
+/// Matches a text with `part` in it: REQUIRE_THROWS_WITH(call(), contains("what to do")).
+inline auto contains(const std::string& part) {
+#if __has_include(<catch2/catch_all.hpp>)
+  return Catch::Matchers::ContainsSubstring(part);
+#else
+  return Catch::Matchers::Contains(part);
+#endif
+}

@@ -1,0 +1,97 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// An operation f(x) = 3 x that writes down what is done with it.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <vector>
+
+namespace dropbp_test {
+
+/// What happened to all Recorders that share this journal.
+struct Journal {
+  int saved_made = 0;          ///< Saved objects made and not moved from others
+  int saved_alive = 0;
+  int forward_saving = 0;      ///< forward calls that were to save
+  int forward_not_saving = 0;  ///< forward calls that were not
+  int backward = 0;
+  double parameter_gradient = 0.0;
+  bool forward_throws = false;
+  bool backward_throws = false;
+  bool wrong_shape = false;    ///< results have one element too many
+};
+
+inline Journal*& journal_of_saved() {
+  static Journal* journal = nullptr;
+  return journal;
+}
+
+/// The gradient of its one parameter, the factor, is sum(x * grad_output).
+template <class Real = float>
+struct Recorder {
+  struct Saved {
+    std::vector<Real> x;
+    Journal* journal = journal_of_saved();
+    Saved() { ++journal->saved_made, ++journal->saved_alive; }
+    Saved(Saved&& other) noexcept : x(std::move(other.x)), journal(other.journal) { ++journal->saved_alive; }
+    Saved& operator=(Saved&&) = default;
+    ~Saved() { --journal->saved_alive; }
+  };
+
+  Journal* journal;
+
+  explicit Recorder(Journal& journal_) : journal(&journal_) { journal_of_saved() = journal; }
+
+  std::vector<Real> forward(const std::vector<Real>& x, Saved* saved) {
+    ++(saved != nullptr ? journal->forward_saving : journal->forward_not_saving);
+    if (saved != nullptr) saved->x = x;
+    if (journal->forward_throws) throw std::runtime_error("forward failed");
+    return times_three(x);
+  }
+
+  std::vector<Real> backward(const std::vector<Real>& grad_output, Saved& saved) {
+    ++journal->backward;
+    if (journal->backward_throws) throw std::runtime_error("backward failed");
+    for (std::size_t i = 0; i < grad_output.size(); ++i)
+      journal->parameter_gradient += static_cast<double>(saved.x.at(i) * grad_output[i]);
+    return times_three(grad_output);
+  }
+
+ private:
+  std::vector<Real> times_three(const std::vector<Real>& x) const {
+    std::vector<Real> y = x;
+    for (Real& one : y) one *= 3;
+    if (journal->wrong_shape) y.push_back(0);
+    return y;
+  }
+};
+
+/// The same with everything that an operation may offer besides.
+template <class Real = float>
+struct FullRecorder : Recorder<Real> {
+  using Saved = typename Recorder<Real>::Saved;
+  using Recorder<Real>::Recorder;
+  int forward_residual_calls = 0;
+  int backward_residual_calls = 0;
+  int backward_parameters_calls = 0;
+
+  void forward_residual(std::vector<Real>& x, Saved* saved) {
+    ++forward_residual_calls;
+    const std::vector<Real> f = this->forward(x, saved);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] += f[i];
+  }
+  void backward_residual(std::vector<Real>& grad, Saved& saved) {
+    ++backward_residual_calls;
+    const std::vector<Real> own = this->backward(grad, saved);
+    for (std::size_t i = 0; i < grad.size(); ++i) grad[i] += own[i];
+  }
+  void backward_parameters(const std::vector<Real>& grad_output, Saved& saved) {
+    ++backward_parameters_calls;
+    static_cast<void>(this->backward(grad_output, saved));
+  }
+  double flops() const { return 42.0; }
+};
+
+}  // namespace dropbp_test

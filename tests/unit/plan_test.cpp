@@ -1,0 +1,108 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A plan answers every question about its mask, and a fingerprint tells plans apart.
+#include "dropbp/plan.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <set>
+#include <stdexcept>
+#include <vector>
+
+#include "support/catch.hpp"
+
+using dropbp::DropPlan;
+
+namespace {
+
+std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
+  std::vector<std::uint8_t> mask(size);
+  for (std::size_t i = 0; i < size; ++i) mask[i] = static_cast<std::uint8_t>((bits >> i) & 1u);
+  return mask;
+}
+
+}  // namespace
+
+TEST_CASE("Every answer of a plan follows from its mask") {
+  for (std::size_t size = 1; size <= 8; ++size)
+    for (unsigned bits = 0; bits < (1u << size); ++bits)
+      for (const bool trains_below : {true, false}) {
+        const DropPlan plan(mask_of(bits, size), trains_below, 5, 3);
+        std::size_t kept = 0, lowest = size;
+        bool good = plan.size() == size && plan.step() == 5 && plan.micro_step() == 3;
+        for (std::size_t i = 0; i < size; ++i) {
+          const bool dropped = ((bits >> i) & 1u) != 0;
+          good = good && plan.dropped(i) == dropped && plan.kept(i) != dropped;
+          if (dropped) {
+            good = good && !plan.input_gradient_needed(i);
+            CHECK_THROWS_AS(plan.slot(i), std::invalid_argument);
+            continue;
+          }
+          if (lowest == size) lowest = i;
+          good = good && plan.slot(i) == kept++;
+          good = good && plan.input_gradient_needed(i) == (trains_below || i != lowest);
+        }
+        good = good && plan.kept_count() == kept && plan.dropped_count() == size - kept;
+        good = good && plan.all_dropped() == (kept == 0) && plan.lowest_kept() == lowest;
+        good = good && plan.backward_needed() == (trains_below || kept != 0);
+        CAPTURE(size, bits, trains_below);
+        REQUIRE(good);
+      }
+}
+
+TEST_CASE("A branch beyond the plan is refused by every query") {
+  const DropPlan plan(mask_of(1, 3));
+  CHECK_THROWS_AS(plan.dropped(3), std::invalid_argument);
+  CHECK_THROWS_AS(plan.kept(3), std::invalid_argument);
+  CHECK_THROWS_AS(plan.slot(3), std::invalid_argument);
+  CHECK_THROWS_AS(plan.input_gradient_needed(static_cast<std::size_t>(-1)), std::invalid_argument);
+  CHECK_THROWS_AS(DropPlan().dropped(0), std::invalid_argument);
+}
+
+TEST_CASE("Any non-zero byte drops") {
+  const std::vector<std::uint8_t> mask{0, 1, 2, 255};
+  const DropPlan plan(mask);
+  CHECK(plan.kept(0));
+  CHECK(plan.dropped_count() == 3);
+  CHECK(plan == DropPlan(mask_of(0b1110, 4)));
+}
+
+TEST_CASE("Fingerprints tell all plans of up to 12 branches apart") {
+  std::set<std::uint64_t> seen;
+  std::size_t plans = 0;
+  for (std::size_t size = 0; size <= 12; ++size)
+    for (unsigned bits = 0; bits < (1u << size); ++bits, ++plans) seen.insert(DropPlan(mask_of(bits, size)).fingerprint());
+  CHECK(seen.size() == plans);
+}
+
+TEST_CASE("A fingerprint covers step, micro-step, rates and every single decision") {
+  std::vector<std::uint8_t> mask(200, 0);
+  std::set<std::uint64_t> seen{DropPlan(mask, true, 1, 2, 3).fingerprint()};
+  seen.insert(DropPlan(mask, false, 1, 2, 3).fingerprint());
+  seen.insert(DropPlan(mask, true, 2, 2, 3).fingerprint());
+  seen.insert(DropPlan(mask, true, 1, 3, 3).fingerprint());
+  seen.insert(DropPlan(mask, true, 1, 2, 4).fingerprint());
+  seen.insert(DropPlan(std::vector<std::uint8_t>(199, 0), true, 1, 2, 3).fingerprint());
+  for (std::size_t i = 0; i < mask.size(); ++i) {
+    mask[i] = 1;
+    seen.insert(DropPlan(mask, true, 1, 2, 3).fingerprint());
+    mask[i] = 0;
+  }
+  CHECK(seen.size() == 206);
+  CHECK(DropPlan(mask, true, 1, 2, 3).fingerprint() == DropPlan(mask, true, 1, 2, 3).fingerprint());
+}
+
+TEST_CASE("Fingerprints are pinned, since ranks built differently compare them") {
+  CHECK(DropPlan().fingerprint() == 0xa5d3758b95b92366u);
+  CHECK(DropPlan(mask_of(0b1011001, 7), true, 12, 3, 45).fingerprint() == 0xc8fdd2f912f07c17u);
+  CHECK(DropPlan(std::vector<std::uint8_t>(130, 1), false, ~0ull, 0xffffff, ~0ull).fingerprint() == 0x201f04a2a05d217bu);
+}
+
+TEST_CASE("An assigned plan equals a constructed one, whatever it was before") {
+  DropPlan plan(std::vector<std::uint8_t>(9, 1), false, 4, 4, 4);
+  const std::vector<std::uint8_t> mask = mask_of(0b010, 3);
+  plan.assign(mask, true, 1, 2, 3);
+  CHECK(plan == DropPlan(mask, true, 1, 2, 3));
+  CHECK_FALSE(plan == DropPlan(mask, true, 1, 2, 4));
+}

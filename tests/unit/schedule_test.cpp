@@ -1,0 +1,234 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A schedule without any tensor: pure plans, rates, budgets, and what is refused.
+#include "dropbp/schedule.hpp"
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/statistics.hpp"
+
+using dropbp::AtLeastTargetSampling;
+using dropbp::BernoulliSampling;
+using dropbp::DropPlan;
+using dropbp::DropSchedule;
+using dropbp::GreedyAllocation;
+using dropbp::PlanPer;
+using dropbp::UniformAllocation;
+
+namespace {
+
+std::vector<double> to_vector(std::span<const double> values) { return {values.begin(), values.end()}; }
+
+std::string invalid_argument_of(auto call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return {};
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+}  // namespace
+
+TEST_CASE("A plan is a pure function: any step in any order, from any copy, gives the same") {
+  const DropSchedule<> schedule(std::vector<double>(24, 1.0), {.drop_rate = 0.5, .seed = 42});
+  const DropSchedule<> copy = schedule;
+  std::vector<DropPlan> plans;
+  for (std::uint64_t step = 0; step < 50; ++step) plans.push_back(schedule.plan(step));
+  for (std::uint64_t step = 50; step-- > 0;) CHECK(copy.plan(step) == plans[step]);
+  std::set<std::uint64_t> fingerprints;
+  for (const DropPlan& plan : plans) fingerprints.insert(plan.fingerprint());
+  CHECK(fingerprints.size() == plans.size());
+}
+
+TEST_CASE("Seeds and steps beyond 32 bits count") {
+  const std::vector<double> flops(64, 1.0);
+  const DropSchedule<> a(flops, {.seed = 1}), b(flops, {.seed = 1 + (std::uint64_t{1} << 32)});
+  const auto mask = [](const DropPlan& plan) {
+    std::uint64_t bits = 0;
+    for (std::size_t i = 0; i < plan.size(); ++i) bits = bits << 1 | (plan.dropped(i) ? 1u : 0u);
+    return bits;
+  };
+  CHECK(mask(a.plan(7)) != mask(b.plan(7)));
+  CHECK(mask(a.plan(7)) != mask(a.plan(7 + (std::uint64_t{1} << 32))));
+}
+
+TEST_CASE("Micro-steps have plans of their own, or share that of the step") {
+  const std::vector<double> flops(64, 1.0);
+  const DropSchedule<> own(flops, {.seed = 3, .plan_per = PlanPer::micro_step});
+  const DropSchedule<> shared(flops, {.seed = 3, .plan_per = PlanPer::step});
+  const auto same_decisions = [](const DropPlan& a, const DropPlan& b) {
+    for (std::size_t i = 0; i < a.size(); ++i)
+      if (a.dropped(i) != b.dropped(i)) return false;
+    return true;
+  };
+  for (std::uint32_t micro_step = 1; micro_step < 20; ++micro_step) {
+    CHECK_FALSE(same_decisions(own.plan(5, micro_step), own.plan(5)));
+    CHECK(same_decisions(shared.plan(5, micro_step), shared.plan(5)));
+    CHECK(shared.plan(5, micro_step).micro_step() == micro_step);
+  }
+  CHECK(same_decisions(own.plan(5), shared.plan(5)));
+}
+
+TEST_CASE("A plan says what the options say about training below the branches") {
+  const DropSchedule<> schedule({1, 1}, {.drop_rate = 0.0, .trains_below = false});
+  CHECK_FALSE(schedule.plan(0).input_gradient_needed(0));
+  CHECK(schedule.plan(0).input_gradient_needed(1));
+  CHECK(DropSchedule<>({1, 1}, {.drop_rate = 0.0}).plan(0).input_gradient_needed(0));
+}
+
+TEST_CASE("Rates of 0 and 1 are certain") {
+  DropSchedule<> schedule({1, 1, 1});
+  schedule.set_drop_rates(std::vector<double>{0, 1, 0.5});
+  std::uint64_t third = 0;
+  const std::uint64_t steps = 20000;
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    const DropPlan plan = schedule.plan(step);
+    REQUIRE(plan.kept(0));
+    REQUIRE(plan.dropped(1));
+    third += plan.dropped(2);
+  }
+  CHECK(dropbp_test::frequency_is_plausible(third, steps, 0.5, 16));
+}
+
+TEST_CASE("draw fills a plan that exists with what plan returns") {
+  const DropSchedule<AtLeastTargetSampling> schedule(std::vector<double>(7, 1.0), {.seed = 8});
+  std::vector<std::uint8_t> working_space(7);
+  DropPlan plan;
+  for (std::uint64_t step = 0; step < 20; ++step) {
+    schedule.draw(step, 2, working_space, plan);
+    CHECK(plan == schedule.plan(step, 2));
+  }
+  working_space.resize(6);
+  CHECK_THROWS_AS(schedule.draw(0, 0, working_space, plan), std::invalid_argument);
+  CHECK(plan == schedule.plan(19, 2));
+}
+
+TEST_CASE("One rate for all sets the target; a rate each sets it to their mean by FLOPs") {
+  DropSchedule<> schedule({1, 3}, {.drop_rate = 0.25});
+  CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.25, 0.25});
+  schedule.set_drop_rate(0.75);
+  CHECK(schedule.drop_rate() == 0.75);
+  CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.75, 0.75});
+  schedule.set_drop_rates(std::vector<double>{1.0, 0.0});
+  CHECK(schedule.drop_rate() == 0.25);
+  schedule.set_drop_rates(schedule.drop_rates());  // from itself
+  CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{1.0, 0.0});
+}
+
+TEST_CASE("Equal rates have exactly themselves as their mean, so that a counted sampler drops no more than asked") {
+  for (std::size_t size = 1; size <= 100; ++size) {
+    DropSchedule<AtLeastTargetSampling> schedule(std::vector<double>(size, 3.7));
+    for (std::size_t k = 0; k <= size; ++k) {
+      const double rate = static_cast<double>(k) / static_cast<double>(size);
+      schedule.set_drop_rates(std::vector<double>(size, rate));
+      REQUIRE(schedule.drop_rate() == rate);
+    }
+  }
+}
+
+TEST_CASE("Allocation shares the target out and keeps the budget") {
+  DropSchedule<> schedule({1, 1, 2}, {.drop_rate = 0.5});
+  schedule.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{});
+  CHECK(schedule.drop_rate() == 0.5);
+  double kept = 0.0;
+  for (std::size_t i = 0; i < 3; ++i) kept += schedule.flops()[i] * (1.0 - schedule.drop_rates()[i]);
+  CHECK(kept <= 2.0 + 1e-6);
+  schedule.allocate(std::vector<double>{1, 2, 3}, UniformAllocation{});
+  CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.5, 0.5, 0.5});
+}
+
+TEST_CASE("A refused allocation leaves rates and plans as they were") {
+  DropSchedule<> schedule({1, 1, 2}, {.drop_rate = 0.5, .seed = 2});
+  schedule.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{});
+  const std::vector<double> before = to_vector(schedule.drop_rates());
+  const DropPlan plan = schedule.plan(3);
+  for (const std::vector<double>& bad : {std::vector<double>{1, 2}, {1, 2, 3, 4}, {1, -1, 1}, {1, not_a_number, 1}, {1, 1, infinity}})
+    CHECK_THROWS_AS(schedule.allocate(bad, GreedyAllocation{}), std::invalid_argument);
+  CHECK(contains(invalid_argument_of([&] { schedule.allocate(std::vector<double>{1, not_a_number, 1}, GreedyAllocation{}); }),
+                 "that of branch 1 is nan"));
+  DropSchedule<> greedy_target({1, 1, 2}, {.drop_rate = 0.95, .seed = 2});
+  CHECK_THROWS_AS(greedy_target.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{}), std::invalid_argument);
+  CHECK(to_vector(greedy_target.drop_rates()) == std::vector<double>(3, 0.95));
+
+  struct Broken {
+    std::vector<double> rates;
+    std::vector<double> allocate(const dropbp::AllocationInput&) const { return rates; }
+  };
+  for (const std::vector<double>& bad : {std::vector<double>{}, {0.5, 0.5}, {0.5, 0.5, not_a_number}, {0.5, 0.5, 1.5}})
+    CHECK_THROWS_AS(schedule.allocate(std::vector<double>{1, 2, 3}, Broken{bad}), std::invalid_argument);
+  CHECK(to_vector(schedule.drop_rates()) == before);
+  CHECK(schedule.plan(3) == plan);
+}
+
+TEST_CASE("A schedule refuses what it cannot work with, naming the branch") {
+  CHECK(contains(invalid_argument_of([] { DropSchedule<>(std::vector<double>{}); }), "at least one residual branch"));
+  for (const double bad : {0.0, -0.0, -1.0, not_a_number, infinity, -infinity})
+    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }), "those of branch 1 are"));
+  CHECK(contains(invalid_argument_of([] { DropSchedule<>({1.7e308, 1.7e308}); }), "finite sum"));
+  for (const double bad : {-0.1, 1.1, not_a_number, infinity}) {
+    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0}, {.drop_rate = bad}); }), "drop_rate must lie in [0, 1]"));
+    DropSchedule<> schedule({1.0, 1.0}, {.seed = 4});
+    const DropPlan plan = schedule.plan(1);
+    CHECK_THROWS_AS(schedule.set_drop_rate(bad), std::invalid_argument);
+    CHECK(contains(invalid_argument_of([&] { schedule.set_drop_rates(std::vector<double>{0.5, bad}); }),
+                   "the drop rate of branch 1"));
+    CHECK_THROWS_AS(schedule.set_drop_rates(std::vector<double>{0.5}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{1.0, bad == 1.1 ? 0.0 : bad == infinity ? bad : -1.0}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{1.0}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, bad, std::vector<double>{0.5, 0.5}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, 0.5, std::vector<double>{0.5, bad}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, 0.5, std::vector<double>{0.5}), std::invalid_argument);
+    CHECK(schedule.plan(1) == plan);
+    CHECK(schedule.options().seed == 4);
+    CHECK(schedule.total_flops() == 2.0);
+  }
+}
+
+TEST_CASE("Micro-steps beyond 24 bits are refused") {
+  const DropSchedule<> schedule({1.0});
+  CHECK_NOTHROW(schedule.plan(0, 0xFFFFFF));
+  CHECK_THROWS_AS(schedule.plan(0, 0x1000000), std::invalid_argument);
+}
+
+TEST_CASE("New FLOPs keep the rates and change the budget") {
+  DropSchedule<> schedule({1, 1}, {.drop_rate = 0.5});
+  schedule.set_flops(std::vector<double>{1, 3});
+  CHECK(schedule.total_flops() == 4.0);
+  CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.5, 0.5});
+  schedule.set_drop_rates(std::vector<double>{1, 0});
+  CHECK(schedule.drop_rate() == 0.25);
+}
+
+TEST_CASE("Rates that differ in one bit give plans with another fingerprint") {
+  DropSchedule<> schedule({1, 1}, {.drop_rate = 0.5});
+  const std::uint64_t before = schedule.plan(0).fingerprint();
+  schedule.set_drop_rate(std::nextafter(0.5, 1.0));
+  CHECK(schedule.plan(0).fingerprint() != before);
+  schedule.set_drop_rate(0.5);
+  CHECK(schedule.plan(0).fingerprint() == before);
+}
+
+TEST_CASE("A restored schedule draws the same plans") {
+  DropSchedule<> schedule(std::vector<double>(9, 1.0), {.drop_rate = 0.3, .seed = 77, .plan_per = PlanPer::step});
+  schedule.set_drop_rates(std::vector<double>{0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1});
+  DropSchedule<> other(std::vector<double>(9, 1.0));
+  other.restore(77, PlanPer::step, schedule.drop_rate(), schedule.drop_rates());
+  for (std::uint64_t step = 0; step < 100; ++step) REQUIRE(other.plan(step, 1) == schedule.plan(step, 1));
+  CHECK(other.drop_rate() == schedule.drop_rate());
+}

@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Both sensitivities against sums worked out by hand, on gradients of one and of several types.
+#include "dropbp/policy/sensitivity.hpp"
+
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "support/catch.hpp"
+
+using dropbp::GradientNormSensitivity;
+using dropbp::GradientSensitivity;
+
+static_assert(dropbp::Sensitivity<GradientNormSensitivity>);
+static_assert(dropbp::Sensitivity<GradientSensitivity>);
+
+namespace {
+
+using Floats = std::vector<float>;
+using Doubles = std::vector<double>;
+
+// Three gradients of two types, visited in the three ways that are allowed.
+struct Gradients {
+  Floats a{3, 4};
+  Doubles b{6, 8};
+  const Doubles* c = nullptr;
+  template <class Visit>
+  void for_each_gradient(Visit&& visit) {
+    visit(a);
+    visit(&b);
+    visit(c);
+  }
+};
+
+// As many as there are in `floats`, then as many as in `doubles`.
+struct AnyGradients {
+  std::vector<Floats> floats;
+  std::vector<Doubles> doubles;
+  template <class Visit>
+  void for_each_gradient(Visit&& visit) {
+    for (Floats& one : floats) visit(one);
+    for (Doubles& one : doubles) visit(std::as_const(one));
+  }
+};
+
+template <class Policy>
+double difference(const Policy& policy, auto before, auto after) {
+  const typename Policy::Reference reference = policy.reference(before);
+  return policy.difference(reference, after);
+}
+
+}  // namespace
+
+TEST_CASE("The gradient norm sensitivity is the sum of squared changes of the norms") {
+  Gradients before, after;  // norms 5, 10, absent
+  CHECK(difference(GradientNormSensitivity{}, before, after) == 0.0);
+  after.a = {0, 7};  // 7
+  after.b = {-8, 6};  // 10: the direction alone has changed
+  CHECK(difference(GradientNormSensitivity{}, before, after) == 4.0);
+  const Doubles c{1, 2, 2};
+  after.c = &c;  // a gradient where there was none: 3
+  CHECK(difference(GradientNormSensitivity{}, before, after) == 13.0);
+  CHECK(difference(GradientNormSensitivity{}, after, before) == 13.0);
+}
+
+TEST_CASE("The gradient sensitivity is the sum of squared distances") {
+  Gradients before, after;
+  CHECK(difference(GradientSensitivity{}, before, after) == 0.0);
+  after.a = {0, 7};   // 9 + 9
+  after.b = {-8, 6};  // 196 + 4
+  CHECK(difference(GradientSensitivity{}, before, after) == 218.0);
+  const Doubles c{1, 2, 2};
+  after.c = &c;
+  CHECK(difference(GradientSensitivity{}, before, after) == 227.0);
+  CHECK(difference(GradientSensitivity{}, after, before) == 227.0);
+  before.c = after.c;
+  CHECK(difference(GradientSensitivity{}, before, after) == 218.0);
+}
+
+TEST_CASE("A reference keeps what the gradients were") {
+  Gradients model;
+  const auto copies = GradientSensitivity{}.reference(model);
+  const auto norms = GradientNormSensitivity{}.reference(model);
+  model.a = {0, 0};
+  CHECK(GradientSensitivity{}.difference(copies, model) == 25.0);
+  CHECK(GradientNormSensitivity{}.difference(norms, model) == 25.0);
+  // It may be moved and assigned.
+  auto moved = GradientSensitivity{}.reference(model);
+  auto other = std::move(moved);
+  moved = GradientSensitivity{}.reference(model);
+  other = std::move(moved);
+  CHECK(GradientSensitivity{}.difference(other, model) == 0.0);
+}
+
+TEST_CASE("Gradients visited in another number, order or size are found out") {
+  const AnyGradients two{{{1, 2}, {3}}, {}}, one{{{1, 2}}, {}}, three{{{1, 2}, {3}, {4}}, {}};
+  const AnyGradients other_types{{{1, 2}}, {{3}}}, other_size{{{1, 2}, {3, 4}}, {}};
+  for (const AnyGradients& changed : {one, three}) {
+    CHECK_THROWS_AS(difference(GradientNormSensitivity{}, two, changed), std::logic_error);
+    CHECK_THROWS_AS(difference(GradientSensitivity{}, two, changed), std::logic_error);
+  }
+  CHECK_THROWS_AS(difference(GradientSensitivity{}, two, other_types), std::logic_error);
+  CHECK_THROWS_AS(difference(GradientSensitivity{}, two, other_size), std::invalid_argument);
+}
+
+TEST_CASE("A model without gradients has sensitivity zero") {
+  CHECK(difference(GradientNormSensitivity{}, AnyGradients{}, AnyGradients{}) == 0.0);
+  CHECK(difference(GradientSensitivity{}, AnyGradients{}, AnyGradients{}) == 0.0);
+}
+
+TEST_CASE("Gradients that are not finite show in the sensitivity") {
+  const AnyGradients good{{{1}}, {}};
+  for (const float value : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const AnyGradients bad{{{value}}, {}};
+    CHECK_FALSE(std::isfinite(difference(GradientNormSensitivity{}, good, bad)));
+    CHECK_FALSE(std::isfinite(difference(GradientNormSensitivity{}, bad, bad)));
+    CHECK_FALSE(std::isfinite(difference(GradientSensitivity{}, bad, good)));
+  }
+}
