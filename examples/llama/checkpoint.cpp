@@ -196,8 +196,7 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
     weights.files[weights.file_of.find(tensor.name)->second].read(tensor.name, tensor.values);
 }
 
-void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                     std::span<const NamedTensor> tensors, DType dtype) {
+void prepare_checkpoint_folder(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (!std::filesystem::is_directory(folder)) {
@@ -205,6 +204,12 @@ void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& con
                                          folder.string(),
                                          error ? error.message() : std::string("something else has that name")));
   }
+  check_writable(folder / weights_name);
+}
+
+void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
+                     std::span<const NamedTensor> tensors, DType dtype) {
+  prepare_checkpoint_folder(folder);
   const std::string text = config_json(config, dtype == DType::bf16  ? "bfloat16"
                                                : dtype == DType::f16 ? "float16"
                                                                      : "float32");

@@ -30,6 +30,9 @@ struct NamedTensor {
 /// checked before the first value is written. Throws std::runtime_error.
 void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors);
 
+/// Creates the folder and fails now, rather than after hours of training, if no checkpoint could be saved there.
+void prepare_checkpoint_folder(const std::filesystem::path& folder);
+
 /// Writes `config.json` and `model.safetensors`, creating the folder; on std::runtime_error the old checkpoint is
 /// intact.
 ///

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <charconv>
+#include <functional>
 #include <limits>
 #include <span>
 #include <system_error>
@@ -57,10 +58,13 @@ std::optional<Number> convert(std::string_view text) {
   return value;
 }
 
-/// Adds options to the app; each conversion throws UsageError with the flag, the range and the value.
+/// Adds options to the app; each conversion throws UsageError with the flag, the range and the value. Conversions are
+/// only collected during the parse and run after it, so that --help is obeyed behind a wrong value too.
 class Flags {
  public:
-  explicit Flags(CLI::App& app) : app_(app) {}
+  using Conversions = std::vector<std::function<void()>>;
+
+  Flags(CLI::App& app, Conversions& conversions) : app_(app), conversions_(conversions) {}
 
   void group(std::string name) { group_ = std::move(name); }
 
@@ -126,10 +130,14 @@ class Flags {
  private:
   template <typename Function>
   CLI::Option* add(const std::string& flag, const char* type, const std::string& help, Function function) {
-    return app_.add_option_function<std::string>(flag, function, help)->type_name(type)->group(group_);
+    const auto collect = [&conversions = conversions_, function](const std::string& text) {
+      conversions.push_back([=] { function(text); });
+    };
+    return app_.add_option_function<std::string>(flag, collect, help)->type_name(type)->group(group_);
   }
 
   CLI::App& app_;
+  Conversions& conversions_;
   std::string group_;
 };
 
@@ -140,8 +148,8 @@ struct Special {
   std::vector<CLI::Option*> shape;
 };
 
-Special declare(CLI::App& app, Options& o) {
-  Flags flags(app);
+Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
+  Flags flags(app, conversions);
   Special special{};
   constexpr std::ptrdiff_t size_limit = 1 << 20;
   const auto shape = [&](const char* flag, std::ptrdiff_t& target, const char* help, std::ptrdiff_t low = 1,
@@ -187,7 +195,7 @@ Special declare(CLI::App& app, Options& o) {
   const auto not_negative = [](double x) { return x >= 0.0 && x <= std::numeric_limits<double>::max(); };
   flags.real(
       "--learning-rate", o.learning_rate, "(0, 1]", [](double x) { return x > 0.0 && x <= 1.0; }, "X",
-      "peak learning rate of AdamW, per step");
+      "peak learning rate of AdamW; after the warm-up it falls to a tenth along a cosine");
   flags.real(
       "--weight-decay", o.weight_decay, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
       "decoupled weight decay of AdamW, times the learning rate");
@@ -214,10 +222,12 @@ Special declare(CLI::App& app, Options& o) {
   flags.real(
       "--allocate-at", o.allocate_at, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
       "when greedy allocation measures, as a fraction of the steps");
-
   flags.group("Output");
   flags.path("--out", o.out, "DIR", "folder for the trained model, in the format of --model [default none, not saved]");
   flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
+  flags.path("--plot", o.plot, "FILE", "SVG file for a plot of the losses, drawn by gnuplot [default none]");
+  flags.toggle("--baseline", o.baseline,
+               "train the same model on the same batches without dropping too, step by step in turn, and compare");
   flags.integer<std::uint64_t>("--log-every", o.log_every, 1, count_limit, "N",
                                "steps between lines when there is no progress bar");
   flags.choice("--progress", o.progress, progresses, "progress bar; auto is on a terminal only, never is plain lines");
@@ -287,9 +297,11 @@ CommandLine parse_options(int argc, const char* const* argv, std::string_view ve
       "Example: llama-finetune --steps 300 --drop-rate 0 --out base && llama-finetune --model base --drop-rate 0.5 "
       "--report run.json");
   Options options;
-  const Special special = declare(app, options);
+  Flags::Conversions conversions;
+  const Special special = declare(app, conversions, options);
   try {
     app.parse(argc, argv);
+    for (const auto& convert_one : conversions) convert_one();
     check_combinations(options, special);
   } catch (const CLI::CallForHelp&) {
     return {std::nullopt, 0, app.help()};

@@ -64,6 +64,8 @@ struct Options {
   // Output.
   std::optional<std::filesystem::path> out;
   std::optional<std::filesystem::path> report;
+  std::optional<std::filesystem::path> plot;
+  bool baseline = false;         ///< train the same model without dropping too, in turn, and compare
   std::uint64_t log_every = 10;  ///< steps
   ProgressChoice progress = ProgressChoice::automatic;
   bool quiet = false;

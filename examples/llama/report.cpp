@@ -55,6 +55,7 @@ json config_of(const Options& o, const LlamaConfig& m) {
   config["sampling"] = name_of(o.sampling);
   config["sensitivity"] = name_of(o.sensitivity);
   config["allocate_at"] = number(o.allocate_at);
+  config["baseline"] = o.baseline;
   config["out"] = text(o.out);
   return config;
 }
@@ -86,24 +87,31 @@ json json_of(const Summary& s) {
 /// A path on the command line need not be UTF-8, JSON must be: odd bytes become U+FFFD.
 std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
-}  // namespace
-
-std::string report_json(const Options& options, const LlamaConfig& model, std::span<const StepRecord> steps,
-                        const Summary& summary) {
-  std::string out = fmt::format("{{\"config\": {},\n \"steps\": [", dump(config_of(options, model)));
+/// The members "steps" and "summary", without braces.
+std::string members_of(const RunReport& run) {
+  std::string out = "\"steps\": [";
   const char* separator = "\n  ";
-  for (const StepRecord& step : steps) {
+  for (const StepRecord& step : run.steps) {
     out += separator;
     out += dump(json_of(step));
     separator = ",\n  ";
   }
-  out += fmt::format("],\n \"summary\": {}}}\n", dump(json_of(summary)));
+  out += fmt::format("],\n \"summary\": {}", dump(json_of(run.summary)));
   return out;
 }
 
-void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
-                  std::span<const StepRecord> steps, const Summary& summary) {
-  write_file_atomically(path, report_json(options, model, steps, summary));
+}  // namespace
+
+std::string report_json(const Options& options, const LlamaConfig& model, const RunReport& run,
+                        const std::optional<RunReport>& baseline) {
+  std::string out = fmt::format("{{\"config\": {},\n {}", dump(config_of(options, model)), members_of(run));
+  if (baseline) out += fmt::format(",\n \"baseline\": {{{}}}", members_of(*baseline));
+  return out + "}\n";
+}
+
+void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model, const RunReport& run,
+                  const std::optional<RunReport>& baseline) {
+  write_file_atomically(path, report_json(options, model, run, baseline));
 }
 
 }  // namespace llama

@@ -25,6 +25,14 @@ struct StepRecord {
   double backward_ms = 0.0;
   double optimizer_ms = 0.0;
   std::size_t activation_bytes = 0;  ///< saved for the backward pass, at the peak of the step
+
+  // For the comparison with a baseline; not in the JSON.
+  double step_ms = 0.0;                     ///< the whole step
+  double branches_backward_ms = 0.0;        ///< the branches' share of backward_ms
+  double gradient_norm = 0.0;               ///< global, before clipping
+  double kept_flops_fraction = 0.0;         ///< of the branches' backward FLOPs
+  double updated_parameter_fraction = 0.0;  ///< numbers whose tensor had a gradient
+  std::size_t kept_activation_bytes = 0;    ///< the kept branches' bytes by formula
 };
 
 struct Summary {
@@ -36,13 +44,19 @@ struct Summary {
   std::size_t peak_activation_bytes = 0;
 };
 
-/// A pure function of its arguments, so that an interrupted run reports what it has. Numbers that JSON lacks (NaN,
-/// infinity) become null; `config` holds the options and, under "model", the shape in use.
-[[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
-                                      std::span<const StepRecord> steps, const Summary& summary);
+/// One training run; the records must outlive this.
+struct RunReport {
+  std::span<const StepRecord> steps;
+  Summary summary;
+};
+
+/// A pure function of its arguments, so that an interrupted run reports what it has. Numbers that JSON lacks (NaN, infinity)
+/// become null; `config` holds the options and, under "model", the shape in use. A baseline appears under "baseline".
+[[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model, const RunReport& run,
+                                      const std::optional<RunReport>& baseline = std::nullopt);
 
 /// Writes it whole or leaves the old file (std::runtime_error).
-void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
-                  std::span<const StepRecord> steps, const Summary& summary);
+void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model, const RunReport& run,
+                  const std::optional<RunReport>& baseline = std::nullopt);
 
 }  // namespace llama

@@ -23,7 +23,7 @@ concept has_nested_traits = requires { typename T::dropbp_tensor_traits; };
 
 // Types with an outer stride (matrix views) may have gaps between rows: their data() and size() say too little.
 template <class T>
-concept has_data_and_size = requires(T& t, const T& c) {
+concept has_data_and_size = !std::is_const_v<T> && requires(T& t, const T& c) {
   { *c.data() } -> std::convertible_to<long double>;
   { c.size() } -> std::convertible_to<std::size_t>;
   t.data();

@@ -225,6 +225,18 @@ TEST_CASE("checkpoint: what is missing, wrong or too much is named") {
                                             {"'model.norm.weight'", "8 values", "it is 7"});
 }
 
+TEST_CASE("checkpoint: a folder that cannot be saved to is found out before") {
+  const TemporaryFolder folder;
+  prepare_checkpoint_folder(folder / "a/b");
+  CHECK(fs::is_empty(folder / "a/b"));
+  test::write_bytes(folder / "file", "x");
+  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file"); }, {"file", "folder"});
+  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file/below"); }, {"file/below"});
+  fs::create_directories(folder / "c/model.safetensors");
+  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "c"); },
+                                         {"model.safetensors", "a folder"});
+}
+
 TEST_CASE("checkpoint: shards") {
   const TemporaryFolder folder;
   Weights weights(config_of(8));

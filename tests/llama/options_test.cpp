@@ -37,6 +37,8 @@ TEST_CASE("options: none gives the defaults") {
   CHECK(!o.model);
   CHECK(!o.out);
   CHECK(!o.report);
+  CHECK(!o.plot);
+  CHECK(!o.baseline);
   CHECK(o.shape.vocabulary == 256);
   CHECK(o.shape.kv_heads == o.shape.heads);
   CHECK(o.drop_rate == 0.5);
@@ -113,7 +115,12 @@ TEST_CASE("options: each one arrives") {
                                 "25",
                                 "--progress",
                                 "never",
-                                "--quiet"});
+                                "--quiet",
+                                "--plot",
+                                "p.svg",
+                                "--baseline"});
+  CHECK(o.plot == "p.svg");
+  CHECK(o.baseline);
   CHECK(o.data == "d");
   CHECK(o.data_limit_mib == 5);
   CHECK(o.validation_fraction == 0.2);
@@ -231,7 +238,7 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--data", ""}, {"--data", "empty"}},
       {{"--data"}, {"--data"}},
       {{"--steps"}, {"--steps"}},
-      {{"--steps", "--batch", "3"}, {"--steps"}},
+      {{"--steps", "--batch", "3"}, {"--help"}},
       {{"--steps", "5", "--steps", "6"}, {"--steps"}},
       {{"--no-such-option"}, {"--no-such-option", "--help"}},
       {{"--step", "5"}, {"--step"}},
@@ -265,7 +272,8 @@ TEST_CASE("options: help names every option with its default, version is one lin
           "--sequence ",  "--micro-steps ", "--learning-rate ",  "--weight-decay ", "--warmup ",
           "--grad-clip ", "--seed ",        "--threads ",        "--eval-every ",   "--eval-batches ",
           "--drop-rate ", "--allocation ",  "--sampling ",       "--sensitivity ",  "--allocate-at ",
-          "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet "}) {
+          "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet ",
+          "--plot ",      "--baseline "}) {
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));
       REQUIRE(begin != std::string::npos);

@@ -89,7 +89,7 @@ TEST_CASE("progress: the style follows the option, the terminal and --quiet") {
 
 TEST_CASE("progress: the bar fits every width and drops the least wanted first") {
   CHECK(progress_bar(at(50), 100, 83, 79) ==
-        "[==============>              ] 50/100  loss 2.5000  1m23s left  12346 tokens/s");
+        "[========>       ] 50/100  loss 2.5000  1m23s left  12346 tokens/s  dropped 50%");
   for (int width = 0; width < 200; ++width) {
     for (const double loss : {2.5, 1e300, std::numeric_limits<double>::quiet_NaN()}) {
       const std::string bar = progress_bar(at(50, loss), 100, 83, width);

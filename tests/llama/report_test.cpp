@@ -5,8 +5,11 @@
 
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "llama/files.hpp"
 #include "support/catch.hpp"
@@ -23,22 +26,23 @@ std::set<std::string> keys_of(const json& object) {
   return keys;
 }
 
-const std::vector<StepRecord> two_steps{{.step = 0,
-                                         .loss = 5.5,
-                                         .validation_loss = 5.25,
-                                         .dropped = {1, 3},
-                                         .forward_ms = 10.5,
-                                         .backward_ms = 20.25,
-                                         .optimizer_ms = 3,
-                                         .activation_bytes = 4096},
-                                        {.step = 1,
-                                         .loss = 5.125,
-                                         .validation_loss = {},
-                                         .dropped = {},
-                                         .forward_ms = 11,
-                                         .backward_ms = 31,
-                                         .optimizer_ms = 4,
-                                         .activation_bytes = 8192}};
+StepRecord record_of(std::uint64_t step, double loss, std::optional<double> validation_loss,
+                     std::vector<std::size_t> dropped, double forward_ms, double backward_ms, double optimizer_ms,
+                     std::size_t activation_bytes) {
+  StepRecord record;
+  record.step = step;
+  record.loss = loss;
+  record.validation_loss = validation_loss;
+  record.dropped = std::move(dropped);
+  record.forward_ms = forward_ms;
+  record.backward_ms = backward_ms;
+  record.optimizer_ms = optimizer_ms;
+  record.activation_bytes = activation_bytes;
+  return record;
+}
+
+const std::vector<StepRecord> two_steps{record_of(0, 5.5, 5.25, {1, 3}, 10.5, 20.25, 3, 4096),
+                                        record_of(1, 5.125, std::nullopt, {}, 11, 31, 4, 8192)};
 const Summary summary{.tokens_per_second = 1234.5,
                       .final_loss = 5.125,
                       .validation_loss = 5.25,
@@ -49,7 +53,7 @@ const Summary summary{.tokens_per_second = 1234.5,
 }  // namespace
 
 TEST_CASE("report: exactly the promised keys and the given values") {
-  const json report = json::parse(report_json(Options{}, LlamaConfig{}, two_steps, summary));
+  const json report = json::parse(report_json(Options{}, LlamaConfig{}, {two_steps, summary}));
   CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary"});
   CHECK(keys_of(report["summary"]) == std::set<std::string>{"tokens_per_second", "final_loss", "validation_loss",
                                                             "mean_drop_rate", "backward_flops_fraction",
@@ -77,6 +81,18 @@ TEST_CASE("report: exactly the promised keys and the given values") {
   CHECK(report["config"]["data"].is_null());
 }
 
+TEST_CASE("report: a baseline stands beside the run") {
+  const Summary other{.tokens_per_second = 99, .final_loss = 1, .validation_loss = {}};
+  const json report = json::parse(
+      report_json(Options{}, LlamaConfig{}, {two_steps, summary}, RunReport{std::span(two_steps).first(1), other}));
+  CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary", "baseline"});
+  CHECK(keys_of(report["baseline"]) == std::set<std::string>{"steps", "summary"});
+  CHECK(report["steps"].size() == 2);
+  CHECK(report["baseline"]["steps"].size() == 1);
+  CHECK(report["baseline"]["summary"]["tokens_per_second"] == 99.0);
+  CHECK(report["summary"]["tokens_per_second"] == 1234.5);
+}
+
 TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
   Options options;
@@ -86,7 +102,7 @@ TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
   steps[0].validation_loss = infinity;
   steps[1].forward_ms = -infinity;
   const json report = json::parse(report_json(
-      options, LlamaConfig{}, steps, {.tokens_per_second = infinity, .final_loss = nan, .validation_loss = {}}));
+      options, LlamaConfig{}, {steps, {.tokens_per_second = infinity, .final_loss = nan, .validation_loss = {}}}));
   CHECK(report["steps"][0]["loss"].is_null());
   CHECK(report["steps"][0]["validation_loss"].is_null());
   CHECK(report["steps"][1]["forward_ms"].is_null());
@@ -95,17 +111,17 @@ TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
   CHECK(report["summary"]["validation_loss"].is_null());
   CHECK(report["config"]["data"].get<std::string>().starts_with("a\"b\\c\n"));
 
-  const json empty = json::parse(report_json(Options{}, LlamaConfig{}, {}, {}));
+  const json empty = json::parse(report_json(Options{}, LlamaConfig{}, {}));
   CHECK(empty["steps"] == json::array());
 }
 
 TEST_CASE("report: a step is a line, and the file is written whole or not at all") {
   const test::TemporaryFolder folder;
-  write_report(folder / "r.json", Options{}, LlamaConfig{}, two_steps, summary);
+  write_report(folder / "r.json", Options{}, LlamaConfig{}, {two_steps, summary});
   const std::string text = test::read_bytes(folder / "r.json");
-  CHECK(text == report_json(Options{}, LlamaConfig{}, two_steps, summary));
+  CHECK(text == report_json(Options{}, LlamaConfig{}, {two_steps, summary}));
   CHECK(text.find("\n  {\"step\":1,\"loss\":5.125,") != std::string::npos);
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
-  test::check_throws<std::runtime_error>(
-      [&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}, {}); }, {"none/r.json", "No such file"});
+  test::check_throws<std::runtime_error>([&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}); },
+                                         {"none/r.json", "No such file"});
 }

@@ -3,6 +3,7 @@
 
 // The handler and a whole model: steps, sensitivities, rates, counts, and models that change under it.
 #include "dropbp/handler.hpp"
+#include "dropbp/layer.hpp"
 
 #include <cmath>
 #include <cstddef>

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -55,7 +56,9 @@ double probability(std::uint32_t mask, const std::vector<double>& rates) {
 std::uint32_t published_top_up(std::uint32_t mask, const std::vector<double>& rates, double drop_rate) {
   std::vector<std::size_t> order(rates.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return rates[a] > rates[b]; });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return rates[a] > rates[b] || (rates[a] == rates[b] && a < b);
+  });
   for (const std::size_t i : order) {
     if (!(static_cast<double>(std::popcount(mask)) / static_cast<double>(rates.size()) < drop_rate)) break;
     mask |= 1u << i;
@@ -230,7 +233,9 @@ TEST_CASE("Topping up goes by rate, highest first, the lowest index among equals
       rates[i] = static_cast<double>(CounterRandom(9, RandomStream::user, size)(i) % 5) / 10.0;
     std::vector<std::uint32_t> expected(size);
     std::iota(expected.begin(), expected.end(), 0u);
-    std::stable_sort(expected.begin(), expected.end(), [&](std::uint32_t a, std::uint32_t b) { return rates[a] > rates[b]; });
+    std::sort(expected.begin(), expected.end(), [&](std::uint32_t a, std::uint32_t b) {
+      return rates[a] > rates[b] || (rates[a] == rates[b] && a < b);
+    });
     REQUIRE(prepare(AtLeastTargetSampling{}, rates, 0.5).highest_rate_first == expected);
   }
 }

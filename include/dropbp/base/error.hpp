@@ -52,9 +52,10 @@ inline void require_rate(double rate, const std::string& whose) {
     throw_invalid(whose + " must lie in [0, 1]", "it is " + text(rate), "pass the probability of dropping a branch");
 }
 
-inline void require_count(std::size_t given, std::size_t branches, const std::string& what) {
+// `what` is a literal: a std::string would be made, on the heap, in every step.
+inline void require_count(std::size_t given, std::size_t branches, const char* what) {
   if (given != branches)
-    throw_invalid("one " + what + " per branch is required (" + text(branches) + " branches)",
+    throw_invalid(std::string("one ") + what + " per branch is required (" + text(branches) + " branches)",
                   text(given) + " were given", "pass them in the order in which the model visits its layers");
 }
 

@@ -48,6 +48,7 @@ class CrossEntropy {
     targets_ = targets;
     counted_ = counted;
     sum_ = 0;
+    kept_chunk_ = -1;
   }
 
   Index chunks() const noexcept { return (static_cast<Index>(targets_.size()) + chunk_tokens_ - 1) / chunk_tokens_; }
@@ -78,6 +79,7 @@ class CrossEntropy {
       row[target] -= static_cast<T>(1.0 / static_cast<double>(counted_));
     });
     for (Index i = 0; i < rows; ++i) sum_ += losses.data()[i];
+    kept_chunk_ = keep ? chunk : -1;
     if (!keep) logits_ = Matrix<T>();
   }
 
@@ -85,8 +87,9 @@ class CrossEntropy {
   /// hidden itself), and the weight's gradient follows its contract, if it is trained.
   void backward_chunk(Index chunk, MatrixView<T> grad_hidden, std::type_identity_t<MatrixView<const T>> hidden,
                       Parameter<T>& weight) {
-    if (logits_.rows() != rows_of(chunk))
-      dropbp::detail::throw_order("backward_chunk needs the logits of its chunk", "none are kept",
+    if (kept_chunk_ != chunk)
+      dropbp::detail::throw_order("backward_chunk needs the logits of chunk " + std::to_string(chunk),
+                                  kept_chunk_ < 0 ? "none are kept" : "those of chunk " + std::to_string(kept_chunk_) + " are kept",
                                   "call forward_chunk of the same chunk with keep = true before");
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     if (weight.trained) {
@@ -95,6 +98,7 @@ class CrossEntropy {
     }
     product_ab(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
     logits_ = Matrix<T>();
+    kept_chunk_ = -1;
   }
 
   /// The mean over the counted positions of the chunks seen since begin.
@@ -147,7 +151,8 @@ class CrossEntropy {
   std::span<const std::int32_t> targets_;
   std::size_t counted_ = 0;
   double sum_ = 0;
-  Matrix<T> logits_;
+  Matrix<T> logits_;       // of kept_chunk_
+  Index kept_chunk_ = -1;  // none
 };
 
 }  // namespace ops

@@ -168,6 +168,18 @@ TEST_CASE("jacobian: attention") {
             },
             [&](auto dx, auto dy) { attention_backward(dx, dy, x.view(), o.view(), lse.data(), layout, shape); }));
       }
+  {  // longer than a block of queries
+    const SequenceShape shape{1, 53};
+    const HeadLayout layout{2, 1, 2};
+    Matrix<double> x = random_matrix<double>(53, layout.qkv_width(), ++seed, -2, 2), o(53, 4), lse(2, 53);
+    report.add(check_rows(
+        x, layout.q_width(),
+        [&](auto y) {
+          attention_forward(y, lse.data(), x.view(), layout, shape);
+          copy<double>(o.view(), y);
+        },
+        [&](auto dx, auto dy) { attention_backward(dx, dy, x.view(), o.view(), lse.data(), layout, shape); }));
+  }
   CHECK(report.shapes() >= 30);
 }
 

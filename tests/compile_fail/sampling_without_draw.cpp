@@ -1,0 +1,19 @@
+// expect: has_draw
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A sampling policy prepares and draws.
+#include <cstdint>
+#include <span>
+
+#include "dropbp/schedule.hpp"
+
+struct Own {
+  struct Prepared {};
+  Prepared prepare(const dropbp::SamplingInput&) const { return {}; }
+#ifndef DROPBP_TEST_WRONG
+  void draw(const Prepared&, const dropbp::CounterRandom&, std::span<std::uint8_t>) const {}
+#endif
+};
+
+dropbp::DropSchedule<Own> use() { return dropbp::DropSchedule<Own>({1.0}); }

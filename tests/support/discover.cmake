@@ -1,0 +1,36 @@
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# Writes the ctest entries of one test program, one a test case, to OUTPUT. Catch2's own script does the same but
+# splits names at semicolons, in 2.13. PROGRAM, LABEL, LIST and RUN (arguments with spaces between) come from
+# the command line.
+
+include(${CMAKE_CURRENT_LIST_DIR}/script.cmake NO_POLICY_SCOPE)
+
+separate_arguments(list UNIX_COMMAND "${LIST}")
+# The exit code says nothing: 2.13 returns the number of test cases.
+execute_process(COMMAND ${PROGRAM} ${list} OUTPUT_VARIABLE names ERROR_VARIABLE messages RESULT_VARIABLE status)
+if(NOT status MATCHES "^[0-9]+$")
+  fail("${PROGRAM} cannot list its test cases: ${status}\n${messages}")
+endif()
+
+set(script "")
+# Not a CMake list: those break at semicolons and brackets.
+while(names MATCHES "^([^\n]*)\n")
+  set(name "${CMAKE_MATCH_1}")
+  string(LENGTH "${CMAKE_MATCH_0}" length)
+  string(SUBSTRING "${names}" ${length} -1 names)
+  if(name STREQUAL "")
+    continue()
+  endif()
+  string(REGEX REPLACE "([][,\"\\\\])" "\\\\\\1" filter "${name}")
+  set(test "[==[${LABEL}.${name}]==]")
+  string(APPEND script
+    "add_test(${test} [==[${PROGRAM}]==] [==[${filter}]==] ${RUN})\n"
+    # Waiting OpenMP threads must not spin: ctest runs several programs at once.
+    "set_tests_properties(${test} PROPERTIES LABELS ${LABEL} TIMEOUT 900 ENVIRONMENT OMP_WAIT_POLICY=passive)\n")
+endwhile()
+if(script STREQUAL "")
+  fail("${PROGRAM} has no test case")
+endif()
+file(WRITE ${OUTPUT} "${script}")

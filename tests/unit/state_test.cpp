@@ -1,0 +1,164 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Saved states: every number comes back exactly, and a damaged text is refused or means what it says.
+#include "dropbp/state.hpp"
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+
+using dropbp::handler_state_from_text;
+using dropbp::HandlerState;
+using dropbp::PlanPer;
+using limits = std::numeric_limits<double>;
+
+namespace {
+
+HandlerState example() {
+  return {.seed = ~std::uint64_t{0},
+          .plan_per = PlanPer::step,
+          .step = 1234567890123,
+          .micro_steps = 20,
+          .drop_rate = 0.1,
+          .drop_rates = {0.0, -0.0, limits::denorm_min(), 1.0 / 3.0, 1.0},
+          .sensitivities = {limits::max(), limits::min(), limits::min() - limits::denorm_min(), 0.0, 1e-5},
+          .kept = {0, 1, 20, ~std::uint64_t{0}, 10},
+          .dropped = {20, 19, 0, 0, 10},
+          .calls = {{0, 1}, {2, 3}, {~std::uint64_t{0}, 0}, {10, 0}, {100, 1000}}};
+}
+
+bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (std::bit_cast<std::uint64_t>(a[i]) != std::bit_cast<std::uint64_t>(b[i])) return false;
+  return true;
+}
+
+// The words of a text, one space between two.
+std::string words_of(const std::string& text) {
+  std::string words;
+  bool within = false;
+  for (const char c : text) {
+    const bool space = c == ' ' || c == '\n';
+    if (!space && !within && !words.empty()) words += ' ';
+    if (!space) words += c;
+    within = !space;
+  }
+  return words;
+}
+
+// Whether a text is refused with std::invalid_argument, or read as the state that has these very words.
+bool refused_or_true(const std::string& text) {
+  try {
+    return words_of(to_text(handler_state_from_text(text))) == words_of(text);
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+}
+
+std::string refusal(const std::string& text) {
+  try {
+    handler_state_from_text(text);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("A state comes back from its text exactly, extreme numbers included") {
+  HandlerState state = example();
+  HandlerState back = handler_state_from_text(to_text(state));
+  CHECK(back == state);
+  CHECK(same_bits(back.drop_rates, state.drop_rates));  // -0 is not 0
+  CHECK(same_bits(back.sensitivities, state.sensitivities));
+  state.sensitivities.clear();
+  state.plan_per = PlanPer::micro_step;
+  CHECK(handler_state_from_text(to_text(state)) == state);
+  CHECK(handler_state_from_text(to_text(HandlerState{})) == HandlerState{});
+}
+
+TEST_CASE("The text of a state is pinned, since files outlive programs") {
+  const HandlerState state{.seed = 42, .step = 7, .micro_steps = 8, .drop_rate = 0.5, .drop_rates = {0.25, 0.75},
+                           .sensitivities = {1, 2}, .kept = {6, 2}, .dropped = {2, 6}, .calls = {{8, 6}, {8, 2}}};
+  CHECK(to_text(state) ==
+        "dropbp-state 1\nseed 42\nplan_per micro_step\nstep 7\nmicro_steps 8\ndrop_rate 0x1p-1\nbranches 2\n"
+        "sensitivities yes\nbranch 0x1p-2 6 2 8 6 0x1p0\nbranch 0x1.8p-1 2 6 8 2 0x1p1\nend\n");
+}
+
+TEST_CASE("Every truncation of a state is refused") {
+  const std::string text = to_text(example());
+  for (std::size_t length = 0; length + 1 < text.size(); ++length) {
+    CAPTURE(length);
+    REQUIRE_THROWS_AS(handler_state_from_text(text.substr(0, length)), std::invalid_argument);
+  }
+  CHECK(handler_state_from_text(text.substr(0, text.size() - 1)) == example());  // the last line break alone
+}
+
+TEST_CASE("Every change, loss or repetition of one character is refused or means what it says") {
+  const std::string text = to_text(example());
+  std::size_t wrong = 0, tried = 0;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    std::string changed = text;
+    for (int byte = 0; byte < 256; ++byte, ++tried) {
+      changed[at] = static_cast<char>(byte);
+      wrong += !refused_or_true(changed);
+    }
+    wrong += !refused_or_true(text.substr(0, at) + text.substr(at + 1));
+    wrong += !refused_or_true(text.substr(0, at) + text[at] + text.substr(at));
+  }
+  CHECK(wrong == 0);
+  CHECK(tried == 256 * text.size());
+}
+
+TEST_CASE("A text of something else is refused, naming the line") {
+  const std::string text = to_text(example());
+  CHECK(refusal("").find("line 1 of a saved dropbp state must hold `dropbp-state`, but it ends there") != std::string::npos);
+  CHECK(refusal("dropbp-state 2\n").find("must hold `1`, but it holds `2`") != std::string::npos);
+  CHECK(refusal("{\"seed\": 1}").find("line 1") != std::string::npos);
+  CHECK(refusal(text + "end\n").find("nothing after `end`") != std::string::npos);
+  CHECK(refusal(text + text).find("nothing after `end`") != std::string::npos);
+  std::string changed = text;
+  changed.replace(changed.find("plan_per step"), 13, "plan_per none");
+  CHECK(refusal(changed).find("line 3 of a saved dropbp state must hold `step` or `micro_step`") != std::string::npos);
+}
+
+TEST_CASE("Numbers too large, and counts of branches that do not follow, are refused at once") {
+  const std::string text = to_text(HandlerState{});
+  const auto with = [&](const std::string& field, const std::string& value) {
+    std::string changed = text;
+    changed.replace(changed.find(field), field.size(), value);
+    return refusal(changed);
+  };
+  CHECK(with("seed 0", "seed 18446744073709551616").find("below 2^64") != std::string::npos);
+  CHECK(with("seed 0", "seed 99999999999999999999999999").find("below 2^64") != std::string::npos);
+  CHECK(with("seed 0", "seed 18446744073709551615").empty());
+  CHECK_FALSE(with("seed 0", "seed 00").empty());
+  CHECK_FALSE(with("seed 0", "seed -1").empty());
+  CHECK_FALSE(with("seed 0", "seed +1").empty());
+  CHECK(with("branches 0", "branches 18446744073709551615").find("as many branches as follow") != std::string::npos);
+  CHECK_FALSE(with("branches 0", "branches 1").empty());
+  CHECK_FALSE(with("drop_rate 0x0p0", "drop_rate 0.5").empty());
+  CHECK_FALSE(with("drop_rate 0x0p0", "drop_rate nan").empty());
+}
+
+TEST_CASE("A state whose lists are of different lengths has no text") {
+  const auto refused = [](auto spoil) {
+    HandlerState state = example();
+    spoil(state);
+    CHECK_THROWS_AS(to_text(state), std::invalid_argument);
+  };
+  refused([](HandlerState& state) { state.drop_rates.pop_back(); });
+  refused([](HandlerState& state) { state.kept.pop_back(); });
+  refused([](HandlerState& state) { state.dropped.clear(); });
+  refused([](HandlerState& state) { state.calls.emplace_back(); });
+  refused([](HandlerState& state) { state.sensitivities.pop_back(); });
+}
