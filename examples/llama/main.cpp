@@ -115,7 +115,11 @@ int run(const Options& options) {
   std::signal(SIGINT, on_interrupt);
   std::signal(SIGTERM, on_interrupt);
   const ProgressStyle style = choose_progress_style(options.progress, options.quiet, is_terminal(stderr));
-  Progress progress({.style = style, .steps = options.steps, .log_every = options.log_every});
+  Progress::Settings settings;
+  settings.style = style;
+  settings.steps = options.steps;
+  settings.log_every = options.log_every;
+  Progress progress(settings);
   if (!options.quiet)
     progress.message(fmt::format("{} parameters, {} training tokens, {} steps of {} tokens, drop rate {:g}",
                                  parameter_count(config), data.train().size(), options.steps,

@@ -51,7 +51,8 @@ const StepRecord& Trainer::step() {
   const auto allocate_at = static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
   if (number == allocate_at) measure_and_allocate();
 
-  StepRecord record{.step = number};
+  StepRecord record;
+  record.step = number;
   PassTimes times;
   Stopwatch whole;
   model_.saved_memory().reset_peak();

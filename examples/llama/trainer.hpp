@@ -36,7 +36,9 @@ struct ChosenSampling {
 
   Prepared prepare(const dropbp::SamplingInput& input) const {
     if (choice == SamplingChoice::at_least_target) return dropbp::AtLeastTargetSampling{}.prepare(input);
-    return {.independent = dropbp::BernoulliSampling{}.prepare(input)};
+    Prepared prepared;
+    prepared.independent = dropbp::BernoulliSampling{}.prepare(input);
+    return prepared;
   }
   void draw(const Prepared& prepared, const dropbp::CounterRandom& random, std::span<std::uint8_t> dropped) const {
     if (choice == SamplingChoice::at_least_target)
