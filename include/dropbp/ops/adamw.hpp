@@ -62,8 +62,8 @@ void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOpti
   T* const v = state.second_moment.data();
   const Index size = static_cast<Index>(parameter.size());
   constexpr Index chunk = 4096;
-  parallel_for((size + chunk - 1) / chunk, std::min(size, chunk), [&](Index c) {
-    const Index last = std::min(size, (c + 1) * chunk);
+  parallel_for((size + chunk - 1) / chunk, (std::min)(size, chunk), [&](Index c) {
+    const Index last = (std::min)(size, (c + 1) * chunk);
     for (Index i = c * chunk; i < last; ++i) {
       const T gradient = factor * g[i];
       m[i] = beta1 * m[i] + rest1 * gradient;
@@ -125,10 +125,10 @@ double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
     const Index size = static_cast<Index>(parameter->size());
     for (Index start = 0; start < size; start += chunk * chunks_at_once) {
       double shares[chunks_at_once];
-      const Index chunks = std::min(chunks_at_once, (size - start + chunk - 1) / chunk);
-      parallel_for(chunks, std::min(size, chunk), [&](Index c) {
+      const Index chunks = (std::min)(chunks_at_once, (size - start + chunk - 1) / chunk);
+      parallel_for(chunks, (std::min)(size, chunk), [&](Index c) {
         const Index first = start + c * chunk;
-        shares[c] = backend_kernels<Cpu, T>::squared_norm(g + first, static_cast<std::size_t>(std::min(chunk, size - first)));
+        shares[c] = backend_kernels<Cpu, T>::squared_norm(g + first, static_cast<std::size_t>((std::min)(chunk, size - first)));
       });
       for (Index c = 0; c < chunks; ++c) total += shares[c];
     }
@@ -137,7 +137,7 @@ double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
 }
 
 /// The factor that brings a gradient of this norm down to `max_norm`, as torch.nn.utils.clip_grad_norm_.
-inline double clip_factor(double norm, double max_norm) noexcept { return std::min(1.0, max_norm / (norm + 1e-6)); }
+inline double clip_factor(double norm, double max_norm) noexcept { return (std::min)(1.0, max_norm / (norm + 1e-6)); }
 
 }  // namespace ops
 DROPBP_NAMESPACE_END

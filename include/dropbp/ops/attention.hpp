@@ -58,7 +58,7 @@ T exp_row(T* scores, Index valid, Index count, T scale, T shift) noexcept {
     if constexpr (std::is_same_v<decltype(piece), Index>) p = load_some<T>(scores + i, piece, T(0));
     sum += p;
   });
-  std::fill(scores + std::max(valid, Index(0)), scores + count, T(0));
+  std::fill(scores + (std::max)(valid, Index(0)), scores + count, T(0));
   return static_cast<T>(sum_of_lanes<T>(sum));
 }
 
@@ -86,13 +86,13 @@ void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixVi
   std::fill_n(largest, rows, -std::numeric_limits<T>::infinity());
   std::fill_n(sum, rows, T(0));
   for (Index k0 = 0; k0 < end; k0 += key_block) {
-    const Index count = std::min(key_block, end - k0);
+    const Index count = (std::min)(key_block, end - k0);
     const MatrixView<T> block(scores, rows, count);
     product_abt(block, q, k.rows_from(k0, count));
     for (Index i = 0; i < rows; ++i) {
       const Index valid = visible_keys(first + i, k0, count);
       const T before = largest[i];
-      if (valid > 0) largest[i] = std::max(before, scale * max_of_row(block.row(i), valid));
+      if (valid > 0) largest[i] = (std::max)(before, scale * max_of_row(block.row(i), valid));
       const T block_sum = exp_row(block.row(i), valid, count, scale, largest[i]);
       const T shrink = k0 == 0 ? T(0) : std::exp(before - largest[i]);
       sum[i] = sum[i] * shrink + block_sum;
@@ -122,7 +122,7 @@ void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<
       return load_piece(o.row(i) + j, piece, T(0)) * load_piece(d_o.row(i) + j, piece, T(0));
     }));
   for (Index k0 = 0; k0 < end; k0 += key_block) {
-    const Index count = std::min(key_block, end - k0);
+    const Index count = (std::min)(key_block, end - k0);
     const MatrixView<T> p(buffer, rows, count), ds(buffer + query_block * key_block, rows, count);
     product_abt(p, q, k.rows_from(k0, count));
     product_abt(ds, d_o, v.rows_from(k0, count));
@@ -149,7 +149,7 @@ void attention_forward(MatrixView<T> o, T* lse, std::type_identity_t<MatrixView<
   parallel_tasks(shape.batch * layout.heads * blocks, detail::query_block * shape.sequence * size, [&](Index task) {
     const Index head = task / blocks % layout.heads, batch = task / blocks / layout.heads;
     const Index first = (blocks - 1 - task % blocks) * detail::query_block;
-    const Index rows = std::min(detail::query_block, shape.sequence - first);
+    const Index rows = (std::min)(detail::query_block, shape.sequence - first);
     const Index kv = layout.q_width() + head / layout.group() * size;
     const auto part = [&](Index column) { return detail::head_rows(qkv, shape, batch, column, size); };
     detail::attend_query_block<T>(detail::head_rows(o, shape, batch, head * size, size).rows_from(first, rows),
@@ -172,7 +172,7 @@ void attention_backward(MatrixView<T> grad_qkv, std::type_identity_t<MatrixView<
     const Index k = layout.q_width() + kv_head * size, v = k + layout.kv_width();
     for (Index head = kv_head * layout.group(); head < (kv_head + 1) * layout.group(); ++head)
       for (Index block = blocks - 1; block >= 0; --block) {
-        const Index first = block * detail::query_block, rows = std::min(detail::query_block, shape.sequence - first);
+        const Index first = block * detail::query_block, rows = (std::min)(detail::query_block, shape.sequence - first);
         // The last query block sees every key: done first, it writes dk and dv whole, and nobody sets them to zero.
         const bool writes = block == blocks - 1 && head == kv_head * layout.group();
         detail::attend_query_block_backward<T>(

@@ -125,7 +125,7 @@ class CrossEntropy {
 
  private:
   Index rows_of(Index chunk) const noexcept {
-    return std::min(chunk_tokens_, static_cast<Index>(targets_.size()) - chunk * chunk_tokens_);
+    return (std::min)(chunk_tokens_, static_cast<Index>(targets_.size()) - chunk * chunk_tokens_);
   }
 
   void check(MatrixView<const T> hidden, const Parameter<T>& weight) const {
@@ -140,7 +140,7 @@ class CrossEntropy {
   static double exp_sum(T* row, Index count, T shift) noexcept {
     double sum = 0;
     for (Index j = 0; j < count; j += 256) {
-      const Index part = std::min(Index(256), count - j);
+      const Index part = (std::min)(Index(256), count - j);
       sum += static_cast<double>(detail::exp_row(row + j, part, part, T(1), shift));
     }
     return sum;

@@ -58,7 +58,7 @@ void embedding_backward(std::type_identity_t<MatrixView<const T>> grad_output, s
   if (mode == Accumulate::overwrite)
     parallel_for(gradient.rows, gradient.columns, [&](Index id) { std::fill_n(gradient.row(id), gradient.columns, T(0)); });
   // Threads share the columns, so that every element sees the tokens in order.
-  const Index parts = std::min(thread_count(), (gradient.columns + 63) / 64);
+  const Index parts = (std::min)(thread_count(), (gradient.columns + 63) / 64);
   parallel_for(parts, grad_output.rows * 64, [&](Index part) {
     const Index first = gradient.columns * part / parts, last = gradient.columns * (part + 1) / parts;
     for (Index t = 0; t < grad_output.rows; ++t) {

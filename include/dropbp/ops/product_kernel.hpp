@@ -129,41 +129,41 @@ void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T>
   // The output is cut for the threads, by rows as long as there are enough, else by columns too.
   const Index threads = rows * columns * depth < serial_product ? 1 : thread_count();
   const Index row_tiles = (rows + tile_rows - 1) / tile_rows;
-  const Index row_parts = std::min(threads, row_tiles);
+  const Index row_parts = (std::min)(threads, row_tiles);
 
-  const Index column_step = std::min(block_columns, rounded_up(columns, width));
+  const Index column_step = (std::min)(block_columns, rounded_up(columns, width));
   T* const packed_b = scratch<T>(Scratch::packed_b, column_step * depth_step);
   for (Index j0 = 0; j0 < columns; j0 += column_step) {
-    const Index part_columns = std::min(column_step, columns - j0);
+    const Index part_columns = (std::min)(column_step, columns - j0);
     const Index panels = (part_columns + width - 1) / width;
-    const Index column_parts = std::min((threads + row_parts - 1) / row_parts, panels);
+    const Index column_parts = (std::min)((threads + row_parts - 1) / row_parts, panels);
     for (Index p0 = 0; p0 < depth; p0 += depth_step) {
-      const Index part_depth = std::min(depth_step, depth - p0);
+      const Index part_depth = (std::min)(depth_step, depth - p0);
       const Accumulate block_mode = p0 == 0 ? mode : Accumulate::add;
       const auto pack_b = [&](Index panel) {
         pack_panel<T, width, b_transposed>(b_at(p0, j0 + panel * width), b.stride, part_depth,
-                                           std::min(width, part_columns - panel * width),
+                                           (std::min)(width, part_columns - panel * width),
                                            packed_b + panel * width * part_depth);
       };
       const auto compute = [&](Index part) {
         const Index row_part = part / column_parts, column_part = part % column_parts;
         const Index first_row = row_part * row_tiles / row_parts * tile_rows;
-        const Index last_row = std::min(rows, (row_part + 1) * row_tiles / row_parts * tile_rows);
+        const Index last_row = (std::min)(rows, (row_part + 1) * row_tiles / row_parts * tile_rows);
         const Index first_panel = column_part * panels / column_parts;
         const Index last_panel = (column_part + 1) * panels / column_parts;
         const Index blocks = (last_row - first_row + block_rows - 1) / block_rows;
         const Index row_step = rounded_up((last_row - first_row + blocks - 1) / blocks, tile_rows);
         T* const packed_a = scratch<T>(Scratch::packed_a, row_step * part_depth + 8);
         for (Index i0 = first_row; i0 < last_row; i0 += row_step) {
-          const Index part_rows = std::min(row_step, last_row - i0);
+          const Index part_rows = (std::min)(row_step, last_row - i0);
           for (Index i = 0; i < part_rows; i += tile_rows)
             pack_panel<T, tile_rows, !a_transposed>(a_at(i0 + i, p0), a.stride, part_depth,
-                                                    std::min(tile_rows, part_rows - i), packed_a + i * part_depth);
+                                                    (std::min)(tile_rows, part_rows - i), packed_a + i * part_depth);
           for (Index panel = first_panel; panel < last_panel; ++panel)
             for (Index i = 0; i < part_rows; i += tile_rows)
               tile_product<T>(part_depth, packed_a + i * part_depth, packed_b + panel * width * part_depth,
-                              c.row(i0 + i) + j0 + panel * width, c.stride, std::min(tile_rows, part_rows - i),
-                              std::min(width, part_columns - panel * width), block_mode);
+                              c.row(i0 + i) + j0 + panel * width, c.stride, (std::min)(tile_rows, part_rows - i),
+                              (std::min)(width, part_columns - panel * width), block_mode);
         }
       };
       if (threads == 1) {

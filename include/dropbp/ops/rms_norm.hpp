@@ -71,7 +71,7 @@ void rms_norm_backward(MatrixView<T> grad_input, Accumulate mode, std::type_iden
   parallel_for(chunks, detail::norm_chunk * hidden, [&](Index chunk) {
     T* const share = weight.trained ? shares.row(chunk) : nullptr;
     if (share != nullptr) std::fill_n(share, hidden, T(0));
-    const Index last = std::min(x.rows, (chunk + 1) * detail::norm_chunk);
+    const Index last = (std::min)(x.rows, (chunk + 1) * detail::norm_chunk);
     for (Index i = chunk * detail::norm_chunk; i < last; ++i) {
       const T* const in = x.row(i);
       const T* const dy = grad_output.row(i);
