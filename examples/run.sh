@@ -65,6 +65,8 @@ cmake -S . -B "$build_dir" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=
 cmake --build "$build_dir" -j "$jobs" --target llama-finetune
 program=$build_dir/examples/llama/llama-finetune
 
-# ---- the demo: uses $program, writes to build/demo -------------------------------------------------------
+# ---- the demo: the same model on the same tokens with drop rates 0 and 0.5, step by step in turn
 mkdir -p build/demo
-"$program" --help
+"$program" --baseline --drop-rate 0.5 --steps 120 --layers 4 --hidden 256 --intermediate 688 --heads 4 --sequence 256 \
+  --batch 4 --eval-every 40 --report build/demo/report.json --plot build/demo/loss.svg
+echo "written: build/demo/report.json, build/demo/loss.svg"
