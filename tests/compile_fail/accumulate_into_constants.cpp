@@ -1,4 +1,4 @@
-// expect: Tensor<
+// expect: Tensor<|has_writable_memory
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

@@ -109,7 +109,7 @@ class AttentionBranch {
     return config;
   }
 
-  void check(const Matrix<T>& x, const SequenceShape& shape) const {
+  void require_shapes(const Matrix<T>& x, const SequenceShape& shape) const {
     detail::require_branch_input("attention", x.rows(), x.columns(), shape, config_.hidden);
     if (shape.sequence > rope_->max_sequence())
       detail::throw_invalid("sequences must not be longer than the rope table (" + std::to_string(rope_->max_sequence()) + ")",
@@ -118,7 +118,7 @@ class AttentionBranch {
 
   // y (=|+=) branch(x); y may be x itself when it adds.
   void run_forward(const Matrix<T>& x, MatrixView<T> y, Accumulate mode, Saved* saved, const SequenceShape& shape) {
-    check(x, shape);
+    require_shapes(x, shape);
     const Index tokens = shape.tokens();
     MemoryPool& pool = saved != nullptr ? memory_.saved : memory_.workspace;
     Saved kept;
@@ -145,7 +145,7 @@ class AttentionBranch {
   // trained parameters need. grad_input may be grad_output itself when it adds.
   void run_backward(const Matrix<T>& grad_output, MatrixView<T> grad_input, Accumulate mode, Saved& saved,
                     const SequenceShape& shape) {
-    check(grad_output, shape);
+    require_shapes(grad_output, shape);
     detail::require_saved("attention", saved.x.rows(), shape.tokens());
     const Index tokens = shape.tokens();
     MemoryPool& pool = memory_.workspace;

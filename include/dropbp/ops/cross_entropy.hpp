@@ -56,7 +56,7 @@ class CrossEntropy {
   /// Adds the losses of a chunk of hidden [tokens, hidden] under weight [vocabulary, hidden]. With `keep` the gradient of
   /// the logits stays in place of them for backward_chunk.
   void forward_chunk(Index chunk, std::type_identity_t<MatrixView<const T>> hidden, const Parameter<T>& weight, bool keep) {
-    check(hidden, weight);
+    require_shapes(hidden, weight);
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     logits_ = Matrix<T>(rows, weight.rows(), workspace_);
     product_abt(logits_.view(), hidden.rows_from(first, rows), weight.value());
@@ -128,7 +128,7 @@ class CrossEntropy {
     return (std::min)(chunk_tokens_, static_cast<Index>(targets_.size()) - chunk * chunk_tokens_);
   }
 
-  void check(MatrixView<const T> hidden, const Parameter<T>& weight) const {
+  void require_shapes(MatrixView<const T> hidden, const Parameter<T>& weight) const {
     if (hidden.rows != static_cast<Index>(targets_.size()) || hidden.columns != weight.columns())
       detail::throw_invalid("hidden must have one row per target and the head's columns " +
                                 detail::shape_text(static_cast<Index>(targets_.size()), weight.columns()),
