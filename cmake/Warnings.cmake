@@ -9,14 +9,6 @@ set(dropbp_warning_flags
 add_library(dropbp_warnings INTERFACE)
 target_compile_options(dropbp_warnings INTERFACE ${dropbp_warning_flags})
 
-# GCC's warnings from data flow come and go with the release and with what it inlines, false ones among them:
-# they are shown, but do not stop the build of someone with another release.
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  foreach(warning IN ITEMS array-bounds maybe-uninitialized restrict stringop-overflow stringop-overread)
-    target_compile_options(dropbp_warnings INTERFACE -Wno-error=${warning})
-  endforeach()
-endif()
-
 if(DROPBP_NATIVE)
   target_compile_options(dropbp_warnings INTERFACE -march=native)
 endif()

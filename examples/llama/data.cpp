@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "input_file.hpp"
+#include "random_streams.hpp"
 
 namespace llama {
 namespace {
@@ -142,14 +143,6 @@ std::optional<fs::path> newest(const fs::path& folder, std::string_view prefix, 
   return best->second;
 }
 
-/// splitmix64's output function (Steele, Lea, Flood 2014): a bijection that mixes all bits.
-std::uint64_t mix(std::uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 std::size_t positive(std::ptrdiff_t value, const char* name) {
   if (value < 1)
     throw std::invalid_argument(
@@ -231,13 +224,14 @@ BatchSampler::BatchSampler(std::span<const std::int32_t> tokens, std::ptrdiff_t 
   }
 }
 
-void BatchSampler::fill(std::uint64_t step, std::uint64_t micro_step, std::span<std::int32_t> input_ids,
+void BatchSampler::fill(std::uint64_t step, std::uint32_t micro_step, std::span<std::int32_t> input_ids,
                         std::span<std::int32_t> labels) const {
   check_room(input_ids, labels, batch_, sequence_);
   const std::uint64_t starts = tokens_.size() - sequence_;
+  const dropbp::CounterRandom random(seed_, batch_stream, step, micro_step);
   for (std::size_t row = 0; row < batch_; ++row) {
     // The remainder favours no start by more than starts / 2^64.
-    const std::uint64_t start = mix(mix(mix(mix(seed_) ^ step) ^ micro_step) ^ row) % starts;
+    const std::uint64_t start = random(row) % starts;
     copy_window(tokens_, static_cast<std::size_t>(start), input_ids.subspan(row * sequence_, sequence_),
                 labels.subspan(row * sequence_, sequence_));
   }

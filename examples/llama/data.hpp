@@ -54,7 +54,7 @@ class BatchSampler {
   BatchSampler(std::span<const std::int32_t> tokens, std::ptrdiff_t batch, std::ptrdiff_t sequence, std::uint64_t seed);
 
   /// Fills [batch, sequence] ids, row-major.
-  void fill(std::uint64_t step, std::uint64_t micro_step, std::span<std::int32_t> input_ids,
+  void fill(std::uint64_t step, std::uint32_t micro_step, std::span<std::int32_t> input_ids,
             std::span<std::int32_t> labels) const;
 
  private:

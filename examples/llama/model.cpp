@@ -8,10 +8,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "random_streams.hpp"
+
 namespace llama {
 namespace {
-
-constexpr auto weight_stream = dropbp::RandomStream::user;
 
 const LlamaConfig& checked(const LlamaConfig& config) {
   validate(config);

@@ -270,7 +270,7 @@ void check_combinations(Options& o, const Special& given) {
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);
-  // The published allocation stops at 0.9 a branch (METHOD.md 2), so no average above it can be reached.
+  // The published allocation raises no rate above 0.9, so no average above it can be reached.
   if (o.allocation == AllocationChoice::greedy && o.drop_rate > 0.9) {
     throw UsageError(fmt::format(
         "--drop-rate must be at most 0.9 with --allocation greedy, but it is {}; lower it or use --allocation uniform",

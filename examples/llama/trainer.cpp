@@ -59,7 +59,7 @@ const StepRecord& Trainer::step() {
   model_.clear_gradients();
   double kept_flops = 0.0;
   for (std::ptrdiff_t micro = 0; micro < options_.micro_steps; ++micro) {
-    sampler_.fill(number, static_cast<std::uint64_t>(micro), batch_.inputs, batch_.labels);
+    sampler_.fill(number, static_cast<std::uint32_t>(micro), batch_.inputs, batch_.labels);
     if (micro == 0)
       handler_.begin_step(number);
     else

@@ -59,12 +59,14 @@ inline std::string to_text(const HandlerState& state) {
 
 namespace detail {
 
+inline std::string quoted(std::string_view word) { return std::string(1, '`').append(word).append(1, '`'); }
+
 class StateReader {
  public:
   explicit StateReader(std::string_view text) : text_(text) {}
 
   void expect(std::string_view word) {
-    if (next() != word) fail("`" + std::string(word) + "`");
+    if (next() != word) fail(quoted(word));
   }
   std::uint64_t integer() {
     const std::string_view word = next();
@@ -85,7 +87,7 @@ class StateReader {
   /// Whether the next word is `first`; it must be one of the two.
   bool choice(std::string_view first, std::string_view second) {
     const std::string_view word = next();
-    if (word != first && word != second) fail("`" + std::string(first) + "` or `" + std::string(second) + "`");
+    if (word != first && word != second) fail(quoted(first) + " or " + quoted(second));
     return word == first;
   }
   void expect_end() {
@@ -97,7 +99,7 @@ class StateReader {
 
   [[noreturn]] void fail(const std::string& required) const {
     throw_invalid("line " + text(std::uint64_t{line_}) + " of a saved dropbp state must hold " + required,
-                  word_.empty() ? "it ends there" : "it holds `" + std::string(word_) + "`",
+                  word_.empty() ? "it ends there" : "it holds " + quoted(word_),
                   "restore from an intact copy");
   }
 

@@ -252,7 +252,9 @@ struct ForeignTriple {
 }  // namespace
 
 TEST_CASE("A tensor that can only be moved goes through a layer, and back in the same buffer when dropped") {
-  dropbp::DropBPLayer layer{MoveOnlyTriple{}};
+  // On the heap: of a local one g++ 12 says, falsely, that its destructor reads what was never written.
+  const auto owner = std::make_unique<dropbp::DropBPLayer<MoveOnlyTriple>>(MoveOnlyTriple{});
+  auto& layer = *owner;
   for (const bool dropped : {false, true}) {
     layer.decide({.dropped = dropped, .stamp = dropped ? 2u : 1u});
     const MoveOnly x{std::make_unique<float>(2.0f)};

@@ -17,8 +17,8 @@ using dropbp::DropPlan;
 namespace {
 
 std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
-  std::vector<std::uint8_t> mask(size);
-  for (std::size_t i = 0; i < size; ++i) mask[i] = static_cast<std::uint8_t>((bits >> i) & 1u);
+  std::vector<std::uint8_t> mask;
+  for (std::size_t i = 0; i < size; ++i) mask.push_back(static_cast<std::uint8_t>((bits >> i) & 1u));
   return mask;
 }
 

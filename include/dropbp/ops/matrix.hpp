@@ -21,7 +21,7 @@ namespace detail {
 using dropbp::detail::throw_invalid;
 
 inline std::string shape_text(Index rows, Index columns) {
-  return std::string("[") + std::to_string(rows) + ", " + std::to_string(columns) + "]";
+  return std::to_string(rows).insert(0, 1, '[').append(", ").append(std::to_string(columns)).append("]");
 }
 
 inline std::size_t checked_bytes(Index rows, Index columns, std::size_t element) {

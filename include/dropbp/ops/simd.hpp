@@ -122,7 +122,8 @@ Vector<T> exp(Vector<T> x) noexcept {
   x = x < lowest ? lowest : x;
   x = x > highest ? highest : x;
   const V half = x < V{} ? V{} - T(0.5) : V{} + T(0.5);
-  const Words whole = __builtin_convertvector(x * T(1.44269504088896341) + half, Words);
+  const V number = x == x ? x : V{};  // no integer is NaN: clang++ makes anything of converting one
+  const Words whole = __builtin_convertvector(number * T(1.44269504088896341) + half, Words);
   const V n = __builtin_convertvector(whole, V);
   V r, y;
   if constexpr (single) {
