@@ -48,7 +48,7 @@ void write_svg(const std::filesystem::path& path, const Plot& plot) {
   temporary += ".tmp";
   // Where gnuplot is missing, the pipe is closed before anything is written: an error to report, not a signal to die of.
   const auto previous = std::signal(SIGPIPE, SIG_IGN);
-  std::FILE* const gnuplot = popen("gnuplot > /dev/null", "w");
+  std::FILE* const gnuplot = popen("gnuplot > /dev/null 2>&1", "w");
   bool written = gnuplot != nullptr;
   if (gnuplot != nullptr) {
     const std::string commands = script(plot, temporary.string());

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -84,6 +85,24 @@ json json_of(const Summary& s) {
   return summary;
 }
 
+double mean_of(std::span<const StepRecord> records, std::size_t first, double StepRecord::*figure) {
+  double sum = 0.0;
+  for (std::size_t i = first; i < records.size(); ++i) sum += records[i].*figure;
+  return sum / static_cast<double>(records.size() - first);
+}
+
+json json_of(const Comparison& c) {
+  json comparison;
+  comparison["backward_ratio"] = number(c.backward_ratio);
+  comparison["backward_limit"] = number(c.backward_limit);
+  comparison["step_ratio"] = number(c.step_ratio);
+  comparison["step_limit"] = number(c.step_limit);
+  comparison["activation_ratio"] = number(c.activation_ratio);
+  comparison["activation_limit"] = number(c.activation_limit);
+  comparison["first_loss_difference"] = number(c.loss_difference);
+  return comparison;
+}
+
 /// A path on the command line need not be UTF-8, JSON must be: odd bytes become U+FFFD.
 std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
@@ -102,10 +121,47 @@ std::string members_of(const RunReport& run) {
 
 }  // namespace
 
+Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline) {
+  const std::size_t steps = std::min(run.size(), baseline.size());
+  if (steps == 0) return {};
+  run = run.first(steps);
+  baseline = baseline.first(steps);
+  // The first steps take their memory from the system.
+  const std::size_t first = steps > 4 ? 2 : 0;
+  double backward_limit = 0.0, optimizer_limit = 0.0, kept_bytes = 0.0, all_bytes = 0.0;
+  for (std::size_t i = first; i < steps; ++i) {
+    const StepRecord& base = baseline[i];
+    backward_limit += base.backward_ms - (1.0 - run[i].kept_flops_fraction) * base.branches_backward_ms;
+    optimizer_limit += run[i].updated_parameter_fraction * base.optimizer_ms;
+    kept_bytes += static_cast<double>(run[i].kept_activation_bytes);
+    all_bytes += static_cast<double>(base.kept_activation_bytes);
+  }
+  const double counted = static_cast<double>(steps - first);
+  backward_limit /= counted;
+  optimizer_limit /= counted;
+  const double backward = mean_of(baseline, first, &StepRecord::backward_ms);
+  const double step = mean_of(baseline, first, &StepRecord::step_ms);
+  const double optimizer = mean_of(baseline, first, &StepRecord::optimizer_ms);
+  double activations = 0.0, all_activations = 0.0;
+  for (std::size_t i = first; i < steps; ++i) {
+    activations += static_cast<double>(run[i].activation_bytes);
+    all_activations += static_cast<double>(baseline[i].activation_bytes);
+  }
+  return {.backward_ratio = mean_of(run, first, &StepRecord::backward_ms) / backward,
+          .backward_limit = backward_limit / backward,
+          .step_ratio = mean_of(run, first, &StepRecord::step_ms) / step,
+          .step_limit = (step - (backward - backward_limit) - (optimizer - optimizer_limit)) / step,
+          .activation_ratio = activations / all_activations,
+          .activation_limit = kept_bytes / all_bytes,
+          .loss_difference = run[0].loss - baseline[0].loss};
+}
+
 std::string report_json(const Options& options, const LlamaConfig& model, const RunReport& run,
                         const std::optional<RunReport>& baseline) {
   std::string out = fmt::format("{{\"config\": {},\n {}", dump(config_of(options, model)), members_of(run));
-  if (baseline) out += fmt::format(",\n \"baseline\": {{{}}}", members_of(*baseline));
+  if (baseline)
+    out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
+                       dump(json_of(compare(run.steps, baseline->steps))));
   return out + "}\n";
 }
 

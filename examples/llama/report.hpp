@@ -26,7 +26,7 @@ struct StepRecord {
   double optimizer_ms = 0.0;
   std::size_t activation_bytes = 0;  ///< saved for the backward pass, at the peak of the step
 
-  // For the comparison with a baseline; not in the JSON.
+  // What compare() needs; not in the JSON.
   double step_ms = 0.0;                     ///< the whole step
   double branches_backward_ms = 0.0;        ///< the branches' share of backward_ms
   double gradient_norm = 0.0;               ///< global, before clipping
@@ -50,8 +50,23 @@ struct RunReport {
   Summary summary;
 };
 
+/// The drop rate's saving against what is physically possible, both runs measured side by side.
+struct Comparison {
+  double backward_ratio = 1.0;  ///< backward time per step, this run / baseline
+  double backward_limit = 1.0;  ///< if only the dropped branches' share of the branches' backward time were saved
+  double step_ratio = 1.0;
+  double step_limit = 1.0;  ///< and the optimizer's share of the parameters without a gradient
+  double activation_ratio = 1.0;  ///< mean over the steps of the bytes saved for the backward pass, this run / baseline
+  double activation_limit = 1.0;  ///< the kept branches' share of those bytes, by formula
+  double loss_difference = 0.0;   ///< at step 0, where both models are the same: must be exactly 0
+};
+
+/// Compares two runs that took their steps in turn.
+Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline);
+
 /// A pure function of its arguments, so that an interrupted run reports what it has. Numbers that JSON lacks (NaN, infinity)
-/// become null; `config` holds the options and, under "model", the shape in use. A baseline appears under "baseline".
+/// become null; `config` holds the options and, under "model", the shape in use. A baseline appears under "baseline", and
+/// compare() of the two under "comparison".
 [[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);
 

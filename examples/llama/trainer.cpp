@@ -15,12 +15,6 @@ namespace {
 // The learning rate falls to this share of its peak.
 constexpr double final_learning_rate = 0.1;
 
-double mean_of(std::span<const StepRecord> records, std::size_t first, double StepRecord::*figure) {
-  double sum = 0.0;
-  for (std::size_t i = first; i < records.size(); ++i) sum += records[i].*figure;
-  return sum / static_cast<double>(records.size() - first);
-}
-
 }  // namespace
 
 Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
@@ -166,41 +160,6 @@ Summary Trainer::summary() const {
   for (const StepRecord& record : records_)
     summary.peak_activation_bytes = std::max(summary.peak_activation_bytes, record.activation_bytes);
   return summary;
-}
-
-Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline) {
-  const std::size_t steps = std::min(run.size(), baseline.size());
-  if (steps == 0) return {};
-  run = run.first(steps);
-  baseline = baseline.first(steps);
-  // The first steps take their memory from the system.
-  const std::size_t first = steps > 4 ? 2 : 0;
-  double backward_limit = 0.0, optimizer_limit = 0.0, kept_bytes = 0.0, all_bytes = 0.0;
-  for (std::size_t i = first; i < steps; ++i) {
-    const StepRecord& base = baseline[i];
-    backward_limit += base.backward_ms - (1.0 - run[i].kept_flops_fraction) * base.branches_backward_ms;
-    optimizer_limit += run[i].updated_parameter_fraction * base.optimizer_ms;
-    kept_bytes += static_cast<double>(run[i].kept_activation_bytes);
-    all_bytes += static_cast<double>(base.kept_activation_bytes);
-  }
-  const double counted = static_cast<double>(steps - first);
-  backward_limit /= counted;
-  optimizer_limit /= counted;
-  const double backward = mean_of(baseline, first, &StepRecord::backward_ms);
-  const double step = mean_of(baseline, first, &StepRecord::step_ms);
-  const double optimizer = mean_of(baseline, first, &StepRecord::optimizer_ms);
-  double activations = 0.0, all_activations = 0.0;
-  for (std::size_t i = first; i < steps; ++i) {
-    activations += static_cast<double>(run[i].activation_bytes);
-    all_activations += static_cast<double>(baseline[i].activation_bytes);
-  }
-  return {.backward_ratio = mean_of(run, first, &StepRecord::backward_ms) / backward,
-          .backward_limit = backward_limit / backward,
-          .step_ratio = mean_of(run, first, &StepRecord::step_ms) / step,
-          .step_limit = (step - (backward - backward_limit) - (optimizer - optimizer_limit)) / step,
-          .activation_ratio = activations / all_activations,
-          .activation_limit = kept_bytes / all_bytes,
-          .loss_difference = run[0].loss - baseline[0].loss};
 }
 
 }  // namespace llama

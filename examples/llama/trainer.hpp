@@ -88,18 +88,4 @@ class Trainer {
   double measurement_seconds_ = 0.0;
 };
 
-/// The drop rate's saving against what is physically possible, both runs measured side by side.
-struct Comparison {
-  double backward_ratio = 1.0;  ///< backward time per step, this run / baseline
-  double backward_limit = 1.0;  ///< if only the dropped branches' share of the branches' backward time were saved
-  double step_ratio = 1.0;
-  double step_limit = 1.0;      ///< and the optimizer's share of the parameters without a gradient
-  double activation_ratio = 1.0;///< mean over the steps of the bytes saved for the backward pass, this run / baseline
-  double activation_limit = 1.0;///< the kept branches' share of those bytes, by formula
-  double loss_difference = 0.0; ///< at step 0, where both models are the same: must be exactly 0
-};
-
-/// Compares two runs that took their steps in turn.
-Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline);
-
 }  // namespace llama

@@ -94,6 +94,9 @@ class DropBPHandler {
   std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }
   std::span<const double> flops() const noexcept { return schedule_.flops(); }
 
+  /// See DropSchedule::learning_rate_scale.
+  double learning_rate_scale(std::size_t branch) const { return schedule_.learning_rate_scale(branch); }
+
   /// One rate for all branches from the next begin_step on.
   void set_drop_rate(double rate) { schedule_.set_drop_rate(rate); }
 

@@ -70,6 +70,15 @@ class DropSchedule {
   /// The rate of every branch.
   std::span<const double> drop_rates() const noexcept { return rates_; }
 
+  /// 1 / (1 - p) for the branch's rate p: the factor on the learning rate of its parameters (or on its kept gradients) that
+  /// makes up for the steps without one, as the first published version did. 1 for a branch that is always dropped.
+  double learning_rate_scale(std::size_t branch) const {
+    if (branch >= size())
+      detail::throw_invalid("a branch is numbered below " + detail::text(size()), "it is " + detail::text(branch),
+                            "number the branches from 0 in the order of the forward pass");
+    return rates_[branch] < 1.0 ? 1.0 / (1.0 - rates_[branch]) : 1.0;
+  }
+
   /// The target rate P.
   double drop_rate() const noexcept { return options_.drop_rate; }
 

@@ -85,7 +85,10 @@ TEST_CASE("report: a baseline stands beside the run") {
   const Summary other{.tokens_per_second = 99, .final_loss = 1, .validation_loss = {}};
   const json report = json::parse(
       report_json(Options{}, LlamaConfig{}, {two_steps, summary}, RunReport{std::span(two_steps).first(1), other}));
-  CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary", "baseline"});
+  CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary", "baseline", "comparison"});
+  CHECK(keys_of(report["comparison"]) ==
+        std::set<std::string>{"backward_ratio", "backward_limit", "step_ratio", "step_limit", "activation_ratio",
+                              "activation_limit", "first_loss_difference"});
   CHECK(keys_of(report["baseline"]) == std::set<std::string>{"steps", "summary"});
   CHECK(report["steps"].size() == 2);
   CHECK(report["baseline"]["steps"].size() == 1);
@@ -124,4 +127,26 @@ TEST_CASE("report: a step is a line, and the file is written whole or not at all
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
   test::check_throws<std::runtime_error>([&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}); },
                                          {"none/r.json", "No such file"});
+}
+
+TEST_CASE("report: the comparison with a baseline, worked out by hand") {
+  // Half of the branches' FLOPs are kept in both steps, and three quarters of the parameters updated.
+  std::vector<StepRecord> run{record_of(0, 5.5, {}, {0}, 10, 25, 3, 1100), record_of(1, 5.0, {}, {1}, 10, 25, 3, 1100)};
+  std::vector<StepRecord> base{record_of(0, 5.25, {}, {}, 10, 40, 4, 2000), record_of(1, 5.0, {}, {}, 10, 40, 4, 2000)};
+  for (std::size_t i = 0; i < 2; ++i) {
+    run[i].step_ms = 38, base[i].step_ms = 54;
+    base[i].branches_backward_ms = 36;
+    run[i].kept_flops_fraction = 0.5, base[i].kept_flops_fraction = 1;
+    run[i].updated_parameter_fraction = 0.75, base[i].updated_parameter_fraction = 1;
+    run[i].kept_activation_bytes = 1000, base[i].kept_activation_bytes = 2000;
+  }
+  const Comparison c = compare(run, base);
+  CHECK(c.backward_ratio == Approx(25.0 / 40.0));
+  CHECK(c.backward_limit == Approx((4.0 + 0.5 * 36.0) / 40.0));
+  CHECK(c.step_ratio == Approx(38.0 / 54.0));
+  CHECK(c.step_limit == Approx((54.0 - 18.0 - 1.0) / 54.0));
+  CHECK(c.activation_ratio == Approx(0.55));
+  CHECK(c.activation_limit == Approx(0.5));
+  CHECK(c.loss_difference == 0.25);
+  CHECK(compare(std::span(run).first(0), base).step_ratio == 1.0);
 }

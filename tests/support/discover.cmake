@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 
 # Writes the ctest entries of one test program, one a test case, to OUTPUT. Catch2's own script does the same but
-# splits names at semicolons, in 2.13. PROGRAM, LABEL, LIST and RUN (arguments with spaces between) come from
-# the command line.
+# splits names at semicolons, in 2.13. PROGRAM, LABEL, PREFIX (of the names), LIST and RUN (arguments with spaces
+# between) come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/script.cmake NO_POLICY_SCOPE)
 
@@ -24,7 +24,7 @@ while(names MATCHES "^([^\n]*)\n")
     continue()
   endif()
   string(REGEX REPLACE "([][,\"\\\\])" "\\\\\\1" filter "${name}")
-  set(test "[==[${LABEL}.${name}]==]")
+  set(test "[==[${PREFIX}${name}]==]")
   string(APPEND script
     "add_test(${test} [==[${PROGRAM}]==] [==[${filter}]==] ${RUN})\n"
     # Waiting OpenMP threads must not spin: ctest runs several programs at once.

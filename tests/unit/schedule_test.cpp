@@ -232,3 +232,13 @@ TEST_CASE("A restored schedule draws the same plans") {
   for (std::uint64_t step = 0; step < 100; ++step) REQUIRE(other.plan(step, 1) == schedule.plan(step, 1));
   CHECK(other.drop_rate() == schedule.drop_rate());
 }
+
+TEST_CASE("The learning rate scale of a branch is 1 / (1 - p), and 1 where no step ever comes") {
+  DropSchedule<> schedule({1.0, 1.0, 1.0, 1.0});
+  schedule.set_drop_rates(std::vector<double>{0.0, 0.5, 0.75, 1.0});
+  CHECK(schedule.learning_rate_scale(0) == 1.0);
+  CHECK(schedule.learning_rate_scale(1) == 2.0);
+  CHECK(schedule.learning_rate_scale(2) == 4.0);
+  CHECK(schedule.learning_rate_scale(3) == 1.0);
+  CHECK(contains(invalid_argument_of([&] { schedule.learning_rate_scale(4); }), "below 4, but it is 4"));
+}

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The three matrix products of a linear map and its backward pass, on all threads, in an order of additions that
-// depends on nothing but the depth.
+// The three matrix products of a linear map and its backward pass, on all threads, with the same bits on any number of
+// them. Two engines: the library's own (product_kernel.hpp) and Eigen (product_eigen.hpp), where DROPBP_EIGEN_PRODUCTS is
+// defined or the compiler has no vector types. Define it for the whole program or not at all.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +11,11 @@
 #include <type_traits>
 
 #include "dropbp/ops/matrix.hpp"
+#if defined(DROPBP_EIGEN_PRODUCTS) || !defined(__GNUC__)
+#include "dropbp/ops/product_eigen.hpp"
+#else
 #include "dropbp/ops/product_kernel.hpp"
+#endif
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -26,14 +31,19 @@ void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accu
                   "C " + shape_text(c.rows, c.columns) + ", A " + shape_text(a.rows, a.columns) + ", B " +
                       shape_text(b.rows, b.columns) + " were given",
                   "check the shapes of the operands");
+#if defined(DROPBP_EIGEN_PRODUCTS) || !defined(__GNUC__)
+  eigen_product<T, a_transposed, b_transposed>(c, a, b, rows, columns, depth, mode);
+#else
   blocked_product<T, a_transposed, b_transposed>(c, a, b, rows, columns, depth, mode);
+#endif
 }
 
 }  // namespace detail
 
 /// C [m, n] = or += A [m, k] B^T, with B [n, k]: the forward pass of a linear map y = x W^T.
-/// All three: C must not overlap A or B; the bits depend neither on the number of threads nor on m and n, the position of an
-/// element or the width of the machine's vectors. Throw std::invalid_argument for sizes that do not fit.
+/// All three: C must not overlap A or B; the bits do not depend on the number of threads and, with the library's own engine,
+/// neither on m and n, the position of an element or the width of the machine's vectors. Throw std::invalid_argument for
+/// sizes that do not fit.
 template <class T>
 void product_abt(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
                  std::type_identity_t<MatrixView<const T>> b, Accumulate mode = Accumulate::overwrite) {

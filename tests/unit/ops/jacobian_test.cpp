@@ -6,6 +6,7 @@
 
 #include <cstdio>
 
+#include "dropbp/layer.hpp"
 #include "dropbp/ops/attention_branch.hpp"
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
@@ -87,6 +88,27 @@ JacobianError check_operation(Op& op, std::vector<Parameter<double>*> parameters
         std::copy(grad_output.begin(), grad_output.end(), dy.data());
         for (Parameter<double>* parameter : parameters) parameter->drop_gradient();
         dx = op.backward(dy, saved, args...);
+      });
+}
+
+// x -> x + branch(x): the whole layer, in a new tensor or in the buffer of its argument.
+template <class Op>
+JacobianError check_layer(Op op, bool in_place, Matrix<double>& x, const SequenceShape& shape) {
+  dropbp::DropBPLayer<Op> layer(std::move(op));
+  Matrix<double> dx;
+  std::vector<Variable> variables{{"x", elements(x), [&] { return as_doubles<double>(elements(dx)); }}};
+  layer.op().for_each_parameter([&](Parameter<double>& parameter) { variables.push_back(variable_of(parameter)); });
+  return jacobian_error(
+      variables,
+      [&] {
+        const Matrix<double> y = in_place ? layer.forward(clone(x), shape) : layer.forward(std::as_const(x), shape);
+        return as_doubles<double>(elements(y));
+      },
+      [&](std::span<const double> grad_output) {
+        Matrix<double> dy(x.rows(), x.columns());
+        std::copy(grad_output.begin(), grad_output.end(), dy.data());
+        layer.op().for_each_parameter([&](Parameter<double>& parameter) { parameter.drop_gradient(); });
+        dx = layer.backward(std::move(dy), shape);
       });
 }
 
@@ -276,6 +298,25 @@ TEST_CASE("jacobian: SwiGLU branch") {
         randomise(op.norm, ++seed, 0.5, 1.5), randomise(op.gate_up, ++seed), randomise(op.down, ++seed);
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
         report.add(check_operation(op, {&op.norm, &op.gate_up, &op.down}, x, shape));
+      }
+  CHECK(report.shapes() >= 30);
+}
+
+TEST_CASE("jacobian: DropBPLayer around the branches") {
+  Report report("DropBPLayer");
+  std::uint64_t seed = 900;
+  for (const bool in_place : {false, true})
+    for (const Index hidden : {1, 6, 7})
+      for (const SequenceShape shape : {SequenceShape{1, 1}, {1, 2}, {3, 1}, {2, 3}, {1, 5}}) {
+        const BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
+        Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
+        SwiGLUBranch<double> mlp({hidden, 5, 1e-2}, memory);
+        randomise(mlp.norm, ++seed, 0.5, 1.5), randomise(mlp.gate_up, ++seed), randomise(mlp.down, ++seed);
+        report.add(check_layer(std::move(mlp), in_place, x, shape));
+        auto table = std::make_shared<const RopeTable<double>>(shape.sequence, 2);
+        AttentionBranch<double> attention({hidden, 2, 1, 2, 1e-2}, table, memory);
+        randomise(attention.norm, ++seed, 0.5, 1.5), randomise(attention.qkv, ++seed), randomise(attention.o, ++seed);
+        report.add(check_layer(std::move(attention), in_place, x, shape));
       }
   CHECK(report.shapes() >= 30);
 }

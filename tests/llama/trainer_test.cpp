@@ -1,0 +1,212 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+// Whole training runs of a small model: what dropping must not change, and what it must save, step by step.
+#include "llama/trainer.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <dropbp/ops/parallel.hpp>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "llama/checkpoint.hpp"
+#include "llama/files.hpp"
+#include "support/catch.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace llama;
+
+constexpr LlamaConfig shape{.vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
+
+Options options_of(double drop_rate) {
+  Options o;
+  o.shape = shape;
+  o.steps = 8;
+  o.batch = 2;
+  o.sequence = 16;
+  o.warmup = 2;
+  o.learning_rate = 3e-3;
+  o.eval_batches = 2;
+  o.drop_rate = drop_rate;
+  o.allocation = AllocationChoice::uniform;
+  return o;
+}
+
+// A text with something to learn: each token follows from the two before it, most of the time.
+TokenData text() {
+  std::vector<std::int32_t> tokens{1, 2};
+  for (std::uint64_t i = 2; i < 4000; ++i) {
+    const auto a = static_cast<std::uint64_t>(tokens[i - 1]), b = static_cast<std::uint64_t>(tokens[i - 2]);
+    tokens.push_back(static_cast<std::int32_t>((3 * a + b + (i * i % 7 == 0 ? 5 : 0)) % 64));
+  }
+  return {std::move(tokens), 0.2};
+}
+
+
+std::map<std::string, std::vector<float>> weights_of(Trainer& trainer) {
+  std::map<std::string, std::vector<float>> weights;
+  trainer.model().for_each_tensor([&](const auto& tensor) {
+    weights[tensor.name].assign(tensor.value, tensor.value + tensor.size());
+  });
+  return weights;
+}
+
+}  // namespace
+
+TEST_CASE("trainer: the loss of the first step is the same to the bit at every drop rate") {
+  const TokenData data = text();
+  Options options = options_of(0.0);
+  Trainer base(options, shape, data, 0.0);
+  const double loss = base.step().loss;
+  CHECK(std::isfinite(loss));
+  for (const double rate : {0.1, 0.5, 0.875, 1.0}) {
+    Trainer dropping(options, shape, data, rate);
+    CHECK(dropping.step().loss == loss);
+  }
+}
+
+TEST_CASE("trainer: activation bytes are those of the kept branches, exactly, in every step") {
+  const TokenData data = text();
+  for (const double rate : {0.0, 0.5, 0.9, 1.0}) {
+    Options options = options_of(rate);
+    options.micro_steps = 2;
+    Trainer trainer(options, shape, data, rate);
+    for (int i = 0; i < 8; ++i) {
+      const StepRecord& record = trainer.step();
+      CHECK(record.activation_bytes == record.kept_activation_bytes);
+      if (rate == 0.0) CHECK(record.dropped.empty());
+      if (rate == 1.0) CHECK(record.activation_bytes == 0);
+      if (rate == 1.0) CHECK(record.dropped.size() == 6);
+    }
+    CHECK(trainer.drop_report().consistent());
+    CHECK(trainer.drop_report().micro_steps == 16);
+  }
+}
+
+TEST_CASE("trainer: a step leaves the weights of dropped branches alone to the bit, and changes all others") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  Trainer trainer(options, shape, data, 0.5);
+  std::size_t dropped_steps = 0;
+  for (int step = 0; step < 8; ++step) {
+    const auto before = weights_of(trainer);
+    const std::vector<std::size_t> dropped = trainer.step().dropped;
+    const auto after = weights_of(trainer);
+    for (const auto& [name, values] : after) {
+      bool in_dropped = false;
+      for (const std::size_t branch : dropped) {
+        const std::string block = "model.layers." + std::to_string(branch / 2) + ".";
+        const bool attention = name.starts_with(block + "self_attn.") || name.starts_with(block + "input_layernorm");
+        const bool mlp = name.starts_with(block + "mlp.") || name.starts_with(block + "post_attention_layernorm");
+        in_dropped = in_dropped || (branch % 2 == 0 ? attention : mlp);
+      }
+      CAPTURE(step, name, in_dropped);
+      CHECK((values == before.at(name)) == in_dropped);
+    }
+    dropped_steps += dropped.size();
+  }
+  CHECK(dropped_steps > 0);
+}
+
+TEST_CASE("trainer: the same losses and weights on any number of threads and from run to run") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.allocation = AllocationChoice::greedy;
+  options.allocate_at = 0.25;
+  std::vector<double> losses;
+  std::map<std::string, std::vector<float>> weights;
+  for (const int threads : {1, 1, 2, 3}) {
+    dropbp::ops::set_thread_count(threads);
+    Trainer trainer(options, shape, data, 0.5);
+    std::vector<double> now;
+    for (int i = 0; i < 8; ++i) now.push_back(trainer.step().loss);
+    now.push_back(trainer.validate());
+    if (losses.empty()) losses = now, weights = weights_of(trainer);
+    CAPTURE(threads);
+    CHECK(now == losses);
+    CHECK(weights_of(trainer) == weights);
+  }
+  dropbp::ops::set_thread_count(0);
+}
+
+TEST_CASE("trainer: validation neither counts as a step nor changes the run") {
+  const TokenData data = text();
+  const Options options = options_of(0.5);
+  Trainer plain(options, shape, data, 0.5), validating(options, shape, data, 0.5);
+  for (int i = 0; i < 4; ++i) {
+    const double loss = plain.step().loss;
+    CHECK(validating.step().loss == loss);
+    const double validation = validating.validate();
+    CHECK(validating.validate() == validation);
+    CHECK(validating.records().back().validation_loss == validation);
+  }
+  CHECK(validating.drop_report().micro_steps == 4);
+  CHECK(validating.summary().validation_loss.has_value());
+  CHECK_FALSE(plain.summary().validation_loss.has_value());
+}
+
+TEST_CASE("trainer: half of the branches dropped, the loss still falls") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.steps = 200;
+  Trainer trainer(options, shape, data, 0.5);
+  const double before = trainer.validate();
+  for (std::uint64_t i = 0; i < options.steps; ++i) trainer.step();
+  CHECK(before > 4.0);  // log 64 = 4.16
+  CHECK(trainer.validate() < before - 1.0);
+}
+
+TEST_CASE("trainer: rates are allocated once, at their time, and keep the budget") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.allocation = AllocationChoice::greedy;
+  options.allocate_at = 0.5;
+  for (const auto sensitivity : {SensitivityChoice::gradient_norm, SensitivityChoice::gradient}) {
+    options.sensitivity = sensitivity;
+    Trainer trainer(options, shape, data, 0.5);
+    for (std::uint64_t i = 0; i < options.steps; ++i) {
+      trainer.step();
+      const dropbp::Report report = trainer.drop_report();
+      bool equal = true;
+      double kept = 0, all = 0;
+      for (const auto& branch : report.branches) {
+        equal = equal && branch.drop_rate == 0.5;
+        kept += branch.flops * (1 - branch.drop_rate), all += branch.flops;
+      }
+      CHECK(equal == (i < 4));
+      CHECK(kept <= 0.5 * all * (1 + 1e-6));
+      CHECK(report.consistent());
+    }
+    CHECK(trainer.measurement_seconds() > 0);
+  }
+}
+
+TEST_CASE("trainer: it goes on from a checkpoint with the same loss") {
+  const TokenData data = text();
+  const test::TemporaryFolder folder;
+  Options options = options_of(0.0);
+  Trainer first(options, shape, data, 0.0);
+  for (int i = 0; i < 3; ++i) first.step();
+  const double validation = first.validate();
+  save_weights(folder / "model", first.model());
+  options.model = folder / "model";
+  Trainer second(options, load_config(folder / "model"), data, 0.0);
+  CHECK(second.validate() == validation);
+  LlamaConfig other = shape;
+  other.layers = 4;
+  test::check_throws<std::runtime_error>([&] { Trainer(options, other, data, 0.0); }, {"model.layers.3"});
+}
+
+TEST_CASE("trainer: a loss that is not finite stops the run and says what to lower") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  Trainer trainer(options, shape, data, 0.5);
+  trainer.model().for_each_tensor([&](const auto& tensor) {
+    if (tensor.name == "model.norm.weight") tensor.value[3] = std::numeric_limits<float>::quiet_NaN();
+  });
+  test::check_throws<std::runtime_error>([&] { trainer.step(); }, {"finite", "step 0", "--learning-rate"});
+}
