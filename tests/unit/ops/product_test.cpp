@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "support/worst.hpp"
 #include "unit/ops/ops_test.hpp"
 
 using namespace dropbp::ops;
@@ -69,7 +70,7 @@ void compare_with_plain_loops() {
               expected += term, size += std::abs(term);
             }
             const double error = std::abs(static_cast<double>(c.row(i)[j + 1]) - expected);
-            worst = std::max(worst, size > 0 ? error / size : error);
+            keep_worst(worst, size > 0 ? error / size : error);
           }
         }
       }

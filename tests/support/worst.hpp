@@ -1,0 +1,13 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The largest of many errors. Not std::max, which a NaN passes unseen.
+#pragma once
+
+namespace dropbp::test {
+
+inline void keep_worst(double& worst, double error) {
+  if (!(error <= worst)) worst = error;
+}
+
+}  // namespace dropbp::test
