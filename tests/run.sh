@@ -95,7 +95,8 @@ if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; the
 if [ -n "$compiler" ]; then options+=("-DCMAKE_CXX_COMPILER=$compiler"); fi
 if [ -n "$sanitize" ]; then
   # Line numbers in reports; more optimisation would hide faults, less would take too long.
-  options+=(-DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g" "-DDROPBP_SANITIZE=$sanitize")
+  options+=(-DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" "-DDROPBP_SANITIZE=$sanitize"
+    -DDROPBP_BUILD_BENCHMARKS=OFF)
 else
   options+=(-DCMAKE_BUILD_TYPE=Release)
 fi
