@@ -100,10 +100,34 @@ Plot loss_plot(const Options& options, const Trainer& run, const Trainer* baseli
   return plot;
 }
 
+void train(const Options& options, Trainer& trainer, Trainer* baseline, Progress& progress) {
+  while (trainer.steps_done() < options.steps && interrupted == 0) {
+    // In turn, and each first in every other step: drifts of the machine's speed meet both alike.
+    const bool baseline_first = trainer.steps_done() % 2 == 0;
+    if (baseline != nullptr && baseline_first) baseline->step();
+    trainer.step();
+    if (baseline != nullptr && !baseline_first) baseline->step();
+
+    const std::uint64_t done = trainer.steps_done();
+    const bool last = done == options.steps || interrupted != 0;
+    ProgressUpdate update{.steps_done = done,
+                          .loss = trainer.records().back().loss,
+                          .validation_loss = std::nullopt,
+                          .tokens_per_second = trainer.summary().tokens_per_second,
+                          .drop_rate = trainer.drop_report().mean_drop_rate()};
+    if (trainer.can_validate() && (last || (options.eval_every > 0 && done % options.eval_every == 0))) {
+      if (baseline != nullptr) baseline->validate();
+      update.validation_loss = trainer.validate();
+    }
+    progress.update(update);
+  }
+}
+
 int run(const Options& options) {
   // Whatever cannot be written is found out now, not after the training.
   if (options.report) check_writable(*options.report);
   if (options.plot) check_writable(*options.plot);
+  if (options.out) prepare_checkpoint_folder(*options.out);
   dropbp::ops::set_thread_count(options.threads);
 
   const LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
@@ -124,33 +148,20 @@ int run(const Options& options) {
     progress.message(fmt::format("{} parameters, {} training tokens, {} steps of {} tokens, drop rate {:g}",
                                  parameter_count(config), data.train().size(), options.steps,
                                  options.batch * options.sequence * options.micro_steps, options.drop_rate));
-  while (trainer.steps_done() < options.steps && interrupted == 0) {
-    // In turn, and each first in every other step: drifts of the machine's speed meet both alike.
-    const bool baseline_first = trainer.steps_done() % 2 == 0;
-    if (baseline && baseline_first) baseline->step();
-    trainer.step();
-    if (baseline && !baseline_first) baseline->step();
-
-    const std::uint64_t done = trainer.steps_done();
-    const bool last = done == options.steps || interrupted != 0;
-    ProgressUpdate update{.steps_done = done,
-                          .loss = trainer.records().back().loss,
-                          .validation_loss = std::nullopt,
-                          .tokens_per_second = trainer.summary().tokens_per_second,
-                          .drop_rate = trainer.drop_report().mean_drop_rate()};
-    if (trainer.can_validate() && (last || (options.eval_every > 0 && done % options.eval_every == 0))) {
-      if (baseline) baseline->validate();
-      update.validation_loss = trainer.validate();
-    }
-    progress.update(update);
+  // What goes wrong is thrown after the figures so far are written: hours of training may be in them.
+  std::exception_ptr failure;
+  try {
+    train(options, trainer, baseline.get(), progress);
+  } catch (...) {
+    failure = std::current_exception();
   }
   progress.clear();
-
-  if (options.out) save_weights(*options.out, trainer.model());
   if (options.report)
     write_report(*options.report, options, config, {trainer.records(), trainer.summary()},
                  baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
+  if (failure) std::rethrow_exception(failure);
   print_result(options, trainer, baseline.get());
+  if (options.out) save_weights(*options.out, trainer.model());
   if (options.plot) write_svg(*options.plot, loss_plot(options, trainer, baseline.get()));
   if (interrupted != 0) {
     fmt::print(stderr, "llama-finetune: interrupted after step {} of {}; everything up to there was written\n",

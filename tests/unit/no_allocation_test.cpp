@@ -16,9 +16,12 @@
 namespace {
 std::atomic<std::uint64_t> allocations{0};
 
-[[gnu::noinline]] void* counted(std::size_t size) {
+[[gnu::noinline]] void* counted_or_null(std::size_t size) noexcept {
   allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  return std::malloc(size == 0 ? 1 : size);
+}
+[[gnu::noinline]] void* counted(std::size_t size) {
+  if (void* const memory = counted_or_null(size)) return memory;
   throw std::bad_alloc();
 }
 [[gnu::noinline]] void released(void* memory) noexcept { std::free(memory); }
@@ -26,6 +29,9 @@ std::atomic<std::uint64_t> allocations{0};
 
 void* operator new(std::size_t size) { return counted(size); }
 void* operator new[](std::size_t size) { return counted(size); }
+// AddressSanitizer replaces these too, and what comes from its own must not go to our delete.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return counted_or_null(size); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return counted_or_null(size); }
 void operator delete(void* memory) noexcept { released(memory); }
 void operator delete[](void* memory) noexcept { released(memory); }
 void operator delete(void* memory, std::size_t) noexcept { released(memory); }
