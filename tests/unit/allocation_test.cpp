@@ -90,10 +90,14 @@ TEST_CASE("On random instances the budget is kept, rates lie in range, and the h
     Random random(instance);
     const std::size_t size = 1 + random.below(instance % 100 == 0 ? 100 : 12);
     std::vector<double> sensitivities(size), flops(size);
-    const std::size_t kind = random.below(4);
+    const std::size_t kind = random.below(5);
     for (std::size_t i = 0; i < size; ++i) {
       const double u = random.uniform(), v = random.uniform();
-      sensitivities[i] = kind == 0 ? u : kind == 1 ? std::exp(20.0 * (u - 0.5)) : kind == 2 ? static_cast<double>(random.below(3)) : 0.0;
+      sensitivities[i] = kind == 0   ? u
+                         : kind == 1 ? std::exp(20.0 * (u - 0.5))
+                         : kind == 2 ? static_cast<double>(random.below(3))
+                         : kind == 3 ? 1.0 + static_cast<double>(random.below(8)) * 0x1p-23  // the rounding of keys decides
+                                     : 0.0;
       flops[i] = kind == 1 ? std::exp(10.0 * v) : 1.0 + static_cast<double>(random.below(4));
     }
     const double min_rate = random.below(3) == 0 ? 0.3 * random.uniform() : 0.0;
