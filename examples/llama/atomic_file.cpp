@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // The save protocol on POSIX system calls, because neither iostreams nor std::filesystem can fsync.
 #include "atomic_file.hpp"
 

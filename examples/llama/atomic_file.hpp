@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Files that appear whole or not at all: write `path.tmp`, fsync, rename, fsync the directory.
 #pragma once
 

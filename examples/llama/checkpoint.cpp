@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // One file or shards to load from; one file to save to.
 #include "checkpoint.hpp"
 

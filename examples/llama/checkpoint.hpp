@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Hugging Face LLaMA directories: `config.json` with `model.safetensors` or sharded weights, read and written.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Keys and defaults follow transformers' LlamaConfig.
 #include "config.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // The shape of a LLaMA-style model and its Hugging Face `config.json`.
 #pragma once
 

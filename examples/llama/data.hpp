@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Training data: text as bytes or files of token ids, split into a training and a validation part, and cut into
 // batches.
 #pragma once

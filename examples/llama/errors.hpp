@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // The one error type of the trainer that is not std's: a command line that cannot be obeyed (exit code 2).
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // InputFile on POSIX open, fstat and pread.
 #include "input_file.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // A regular file opened for reading at any offset, with errors that name it.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // A LLaMA-style language model of residual branches whose backward passes can be dropped.
 #pragma once
 

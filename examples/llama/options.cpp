@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // CLI11 splits the line and lays out the help; values are converted here, so that every message has the same three
 // parts.
 #include "options.hpp"

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Only carriage returns and spaces are used, which every terminal and every log viewer understands.
 #include "progress.hpp"
 

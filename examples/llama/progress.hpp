@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // How far the training is: one line redrawn on a terminal, a plain line every N steps elsewhere.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Which random numbers of the library's counter-based generator the trainer uses for what. The plans have streams of
 // their own, so that neither disturbs the other.
 #pragma once

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // One line of JSON a step: long runs stay readable with grep and a diff.
 #include "report.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // The safetensors format: u64 little-endian header length, JSON header, data. Rules: see the constructor.
 #include "safetensors.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Reads and writes safetensors files; reads them as if they were hostile.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Strictness on top of nlohmann::json, whose defaults accept duplicate keys, a BOM and text behind a NUL byte.
 #include "strict_json.hpp"
 

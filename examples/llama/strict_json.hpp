@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // JSON from files that may be hostile: one object, UTF-8, no duplicate keys, bounded nesting.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // One training run: model, handler, optimizer and data, advanced a step at a time.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Model folders: configs, single and sharded weights, and saves that are cut at every system call.
 #include "llama/checkpoint.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Reading text and token files, and cutting them into the same batches every time.
 #include "llama/data.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // A folder that lives as long as a test, and whole files in one call.
 #pragma once
 

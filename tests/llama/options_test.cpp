@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // The command line: every option, every way to get it wrong, and the help.
 #include "llama/options.hpp"
 

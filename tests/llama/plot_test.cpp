@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // A plot is an SVG file with its titles, or an error that leaves the old file.
 #include "llama/plot.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // What the progress writes, seen as a terminal would show it.
 #include "llama/progress.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // The report is valid JSON with exactly the promised keys, whatever the numbers are.
 #include "llama/report.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // The safetensors reader against files that are odd, malformed, cut and flipped; the writer against the reader.
 #include "llama/safetensors.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Whole training runs of a small model: what dropping must not change, and what it must save, step by step.
 #include "llama/trainer.hpp"
 

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
+
 // Checks that something throws a given type and that its message says what it must, with macros that Catch2 2 and 3
 // share.
 #pragma once

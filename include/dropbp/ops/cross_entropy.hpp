@@ -91,6 +91,8 @@ class CrossEntropy {
       dropbp::detail::throw_order("backward_chunk needs the logits of chunk " + std::to_string(chunk),
                                   kept_chunk_ < 0 ? "none are kept" : "those of chunk " + std::to_string(kept_chunk_) + " are kept",
                                   "call forward_chunk of the same chunk with keep = true before");
+    require_shapes(hidden, weight);
+    require_shapes(grad_hidden, weight);
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     if (weight.trained) {
       const Accumulate mode = weight.begin_gradient();
@@ -130,7 +132,7 @@ class CrossEntropy {
 
   void require_shapes(MatrixView<const T> hidden, const Parameter<T>& weight) const {
     if (hidden.rows != static_cast<Index>(targets_.size()) || hidden.columns != weight.columns())
-      detail::throw_invalid("hidden must have one row per target and the head's columns " +
+      detail::throw_invalid("hidden and its gradient must have one row per target and the head's columns " +
                                 detail::shape_text(static_cast<Index>(targets_.size()), weight.columns()),
                             detail::shape_text(hidden.rows, hidden.columns) + " was given",
                             "pass the output of the last norm for all tokens");
