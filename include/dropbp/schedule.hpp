@@ -94,11 +94,11 @@ class DropSchedule {
     require_rates(rates);
     double dropped = 0.0, lowest = 1.0, highest = 0.0;
     for (std::size_t i = 0; i < size(); ++i) {
-      dropped += rates[i] * flops_[i];
+      dropped = detail::rounded(dropped + detail::rounded(rates[i] * flops_[i]));
       if (rates[i] < lowest) lowest = rates[i];
       if (rates[i] > highest) highest = rates[i];
     }
-    const double mean = dropped / total_flops_;  // within the rates but for rounding: equal ones have exactly their mean
+    const double mean = detail::rounded(dropped / total_flops_);  // within the rates but for rounding: equal ones have exactly their mean
     apply(mean < lowest ? lowest : mean > highest ? highest : mean, {rates.begin(), rates.end()});
   }
 
@@ -116,7 +116,7 @@ class DropSchedule {
         {.sensitivities = sensitivities,
          .flops = flops_,
          .drop_rate = options_.drop_rate,
-         .kept_flops = (1.0 - options_.drop_rate) * total_flops_});
+         .kept_flops = detail::rounded(detail::rounded(1.0 - options_.drop_rate) * total_flops_)});
     detail::require_count(rates.size(), size(), "rate from the allocation policy");
     require_rates(rates);
     apply(options_.drop_rate, std::move(rates));
@@ -151,7 +151,7 @@ class DropSchedule {
         detail::throw_invalid("the FLOPs of a branch must be positive and finite",
                               "those of branch " + detail::text(i) + " are " + detail::text(flops[i]),
                               "pass the cost of its forward pass in any unit common to all branches");
-      sum += flops[i];
+      sum = detail::rounded(sum + flops[i]);
     }
     if (!detail::is_finite(sum))
       detail::throw_invalid("the FLOPs of all branches must have a finite sum", "it overflows a double",

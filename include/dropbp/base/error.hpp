@@ -34,6 +34,13 @@ inline bool is_finite(double value) noexcept {
   return ((std::bit_cast<std::uint64_t>(double{seen}) >> 52) & 0x7FFu) != 0x7FFu;
 }
 
+/// The value as a 64-bit double. `volatile` keeps it from being held in more bits (x87), from being fused with the next
+/// operation, and from being regrouped (-ffast-math): what decides a plan must be the same number in every build.
+inline double rounded(double value) noexcept {
+  const volatile double stored = value;
+  return stored;
+}
+
 inline std::string sentence(const std::string& required, const std::string& given, const std::string& remedy) {
   return "dropbp: " + required + ", but " + given + ": " + remedy;
 }

@@ -55,13 +55,12 @@ struct GreedyAllocation {
     heap.reserve(rates.size());
     double remaining = 0.0;
     for (std::size_t i = 0; i < rates.size(); ++i) {
-      remaining += static_cast<double>(static_cast<float>(input.flops[i]));
-      const double sensitivity = static_cast<double>(static_cast<float>(input.sensitivities[i]));
-      if (min_rate < highest)
-        push(heap, {static_cast<float>(sensitivity * (step + min_rate)), static_cast<std::uint32_t>(i)});
+      remaining = detail::rounded(remaining + narrowed(input.flops[i]));
+      const double key = narrowed(input.sensitivities[i]) * detail::rounded(step + min_rate);
+      if (min_rate < highest) push(heap, {static_cast<float>(detail::rounded(key)), static_cast<std::uint32_t>(i)});
     }
     const double total = remaining;
-    remaining *= 1.0 - min_rate;
+    remaining = detail::rounded(remaining * detail::rounded(1.0 - min_rate));
     while (remaining > input.kept_flops) {
       if (heap.empty()) {
         // Nine subtractions of a tenth leave a rounding error when exactly everything that is feasible was asked for.
@@ -74,11 +73,11 @@ struct GreedyAllocation {
       }
       Candidate candidate = pop(heap);
       float& rate = rates[candidate.branch];
-      rate = static_cast<float>(static_cast<double>(rate) + step);
-      remaining -= step * static_cast<double>(static_cast<float>(input.flops[candidate.branch]));
+      rate = static_cast<float>(detail::rounded(static_cast<double>(rate) + step));
+      remaining = detail::rounded(remaining - detail::rounded(step * narrowed(input.flops[candidate.branch])));
       if (static_cast<double>(rate) < highest) {
-        const double sensitivity = static_cast<double>(static_cast<float>(input.sensitivities[candidate.branch]));
-        candidate.key = static_cast<float>(static_cast<double>(candidate.key) + sensitivity * step);
+        const double growth = detail::rounded(narrowed(input.sensitivities[candidate.branch]) * step);
+        candidate.key = static_cast<float>(detail::rounded(static_cast<double>(candidate.key) + growth));
         push(heap, candidate);
       }
     }
@@ -90,6 +89,13 @@ struct GreedyAllocation {
  private:
   static constexpr double step = 0.1;
   static constexpr double highest = 0.9;
+
+  static double narrowed(double value) {
+    if (value > 0x1.fffffep127)
+      detail::throw_invalid("GreedyAllocation takes FLOPs and sensitivities up to 3.4e38 (float32)",
+                            "one is " + detail::text(value), "pass them in a larger unit");
+    return static_cast<double>(static_cast<float>(value));
+  }
 
   struct Candidate {
     float key;

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "dropbp/base/error.hpp"
 #include "dropbp/base/philox.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -94,14 +95,12 @@ struct AtLeastTargetSampling {
   }
 
  private:
-  // The smallest count with count / branches >= rate in double precision. `volatile` keeps the quotient from becoming
-  // a product with the rounded 1 / branches (-ffast-math), or from being held in more than 64 bits (x87).
+  // The smallest count with count / branches >= rate in double precision. The divisor is rounded, too, so that the
+  // compiler cannot turn the quotient into a product with 1 / branches (-ffast-math).
   static std::size_t least_dropped(std::size_t branches, double rate) {
-    const volatile double divisor = static_cast<double>(branches);
-    for (std::size_t count = 0; count < branches; ++count) {
-      const volatile double share = static_cast<double>(count) / divisor;
-      if (share >= rate) return count;
-    }
+    for (std::size_t count = 0; count < branches; ++count)
+      if (detail::rounded(static_cast<double>(count) / detail::rounded(static_cast<double>(branches))) >= rate)
+        return count;
     return branches;
   }
 
