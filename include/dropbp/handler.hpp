@@ -9,6 +9,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -26,8 +27,20 @@ DROPBP_NAMESPACE_BEGIN
 /// Tells the layers of a model, before each step, whose backward pass is dropped. Keeps a reference to the model, which
 /// must outlive it and keep the number of its layers; the layers may move in memory between calls.
 /// Branches are numbered in the order in which model.for_each_layer visits them.
-template <Model ModelType, Allocation AllocationPolicy = GreedyAllocation, Sampling SamplingPolicy = BernoulliSampling>
+/// Calls in the wrong order throw std::logic_error.
+template <class ModelType, class AllocationPolicy = GreedyAllocation, class SamplingPolicy = BernoulliSampling>
 class DropBPHandler {
+  static_assert(Model<ModelType>,
+                "dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) for every DropBPLayer.");
+  static_assert(Allocation<AllocationPolicy>,
+                "dropbp: a handler's second type and third argument is an allocation policy, with "
+                "std::vector<double> allocate(const AllocationInput&) const. GreedyAllocation{} is the default; a sampling "
+                "policy comes after it.");
+  static_assert(Sampling<SamplingPolicy>,
+                "dropbp: a handler's third type and fourth argument is a sampling policy, with a type Prepared, "
+                "prepare(const SamplingInput&) const and draw(const Prepared&, const CounterRandom&, "
+                "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
+
  public:
   /// Throws std::invalid_argument for a model without layers, FLOPs that are not positive, or a rate outside [0, 1].
   explicit DropBPHandler(ModelType& model, DropOptions options = {}, AllocationPolicy allocation = {},
@@ -46,19 +59,36 @@ class DropBPHandler {
 
   /// Draws the plan of an optimizer step's first micro-step and tells every layer. Call it before the forward pass.
   void begin_step(std::uint64_t step) {
+    require_no_measurement();
+    require_same_layers();
     schedule_.draw(step, 0, working_space_, plan_);
     start(true);
   }
 
-  /// The next micro-step of the same optimizer step, counted from 0 (begin_step has begun number 0).
+  /// The next micro-step of the same optimizer step (gradient accumulation): 1, then 2 and so on, since begin_step has
+  /// begun number 0. With PlanPer::step it keeps the decisions of that one.
   void begin_micro_step(std::uint32_t micro_step) {
-    if (micro_step == 0) return begin_step(step_);
-    schedule_.draw(step_, micro_step, working_space_, plan_);
+    require_no_measurement();
+    require_begun();
+    if (micro_step <= plan_.micro_step())
+      detail::throw_order("the micro-steps of a step must be numbered upwards, begin_step being number 0",
+                          "number " + detail::text(std::uint64_t{micro_step}) + " follows number " +
+                              detail::text(std::uint64_t{plan_.micro_step()}),
+                          "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
+    require_same_layers();
+    if (schedule_.options().plan_per == PlanPer::step) {
+      detail::require_micro_step(micro_step);
+      plan_.set_micro_step(micro_step);
+    } else {
+      schedule_.draw(plan_.step(), micro_step, working_space_, plan_);
+    }
     start(false);
   }
 
   /// A step with a plan from elsewhere. Throws std::invalid_argument for one of another size.
   void begin_step(const DropPlan& plan) {
+    require_no_measurement();
+    require_same_layers();
     detail::require_count(plan.size(), size(), "decision in a plan");
     plan_ = plan;
     start(true);
@@ -66,11 +96,12 @@ class DropBPHandler {
 
   /// Until the next begin_step, forward passes save nothing and no backward may follow: for validation losses.
   void begin_evaluation() {
-    ++stamp_;
-    for_each_branch([&](auto& layer, std::size_t) { layer.decide({.saves = false, .stamp = stamp_}); });
+    require_no_measurement();
+    evaluate_layers();
+    evaluating_ = true;
   }
 
-  /// The plan of the micro-step begun last.
+  /// The plan of the micro-step begun last; empty before the first begin_step.
   const DropPlan& plan() const noexcept { return plan_; }
 
   /// Whether that plan keeps no branch at all.
@@ -82,6 +113,7 @@ class DropBPHandler {
   /// Whether a branch was kept in any micro-step since begin_step: its parameters have a gradient, and the optimizer
   /// must leave those of all other branches alone, their moments and decay too.
   bool has_gradient(std::size_t branch) const {
+    require_begun();
     static_cast<void>(plan_.dropped(branch));  // checks the number
     return has_gradient_[branch] != 0;
   }
@@ -97,10 +129,10 @@ class DropBPHandler {
   /// See DropSchedule::learning_rate_scale.
   double learning_rate_scale(std::size_t branch) const { return schedule_.learning_rate_scale(branch); }
 
-  /// One rate for all branches from the next begin_step on.
+  /// One rate for all branches from the next draw on: the next begin_step or, with PlanPer::micro_step, begin_micro_step.
   void set_drop_rate(double rate) { schedule_.set_drop_rate(rate); }
 
-  /// A rate for each branch from the next begin_step on.
+  /// A rate for each branch from the next draw on.
   void set_drop_rates(std::span<const double> rates) { schedule_.set_drop_rates(rates); }
 
   /// Reads the layers' FLOPs again, for example after the sequence length changed.
@@ -111,28 +143,30 @@ class DropBPHandler {
 
   /// Measures the sensitivity of every branch. `backprop()` clears the gradients, then runs one forward and backward
   /// pass on the same data every time; it is called size() + 1 times, first with nothing dropped, then with one branch
-  /// dropped at a time. Rates, counts and random generators are left alone; the gradients are those of the last pass.
-  /// Call it between two steps: the next forward pass must come after a begin_step.
-  /// Throws whatever backprop throws, and std::runtime_error when a gradient is not finite.
+  /// dropped at a time. Plan, rates, counts and random generators are left alone; the gradients are those of the last
+  /// pass, and nothing of a forward pass before it is left for a backward pass after it. Average over several samples
+  /// by measuring several times.
+  /// Throws whatever backprop throws, std::runtime_error when a gradient is not finite, and std::logic_error when
+  /// backprop begins a step or runs none of the model's layers.
   template <class Backprop, Sensitivity SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities(Backprop&& backprop, const SensitivityPolicy& policy = {}) {
     static_assert(GradientModel<ModelType>,
                   "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), which visits the gradient "
                   "of every trained parameter tensor.");
-    const Measurement restore(*this);
+    require_no_measurement();
+    std::vector<double> sensitivities(size());
+    const Measurement measurement(*this);
     drop_only(size());
     backprop();
+    measurement.require_passes();
     const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
-    std::vector<double> sensitivities(size());
+    // Of the gradients with themselves: not zero only where they are not finite.
+    require_finite(policy.difference(reference, *model_), "nothing");
     for (std::size_t i = 0; i < size(); ++i) {
       drop_only(i);
       backprop();
       sensitivities[i] = policy.difference(reference, *model_);
-      if (!detail::is_finite(sensitivities[i]))
-        throw std::runtime_error(detail::sentence("gradients must be finite while sensitivities are measured",
-                                                  "that of branch " + detail::text(i) + " is " +
-                                                      detail::text(sensitivities[i]),
-                                                  "look at the loss and its scale"));
+      require_finite(sensitivities[i], "branch " + detail::text(i));
     }
     return sensitivities;
   }
@@ -170,7 +204,7 @@ class DropBPHandler {
   HandlerState state() const {
     HandlerState state{.seed = schedule_.options().seed,
                        .plan_per = schedule_.options().plan_per,
-                       .step = step_,
+                       .next_step = next_step_,
                        .micro_steps = micro_steps_,
                        .drop_rate = drop_rate(),
                        .drop_rates = {drop_rates().begin(), drop_rates().end()},
@@ -182,23 +216,28 @@ class DropBPHandler {
     return state;
   }
 
-  /// Goes on from a saved state: the next begin_step(step) draws what it would have drawn then. Throws
+  /// Goes on from a saved state, with begin_step(state.next_step): it draws what it would have drawn then. Throws
   /// std::invalid_argument, with everything as it was, for a state of another model or with impossible rates.
   void restore(const HandlerState& state) {
-    detail::require_count(state.kept.size(), size(), "kept count in a state");
-    detail::require_count(state.dropped.size(), size(), "dropped count in a state");
-    detail::require_count(state.calls.size(), size(), "call count in a state");
-    if (!state.sensitivities.empty()) detail::require_count(state.sensitivities.size(), size(), "sensitivity in a state");
+    require_no_measurement();
+    detail::require_consistent(state);
+    if (state.drop_rates.size() != size())
+      detail::throw_invalid("a state must be of a model with as many branches (" + detail::text(size()) + ")",
+                            "it has " + detail::text(state.drop_rates.size()),
+                            "restore it into the model that it was saved from");
     DropSchedule<SamplingPolicy> schedule = schedule_;
     schedule.restore(state.seed, state.plan_per, state.drop_rate, state.drop_rates);
     HandlerState copy = state;
-    for_each_branch([](auto&, std::size_t) {});  // throws now, not below, where the model's layers have changed
+    require_same_layers();
     schedule_ = std::move(schedule);
     sensitivities_ = std::move(copy.sensitivities);
     kept_ = std::move(copy.kept);
     dropped_ = std::move(copy.dropped);
-    step_ = state.step;
+    next_step_ = state.next_step;
     micro_steps_ = state.micro_steps;
+    plan_ = {};
+    begun_ = false;
+    evaluating_ = false;
     for_each_branch([&](auto& layer, std::size_t i) { layer.set_calls(state.calls[i]); });
   }
 
@@ -206,7 +245,13 @@ class DropBPHandler {
   template <class Visit>
   static std::size_t visit_layers(ModelType& model, Visit visit) {
     std::size_t count = 0;
-    model.for_each_layer([&](DroppableLayer auto& layer) { visit(layer, count++); });
+    model.for_each_layer([&]<class Layer>(Layer&& layer) {
+      constexpr bool droppable = std::is_lvalue_reference_v<Layer> && DroppableLayer<std::remove_reference_t<Layer>>;
+      static_assert(droppable,
+                    "dropbp: for_each_layer must visit every DropBPLayer itself: not its operation, not a constant one, "
+                    "not a copy.");
+      if constexpr (droppable) visit(layer, count++);
+    });
     return count;
   }
 
@@ -226,6 +271,11 @@ class DropBPHandler {
                           "for_each_layer visited " + detail::text(count), "make a new handler for the changed model");
   }
 
+  // Before the first change: where the model's layers have changed, everything stays as it was.
+  void require_same_layers() const {
+    for_each_branch([](auto&, std::size_t) {});
+  }
+
   void tell_layers(const DropPlan& plan) {
     ++stamp_;
     for_each_branch([&](auto& layer, std::size_t i) {
@@ -236,9 +286,27 @@ class DropBPHandler {
     });
   }
 
+  void evaluate_layers() {
+    ++stamp_;
+    for_each_branch([&](auto& layer, std::size_t) { layer.decide({.saves = false, .stamp = stamp_}); });
+  }
+
+  // What they were told last, for passes of their own.
+  void tell_layers_again() {
+    if (evaluating_) {
+      evaluate_layers();
+    } else if (begun_) {
+      tell_layers(plan_);
+    } else {
+      drop_only(size());
+    }
+  }
+
   void start(bool first) {
     tell_layers(plan_);
-    step_ = plan_.step();
+    begun_ = true;
+    evaluating_ = false;
+    next_step_ = plan_.step() + 1;
     ++micro_steps_;
     for (std::size_t i = 0; i < size(); ++i) {
       const bool kept = plan_.kept(i);
@@ -247,25 +315,61 @@ class DropBPHandler {
     }
   }
 
+  void require_begun() const {
+    if (!begun_)
+      detail::throw_order("this call belongs to a step", "none has begun since the handler was made or restored",
+                          "call begin_step(step) first");
+  }
+
+  void require_no_measurement() const {
+    if (measuring_)
+      detail::throw_order("the passes that measure sensitivities must stay one step",
+                          "backprop began another one, or another measurement",
+                          "let backprop only clear the gradients and run one forward and one backward pass");
+  }
+
+  static void require_finite(double sensitivity, const std::string& dropped) {
+    if (!detail::is_finite(sensitivity))
+      throw std::runtime_error(detail::sentence("gradients must be finite while sensitivities are measured",
+                                                "in the pass with " + dropped + " dropped one was not, or overflowed",
+                                                "look at the loss and its scale"));
+  }
+
   // Branch `dropped` alone; size() for none.
   void drop_only(std::size_t dropped) {
     for (std::size_t i = 0; i < size(); ++i) working_space_[i] = i == dropped;
     tell_layers(DropPlan(working_space_, true));
   }
 
-  // Puts counts and decisions back, whether the measurement ends well or throws.
+  // Counts the layers' calls from zero, and puts counts and decisions back, whether the measurement ends well or throws.
   class Measurement {
    public:
-    explicit Measurement(DropBPHandler& handler) : handler_(handler), calls_(handler.state().calls) {}
+    explicit Measurement(DropBPHandler& handler) : handler_(handler) {
+      calls_.reserve(handler.size());
+      handler.require_same_layers();
+      handler.for_each_branch([&](auto& layer, std::size_t) { calls_.push_back(layer.calls()); });
+      handler.for_each_branch([](auto& layer, std::size_t) { layer.set_calls({}); });
+      handler.measuring_ = true;
+    }
     Measurement(const Measurement&) = delete;
     Measurement& operator=(const Measurement&) = delete;
     ~Measurement() {
-      ++handler_.stamp_;
-      std::size_t i = 0;
-      visit_layers(*handler_.model_, [&](auto& layer, std::size_t) {
-        if (i < calls_.size()) layer.set_calls(calls_[i++]);
-        layer.decide({.stamp = handler_.stamp_});
+      handler_.measuring_ = false;
+      try {
+        handler_.for_each_branch([&](auto& layer, std::size_t i) { layer.set_calls(calls_[i]); });
+        handler_.tell_layers_again();
+      } catch (const std::logic_error&) {  // the model's layers have changed: the next begin_step says so
+      }
+    }
+
+    void require_passes() const {
+      bool passed = false;
+      handler_.for_each_branch([&](auto& layer, std::size_t) {
+        passed = passed || (layer.calls().forward != 0 && layer.calls().backward != 0);
       });
+      if (!passed)
+        detail::throw_order("backprop must run a forward and a backward pass through the handler's model",
+                            "none of its layers ran both", "let it use the layers that for_each_layer visits");
     }
 
    private:
@@ -282,9 +386,12 @@ class DropBPHandler {
   std::vector<double> sensitivities_;
   std::vector<std::uint64_t> kept_;
   std::vector<std::uint64_t> dropped_;
-  std::uint64_t step_ = 0;
+  std::uint64_t next_step_ = 0;
   std::uint64_t micro_steps_ = 0;
   std::uint64_t stamp_ = 0;
+  bool begun_ = false;       // plan_ is that of a step
+  bool evaluating_ = false;  // begin_evaluation was the last to begin
+  bool measuring_ = false;
 };
 
 DROPBP_NAMESPACE_END

@@ -22,7 +22,8 @@ DROPBP_NAMESPACE_BEGIN
 /// the second for sums that are made elsewhere (parallel residuals, projected shortcuts). A DropBPHandler decides
 /// before each step; without one every branch is kept. A dropped branch computes the same forward, saves nothing, and
 /// its backward hands back the gradient it was given, in the same buffer.
-/// Not for concurrent use; one forward is followed by at most one backward.
+/// backward takes the extra arguments that forward took. Not for concurrent use; one forward is followed by at most one
+/// backward.
 template <class Op>
 class DropBPLayer {
   static_assert(detail::has_saved<Op>,
@@ -43,9 +44,7 @@ class DropBPLayer {
   /// x + op(x), in a new tensor; x stays as it is. Same shape as x.
   template <class T, class... Args>
   T forward(const T& x, Args&&... args) {
-    static_assert(Tensor<T>, "dropbp: this tensor type does not know y += x: give it data() and size(), or "
-                             "tensor_traits with accumulate (see tensor.hpp).");
-    require_operation<T, Args...>();
+    static_assert(require_residual_forward<T, Args...>());
     return run_forward([&](Saved* saved) {
       T y = op_.forward(x, saved, std::forward<Args>(args)...);
       accumulate(y, x);
@@ -58,6 +57,7 @@ class DropBPLayer {
   template <class T, class... Args>
     requires(!std::is_lvalue_reference_v<T> && !std::is_const_v<T>)
   T forward(T&& x, Args&&... args) {
+    static_assert(require_residual_forward<T, Args...>());
     if constexpr (detail::has_forward_residual<Op, T, Args...>) {
       run_forward([&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
       return std::move(x);
@@ -72,8 +72,7 @@ class DropBPLayer {
   /// Throws std::logic_error without a forward in the same micro-step.
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
-    static_assert(Tensor<T>, "dropbp: this gradient type does not know y += x: give it data() and size(), or "
-                             "tensor_traits with accumulate (see tensor.hpp).");
+    static_assert(require_residual_backward<T, Args...>());
     if constexpr (detail::has_backward_residual<Op, T, Args...>) {
       run_backward([&](Saved& saved) {
         if (decision_.input_gradient_needed)
@@ -83,10 +82,12 @@ class DropBPLayer {
       });
     } else {
       run_backward([&](Saved& saved) {
-        if (decision_.input_gradient_needed)
-          accumulate(grad_output, op_.backward(std::as_const(grad_output), saved, std::forward<Args>(args)...));
-        else
+        if (decision_.input_gradient_needed) {
+          const T grad_input = op_.backward(std::as_const(grad_output), saved, std::forward<Args>(args)...);
+          accumulate(grad_output, grad_input);
+        } else {
           backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+        }
       });
     }
     return grad_output;
@@ -95,13 +96,14 @@ class DropBPLayer {
   /// op(x) alone, without the residual sum.
   template <class T, class... Args>
   auto forward_branch(const T& x, Args&&... args) {
-    require_operation<T, Args...>();
+    static_assert(require_forward<T, Args...>() && require_backward<T, Args...>());
     return run_forward([&](Saved* saved) { return op_.forward(x, saved, std::forward<Args>(args)...); });
   }
 
   /// J^T grad_output alone; empty when the branch is dropped or nobody needs the gradient of its input.
   template <class T, class... Args>
   auto backward_branch(const T& grad_output, Args&&... args) {
+    static_assert(require_backward<T, Args...>());
     using Gradient = std::remove_cvref_t<decltype(op_.backward(grad_output, *saved_, std::forward<Args>(args)...))>;
     std::optional<Gradient> grad_input;
     run_backward([&](Saved& saved) {
@@ -138,14 +140,42 @@ class DropBPLayer {
   void decide(const BranchDecision& decision) noexcept { decision_ = decision; }
 
  private:
+  // These are called in static_asserts, so that their messages come before the compiler's own.
   template <class T, class... Args>
-  static constexpr void require_operation() {
+  static constexpr bool require_forward() {
     static_assert(detail::has_forward<Op, T, Args...>,
-                  "dropbp: the operation needs forward(const T& x, Saved* saved, args...) for the tensor type and the "
-                  "extra arguments that the layer was called with.");
+                  "dropbp: the operation needs forward(const T& x, Saved* saved, args...), which returns f(x), for the "
+                  "tensor type and the extra arguments that the layer was called with.");
+    return true;
+  }
+
+  template <class T, class... Args>
+  static constexpr bool require_backward() {
     static_assert(detail::has_backward<Op, T, Args...>,
-                  "dropbp: the operation needs backward(const T& grad_output, Saved& saved, args...) for the tensor type "
-                  "and the extra arguments that the layer was called with.");
+                  "dropbp: the operation needs backward(const T& grad_output, Saved& saved, args...), which returns the "
+                  "gradient of its input, for the tensor type and the extra arguments that the layer was called with.");
+    return true;
+  }
+
+  template <class T, class... Args>
+  static constexpr bool require_residual_forward() {
+    static_assert(Tensor<T>, "dropbp: this tensor type does not know y += x: give it data() and size(), or "
+                             "tensor_traits with accumulate (see tensor.hpp).");
+    require_forward<T, Args...>();
+    require_backward<T, Args...>();
+    static_assert(!detail::has_forward<Op, T, Args...> || detail::forward_returns_tensor<Op, T, Args...>,
+                  "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");
+    return true;
+  }
+
+  template <class T, class... Args>
+  static constexpr bool require_residual_backward() {
+    static_assert(Tensor<T>, "dropbp: this gradient type does not know y += x: give it data() and size(), or "
+                             "tensor_traits with accumulate (see tensor.hpp).");
+    require_backward<T, Args...>();
+    static_assert(!detail::has_backward<Op, T, Args...> || detail::backward_returns_tensor<Op, T, Args...>,
+                  "dropbp: backward must return the gradient of its input as a tensor of the type of grad_output.");
+    return true;
   }
 
   template <class T, class... Args>

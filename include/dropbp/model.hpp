@@ -45,7 +45,7 @@ concept has_calls = requires(L& layer, const L& constant) {
 
 }  // namespace detail
 
-/// A branch that can be told to drop its backward pass. DropBPLayer is the library's model of it.
+/// A branch that can be told to drop its backward pass, and counts its calls. DropBPLayer is the library's model of it.
 template <class L>
 concept DroppableLayer = detail::has_decide<L> && detail::has_layer_flops<L> && detail::has_calls<L>;
 

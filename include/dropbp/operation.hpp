@@ -17,14 +17,28 @@ namespace detail {
 template <class Op>
 concept has_saved = std::default_initializable<typename Op::Saved> && std::movable<typename Op::Saved>;
 
+template <class R>
+concept returns_something = !std::is_void_v<R>;
+
 template <class Op, class T, class... Args>
 concept has_forward = requires(Op& op, const T& x, typename Op::Saved* saved, Args&&... args) {
-  op.forward(x, saved, std::forward<Args>(args)...);
+  { op.forward(x, saved, std::forward<Args>(args)...) } -> returns_something;
+};
+
+// What a residual sum needs: f(x) of the type of x.
+template <class Op, class T, class... Args>
+concept forward_returns_tensor = requires(Op& op, const T& x, typename Op::Saved* saved, Args&&... args) {
+  { op.forward(x, saved, std::forward<Args>(args)...) } -> std::convertible_to<T>;
 };
 
 template <class Op, class T, class... Args>
 concept has_backward = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
-  op.backward(grad_output, saved, std::forward<Args>(args)...);
+  { op.backward(grad_output, saved, std::forward<Args>(args)...) } -> returns_something;
+};
+
+template <class Op, class T, class... Args>
+concept backward_returns_tensor = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
+  { op.backward(grad_output, saved, std::forward<Args>(args)...) } -> std::convertible_to<T>;
 };
 
 template <class Op, class T, class... Args>

@@ -83,6 +83,9 @@ class DropPlan {
 
   bool operator==(const DropPlan&) const = default;
 
+  /// The same decisions for another micro-step.
+  void set_micro_step(std::uint32_t micro_step) noexcept { micro_step_ = micro_step; }
+
   /// Becomes the plan of the constructor with these arguments, reusing its memory.
   void assign(std::span<const std::uint8_t> dropped, bool trains_below, std::uint64_t step, std::uint32_t micro_step,
               std::uint64_t rates_hash) {

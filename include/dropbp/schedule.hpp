@@ -18,6 +18,16 @@
 
 DROPBP_NAMESPACE_BEGIN
 
+namespace detail {
+
+inline void require_micro_step(std::uint32_t micro_step) {
+  if (micro_step > CounterRandom::max_micro_step)
+    throw_invalid("a micro-step must be at most " + text(std::uint64_t{CounterRandom::max_micro_step}),
+                  "it is " + text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
+}
+
+}  // namespace detail
+
 struct DropOptions {
   double drop_rate = 0.5;      ///< target rate P in [0, 1]; every branch starts with it
   std::uint64_t seed = 0;      ///< of the plans; equal on all ranks
@@ -52,9 +62,7 @@ class DropSchedule {
   /// The same into a plan that exists, with `dropped` (one byte a branch) as working space: allocates nothing once
   /// `plan` has been used.
   void draw(std::uint64_t step, std::uint32_t micro_step, std::span<std::uint8_t> dropped, DropPlan& plan) const {
-    if (micro_step > CounterRandom::max_micro_step)
-      detail::throw_invalid("a micro-step must be at most " + detail::text(std::uint64_t{CounterRandom::max_micro_step}),
-                            "it is " + detail::text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
+    detail::require_micro_step(micro_step);
     detail::require_count(dropped.size(), size(), "byte of working space");
     const std::uint32_t drawn = options_.plan_per == PlanPer::step ? 0 : micro_step;
     sampling_.draw(prepared_, CounterRandom{options_.seed, RandomStream::drop_decision, step, drawn}, dropped);

@@ -17,12 +17,13 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// The state of a DropBPHandler between two steps. Since plans are pure functions, this and the step number are all
-/// that a resumed training needs.
+/// The state of a DropBPHandler between two steps, not between two micro-steps. Since plans are pure functions, this is
+/// all that a resumed training needs beside the program's own choices, which are not part of it: the policies' types and
+/// parameters, the layers' FLOPs, DropOptions::trains_below.
 struct HandlerState {
   std::uint64_t seed = 0;
   PlanPer plan_per = PlanPer::micro_step;
-  std::uint64_t step = 0;                  ///< the step begun last
+  std::uint64_t next_step = 0;             ///< the step to begin next: one more than the last
   std::uint64_t micro_steps = 0;           ///< begun so far, in all steps
   double drop_rate = 0.0;                  ///< target rate
   std::vector<double> drop_rates;          ///< of each branch
@@ -33,17 +34,26 @@ struct HandlerState {
   bool operator==(const HandlerState&) const = default;
 };
 
+namespace detail {
+
+inline void require_consistent(const HandlerState& state) {
+  const std::size_t branches = state.drop_rates.size();
+  require_count(state.kept.size(), branches, "kept count in a state");
+  require_count(state.dropped.size(), branches, "dropped count in a state");
+  require_count(state.calls.size(), branches, "call count in a state");
+  if (!state.sensitivities.empty()) require_count(state.sensitivities.size(), branches, "sensitivity in a state");
+}
+
+}  // namespace detail
+
 /// One line a field, one line a branch; numbers are exact in every locale. Throws std::invalid_argument for a state whose
 /// lists are of different lengths.
 inline std::string to_text(const HandlerState& state) {
+  detail::require_consistent(state);
   const std::size_t branches = state.drop_rates.size();
-  detail::require_count(state.kept.size(), branches, "kept count in a state");
-  detail::require_count(state.dropped.size(), branches, "dropped count in a state");
-  detail::require_count(state.calls.size(), branches, "call count in a state");
-  if (!state.sensitivities.empty()) detail::require_count(state.sensitivities.size(), branches, "sensitivity in a state");
   std::string text = "dropbp-state 1\n";
   text += "seed " + std::to_string(state.seed) + "\nplan_per " +
-          (state.plan_per == PlanPer::step ? "step" : "micro_step") + "\nstep " + std::to_string(state.step) + "\nmicro_steps " +
+          (state.plan_per == PlanPer::step ? "step" : "micro_step") + "\nnext_step " + std::to_string(state.next_step) + "\nmicro_steps " +
           std::to_string(state.micro_steps) + "\ndrop_rate " + detail::real_to_text(state.drop_rate) + "\nbranches " +
           std::to_string(branches) + "\nsensitivities " +
           (state.sensitivities.empty() ? "no" : "yes") + "\n";
@@ -59,7 +69,21 @@ inline std::string to_text(const HandlerState& state) {
 
 namespace detail {
 
-inline std::string quoted(std::string_view word) { return std::string(1, '`').append(word).append(1, '`'); }
+// A word of a damaged file: not at its full length, and without what a terminal would obey.
+inline std::string quoted(std::string_view word) {
+  constexpr std::size_t longest = 40;
+  std::string quoted = "`";
+  for (const char c : word.substr(0, longest)) {
+    const auto code = static_cast<unsigned char>(c);
+    if (code >= 0x20 && code < 0x7F) {
+      quoted += c;
+    } else {
+      constexpr char digits[] = "0123456789abcdef";
+      quoted.append("\\x").append(1, digits[code / 16]).append(1, digits[code % 16]);
+    }
+  }
+  return quoted += word.size() > longest ? "...`" : "`";
+}
 
 class StateReader {
  public:
@@ -67,6 +91,12 @@ class StateReader {
 
   void expect(std::string_view word) {
     if (next() != word) fail(quoted(word));
+  }
+  void expect_version(std::string_view version) {
+    if (next() != version && !word_.empty())
+      throw_invalid("a saved dropbp state must be of version " + std::string(version), "it is of version " + quoted(word_),
+                    "read it with the release of dropbp that wrote it");
+    if (word_.empty()) fail(quoted(version));
   }
   std::uint64_t integer() {
     const std::string_view word = next();
@@ -104,13 +134,16 @@ class StateReader {
   }
 
  private:
+  // With the carriage return of a file that went through another system.
+  static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r'; }
+
   std::string_view next() {
-    while (!text_.empty() && (text_.front() == ' ' || text_.front() == '\n')) {
+    while (!text_.empty() && is_space(text_.front())) {
       if (text_.front() == '\n') ++line_;
       text_.remove_prefix(1);
     }
     std::size_t length = 0;
-    while (length < text_.size() && text_[length] != ' ' && text_[length] != '\n') ++length;
+    while (length < text_.size() && !is_space(text_[length])) ++length;
     word_ = text_.substr(0, length);
     text_.remove_prefix(length);
     return word_;
@@ -128,10 +161,10 @@ inline HandlerState handler_state_from_text(std::string_view text) {
   detail::StateReader reader(text);
   HandlerState state;
   reader.expect("dropbp-state");
-  reader.expect("1");
+  reader.expect_version("1");
   reader.expect("seed"), state.seed = reader.integer();
   reader.expect("plan_per"), state.plan_per = reader.choice("step", "micro_step") ? PlanPer::step : PlanPer::micro_step;
-  reader.expect("step"), state.step = reader.integer();
+  reader.expect("next_step"), state.next_step = reader.integer();
   reader.expect("micro_steps"), state.micro_steps = reader.integer();
   reader.expect("drop_rate"), state.drop_rate = reader.real();
   reader.expect("branches");

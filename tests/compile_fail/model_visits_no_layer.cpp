@@ -1,4 +1,4 @@
-// expect: has_decide
+// expect: dropbp: for_each_layer must visit every DropBPLayer itself
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

@@ -1,4 +1,4 @@
-// expect: has_for_each_layer
+// expect: dropbp: a handler's model needs for_each_layer\(visit\)
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

@@ -14,9 +14,11 @@
 
 #include "dropbp/base/philox.hpp"
 #include "support/catch.hpp"
+#include "support/throws.hpp"
 
 using dropbp::GreedyAllocation;
 using dropbp::UniformAllocation;
+using test::check_throws;
 
 static_assert(dropbp::Allocation<GreedyAllocation>);
 static_assert(dropbp::Allocation<UniformAllocation>);
@@ -162,6 +164,14 @@ TEST_CASE("A minimum rate holds for all branches, and one of 0.9 or more is neve
   CHECK_THROWS_AS(allocate(sensitivities, flops, 0.5, -0.1), std::invalid_argument);
   CHECK_THROWS_AS(allocate(sensitivities, flops, 0.5, 1.1), std::invalid_argument);
   CHECK_THROWS_AS(allocate(sensitivities, flops, 0.5, std::nan("")), std::invalid_argument);
+}
+
+TEST_CASE("FLOPs and sensitivities beyond float32 are refused, the largest float32 is taken") {
+  const double largest = 0x1.fffffep127, beyond = 0x1.0p128;
+  CHECK(allocate({largest, 1}, {1, 1}, 0.5).size() == 2);
+  CHECK(allocate({1, 1}, {largest, largest}, 0.5).size() == 2);
+  check_throws<std::invalid_argument>([&] { allocate({1, beyond}, {1, 1}, 0.5); }, {"3.4e38", "larger unit"});
+  check_throws<std::invalid_argument>([&] { allocate({1, 1}, {beyond, 1}, 0.5); }, {"3.4e38", "larger unit"});
 }
 
 TEST_CASE("Rates do not depend on the unit of FLOPs or sensitivities") {

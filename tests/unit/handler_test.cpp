@@ -17,12 +17,14 @@
 #include "support/catch.hpp"
 #include "support/recorder.hpp"
 #include "support/small_net.hpp"
+#include "support/throws.hpp"
 
 using namespace dropbp_test;
 using dropbp::DropBPHandler;
 using dropbp::DropBPLayer;
 using dropbp::DropPlan;
 using dropbp::PlanPer;
+using test::check_throws;
 
 namespace {
 
@@ -130,6 +132,7 @@ TEST_CASE("A model that gained or lost a layer is found out, and one that has th
   chain.forward();
   chain.backward();
   const dropbp::HandlerState before = handler.state();
+  const DropPlan plan = handler.plan();
   for (Chain* const changed : {&longer, &shorter}) {
     chain.layers.swap(changed->layers);
     CHECK_THROWS_AS(handler.begin_step(1), std::logic_error);
@@ -142,6 +145,7 @@ TEST_CASE("A model that gained or lost a layer is found out, and one that has th
     other.seed = 99;
     CHECK_THROWS_AS(handler.restore(other), std::logic_error);
     CHECK_THROWS_AS(handler.update_flops(), std::invalid_argument);
+    CHECK(handler.plan() == plan);
     chain.layers.swap(changed->layers);
     CHECK(handler.state() == before);
   }
@@ -168,7 +172,6 @@ TEST_CASE("A branch has a gradient when any micro-step since begin_step kept it"
   for (const PlanPer plan_per : {PlanPer::micro_step, PlanPer::step}) {
     Chain chain(16);
     DropBPHandler handler{chain, {.drop_rate = 0.8, .seed = 6, .plan_per = plan_per}};
-    CHECK_THROWS_AS(handler.has_gradient(0), std::invalid_argument);  // no step has begun
     for (std::uint64_t step = 0; step < 20; ++step) {
       std::vector<bool> kept(16);
       for (std::uint32_t micro_step = 0; micro_step < 4; ++micro_step) {
@@ -189,14 +192,42 @@ TEST_CASE("A branch has a gradient when any micro-step since begin_step kept it"
   }
 }
 
-TEST_CASE("Micro-step 0 begins the step anew") {
+TEST_CASE("Micro-steps and questions about a step need a step that has begun, and micro-steps go upwards") {
   Chain chain(16);
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6}};
+  const auto refuse_all = [&] {
+    CHECK_THROWS_AS(handler.begin_micro_step(0), std::logic_error);
+    CHECK_THROWS_AS(handler.begin_micro_step(1), std::logic_error);
+    CHECK_THROWS_AS(handler.has_gradient(0), std::logic_error);
+    CHECK(handler.plan() == DropPlan());
+  };
+  refuse_all();
+  const dropbp::HandlerState fresh = handler.state();
   handler.begin_step(3);
+  handler.begin_micro_step(2);  // leaving one out is allowed
+  for (const std::uint32_t micro_step : {0u, 1u, 2u}) {
+    CHECK_THROWS_AS(handler.begin_micro_step(micro_step), std::logic_error);
+    CHECK(handler.plan() == handler.schedule().plan(3, 2));
+  }
+  CHECK(handler.report().micro_steps == 2);
+  handler.restore(fresh);
+  refuse_all();
+}
+
+TEST_CASE("With one plan per step, new rates and a plan from elsewhere hold for all of its micro-steps") {
+  Chain chain(16);
+  DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6, .plan_per = PlanPer::step}};
+  handler.begin_step(3);
+  const DropPlan first = handler.plan();
+  handler.set_drop_rate(0.9);
   handler.begin_micro_step(1);
-  handler.begin_micro_step(0);
-  CHECK(handler.plan() == handler.schedule().plan(3));
-  for (std::size_t i = 0; i < 16; ++i) CHECK(handler.has_gradient(i) == handler.plan().kept(i));
+  for (std::size_t i = 0; i < 16; ++i) CHECK(handler.plan().kept(i) == first.kept(i));
+  CHECK(handler.plan().micro_step() == 1);
+  handler.begin_step(DropPlan(only(4, 16), true, 9));
+  handler.begin_micro_step(1);
+  CHECK(handler.plan() == DropPlan(only(4, 16), true, 9, 1));
+  handler.begin_step(4);
+  CHECK(handler.plan() == handler.schedule().plan(4));
 }
 
 TEST_CASE("New rates hold from the next step on") {
@@ -347,6 +378,49 @@ TEST_CASE("Measured sensitivities are those worked out by hand, in both modes") 
   CHECK(to_vector(handler.drop_rates()) == std::vector<double>(branches, 0.5));
 }
 
+TEST_CASE("A measurement between begin_step and the forward pass leaves the step as it was") {
+  LayerNet<double> net, undisturbed;
+  DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}}, other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
+  const auto measure = [&] { handler.measure_sensitivities([&] { net.forward(), net.backward(); }); };
+  for (std::uint64_t step = 0; step < 10; ++step) {
+    handler.begin_step(step);
+    other.begin_step(step);
+    measure();
+    net.clear_gradients();
+    undisturbed.clear_gradients();
+    net.forward();
+    undisturbed.forward();
+    CHECK(net.backward() == undisturbed.backward());
+  }
+  CHECK(handler.state() == other.state());
+  handler.begin_evaluation();
+  measure();
+  net.forward();
+  CHECK_THROWS_AS(net.backward(), std::logic_error);  // still evaluating
+}
+
+TEST_CASE("A backprop that begins a step or another measurement, or runs no layer of the model, is found out") {
+  LayerNet<double> net, copy;
+  DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}};
+  handler.begin_step(0);
+  const dropbp::HandlerState before = handler.state();
+  const DropPlan plan = handler.plan();
+  const auto refused = [&](auto backprop) {
+    CHECK_THROWS_AS(handler.measure_sensitivities(backprop), std::logic_error);
+    CHECK(handler.state() == before);
+    CHECK(handler.plan() == plan);
+  };
+  refused([&] { handler.begin_step(1), net.forward(), net.backward(); });
+  refused([&] { handler.begin_step(DropPlan(only(0, branches))), net.forward(), net.backward(); });
+  refused([&] { handler.begin_micro_step(1), net.forward(), net.backward(); });
+  refused([&] { handler.begin_evaluation(), net.forward(); });
+  refused([&] { handler.restore(before), net.forward(), net.backward(); });
+  refused([&] { handler.measure_sensitivities([&] { net.forward(), net.backward(); }); });
+  refused([&] {});
+  refused([&] { net.forward(); });
+  refused([&] { copy.forward(), copy.backward(); });
+}
+
 TEST_CASE("A measurement leaves counts, plan and rates alone, and the steps after it as they would have been") {
   LayerNet<double> net, undisturbed;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}}, other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
@@ -407,8 +481,10 @@ TEST_CASE("A gradient that is not finite ends a measurement in an error, with th
   };
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
     for (const int at : {0, 1, 10}) {
-      CHECK_THROWS_AS(handler.allocate_by_sensitivity(backprop_with(bad, at)), std::runtime_error);
-      CHECK_THROWS_AS(handler.measure_sensitivities(backprop_with(bad, at), dropbp::GradientSensitivity{}), std::runtime_error);
+      const std::string dropped = at == 0 ? "nothing dropped" : "branch " + std::to_string(at - 1) + " dropped";
+      check_throws<std::runtime_error>([&] { handler.allocate_by_sensitivity(backprop_with(bad, at)); }, {dropped});
+      check_throws<std::runtime_error>(
+          [&] { handler.measure_sensitivities(backprop_with(bad, at), dropbp::GradientSensitivity{}); }, {dropped});
     }
   CHECK(to_vector(handler.drop_rates()) == std::vector<double>(branches, 0.5));
   CHECK(handler.sensitivities().empty());
@@ -512,7 +588,8 @@ TEST_CASE("A handler restored from a state goes on with the same plans and count
   run(resumed, second, 0, 3);
   resumed.restore(saved);
   CHECK(resumed.state() == saved);
-  run(resumed, second, 10, 30);
+  CHECK(saved.next_step == 10);
+  run(resumed, second, saved.next_step, 30);
   CHECK(resumed.state() == handler.state());
   CHECK(resumed.plan() == handler.plan());
   CHECK(resumed.report().consistent());

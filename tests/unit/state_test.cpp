@@ -24,7 +24,7 @@ namespace {
 HandlerState example() {
   return {.seed = ~std::uint64_t{0},
           .plan_per = PlanPer::step,
-          .step = 1234567890123,
+          .next_step = 1234567890123,
           .micro_steps = 20,
           .drop_rate = 0.1,
           .drop_rates = {0.0, -0.0, limits::denorm_min(), 1.0 / 3.0, 1.0},
@@ -46,7 +46,7 @@ std::string words_of(const std::string& text) {
   std::string words;
   bool within = false;
   for (const char c : text) {
-    const bool space = c == ' ' || c == '\n';
+    const bool space = c == ' ' || c == '\n' || c == '\r';
     if (!space && !within && !words.empty()) words += ' ';
     if (!space) words += c;
     within = !space;
@@ -87,10 +87,10 @@ TEST_CASE("A state comes back from its text exactly, extreme numbers included") 
 }
 
 TEST_CASE("The text of a state is pinned, since files outlive programs") {
-  const HandlerState state{.seed = 42, .step = 7, .micro_steps = 8, .drop_rate = 0.5, .drop_rates = {0.25, 0.75},
+  const HandlerState state{.seed = 42, .next_step = 7, .micro_steps = 8, .drop_rate = 0.5, .drop_rates = {0.25, 0.75},
                            .sensitivities = {1, 2}, .kept = {6, 2}, .dropped = {2, 6}, .calls = {{8, 6}, {8, 2}}};
   CHECK(to_text(state) ==
-        "dropbp-state 1\nseed 42\nplan_per micro_step\nstep 7\nmicro_steps 8\ndrop_rate 0x1p-1\nbranches 2\n"
+        "dropbp-state 1\nseed 42\nplan_per micro_step\nnext_step 7\nmicro_steps 8\ndrop_rate 0x1p-1\nbranches 2\n"
         "sensitivities yes\nbranch 0x1p-2 6 2 8 6 0x1p0\nbranch 0x1.8p-1 2 6 8 2 0x1p1\nend\n");
 }
 
@@ -119,10 +119,22 @@ TEST_CASE("Every change, loss or repetition of one character is refused or means
   CHECK(tried == 256 * text.size());
 }
 
+TEST_CASE("A state is read with the line ends of other systems") {
+  std::string text;
+  for (const char c : to_text(example())) {
+    if (c == '\n') text += '\r';
+    text += c;
+  }
+  CHECK(handler_state_from_text(text) == example());
+}
+
 TEST_CASE("A text of something else is refused, naming the line") {
   const std::string text = to_text(example());
   CHECK(refusal("").find("line 1 of a saved dropbp state must hold `dropbp-state`, but it ends there") != std::string::npos);
-  CHECK(refusal("dropbp-state 2\n").find("must hold `1`, but it holds `2`") != std::string::npos);
+  CHECK(refusal("dropbp-state 2\n").find("must be of version 1, but it is of version `2`") != std::string::npos);
+  CHECK(refusal("dropbp-state\n").find("line 2 of a saved dropbp state must hold `1`, but it ends there") != std::string::npos);
+  CHECK(refusal("\x1b[2J\x7f\xff").find("it holds `\\x1b[2J\\x7f\\xff`") != std::string::npos);
+  CHECK(refusal(std::string(1000, 'x')).find("it holds `" + std::string(40, 'x') + "...`") != std::string::npos);
   CHECK(refusal("{\"seed\": 1}").find("line 1") != std::string::npos);
   CHECK(refusal(text + "end\n").find("nothing after `end`") != std::string::npos);
   CHECK(refusal(text + text).find("nothing after `end`") != std::string::npos);
