@@ -66,7 +66,8 @@ int main() {
     return loss;
   };
 
-  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trains_below = false}};
+  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42,
+                                        .trains_below = false}};  // no embedding: nobody needs the gradient of x
   const std::uint64_t steps = 100;
   for (std::uint64_t step = 0; step < steps; ++step) {
     if (step == steps / 10) handler.allocate_by_sensitivity(backprop);

@@ -46,12 +46,20 @@ struct default_tensor_traits<T> {
 }  // namespace detail
 
 /// How the library sees a tensor type. Nothing to do for types with contiguous data() and size(), such as
-/// std::vector<float> and std::span<float>. Other types offer *one* of these sets as static functions, either in a
-/// specialisation of this template or in a nested struct `dropbp_tensor_traits`:
-///   accumulate(T& y, const T& x)                            y += x, element by element: enough to train with
-///   squared_norm(const T&), squared_distance(const T&, const T&), clone(const T&)   double, double, T: for sensitivities
-///   data(T&), data(const T&), size(const T&)                contiguous memory: brings all of the above
-///   using backend = dropbp::Cpu                             where that memory lives, if not on the host
+/// std::vector<float> and std::span<float>. Others name static functions, in a nested struct `dropbp_tensor_traits` or,
+/// for a type that is not yours, in a specialisation of this template. What they are needed for adds up:
+///   void accumulate(T& y, const T& x)                       y += x, element by element: enough to train with
+///   double squared_norm(const T&)                           sum of squares: for GradientNormSensitivity
+///   double squared_distance(const T&, const T&), T clone(const T&)   with squared_norm: for GradientSensitivity
+/// Instead of all of these, contiguous memory:
+///   data(T&), data(const T&), size(const T&)
+///   using backend = ...                                     where that memory lives: dropbp::Cpu unless stated
+/// For example:
+///   struct Field {
+///     struct dropbp_tensor_traits {
+///       static void accumulate(Field& y, const Field& x) { y.add(x); }
+///     };
+///   };
 template <class T>
 struct tensor_traits : detail::default_tensor_traits<T> {};
 
