@@ -3,28 +3,9 @@
 // SPDX-License-Identifier: MIT
 
 // The sampling policy comes after the allocation policy.
-#include <cstdint>
-#include <vector>
+#include "branch.hpp"
 
-#include "dropbp/dropbp.hpp"
-
-using Vector = std::vector<float>;
-
-struct Branch {
-  struct Saved {};
-  Vector forward(const Vector& x, Saved*) { return x; }
-  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
-};
-
-struct Model {
-  std::vector<dropbp::DropBPLayer<Branch>> layers;
-  template <class Visit>
-  void for_each_layer(Visit&& visit) {
-    for (auto& layer : layers) visit(layer);
-  }
-};
-
-void use(Model& model) {
+void use(PlainModel& model) {
 #ifdef DROPBP_TEST_WRONG
   dropbp::DropBPHandler handler{model, {}, dropbp::GreedyAllocation{}, dropbp::UniformAllocation{}};
 #else

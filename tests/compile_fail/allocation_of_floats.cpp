@@ -3,27 +3,9 @@
 // SPDX-License-Identifier: MIT
 
 // An allocation policy returns doubles.
-#include <cstdint>
 #include <vector>
 
-#include "dropbp/dropbp.hpp"
-
-using Vector = std::vector<float>;
-
-struct Branch {
-  struct Saved {};
-  Vector forward(const Vector& x, Saved*) { return x; }
-  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
-};
-
-struct Model {
-  std::vector<dropbp::DropBPLayer<Branch>> layers;
-  Vector gradient;
-  template <class Visit>
-  void for_each_layer(Visit&& visit) {
-    for (auto& layer : layers) visit(layer);
-  }
-};
+#include "dropbp/schedule.hpp"
 
 struct Own {
 #ifdef DROPBP_TEST_WRONG

@@ -3,20 +3,9 @@
 // SPDX-License-Identifier: MIT
 
 // The handler must be allowed to change the layers.
-#include <cstdint>
-#include <vector>
-
-#include "dropbp/dropbp.hpp"
-
-using Vector = std::vector<float>;
-
-struct Branch {
-  struct Saved {};
-  Vector forward(const Vector& x, Saved*) { return x; }
-  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
-};
-
 #include <utility>
+
+#include "branch.hpp"
 
 struct Model {
   std::vector<dropbp::DropBPLayer<Branch>> layers;

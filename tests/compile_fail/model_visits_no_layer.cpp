@@ -3,18 +3,7 @@
 // SPDX-License-Identifier: MIT
 
 // What a model visits must be layers.
-#include <cstdint>
-#include <vector>
-
-#include "dropbp/dropbp.hpp"
-
-using Vector = std::vector<float>;
-
-struct Branch {
-  struct Saved {};
-  Vector forward(const Vector& x, Saved*) { return x; }
-  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
-};
+#include "branch.hpp"
 
 struct Model {
   std::vector<dropbp::DropBPLayer<Branch>> layers;

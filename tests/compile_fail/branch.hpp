@@ -1,0 +1,25 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A branch with nothing wrong, and a model of such branches.
+#pragma once
+
+#include <vector>
+
+#include "dropbp/dropbp.hpp"
+
+using Vector = std::vector<float>;
+
+struct Branch {
+  struct Saved {};
+  Vector forward(const Vector& x, Saved*) { return x; }
+  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
+};
+
+struct PlainModel {
+  std::vector<dropbp::DropBPLayer<Branch>> layers;
+  template <class Visit>
+  void for_each_layer(Visit&& visit) {
+    for (auto& layer : layers) visit(layer);
+  }
+};
