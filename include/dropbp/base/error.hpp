@@ -34,11 +34,16 @@ inline bool is_finite(double value) noexcept {
   return ((std::bit_cast<std::uint64_t>(double{seen}) >> 52) & 0x7FFu) != 0x7FFu;
 }
 
-/// The value as a 64-bit double. `volatile` keeps it from being held in more bits (x87), from being fused with the next
-/// operation, and from being regrouped (-ffast-math): what decides a plan must be the same number in every build.
+/// The value as a 64-bit double: not held in more bits (x87), not fused with the next operation, not regrouped with others
+/// (-ffast-math). What decides a plan must be the same number in every build.
 inline double rounded(double value) noexcept {
+#if defined(__GNUC__) && defined(__SSE2_MATH__) && !defined(__CUDA_ARCH__)
+  __asm__("" : "+x"(value));  // the compiler sees another value of unknown origin, and leaves it in its register
+  return value;
+#else
   const volatile double stored = value;
   return stored;
+#endif
 }
 
 inline std::string sentence(const std::string& required, const std::string& given, const std::string& remedy) {
