@@ -13,6 +13,7 @@
 #include "dropbp/operation.hpp"
 #include "dropbp/plan.hpp"
 #include "dropbp/policy/allocation.hpp"
+#include "dropbp/policy/fixed_budget_sampling.hpp"
 #include "dropbp/policy/optimal_allocation.hpp"
 #include "dropbp/policy/sampling.hpp"
 #include "dropbp/policy/sensitivity.hpp"

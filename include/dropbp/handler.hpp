@@ -46,9 +46,8 @@ class DropBPHandler {
   explicit DropBPHandler(ModelType& model, DropOptions options = {}, AllocationPolicy allocation = {},
                          SamplingPolicy sampling = {})
       : model_(&model),
-        schedule_(layer_flops(model), options, std::move(sampling)),
+        schedule_(layer_flops(model), std::move(options), std::move(sampling)),
         allocation_(std::move(allocation)),
-        working_space_(schedule_.size()),
         has_gradient_(schedule_.size()),
         kept_(schedule_.size()),
         dropped_(schedule_.size()) {
@@ -61,7 +60,8 @@ class DropBPHandler {
   void begin_step(std::uint64_t step) {
     require_no_measurement();
     require_same_layers();
-    schedule_.draw(step, 0, working_space_, plan_);
+    schedule_.draw(step, 0, next_plan_);
+    plan_ = next_plan_;
     start(true);
   }
 
@@ -80,7 +80,8 @@ class DropBPHandler {
       detail::require_micro_step(micro_step);
       plan_.set_micro_step(micro_step);
     } else {
-      schedule_.draw(plan_.step(), micro_step, working_space_, plan_);
+      schedule_.draw(plan_.step(), micro_step, next_plan_);
+      plan_ = next_plan_;
     }
     start(false);
   }
@@ -337,8 +338,9 @@ class DropBPHandler {
 
   // Branch `dropped` alone; size() for none.
   void drop_only(std::size_t dropped) {
-    for (std::size_t i = 0; i < size(); ++i) working_space_[i] = i == dropped;
-    tell_layers(DropPlan(working_space_, true));
+    std::vector<std::uint8_t> mask(size());
+    if (dropped < size()) mask[dropped] = 1;
+    tell_layers(DropPlan(mask));
   }
 
   // Counts the layers' calls from zero, and puts counts and decisions back, whether the measurement ends well or throws.
@@ -381,7 +383,7 @@ class DropBPHandler {
   DropSchedule<SamplingPolicy> schedule_;
   [[no_unique_address]] AllocationPolicy allocation_;
   DropPlan plan_;
-  std::vector<std::uint8_t> working_space_;
+  DropPlan next_plan_;  // where the next one is drawn: should that throw, the old one is whole
   std::vector<std::uint8_t> has_gradient_;
   std::vector<double> sensitivities_;
   std::vector<std::uint64_t> kept_;

@@ -27,12 +27,23 @@ class DropPlan {
  public:
   DropPlan() = default;
 
-  /// A plan from a mask, one byte a branch, non-zero where dropped. `trains_below`: something below the lowest branch
-  /// trains (an embedding), so that the gradient is needed all the way down. `rates_hash` distinguishes plans that
-  /// were drawn from different rates.
+  /// What a plan says beside its decisions.
+  struct Context {
+    bool trains_below = true;  ///< something below the lowest branch trains (an embedding): the gradient is needed all the way down
+    std::uint64_t step = 0;
+    std::uint32_t micro_step = 0;
+    std::uint64_t rates_hash = 0;                   ///< distinguishes plans that were drawn from different rates
+    std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
+  };
+
+  /// A plan from a mask, one byte a branch, non-zero where dropped.
   explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true, std::uint64_t step = 0,
-                    std::uint32_t micro_step = 0, std::uint64_t rates_hash = 0) {
-    assign(dropped, trains_below, step, micro_step, rates_hash);
+                    std::uint32_t micro_step = 0, std::uint64_t rates_hash = 0,
+                    std::span<const std::uint32_t> groups = {}) {
+    redraw(dropped.size(), {trains_below, step, micro_step, rates_hash, groups},
+           [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
+             for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
+           });
   }
 
   std::size_t size() const noexcept { return slots_.size(); }
@@ -59,8 +70,9 @@ class DropPlan {
     return kept(branch) && (trains_below_ || branch != lowest_kept_);
   }
 
-  /// Where a kept branch saves its activations in an arena of kept_count() slots: 0 for the lowest kept branch, and so
-  /// on upwards. A dropped branch has no slot: asking for one throws std::invalid_argument.
+  /// Where a kept branch saves its activations in an arena of its group: 0 for the group's lowest kept branch, and so on
+  /// upwards, always below DropSchedule::max_kept(group). A dropped branch has no slot: asking for one throws
+  /// std::invalid_argument.
   std::size_t slot(std::size_t branch) const {
     const std::uint32_t slot = slot_of(branch);
     if (slot == no_slot)
@@ -81,25 +93,39 @@ class DropPlan {
     return hash;
   }
 
-  bool operator==(const DropPlan&) const = default;
+  bool operator==(const DropPlan& other) const noexcept {
+    return slots_ == other.slots_ && trains_below_ == other.trains_below_ && step_ == other.step_ &&
+           micro_step_ == other.micro_step_ && rates_hash_ == other.rates_hash_;
+  }
 
   /// The same decisions for another micro-step.
   void set_micro_step(std::uint32_t micro_step) noexcept { micro_step_ = micro_step; }
 
-  /// Becomes the plan of the constructor with these arguments, reusing its memory.
-  void assign(std::span<const std::uint8_t> dropped, bool trains_below, std::uint64_t step, std::uint32_t micro_step,
-              std::uint64_t rates_hash) {
-    slots_.resize(dropped.size());
+  /// Becomes another plan, reusing its memory. draw(dropped, work) sets one byte a branch, non-zero where dropped; `work`
+  /// is as many words of working space.
+  template <class Draw>
+  void redraw(std::size_t size, const Context& context, Draw&& draw) {
+    detail::require_count(context.groups.empty() ? size : context.groups.size(), size, "group number");
+    dropped_.resize(size);
+    slots_.resize(size);
+    draw(std::span<std::uint8_t>(dropped_), std::span<std::uint32_t>(slots_));
+    for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
-    lowest_kept_ = dropped.size();
-    for (std::size_t i = 0; i < dropped.size(); ++i) {
-      if (dropped[i] == 0 && kept_count_ == 0) lowest_kept_ = i;
-      slots_[i] = dropped[i] != 0 ? no_slot : static_cast<std::uint32_t>(kept_count_++);
+    lowest_kept_ = size;
+    for (std::size_t i = 0; i < size; ++i) {
+      const std::uint32_t group = context.groups.empty() ? 0 : context.groups[i];
+      if (group >= kept_of_group_.size()) kept_of_group_.resize(group + std::size_t{1});
+      if (dropped_[i] != 0) {
+        slots_[i] = no_slot;
+        continue;
+      }
+      slots_[i] = kept_of_group_[group]++;
+      if (kept_count_++ == 0) lowest_kept_ = i;
     }
-    trains_below_ = trains_below;
-    step_ = step;
-    micro_step_ = micro_step;
-    rates_hash_ = rates_hash;
+    trains_below_ = context.trains_below;
+    step_ = context.step;
+    micro_step_ = context.micro_step;
+    rates_hash_ = context.rates_hash;
   }
 
   /// The finaliser of splitmix64 over a running hash (Steele, Lea, Flood: "Fast splittable pseudorandom number
@@ -123,6 +149,8 @@ class DropPlan {
   }
 
   std::vector<std::uint32_t> slots_;
+  std::vector<std::uint8_t> dropped_;         // working space of redraw, and
+  std::vector<std::uint32_t> kept_of_group_;  // this too
   std::size_t kept_count_ = 0;
   std::size_t lowest_kept_ = 0;
   std::uint64_t step_ = 0;

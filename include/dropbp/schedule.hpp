@@ -33,6 +33,8 @@ struct DropOptions {
   std::uint64_t seed = 0;      ///< of the plans; equal on all ranks
   bool trains_below = true;    ///< something below the lowest branch trains (an embedding)
   PlanPer plan_per = PlanPer::micro_step;
+  std::uint64_t warm_up_steps = 0;          ///< rates grow in proportion to the step, from 0 at step 0 to all at this one
+  std::vector<std::uint32_t> groups = {};  ///< of each branch, numbered from 0 (attention and MLP, pipeline stages); none: one group
 };
 
 /// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates, sampling policy): nothing
@@ -43,30 +45,50 @@ class DropSchedule {
   /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
   /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside [0, 1].
   explicit DropSchedule(std::vector<double> flops, DropOptions options = {}, SamplingPolicy sampling = {})
-      : flops_(std::move(flops)), options_(options), sampling_(std::move(sampling)) {
+      : flops_(std::move(flops)), options_(std::move(options)), sampling_(std::move(sampling)) {
     if (flops_.empty())
       detail::throw_invalid("a model must have at least one residual branch", "this one has none",
                             "wrap its branches in DropBPLayer and let for_each_layer visit them");
     total_flops_ = checked_sum(flops_);
-    set_drop_rate(options.drop_rate);
+    if (!options_.groups.empty()) detail::require_count(options_.groups.size(), size(), "group number");
+    for (std::size_t i = 0; i < options_.groups.size(); ++i)
+      if (options_.groups[i] >= size())
+        detail::throw_invalid("groups are numbered from 0, below the number of branches (" + detail::text(size()) + ")",
+                              "that of branch " + detail::text(i) + " is " +
+                                  detail::text(std::uint64_t{options_.groups[i]}),
+                              "number them densely, for example 0 for attention and 1 for MLP");
+    set_drop_rate(options_.drop_rate);
   }
 
   /// The plan of one micro-step.
   DropPlan plan(std::uint64_t step, std::uint32_t micro_step = 0) const {
     DropPlan plan;
-    std::vector<std::uint8_t> dropped(size());
-    draw(step, micro_step, dropped, plan);
+    draw(step, micro_step, plan);
     return plan;
   }
 
-  /// The same into a plan that exists, with `dropped` (one byte a branch) as working space: allocates nothing once
-  /// `plan` has been used.
-  void draw(std::uint64_t step, std::uint32_t micro_step, std::span<std::uint8_t> dropped, DropPlan& plan) const {
+  /// The same into a plan that exists: allocates nothing once that has been used, but in the warm-up.
+  void draw(std::uint64_t step, std::uint32_t micro_step, DropPlan& plan) const {
     detail::require_micro_step(micro_step);
-    detail::require_count(dropped.size(), size(), "byte of working space");
     const std::uint32_t drawn = options_.plan_per == PlanPer::step ? 0 : micro_step;
-    sampling_.draw(prepared_, CounterRandom{options_.seed, RandomStream::drop_decision, step, drawn}, dropped);
-    plan.assign(dropped, options_.trains_below, step, micro_step, rates_hash_);
+    const CounterRandom random{options_.seed, RandomStream::drop_decision, step, drawn};
+    const auto draw_from = [&](const typename SamplingPolicy::Prepared& prepared, std::uint64_t rates_hash) {
+      plan.redraw(size(),
+                  {.trains_below = options_.trains_below,
+                   .step = step,
+                   .micro_step = micro_step,
+                   .rates_hash = rates_hash,
+                   .groups = options_.groups},
+                  [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
+                    if constexpr (detail::has_draw_with_work<SamplingPolicy>)
+                      sampling_.draw(prepared, random, dropped, work);
+                    else
+                      sampling_.draw(prepared, random, dropped);
+                  });
+    };
+    if (step >= options_.warm_up_steps) return draw_from(prepared_, rates_hash_);
+    const std::vector<double> rates = drop_rates_at(step);
+    draw_from(sampling_.prepare(input(rates, options_.drop_rate * warm_up(step))), hash(rates));
   }
 
   std::size_t size() const noexcept { return flops_.size(); }
@@ -75,11 +97,48 @@ class DropSchedule {
   const DropOptions& options() const noexcept { return options_; }
   const SamplingPolicy& sampling() const noexcept { return sampling_; }
 
-  /// The rate of every branch.
+  /// The rate of every branch, after the warm-up.
   std::span<const double> drop_rates() const noexcept { return rates_; }
 
-  /// 1 / (1 - p) for the branch's rate p: the factor on the learning rate of its parameters (or on its kept gradients) that
-  /// makes up for the steps without one, as the first published version did. 1 for a branch that is always dropped.
+  /// The rates that a step's plan is drawn with.
+  std::vector<double> drop_rates_at(std::uint64_t step) const {
+    std::vector<double> rates = rates_;
+    if (step < options_.warm_up_steps) {
+      for (double& rate : rates) rate = detail::rounded(rate * warm_up(step));
+      limit(rates);
+    }
+    return rates;
+  }
+
+  /// The largest number of branches of a group that any plan keeps at these rates: the slots that an arena for the
+  /// group's activations must have.
+  std::size_t max_kept(std::uint32_t group = 0) const {
+    std::size_t members = 0, kept = 0;
+    for (std::size_t i = 0; i < size(); ++i)
+      if ((options_.groups.empty() ? 0 : options_.groups[i]) == group) ++members, kept += rates_[i] < 1.0;
+    if (members == 0)
+      detail::throw_invalid("a group must have branches", "group " + detail::text(std::uint64_t{group}) + " has none",
+                            "ask for a group of DropOptions::groups; without them all branches are in group 0");
+    if (options_.warm_up_steps > 0) return members;
+    if constexpr (detail::has_max_kept<SamplingPolicy>) {
+      const std::size_t most = sampling_.max_kept(prepared_, group);
+      return most < kept ? most : kept;
+    }
+    return kept;
+  }
+
+  /// The largest weight (count, FLOPs or bytes, as the sampling policy weighs) of the branches that any plan keeps.
+  double max_kept_weight() const
+    requires detail::has_max_kept_weight<SamplingPolicy>
+  {
+    if (options_.warm_up_steps == 0) return sampling_.max_kept_weight(prepared_);
+    const std::vector<double> rates = drop_rates_at(0);
+    return sampling_.max_kept_weight(sampling_.prepare(input(rates, 0.0)));
+  }
+
+  /// 1 / (1 - p) for the branch's rate p after the warm-up: the factor on the learning rate of its parameters (or on its
+  /// kept gradients) that makes up for the steps without one, as the first published version did. 1 for a branch that is
+  /// always dropped.
   double learning_rate_scale(std::size_t branch) const {
     if (branch >= size())
       detail::throw_invalid("a branch is numbered below " + detail::text(size()), "it is " + detail::text(branch),
@@ -141,14 +200,19 @@ class DropSchedule {
     options_.plan_per = plan_per;
   }
 
-  /// New costs, for example after the sequence length changed. The rates stay.
+  /// New costs, for example after the sequence length changed. The rates stay (but for a cap of the sampling policy).
   void set_flops(std::span<const double> flops) {
     detail::require_count(flops.size(), size(), "FLOPs figure");
     const double total = checked_sum(flops);
-    typename SamplingPolicy::Prepared prepared = sampling_.prepare({rates_, flops, options_.drop_rate});
-    flops_.assign(flops.begin(), flops.end());
+    std::vector<double> copy(flops.begin(), flops.end());
+    std::swap(flops_, copy);
+    try {
+      apply(options_.drop_rate, rates_);
+    } catch (...) {
+      std::swap(flops_, copy);
+      throw;
+    }
     total_flops_ = total;
-    prepared_ = std::move(prepared);
   }
 
  private:
@@ -172,14 +236,32 @@ class DropSchedule {
       detail::require_rate(rates[i], "the drop rate of branch " + detail::text(i));
   }
 
-  // Everything that can throw comes before the first change.
-  void apply(double drop_rate, std::vector<double> rates) {
-    typename SamplingPolicy::Prepared prepared = sampling_.prepare({rates, flops_, drop_rate});
+  SamplingInput input(std::span<const double> rates, double drop_rate) const {
+    return {.rates = rates, .flops = flops_, .drop_rate = drop_rate, .groups = options_.groups};
+  }
+
+  double warm_up(std::uint64_t step) const {
+    return detail::rounded(static_cast<double>(step) / detail::rounded(static_cast<double>(options_.warm_up_steps)));
+  }
+
+  // A sampling policy with a cap on what is kept raises the rates that exceed it.
+  void limit(std::span<double> rates) const {
+    if constexpr (detail::has_limit<SamplingPolicy>) sampling_.limit(rates, input(rates, options_.drop_rate));
+  }
+
+  static std::uint64_t hash(std::span<const double> rates) {
     std::uint64_t hash = rates.size();
     for (const double rate : rates) hash = DropPlan::mix(hash, std::bit_cast<std::uint64_t>(rate));
+    return hash;
+  }
+
+  // Everything that can throw comes before the first change.
+  void apply(double drop_rate, std::vector<double> rates) {
+    limit(rates);
+    typename SamplingPolicy::Prepared prepared = sampling_.prepare(input(rates, drop_rate));
     prepared_ = std::move(prepared);
     rates_ = std::move(rates);
-    rates_hash_ = hash;
+    rates_hash_ = hash(rates_);
     options_.drop_rate = drop_rate;
   }
 

@@ -11,12 +11,14 @@
 #include <vector>
 
 #include "dropbp/policy/allocation.hpp"
+#include "dropbp/policy/fixed_budget_sampling.hpp"
 #include "dropbp/policy/sampling.hpp"
 #include "dropbp/schedule.hpp"
 
 namespace {
 
-constexpr std::uint64_t expected = 0xdd1aa9b2a1494344u;
+constexpr std::uint64_t expected_of_independent_draws = 0xdd1aa9b2a1494344u;
+constexpr std::uint64_t expected_of_fixed_budgets = 0x9ff516f322bc535du;
 
 std::uint64_t decisions = 0;
 std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
@@ -25,10 +27,9 @@ void take(std::uint64_t byte) { hash = (hash ^ byte) * 0x100000001b3u; }
 
 template <class Sampling>
 void take_plans(const dropbp::DropSchedule<Sampling>& schedule, std::uint64_t first_step, std::uint64_t steps) {
-  std::vector<std::uint8_t> dropped(schedule.size());
   dropbp::DropPlan plan;
   for (std::uint64_t step = first_step; step < first_step + steps; ++step) {
-    schedule.draw(step, static_cast<std::uint32_t>(step % 5), dropped, plan);
+    schedule.draw(step, static_cast<std::uint32_t>(step % 5), plan);
     for (std::size_t i = 0; i < plan.size(); ++i) take(plan.dropped(i) ? 1 : 0);
     decisions += plan.size();
     const std::uint64_t fingerprint = plan.fingerprint();
@@ -64,6 +65,14 @@ void take_schedules() {
   }
 }
 
+bool is_as_expected(const char* what, std::uint64_t expected) {
+  std::printf("%s: %llu decisions, hash 0x%016llx\n", what, static_cast<unsigned long long>(decisions),
+              static_cast<unsigned long long>(hash));
+  if (hash != expected)
+    std::printf("the decisions must have the hash 0x%016llx\n", static_cast<unsigned long long>(expected));
+  return hash == expected;
+}
+
 template <class Call>
 bool refuses(Call call) {
   try {
@@ -97,12 +106,11 @@ bool refuses_what_is_no_number() {
 int main() {
   take_schedules<dropbp::BernoulliSampling>();
   take_schedules<dropbp::AtLeastTargetSampling>();
-  std::printf("%llu decisions, hash 0x%016llx\n", static_cast<unsigned long long>(decisions),
-              static_cast<unsigned long long>(hash));
-  if (hash != expected) {
-    std::printf("the decisions must have the hash 0x%016llx\n", static_cast<unsigned long long>(expected));
-    return 1;
-  }
+  bool same = is_as_expected("independent draws", expected_of_independent_draws);
+  hash = 0xcbf29ce484222325u;
+  take_schedules<dropbp::FixedBudgetSampling>();
+  same = is_as_expected("fixed budgets", expected_of_fixed_budgets) && same;
+  if (!same) return 1;
   if (!refuses_what_is_no_number()) {
     std::printf("a rate, cost or sensitivity that is no finite number must be refused\n");
     return 1;

@@ -106,6 +106,8 @@ TEST_CASE("Nor do they with the at-least-target sampler") {
   CHECK(allocations_of_steady_steps<dropbp::AtLeastTargetSampling>(20'000) == 0);
 }
 
+TEST_CASE("Nor with a fixed budget") { CHECK(allocations_of_steady_steps<dropbp::FixedBudgetSampling>(20'000) == 0); }
+
 TEST_CASE("The count of allocations counts") {
   const std::uint64_t before = allocations;
   std::vector<int>* const one = new std::vector<int>(100);

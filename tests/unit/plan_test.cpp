@@ -99,10 +99,29 @@ TEST_CASE("Fingerprints are pinned, since ranks built differently compare them")
   CHECK(DropPlan(std::vector<std::uint8_t>(130, 1), false, ~0ull, 0xffffff, ~0ull).fingerprint() == 0x201f04a2a05d217bu);
 }
 
-TEST_CASE("An assigned plan equals a constructed one, whatever it was before") {
+TEST_CASE("A redrawn plan equals a constructed one, whatever it was before") {
   DropPlan plan(std::vector<std::uint8_t>(9, 1), false, 4, 4, 4);
   const std::vector<std::uint8_t> mask = mask_of(0b010, 3);
-  plan.assign(mask, true, 1, 2, 3);
+  plan.redraw(3, {.trains_below = true, .step = 1, .micro_step = 2, .rates_hash = 3},
+              [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
+                CHECK(work.size() == 3);
+                for (std::size_t i = 0; i < 3; ++i) dropped[i] = mask[i];
+              });
   CHECK(plan == DropPlan(mask, true, 1, 2, 3));
   CHECK_FALSE(plan == DropPlan(mask, true, 1, 2, 4));
+}
+
+TEST_CASE("Slots are dense within each group") {
+  const std::vector<std::uint8_t> mask = {0, 1, 0, 0, 1, 0, 0, 0};
+  const std::vector<std::uint32_t> groups = {0, 1, 0, 1, 0, 1, 0, 1};
+  const DropPlan plan(mask, true, 0, 0, 0, groups);
+  CHECK(plan.slot(0) == 0);
+  CHECK(plan.slot(2) == 1);
+  CHECK(plan.slot(3) == 0);
+  CHECK(plan.slot(5) == 1);
+  CHECK(plan.slot(6) == 2);
+  CHECK(plan.slot(7) == 2);
+  CHECK(plan.kept_count() == 6);
+  CHECK(plan.lowest_kept() == 0);
+  CHECK_THROWS_AS(DropPlan(mask, true, 0, 0, 0, std::vector<std::uint32_t>{0, 1}), std::invalid_argument);
 }

@@ -16,6 +16,7 @@
 
 #include "support/catch.hpp"
 #include "support/statistics.hpp"
+#include "support/throws.hpp"
 
 using dropbp::AtLeastTargetSampling;
 using dropbp::BernoulliSampling;
@@ -108,15 +109,47 @@ TEST_CASE("Rates of 0 and 1 are certain") {
 
 TEST_CASE("draw fills a plan that exists with what plan returns") {
   const DropSchedule<AtLeastTargetSampling> schedule(std::vector<double>(7, 1.0), {.seed = 8});
-  std::vector<std::uint8_t> working_space(7);
   DropPlan plan;
   for (std::uint64_t step = 0; step < 20; ++step) {
-    schedule.draw(step, 2, working_space, plan);
+    schedule.draw(step, 2, plan);
     CHECK(plan == schedule.plan(step, 2));
   }
-  working_space.resize(6);
-  CHECK_THROWS_AS(schedule.draw(0, 0, working_space, plan), std::invalid_argument);
-  CHECK(plan == schedule.plan(19, 2));
+}
+
+TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a function of the step") {
+  const DropSchedule schedule(std::vector<double>(4, 1.0), {.drop_rate = 0.8, .seed = 9, .warm_up_steps = 4});
+  CHECK(schedule.drop_rates_at(0) == std::vector<double>(4, 0.0));
+  CHECK(schedule.drop_rates_at(1) == std::vector<double>(4, 0.2));
+  CHECK(schedule.drop_rates_at(3) == std::vector<double>(4, 0.75 * 0.8));
+  CHECK(schedule.drop_rates_at(4) == std::vector<double>(4, 0.8));
+  CHECK(schedule.drop_rates()[0] == 0.8);
+  CHECK(schedule.max_kept() == 4);
+  const DropPlan third = schedule.plan(3);
+  CHECK(schedule.plan(0).kept_count() == 4);
+  CHECK(schedule.plan(3) == third);
+
+  // Afterwards as if there had been none; before, as with the rates of the step.
+  DropSchedule other(std::vector<double>(4, 1.0), {.drop_rate = 0.8, .seed = 9});
+  CHECK(schedule.plan(4) == other.plan(4));
+  CHECK(schedule.plan(1000) == other.plan(1000));
+  other.set_drop_rates(schedule.drop_rates_at(3));
+  CHECK(third == other.plan(3));
+
+  std::uint64_t dropped = 0, n = 100'000;
+  for (std::uint64_t seed = 0; seed < n; ++seed)
+    dropped += DropSchedule(std::vector<double>(1, 1.0), {.drop_rate = 0.8, .seed = seed, .warm_up_steps = 4}).plan(1).dropped(0);
+  CHECK(dropbp_test::frequency_is_plausible(dropped, n, 0.2, 16));
+}
+
+TEST_CASE("Groups that do not fit are refused") {
+  const std::vector<double> flops(3, 1.0);
+  test::check_throws<std::invalid_argument>([&] { DropSchedule(flops, {.groups = {0, 1}}); }, {"3", "2", "group number"});
+  test::check_throws<std::invalid_argument>([&] { DropSchedule(flops, {.groups = {0, 3, 0}}); },
+                                            {"below the number of branches (3)", "branch 1 is 3", "densely"});
+  const DropSchedule schedule(flops, {.drop_rate = 1.0, .groups = {0, 2, 0}});
+  CHECK(schedule.max_kept(0) == 0);
+  CHECK(schedule.max_kept(2) == 0);
+  test::check_throws<std::invalid_argument>([&] { schedule.max_kept(1); }, {"group 1 has none", "DropOptions::groups"});
 }
 
 TEST_CASE("One rate for all sets the target; a rate each sets it to their mean by FLOPs") {

@@ -46,6 +46,11 @@ inline double rounded(double value) noexcept {
 #endif
 }
 
+/// The largest whole number up to a value in [0, 2^63); values beyond are whole as they are.
+inline double floor(double value) noexcept {
+  return value < 0x1p63 ? static_cast<double>(static_cast<std::uint64_t>(value)) : value;
+}
+
 inline std::string sentence(const std::string& required, const std::string& given, const std::string& remedy) {
   return "dropbp: " + required + ", but " + given + ": " + remedy;
 }

@@ -20,6 +20,7 @@ struct SamplingInput {
   std::span<const double> rates;  ///< of each branch, in [0, 1]
   std::span<const double> flops;  ///< of each branch, in any common unit
   double drop_rate = 0.0;         ///< the target that the rates were made for
+  std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
 };
 
 namespace detail {
@@ -33,14 +34,60 @@ template <class S>
 concept has_draw = requires(const S& policy, const typename S::Prepared& prepared, const CounterRandom& random,
                             std::span<std::uint8_t> dropped) { policy.draw(prepared, random, dropped); };
 
+template <class S>
+concept has_draw_with_work =
+    requires(const S& policy, const typename S::Prepared& prepared, const CounterRandom& random,
+             std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) { policy.draw(prepared, random, dropped, work); };
+
+template <class S>
+concept has_max_kept = requires(const S& policy, const typename S::Prepared& prepared) {
+  { policy.max_kept(prepared, std::uint32_t{}) } -> std::same_as<std::size_t>;
+};
+
+template <class S>
+concept has_max_kept_weight = requires(const S& policy, const typename S::Prepared& prepared) {
+  { policy.max_kept_weight(prepared) } -> std::same_as<double>;
+};
+
+template <class S>
+concept has_limit = requires(const S& policy, std::span<double> rates, const SamplingInput& input) {
+  policy.limit(rates, input);
+};
+
+// Indices from the largest value to the smallest, equal ones in their order. A merge sort, bottom up; <algorithm> would
+// cost every user of the header more than it saves here.
+inline std::vector<std::uint32_t> descending(std::span<const double> values) {
+  std::vector<std::uint32_t> order(values.size()), merged(values.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
+  for (std::size_t width = 1; width < order.size(); width *= 2) {
+    for (std::size_t start = 0; start < order.size(); start += 2 * width) {
+      const std::size_t middle = start + width < order.size() ? start + width : order.size();
+      const std::size_t end = middle + width < order.size() ? middle + width : order.size();
+      std::size_t left = start, right = middle;
+      for (std::size_t out = start; out < end; ++out) {
+        const bool take_right = left == middle || (right < end && values[order[right]] > values[order[left]]);
+        merged[out] = take_right ? order[right++] : order[left++];
+      }
+    }
+    order.swap(merged);
+  }
+  return order;
+}
+
 }  // namespace detail
 
 /// A sampling policy:
 ///   Prepared prepare(const SamplingInput&) const            once for every change of the rates
 ///   void draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const
-/// draw sets dropped[i] to 1 or 0; it is a pure function of its arguments and allocates nothing.
+/// draw sets dropped[i] to 1 or 0; it is a pure function of its arguments and allocates nothing. It may take
+/// std::span<std::uint32_t> work, as many words of working space, as a fourth argument. Optional, for one that bounds
+/// what is kept:
+///   std::size_t max_kept(const Prepared&, std::uint32_t group) const    branches of the group in any draw, at most
+///   double max_kept_weight(const Prepared&) const                       what those of all groups weigh, at most
+///   void limit(std::span<double> rates, const SamplingInput&) const     raises rates that keep more than a cap
 template <class S>
-concept Sampling = std::copyable<S> && detail::has_prepare<S> && detail::has_draw<S>;
+concept Sampling =
+    std::copyable<S> && detail::has_prepare<S> && (detail::has_draw<S> || detail::has_draw_with_work<S>);
 
 /// Every branch is dropped independently with its own rate: exact marginals; cost and memory vary from step to step.
 struct BernoulliSampling {
@@ -79,7 +126,7 @@ struct AtLeastTargetSampling {
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
     prepared.independent = BernoulliSampling{}.prepare(input);
-    prepared.highest_rate_first = descending(input.rates);
+    prepared.highest_rate_first = detail::descending(input.rates);
     prepared.least_dropped = least_dropped(input.rates.size(), input.drop_rate);
     return prepared;
   }
@@ -102,25 +149,6 @@ struct AtLeastTargetSampling {
       if (detail::rounded(static_cast<double>(count) / detail::rounded(static_cast<double>(branches))) >= rate)
         return count;
     return branches;
-  }
-
-  // Stable merge sort, bottom up; <algorithm> would cost every user of the header more than it saves here.
-  static std::vector<std::uint32_t> descending(std::span<const double> rates) {
-    std::vector<std::uint32_t> order(rates.size()), merged(rates.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
-    for (std::size_t width = 1; width < order.size(); width *= 2) {
-      for (std::size_t start = 0; start < order.size(); start += 2 * width) {
-        const std::size_t middle = start + width < order.size() ? start + width : order.size();
-        const std::size_t end = middle + width < order.size() ? middle + width : order.size();
-        std::size_t left = start, right = middle;
-        for (std::size_t out = start; out < end; ++out) {
-          const bool take_right = left == middle || (right < end && rates[order[right]] > rates[order[left]]);
-          merged[out] = take_right ? order[right++] : order[left++];
-        }
-      }
-      order.swap(merged);
-    }
-    return order;
   }
 };
 

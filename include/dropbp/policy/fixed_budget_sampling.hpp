@@ -1,0 +1,250 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Plans whose kept branches never exceed a bound.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "dropbp/base/error.hpp"
+#include "dropbp/policy/sampling.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+/// What the kept branches are bounded by.
+enum class BranchWeight : std::uint8_t {
+  count,  ///< every branch weighs 1
+  flops,  ///< its FLOPs
+  bytes   ///< what it saves for its backward pass: FixedBudgetSampling::bytes
+};
+
+/// Exact rates, and what the kept branches weigh stays within one branch of its expectation, in every draw: by count it
+/// is the expectation rounded down or up. That holds within every group and for all branches together.
+/// The pivotal method (Deville, Tillé: "Unequal probability sampling without replacement through a splitting method",
+/// Biometrika 85, 1998) over a random order: two undecided branches trade keep probability, weight for weight and at
+/// fair odds, until one of them is decided. The last one left of all is decided alone. A fraction of a branch below 1e-9
+/// counts as rounding.
+struct FixedBudgetSampling {
+  BranchWeight weigh = BranchWeight::count;
+  std::vector<double> bytes = {};  ///< one a branch where `weigh` is bytes
+  /// In the unit of the weight. Where the kept branches could weigh more, rates are raised: all keep probabilities shrink by
+  /// one factor.
+  double cap = std::numeric_limits<double>::infinity();
+
+  struct Prepared {
+    struct Branch {
+      std::uint32_t number;
+      std::uint32_t group;
+      double keep;    // probability
+      double weight;  // > 0
+    };
+    std::vector<Branch> undecided;           // keep is neither 0 nor 1; group by group
+    std::vector<std::uint8_t> dropped;       // of the decided ones
+    std::vector<std::size_t> max_kept;       // by group
+    double max_kept_weight = 0.0;
+  };
+
+  /// Throws std::invalid_argument for bytes of another number or not positive.
+  Prepared prepare(const SamplingInput& input) const {
+    require_weights(input);
+    std::size_t groups = 1;
+    for (const std::uint32_t group : input.groups)
+      if (group >= groups) groups = std::size_t{group} + 1;
+    Prepared prepared;
+    prepared.dropped.resize(input.rates.size());
+    prepared.max_kept.resize(groups);
+    Bound all;
+    double of_groups = 0.0;
+    for (std::uint32_t group = 0; group < groups; ++group) {
+      Bound one;
+      std::vector<double> weights;
+      for (std::size_t i = 0; i < input.rates.size(); ++i) {
+        if ((input.groups.empty() ? 0 : input.groups[i]) != group) continue;
+        const double keep = detail::rounded(1.0 - input.rates[i]), heavy = weight(input, i);
+        prepared.dropped[i] = keep == 0.0;
+        if (keep == 0.0) continue;
+        one.add(keep, heavy);
+        all.add(keep, heavy);
+        weights.push_back(heavy);
+        if (keep < 1.0) prepared.undecided.push_back({static_cast<std::uint32_t>(i), group, keep, heavy});
+      }
+      prepared.max_kept[group] = most_within(weights, one.most());
+      of_groups += one.most();
+    }
+    prepared.max_kept_weight = all.most() < of_groups ? all.most() : of_groups;
+    return prepared;
+  }
+
+  void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped,
+            std::span<std::uint32_t> order) const {
+    for (std::size_t i = 0; i < dropped.size(); ++i) dropped[i] = prepared.dropped[i];
+    const auto& undecided = prepared.undecided;
+    for (std::size_t i = 0; i < undecided.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
+
+    Pivot carried;  // what the groups before have left undecided
+    for (std::size_t begin = 0; begin < undecided.size();) {
+      std::size_t end = begin;
+      while (end < undecided.size() && undecided[end].group == undecided[begin].group) ++end;
+      Pivot pivot;
+      for (std::size_t i = begin; i < end; ++i) {
+        const auto bits = random.pair(static_cast<std::uint32_t>(2 * i));
+        const std::size_t chosen = i + static_cast<std::size_t>(((bits[0] >> 32) * (end - i)) >> 32);
+        const std::uint32_t next = order[chosen];
+        order[chosen] = order[i];
+        const auto& branch = undecided[next];
+        pivot.meet({branch.number, true, branch.keep, branch.weight}, unit(bits[1]), dropped);
+      }
+      pivot.settle(dropped);
+      carried.meet(pivot, unit(random.pair(static_cast<std::uint32_t>(2 * begin + 1))[0]), dropped);
+      carried.settle(dropped);
+      begin = end;
+    }
+    if (carried.open)
+      carried.decide(unit(random.pair(static_cast<std::uint32_t>(2 * undecided.size() + 1))[0]) < carried.keep, dropped);
+  }
+
+  std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
+    return group < prepared.max_kept.size() ? prepared.max_kept[group] : 0;
+  }
+  double max_kept_weight(const Prepared& prepared) const { return prepared.max_kept_weight; }
+
+  /// Throws std::invalid_argument for a cap that does not hold more than the heaviest branch.
+  void limit(std::span<double> rates, const SamplingInput& input) const {
+    if (cap == std::numeric_limits<double>::infinity()) return;
+    require_weights(input);
+    Bound now, scaled;
+    for (std::size_t i = 0; i < rates.size(); ++i) {
+      const double keep = detail::rounded(1.0 - rates[i]);
+      if (keep == 0.0) continue;
+      now.add(keep, weight(input, i));
+      scaled.add_undecided(keep, weight(input, i));
+    }
+    if (now.most() <= cap + rounding * scaled.lightest) return;
+    const double allowed = scaled.lightest == scaled.heaviest ? scaled.heaviest * detail::floor(cap / scaled.heaviest + rounding)
+                                                              : (cap - scaled.heaviest) * (1.0 - 1e-12);
+    if (!(allowed > 0.0))
+      detail::throw_invalid("FixedBudgetSampling's cap must hold more than the heaviest branch, which weighs " +
+                                detail::text(scaled.heaviest),
+                            "it is " + detail::text(cap), "raise it, or save less in every branch");
+    const double factor = detail::rounded(allowed / scaled.expected);
+    for (double& rate : rates) rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
+  }
+
+  bool operator==(const FixedBudgetSampling&) const = default;
+
+ private:
+  static constexpr double rounding = 1e-9;  // of a branch
+
+  // What draws of these branches keep at most.
+  struct Bound {
+    double certain = 0.0, expected = 0.0, total = 0.0;
+    double lightest = std::numeric_limits<double>::infinity(), heaviest = 0.0;
+
+    void add(double keep, double weight) {
+      if (keep == 1.0)
+        certain = detail::rounded(certain + weight);
+      else
+        add_undecided(keep, weight);
+    }
+    void add_undecided(double keep, double weight) {
+      expected = detail::rounded(expected + detail::rounded(keep * weight));
+      total = detail::rounded(total + weight);
+      if (weight < lightest) lightest = weight;
+      if (weight > heaviest) heaviest = weight;
+    }
+    double most() const {
+      if (heaviest == 0.0) return certain;
+      if (lightest == heaviest) {
+        const double count = detail::rounded(expected / heaviest);
+        const double whole = detail::floor(count + rounding);
+        return detail::rounded(certain + detail::rounded(heaviest * (count > whole + rounding ? whole + 1.0 : whole)));
+      }
+      const double above = detail::rounded(expected + heaviest);
+      return detail::rounded(certain + (above < total ? above : total));
+    }
+  };
+
+  // A branch, or none, that is not decided yet.
+  struct Pivot {
+    std::uint32_t number = 0;
+    bool open = false;
+    double keep = 0.0, weight = 0.0;
+
+    void decide(bool kept, std::span<std::uint8_t> dropped) {
+      dropped[number] = kept ? 0 : 1;
+      open = false;
+    }
+
+    void settle(std::span<std::uint8_t> dropped) {
+      if (open && (keep < rounding || keep > 1.0 - rounding)) decide(keep > 0.5, dropped);
+    }
+
+    // Either this branch gains weight from the other, as much as decides one of them, or it gives: at the odds that leave
+    // both keep probabilities as they were in expectation. Becomes the one that stays open.
+    void meet(Pivot other, double random, std::span<std::uint8_t> dropped) {
+      if (!other.open) return;
+      if (!open) {
+        *this = other;
+        return;
+      }
+      const double held = detail::rounded(keep * weight), lacked = detail::rounded(detail::rounded(1.0 - keep) * weight);
+      const double others_held = detail::rounded(other.keep * other.weight);
+      const double others_lacked = detail::rounded(detail::rounded(1.0 - other.keep) * other.weight);
+      const double gain = lacked < others_held ? lacked : others_held;
+      const double loss = held < others_lacked ? held : others_lacked;
+      const bool gains = detail::rounded(random * detail::rounded(gain + loss)) < loss;
+      Pivot& winner = gains ? *this : other;
+      Pivot& loser = gains ? other : *this;
+      const double moved = gains ? gain : loss;
+      const bool winner_is_decided = gains ? lacked <= others_held : others_lacked <= held;
+      if (winner_is_decided) {
+        winner.decide(true, dropped);
+        loser.keep = detail::rounded(loser.keep - detail::rounded(moved / loser.weight));
+        if (loser.keep <= 0.0) loser.decide(false, dropped);
+      } else {
+        loser.decide(false, dropped);
+        winner.keep = detail::rounded(winner.keep + detail::rounded(moved / winner.weight));
+        if (winner.keep >= 1.0) winner.decide(true, dropped);
+      }
+      if (!open) *this = other;
+    }
+  };
+
+  static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+
+  double weight(const SamplingInput& input, std::size_t branch) const {
+    return weigh == BranchWeight::count ? 1.0 : weigh == BranchWeight::flops ? input.flops[branch] : bytes[branch];
+  }
+
+  void require_weights(const SamplingInput& input) const {
+    if (!(cap > 0.0))
+      detail::throw_invalid("FixedBudgetSampling's cap must be positive", "it is " + detail::text(cap),
+                            "leave it out for none");
+    if (weigh != BranchWeight::bytes) return;
+    detail::require_count(bytes.size(), input.rates.size(), "figure in FixedBudgetSampling's bytes");
+    for (std::size_t i = 0; i < bytes.size(); ++i)
+      if (!detail::is_finite(bytes[i]) || bytes[i] <= 0.0)
+        detail::throw_invalid("the bytes that a branch saves must be positive and finite",
+                              "those of branch " + detail::text(i) + " are " + detail::text(bytes[i]),
+                              "pass what it keeps between its forward and backward pass");
+  }
+
+  // How many of the lightest fit.
+  static std::size_t most_within(std::span<const double> weights, double most) {
+    const std::vector<std::uint32_t> order = detail::descending(weights);
+    double sum = 0.0;
+    for (std::size_t count = 0; count < order.size(); ++count) {
+      const double lightest = weights[order[order.size() - 1 - count]];
+      sum = detail::rounded(sum + lightest);
+      if (sum > most + rounding * lightest) return count;
+    }
+    return order.size();
+  }
+};
+
+DROPBP_NAMESPACE_END
