@@ -45,6 +45,7 @@ class DropBPLayer {
   template <class T, class... Args>
   T forward(const T& x, Args&&... args) {
     static_assert(require_residual_forward<T, Args...>());
+    require_scale<T>();
     return run_forward([&](Saved* saved) {
       T y = op_.forward(x, saved, std::forward<Args>(args)...);
       accumulate(y, x);
@@ -59,6 +60,7 @@ class DropBPLayer {
   T forward(T&& x, Args&&... args) {
     static_assert(require_residual_forward<T, Args...>());
     if constexpr (detail::has_forward_residual<Op, T, Args...>) {
+      require_scale<T>();
       run_forward([&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
       return std::move(x);
     } else {
@@ -73,7 +75,9 @@ class DropBPLayer {
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
     static_assert(require_residual_backward<T, Args...>());
-    if constexpr (detail::has_backward_residual<Op, T, Args...>) {
+    if (scales()) {
+      run_backward([&](Saved& saved) { backward_scaled(grad_output, saved, std::forward<Args>(args)...); });
+    } else if constexpr (detail::has_backward_residual<Op, T, Args...>) {
       run_backward([&](Saved& saved) {
         if (decision_.input_gradient_needed)
           op_.backward_residual(grad_output, saved, std::forward<Args>(args)...);
@@ -101,12 +105,23 @@ class DropBPLayer {
   }
 
   /// J^T grad_output alone; empty when the branch is dropped or nobody needs the gradient of its input.
-  template <class T, class... Args>
-  auto backward_branch(const T& grad_output, Args&&... args) {
+  /// With GradientScaling the gradient must be one that may be changed: std::move(gradient), or a copy of it.
+  template <class G, class... Args>
+  auto backward_branch(G&& grad, Args&&... args) {
+    using T = std::remove_cvref_t<G>;
     static_assert(require_backward<T, Args...>());
+    const T& grad_output = grad;
     using Gradient = std::remove_cvref_t<decltype(op_.backward(grad_output, *saved_, std::forward<Args>(args)...))>;
     std::optional<Gradient> grad_input;
     run_backward([&](Saved& saved) {
+      if (scales()) {
+        if constexpr (ScalableTensor<T> && !std::is_lvalue_reference_v<G> && !std::is_const_v<G>)
+          scale(grad, decision_.gradient_scale);
+        else
+          detail::throw_order("with GradientScaling backward_branch must be given a gradient that it may scale",
+                              "it was given a constant or named one, or a type without scale",
+                              "call backward_branch(std::move(gradient)), with a copy where the gradient is used again");
+      }
       if (decision_.input_gradient_needed)
         grad_input.emplace(op_.backward(grad_output, saved, std::forward<Args>(args)...));
       else
@@ -127,6 +142,21 @@ class DropBPLayer {
   /// Whether something is saved for a backward pass that has not run yet.
   bool holds_saved() const noexcept { return saved_.has_value(); }
 
+  /// Whether the operation's backward may run several times on what one forward saved.
+  static constexpr bool backward_is_repeatable = detail::says_backward_is_repeatable<Op>;
+
+  /// Sum of the squares of the gradients of the branch's own parameters, in double. Absent ones count as zero.
+  double squared_gradient_norm() {
+    static_assert(detail::has_for_each_gradient<Op>,
+                  "dropbp: the norm of a branch's own gradients needs an operation with for_each_gradient(visit), which "
+                  "visits the gradient tensor of each of its trained parameters (or a null pointer for an absent one).");
+    double sum = 0.0;
+    detail::for_each_gradient_of(op_, [&]<class T>(const T* gradient) {
+      if (gradient != nullptr) sum += squared_norm(*gradient);
+    });
+    return sum;
+  }
+
   /// Forgets what was saved: for a forward pass whose backward will not come.
   void release() noexcept {
     saved_.reset();
@@ -135,6 +165,13 @@ class DropBPLayer {
 
   BranchCalls calls() const noexcept { return calls_; }
   void set_calls(BranchCalls calls) noexcept { calls_ = calls; }
+
+  /// Adds the seconds of forward and backward passes to times() from now on; without a clock nothing is measured.
+  void set_clock(detail::ClockReference clock) noexcept {
+    clock_ = clock;
+    times_ = {};
+  }
+  BranchTimes times() const noexcept { return times_; }
 
   /// Called by the handler before each micro-step.
   void decide(const BranchDecision& decision) noexcept { decision_ = decision; }
@@ -186,9 +223,39 @@ class DropBPLayer {
       static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));
   }
 
+  bool scales() const noexcept { return decision_.gradient_scale != 1.0 && !decision_.dropped; }
+
+  template <class T>
+  void require_scale() const {
+    if constexpr (!ScalableTensor<T>)
+      if (scales() && decision_.saves)
+        detail::throw_order("GradientScaling needs gradients that know y *= factor", "this tensor type does not",
+                            "give its tensor_traits scale(T& y, double factor), or choose GradientScaling::none");
+  }
+
+  // grad + scale * J^T grad. Scaled as a whole before and back after: the operation is linear in its gradient, and owns
+  // nothing that could hold a second one.
+  template <class T, class... Args>
+  void backward_scaled(T& grad, Saved& saved, Args&&... args) {
+    if constexpr (ScalableTensor<T>) {
+      scale(grad, decision_.gradient_scale);
+      if (decision_.input_gradient_needed) {
+        const T grad_input = op_.backward(std::as_const(grad), saved, std::forward<Args>(args)...);
+        scale(grad, 1.0 / decision_.gradient_scale);
+        accumulate(grad, grad_input);
+      } else {
+        backward_parameters(grad, saved, std::forward<Args>(args)...);
+        scale(grad, 1.0 / decision_.gradient_scale);
+      }
+    } else {
+      require_scale<T>();
+    }
+  }
+
   // What a forward saved replaces what an earlier one did only when it has succeeded.
   template <class Forward>
   auto run_forward(Forward forward) {
+    const double begin = clock_();
     std::optional<Saved> fresh;
     if (!decision_.dropped && decision_.saves) fresh.emplace();
     const auto commit = [&] {
@@ -196,6 +263,7 @@ class DropBPLayer {
       awaits_backward_ = decision_.saves;
       forward_stamp_ = decision_.stamp;
       ++calls_.forward;
+      times_.forward += clock_() - begin;
     };
     Saved* const saved = fresh ? &*fresh : nullptr;
     if constexpr (std::is_void_v<decltype(forward(saved))>) {
@@ -219,17 +287,20 @@ class DropBPLayer {
                           "the plan changed between them",
                           "call begin_step or begin_micro_step before the forward pass, not between it and the backward");
     if (!decision_.dropped) {
+      const double begin = clock_();
       backward(*saved_);
-      saved_.reset();
+      times_.backward += clock_() - begin;
       ++calls_.backward;
     }
-    awaits_backward_ = false;
+    if (!decision_.retains_saved) release();
   }
 
   Op op_;
   std::optional<Saved> saved_;
   BranchDecision decision_;
   BranchCalls calls_;
+  BranchTimes times_;
+  detail::ClockReference clock_;
   double flops_ = 1.0;
   std::uint64_t forward_stamp_ = 0;
   bool awaits_backward_ = false;

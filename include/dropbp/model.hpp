@@ -17,6 +17,8 @@ struct BranchDecision {
   bool dropped = false;
   bool saves = true;                  ///< false in an evaluation: a kept branch, but no backward pass will come
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
+  bool retains_saved = false;         ///< what is saved stays for further backwards, until release()
+  double gradient_scale = 1.0;        ///< of what a kept branch adds to gradients: its parameters' and its input's
   std::uint64_t stamp = 0;            ///< differs between micro-steps: finds a backward whose forward was another's
 };
 
@@ -27,7 +29,21 @@ struct BranchCalls {
   bool operator==(const BranchCalls&) const = default;
 };
 
+/// Seconds of one branch in one pass.
+struct BranchTimes {
+  double forward = 0.0;
+  double backward = 0.0;
+};
+
 namespace detail {
+
+// Any callable that tells seconds, for a layer that should not know its type.
+struct ClockReference {
+  double (*read)(const void*) = nullptr;
+  const void* clock = nullptr;
+
+  double operator()() const { return read != nullptr ? read(clock) : 0.0; }
+};
 
 template <class L>
 concept has_decide = requires(L& layer, const BranchDecision& decision) { layer.decide(decision); };
@@ -62,6 +78,23 @@ struct GradientProbe {
   template <NormedTensor T>
   void operator()(const T*) const {}
 };
+
+template <class Use>
+struct GradientVisitor {
+  Use& use;
+  template <class T>
+  void operator()(const T& gradient) const { use(&gradient); }
+  template <class T>
+  void operator()(const T* gradient) const { use(gradient); }
+  template <class T>
+  void operator()(T* gradient) const { use(static_cast<const T*>(gradient)); }
+};
+
+// Calls use(const T*) for every visited gradient, null where the parameter has none.
+template <class Model, class Use>
+void for_each_gradient_of(Model& model, Use use) {
+  model.for_each_gradient(GradientVisitor<Use>{use});
+}
 
 template <class M>
 concept has_for_each_layer = requires(M& model) { model.for_each_layer(LayerProbe{}); };

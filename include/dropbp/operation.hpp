@@ -56,6 +56,10 @@ concept has_backward_parameters = requires(Op& op, const T& grad_output, typenam
   op.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
 };
 
+// static constexpr bool backward_is_repeatable = true
+template <class Op>
+concept says_backward_is_repeatable = requires { requires Op::backward_is_repeatable; };
+
 template <class Op>
 concept has_flops = requires(const Op& op) {
   { op.flops() } -> std::convertible_to<double>;

@@ -28,11 +28,22 @@ inline void require_micro_step(std::uint32_t micro_step) {
 
 }  // namespace detail
 
+/// What a kept branch does with its share of the gradient, by its drop rate p.
+enum class GradientScaling : std::uint8_t {
+  none,              ///< nothing, as published
+  inverse_keep_rate  ///< it grows by 1 / (1 - p), both what passes down and that of its own parameters
+};
+
 struct DropOptions {
   double drop_rate = 0.5;      ///< target rate P in [0, 1]; every branch starts with it
   std::uint64_t seed = 0;      ///< of the plans; equal on all ranks
   bool trains_below = true;    ///< something below the lowest branch trains (an embedding)
   PlanPer plan_per = PlanPer::micro_step;
+  /// With independent draws (BernoulliSampling) inverse_keep_rate makes the expected gradient exactly the full one: the
+  /// forward pass is untouched, and every factor I + (kept / (1 - p)) J^T of the backward pass has the mean I + J^T.
+  /// With dependent ones each factor still has, but not their products: what reaches a branch through several others is
+  /// off by their covariance. The price is variance, the more the higher the rate.
+  GradientScaling gradient_scaling = GradientScaling::none;
   std::uint64_t warm_up_steps = 0;          ///< rates grow in proportion to the step, from 0 at step 0 to all at this one
   std::vector<std::uint32_t> groups = {};  ///< of each branch, numbered from 0 (attention and MLP, pipeline stages); none: one group
 };
@@ -143,7 +154,19 @@ class DropSchedule {
     if (branch >= size())
       detail::throw_invalid("a branch is numbered below " + detail::text(size()), "it is " + detail::text(branch),
                             "number the branches from 0 in the order of the forward pass");
-    return rates_[branch] < 1.0 ? 1.0 / (1.0 - rates_[branch]) : 1.0;
+    return scale_at(rates_[branch]);
+  }
+
+  /// What GradientScaling multiplies a kept branch's share of the gradient by in a step: one factor a branch.
+  void gradient_scales(std::uint64_t step, std::vector<double>& scales) const {
+    scales.assign(size(), 1.0);
+    if (options_.gradient_scaling == GradientScaling::none) return;
+    if (step < options_.warm_up_steps) {
+      scales = drop_rates_at(step);
+    } else {
+      scales = rates_;
+    }
+    for (double& scale : scales) scale = scale_at(scale);
   }
 
   /// The target rate P.
@@ -248,6 +271,8 @@ class DropSchedule {
   void limit(std::span<double> rates) const {
     if constexpr (detail::has_limit<SamplingPolicy>) sampling_.limit(rates, input(rates, options_.drop_rate));
   }
+
+  static double scale_at(double rate) { return rate < 1.0 ? 1.0 / (1.0 - rate) : 1.0; }
 
   static std::uint64_t hash(std::span<const double> rates) {
     std::uint64_t hash = rates.size();

@@ -49,6 +49,7 @@ struct default_tensor_traits<T> {
 /// std::vector<float> and std::span<float>. Others name static functions, in a nested struct `dropbp_tensor_traits` or,
 /// for a type that is not yours, in a specialisation of this template. What they are needed for adds up:
 ///   void accumulate(T& y, const T& x)                       y += x, element by element: enough to train with
+///   void scale(T& y, double factor)                         y *= factor: for GradientScaling
 ///   double squared_norm(const T&)                           sum of squares: for GradientNormSensitivity
 ///   double squared_distance(const T&, const T&), T clone(const T&)   with squared_norm: for GradientSensitivity
 /// Instead of all of these, contiguous memory:
@@ -108,6 +109,14 @@ concept has_writable_memory = has_contiguous_memory<T> && requires(T& t) {
   requires !std::is_const_v<std::remove_pointer_t<decltype(tensor_traits<T>::data(t))>>;
 };
 
+template <class T>
+concept has_own_scale = requires(T& y) { tensor_traits<T>::scale(y, 1.0); };
+
+template <class T>
+concept has_scale_kernel = has_writable_memory<T> && requires(T& y) {
+  kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, tensor_traits<T>::size(y));
+};
+
 inline void require_same_size(std::size_t y, std::size_t x) {
   if (y != x)
     throw_invalid("both tensors of a sum or difference must have the same number of elements",
@@ -120,6 +129,10 @@ inline void require_same_size(std::size_t y, std::size_t x) {
 /// A tensor that knows y += x: what training with dropped branches needs.
 template <class T>
 concept Tensor = detail::has_own_accumulate<T> || detail::has_writable_memory<T>;
+
+/// A tensor that knows y *= factor: what GradientScaling needs of a gradient.
+template <class T>
+concept ScalableTensor = detail::has_own_scale<T> || detail::has_scale_kernel<T>;
 
 /// A tensor whose norm can be taken: what GradientNormSensitivity needs of a gradient.
 template <class T>
@@ -138,6 +151,15 @@ void accumulate(T& y, const T& x) {
     detail::require_same_size(tensor_traits<T>::size(y), tensor_traits<T>::size(x));
     detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), tensor_traits<T>::size(x));
   }
+}
+
+/// y *= factor, element by element.
+template <ScalableTensor T>
+void scale(T& y, double factor) {
+  if constexpr (detail::has_own_scale<T>)
+    tensor_traits<T>::scale(y, factor);
+  else
+    detail::kernels_of<T>::scale(tensor_traits<T>::data(y), factor, tensor_traits<T>::size(y));
 }
 
 /// Sum of the squares of all elements, in double.

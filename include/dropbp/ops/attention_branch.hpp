@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -31,6 +32,8 @@ struct AttentionConfig {
 template <class T>
 class AttentionBranch {
  public:
+  static constexpr bool backward_is_repeatable = true;
+
   /// What backward needs and cannot recompute in one pass over a row.
   struct Saved {
     Matrix<T> x;     // [tokens, hidden]
@@ -60,6 +63,16 @@ class AttentionBranch {
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     visit(norm), visit(qkv), visit(o);
+  }
+
+  /// Of its trained parameters, null where absent: for RunningSensitivity.
+  void for_each_gradient(auto&& visit) {
+    for_each_parameter([&](Parameter<T>& parameter) {
+      if (!parameter.trained) return;
+      const MatrixView<T> gradient = parameter.has_gradient() ? parameter.gradient() : MatrixView<T>{};
+      const std::span<const T> elements(gradient.data, parameter.has_gradient() ? parameter.size() : 0);
+      visit(parameter.has_gradient() ? &elements : nullptr);
+    });
   }
 
   /// Bytes that one kept branch keeps between forward and backward.

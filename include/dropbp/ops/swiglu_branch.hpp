@@ -4,6 +4,7 @@
 // The MLP branch of a LLaMA block as an Operation: x -> down(silu(gate(n)) * up(n)) with n = rms_norm(x).
 #pragma once
 
+#include <span>
 #include <string>
 #include <utility>
 
@@ -25,6 +26,8 @@ struct SwiGLUConfig {
 template <class T>
 class SwiGLUBranch {
  public:
+  static constexpr bool backward_is_repeatable = true;
+
   /// What backward needs and cannot recompute in one pass over a row.
   struct Saved {
     Matrix<T> x;        // [tokens, hidden]
@@ -49,6 +52,16 @@ class SwiGLUBranch {
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     visit(norm), visit(gate_up), visit(down);
+  }
+
+  /// Of its trained parameters, null where absent: for RunningSensitivity.
+  void for_each_gradient(auto&& visit) {
+    for_each_parameter([&](Parameter<T>& parameter) {
+      if (!parameter.trained) return;
+      const MatrixView<T> gradient = parameter.has_gradient() ? parameter.gradient() : MatrixView<T>{};
+      const std::span<const T> elements(gradient.data, parameter.has_gradient() ? parameter.size() : 0);
+      visit(parameter.has_gradient() ? &elements : nullptr);
+    });
   }
 
   /// Bytes that one kept branch keeps between forward and backward.

@@ -14,28 +14,12 @@
 #endif
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/model.hpp"
 #include "dropbp/tensor.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
 namespace detail {
-
-template <class Use>
-struct GradientVisitor {
-  Use& use;
-  template <class T>
-  void operator()(const T& gradient) const { use(&gradient); }
-  template <class T>
-  void operator()(const T* gradient) const { use(gradient); }
-  template <class T>
-  void operator()(T* gradient) const { use(static_cast<const T*>(gradient)); }
-};
-
-// Calls use(const T*) for every visited gradient, null where the parameter has none.
-template <class Model, class Use>
-void for_each_gradient_of(Model& model, Use use) {
-  model.for_each_gradient(GradientVisitor<Use>{use});
-}
 
 [[noreturn]] inline void throw_gradients_changed() {
   throw_order("for_each_gradient must visit the same gradient tensors in the same order every time",

@@ -17,6 +17,11 @@ struct backend_kernels<Cpu, Scalar> {
     for (std::size_t i = 0; i < n; ++i) y[i] += x[i];
   }
 
+  static void scale(Scalar* y, double factor, std::size_t n) noexcept {
+    const Scalar by = static_cast<Scalar>(factor);
+    for (std::size_t i = 0; i < n; ++i) y[i] *= by;
+  }
+
   static double squared_norm(const Scalar* x, std::size_t n) noexcept {
     return sum(n, [x](std::size_t i) {
       const double value = static_cast<double>(x[i]);
