@@ -105,9 +105,7 @@ ops::Matrix<T> LlamaModel<T>::forward(const Batch& batch) {
 }
 
 template <class T>
-double LlamaModel<T>::loss_and_gradients(const Batch& batch, PassTimes* times) {
-  PassTimes unused;
-  PassTimes& spent = times != nullptr ? *times : unused;
+ops::Matrix<T> LlamaModel<T>::top_gradient(const Batch& batch, PassTimes& spent) {
   Stopwatch watch;
   ops::Matrix<T> stream = forward(batch);
 
@@ -124,10 +122,16 @@ double LlamaModel<T>::loss_and_gradients(const Batch& batch, PassTimes* times) {
   ops::Matrix<T> grad(stream.rows(), stream.columns(), workspace_);
   ops::rms_norm_backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(), final_norm_, rstd.data(),
                          workspace_);
-  stream = {};
-  hidden = {};
   watch.add_to(spent.backward);
+  return grad;
+}
 
+template <class T>
+double LlamaModel<T>::loss_and_gradients(const Batch& batch, PassTimes* times) {
+  PassTimes unused;
+  PassTimes& spent = times != nullptr ? *times : unused;
+  ops::Matrix<T> grad = top_gradient(batch, spent);
+  Stopwatch watch;
   double branches = 0.0;
   for (std::size_t i = blocks_.size(); i-- > 0;) {
     grad = blocks_[i].mlp.backward(std::move(grad), batch.shape);
@@ -139,6 +143,46 @@ double LlamaModel<T>::loss_and_gradients(const Batch& batch, PassTimes* times) {
   ops::embedding_backward(grad.view(), batch.inputs, embedding_);
   watch.add_to(spent.backward);
   return cross_entropy_.mean();
+}
+
+template <class T>
+ops::Matrix<T> BranchwisePass<T>::forward() {
+  model_.clear_gradients();
+  PassTimes unused;
+  ops::Matrix<T> grad = model_.top_gradient(batch_, unused);
+  const ops::MatrixView<const T> head = std::as_const(model_.embedding_).gradient();
+  if (model_.config_.tie_embeddings) heads_share_.assign(head.data, head.data + model_.embedding_.size());
+  return grad;
+}
+
+template <class T>
+ops::Matrix<T> BranchwisePass<T>::backward(std::size_t branch, const ops::Matrix<T>& grad_output) {
+  ops::Matrix<T> grad(grad_output.rows(), grad_output.columns(), model_.workspace_);
+  ops::copy<T>(grad.view(), grad_output.view());
+  auto& block = model_.blocks_.at(branch / 2);
+  return branch % 2 == 0 ? block.attention.backward(std::move(grad), batch_.shape)
+                         : block.mlp.backward(std::move(grad), batch_.shape);
+}
+
+template <class T>
+void BranchwisePass<T>::backward_below(const ops::Matrix<T>& grad) {
+  ops::embedding_backward(grad.view(), batch_.inputs, model_.embedding_);
+}
+
+template <class T>
+void BranchwisePass<T>::clear_gradients(std::size_t branches) {
+  const auto drop = [](ops::Parameter<T>& parameter) { parameter.drop_gradient(); };
+  for (std::size_t i = 0; i < branches; ++i) {
+    auto& block = model_.blocks_.at(i / 2);
+    if (i % 2 == 0)
+      block.attention.op().for_each_parameter(drop);
+    else
+      block.mlp.op().for_each_parameter(drop);
+  }
+  model_.embedding_.drop_gradient();
+  if (!model_.config_.tie_embeddings) return;
+  model_.embedding_.begin_gradient();
+  std::copy(heads_share_.begin(), heads_share_.end(), model_.embedding_.gradient().data);
 }
 
 template <class T>
@@ -196,6 +240,8 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model)
 
 template class LlamaModel<float>;
 template class LlamaModel<double>;
+template class BranchwisePass<float>;
+template class BranchwisePass<double>;
 template void load_weights(const std::filesystem::path&, LlamaModel<float>&);
 template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
 

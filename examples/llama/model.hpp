@@ -132,7 +132,13 @@ class LlamaModel {
   ops::MemoryPool& workspace() noexcept { return workspace_; }
 
  private:
+  template <class>
+  friend class BranchwisePass;
+
   ops::Matrix<T> forward(const Batch& batch);
+
+  // Forward pass, loss, and the backward pass down to the highest branch's output.
+  ops::Matrix<T> top_gradient(const Batch& batch, PassTimes& spent);
   ops::Parameter<T>& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
 
   LlamaConfig config_;
@@ -146,6 +152,23 @@ class LlamaModel {
   std::vector<ops::Parameter<T>*> parameters_;
 };
 
+/// The passes of DropBPHandler::measure_sensitivities_nested on one batch. Both must outlive it.
+template <class T>
+class BranchwisePass {
+ public:
+  BranchwisePass(LlamaModel<T>& model, const Batch& batch) : model_(model), batch_(batch) {}
+
+  ops::Matrix<T> forward();
+  ops::Matrix<T> backward(std::size_t branch, const ops::Matrix<T>& grad_output);
+  void backward_below(const ops::Matrix<T>& grad);
+  void clear_gradients(std::size_t branches);
+
+ private:
+  LlamaModel<T>& model_;
+  const Batch& batch_;
+  std::vector<T> heads_share_;  // of the embedding's gradient, where the output layer is tied to it
+};
+
 /// Fills the model from a checkpoint folder; see load_checkpoint for the errors.
 template <class T>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model);
@@ -155,5 +178,7 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model)
 
 extern template class LlamaModel<float>;
 extern template class LlamaModel<double>;
+extern template class BranchwisePass<float>;
+extern template class BranchwisePass<double>;
 
 }  // namespace llama
