@@ -32,11 +32,16 @@ struct Named {
 constexpr std::array token_types{Named{TokenType::automatic, "auto"}, Named{TokenType::u16, "u16"},
                                  Named{TokenType::i32, "i32"}};
 constexpr std::array allocations{Named{AllocationChoice::uniform, "uniform"},
-                                 Named{AllocationChoice::greedy, "greedy"}};
+                                 Named{AllocationChoice::greedy, "greedy"},
+                                 Named{AllocationChoice::optimal, "optimal"}};
 constexpr std::array samplings{Named{SamplingChoice::bernoulli, "bernoulli"},
-                               Named{SamplingChoice::at_least_target, "at-least-target"}};
+                               Named{SamplingChoice::at_least_target, "at-least-target"},
+                               Named{SamplingChoice::fixed_budget, "fixed-budget"}};
 constexpr std::array sensitivities{Named{SensitivityChoice::gradient_norm, "gradient-norm"},
-                                   Named{SensitivityChoice::gradient, "gradient"}};
+                                   Named{SensitivityChoice::gradient, "gradient"},
+                                   Named{SensitivityChoice::running, "running"}};
+constexpr std::array scalings{Named{ScalingChoice::none, "none"},
+                              Named{ScalingChoice::inverse_keep_rate, "inverse-keep-rate"}};
 constexpr std::array progresses{Named{ProgressChoice::automatic, "auto"}, Named{ProgressChoice::always, "always"},
                                 Named{ProgressChoice::never, "never"}};
 
@@ -146,6 +151,7 @@ class Flags {
 struct Special {
   CLI::Option* token_type;
   CLI::Option* vocabulary;
+  CLI::Option* sampling;
   std::vector<CLI::Option*> shape;
 };
 
@@ -216,13 +222,28 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "--drop-rate", o.drop_rate, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "P",
       "share of the branches' backward FLOPs to drop; 0 is ordinary training");
   flags.choice("--allocation", o.allocation, allocations,
-               "the same rate everywhere, or lower rates for sensitive branches (at most 0.9 on average)");
-  flags.choice("--sampling", o.sampling, samplings,
-               "independent draws, or the published sampler that tops up to the target");
-  flags.choice("--sensitivity", o.sensitivity, sensitivities, "what greedy allocation measures on each branch");
+               "the same rate everywhere, or lower rates for sensitive branches: greedy as published (at most 0.9 on average), "
+               "optimal at the smallest sum of sensitivity times rate squared");
+  special.sampling = flags.choice("--sampling", o.sampling, samplings,
+               "independent draws; the published sampler, which tops up to the target; or draws that stay within one branch "
+               "of the target's FLOPs");
+  flags.choice("--sensitivity", o.sensitivity, sensitivities,
+               "what is measured on each branch, as the sum over all parameters; running takes it from the training steps "
+               "themselves, for the branch's own ones");
+  flags.integer<std::ptrdiff_t>("--sensitivity-samples", o.sensitivity_samples, 1, 1 << 16, "N",
+                                "sequences of the batch that a measurement averages over");
   flags.real(
       "--allocate-at", o.allocate_at, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
-      "when greedy allocation measures, as a fraction of the steps");
+      "when rates are allocated by sensitivity, as a fraction of the steps");
+  flags.integer<std::uint64_t>("--reallocate-every", o.reallocate_every, 0, count_limit, "N",
+                               "steps after which rates are allocated again; 0 is never");
+  flags.integer<std::uint64_t>("--drop-warmup", o.drop_warmup, 0, count_limit, "N",
+                               "steps over which the drop rates grow from 0");
+  flags.choice("--gradient-scaling", o.gradient_scaling, scalings,
+               "whether kept branches make up for dropped ones: their gradients are divided by 1 - rate");
+  flags.real("--activation-budget", o.activation_budget_mib, "[0, infinity)", not_negative, "MIB",
+             "largest memory, in MiB, that kept branches save for their backward passes in any step: rates are raised until "
+             "all plans fit; needs --sampling fixed-budget and implies it; 0 is no limit");
   flags.group("Output");
   flags.path("--out", o.out, "DIR", "folder for the trained model, in the format of --model [default none, not saved]");
   flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
@@ -271,10 +292,20 @@ void check_combinations(Options& o, const Special& given) {
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);
+  if (o.activation_budget_mib > 0.0) {
+    if (given.sampling->count() > 0 && o.sampling != SamplingChoice::fixed_budget)
+      throw UsageError(fmt::format("--activation-budget needs draws with a bound, but --sampling {} was given; leave that out",
+                                   name_of(o.sampling)));
+    o.sampling = SamplingChoice::fixed_budget;
+  }
+  if (o.sensitivity_samples > o.batch)
+    throw UsageError(fmt::format("--sensitivity-samples are taken from one batch, so they must be at most --batch ({}), but {} "
+                                 "were given; lower them or raise --batch",
+                                 o.batch, o.sensitivity_samples));
   // The published allocation raises no rate above 0.9, so no average above it can be reached.
   if (o.allocation == AllocationChoice::greedy && o.drop_rate > 0.9) {
     throw UsageError(fmt::format(
-        "--drop-rate must be at most 0.9 with --allocation greedy, but it is {}; lower it or use --allocation uniform",
+        "--drop-rate must be at most 0.9 with --allocation greedy, but it is {}; lower it or use --allocation optimal",
         o.drop_rate));
   }
 }
@@ -285,6 +316,7 @@ std::string_view name_of(TokenType choice) noexcept { return find_name(token_typ
 std::string_view name_of(AllocationChoice choice) noexcept { return find_name(allocations, choice); }
 std::string_view name_of(SamplingChoice choice) noexcept { return find_name(samplings, choice); }
 std::string_view name_of(SensitivityChoice choice) noexcept { return find_name(sensitivities, choice); }
+std::string_view name_of(ScalingChoice choice) noexcept { return find_name(scalings, choice); }
 std::string_view name_of(ProgressChoice choice) noexcept { return find_name(progresses, choice); }
 
 CommandLine parse_options(int argc, const char* const* argv, std::string_view version) {

@@ -16,9 +16,10 @@
 
 namespace llama {
 
-enum class AllocationChoice { uniform, greedy };
-enum class SamplingChoice { bernoulli, at_least_target };
-enum class SensitivityChoice { gradient_norm, gradient };
+enum class AllocationChoice { uniform, greedy, optimal };
+enum class SamplingChoice { bernoulli, at_least_target, fixed_budget };
+enum class SensitivityChoice { gradient_norm, gradient, running };
+enum class ScalingChoice { none, inverse_keep_rate };
 enum class ProgressChoice { automatic, always, never };
 
 // As on the command line and in the report: "at-least-target".
@@ -26,6 +27,7 @@ enum class ProgressChoice { automatic, always, never };
 [[nodiscard]] std::string_view name_of(AllocationChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(SamplingChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(SensitivityChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(ScalingChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(ProgressChoice choice) noexcept;
 
 /// All choices of one run. The initial values are the defaults that --help shows.
@@ -60,7 +62,12 @@ struct Options {
   AllocationChoice allocation = AllocationChoice::greedy;
   SamplingChoice sampling = SamplingChoice::bernoulli;
   SensitivityChoice sensitivity = SensitivityChoice::gradient_norm;
-  double allocate_at = 0.1;  ///< fraction of the steps
+  std::ptrdiff_t sensitivity_samples = 1;  ///< sequences that a measurement averages over
+  double allocate_at = 0.1;                ///< fraction of the steps
+  std::uint64_t reallocate_every = 0;      ///< steps; 0 is only once
+  std::uint64_t drop_warmup = 0;           ///< steps
+  ScalingChoice gradient_scaling = ScalingChoice::none;
+  double activation_budget_mib = 0.0;  ///< MiB that kept branches may save; 0 is no limit
 
   // Output.
   std::optional<std::filesystem::path> out;

@@ -56,7 +56,12 @@ json config_of(const Options& o, const LlamaConfig& m) {
   config["allocation"] = name_of(o.allocation);
   config["sampling"] = name_of(o.sampling);
   config["sensitivity"] = name_of(o.sensitivity);
+  config["sensitivity_samples"] = o.sensitivity_samples;
   config["allocate_at"] = number(o.allocate_at);
+  config["reallocate_every"] = o.reallocate_every;
+  config["drop_warmup"] = o.drop_warmup;
+  config["gradient_scaling"] = name_of(o.gradient_scaling);
+  config["activation_budget_mib"] = number(o.activation_budget_mib);
   config["baseline"] = o.baseline;
   config["out"] = text(o.out);
   return config;

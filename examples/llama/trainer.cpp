@@ -15,19 +15,50 @@ namespace {
 // The learning rate falls to this share of its peak.
 constexpr double final_learning_rate = 0.1;
 
+dropbp::DropOptions drop_options(const Options& options, double drop_rate, std::size_t branches) {
+  dropbp::DropOptions result{.drop_rate = drop_rate, .seed = options.seed, .warm_up_steps = options.drop_warmup};
+  if (options.gradient_scaling == ScalingChoice::inverse_keep_rate)
+    result.gradient_scaling = dropbp::GradientScaling::inverse_keep_rate;
+  for (std::size_t i = 0; i < branches; ++i) result.groups.push_back(i % 2);  // attention and MLP
+  return result;
+}
+
+ChosenSampling chosen_sampling(const Options& options, double drop_rate, const LlamaModel<float>& model, std::size_t branches) {
+  ChosenSampling sampling{options.sampling};
+  sampling.fixed_budget.weigh = dropbp::BranchWeight::flops;
+  if (options.activation_budget_mib > 0.0 && drop_rate > 0.0) {
+    sampling.fixed_budget.weigh = dropbp::BranchWeight::bytes;
+    sampling.fixed_budget.cap = options.activation_budget_mib * 0x1p20;
+    for (std::size_t i = 0; i < branches; ++i)
+      sampling.fixed_budget.bytes.push_back(static_cast<double>(model.saved_bytes(i, options.batch * options.sequence)));
+  }
+  return sampling;
+}
+
 }  // namespace
 
 Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
     : options_(options),
       model_(config, options.sequence),
-      handler_(model_, {.drop_rate = drop_rate, .seed = options.seed}, ChosenAllocation{options.allocation},
-               ChosenSampling{options.sampling}),
+      handler_(model_, drop_options(options, drop_rate, 2 * static_cast<std::size_t>(config.layers)),
+               ChosenAllocation{options.allocation},
+               chosen_sampling(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers))),
       optimizer_(model_.parameters(), {.learning_rate = options.learning_rate,
                                        .beta1 = 0.9,
                                        .beta2 = 0.95,
                                        .eps = 1e-8,
                                        .weight_decay = options.weight_decay}),
-      sampler_(data.train(), options.batch, options.sequence, options.seed) {
+      sampler_(data.train(), options.batch, options.sequence, options.seed),
+      running_(handler_.size()) {
+  branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
+  std::size_t branch = 0;
+  model_.for_each_layer([&](auto& layer) {
+    layer.op().for_each_parameter([&](const ops::Parameter<float>& parameter) {
+      for (std::size_t i = 0; i < branch_of_parameter_.size(); ++i)
+        if (model_.parameters()[i] == &parameter) branch_of_parameter_[i] = branch;
+    });
+    ++branch;
+  });
   if (!data.validation().empty())
     validation_.emplace(data.validation(), options.batch, options.sequence, options.eval_batches);
   if (options.model)
@@ -43,7 +74,9 @@ Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenD
 const StepRecord& Trainer::step() {
   const std::uint64_t number = steps_done();
   const auto allocate_at = static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
-  if (number == allocate_at) measure_and_allocate();
+  if (number == allocate_at ||
+      (options_.reallocate_every > 0 && number > allocate_at && (number - allocate_at) % options_.reallocate_every == 0))
+    allocate();
 
   StepRecord record;
   record.step = number;
@@ -75,7 +108,9 @@ const StepRecord& Trainer::step() {
   double optimizer_seconds = 0.0;
   Stopwatch watch;
   double factor = 1.0 / static_cast<double>(options_.micro_steps);
-  record.gradient_norm = factor * ops::global_gradient_norm<float>(optimizer_.parameters());
+  const std::vector<double> squared_norms = ops::squared_gradient_norms<float>(optimizer_.parameters());
+  record.gradient_norm = factor * ops::global_norm(squared_norms);
+  observe_gradients(squared_norms);
   if (options_.grad_clip > 0.0) factor *= ops::clip_factor(record.gradient_norm, options_.grad_clip);
   optimizer_.step(factor, learning_rate_scale(number));
   watch.add_to(optimizer_seconds);
@@ -103,23 +138,39 @@ const StepRecord& Trainer::step() {
   return records_.emplace_back(std::move(record));
 }
 
-void Trainer::measure_and_allocate() {
+// The norms are those that clipping needs anyway: the estimate costs nothing.
+void Trainer::observe_gradients(std::span<const double> squared_norms) {
+  std::vector<double> of_branches(handler_.size() + 1);
+  for (std::size_t i = 0; i < squared_norms.size(); ++i) of_branches[branch_of_parameter_[i]] += squared_norms[i];
+  for (std::size_t i = 0; i < handler_.size(); ++i)
+    if (handler_.has_gradient(i) && std::isfinite(of_branches[i]))
+      running_.observe(i, of_branches[i] * handler_.observation_scale(i));
+  running_.end_step();
+}
+
+void Trainer::allocate() {
   if (options_.allocation == AllocationChoice::uniform || handler_.drop_rate() == 0.0) return;
+  if (options_.sensitivity == SensitivityChoice::running) {
+    handler_.allocate(running_.sensitivities());
+    return;
+  }
   double seconds = 0.0;
   Stopwatch watch;
   // One sequence is enough, as in the published recipe.
   Batch sample{.shape = {1, options_.sequence}, .inputs = {}, .labels = {}};
   sampler_.fill(steps_done(), 0, batch_.inputs, batch_.labels);
-  sample.inputs.assign(batch_.inputs.begin(), batch_.inputs.begin() + options_.sequence);
-  sample.labels.assign(batch_.labels.begin(), batch_.labels.begin() + options_.sequence);
-  const auto backprop = [&] {
-    model_.clear_gradients();
-    model_.loss_and_gradients(sample);
-  };
-  if (options_.sensitivity == SensitivityChoice::gradient)
-    handler_.allocate_by_sensitivity(backprop, dropbp::GradientSensitivity{});
-  else
-    handler_.allocate_by_sensitivity(backprop, dropbp::GradientNormSensitivity{});
+  std::vector<double> sum(handler_.size());
+  for (std::ptrdiff_t number = 0; number < options_.sensitivity_samples; ++number) {
+    const std::ptrdiff_t begin = number * options_.sequence, end = begin + options_.sequence;
+    sample.inputs.assign(batch_.inputs.begin() + begin, batch_.inputs.begin() + end);
+    sample.labels.assign(batch_.labels.begin() + begin, batch_.labels.begin() + end);
+    BranchwisePass<float> pass(model_, sample);
+    const std::vector<double> one = options_.sensitivity == SensitivityChoice::gradient
+                                        ? handler_.measure_sensitivities_nested(pass, dropbp::GradientSensitivity{})
+                                        : handler_.measure_sensitivities_nested(pass, dropbp::GradientNormSensitivity{});
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
+  }
+  handler_.allocate(sum);
   model_.workspace().trim();  // blocks of a single sequence's size, not needed again
   model_.saved_memory().trim();
   watch.add_to(seconds);

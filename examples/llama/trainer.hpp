@@ -25,27 +25,48 @@ struct ChosenAllocation {
   AllocationChoice choice = AllocationChoice::greedy;
 
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
-    return choice == AllocationChoice::uniform ? dropbp::UniformAllocation{}.allocate(input)
-                                               : dropbp::GreedyAllocation{}.allocate(input);
+    switch (choice) {
+      case AllocationChoice::uniform: return dropbp::UniformAllocation{}.allocate(input);
+      case AllocationChoice::greedy: return dropbp::GreedyAllocation{}.allocate(input);
+      case AllocationChoice::optimal: break;
+    }
+    // Every branch is kept at least a quarter as often as the average: one that never is would not train at all.
+    return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}.allocate(input);
   }
 };
 
 /// The sampling policy chosen on the command line.
 struct ChosenSampling {
-  using Prepared = dropbp::AtLeastTargetSampling::Prepared;
+  struct Prepared {
+    dropbp::AtLeastTargetSampling::Prepared independent;
+    dropbp::FixedBudgetSampling::Prepared fixed_budget;
+  };
   SamplingChoice choice = SamplingChoice::bernoulli;
+  dropbp::FixedBudgetSampling fixed_budget = {};
 
   Prepared prepare(const dropbp::SamplingInput& input) const {
-    if (choice == SamplingChoice::at_least_target) return dropbp::AtLeastTargetSampling{}.prepare(input);
     Prepared prepared;
-    prepared.independent = dropbp::BernoulliSampling{}.prepare(input);
+    switch (choice) {
+      case SamplingChoice::bernoulli:
+        prepared.independent.independent = dropbp::BernoulliSampling{}.prepare(input);
+        break;
+      case SamplingChoice::at_least_target: prepared.independent = dropbp::AtLeastTargetSampling{}.prepare(input); break;
+      case SamplingChoice::fixed_budget: prepared.fixed_budget = fixed_budget.prepare(input); break;
+    }
     return prepared;
   }
-  void draw(const Prepared& prepared, const dropbp::CounterRandom& random, std::span<std::uint8_t> dropped) const {
-    if (choice == SamplingChoice::at_least_target)
-      dropbp::AtLeastTargetSampling{}.draw(prepared, random, dropped);
-    else
-      dropbp::BernoulliSampling{}.draw(prepared.independent, random, dropped);
+  void draw(const Prepared& prepared, const dropbp::CounterRandom& random, std::span<std::uint8_t> dropped,
+            std::span<std::uint32_t> work) const {
+    switch (choice) {
+      case SamplingChoice::bernoulli:
+        return dropbp::BernoulliSampling{}.draw(prepared.independent.independent, random, dropped);
+      case SamplingChoice::at_least_target:
+        return dropbp::AtLeastTargetSampling{}.draw(prepared.independent, random, dropped);
+      case SamplingChoice::fixed_budget: return fixed_budget.draw(prepared.fixed_budget, random, dropped, work);
+    }
+  }
+  void limit(std::span<double> rates, const dropbp::SamplingInput& input) const {
+    if (choice == SamplingChoice::fixed_budget) fixed_budget.limit(rates, input);
   }
 };
 
@@ -67,13 +88,17 @@ class Trainer {
   double training_seconds() const noexcept { return training_seconds_; }
   double measurement_seconds() const noexcept { return measurement_seconds_; }
 
+  const dropbp::RunningSensitivity& running_sensitivity() const noexcept { return running_; }
+  std::span<const double> drop_rates() const noexcept { return handler_.drop_rates(); }
+
   std::span<const StepRecord> records() const noexcept { return records_; }
   Summary summary() const;
   dropbp::Report drop_report() const { return handler_.report(); }
   LlamaModel<float>& model() noexcept { return model_; }
 
  private:
-  void measure_and_allocate();
+  void allocate();
+  void observe_gradients(std::span<const double> squared_norms);
   double learning_rate_scale(std::uint64_t step) const;
 
   Options options_;
@@ -83,6 +108,8 @@ class Trainer {
   BatchSampler sampler_;
   std::optional<EvaluationWindows> validation_;
   Batch batch_;
+  std::vector<std::size_t> branch_of_parameter_;  // by parameter, handler_.size() for none
+  dropbp::RunningSensitivity running_;
   std::vector<StepRecord> records_;
   std::optional<double> last_validation_loss_;
   double training_seconds_ = 0.0;

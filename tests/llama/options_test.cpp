@@ -106,8 +106,16 @@ TEST_CASE("options: each one arrives") {
                                 "at-least-target",
                                 "--sensitivity",
                                 "gradient",
+                                "--sensitivity-samples",
+                                "7",
                                 "--allocate-at",
                                 "0.24",
+                                "--reallocate-every",
+                                "26",
+                                "--drop-warmup",
+                                "27",
+                                "--gradient-scaling",
+                                "inverse-keep-rate",
                                 "--out",
                                 "o",
                                 "--report",
@@ -148,13 +156,21 @@ TEST_CASE("options: each one arrives") {
   CHECK(o.allocation == AllocationChoice::uniform);
   CHECK(o.sampling == SamplingChoice::at_least_target);
   CHECK(o.sensitivity == SensitivityChoice::gradient);
+  CHECK(o.sensitivity_samples == 7);
   CHECK(o.allocate_at == 0.24);
+  CHECK(o.reallocate_every == 26);
+  CHECK(o.drop_warmup == 27);
+  CHECK(o.gradient_scaling == ScalingChoice::inverse_keep_rate);
   CHECK(o.out == "o");
   CHECK(o.report == "r.json");
   CHECK(o.log_every == 25);
   CHECK(o.progress == ProgressChoice::never);
   CHECK(o.quiet);
 
+  CHECK(options_of({"--activation-budget", "1.5"}).activation_budget_mib == 1.5);
+  CHECK(options_of({"--activation-budget", "1.5"}).sampling == SamplingChoice::fixed_budget);
+  CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"}).allocation ==
+        AllocationChoice::optimal);
   const Options t = options_of({"--tokens=x.bin", "--token-type=i32", "--vocabulary=5"});
   CHECK(t.tokens == "x.bin");
   CHECK(t.token_type == TokenType::i32);
@@ -189,7 +205,10 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--drop-rate", "50%"}, {"--drop-rate", "'50%'"}},
       {{"--drop-rate", ""}, {"--drop-rate"}},
       {{"--drop-rate", "1e999"}, {"--drop-rate", "'1e999'"}},
-      {{"--drop-rate", "0.95"}, {"at most 0.9", "greedy", "0.95", "uniform"}},
+      {{"--drop-rate", "0.95"}, {"at most 0.9", "greedy", "0.95", "optimal"}},
+      {{"--activation-budget", "1", "--sampling", "bernoulli"}, {"--activation-budget", "--sampling bernoulli"}},
+      {{"--activation-budget", "-1"}, {"--activation-budget", "[0, infinity)", "'-1'"}},
+      {{"--batch", "2", "--sensitivity-samples", "3"}, {"--sensitivity-samples", "--batch (2)", "3"}},
       {{"--allocate-at", "1.01"}, {"--allocate-at", "[0, 1]", "'1.01'"}},
       {{"--allocate-at", "nan"}, {"--allocate-at"}},
       {{"--learning-rate", "0"}, {"--learning-rate", "(0, 1]", "'0'"}},

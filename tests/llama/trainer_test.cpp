@@ -211,3 +211,61 @@ TEST_CASE("trainer: a loss that is not finite stops the run and says what to low
   });
   test::check_throws<std::runtime_error>([&] { trainer.step(); }, {"finite", "step 0", "--learning-rate"});
 }
+
+TEST_CASE("trainer: an activation budget holds in every step, whatever the policies ask for") {
+  const TokenData data = text();
+  Options options = options_of(0.25);
+  options.allocation = AllocationChoice::optimal;
+  options.sensitivity = SensitivityChoice::running;
+  options.sampling = SamplingChoice::fixed_budget;
+  options.allocate_at = 0.25;
+  options.reallocate_every = 3;
+  options.steps = 24;
+  Trainer unlimited(options, shape, data, 0.25);
+  std::size_t most = 0;
+  for (std::uint64_t i = 0; i < options.steps; ++i) most = std::max(most, unlimited.step().kept_activation_bytes);
+
+  const double budget = 0.6 * static_cast<double>(most);
+  options.activation_budget_mib = budget / 0x1p20;
+  Trainer limited(options, shape, data, 0.25);
+  std::size_t limited_most = 0;
+  for (std::uint64_t i = 0; i < options.steps; ++i) limited_most = std::max(limited_most, limited.step().kept_activation_bytes);
+  CAPTURE(most, limited_most, budget);
+  CHECK(static_cast<double>(limited_most) <= budget);
+  CHECK(static_cast<double>(limited_most) > 0.5 * budget);
+}
+
+TEST_CASE("trainer: running sensitivities set the rates without a measurement, again and again") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.allocation = AllocationChoice::optimal;
+  options.sensitivity = SensitivityChoice::running;
+  options.allocate_at = 0.25;
+  options.reallocate_every = 4;
+  options.steps = 16;
+  Trainer trainer(options, shape, data, 0.5);
+  std::vector<std::vector<double>> rates;
+  for (std::uint64_t i = 0; i < options.steps; ++i) {
+    trainer.step();
+    rates.emplace_back(trainer.drop_rates().begin(), trainer.drop_rates().end());
+  }
+  CHECK(trainer.measurement_seconds() == 0.0);
+  CHECK(rates[3] == std::vector<double>(rates[3].size(), 0.5));
+  CHECK(rates[4] != rates[3]);
+  CHECK(rates[7] == rates[4]);
+  CHECK(rates[8] != rates[4]);
+  CHECK(rates[12] != rates[8]);
+}
+
+TEST_CASE("trainer: gradients scaled by 1 / (1 - rate) and rates that warm up train too") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.gradient_scaling = ScalingChoice::inverse_keep_rate;
+  options.drop_warmup = 20;
+  options.steps = 200;
+  Trainer trainer(options, shape, data, 0.5);
+  const double before = trainer.validate();
+  CHECK(trainer.step().dropped.empty());
+  for (std::uint64_t i = 1; i < options.steps; ++i) trainer.step();
+  CHECK(trainer.validate() < before - 1.0);
+}

@@ -114,15 +114,16 @@ class AdamW {
   AdamWOptions options_;
 };
 
-/// The Euclidean norm of all gradients that are present, in double; parameters are visited in order.
+/// The squared Euclidean norm of each parameter's gradient, in double; 0 where it is absent.
 template <class T>
-double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
+std::vector<double> squared_gradient_norms(std::span<Parameter<T>* const> parameters) {
   constexpr Index chunk = 8192, chunks_at_once = 256;
-  double total = 0;
-  for (const Parameter<T>* parameter : parameters) {
-    if (!parameter->trained || !parameter->has_gradient()) continue;
-    const T* const g = parameter->gradient().data;
-    const Index size = static_cast<Index>(parameter->size());
+  std::vector<double> norms(parameters.size());
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter<T>& parameter = *parameters[i];
+    if (!parameter.trained || !parameter.has_gradient()) continue;
+    const T* const g = parameter.gradient().data;
+    const Index size = static_cast<Index>(parameter.size());
     for (Index start = 0; start < size; start += chunk * chunks_at_once) {
       double shares[chunks_at_once];
       const Index chunks = (std::min)(chunks_at_once, (size - start + chunk - 1) / chunk);
@@ -130,10 +131,23 @@ double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
         const Index first = start + c * chunk;
         shares[c] = backend_kernels<Cpu, T>::squared_norm(g + first, static_cast<std::size_t>((std::min)(chunk, size - first)));
       });
-      for (Index c = 0; c < chunks; ++c) total += shares[c];
+      for (Index c = 0; c < chunks; ++c) norms[i] += shares[c];
     }
   }
+  return norms;
+}
+
+/// The norm of all of them together.
+inline double global_norm(std::span<const double> squared_norms) {
+  double total = 0.0;
+  for (const double norm : squared_norms) total += norm;
   return std::sqrt(total);
+}
+
+/// The Euclidean norm of all gradients that are present, in double.
+template <class T>
+double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
+  return global_norm(squared_gradient_norms<T>(parameters));
 }
 
 /// The factor that brings a gradient of this norm down to `max_norm`, as torch.nn.utils.clip_grad_norm_.
