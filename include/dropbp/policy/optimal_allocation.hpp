@@ -53,8 +53,12 @@ concept AllocationObjective = std::copyable<O> && requires(const O& objective, d
 /// Vandenberghe: "Convex optimization", 5.5.3), which is the smallest double that keeps the budget: 63 passes over
 /// the branches. Branches without sensitivity are dropped first, all at one rate; those without FLOPs stay at their
 /// lowest rate, since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter.
-template <AllocationObjective Objective = SquaredRate>
+template <class Objective = SquaredRate>
 struct OptimalAllocation {
+  static_assert(AllocationObjective<Objective>,
+                "dropbp: an objective of OptimalAllocation is a copyable type with double rate_at(double slope) const, the "
+                "inverse of phi's derivative. SquaredRate{} is the default.");
+
   std::vector<double> min_rates = {};  ///< one a branch, or one for all; none: 0
   std::vector<double> max_rates = {};  ///< one a branch, or one for all; none: 1. A branch that is always dropped never trains
   [[no_unique_address]] Objective objective = {};
