@@ -383,3 +383,76 @@ TEST_CASE("Extra arguments pass through as lvalues, rvalues and move-only values
   static_cast<void>(layer.forward(x, token()));
   CHECK(layer.backward(grad, token()) == grad);
 }
+
+TEST_CASE("A gradient scale multiplies what a kept branch adds, to its parameters' gradients and to what passes down") {
+  for (const bool input_gradient_needed : {true, false}) {
+    Journal journal;
+    DropBPLayer layer{Recorder<>(journal)};
+    layer.decide({.input_gradient_needed = input_gradient_needed, .gradient_scale = 4.0, .stamp = 1});
+    static_cast<void>(layer.forward(Vector{1, 2, 3}));
+    Vector grad{1, 0, 10};
+    const float* const buffer = grad.data();
+    const Vector back = layer.backward(std::move(grad));
+    CHECK(back.data() == buffer);
+    CHECK(back == (input_gradient_needed ? Vector{13, 0, 130} : Vector{1, 0, 10}));
+    CHECK(journal.parameter_gradient == 4.0 * 31.0);
+  }
+  // An operation that would add in place does not, because the residual's share must stay unscaled.
+  Journal journal;
+  DropBPLayer layer{FullRecorder<>(journal)};
+  layer.decide({.gradient_scale = 4.0, .stamp = 1});
+  static_cast<void>(layer.forward(Vector{1, 2, 3}));
+  CHECK(layer.backward(Vector{1, 0, 10}) == Vector{13, 0, 130});
+
+  DropBPLayer branch{Recorder<>(journal)};
+  branch.decide({.gradient_scale = 4.0, .stamp = 1});
+  static_cast<void>(branch.forward_branch(Vector{1, 2, 3}));
+  Vector kept{1, 0, 10};
+  CHECK(contains(order_error([&] { branch.backward_branch(kept); }), "std::move(gradient)"));
+  CHECK(kept == Vector{1, 0, 10});
+  CHECK(branch.backward_branch(std::move(kept)) == Vector{12, 0, 120});
+
+  // Dropped, it does nothing.
+  layer.decide({.dropped = true, .gradient_scale = 4.0, .stamp = 2});
+  static_cast<void>(layer.forward(Vector{1, 2, 3}));
+  CHECK(layer.backward(Vector{1, 0, 10}) == Vector{1, 0, 10});
+}
+
+namespace {
+
+struct OnlyAdds {
+  float value = 0.0f;
+  struct dropbp_tensor_traits {
+    static void accumulate(OnlyAdds& y, const OnlyAdds& x) { y.value += x.value; }
+  };
+};
+
+struct Identity {
+  struct Saved {};
+  OnlyAdds forward(const OnlyAdds& x, Saved*) { return x; }
+  OnlyAdds backward(const OnlyAdds& grad_output, Saved&) { return grad_output; }
+};
+
+}  // namespace
+
+TEST_CASE("A gradient scale other than 1 is refused before the forward pass for a tensor that cannot be scaled") {
+  DropBPLayer layer{Identity{}};
+  layer.decide({.gradient_scale = 2.0, .stamp = 1});
+  CHECK(contains(order_error([&] { layer.forward(OnlyAdds{1.0f}); }), "scale(T& y, double factor)"));
+  CHECK(layer.calls().forward == 0);
+  layer.decide({.stamp = 2});
+  CHECK(layer.forward(OnlyAdds{1.0f}).value == 2.0f);
+  CHECK(layer.backward(OnlyAdds{1.0f}).value == 2.0f);
+}
+
+TEST_CASE("What is retained serves several backwards, until release") {
+  Journal journal;
+  DropBPLayer layer{Recorder<>(journal)};
+  layer.decide({.retains_saved = true, .stamp = 1});
+  static_cast<void>(layer.forward(Vector{1, 2, 3}));
+  for (int i = 0; i < 3; ++i) CHECK(layer.backward(Vector{1, 0, 10}) == Vector{4, 0, 40});
+  CHECK(journal.parameter_gradient == 3 * 31.0);
+  CHECK(layer.holds_saved());
+  layer.release();
+  CHECK(contains(order_error([&] { layer.backward(Vector{1, 0, 10}); }), "call forward first"));
+}
