@@ -46,7 +46,7 @@ const Policy policies[] = {
     {"fixed budget", [](Options& o) { o.allocation = AllocationChoice::optimal, o.sampling = SamplingChoice::fixed_budget; }},
     {"running",
      [](Options& o) {
-       o.allocation = AllocationChoice::optimal, o.sensitivity = SensitivityChoice::running, o.reallocate_every = o.steps / 10;
+       o.allocation = AllocationChoice::optimal, o.sensitivity = SensitivityChoice::running;
      }},
     {"scaled", [](Options& o) { o.allocation = AllocationChoice::optimal, o.gradient_scaling = ScalingChoice::inverse_keep_rate; }},
     {"warm-up", [](Options& o) { o.allocation = AllocationChoice::optimal, o.drop_warmup = o.steps / 5; }},
@@ -105,6 +105,7 @@ std::pair<double, int> full_seconds(std::vector<Result> full, double loss) {
 struct Settings {
   std::string data = "/usr/include/linux", folder = "build/convergence";
   std::uint64_t steps = 200, pretraining_steps = 600;
+  double learning_rate = 5e-4;
   int seeds = 3, threads = 0, evaluations = 4;
 };
 
@@ -141,10 +142,11 @@ std::vector<Run> train(const Settings& settings, const llama::TokenData& data, c
   const auto add = [&](const char* policy, double drop_rate, double length, void (*choose)(Options&)) {
     Options options = base_options(settings);
     options.model = model;
-    options.learning_rate = 5e-4;
+    options.learning_rate = settings.learning_rate;
     options.seed = seed;
     options.steps = static_cast<std::uint64_t>(std::lround(length * static_cast<double>(settings.steps)));
     options.drop_rate = drop_rate;
+    options.sensitivity = SensitivityChoice::gradient_norm;
     if (choose != nullptr) choose(options);
     Run run;
     run.policy = policy;
@@ -185,6 +187,7 @@ int run(int argc, char** argv) {
   app.add_option("--folder", settings.folder, "where the pre-trained model is kept, and table, JSON and SVGs are written")
       ->capture_default_str();
   app.add_option("--steps", settings.steps, "of a fine-tuning")->check(CLI::Range(20, 1000000))->capture_default_str();
+  app.add_option("--learning-rate", settings.learning_rate, "peak, of the fine-tuning")->check(CLI::Range(1e-8, 1.0))->capture_default_str();
   app.add_option("--pretraining-steps", settings.pretraining_steps, "where no model is kept yet")->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--seeds", settings.seeds, "runs of everything")->check(CLI::Range(1, 1000))->capture_default_str();
   app.add_option("--threads", settings.threads, "threads; 0 is one per processor")->check(CLI::Range(0, 4096))->capture_default_str();
@@ -237,7 +240,7 @@ int run(int argc, char** argv) {
     }
     // After each seed, so that an interrupted benchmark has what it has.
     llama::write_file_atomically(folder / "convergence.json",
-                                 nlohmann::ordered_json{{"data", settings.data}, {"steps", settings.steps}, {"seeds", number + 1},
+                                 nlohmann::ordered_json{{"data", settings.data}, {"steps", settings.steps}, {"learning_rate", settings.learning_rate}, {"seeds", number + 1},
                                                         {"threads", dropbp::ops::thread_count()}, {"runs", runs_json}}.dump(1) + "\n");
   }
 

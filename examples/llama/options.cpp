@@ -236,7 +236,8 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "--allocate-at", o.allocate_at, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
       "when rates are allocated by sensitivity, as a fraction of the steps");
   flags.integer<std::uint64_t>("--reallocate-every", o.reallocate_every, 0, count_limit, "N",
-                               "steps after which rates are allocated again; 0 is never");
+                               "steps after which rates are allocated again; 0 is a tenth of all for running sensitivities, never for "
+                               "measured ones");
   flags.integer<std::uint64_t>("--drop-warmup", o.drop_warmup, 0, count_limit, "N",
                                "steps over which the drop rates grow from 0");
   flags.choice("--gradient-scaling", o.gradient_scaling, scalings,

@@ -59,12 +59,12 @@ struct Options {
 
   // Dropping.
   double drop_rate = 0.5;
-  AllocationChoice allocation = AllocationChoice::greedy;
+  AllocationChoice allocation = AllocationChoice::optimal;
   SamplingChoice sampling = SamplingChoice::bernoulli;
-  SensitivityChoice sensitivity = SensitivityChoice::gradient_norm;
+  SensitivityChoice sensitivity = SensitivityChoice::running;
   std::ptrdiff_t sensitivity_samples = 1;  ///< sequences that a measurement averages over
   double allocate_at = 0.1;                ///< fraction of the steps
-  std::uint64_t reallocate_every = 0;      ///< steps; 0 is only once
+  std::uint64_t reallocate_every = 0;      ///< steps; 0 is a tenth of them for running sensitivities, and only once for measured ones
   std::uint64_t drop_warmup = 0;           ///< steps
   ScalingChoice gradient_scaling = ScalingChoice::none;
   double activation_budget_mib = 0.0;  ///< MiB that kept branches may save; 0 is no limit

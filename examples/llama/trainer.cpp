@@ -74,9 +74,8 @@ Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenD
 const StepRecord& Trainer::step() {
   const std::uint64_t number = steps_done();
   const auto allocate_at = static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
-  if (number == allocate_at ||
-      (options_.reallocate_every > 0 && number > allocate_at && (number - allocate_at) % options_.reallocate_every == 0))
-    allocate();
+  const std::uint64_t period = reallocation_period();
+  if (number == allocate_at || (period > 0 && number > allocate_at && (number - allocate_at) % period == 0)) allocate();
 
   StepRecord record;
   record.step = number;
@@ -136,6 +135,11 @@ const StepRecord& Trainer::step() {
       kept_flops / (handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps));
   record.updated_parameter_fraction = static_cast<double>(updated) / static_cast<double>(all);
   return records_.emplace_back(std::move(record));
+}
+
+std::uint64_t Trainer::reallocation_period() const {
+  if (options_.reallocate_every > 0) return options_.reallocate_every;
+  return options_.sensitivity == SensitivityChoice::running ? std::max<std::uint64_t>(1, options_.steps / 10) : 0;
 }
 
 // The norms are those that clipping needs anyway: the estimate costs nothing.

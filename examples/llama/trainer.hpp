@@ -98,6 +98,7 @@ class Trainer {
 
  private:
   void allocate();
+  std::uint64_t reallocation_period() const;
   void observe_gradients(std::span<const double> squared_norms);
   double learning_rate_scale(std::uint64_t step) const;
 

@@ -44,9 +44,9 @@ TEST_CASE("options: none gives the defaults") {
   CHECK(o.shape.kv_heads == o.shape.heads);
   CHECK(o.drop_rate == 0.5);
   CHECK(o.allocate_at == 0.1);
-  CHECK(o.allocation == AllocationChoice::greedy);
+  CHECK(o.allocation == AllocationChoice::optimal);
   CHECK(o.sampling == SamplingChoice::bernoulli);
-  CHECK(o.sensitivity == SensitivityChoice::gradient_norm);
+  CHECK(o.sensitivity == SensitivityChoice::running);
   CHECK(o.progress == ProgressChoice::automatic);
   CHECK(o.steps == 200);
   CHECK(!o.quiet);
@@ -205,7 +205,7 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--drop-rate", "50%"}, {"--drop-rate", "'50%'"}},
       {{"--drop-rate", ""}, {"--drop-rate"}},
       {{"--drop-rate", "1e999"}, {"--drop-rate", "'1e999'"}},
-      {{"--drop-rate", "0.95"}, {"at most 0.9", "greedy", "0.95", "optimal"}},
+      {{"--drop-rate", "0.95", "--allocation", "greedy"}, {"at most 0.9", "greedy", "0.95", "optimal"}},
       {{"--activation-budget", "1", "--sampling", "bernoulli"}, {"--activation-budget", "--sampling bernoulli"}},
       {{"--activation-budget", "-1"}, {"--activation-budget", "[0, infinity)", "'-1'"}},
       {{"--batch", "2", "--sensitivity-samples", "3"}, {"--sensitivity-samples", "--batch (2)", "3"}},

@@ -77,7 +77,7 @@ TEST_CASE("report: exactly the promised keys and the given values") {
           R"({"tokens_per_second":1234.5,"final_loss":5.125,"validation_loss":5.25,"mean_drop_rate":0.25,"backward_flops_fraction":0.75,"peak_activation_bytes":8192})"));
   CHECK(report["config"]["model"]["hidden"] == 256);
   CHECK(report["config"]["sampling"] == "bernoulli");
-  CHECK(report["config"]["allocation"] == "greedy");
+  CHECK(report["config"]["allocation"] == "optimal");
   CHECK(report["config"]["seed"] == 1);
   CHECK(report["config"]["data"].is_null());
 }
