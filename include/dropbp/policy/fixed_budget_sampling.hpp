@@ -30,11 +30,14 @@ enum class BranchWeight : std::uint8_t {
 /// fair odds, until one of them is decided. The last one left of all is decided alone. A fraction of a branch below 1e-9
 /// counts as rounding.
 struct FixedBudgetSampling {
+  /// Not infinity: clang++ refuses that under -ffast-math.
+  static constexpr double no_limit = (std::numeric_limits<double>::max)();
+
   BranchWeight weigh = BranchWeight::count;
   std::vector<double> bytes = {};  ///< one a branch where `weigh` is bytes
   /// In the unit of the weight. Where the kept branches could weigh more, rates are raised: all keep probabilities shrink by
-  /// one factor.
-  double cap = std::numeric_limits<double>::infinity();
+  /// one factor. The default is no cap.
+  double cap = no_limit;
 
   struct Prepared {
     struct Branch {
@@ -115,7 +118,7 @@ struct FixedBudgetSampling {
 
   /// Throws std::invalid_argument for a cap that does not hold more than the heaviest branch.
   void limit(std::span<double> rates, const SamplingInput& input) const {
-    if (cap == std::numeric_limits<double>::infinity()) return;
+    if (cap >= no_limit) return;
     require_weights(input);
     Bound now, scaled;
     for (std::size_t i = 0; i < rates.size(); ++i) {
@@ -143,7 +146,7 @@ struct FixedBudgetSampling {
   // What draws of these branches keep at most.
   struct Bound {
     double certain = 0.0, expected = 0.0, total = 0.0;
-    double lightest = std::numeric_limits<double>::infinity(), heaviest = 0.0;
+    double lightest = no_limit, heaviest = 0.0;
 
     void add(double keep, double weight) {
       if (keep == 1.0)
