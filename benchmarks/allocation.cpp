@@ -3,21 +3,14 @@
 
 // What optimal rates gain over the published ones by the published objective, and what they cost for many branches.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstdio>
-#include <exception>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <dropbp/dropbp.hpp>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
-#include "llama/atomic_file.hpp"
+#include "benchmark.hpp"
 
 namespace {
 
@@ -28,7 +21,10 @@ struct Instance {
   dropbp::AllocationInput input() const {
     double total = 0.0;
     for (const double f : flops) total += f;
-    return {.sensitivities = sensitivities, .flops = flops, .drop_rate = drop_rate, .kept_flops = (1.0 - drop_rate) * total};
+    return {.sensitivities = sensitivities,
+            .flops = flops,
+            .drop_rate = drop_rate,
+            .kept_flops = (1.0 - drop_rate) * total};
   }
   double objective(const std::vector<double>& rates) const {
     double sum = 0.0;
@@ -53,12 +49,16 @@ int run(int argc, char** argv) {
   CLI::App app("Compares the rates of the allocation policies by sum of sensitivity * rate^2 on random instances.");
   int instances = 100000;
   std::size_t branches = 1000000;
-  std::string json_path;
-  app.add_option("--instances", instances, "random instances of 2 to 200 branches")->check(CLI::Range(1, 100000000))->capture_default_str();
-  app.add_option("--branches", branches, "of the instance that is timed")->check(CLI::Range(1, 100000000))->capture_default_str();
-  app.add_option("--json", json_path, "file for the figures, too");
+  bench::Options common(app, "1000 instances", false);
+  app.add_option("--instances", instances, "random instances of 2 to 200 branches")
+      ->check(CLI::Range(1, 100000000))
+      ->capture_default_str();
+  app.add_option("--branches", branches, "of the instance that is timed")
+      ->check(CLI::Range(1, 100000000))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  if (!json_path.empty()) llama::check_writable(json_path);
+  if (common.quick) instances = 1000;
+  common.begin();
 
   std::mt19937_64 random(1);
   std::vector<double> of_greedy, of_uniform;
@@ -76,42 +76,48 @@ int run(int argc, char** argv) {
     for (std::size_t i = 0; i < greedy_rates.size(); ++i) kept += instance.flops[i] * (1.0 - greedy_rates[i]);
     dropbp::AllocationInput same = input;
     same.kept_flops = std::max(kept, input.kept_flops);
-    const double fair = kept > input.kept_flops ? instance.objective(dropbp::OptimalAllocation<>{}.allocate(same)) : optimal;
+    const double fair =
+        kept > input.kept_flops ? instance.objective(dropbp::OptimalAllocation<>{}.allocate(same)) : optimal;
     worse += optimal > uniform * (1.0 + 1e-12) || fair > greedy * (1.0 + 1e-12);
     of_greedy.push_back(greedy / optimal);
     of_uniform.push_back(uniform / optimal);
   }
-  const auto row = [](const char* name, std::vector<double>& ratios) {
+  llama::Plot plot{.title = "Objective of other policies",
+                   .x_label = "share of the instances",
+                   .y_label = "/ the optimal one",
+                   .series = {}};
+  const auto row = [&](const char* name, std::vector<double>& ratios) {
     std::sort(ratios.begin(), ratios.end());
-    const auto at = [&](double share) { return ratios[static_cast<std::size_t>(share * static_cast<double>(ratios.size() - 1))]; };
+    const auto at = [&](double share) {
+      return ratios[static_cast<std::size_t>(share * static_cast<double>(ratios.size() - 1))];
+    };
     fmt::print("{:<10} {:>8.3f} {:>8.3f} {:>8.3f} {:>8.3f}\n", name, at(0.0), at(0.5), at(0.99), at(1.0));
-    return nlohmann::ordered_json{{"least", at(0.0)}, {"median", at(0.5)}, {"p99", at(0.99)}, {"most", at(1.0)}};
+    plot.series.push_back({name, {}});
+    for (int percent = 0; percent < 100; ++percent)
+      plot.series.back().points.emplace_back(0.01 * percent, at(0.01 * percent));
+    return bench::Json{{"least", at(0.0)}, {"median", at(0.5)}, {"p99", at(0.99)}, {"most", at(1.0)}};
   };
-  fmt::print("objective / the optimal one's, {} instances\n              least   median      99%     most\n", instances);
-  nlohmann::ordered_json json{{"instances", instances}};
-  json["greedy"] = row("greedy", of_greedy);
-  json["uniform"] = row("uniform", of_uniform);
+  fmt::print("objective / the optimal one's, {} instances\n              least   median      99%     most\n",
+             instances);
+  bench::Json json;
+  const bench::Json greedy = row("greedy", of_greedy), uniform = row("uniform", of_uniform);
   fmt::print("instances with an objective above another policy's: {}\n", worse);
 
   const Instance many = random_instance(random, branches);
-  const auto start = std::chrono::steady_clock::now();
-  const std::vector<double> rates = dropbp::OptimalAllocation<>{}.allocate(many.input());
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::vector<double> rates;
+  const double seconds = bench::seconds_of([&] { rates = dropbp::OptimalAllocation<>{}.allocate(many.input()); });
   fmt::print("{} branches: {:.3f} s\n", rates.size(), seconds);
+  json["greedy_over_optimal_median"] = greedy["median"];
+  json["seconds_for_1e6_branches"] = seconds * 1e6 / static_cast<double>(branches);
+  json["instances"] = instances;
+  json["greedy"] = greedy;
+  json["uniform"] = uniform;
   json["above_another"] = worse;
-  json["branches"] = branches;
-  json["seconds"] = seconds;
-  if (!json_path.empty()) llama::write_file_atomically(json_path, json.dump(1) + "\n");
+  common.write(json);
+  common.write(plot);
   return worse == 0 ? 0 : 1;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "allocation: {}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return bench::main_of("allocation", argc, argv, run); }

@@ -5,23 +5,20 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <dropbp/ops/parallel.hpp>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
-#include "llama/atomic_file.hpp"
+#include "benchmark.hpp"
 #include "llama/checkpoint.hpp"
-#include "llama/plot.hpp"
 #include "llama/trainer.hpp"
 
 namespace {
@@ -39,16 +36,19 @@ struct Policy {
 
 // Each differs from the one above it, or from "greedy", in one thing.
 const Policy policies[] = {
-    {"published", [](Options& o) { o.allocation = AllocationChoice::greedy, o.sampling = SamplingChoice::at_least_target; }},
+    {"published",
+     [](Options& o) { o.allocation = AllocationChoice::greedy, o.sampling = SamplingChoice::at_least_target; }},
     {"greedy", [](Options& o) { o.allocation = AllocationChoice::greedy; }},
     {"uniform", [](Options& o) { o.allocation = AllocationChoice::uniform; }},
     {"optimal", [](Options& o) { o.allocation = AllocationChoice::optimal; }},
-    {"fixed budget", [](Options& o) { o.allocation = AllocationChoice::optimal, o.sampling = SamplingChoice::fixed_budget; }},
+    {"fixed budget",
+     [](Options& o) { o.allocation = AllocationChoice::optimal, o.sampling = SamplingChoice::fixed_budget; }},
     {"running",
+     [](Options& o) { o.allocation = AllocationChoice::optimal, o.sensitivity = SensitivityChoice::running; }},
+    {"scaled",
      [](Options& o) {
-       o.allocation = AllocationChoice::optimal, o.sensitivity = SensitivityChoice::running;
+       o.allocation = AllocationChoice::optimal, o.gradient_scaling = ScalingChoice::inverse_keep_rate;
      }},
-    {"scaled", [](Options& o) { o.allocation = AllocationChoice::optimal, o.gradient_scaling = ScalingChoice::inverse_keep_rate; }},
     {"warm-up", [](Options& o) { o.allocation = AllocationChoice::optimal, o.drop_warmup = o.steps / 5; }},
 };
 
@@ -61,7 +61,7 @@ struct Run {
   double length = 1.0;
   std::unique_ptr<llama::Trainer> trainer;
   std::uint64_t steps = 0;
-  nlohmann::ordered_json curve = nlohmann::ordered_json::array();
+  bench::Json curve = bench::Json::array();
 
   double seconds() const { return trainer->training_seconds() + trainer->measurement_seconds(); }
   double backward_flops() const {  // in units of one complete backward pass of the branches
@@ -75,7 +75,8 @@ struct Result {
   double time = 0.0;     // of that of the longest full run
   double flops = 0.0;    // the same
   double speedup = 0.0;  // seconds of a full run that reaches the same loss / seconds
-  int beyond = 0;        // -1: worse than the shortest full run, so that the speed-up is at most this; 1: better than the longest
+  int beyond =
+      0;  // -1: worse than the shortest full run, so that the speed-up is at most this; 1: better than the longest
 };
 
 struct Figure {
@@ -85,7 +86,8 @@ struct Figure {
 Figure figure_of(const std::vector<Result>& results, double Result::*member) {
   Figure figure;
   for (const Result& result : results) figure.mean += result.*member / static_cast<double>(results.size());
-  for (const Result& result : results) figure.deviation += (result.*member - figure.mean) * (result.*member - figure.mean);
+  for (const Result& result : results)
+    figure.deviation += (result.*member - figure.mean) * (result.*member - figure.mean);
   if (results.size() > 1) figure.deviation = std::sqrt(figure.deviation / static_cast<double>(results.size() - 1));
   return figure;
 }
@@ -107,11 +109,14 @@ struct Settings {
   std::uint64_t steps = 200, pretraining_steps = 600;
   double learning_rate = 5e-4;
   int seeds = 3, threads = 0, evaluations = 4;
+  llama::LlamaConfig shape{.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
+  std::set<std::string> policies;  // none: all
+  bool includes(const char* policy) const { return policies.empty() || policies.contains(policy); }
 };
 
 Options base_options(const Settings& settings) {
   Options options;
-  options.shape = {.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
+  options.shape = settings.shape;
   options.batch = 4;
   options.sequence = 128;
   options.eval_batches = 24;
@@ -124,11 +129,14 @@ void pretrain(const Settings& settings, const std::filesystem::path& model) {
   if (std::filesystem::exists(model / "config.json")) return;
   Options options = base_options(settings);
   options.steps = settings.pretraining_steps;
-  const auto data = llama::TokenData::from_text(llama::find_default_corpus(), options.data_options(options.shape.vocabulary));
+  const auto data =
+      llama::TokenData::from_text(llama::find_default_corpus(), options.data_options(options.shape.vocabulary));
   llama::Trainer trainer(options, options.shape, data, 0.0);
   for (std::uint64_t step = 0; step < options.steps; ++step) {
     trainer.step();
-    if (step % 50 == 49) fmt::print(stderr, "pre-training: step {} of {}, loss {:.3f}\n", step + 1, options.steps, trainer.records().back().loss);
+    if (step % 50 == 49)
+      fmt::print(stderr, "pre-training: step {} of {}, loss {:.3f}\n", step + 1, options.steps,
+                 trainer.records().back().loss);
   }
   llama::prepare_checkpoint_folder(model);
   llama::save_weights(model, trainer.model());
@@ -158,9 +166,11 @@ std::vector<Run> train(const Settings& settings, const llama::TokenData& data, c
   };
   for (const double length : full_lengths) add("full", 0.0, length, nullptr);
   for (const Policy& policy : policies)
-    for (const double drop_rate : drop_rates) add(policy.name, drop_rate, 1.0, policy.choose);
+    if (settings.includes(policy.name))
+      for (const double drop_rate : drop_rates) add(policy.name, drop_rate, 1.0, policy.choose);
 
-  const std::uint64_t every = std::max<std::uint64_t>(1, settings.steps / static_cast<std::uint64_t>(settings.evaluations));
+  const std::uint64_t every =
+      std::max<std::uint64_t>(1, settings.steps / static_cast<std::uint64_t>(settings.evaluations));
   for (std::uint64_t step = 0; step < settings.steps; ++step) {
     for (std::size_t i = 0; i < runs.size(); ++i) {
       Run& run = runs[(i + step) % runs.size()];
@@ -179,21 +189,44 @@ std::vector<Run> train(const Settings& settings, const llama::TokenData& data, c
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Fine-tunes one small pre-trained LLaMA without dropping and with every policy at several drop rates, and compares "
+      "Fine-tunes one small pre-trained LLaMA without dropping and with every policy at several drop rates, and "
+      "compares "
       "validation losses by time and by backward FLOPs. Two cores need about half an hour.");
   Settings settings;
+  bench::Options common(app, "a tiny model, 20 steps, one seed, two policies at rate 0.5: nothing to conclude from");
+  std::vector<std::string> chosen;
   std::vector<double> drop_rates = {0.5, 0.75, 0.875};
   app.add_option("--data", settings.data, "text to fine-tune on, a file or a folder")->capture_default_str();
-  app.add_option("--folder", settings.folder, "where the pre-trained model is kept, and table, JSON and SVGs are written")
+  app.add_option("--folder", settings.folder,
+                 "where the pre-trained model is kept, and table, JSON and SVGs are written")
       ->capture_default_str();
   app.add_option("--steps", settings.steps, "of a fine-tuning")->check(CLI::Range(20, 1000000))->capture_default_str();
-  app.add_option("--learning-rate", settings.learning_rate, "peak, of the fine-tuning")->check(CLI::Range(1e-8, 1.0))->capture_default_str();
-  app.add_option("--pretraining-steps", settings.pretraining_steps, "where no model is kept yet")->check(CLI::Range(1, 1000000))->capture_default_str();
+  app.add_option("--learning-rate", settings.learning_rate, "peak, of the fine-tuning")
+      ->check(CLI::Range(1e-8, 1.0))
+      ->capture_default_str();
+  app.add_option("--pretraining-steps", settings.pretraining_steps, "where no model is kept yet")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
   app.add_option("--seeds", settings.seeds, "runs of everything")->check(CLI::Range(1, 1000))->capture_default_str();
-  app.add_option("--threads", settings.threads, "threads; 0 is one per processor")->check(CLI::Range(0, 4096))->capture_default_str();
-  app.add_option("--drop-rates", drop_rates, "target rates up to 0.9")->check(CLI::Range(0.0, 0.9))->delimiter(',')->capture_default_str();
+  std::vector<std::string> names;
+  for (const Policy& policy : policies) names.push_back(policy.name);
+  app.add_option("--policies", chosen, "beside full backward; none: all")->check(CLI::IsMember(names))->delimiter(',');
+  app.add_option("--drop-rates", drop_rates, "target rates up to 0.9")
+      ->check(CLI::Range(0.0, 0.9))
+      ->delimiter(',')
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  dropbp::ops::set_thread_count(settings.threads);
+  settings.threads = common.threads;
+  settings.policies = {chosen.begin(), chosen.end()};
+  if (common.quick) {
+    settings.shape = {.hidden = 32, .intermediate = 88, .layers = 4, .heads = 2, .kv_heads = 2};
+    settings.steps = settings.pretraining_steps = 20;
+    settings.seeds = settings.evaluations = 1;
+    settings.folder += "-quick";
+    settings.policies = {"published", "running"};
+    drop_rates = {0.5};
+  }
+  common.begin();
   const std::filesystem::path folder = settings.folder;
   std::filesystem::create_directories(folder);
   llama::check_writable(folder / "convergence.json");
@@ -204,13 +237,15 @@ int run(int argc, char** argv) {
   using Key = std::pair<std::string, double>;
   std::map<Key, std::vector<Result>> results;
   std::map<double, std::vector<Result>> full;  // by length
-  nlohmann::ordered_json runs_json = nlohmann::ordered_json::array();
+  bench::Json json, runs_json = bench::Json::array();
   for (int number = 0; number < settings.seeds; ++number) {
     const std::uint64_t seed = static_cast<std::uint64_t>(number) + 1;
     const std::vector<Run> runs = train(settings, data, model, drop_rates, seed);
     std::vector<Result> of_full;
     const auto result_of = [](const Run& run) {
-      return Result{.loss = run.curve.back()["validation_loss"].get<double>(), .seconds = run.seconds(), .backward_flops = run.backward_flops()};
+      return Result{.loss = run.curve.back()["validation_loss"].get<double>(),
+                    .seconds = run.seconds(),
+                    .backward_flops = run.backward_flops()};
     };
     for (const Run& one : runs)
       if (one.policy == "full") of_full.push_back(result_of(one));
@@ -226,11 +261,13 @@ int run(int argc, char** argv) {
       else
         results[{one.policy, one.drop_rate}].push_back(result);
       const auto rates = one.trainer->drop_rates();
-      runs_json.push_back({{"policy", one.policy},
+      runs_json.push_back({{"name", one.policy},
                            {"drop_rate", one.drop_rate},
                            {"seed", seed},
                            {"steps", one.steps},
                            {"validation_loss", result.loss},
+                           {"seconds", result.seconds},
+                           {"backward_flops_fraction", result.flops},
                            {"training_seconds", one.trainer->training_seconds()},
                            {"measurement_seconds", one.trainer->measurement_seconds()},
                            {"backward_flops", result.backward_flops},
@@ -239,24 +276,42 @@ int run(int argc, char** argv) {
                            {"curve", one.curve}});
     }
     // After each seed, so that an interrupted benchmark has what it has.
-    llama::write_file_atomically(folder / "convergence.json",
-                                 nlohmann::ordered_json{{"data", settings.data}, {"steps", settings.steps}, {"learning_rate", settings.learning_rate}, {"seeds", number + 1},
-                                                        {"threads", dropbp::ops::thread_count()}, {"runs", runs_json}}.dump(1) + "\n");
+    json = {{"data", settings.data},
+            {"steps", settings.steps},
+            {"learning_rate", settings.learning_rate},
+            {"seeds", number + 1},
+            {"threads", dropbp::ops::thread_count()},
+            {"runs", runs_json}};
+    llama::write_file_atomically(folder / "convergence.json", json.dump(1) + "\n");
   }
 
   std::string table = fmt::format(
-      "{} steps of 512 tokens, {} seeds: mean +- standard deviation. Time and FLOPs are relative to full backward of as many\n"
-      "steps; speed-up: time of a full run that reaches the same loss / time (< and >: outside of the full runs' losses)\n"
+      "{} steps of 512 tokens, {} seeds: mean +- standard deviation. Time and FLOPs are relative to full backward of "
+      "as many\n"
+      "steps; speed-up: time of a full run that reaches the same loss / time (< and >: outside of the full runs' "
+      "losses)\n"
       "policy         drop rate     validation loss              time    backward FLOPs           speed-up\n",
       settings.steps, settings.seeds);
-  llama::Plot by_time{.title = "Validation loss by training time", .x_label = "time / full backward's", .y_label = "validation loss (nats per token)", .series = {}};
-  llama::Plot by_flops{.title = "Validation loss by backward FLOPs", .x_label = "backward FLOPs / full backward's", .y_label = "validation loss (nats per token)", .series = {}};
+  llama::Plot by_time{.title = "Validation loss by training time",
+                      .x_label = "time / full backward's",
+                      .y_label = "validation loss (nats per token)",
+                      .series = {}};
+  llama::Plot by_flops{.title = "Validation loss by backward FLOPs",
+                       .x_label = "backward FLOPs / full backward's",
+                       .y_label = "validation loss (nats per token)",
+                       .series = {}};
   const auto row = [&](const std::string& name, const std::string& rate, const std::vector<Result>& of) {
-    const Figure loss = figure_of(of, &Result::loss), time = figure_of(of, &Result::time), flops = figure_of(of, &Result::flops), speedup = figure_of(of, &Result::speedup);
+    const Figure loss = figure_of(of, &Result::loss), time = figure_of(of, &Result::time),
+                 flops = figure_of(of, &Result::flops), speedup = figure_of(of, &Result::speedup);
     int beyond = 0;
     for (const Result& result : of) beyond = result.beyond != 0 ? result.beyond : beyond;
-    table += fmt::format("{:<14} {:>9}   {:.4f} +- {:.4f}   {:.3f} +- {:.3f}   {:.3f} +- {:.3f}   {:>2}{:.2f} +- {:.2f}\n", name, rate, loss.mean, loss.deviation,
-                         time.mean, time.deviation, flops.mean, flops.deviation, beyond < 0 ? "<" : beyond > 0 ? ">" : "", speedup.mean, speedup.deviation);
+    table +=
+        fmt::format("{:<14} {:>9}   {:.4f} +- {:.4f}   {:.3f} +- {:.3f}   {:.3f} +- {:.3f}   {:>2}{:.2f} +- {:.2f}\n",
+                    name, rate, loss.mean, loss.deviation, time.mean, time.deviation, flops.mean, flops.deviation,
+                    beyond < 0   ? "<"
+                    : beyond > 0 ? ">"
+                                 : "",
+                    speedup.mean, speedup.deviation);
     by_time.series.back().points.emplace_back(time.mean, loss.mean);
     by_flops.series.back().points.emplace_back(flops.mean, loss.mean);
   };
@@ -267,23 +322,26 @@ int run(int argc, char** argv) {
   begin("full");
   for (const auto& [length, of] : full) row(fmt::format("full x {:g}", length), "0", of);
   for (const Policy& policy : policies) {
+    if (!settings.includes(policy.name)) continue;
     begin(policy.name);
-    for (const double rate : drop_rates) row(policy.name, fmt::format("{:g}", rate), results[{policy.name, rate}]);
+    double best = 0.0;
+    for (const double rate : drop_rates) {
+      const std::vector<Result>& of = results[{policy.name, rate}];
+      row(policy.name, fmt::format("{:g}", rate), of);
+      best = std::max(best, figure_of(of, &Result::speedup).mean);
+    }
+    json["speedup_to_baseline_loss"][policy.name] = best;  // at the rate that suits it best
   }
   std::fputs(table.c_str(), stdout);
   llama::write_file_atomically(folder / "convergence.txt", table);
+  llama::write_file_atomically(folder / "convergence.json", json.dump(1) + "\n");
   llama::write_svg(folder / "loss_by_time.svg", by_time);
   llama::write_svg(folder / "loss_by_flops.svg", by_flops);
+  common.write(json);
+  common.write(by_time);
   return 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "convergence: {}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return bench::main_of("convergence", argc, argv, run); }

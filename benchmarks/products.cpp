@@ -4,23 +4,16 @@
 // How fast are the library's matrix products, against Eigen's? The three products of a linear map's forward and backward
 // pass at shapes of the trainer, both engines in turn in one run.
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <exception>
-#include <limits>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <dropbp/base/philox.hpp>
 #include <dropbp/ops/product.hpp>
 #include <dropbp/ops/product_eigen.hpp>
 
-#include "llama/atomic_file.hpp"
+#include "benchmark.hpp"
 
 namespace {
 
@@ -39,79 +32,91 @@ Matrix<float> random_matrix(Index rows, Index columns, std::uint64_t step) {
   return matrix;
 }
 
-template <class Call>
-double seconds_of(const Call& call) {
-  const auto start = std::chrono::steady_clock::now();
-  call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-struct Spread {
-  double median = 0, least = 0, most = 0;
-};
-
-Spread spread_of(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return {values[values.size() / 2], values.front(), values.back()};
-}
+using bench::seconds_of;
+using bench::Spread;
+using bench::spread_of;
 
 int run(int argc, char** argv) {
   CLI::App app("Times the library's matrix products against Eigen's, in float, both in turn.");
-  int rounds = 15, threads = 0;
-  std::string json_path;
-  app.add_option("--rounds", rounds, "timings of each product, median taken")->check(CLI::Range(1, 10000))->capture_default_str();
-  app.add_option("--threads", threads, "threads; 0 is one per processor")->check(CLI::Range(0, 4096))->capture_default_str();
-  app.add_option("--json", json_path, "file for the figures, too");
+  int rounds = 15;
+  bench::Options common(app, "3 rounds");
+  app.add_option("--rounds", rounds, "timings of each product, median taken")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  if (!json_path.empty()) llama::check_writable(json_path);
-  set_thread_count(threads);
+  if (common.quick) rounds = 3;
+  common.begin();
 
-  const Shape shapes[] = {{"qkv 256", 1024, 768, 256}, {"gate+up 256", 1024, 1376, 256}, {"down 256", 1024, 256, 688},
-                          {"qkv 512", 1024, 1536, 512}, {"gate+up 512", 1024, 2752, 512}, {"head 32000", 256, 32000, 256}};
-  nlohmann::ordered_json rows = nlohmann::json::array();
-  fmt::print("{} threads, {} rounds; GFLOP/s: median (least to most) of each, ratio: median of the rounds\n"
-             "layer         product      m     n     k        this library               Eigen    ratio\n",
-             thread_count(), rounds);
+  const Shape shapes[] = {{"qkv 256", 1024, 768, 256},      {"gate+up 256", 1024, 1376, 256},
+                          {"down 256", 1024, 256, 688},     {"qkv 512", 1024, 1536, 512},
+                          {"gate+up 512", 1024, 2752, 512}, {"head 32000", 256, 32000, 256}};
+  bench::Json rows = bench::Json::array();
+  llama::Plot plot{.title = "Matrix products of a linear map, by layer",
+                   .x_label = "log2 of the multiply-adds",
+                   .y_label = "GFLOP/s",
+                   .series = {{"this library", {}}, {"Eigen", {}}}};
+  fmt::print(
+      "{} threads, {} rounds; GFLOP/s: median (least to most) of each, ratio: median of the rounds\n"
+      "layer         product      m     n     k        this library               Eigen    ratio\n",
+      thread_count(), rounds);
   for (const Shape& shape : shapes) {
-    const Matrix<float> x = random_matrix(shape.tokens, shape.input, 1), w = random_matrix(shape.output, shape.input, 2),
+    const Matrix<float> x = random_matrix(shape.tokens, shape.input, 1),
+                        w = random_matrix(shape.output, shape.input, 2),
                         dy = random_matrix(shape.tokens, shape.output, 3);
     Matrix<float> y(shape.tokens, shape.output), dx(shape.tokens, shape.input), dw(shape.output, shape.input);
     const auto measure = [&](const char* product, Matrix<float>& c, Index k, const auto& ours, const auto& eigen) {
       std::vector<double> our_rate, eigen_rate, ratio;
-      const double flops = 2e-9 * static_cast<double>(c.rows()) * static_cast<double>(c.columns()) * static_cast<double>(k);
+      const double flops =
+          2e-9 * static_cast<double>(c.rows()) * static_cast<double>(c.columns()) * static_cast<double>(k);
       for (int round = -2; round < rounds; ++round) {  // the first two warm up
         const double a = seconds_of(ours), b = seconds_of(eigen);
         if (round < 0) continue;
         our_rate.push_back(flops / a), eigen_rate.push_back(flops / b), ratio.push_back(b / a);
       }
       const Spread us = spread_of(our_rate), them = spread_of(eigen_rate), faster = spread_of(ratio);
-      fmt::print("{:<13} {:<8} {:>5} {:>5} {:>5} {:>8.0f} ({:>4.0f} to {:>4.0f}) {:>6.0f} ({:>4.0f} to {:>4.0f}) {:>6.2f}\n",
-                 shape.what, product, c.rows(), c.columns(), k, us.median, us.least, us.most, them.median, them.least,
-                 them.most, faster.median);
+      fmt::print(
+          "{:<13} {:<8} {:>5} {:>5} {:>5} {:>8.0f} ({:>4.0f} to {:>4.0f}) {:>6.0f} ({:>4.0f} to {:>4.0f}) {:>6.2f}\n",
+          shape.what, product, c.rows(), c.columns(), k, us.median, us.least, us.most, them.median, them.least,
+          them.most, faster.median);
       std::fflush(stdout);
-      rows.push_back({{"layer", shape.what}, {"product", product}, {"m", c.rows()}, {"n", c.columns()}, {"k", k},
-                      {"gflops", us.median}, {"eigen_gflops", them.median}, {"ratio", faster.median}});
+      const double size = std::log2(flops * 0.5e9);
+      plot.series[0].points.emplace_back(size, us.median);
+      plot.series[1].points.emplace_back(size, them.median);
+      rows.push_back({{"layer", shape.what},
+                      {"product", product},
+                      {"m", c.rows()},
+                      {"n", c.columns()},
+                      {"k", k},
+                      {"gflops", us.median},
+                      {"eigen_gflops", them.median},
+                      {"ratio", faster.median}});
     };
     constexpr auto overwrite = Accumulate::overwrite;
-    measure("y=xW^T", y, shape.input, [&] { product_abt(y.view(), x.view(), w.view()); },
-            [&] { detail::eigen_product<float, false, true>(y.view(), x.view(), w.view(), y.rows(), y.columns(), shape.input, overwrite); });
-    measure("dx=dyW", dx, shape.output, [&] { product_ab(dx.view(), dy.view(), w.view()); },
-            [&] { detail::eigen_product<float, false, false>(dx.view(), dy.view(), w.view(), dx.rows(), dx.columns(), shape.output, overwrite); });
-    measure("dW=dy^Tx", dw, shape.tokens, [&] { product_atb(dw.view(), dy.view(), x.view()); },
-            [&] { detail::eigen_product<float, true, false>(dw.view(), dy.view(), x.view(), dw.rows(), dw.columns(), shape.tokens, overwrite); });
+    measure(
+        "y=xW^T", y, shape.input, [&] { product_abt(y.view(), x.view(), w.view()); },
+        [&] {
+          detail::eigen_product<float, false, true>(y.view(), x.view(), w.view(), y.rows(), y.columns(), shape.input,
+                                                    overwrite);
+        });
+    measure(
+        "dx=dyW", dx, shape.output, [&] { product_ab(dx.view(), dy.view(), w.view()); },
+        [&] {
+          detail::eigen_product<float, false, false>(dx.view(), dy.view(), w.view(), dx.rows(), dx.columns(),
+                                                     shape.output, overwrite);
+        });
+    measure(
+        "dW=dy^Tx", dw, shape.tokens, [&] { product_atb(dw.view(), dy.view(), x.view()); },
+        [&] {
+          detail::eigen_product<float, true, false>(dw.view(), dy.view(), x.view(), dw.rows(), dw.columns(),
+                                                    shape.tokens, overwrite);
+        });
   }
-  if (!json_path.empty())
-    llama::write_file_atomically(json_path, nlohmann::ordered_json{{"threads", thread_count()}, {"rounds", rounds}, {"products", rows}}.dump(1) + "\n");
+  for (llama::Series& series : plot.series) std::sort(series.points.begin(), series.points.end());
+  common.write(bench::Json{{"threads", thread_count()}, {"rounds", rounds}, {"products", rows}});
+  common.write(plot);
   return 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "products: {}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return bench::main_of("products", argc, argv, run); }

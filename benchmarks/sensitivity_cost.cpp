@@ -3,22 +3,16 @@
 
 // How far the cheaper sensitivities agree with one pass a branch, and what each costs.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <numeric>
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <dropbp/dropbp.hpp>
 #include <dropbp/ops/adamw.hpp>
-#include <dropbp/ops/parallel.hpp>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
-#include "llama/atomic_file.hpp"
+#include "benchmark.hpp"
 #include "llama/data.hpp"
 #include "llama/model.hpp"
 
@@ -27,17 +21,8 @@ namespace {
 using Model = llama::LlamaModel<float>;
 using Gradient = dropbp::ops::Matrix<float>;
 
-template <class Call>
-double seconds_of(const Call& call) {
-  const auto start = std::chrono::steady_clock::now();
-  call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
+using bench::median;
+using bench::seconds_of;
 
 std::vector<double> ranks(const std::vector<double>& values) {
   std::vector<std::size_t> order(values.size());
@@ -98,14 +83,15 @@ struct Trained {
 
 struct Settings {
   std::uint64_t steps = 300, points = 5;
-  int threads = 0, rounds = 3;
-  std::string json;
+  int rounds = 3;
+  std::vector<std::ptrdiff_t> layers = {8, 32};  // of the timed models
 };
 
-void agreement(const Settings& settings, nlohmann::ordered_json& json) {
+void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
   Trained trained({.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4}, 4, 128);
   auto& [config, model, handler, batch] = trained;
-  const auto data = llama::TokenData::from_text(llama::find_default_corpus(), {.vocabulary = config.vocabulary, .max_bytes = 4 << 20});
+  const auto data = llama::TokenData::from_text(llama::find_default_corpus(),
+                                                {.vocabulary = config.vocabulary, .max_bytes = 4 << 20});
   const llama::BatchSampler sampler(data.train(), 4, 128, 1);
   dropbp::ops::AdamW<float> optimizer(model.parameters(), {.learning_rate = 1e-3});
   const std::size_t size = handler.size();
@@ -149,7 +135,8 @@ void agreement(const Settings& settings, nlohmann::ordered_json& json) {
       handler.begin_step(dropbp::DropPlan(std::vector<std::uint8_t>(size)));
       trained.backprop();
       model.for_each_layer([&](auto& layer) { own_one.push_back(layer.squared_gradient_norm()); });
-      double below = dropbp::backend_kernels<dropbp::Cpu, float>::squared_norm(model.parameters()[0]->gradient().data, model.parameters()[0]->size());
+      double below = dropbp::backend_kernels<dropbp::Cpu, float>::squared_norm(model.parameters()[0]->gradient().data,
+                                                                               model.parameters()[0]->size());
       for (std::size_t i = 0; i < size; ++i) {
         const double shrinks = 1.0 - std::sqrt(norms[size - 1 - i] / norms[size - i]);
         own[i] += own_one[i];
@@ -157,41 +144,67 @@ void agreement(const Settings& settings, nlohmann::ordered_json& json) {
         below += own_one[i];
       }
     }
-    Row row{.step = step + 1, .own = rank_correlation(own, exact), .lifted = rank_correlation(lifted, exact),
-            .sample = rank_correlation(exact_of_one, exact), .running = {}};
+    Row row{.step = step + 1,
+            .own = rank_correlation(own, exact),
+            .lifted = rank_correlation(lifted, exact),
+            .sample = rank_correlation(exact_of_one, exact),
+            .running = {}};
     for (const auto& one : running) row.running.push_back(rank_correlation(one.sensitivities(), exact));
     rows.push_back(row);
     fmt::print(stderr, "step {}\n", step + 1);
   }
 
-  fmt::print("Spearman's rank correlation with one pass a branch (mean of 4 batches), {} branches, drop rate 0.5:\n"
-             "  running: from the training steps; own share: the branches' own gradients on the same 4 batches; lifted: with the\n"
-             "  lower branches' share estimated from the stream's gradient norms; one batch: one pass a branch on one of them\n"
-             "  step  running (decay 0)  (0.9)  (0.98)  own share  lifted  one batch\n", size);
+  fmt::print(
+      "Spearman's rank correlation with one pass a branch (mean of 4 batches), {} branches, drop rate 0.5:\n"
+      "  running: from the training steps; own share: the branches' own gradients on the same 4 batches; lifted: with "
+      "the\n"
+      "  lower branches' share estimated from the stream's gradient norms; one batch: one pass a branch on one of "
+      "them\n"
+      "  step  running (decay 0)  (0.9)  (0.98)  own share  lifted  one batch\n",
+      size);
   const auto mean = [&](auto member) {
     double sum = 0.0;
     for (const Row& row : rows) sum += member(row) / static_cast<double>(rows.size());
     return sum;
   };
-  nlohmann::ordered_json points = nlohmann::ordered_json::array();
+  bench::Json points = bench::Json::array();
   for (const Row& row : rows) {
-    fmt::print("{:>6} {:>18.3f} {:>6.3f} {:>7.3f} {:>10.3f} {:>7.3f} {:>10.3f}\n", row.step, row.running[0], row.running[1], row.running[2], row.own, row.lifted, row.sample);
-    points.push_back({{"step", row.step}, {"running", row.running}, {"own", row.own}, {"lifted", row.lifted}, {"one_batch", row.sample}});
+    fmt::print("{:>6} {:>18.3f} {:>6.3f} {:>7.3f} {:>10.3f} {:>7.3f} {:>10.3f}\n", row.step, row.running[0],
+               row.running[1], row.running[2], row.own, row.lifted, row.sample);
+    points.push_back({{"step", row.step},
+                      {"running", row.running},
+                      {"own", row.own},
+                      {"lifted", row.lifted},
+                      {"one_batch", row.sample}});
   }
-  fmt::print("  mean {:>18.3f} {:>6.3f} {:>7.3f} {:>10.3f} {:>7.3f} {:>10.3f}\n", mean([](const Row& r) { return r.running[0]; }),
-             mean([](const Row& r) { return r.running[1]; }), mean([](const Row& r) { return r.running[2]; }),
-             mean([](const Row& r) { return r.own; }), mean([](const Row& r) { return r.lifted; }), mean([](const Row& r) { return r.sample; }));
+  fmt::print("  mean {:>18.3f} {:>6.3f} {:>7.3f} {:>10.3f} {:>7.3f} {:>10.3f}\n",
+             mean([](const Row& r) { return r.running[0]; }), mean([](const Row& r) { return r.running[1]; }),
+             mean([](const Row& r) { return r.running[2]; }), mean([](const Row& r) { return r.own; }),
+             mean([](const Row& r) { return r.lifted; }), mean([](const Row& r) { return r.sample; }));
   const double cost = median(observe_seconds) / median(step_seconds);
-  fmt::print("observe_gradients: {:.2f} % of a step where nothing else needs the norms; nothing where clipping does\n\n", 100.0 * cost);
+  fmt::print(
+      "observe_gradients: {:.2f} % of a step where nothing else needs the norms; nothing where clipping does\n\n",
+      100.0 * cost);
+  for (const Row& row : rows) {
+    const double step = static_cast<double>(row.step);
+    plot.series[0].points.emplace_back(step, row.running[1]);
+    plot.series[1].points.emplace_back(step, row.own);
+    plot.series[2].points.emplace_back(step, row.lifted);
+    plot.series[3].points.emplace_back(step, row.sample);
+  }
+  json["running_spearman"] = mean([](const Row& r) { return r.running[1]; });
+  json["running_overhead"] = cost;
   json["points"] = points;
-  json["observe_share_of_step"] = cost;
 }
 
-void nested(const Settings& settings, nlohmann::ordered_json& json) {
-  fmt::print("One forward pass with nested backwards against one pass a branch, one sequence of 256 tokens, {} rounds in turn:\n"
-             "branches  largest difference   seconds, nested    one a branch   ratio   peak MiB saved and in use, nested   one a branch\n",
-             settings.rounds);
-  for (const std::ptrdiff_t layers : {8, 32}) {
+void nested(const Settings& settings, bench::Json& json) {
+  fmt::print(
+      "One forward pass with nested backwards against one pass a branch, one sequence of 256 tokens, {} rounds in "
+      "turn:\n"
+      "branches  largest difference   seconds, nested    one a branch   ratio   peak MiB saved and in use, nested   "
+      "one a branch\n",
+      settings.rounds);
+  for (const std::ptrdiff_t layers : settings.layers) {
     Trained trained({.hidden = 128, .intermediate = 344, .layers = layers, .heads = 4, .kv_heads = 4}, 1, 256);
     for (std::size_t i = 0; i < trained.batch.inputs.size(); ++i) {
       trained.batch.inputs[i] = static_cast<std::int32_t>((i * 7 + i * i * 3 + 1) % 256);
@@ -200,12 +213,15 @@ void nested(const Settings& settings, nlohmann::ordered_json& json) {
     std::vector<double> fast, slow, ratios, fast_seconds, slow_seconds;
     double fast_bytes = 0.0, slow_bytes = 0.0;
     const auto bytes = [&] {
-      return static_cast<double>(trained.model.saved_memory().peak_bytes() + trained.model.workspace().peak_bytes()) / 0x1p20;
+      return static_cast<double>(trained.model.saved_memory().peak_bytes() + trained.model.workspace().peak_bytes()) /
+             0x1p20;
     };
     const auto reset = [&] { trained.model.saved_memory().reset_peak(), trained.model.workspace().reset_peak(); };
     for (int round = -1; round < settings.rounds; ++round) {
       reset();
-      const double a = seconds_of([&] { fast = trained.handler.measure_sensitivities_nested(llama::BranchwisePass<float>(trained.model, trained.batch)); });
+      const double a = seconds_of([&] {
+        fast = trained.handler.measure_sensitivities_nested(llama::BranchwisePass<float>(trained.model, trained.batch));
+      });
       fast_bytes = bytes();
       reset();
       const double b = seconds_of([&] { slow = trained.handler.measure_sensitivities([&] { trained.backprop(); }); });
@@ -215,38 +231,45 @@ void nested(const Settings& settings, nlohmann::ordered_json& json) {
     }
     double worst = 0.0;
     for (std::size_t i = 0; i < fast.size(); ++i) worst = std::max(worst, std::abs(fast[i] / slow[i] - 1.0));
-    fmt::print("{:>8} {:>19.1e} {:>17.3f} {:>15.3f} {:>7.2f} {:>35.1f} {:>14.1f}\n", fast.size(), worst, median(fast_seconds), median(slow_seconds), median(ratios), fast_bytes, slow_bytes);
+    fmt::print("{:>8} {:>19.1e} {:>17.3f} {:>15.3f} {:>7.2f} {:>35.1f} {:>14.1f}\n", fast.size(), worst,
+               median(fast_seconds), median(slow_seconds), median(ratios), fast_bytes, slow_bytes);
     std::fflush(stdout);
-    json["nested"].push_back({{"branches", fast.size()}, {"largest_relative_difference", worst}, {"seconds", median(fast_seconds)},
-                              {"seconds_one_a_branch", median(slow_seconds)}, {"ratio", median(ratios)},
-                              {"peak_mib", fast_bytes}, {"peak_mib_one_a_branch", slow_bytes}});
+    json["rows"].push_back({{"branches", fast.size()},
+                            {"cost_ratio", median(ratios)},
+                            {"max_relative_error", worst},
+                            {"seconds", median(fast_seconds)},
+                            {"seconds_one_a_branch", median(slow_seconds)},
+                            {"peak_mib", fast_bytes},
+                            {"peak_mib_one_a_branch", slow_bytes}});
   }
 }
 
 int run(int argc, char** argv) {
   CLI::App app("Trains a small LLaMA and compares running and nested sensitivities with the published measurement.");
   Settings settings;
+  bench::Options common(app, "30 training steps, one timed model of 8 blocks, one round");
   app.add_option("--steps", settings.steps, "of the training")->check(CLI::Range(5, 1000000))->capture_default_str();
-  app.add_option("--rounds", settings.rounds, "timings, median taken")->check(CLI::Range(1, 1000))->capture_default_str();
-  app.add_option("--threads", settings.threads, "threads; 0 is one per processor")->check(CLI::Range(0, 4096))->capture_default_str();
-  app.add_option("--json", settings.json, "file for the figures, too");
+  app.add_option("--rounds", settings.rounds, "timings, median taken")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  if (!settings.json.empty()) llama::check_writable(settings.json);
-  dropbp::ops::set_thread_count(settings.threads);
-  nlohmann::ordered_json json{{"steps", settings.steps}, {"threads", dropbp::ops::thread_count()}};
-  agreement(settings, json);
+  if (common.quick) settings = {.steps = 30, .points = 2, .rounds = 1, .layers = {8}};
+  common.begin();
+  bench::Json json;
+  json["rows"] = bench::Json::array();
+  llama::Plot plot{.title = "Rank correlation with one pass a branch",
+                   .x_label = "step",
+                   .y_label = "Spearman's coefficient",
+                   .series = {{"running, decay 0.9", {}}, {"own share", {}}, {"lifted", {}}, {"one batch", {}}}};
+  agreement(settings, json, plot);
   nested(settings, json);
-  if (!settings.json.empty()) llama::write_file_atomically(settings.json, json.dump(1) + "\n");
+  json["steps"] = settings.steps;
+  json["threads"] = dropbp::ops::thread_count();
+  common.write(json);
+  common.write(plot);
   return 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "sensitivity: {}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return bench::main_of("sensitivity_cost", argc, argv, run); }

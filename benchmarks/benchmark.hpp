@@ -1,0 +1,92 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What all benchmarks share: their common options, timing in turn, and where results go.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <dropbp/ops/parallel.hpp>
+#include <nlohmann/json.hpp>
+
+#include "llama/atomic_file.hpp"
+#include "llama/plot.hpp"
+
+namespace bench {
+
+using Json = nlohmann::ordered_json;
+
+template <class Call>
+double seconds_of(const Call& call) {
+  const auto start = std::chrono::steady_clock::now();
+  call();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+struct Spread {
+  double median = 0.0, least = 0.0, most = 0.0;
+};
+
+/// Of at least one value.
+inline Spread spread_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return {values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2, values.front(),
+          values.back()};
+}
+inline double median(std::vector<double> values) { return spread_of(std::move(values)).median; }
+
+/// The options that every benchmark has.
+class Options {
+ public:
+  bool quick = false;
+  int threads = 0;
+
+  /// `quick_means`: what --quick changes, for --help. Without threads the program is serial by nature.
+  explicit Options(CLI::App& app, const std::string& quick_means, bool has_threads = true) {
+    app.add_flag("--quick", quick, "under a minute: " + quick_means);
+    app.add_option("--json", json_, "file for the figures, too");
+    app.add_option("--svg", svg_, "file for a plot, too, drawn by gnuplot");
+    if (has_threads)
+      app.add_option("--threads", threads, "threads; 0 is one per processor")
+          ->check(CLI::Range(0, 4096))
+          ->capture_default_str();
+  }
+
+  /// To be called after the command line has been parsed, before the work: throws where the results could not be written.
+  void begin() const {
+    for (const std::string& path : {json_, svg_})
+      if (!path.empty()) llama::check_writable(path);
+    dropbp::ops::set_thread_count(threads);
+  }
+  void write(const Json& json) const {
+    if (!json_.empty()) llama::write_file_atomically(json_, json.dump(1) + "\n");
+  }
+  void write(const llama::Plot& plot) const {
+    if (!svg_.empty()) llama::write_svg(svg_, plot);
+  }
+
+ private:
+  std::string json_, svg_;
+};
+
+/// Runs a benchmark; an error is one line with the program's name, and exit code 1.
+template <class Run>
+int main_of(const char* name, int argc, char** argv, Run run) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}: {}\n", name, error.what());
+    return 1;
+  }
+}
+
+}  // namespace bench
