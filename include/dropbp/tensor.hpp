@@ -51,7 +51,8 @@ struct default_tensor_traits<T> {
 ///   void accumulate(T& y, const T& x)                       y += x, element by element: enough to train with
 ///   void scale(T& y, double factor)                         y *= factor: for GradientScaling
 ///   double squared_norm(const T&)                           sum of squares: for GradientNormSensitivity
-///   double squared_distance(const T&, const T&), T clone(const T&)   with squared_norm: for GradientSensitivity
+///   double squared_distance(const T&, const T&), T clone(const T&)   with squared_norm: for GradientSensitivity. clone
+///       of a view may return another tensor, which owns what it keeps: squared_distance then takes that one first
 /// Instead of all of these, contiguous memory:
 ///   data(T&), data(const T&), size(const T&)
 ///   using backend = ...                                     where that memory lives: dropbp::Cpu unless stated
@@ -83,8 +84,8 @@ concept has_own_norms = requires(const T& x) {
 
 template <class T>
 concept has_own_distances = has_own_norms<T> && requires(const T& x) {
-  { tensor_traits<T>::squared_distance(x, x) } -> std::convertible_to<double>;
-  { tensor_traits<T>::clone(x) } -> std::same_as<T>;
+  { tensor_traits<T>::squared_distance(tensor_traits<T>::clone(x), x) } -> std::convertible_to<double>;
+  { tensor_traits<decltype(tensor_traits<T>::clone(x))>::squared_norm(tensor_traits<T>::clone(x)) } -> std::convertible_to<double>;
 };
 
 template <class T>
@@ -175,12 +176,11 @@ namespace detail {
 
 template <class T>
 struct copy_of {
-  using type = T;
-};
-template <class T>
-  requires(!has_own_distances<T>)
-struct copy_of<T> {
   using type = std::vector<scalar_of<T>>;
+};
+template <has_own_distances T>
+struct copy_of<T> {
+  using type = decltype(tensor_traits<T>::clone(std::declval<const T&>()));
 };
 
 // What a later tensor is compared with: a clone, or a copy of the elements of contiguous memory.
@@ -191,7 +191,7 @@ class TensorCopy {
 
   double squared_norm() const {
     if constexpr (has_own_distances<T>)
-      return tensor_traits<T>::squared_norm(copy_);
+      return tensor_traits<typename copy_of<T>::type>::squared_norm(copy_);
     else
       return kernels_of<T>::squared_norm(copy_.data(), copy_.size());
   }
