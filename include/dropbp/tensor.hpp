@@ -83,10 +83,12 @@ concept has_own_norms = requires(const T& x) {
 };
 
 template <class T>
+using clone_of = decltype(tensor_traits<T>::clone(std::declval<const T&>()));
+
+template <class T>
 concept has_own_distances = has_own_norms<T> && requires(const T& x) {
   { tensor_traits<T>::squared_distance(tensor_traits<T>::clone(x), x) } -> std::convertible_to<double>;
-  { tensor_traits<decltype(tensor_traits<T>::clone(x))>::squared_norm(tensor_traits<T>::clone(x)) } -> std::convertible_to<double>;
-};
+} && (has_own_norms<clone_of<T>> || has_contiguous_memory<clone_of<T>>);
 
 template <class T>
 struct backend_of {
@@ -180,7 +182,7 @@ struct copy_of {
 };
 template <has_own_distances T>
 struct copy_of<T> {
-  using type = decltype(tensor_traits<T>::clone(std::declval<const T&>()));
+  using type = clone_of<T>;
 };
 
 // What a later tensor is compared with: a clone, or a copy of the elements of contiguous memory.
@@ -191,7 +193,7 @@ class TensorCopy {
 
   double squared_norm() const {
     if constexpr (has_own_distances<T>)
-      return tensor_traits<typename copy_of<T>::type>::squared_norm(copy_);
+      return dropbp::squared_norm(copy_);
     else
       return kernels_of<T>::squared_norm(copy_.data(), copy_.size());
   }

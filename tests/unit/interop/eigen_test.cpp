@@ -86,7 +86,7 @@ void check_verbs(T& y, const T& x) {
   dropbp::scale(y, 0.5);
   for (Eigen::Index r = 0; r < y.rows(); ++r)
     for (Eigen::Index c = 0; c < y.cols(); ++c) {
-      const auto half = (before(r, c) + added(r, c)) / 2;
+      const auto half = (before(r, c) + added(r, c)) * static_cast<typename T::Scalar>(0.5);
       good = good && y.coeff(r, c) == half;
     }
   CHECK(good);
@@ -122,6 +122,7 @@ TEST_CASE("eigen: owners of either order, fixed and dynamic, matrices and arrays
   check_owner<Eigen::RowVectorXd>(1, 9);
   check_owner<Eigen::MatrixXf>(0, 4);
   check_owner<Derived>(3, 2);
+  check_owner<Eigen::Matrix<Eigen::half, 2, 2>>(2, 2);
 }
 
 TEST_CASE("eigen: a row-major and a column-major map over one memory are each added in their own order") {
