@@ -51,7 +51,8 @@ struct default_tensor_traits<T> {
 ///   void accumulate(T& y, const T& x)                       y += x, element by element: enough to train with
 ///   void scale(T& y, double factor)                         y *= factor: for GradientScaling
 ///   double squared_norm(const T&)                           sum of squares: for GradientNormSensitivity
-///   double squared_distance(const T&, const T&), T clone(const T&)   with squared_norm: for GradientSensitivity
+///   double squared_distance(const T&, const T&), T clone(const T&)   with squared_norm: for GradientSensitivity. clone
+///       of a view may return another tensor, which owns what it keeps: squared_distance then takes that one first
 /// Instead of all of these, contiguous memory:
 ///   data(T&), data(const T&), size(const T&)
 ///   using backend = ...                                     where that memory lives: dropbp::Cpu unless stated
@@ -82,10 +83,12 @@ concept has_own_norms = requires(const T& x) {
 };
 
 template <class T>
+using clone_of = decltype(tensor_traits<T>::clone(std::declval<const T&>()));
+
+template <class T>
 concept has_own_distances = has_own_norms<T> && requires(const T& x) {
-  { tensor_traits<T>::squared_distance(x, x) } -> std::convertible_to<double>;
-  { tensor_traits<T>::clone(x) } -> std::same_as<T>;
-};
+  { tensor_traits<T>::squared_distance(tensor_traits<T>::clone(x), x) } -> std::convertible_to<double>;
+} && (has_own_norms<clone_of<T>> || has_contiguous_memory<clone_of<T>>);
 
 template <class T>
 struct backend_of {
@@ -175,12 +178,11 @@ namespace detail {
 
 template <class T>
 struct copy_of {
-  using type = T;
-};
-template <class T>
-  requires(!has_own_distances<T>)
-struct copy_of<T> {
   using type = std::vector<scalar_of<T>>;
+};
+template <has_own_distances T>
+struct copy_of<T> {
+  using type = clone_of<T>;
 };
 
 // What a later tensor is compared with: a clone, or a copy of the elements of contiguous memory.
@@ -191,7 +193,7 @@ class TensorCopy {
 
   double squared_norm() const {
     if constexpr (has_own_distances<T>)
-      return tensor_traits<T>::squared_norm(copy_);
+      return dropbp::squared_norm(copy_);
     else
       return kernels_of<T>::squared_norm(copy_.data(), copy_.size());
   }

@@ -6,6 +6,7 @@
 # come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
+include(${CMAKE_CURRENT_LIST_DIR}/library.cmake)
 
 string(REPLACE "|" ";" THIRD_PARTY "${THIRD_PARTY}")
 string(REPLACE "|" ";" HEADERS "${HEADERS}")
@@ -14,7 +15,9 @@ string(REPLACE "|" ";" HEADERS "${HEADERS}")
 set(prelude "")
 file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/*.hpp)
 foreach(file IN LISTS files)
-  if(file MATCHES "/interop/" OR (file MATCHES "/dropbp/ops/" AND NOT THIRD_PARTY))
+  cmake_path(RELATIVE_PATH file BASE_DIRECTORY ${INCLUDE_DIR} OUTPUT_VARIABLE relative)
+  if((relative MATCHES "/interop/" AND NOT relative IN_LIST HEADERS) OR
+     (relative MATCHES "^dropbp/ops/" AND NOT THIRD_PARTY))
     continue()
   endif()
   file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<[^>]+>")
@@ -39,6 +42,9 @@ file(WRITE ${WORK_DIR}/after.cpp
 set(compile ${COMPILER} -std=c++20 -I ${INCLUDE_DIR})
 foreach(directory IN LISTS THIRD_PARTY)
   list(APPEND compile -isystem ${directory})
+endforeach()
+foreach(header IN LISTS HEADERS)
+  skip_without_library(${INCLUDE_DIR} ${header} ${WORK_DIR}/library.cpp ${compile} -fsyntax-only)
 endforeach()
 
 execute_process(COMMAND ${compile} -fsyntax-only ${WORK_DIR}/before.cpp RESULT_VARIABLE status

@@ -5,6 +5,7 @@
 # directories with | between), FLAGS and WORK_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
+include(${CMAKE_CURRENT_LIST_DIR}/library.cmake)
 
 cmake_path(GET COMPILER FILENAME label)
 string(MAKE_C_IDENTIFIER "${label}_${HEADER}" stem)
@@ -17,19 +18,7 @@ foreach(directory IN LISTS THIRD_PARTY)
 endforeach()
 set(compile ${COMPILER} -std=c++20 -fsyntax-only -I ${INCLUDE_DIR} ${system})
 
-# An interop header is judged only where the library it joins to is installed.
-if(HEADER MATCHES "^dropbp/interop/")
-  file(STRINGS ${INCLUDE_DIR}/${HEADER} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<")
-  foreach(line IN LISTS lines)
-    string(REGEX REPLACE "^[^<]*<([^>]+)>.*$" "\\1" wanted "${line}")
-    file(WRITE ${source} "#if !__has_include(<${wanted}>)\n#error missing\n#endif\n")
-    execute_process(COMMAND ${compile} ${source} RESULT_VARIABLE status OUTPUT_QUIET ERROR_QUIET)
-    if(NOT status EQUAL 0)
-      message(NOTICE "SKIPPED: ${HEADER} needs <${wanted}>, which is not installed")
-      return()
-    endif()
-  endforeach()
-endif()
+skip_without_library(${INCLUDE_DIR} ${HEADER} ${source} ${compile})
 
 file(WRITE ${source} "#include \"${HEADER}\"\n#include \"${HEADER}\"\n")
 execute_process(COMMAND ${compile} ${flags} ${source} RESULT_VARIABLE status ERROR_VARIABLE messages)

@@ -106,6 +106,44 @@ TEST_CASE("Integer values are summed exactly") {
   CHECK(dropbp::squared_norm(x) == 332833500.0);
 }
 
+namespace {
+
+// A view whose clone is another type.
+struct Strided {
+  const float* first;
+  std::size_t stride, count;
+};
+
+}  // namespace
+
+template <>
+struct dropbp::tensor_traits<Strided> {
+  static std::vector<float> clone(const Strided& x) {
+    std::vector<float> copy;
+    for (std::size_t i = 0; i < x.count; ++i) copy.push_back(x.first[i * x.stride]);
+    return copy;
+  }
+  static double squared_norm(const Strided& x) { return dropbp::squared_norm(clone(x)); }
+  static double squared_distance(const std::vector<float>& x, const Strided& y) {
+    double sum = 0;
+    for (std::size_t i = 0; i < y.count; ++i) {
+      const double difference = static_cast<double>(x[i]) - static_cast<double>(y.first[i * y.stride]);
+      sum += difference * difference;
+    }
+    return sum;
+  }
+};
+
+TEST_CASE("A copy of a view is what its clone owns, of whatever type") {
+  static_assert(dropbp::ComparableTensor<Strided> && !dropbp::Tensor<Strided>, "it can be compared, not added to");
+  float foreign[] = {3, 100, 4, 100};
+  const Strided view{foreign, 2, 2};
+  const dropbp::detail::TensorCopy<Strided> copy(view);
+  foreign[0] = 0;
+  CHECK(copy.squared_norm() == 25.0);
+  CHECK(copy.squared_distance(view) == 9.0);
+}
+
 TEST_CASE("A copy stays what it was when the tensor changes, and refuses one of another size") {
   std::vector<double> x{1, 2};
   const dropbp::detail::TensorCopy<std::vector<double>> copy(x);

@@ -1,0 +1,394 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The mathematics of GPT-2 over bare pointers: every function forward and backward, its parameters and its optimizer.
+//
+// Shapes: a matrix is row-major, "rows x width"; the residual stream is tokens x hidden, with tokens = batch * sequence.
+// `=` and `+=` say whether a result is replaced or added to. A null gradient is one that nobody wants.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <random>
+
+struct Shape {
+  std::size_t layers, heads, hidden, sequence, batch, vocabulary;
+  bool trains_embeddings;
+
+  std::size_t tokens() const { return batch * sequence; }
+  std::size_t stream() const { return tokens() * hidden; }
+};
+
+// Memory that is cut into pieces. Without memory it only counts: `used` is then what the same calls will need.
+template <class Real>
+struct Arena {
+  Real* memory = nullptr;
+  std::size_t used = 0;
+
+  Real* take(std::size_t count) {
+    Real* piece = memory == nullptr ? nullptr : memory + used;
+    used += count;
+    return piece;
+  }
+};
+
+// ---- the parts --------------------------------------------------------------------------------------------------------
+
+// out = normalized * w + b with normalized = (x - mean) / deviation, for each row. Saves normalized and 1 / deviation.
+template <class Real>
+void layer_norm_forward(Real* out, Real* normalized, Real* inverse_deviation, const Real* x, const Real* w, const Real* b,
+                        std::size_t rows, std::size_t width) {
+  const Real n = static_cast<Real>(width);
+  for (std::size_t r = 0; r < rows; ++r, x += width, out += width, normalized += width) {
+    Real mean = 0, variance = 0;
+    for (std::size_t i = 0; i < width; ++i) mean += x[i] / n;
+    for (std::size_t i = 0; i < width; ++i) variance += (x[i] - mean) * (x[i] - mean) / n;
+    inverse_deviation[r] = 1 / std::sqrt(variance + Real(1e-5));
+    for (std::size_t i = 0; i < width; ++i) {
+      normalized[i] = (x[i] - mean) * inverse_deviation[r];
+      out[i] = normalized[i] * w[i] + b[i];
+    }
+  }
+}
+
+// With h = grad_out * w: grad_x += (h - mean(h) - normalized * mean(h * normalized)) / deviation. grad_w, grad_b +=.
+template <class Real>
+void layer_norm_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out, const Real* normalized,
+                         const Real* inverse_deviation, const Real* w, std::size_t rows, std::size_t width) {
+  const Real n = static_cast<Real>(width);
+  for (std::size_t r = 0; r < rows; ++r, grad_out += width, normalized += width) {
+    Real mean = 0, slope = 0;
+    for (std::size_t i = 0; i < width; ++i) {
+      const Real h = grad_out[i] * w[i];
+      mean += h / n;
+      slope += h * normalized[i] / n;
+      grad_w[i] += grad_out[i] * normalized[i];
+      grad_b[i] += grad_out[i];
+    }
+    if (grad_x == nullptr) continue;
+    for (std::size_t i = 0; i < width; ++i)
+      grad_x[r * width + i] += (grad_out[i] * w[i] - mean - normalized[i] * slope) * inverse_deviation[r];
+  }
+}
+
+// out += x w + b. x is rows x in, w is in x out as in GPT-2's own files, b may be null.
+template <class Real>
+void linear_forward(Real* out, const Real* x, const Real* w, const Real* b, std::size_t rows, std::size_t in_width,
+                    std::size_t out_width) {
+  for (std::size_t r = 0; r < rows; ++r, x += in_width, out += out_width) {
+    if (b != nullptr)
+      for (std::size_t o = 0; o < out_width; ++o) out[o] += b[o];
+    for (std::size_t i = 0; i < in_width; ++i)
+      for (std::size_t o = 0; o < out_width; ++o) out[o] += x[i] * w[i * out_width + o];
+  }
+}
+
+// grad_x = grad_out w^T, grad_w += x^T grad_out, grad_b += the sum of grad_out's rows; grad_b may be null.
+template <class Real>
+void linear_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out, const Real* x, const Real* w,
+                     std::size_t rows, std::size_t in_width, std::size_t out_width) {
+  for (std::size_t r = 0; r < rows; ++r, x += in_width, grad_x += in_width, grad_out += out_width) {
+    if (grad_b != nullptr)
+      for (std::size_t o = 0; o < out_width; ++o) grad_b[o] += grad_out[o];
+    for (std::size_t i = 0; i < in_width; ++i) {
+      Real sum = 0;
+      for (std::size_t o = 0; o < out_width; ++o) {
+        sum += grad_out[o] * w[i * out_width + o];
+        grad_w[i * out_width + o] += x[i] * grad_out[o];
+      }
+      grad_x[i] = sum;
+    }
+  }
+}
+
+// Causal multi-head attention: out = softmax(q k^T / sqrt(head size)) v, token by token and head by head. qkv holds q, k
+// and v of a token side by side (tokens x 3 hidden). Saves the probabilities: batch x heads x sequence x sequence.
+template <class Real>
+void attention_forward(Real* out, Real* probabilities, const Real* qkv, const Shape& s) {
+  const std::size_t head_size = s.hidden / s.heads, step = 3 * s.hidden;
+  const Real scale = 1 / std::sqrt(static_cast<Real>(head_size));
+  for (std::size_t b = 0; b < s.batch; ++b)
+    for (std::size_t h = 0; h < s.heads; ++h)
+      for (std::size_t t = 0; t < s.sequence; ++t) {
+        const Real* q = qkv + (b * s.sequence + t) * step + h * head_size;
+        const Real* k = qkv + b * s.sequence * step + s.hidden + h * head_size;
+        const Real* v = k + s.hidden;
+        Real* p = probabilities + ((b * s.heads + h) * s.sequence + t) * s.sequence;
+        Real largest = 0, sum = 0;
+        for (std::size_t u = 0; u <= t; ++u) {
+          Real score = 0;
+          for (std::size_t i = 0; i < head_size; ++i) score += q[i] * k[u * step + i];
+          p[u] = score * scale;
+          largest = u == 0 ? p[u] : std::max(largest, p[u]);
+        }
+        for (std::size_t u = 0; u <= t; ++u) sum += p[u] = std::exp(p[u] - largest);
+        for (std::size_t u = 0; u <= t; ++u) p[u] /= sum;
+        Real* mixed = out + (b * s.sequence + t) * s.hidden + h * head_size;
+        std::fill_n(mixed, head_size, Real(0));
+        for (std::size_t u = 0; u <= t; ++u)
+          for (std::size_t i = 0; i < head_size; ++i) mixed[i] += p[u] * v[u * step + i];
+      }
+}
+
+// grad_qkv =. The gradient of a score is p * (grad_p - sum(p * grad_p)) with grad_p = grad_out . v.
+template <class Real>
+void attention_backward(Real* grad_qkv, const Real* grad_out, const Real* probabilities, const Real* qkv, const Shape& s) {
+  const std::size_t head_size = s.hidden / s.heads, step = 3 * s.hidden;
+  const Real scale = 1 / std::sqrt(static_cast<Real>(head_size));
+  std::fill_n(grad_qkv, s.tokens() * step, Real(0));
+  for (std::size_t b = 0; b < s.batch; ++b)
+    for (std::size_t h = 0; h < s.heads; ++h)
+      for (std::size_t t = 0; t < s.sequence; ++t) {
+        const std::size_t row = (b * s.sequence + t) * step + h * head_size;
+        const std::size_t first_k = b * s.sequence * step + s.hidden + h * head_size, first_v = first_k + s.hidden;
+        const Real* p = probabilities + ((b * s.heads + h) * s.sequence + t) * s.sequence;
+        const Real* grad = grad_out + (b * s.sequence + t) * s.hidden + h * head_size;
+        const auto grad_p = [&](std::size_t u) {
+          Real sum = 0;
+          for (std::size_t i = 0; i < head_size; ++i) sum += grad[i] * qkv[first_v + u * step + i];
+          return sum;
+        };
+        Real mean = 0;
+        for (std::size_t u = 0; u <= t; ++u) mean += p[u] * grad_p(u);
+        for (std::size_t u = 0; u <= t; ++u) {
+          const Real grad_score = p[u] * (grad_p(u) - mean) * scale;
+          for (std::size_t i = 0; i < head_size; ++i) {
+            grad_qkv[row + i] += grad_score * qkv[first_k + u * step + i];
+            grad_qkv[first_k + u * step + i] += grad_score * qkv[row + i];
+            grad_qkv[first_v + u * step + i] += p[u] * grad[i];
+          }
+        }
+      }
+}
+
+// GPT-2's GELU: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+template <class Real>
+void gelu_forward(Real* out, const Real* x, std::size_t count) {
+  const Real c = Real(0.7978845608028654);
+  for (std::size_t i = 0; i < count; ++i)
+    out[i] = x[i] / 2 * (1 + std::tanh(c * (x[i] + Real(0.044715) * x[i] * x[i] * x[i])));
+}
+
+// grad, of the output, becomes that of the input.
+template <class Real>
+void gelu_backward(Real* grad, const Real* x, std::size_t count) {
+  const Real c = Real(0.7978845608028654);
+  for (std::size_t i = 0; i < count; ++i) {
+    const Real t = std::tanh(c * (x[i] + Real(0.044715) * x[i] * x[i] * x[i]));
+    grad[i] *= (1 + t) / 2 + x[i] / 2 * (1 - t * t) * c * (1 + Real(0.134145) * x[i] * x[i]);
+  }
+}
+
+// The mean loss of all tokens; the logits (tokens x vocabulary) become their gradient.
+template <class Real>
+Real cross_entropy(Real* logits, const std::uint8_t* targets, std::size_t tokens, std::size_t vocabulary) {
+  Real loss = 0;
+  for (std::size_t t = 0; t < tokens; ++t, logits += vocabulary) {
+    const Real largest = *std::max_element(logits, logits + vocabulary);
+    Real sum = 0;
+    for (std::size_t v = 0; v < vocabulary; ++v) sum += std::exp(logits[v] - largest);
+    loss += (std::log(sum) + largest - logits[targets[t]]) / static_cast<Real>(tokens);
+    for (std::size_t v = 0; v < vocabulary; ++v) logits[v] = std::exp(logits[v] - largest) / sum;
+    logits[targets[t]] -= 1;
+    for (std::size_t v = 0; v < vocabulary; ++v) logits[v] /= static_cast<Real>(tokens);
+  }
+  return loss;
+}
+
+// ---- parameters -------------------------------------------------------------------------------------------------------
+
+template <class Real>
+struct Parameter {
+  Real *value, *grad, *moment, *square;
+  std::size_t size;
+  bool decays;              // matrices, not biases and norms
+  std::uint64_t steps = 0;  // updates of this tensor: what its bias correction goes by
+
+  Parameter(Arena<Real>& arena, std::size_t count, bool is_matrix)
+      : value(arena.take(count)), grad(arena.take(count)), moment(arena.take(count)), square(arena.take(count)),
+        size(count), decays(is_matrix) {}
+};
+
+// Matrices are drawn around zero, the others start with one value. The arena's memory is zero.
+template <class Real>
+void initialise(Parameter<Real>& p, std::mt19937_64& random, Real value) {
+  for (std::size_t i = 0; i < p.size; ++i)
+    p.value[i] = p.decays ? value * (static_cast<Real>(random() >> 40) * Real(0x1p-23) - 1) : value;
+}
+
+// AdamW (Loshchilov, Hutter: "Decoupled weight decay regularization", ICLR 2019). Leaves the gradient at zero.
+template <class Real>
+void adamw(Parameter<Real>& p, Real learning_rate) {
+  const Real beta1 = Real(0.9), beta2 = Real(0.99), decay = p.decays ? Real(0.01) : Real(0);
+  const Real steps = static_cast<Real>(++p.steps);
+  const Real correction1 = 1 - std::pow(beta1, steps), correction2 = 1 - std::pow(beta2, steps);
+  for (std::size_t i = 0; i < p.size; ++i) {
+    p.moment[i] = beta1 * p.moment[i] + (1 - beta1) * p.grad[i];
+    p.square[i] = beta2 * p.square[i] + (1 - beta2) * p.grad[i] * p.grad[i];
+    const Real direction = (p.moment[i] / correction1) / (std::sqrt(p.square[i] / correction2) + Real(1e-8));
+    p.value[i] -= learning_rate * (direction + decay * p.value[i]);
+    p.grad[i] = 0;
+  }
+}
+
+// ---- the two branches of a layer: stream += branch(layer norm(stream)) -------------------------------------------------
+
+// Memory that all branches share, in the backward pass only.
+template <class Real>
+struct Work {
+  Real *grad_norm, *grad_inner, *grad_qkv;
+
+  Work(Arena<Real>& arena, const Shape& s)
+      : grad_norm(arena.take(s.stream())), grad_inner(arena.take(4 * s.stream())), grad_qkv(arena.take(3 * s.stream())) {}
+};
+
+template <class Real>
+struct Attention {
+  // What the backward pass needs of the forward pass: a slot of the arena.
+  struct Saved {
+    Real *norm, *normalized, *inverse_deviation, *qkv, *probabilities, *mixed;
+
+    Saved(Arena<Real> slot, const Shape& s) : Saved(slot, s, 0) {}
+    static std::size_t size(const Shape& s) {
+      Arena<Real> counting;
+      Saved(counting, s, 0);
+      return counting.used;
+    }
+
+   private:
+    Saved(Arena<Real>& slot, const Shape& s, int)
+        : norm(slot.take(s.stream())), normalized(slot.take(s.stream())), inverse_deviation(slot.take(s.tokens())),
+          qkv(slot.take(3 * s.stream())), probabilities(slot.take(s.tokens() * s.heads * s.sequence)),
+          mixed(slot.take(s.stream())) {}
+  };
+
+  Parameter<Real> norm_w, norm_b, qkv_w, qkv_b, out_w, out_b;
+
+  Attention(Arena<Real>& arena, const Shape& s)
+      : norm_w(arena, s.hidden, false), norm_b(arena, s.hidden, false), qkv_w(arena, 3 * s.hidden * s.hidden, true),
+        qkv_b(arena, 3 * s.hidden, false), out_w(arena, s.hidden * s.hidden, true), out_b(arena, s.hidden, false) {}
+
+  std::array<Parameter<Real>*, 6> parameters() { return {&norm_w, &norm_b, &qkv_w, &qkv_b, &out_w, &out_b}; }
+
+  void forward(Real* stream, Real* slot, const Shape& s) const {
+    const Saved saved({slot}, s);
+    layer_norm_forward(saved.norm, saved.normalized, saved.inverse_deviation, stream, norm_w.value, norm_b.value,
+                       s.tokens(), s.hidden);
+    std::fill_n(saved.qkv, 3 * s.stream(), Real(0));
+    linear_forward(saved.qkv, saved.norm, qkv_w.value, qkv_b.value, s.tokens(), s.hidden, 3 * s.hidden);
+    attention_forward(saved.mixed, saved.probabilities, saved.qkv, s);
+    linear_forward(stream, saved.mixed, out_w.value, out_b.value, s.tokens(), s.hidden, s.hidden);
+  }
+
+  // grad_input +=, which may be the memory of grad_output; the parameters' gradients +=
+  void backward(Real* grad_input, const Real* grad_output, Real* slot, const Work<Real>& work, const Shape& s) {
+    const Saved saved({slot}, s);
+    linear_backward(work.grad_inner, out_w.grad, out_b.grad, grad_output, saved.mixed, out_w.value, s.tokens(), s.hidden,
+                    s.hidden);
+    attention_backward(work.grad_qkv, work.grad_inner, saved.probabilities, saved.qkv, s);
+    linear_backward(work.grad_norm, qkv_w.grad, qkv_b.grad, work.grad_qkv, saved.norm, qkv_w.value, s.tokens(), s.hidden,
+                    3 * s.hidden);
+    layer_norm_backward(grad_input, norm_w.grad, norm_b.grad, work.grad_norm, saved.normalized, saved.inverse_deviation,
+                        norm_w.value, s.tokens(), s.hidden);
+  }
+};
+
+template <class Real>
+struct Mlp {
+  struct Saved {
+    Real *norm, *normalized, *inverse_deviation, *inner, *activated;
+
+    Saved(Arena<Real> slot, const Shape& s) : Saved(slot, s, 0) {}
+    static std::size_t size(const Shape& s) {
+      Arena<Real> counting;
+      Saved(counting, s, 0);
+      return counting.used;
+    }
+
+   private:
+    Saved(Arena<Real>& slot, const Shape& s, int)
+        : norm(slot.take(s.stream())), normalized(slot.take(s.stream())), inverse_deviation(slot.take(s.tokens())),
+          inner(slot.take(4 * s.stream())), activated(slot.take(4 * s.stream())) {}
+  };
+
+  Parameter<Real> norm_w, norm_b, in_w, in_b, out_w, out_b;
+
+  Mlp(Arena<Real>& arena, const Shape& s)
+      : norm_w(arena, s.hidden, false), norm_b(arena, s.hidden, false), in_w(arena, 4 * s.hidden * s.hidden, true),
+        in_b(arena, 4 * s.hidden, false), out_w(arena, 4 * s.hidden * s.hidden, true), out_b(arena, s.hidden, false) {}
+
+  std::array<Parameter<Real>*, 6> parameters() { return {&norm_w, &norm_b, &in_w, &in_b, &out_w, &out_b}; }
+
+  void forward(Real* stream, Real* slot, const Shape& s) const {
+    const Saved saved({slot}, s);
+    layer_norm_forward(saved.norm, saved.normalized, saved.inverse_deviation, stream, norm_w.value, norm_b.value,
+                       s.tokens(), s.hidden);
+    std::fill_n(saved.inner, 4 * s.stream(), Real(0));
+    linear_forward(saved.inner, saved.norm, in_w.value, in_b.value, s.tokens(), s.hidden, 4 * s.hidden);
+    gelu_forward(saved.activated, saved.inner, 4 * s.stream());
+    linear_forward(stream, saved.activated, out_w.value, out_b.value, s.tokens(), 4 * s.hidden, s.hidden);
+  }
+
+  void backward(Real* grad_input, const Real* grad_output, Real* slot, const Work<Real>& work, const Shape& s) {
+    const Saved saved({slot}, s);
+    linear_backward(work.grad_inner, out_w.grad, out_b.grad, grad_output, saved.activated, out_w.value, s.tokens(),
+                    4 * s.hidden, s.hidden);
+    gelu_backward(work.grad_inner, saved.inner, 4 * s.stream());
+    linear_backward(work.grad_norm, in_w.grad, in_b.grad, work.grad_inner, saved.norm, in_w.value, s.tokens(), s.hidden,
+                    4 * s.hidden);
+    layer_norm_backward(grad_input, norm_w.grad, norm_b.grad, work.grad_norm, saved.normalized, saved.inverse_deviation,
+                        norm_w.value, s.tokens(), s.hidden);
+  }
+};
+
+// ---- what lies below and above the layers ------------------------------------------------------------------------------
+
+template <class Real>
+struct Ends {
+  Parameter<Real> bytes, positions, norm_w, norm_b, head;
+  Real *norm, *normalized, *inverse_deviation, *logits;
+
+  Ends(Arena<Real>& arena, const Shape& s)
+      : bytes(arena, s.vocabulary * s.hidden, true), positions(arena, s.sequence * s.hidden, true),
+        norm_w(arena, s.hidden, false), norm_b(arena, s.hidden, false), head(arena, s.hidden * s.vocabulary, true),
+        norm(arena.take(s.stream())), normalized(arena.take(s.stream())), inverse_deviation(arena.take(s.tokens())),
+        logits(arena.take(s.tokens() * s.vocabulary)) {}
+
+  std::array<Parameter<Real>*, 5> parameters() { return {&head, &norm_w, &norm_b, &bytes, &positions}; }
+
+  // stream =
+  void embed(Real* stream, const std::uint8_t* tokens, const Shape& s) const {
+    for (std::size_t t = 0; t < s.tokens(); ++t)
+      for (std::size_t i = 0; i < s.hidden; ++i)
+        stream[t * s.hidden + i] =
+            bytes.value[tokens[t] * s.hidden + i] + positions.value[t % s.sequence * s.hidden + i];
+  }
+
+  void embed_backward(const Real* grad, const std::uint8_t* tokens, const Shape& s) {
+    for (std::size_t t = 0; t < s.tokens(); ++t)
+      for (std::size_t i = 0; i < s.hidden; ++i) {
+        bytes.grad[tokens[t] * s.hidden + i] += grad[t * s.hidden + i];
+        positions.grad[t % s.sequence * s.hidden + i] += grad[t * s.hidden + i];
+      }
+  }
+
+  // The last norm, the head and the loss, whose gradient stays in `logits`.
+  Real loss(const Real* stream, const std::uint8_t* targets, const Shape& s) {
+    layer_norm_forward(norm, normalized, inverse_deviation, stream, norm_w.value, norm_b.value, s.tokens(), s.hidden);
+    std::fill_n(logits, s.tokens() * s.vocabulary, Real(0));
+    linear_forward(logits, norm, head.value, static_cast<const Real*>(nullptr), s.tokens(), s.hidden, s.vocabulary);
+    return cross_entropy(logits, targets, s.tokens(), s.vocabulary);
+  }
+
+  // grad =
+  void loss_backward(Real* grad, const Work<Real>& work, const Shape& s) {
+    linear_backward(work.grad_norm, head.grad, static_cast<Real*>(nullptr), logits, norm, head.value, s.tokens(), s.hidden,
+                    s.vocabulary);
+    std::fill_n(grad, s.stream(), Real(0));
+    layer_norm_backward(grad, norm_w.grad, norm_b.grad, work.grad_norm, normalized, inverse_deviation, norm_w.value,
+                        s.tokens(), s.hidden);
+  }
+};
