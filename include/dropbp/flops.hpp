@@ -33,6 +33,7 @@ struct MlpShape {
 };
 
 namespace detail {
+DROPBP_LAZY
 inline double positive_product(const char* what, std::initializer_list<std::size_t> sizes) {
   double product = 1.0;
   for (const std::size_t size : sizes) {
@@ -47,6 +48,7 @@ inline double positive_product(const char* what, std::initializer_list<std::size
 /// Attention: 8 b s h^2 for the projections (k and v shrink by kv_heads / heads) + 4 b s^2 h for scores and values
 /// (half with `causal`). Source: the corrected README of the published implementation. Throws std::invalid_argument
 /// for a size of 0 or heads that kv_heads does not divide.
+DROPBP_LAZY
 inline double attention_flops(const AttentionShape& shape) {
   const std::size_t kv_heads = shape.kv_heads == 0 ? shape.heads : shape.kv_heads;
   const double tokens_hidden = detail::positive_product("attention", {shape.batch, shape.sequence, shape.hidden});

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/base/view.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
@@ -37,6 +38,7 @@ class DropPlan {
   };
 
   /// A plan from a mask, one byte a branch, non-zero where dropped.
+  DROPBP_LAZY
   explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true, std::uint64_t step = 0,
                     std::uint32_t micro_step = 0, std::uint64_t rates_hash = 0,
                     std::span<const std::uint32_t> groups = {}) {
@@ -73,6 +75,7 @@ class DropPlan {
   /// Where a kept branch saves its activations in an arena of its group: 0 for the group's lowest kept branch, and so on
   /// upwards, always below DropSchedule::max_kept(group). A dropped branch has no slot: asking for one throws
   /// std::invalid_argument.
+  DROPBP_LAZY
   std::size_t slot(std::size_t branch) const {
     const std::uint32_t slot = slot_of(branch);
     if (slot == no_slot)
@@ -93,6 +96,7 @@ class DropPlan {
     return hash;
   }
 
+  DROPBP_LAZY
   bool operator==(const DropPlan& other) const noexcept {
     return slots_ == other.slots_ && trains_below_ == other.trains_below_ && step_ == other.step_ &&
            micro_step_ == other.micro_step_ && rates_hash_ == other.rates_hash_;
@@ -108,7 +112,7 @@ class DropPlan {
     detail::require_count(context.groups.empty() ? size : context.groups.size(), size, "group number");
     dropped_.resize(size);
     slots_.resize(size);
-    draw(std::span<std::uint8_t>(dropped_), std::span<std::uint32_t>(slots_));
+    draw(detail::view(dropped_), detail::view(slots_));
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
     lowest_kept_ = size;
@@ -140,6 +144,7 @@ class DropPlan {
  private:
   static constexpr std::uint32_t no_slot = 0xFFFFFFFFu;
 
+  DROPBP_LAZY
   std::uint32_t slot_of(std::size_t branch) const {
     if (branch >= size())
       detail::throw_invalid("a branch of this plan is numbered below " + detail::text(size()),

@@ -29,6 +29,7 @@ struct Report {
   std::uint64_t micro_steps = 0;
 
   /// Share of all (branch, micro-step) pairs that were dropped; 0 before the first step.
+  DROPBP_LAZY
   double mean_drop_rate() const {
     std::uint64_t dropped = 0;
     for (const BranchReport& branch : branches) dropped += branch.dropped;
@@ -37,6 +38,7 @@ struct Report {
   }
 
   /// Share of the branches' backward FLOPs that was still computed; 1 before the first step.
+  DROPBP_LAZY
   double backward_flops_fraction() const {
     double kept = 0.0, all = 0.0;
     for (const BranchReport& branch : branches) {
@@ -48,6 +50,7 @@ struct Report {
 
   /// Whether every branch ran its backward exactly as often as it was kept: false when layers are skipped, called twice,
   /// or not driven by begin_step.
+  DROPBP_LAZY
   bool consistent() const {
     for (const BranchReport& branch : branches)
       if (branch.calls.backward != branch.kept) return false;
@@ -56,6 +59,7 @@ struct Report {
 };
 
 /// A table for people: one line a branch, then the totals.
+DROPBP_LAZY
 inline std::string to_text(const Report& report) {
   std::string text = "branch      flops   rate      kept   dropped   forward  backward\n";
   char line[160];

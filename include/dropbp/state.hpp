@@ -36,6 +36,7 @@ struct HandlerState {
 
 namespace detail {
 
+DROPBP_LAZY
 inline void require_consistent(const HandlerState& state) {
   const std::size_t branches = state.drop_rates.size();
   require_count(state.kept.size(), branches, "kept count in a state");
@@ -48,6 +49,7 @@ inline void require_consistent(const HandlerState& state) {
 
 /// One line a field, one line a branch; numbers are exact in every locale. Throws std::invalid_argument for a state whose
 /// lists are of different lengths.
+DROPBP_LAZY
 inline std::string to_text(const HandlerState& state) {
   detail::require_consistent(state);
   const std::size_t branches = state.drop_rates.size();
@@ -70,6 +72,7 @@ inline std::string to_text(const HandlerState& state) {
 namespace detail {
 
 // A word of a damaged file: not at its full length, and without what a terminal would obey.
+DROPBP_LAZY
 inline std::string quoted(std::string_view word) {
   constexpr std::size_t longest = 40;
   std::string quoted = "`";
@@ -157,6 +160,7 @@ class StateReader {
 }  // namespace detail
 
 /// Reads what to_text wrote. Throws std::invalid_argument naming the line for anything else.
+DROPBP_LAZY
 inline HandlerState handler_state_from_text(std::string_view text) {
   detail::StateReader reader(text);
   HandlerState state;

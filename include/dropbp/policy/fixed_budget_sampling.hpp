@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/base/view.hpp"
 #include "dropbp/policy/sampling.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -53,6 +54,7 @@ struct FixedBudgetSampling {
   };
 
   /// Throws std::invalid_argument for bytes of another number or not positive.
+  DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     require_weights(input);
     std::size_t groups = 1;
@@ -76,13 +78,14 @@ struct FixedBudgetSampling {
         weights.push_back(heavy);
         if (keep < 1.0) prepared.undecided.push_back({static_cast<std::uint32_t>(i), group, keep, heavy});
       }
-      prepared.max_kept[group] = most_within(weights, one.most());
+      prepared.max_kept[group] = most_within(detail::view(weights), one.most());
       of_groups += one.most();
     }
     prepared.max_kept_weight = all.most() < of_groups ? all.most() : of_groups;
     return prepared;
   }
 
+  DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped,
             std::span<std::uint32_t> order) const {
     for (std::size_t i = 0; i < dropped.size(); ++i) dropped[i] = prepared.dropped[i];
@@ -111,12 +114,14 @@ struct FixedBudgetSampling {
       carried.decide(unit(random.pair(static_cast<std::uint32_t>(2 * undecided.size() + 1))[0]) < carried.keep, dropped);
   }
 
+  DROPBP_LAZY
   std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
     return group < prepared.max_kept.size() ? prepared.max_kept[group] : 0;
   }
   double max_kept_weight(const Prepared& prepared) const { return prepared.max_kept_weight; }
 
   /// Throws std::invalid_argument for a cap that does not hold more than the heaviest branch.
+  DROPBP_LAZY
   void limit(std::span<double> rates, const SamplingInput& input) const {
     if (cap >= no_limit) return;
     require_weights(input);
@@ -178,17 +183,20 @@ struct FixedBudgetSampling {
     bool open = false;
     double keep = 0.0, weight = 0.0;
 
+    DROPBP_LAZY
     void decide(bool kept, std::span<std::uint8_t> dropped) {
       dropped[number] = kept ? 0 : 1;
       open = false;
     }
 
+    DROPBP_LAZY
     void settle(std::span<std::uint8_t> dropped) {
       if (open && (keep < rounding || keep > 1.0 - rounding)) decide(keep > 0.5, dropped);
     }
 
     // Either this branch gains weight from the other, as much as decides one of them, or it gives: at the odds that leave
     // both keep probabilities as they were in expectation. Becomes the one that stays open.
+    DROPBP_LAZY
     void meet(Pivot other, double random, std::span<std::uint8_t> dropped) {
       if (!other.open) return;
       if (!open) {
@@ -220,10 +228,12 @@ struct FixedBudgetSampling {
 
   static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
+  DROPBP_LAZY
   double weight(const SamplingInput& input, std::size_t branch) const {
     return weigh == BranchWeight::count ? 1.0 : weigh == BranchWeight::flops ? input.flops[branch] : bytes[branch];
   }
 
+  DROPBP_LAZY
   void require_weights(const SamplingInput& input) const {
     if (!(cap > 0.0))
       detail::throw_invalid("FixedBudgetSampling's cap must be positive", "it is " + detail::text(cap),
@@ -238,6 +248,7 @@ struct FixedBudgetSampling {
   }
 
   // How many of the lightest fit.
+  DROPBP_LAZY
   static std::size_t most_within(std::span<const double> weights, double most) {
     const std::vector<std::uint32_t> order = detail::descending(weights);
     double sum = 0.0;

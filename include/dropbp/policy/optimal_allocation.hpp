@@ -18,6 +18,7 @@
 #endif
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/policy/allocation.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -53,7 +54,7 @@ concept AllocationObjective = std::copyable<O> && requires(const O& objective, d
 /// Vandenberghe: "Convex optimization", 5.5.3), which is the smallest double that keeps the budget: 63 passes over
 /// the branches. Branches without sensitivity are dropped first, all at one rate; those without FLOPs stay at their
 /// lowest rate, since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter.
-template <class Objective = SquaredRate>
+template <class Objective>
 struct OptimalAllocation {
   static_assert(AllocationObjective<Objective>,
                 "dropbp: an objective of OptimalAllocation is a copyable type with double rate_at(double slope) const, the "

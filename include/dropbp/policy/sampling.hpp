@@ -56,6 +56,7 @@ concept has_limit = requires(const S& policy, std::span<double> rates, const Sam
 
 // Indices from the largest value to the smallest, equal ones in their order. A merge sort, bottom up; <algorithm> would
 // cost every user of the header more than it saves here.
+DROPBP_LAZY
 inline std::vector<std::uint32_t> descending(std::span<const double> values) {
   std::vector<std::uint32_t> order(values.size()), merged(values.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
@@ -97,6 +98,7 @@ struct BernoulliSampling {
     std::vector<std::uint64_t> thresholds;
   };
 
+  DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
     prepared.thresholds.reserve(input.rates.size());
@@ -104,6 +106,7 @@ struct BernoulliSampling {
     return prepared;
   }
 
+  DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
     for (std::size_t i = 0; i < dropped.size(); i += 2) {
       const auto bits = random.pair(static_cast<std::uint32_t>(i / 2));
@@ -123,6 +126,7 @@ struct AtLeastTargetSampling {
     std::size_t least_dropped = 0;
   };
 
+  DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
     prepared.independent = BernoulliSampling{}.prepare(input);
@@ -131,6 +135,7 @@ struct AtLeastTargetSampling {
     return prepared;
   }
 
+  DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
     BernoulliSampling{}.draw(prepared.independent, random, dropped);
     std::size_t count = 0;
@@ -144,6 +149,7 @@ struct AtLeastTargetSampling {
  private:
   // The smallest count with count / branches >= rate in double precision. The divisor is rounded, too, so that the
   // compiler cannot turn the quotient into a product with 1 / branches (-ffast-math).
+  DROPBP_LAZY
   static std::size_t least_dropped(std::size_t branches, double rate) {
     for (std::size_t count = 0; count < branches; ++count)
       if (detail::rounded(static_cast<double>(count) / detail::rounded(static_cast<double>(branches))) >= rate)
