@@ -16,20 +16,20 @@ DROPBP_NAMESPACE_BEGIN
 /// Sizes of one attention branch. `kv_heads` = 0 means as many as `heads` (multi-head attention); fewer is
 /// grouped-query, 1 multi-query attention. `causal`: the kernel skips the masked half of the scores.
 struct AttentionShape {
-  std::size_t batch = 1;
-  std::size_t sequence = 1;
-  std::size_t hidden = 1;
-  std::size_t heads = 1;
-  std::size_t kv_heads = 0;
-  bool causal = false;
+  std::size_t batch = 1;     ///< sequences of a step
+  std::size_t sequence = 1;  ///< tokens of each
+  std::size_t hidden = 1;    ///< width of the residual stream
+  std::size_t heads = 1;     ///< query heads
+  std::size_t kv_heads = 0;  ///< key and value heads; 0: as many as heads
+  bool causal = false;       ///< the masked half of the scores is skipped
 };
 
 /// Sizes of one MLP branch with `intermediate` units.
 struct MlpShape {
-  std::size_t batch = 1;
-  std::size_t sequence = 1;
-  std::size_t hidden = 1;
-  std::size_t intermediate = 1;
+  std::size_t batch = 1;         ///< sequences of a step
+  std::size_t sequence = 1;      ///< tokens of each
+  std::size_t hidden = 1;        ///< width of the residual stream
+  std::size_t intermediate = 1;  ///< units
 };
 
 namespace detail {

@@ -125,11 +125,11 @@ class DropBPHandler {
 
   // ---- rates
 
-  std::size_t size() const noexcept { return schedule_.size(); }
-  const DropSchedule<SamplingPolicy>& schedule() const noexcept { return schedule_; }
-  double drop_rate() const noexcept { return schedule_.drop_rate(); }
-  std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }
-  std::span<const double> flops() const noexcept { return schedule_.flops(); }
+  std::size_t size() const noexcept { return schedule_.size(); }  ///< number of branches
+  const DropSchedule<SamplingPolicy>& schedule() const noexcept { return schedule_; }  ///< what draws the plans
+  double drop_rate() const noexcept { return schedule_.drop_rate(); }  ///< the target rate P
+  std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }  ///< of each branch
+  std::span<const double> flops() const noexcept { return schedule_.flops(); }  ///< cost of each branch
 
   /// See DropSchedule::learning_rate_scale.
   double learning_rate_scale(std::size_t branch) const { return schedule_.learning_rate_scale(branch); }
@@ -295,6 +295,7 @@ class DropBPHandler {
   /// How many micro-steps have dropped each branch.
   std::span<const std::uint64_t> drop_counts() const noexcept { return detail::view(dropped_); }
 
+  /// What was dropped and what really ran since the handler was made or restored.
   Report report() const {
     Report report;
     report.micro_steps = micro_steps_;
@@ -305,6 +306,7 @@ class DropBPHandler {
     return report;
   }
 
+  /// All that a resumed training needs of the handler; take it between two steps.
   HandlerState state() const {
     HandlerState state{.seed = schedule_.options().seed,
                        .plan_per = schedule_.options().plan_per,

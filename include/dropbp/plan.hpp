@@ -26,13 +26,14 @@ enum class PlanPer : std::uint8_t {
 /// std::invalid_argument.
 class DropPlan {
  public:
+  /// Of no branch.
   DropPlan() = default;
 
   /// What a plan says beside its decisions.
   struct Context {
     bool trains_below = true;  ///< something below the lowest branch trains (an embedding): the gradient is needed all the way down
-    std::uint64_t step = 0;
-    std::uint32_t micro_step = 0;
+    std::uint64_t step = 0;  ///< optimizer step
+    std::uint32_t micro_step = 0;  ///< within the step, from 0
     std::uint64_t rates_hash = 0;                   ///< distinguishes plans that were drawn from different rates
     std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
   };
@@ -48,16 +49,16 @@ class DropPlan {
            });
   }
 
-  std::size_t size() const noexcept { return slots_.size(); }
-  std::uint64_t step() const noexcept { return step_; }
-  std::uint32_t micro_step() const noexcept { return micro_step_; }
+  std::size_t size() const noexcept { return slots_.size(); }        ///< number of branches
+  std::uint64_t step() const noexcept { return step_; }              ///< optimizer step
+  std::uint32_t micro_step() const noexcept { return micro_step_; }  ///< within the step, from 0
 
-  bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }
-  bool kept(std::size_t branch) const { return !dropped(branch); }
+  bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }  ///< needs no backward pass
+  bool kept(std::size_t branch) const { return !dropped(branch); }  ///< needs its backward pass
 
-  std::size_t kept_count() const noexcept { return kept_count_; }
-  std::size_t dropped_count() const noexcept { return size() - kept_count_; }
-  bool all_dropped() const noexcept { return kept_count_ == 0; }
+  std::size_t kept_count() const noexcept { return kept_count_; }  ///< in all groups
+  std::size_t dropped_count() const noexcept { return size() - kept_count_; }  ///< in all groups
+  bool all_dropped() const noexcept { return kept_count_ == 0; }  ///< no branch is kept
 
   /// The lowest kept branch; size() when all are dropped. Where nothing trains below the branches, the backward pass
   /// may stop here.
@@ -96,6 +97,7 @@ class DropPlan {
     return hash;
   }
 
+  /// The same decisions, for the same step, from the same rates.
   DROPBP_LAZY
   bool operator==(const DropPlan& other) const noexcept {
     return slots_ == other.slots_ && trains_below_ == other.trains_below_ && step_ == other.step_ &&

@@ -17,16 +17,17 @@ DROPBP_NAMESPACE_BEGIN
 
 /// One branch since the handler was made (or its state restored). Passes that only measured sensitivities do not count.
 struct BranchReport {
-  double flops = 0.0;          ///< cost of one forward, in the model's own unit
-  double drop_rate = 0.0;      ///< its rate now
-  std::uint64_t kept = 0;      ///< micro-steps whose plan kept it
-  std::uint64_t dropped = 0;   ///< micro-steps whose plan dropped it
-  BranchCalls calls;           ///< what really ran; evaluations count as forward calls
+  double flops = 0.0;         ///< cost of one forward, in the model's own unit
+  double drop_rate = 0.0;     ///< its rate now
+  std::uint64_t kept = 0;     ///< micro-steps whose plan kept it
+  std::uint64_t dropped = 0;  ///< micro-steps whose plan dropped it
+  BranchCalls calls;          ///< what really ran; evaluations count as forward calls
 };
 
+/// What all branches did, from DropBPHandler::report().
 struct Report {
-  std::vector<BranchReport> branches;
-  std::uint64_t micro_steps = 0;
+  std::vector<BranchReport> branches;  ///< in the order of the forward pass
+  std::uint64_t micro_steps = 0;       ///< begun so far, in all steps
 
   /// Share of all (branch, micro-step) pairs that were dropped; 0 before the first step.
   DROPBP_LAZY

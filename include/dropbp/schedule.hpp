@@ -36,11 +36,12 @@ enum class GradientScaling : std::uint8_t {
   inverse_keep_rate  ///< it grows by 1 / (1 - p), both what passes down and that of its own parameters
 };
 
+/// What to drop, and how plans are drawn.
 struct DropOptions {
-  double drop_rate = 0.5;      ///< target rate P in [0, 1]; every branch starts with it
-  std::uint64_t seed = 0;      ///< of the plans; equal on all ranks
-  bool trains_below = true;    ///< something below the lowest branch trains (an embedding)
-  PlanPer plan_per = PlanPer::micro_step;
+  double drop_rate = 0.5;                  ///< target rate P in [0, 1]; every branch starts with it
+  std::uint64_t seed = 0;                  ///< of the plans; equal on all ranks
+  bool trains_below = true;                ///< something below the lowest branch trains (an embedding)
+  PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
   /// With independent draws (BernoulliSampling) inverse_keep_rate makes the expected gradient exactly the full one: the
   /// forward pass is untouched, and every factor I + (kept / (1 - p)) J^T of the backward pass has the mean I + J^T.
   /// With dependent ones each factor still has, but not their products: what reaches a branch through several others is
@@ -109,11 +110,11 @@ class DropSchedule {
     draw_from(sampling_.prepare(input(detail::view(rates), options_.drop_rate * warm_up(step))), hash(detail::view(rates)));
   }
 
-  std::size_t size() const noexcept { return flops_.size(); }
-  std::span<const double> flops() const noexcept { return detail::view(flops_); }
-  double total_flops() const noexcept { return total_flops_; }
-  const DropOptions& options() const noexcept { return options_; }
-  const SamplingPolicy& sampling() const noexcept { return sampling_; }
+  std::size_t size() const noexcept { return flops_.size(); }  ///< number of branches
+  std::span<const double> flops() const noexcept { return detail::view(flops_); }  ///< cost of each branch
+  double total_flops() const noexcept { return total_flops_; }  ///< of all branches
+  const DropOptions& options() const noexcept { return options_; }  ///< with the target rate as it is now
+  const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
 
   /// The rate of every branch, after the warm-up.
   std::span<const double> drop_rates() const noexcept { return detail::view(rates_); }

@@ -21,17 +21,17 @@ DROPBP_NAMESPACE_BEGIN
 /// all that a resumed training needs beside the program's own choices, which are not part of it: the policies' types and
 /// parameters, the layers' FLOPs, DropOptions::trains_below.
 struct HandlerState {
-  std::uint64_t seed = 0;
-  PlanPer plan_per = PlanPer::micro_step;
-  std::uint64_t next_step = 0;             ///< the step to begin next: one more than the last
-  std::uint64_t micro_steps = 0;           ///< begun so far, in all steps
-  double drop_rate = 0.0;                  ///< target rate
-  std::vector<double> drop_rates;          ///< of each branch
-  std::vector<double> sensitivities;       ///< measured last; empty before the first measurement
-  std::vector<std::uint64_t> kept;         ///< micro-steps that kept each branch
-  std::vector<std::uint64_t> dropped;      ///< micro-steps that dropped it
-  std::vector<BranchCalls> calls;
-  bool operator==(const HandlerState&) const = default;
+  std::uint64_t seed = 0;                                ///< of the plans
+  PlanPer plan_per = PlanPer::micro_step;                ///< how often a plan is drawn
+  std::uint64_t next_step = 0;                           ///< the step to begin next: one more than the last
+  std::uint64_t micro_steps = 0;                         ///< begun so far, in all steps
+  double drop_rate = 0.0;                                ///< target rate
+  std::vector<double> drop_rates;                        ///< of each branch
+  std::vector<double> sensitivities;                     ///< measured last; empty before the first measurement
+  std::vector<std::uint64_t> kept;                       ///< micro-steps that kept each branch
+  std::vector<std::uint64_t> dropped;                    ///< micro-steps that dropped it
+  std::vector<BranchCalls> calls;                        ///< how often each branch ran
+  bool operator==(const HandlerState&) const = default;  ///< of all fields
 };
 
 namespace detail {

@@ -36,6 +36,7 @@ concept Allocation = std::copyable<A> && detail::has_allocate<A>;
 
 /// The same rate for every branch, whatever the sensitivities.
 struct UniformAllocation {
+  /// See Allocation.
   DROPBP_LAZY
   std::vector<double> allocate(const AllocationInput& input) const {
     return std::vector<double>(input.flops.size(), input.drop_rate);
@@ -48,6 +49,7 @@ struct UniformAllocation {
 struct GreedyAllocation {
   double min_rate = 0.0;  ///< every branch is dropped at least this often
 
+  /// See Allocation. Throws std::invalid_argument for a target above what rates of 0.9 reach.
   DROPBP_LAZY
   std::vector<double> allocate(const AllocationInput& input) const {
     detail::require_rate(min_rate, "min_rate");
@@ -86,7 +88,7 @@ struct GreedyAllocation {
     return {rates.begin(), rates.end()};
   }
 
-  bool operator==(const GreedyAllocation&) const = default;
+  bool operator==(const GreedyAllocation&) const = default;  ///< by parameters
 
  private:
   static constexpr double step = 0.1;

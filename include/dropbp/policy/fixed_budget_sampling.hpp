@@ -34,23 +34,25 @@ struct FixedBudgetSampling {
   /// Not infinity: clang++ refuses that under -ffast-math.
   static constexpr double no_limit = (std::numeric_limits<double>::max)();
 
-  BranchWeight weigh = BranchWeight::count;
-  std::vector<double> bytes = {};  ///< one a branch where `weigh` is bytes
+  BranchWeight weigh = BranchWeight::count;  ///< what the bound is on
+  std::vector<double> bytes = {};            ///< one a branch where `weigh` is bytes
   /// In the unit of the weight. Where the kept branches could weigh more, rates are raised: all keep probabilities shrink by
   /// one factor. The default is no cap.
   double cap = no_limit;
 
+  /// What its draws need of the rates.
   struct Prepared {
+    /// A branch that may be kept or dropped.
     struct Branch {
-      std::uint32_t number;
-      std::uint32_t group;
-      double keep;    // probability
-      double weight;  // > 0
+      std::uint32_t number;  ///< in the order of the forward pass
+      std::uint32_t group;   ///< see DropOptions::groups
+      double keep;           ///< keep probability
+      double weight;         ///< > 0, in the unit of the weight
     };
-    std::vector<Branch> undecided;           // keep is neither 0 nor 1; group by group
-    std::vector<std::uint8_t> dropped;       // of the decided ones
-    std::vector<std::size_t> max_kept;       // by group
-    double max_kept_weight = 0.0;
+    std::vector<Branch> undecided;      ///< keep is neither 0 nor 1; group by group
+    std::vector<std::uint8_t> dropped;  ///< of the decided ones
+    std::vector<std::size_t> max_kept;  ///< by group
+    double max_kept_weight = 0.0;       ///< of all groups together
   };
 
   /// Throws std::invalid_argument for bytes of another number or not positive.
@@ -85,6 +87,7 @@ struct FixedBudgetSampling {
     return prepared;
   }
 
+  /// See Sampling. `order`: as many words of working space as branches.
   DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped,
             std::span<std::uint32_t> order) const {
@@ -114,10 +117,12 @@ struct FixedBudgetSampling {
       carried.decide(unit(random.pair(static_cast<std::uint32_t>(2 * undecided.size() + 1))[0]) < carried.keep, dropped);
   }
 
+  /// How many branches of a group any draw keeps at most; 0 for a group that does not exist.
   DROPBP_LAZY
   std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
     return group < prepared.max_kept.size() ? prepared.max_kept[group] : 0;
   }
+  /// What the kept branches of any draw weigh at most.
   double max_kept_weight(const Prepared& prepared) const { return prepared.max_kept_weight; }
 
   /// Throws std::invalid_argument for a cap that does not hold more than the heaviest branch.
@@ -143,7 +148,7 @@ struct FixedBudgetSampling {
     for (double& rate : rates) rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
   }
 
-  bool operator==(const FixedBudgetSampling&) const = default;
+  bool operator==(const FixedBudgetSampling&) const = default;  ///< by parameters
 
  private:
   static constexpr double rounding = 1e-9;  // of a branch

@@ -31,7 +31,7 @@ class RunningSensitivity {
                             "take 0.9 for an average over about ten observations");
   }
 
-  std::size_t size() const noexcept { return branches_.size(); }
+  std::size_t size() const noexcept { return branches_.size(); }  ///< number of branches
 
   /// The squared norm of a kept branch's own gradients in this step. Throws std::invalid_argument, with the estimate as it
   /// was, for a number that is not finite.
@@ -75,7 +75,7 @@ class RunningSensitivity {
     return result;
   }
 
-  bool operator==(const RunningSensitivity&) const = default;
+  bool operator==(const RunningSensitivity&) const = default;  ///< the same observations and parameters
 
  private:
   struct Branch {

@@ -17,9 +17,9 @@ DROPBP_NAMESPACE_BEGIN
 
 /// What a sampling policy may look at when the rates change.
 struct SamplingInput {
-  std::span<const double> rates;  ///< of each branch, in [0, 1]
-  std::span<const double> flops;  ///< of each branch, in any common unit
-  double drop_rate = 0.0;         ///< the target that the rates were made for
+  std::span<const double> rates;               ///< of each branch, in [0, 1]
+  std::span<const double> flops;               ///< of each branch, in any common unit
+  double drop_rate = 0.0;                      ///< the target that the rates were made for
   std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
 };
 
@@ -95,9 +95,10 @@ struct BernoulliSampling {
   /// Rates as 53-bit integers: the comparison is then the same on every compiler and under -ffast-math. A rate of 0
   /// never drops, a rate of 1 always.
   struct Prepared {
-    std::vector<std::uint64_t> thresholds;
+    std::vector<std::uint64_t> thresholds;  ///< of each branch: its rate * 2^53
   };
 
+  /// See Sampling.
   DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
@@ -106,6 +107,7 @@ struct BernoulliSampling {
     return prepared;
   }
 
+  /// See Sampling.
   DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
     for (std::size_t i = 0; i < dropped.size(); i += 2) {
@@ -120,12 +122,14 @@ struct BernoulliSampling {
 /// lowest index), until at least drop_rate * N are. It bounds the kept branches from above, by count, and drops more
 /// than asked: 0.525 in the mean for 64 branches at 0.5.
 struct AtLeastTargetSampling {
+  /// What its draws need of the rates.
   struct Prepared {
-    BernoulliSampling::Prepared independent;
-    std::vector<std::uint32_t> highest_rate_first;
-    std::size_t least_dropped = 0;
+    BernoulliSampling::Prepared independent;        ///< the draws that come first
+    std::vector<std::uint32_t> highest_rate_first;  ///< branches
+    std::size_t least_dropped = 0;                  ///< in any draw, by count
   };
 
+  /// See Sampling.
   DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
@@ -135,6 +139,7 @@ struct AtLeastTargetSampling {
     return prepared;
   }
 
+  /// See Sampling.
   DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
     BernoulliSampling{}.draw(prepared.independent, random, dropped);
