@@ -20,6 +20,7 @@ Groups:
   tests      Catch2
   plot       gnuplot
   armadillo  Armadillo, for one interop header
+  docs       Doxygen
   multilib   32-bit programs with g++, for one more test
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
   openmp-N   the OpenMP runtime of clang++-N (only one N can be installed at a time)
@@ -49,6 +50,7 @@ requirements_of() {
     tests) echo "catch2 header:catch2/catch.hpp header:catch2/catch_all.hpp" ;;
     plot) echo "gnuplot-nox command:gnuplot" ;;
     armadillo) echo "libarmadillo-dev header:armadillo" ;;
+    docs) echo "doxygen command:doxygen" ;;
     multilib) echo "g++-multilib" ;;
     g++ | g++-[0-9]*) echo "$1 command:$1" ;;
     clang++-[0-9]*)

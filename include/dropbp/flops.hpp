@@ -16,23 +16,24 @@ DROPBP_NAMESPACE_BEGIN
 /// Sizes of one attention branch. `kv_heads` = 0 means as many as `heads` (multi-head attention); fewer is
 /// grouped-query, 1 multi-query attention. `causal`: the kernel skips the masked half of the scores.
 struct AttentionShape {
-  std::size_t batch = 1;
-  std::size_t sequence = 1;
-  std::size_t hidden = 1;
-  std::size_t heads = 1;
-  std::size_t kv_heads = 0;
-  bool causal = false;
+  std::size_t batch = 1;     ///< sequences of a step
+  std::size_t sequence = 1;  ///< tokens of each
+  std::size_t hidden = 1;    ///< width of the residual stream
+  std::size_t heads = 1;     ///< query heads
+  std::size_t kv_heads = 0;  ///< key and value heads; 0: as many as heads
+  bool causal = false;       ///< the masked half of the scores is skipped
 };
 
 /// Sizes of one MLP branch with `intermediate` units.
 struct MlpShape {
-  std::size_t batch = 1;
-  std::size_t sequence = 1;
-  std::size_t hidden = 1;
-  std::size_t intermediate = 1;
+  std::size_t batch = 1;         ///< sequences of a step
+  std::size_t sequence = 1;      ///< tokens of each
+  std::size_t hidden = 1;        ///< width of the residual stream
+  std::size_t intermediate = 1;  ///< units
 };
 
 namespace detail {
+DROPBP_LAZY
 inline double positive_product(const char* what, std::initializer_list<std::size_t> sizes) {
   double product = 1.0;
   for (const std::size_t size : sizes) {
@@ -47,6 +48,7 @@ inline double positive_product(const char* what, std::initializer_list<std::size
 /// Attention: 8 b s h^2 for the projections (k and v shrink by kv_heads / heads) + 4 b s^2 h for scores and values
 /// (half with `causal`). Source: the corrected README of the published implementation. Throws std::invalid_argument
 /// for a size of 0 or heads that kv_heads does not divide.
+DROPBP_LAZY
 inline double attention_flops(const AttentionShape& shape) {
   const std::size_t kv_heads = shape.kv_heads == 0 ? shape.heads : shape.kv_heads;
   const double tokens_hidden = detail::positive_product("attention", {shape.batch, shape.sequence, shape.hidden});

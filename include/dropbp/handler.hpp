@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/base/view.hpp"
+#include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/model.hpp"
 #include "dropbp/plan.hpp"
 #include "dropbp/policy/allocation.hpp"
@@ -29,7 +31,7 @@ DROPBP_NAMESPACE_BEGIN
 /// must outlive it and keep the number of its layers; the layers may move in memory between calls.
 /// Branches are numbered in the order in which model.for_each_layer visits them.
 /// Calls in the wrong order throw std::logic_error.
-template <class ModelType, class AllocationPolicy = GreedyAllocation, class SamplingPolicy = BernoulliSampling>
+template <class ModelType, class AllocationPolicy, class SamplingPolicy>
 class DropBPHandler {
   static_assert(Model<ModelType>,
                 "dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) for every DropBPLayer.");
@@ -123,11 +125,11 @@ class DropBPHandler {
 
   // ---- rates
 
-  std::size_t size() const noexcept { return schedule_.size(); }
-  const DropSchedule<SamplingPolicy>& schedule() const noexcept { return schedule_; }
-  double drop_rate() const noexcept { return schedule_.drop_rate(); }
-  std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }
-  std::span<const double> flops() const noexcept { return schedule_.flops(); }
+  std::size_t size() const noexcept { return schedule_.size(); }  ///< number of branches
+  const DropSchedule<SamplingPolicy>& schedule() const noexcept { return schedule_; }  ///< what draws the plans
+  double drop_rate() const noexcept { return schedule_.drop_rate(); }  ///< the target rate P
+  std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }  ///< of each branch
+  std::span<const double> flops() const noexcept { return schedule_.flops(); }  ///< cost of each branch
 
   /// See DropSchedule::learning_rate_scale.
   double learning_rate_scale(std::size_t branch) const { return schedule_.learning_rate_scale(branch); }
@@ -139,14 +141,17 @@ class DropBPHandler {
   void set_drop_rates(std::span<const double> rates) { schedule_.set_drop_rates(rates); }
 
   /// Reads the layers' FLOPs again, for example after the sequence length changed.
-  void update_flops() { schedule_.set_flops(layer_flops(*model_)); }
+  void update_flops() {
+    const std::vector<double> flops = layer_flops(*model_);
+    schedule_.set_flops(detail::view(flops));
+  }
 
   /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example measured seconds
   /// (measure_costs.hpp).
   void set_flops(std::span<const double> flops) { schedule_.set_flops(flops); }
 
   /// The sensitivities measured or given last; empty before.
-  std::span<const double> sensitivities() const noexcept { return sensitivities_; }
+  std::span<const double> sensitivities() const noexcept { return detail::view(sensitivities_); }
 
   /// Measures the sensitivity of every branch. `backprop()` clears the gradients, then runs one forward and backward
   /// pass on the same data every time; it is called size() + 1 times, first with nothing dropped, then with one branch
@@ -280,15 +285,17 @@ class DropBPHandler {
   /// measure_sensitivities, then allocate. The published recipe does this once, at 10 % of the training, on one sample.
   template <class Backprop, Sensitivity SensitivityPolicy = GradientNormSensitivity>
   std::span<const double> allocate_by_sensitivity(Backprop&& backprop, const SensitivityPolicy& policy = {}) {
-    allocate(measure_sensitivities(std::forward<Backprop>(backprop), policy));
+    const std::vector<double> measured = measure_sensitivities(std::forward<Backprop>(backprop), policy);
+    allocate(detail::view(measured));
     return sensitivities();
   }
 
   // ---- accounts
 
   /// How many micro-steps have dropped each branch.
-  std::span<const std::uint64_t> drop_counts() const noexcept { return dropped_; }
+  std::span<const std::uint64_t> drop_counts() const noexcept { return detail::view(dropped_); }
 
+  /// What was dropped and what really ran since the handler was made or restored.
   Report report() const {
     Report report;
     report.micro_steps = micro_steps_;
@@ -299,6 +306,7 @@ class DropBPHandler {
     return report;
   }
 
+  /// All that a resumed training needs of the handler; take it between two steps.
   HandlerState state() const {
     HandlerState state{.seed = schedule_.options().seed,
                        .plan_per = schedule_.options().plan_per,
@@ -324,7 +332,7 @@ class DropBPHandler {
                             "it has " + detail::text(state.drop_rates.size()),
                             "restore it into the model that it was saved from");
     DropSchedule<SamplingPolicy> schedule = schedule_;
-    schedule.restore(state.seed, state.plan_per, state.drop_rate, state.drop_rates);
+    schedule.restore(state.seed, state.plan_per, state.drop_rate, detail::view(state.drop_rates));
     HandlerState copy = state;
     require_same_layers();
     schedule_ = std::move(schedule);
@@ -396,7 +404,7 @@ class DropBPHandler {
     if (evaluating_) {
       evaluate_layers();
     } else if (begun_) {
-      tell_layers(plan_, scales_);
+      tell_layers(plan_, detail::view(scales_));
     } else {
       drop_only(size());
     }
@@ -404,7 +412,7 @@ class DropBPHandler {
 
   void start(bool first) {
     schedule_.gradient_scales(plan_.step(), scales_);
-    tell_layers(plan_, scales_);
+    tell_layers(plan_, detail::view(scales_));
     begun_ = true;
     evaluating_ = false;
     next_step_ = plan_.step() + 1;
@@ -441,7 +449,7 @@ class DropBPHandler {
   void drop_only(std::size_t dropped, bool retains_saved = false) {
     std::vector<std::uint8_t> mask(size());
     if (dropped < size()) mask[dropped] = 1;
-    tell_layers(DropPlan(mask), {}, retains_saved);
+    tell_layers(DropPlan(detail::view(std::as_const(mask))), {}, retains_saved);
   }
 
   // Counts the layers' calls from zero, and puts counts and decisions back, whether the measurement ends well or throws.

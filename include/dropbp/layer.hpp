@@ -31,7 +31,7 @@ class DropBPLayer {
                 "forward keeps for its backward (an empty one will do).");
 
  public:
-  using Saved = typename Op::Saved;
+  using Saved = typename Op::Saved;  ///< what the operation keeps for its backward pass
 
   /// `flops`: the cost of one forward pass of the branch, in any unit common to the model (flops.hpp computes it for
   /// transformers). Left out, it is op.flops() where the operation has that, and 1 otherwise: all branches cost alike.
@@ -39,6 +39,7 @@ class DropBPLayer {
       : op_(std::move(op)) {
     if constexpr (detail::has_flops<Op>) flops_ = static_cast<double>(op_.flops());
   }
+  /// With a cost of its own, in any unit common to the model.
   DropBPLayer(Op op, double flops) : op_(std::move(op)), flops_(flops) {}
 
   /// x + op(x), in a new tensor; x stays as it is. Same shape as x.
@@ -130,11 +131,11 @@ class DropBPLayer {
     return grad_input;
   }
 
-  Op& op() noexcept { return op_; }
-  const Op& op() const noexcept { return op_; }
+  Op& op() noexcept { return op_; }              ///< the operation inside
+  const Op& op() const noexcept { return op_; }  ///< the operation inside
 
-  double flops() const noexcept { return flops_; }
-  void set_flops(double flops) noexcept { flops_ = flops; }
+  double flops() const noexcept { return flops_; }           ///< cost of one forward pass
+  void set_flops(double flops) noexcept { flops_ = flops; }  ///< for the next DropBPHandler::update_flops()
 
   /// Whether the current plan drops the branch.
   bool dropped() const noexcept { return decision_.dropped; }
@@ -163,15 +164,15 @@ class DropBPLayer {
     awaits_backward_ = false;
   }
 
-  BranchCalls calls() const noexcept { return calls_; }
-  void set_calls(BranchCalls calls) noexcept { calls_ = calls; }
+  BranchCalls calls() const noexcept { return calls_; }           ///< how often it ran
+  void set_calls(BranchCalls calls) noexcept { calls_ = calls; }  ///< called by the handler
 
   /// Adds the seconds of forward and backward passes to times() from now on; without a clock nothing is measured.
   void set_clock(detail::ClockReference clock) noexcept {
     clock_ = clock;
     times_ = {};
   }
-  BranchTimes times() const noexcept { return times_; }
+  BranchTimes times() const noexcept { return times_; }  ///< seconds since set_clock, of all passes
 
   /// Called by the handler before each micro-step.
   void decide(const BranchDecision& decision) noexcept { decision_ = decision; }

@@ -14,7 +14,7 @@ DROPBP_NAMESPACE_BEGIN
 
 /// What one branch is told before a micro-step.
 struct BranchDecision {
-  bool dropped = false;
+  bool dropped = false;               ///< the branch needs no backward pass
   bool saves = true;                  ///< false in an evaluation: a kept branch, but no backward pass will come
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
   bool retains_saved = false;         ///< what is saved stays for further backwards, until release()
@@ -24,15 +24,15 @@ struct BranchDecision {
 
 /// How often a branch really ran.
 struct BranchCalls {
-  std::uint64_t forward = 0;
+  std::uint64_t forward = 0;  ///< forward passes, kept or dropped
   std::uint64_t backward = 0;  ///< calls of the operation's backward: none for a dropped branch
-  bool operator==(const BranchCalls&) const = default;
+  bool operator==(const BranchCalls&) const = default;  ///< by both counts
 };
 
 /// Seconds of one branch in one pass.
 struct BranchTimes {
-  double forward = 0.0;
-  double backward = 0.0;
+  double forward = 0.0;   ///< of its forward pass
+  double backward = 0.0;  ///< of its backward pass; 0 when dropped
 };
 
 namespace detail {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/base/view.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
@@ -25,18 +26,20 @@ enum class PlanPer : std::uint8_t {
 /// std::invalid_argument.
 class DropPlan {
  public:
+  /// Of no branch.
   DropPlan() = default;
 
   /// What a plan says beside its decisions.
   struct Context {
     bool trains_below = true;  ///< something below the lowest branch trains (an embedding): the gradient is needed all the way down
-    std::uint64_t step = 0;
-    std::uint32_t micro_step = 0;
+    std::uint64_t step = 0;  ///< optimizer step
+    std::uint32_t micro_step = 0;  ///< within the step, from 0
     std::uint64_t rates_hash = 0;                   ///< distinguishes plans that were drawn from different rates
     std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
   };
 
   /// A plan from a mask, one byte a branch, non-zero where dropped.
+  DROPBP_LAZY
   explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true, std::uint64_t step = 0,
                     std::uint32_t micro_step = 0, std::uint64_t rates_hash = 0,
                     std::span<const std::uint32_t> groups = {}) {
@@ -46,16 +49,16 @@ class DropPlan {
            });
   }
 
-  std::size_t size() const noexcept { return slots_.size(); }
-  std::uint64_t step() const noexcept { return step_; }
-  std::uint32_t micro_step() const noexcept { return micro_step_; }
+  std::size_t size() const noexcept { return slots_.size(); }        ///< number of branches
+  std::uint64_t step() const noexcept { return step_; }              ///< optimizer step
+  std::uint32_t micro_step() const noexcept { return micro_step_; }  ///< within the step, from 0
 
-  bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }
-  bool kept(std::size_t branch) const { return !dropped(branch); }
+  bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }  ///< needs no backward pass
+  bool kept(std::size_t branch) const { return !dropped(branch); }  ///< needs its backward pass
 
-  std::size_t kept_count() const noexcept { return kept_count_; }
-  std::size_t dropped_count() const noexcept { return size() - kept_count_; }
-  bool all_dropped() const noexcept { return kept_count_ == 0; }
+  std::size_t kept_count() const noexcept { return kept_count_; }  ///< in all groups
+  std::size_t dropped_count() const noexcept { return size() - kept_count_; }  ///< in all groups
+  bool all_dropped() const noexcept { return kept_count_ == 0; }  ///< no branch is kept
 
   /// The lowest kept branch; size() when all are dropped. Where nothing trains below the branches, the backward pass
   /// may stop here.
@@ -73,6 +76,7 @@ class DropPlan {
   /// Where a kept branch saves its activations in an arena of its group: 0 for the group's lowest kept branch, and so on
   /// upwards, always below DropSchedule::max_kept(group). A dropped branch has no slot: asking for one throws
   /// std::invalid_argument.
+  DROPBP_LAZY
   std::size_t slot(std::size_t branch) const {
     const std::uint32_t slot = slot_of(branch);
     if (slot == no_slot)
@@ -93,6 +97,8 @@ class DropPlan {
     return hash;
   }
 
+  /// The same decisions, for the same step, from the same rates.
+  DROPBP_LAZY
   bool operator==(const DropPlan& other) const noexcept {
     return slots_ == other.slots_ && trains_below_ == other.trains_below_ && step_ == other.step_ &&
            micro_step_ == other.micro_step_ && rates_hash_ == other.rates_hash_;
@@ -108,7 +114,7 @@ class DropPlan {
     detail::require_count(context.groups.empty() ? size : context.groups.size(), size, "group number");
     dropped_.resize(size);
     slots_.resize(size);
-    draw(std::span<std::uint8_t>(dropped_), std::span<std::uint32_t>(slots_));
+    draw(detail::view(dropped_), detail::view(slots_));
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
     lowest_kept_ = size;
@@ -140,6 +146,7 @@ class DropPlan {
  private:
   static constexpr std::uint32_t no_slot = 0xFFFFFFFFu;
 
+  DROPBP_LAZY
   std::uint32_t slot_of(std::size_t branch) const {
     if (branch >= size())
       detail::throw_invalid("a branch of this plan is numbered below " + detail::text(size()),

@@ -17,18 +17,20 @@ DROPBP_NAMESPACE_BEGIN
 
 /// One branch since the handler was made (or its state restored). Passes that only measured sensitivities do not count.
 struct BranchReport {
-  double flops = 0.0;          ///< cost of one forward, in the model's own unit
-  double drop_rate = 0.0;      ///< its rate now
-  std::uint64_t kept = 0;      ///< micro-steps whose plan kept it
-  std::uint64_t dropped = 0;   ///< micro-steps whose plan dropped it
-  BranchCalls calls;           ///< what really ran; evaluations count as forward calls
+  double flops = 0.0;         ///< cost of one forward, in the model's own unit
+  double drop_rate = 0.0;     ///< its rate now
+  std::uint64_t kept = 0;     ///< micro-steps whose plan kept it
+  std::uint64_t dropped = 0;  ///< micro-steps whose plan dropped it
+  BranchCalls calls;          ///< what really ran; evaluations count as forward calls
 };
 
+/// What all branches did, from DropBPHandler::report().
 struct Report {
-  std::vector<BranchReport> branches;
-  std::uint64_t micro_steps = 0;
+  std::vector<BranchReport> branches;  ///< in the order of the forward pass
+  std::uint64_t micro_steps = 0;       ///< begun so far, in all steps
 
   /// Share of all (branch, micro-step) pairs that were dropped; 0 before the first step.
+  DROPBP_LAZY
   double mean_drop_rate() const {
     std::uint64_t dropped = 0;
     for (const BranchReport& branch : branches) dropped += branch.dropped;
@@ -37,6 +39,7 @@ struct Report {
   }
 
   /// Share of the branches' backward FLOPs that was still computed; 1 before the first step.
+  DROPBP_LAZY
   double backward_flops_fraction() const {
     double kept = 0.0, all = 0.0;
     for (const BranchReport& branch : branches) {
@@ -48,6 +51,7 @@ struct Report {
 
   /// Whether every branch ran its backward exactly as often as it was kept: false when layers are skipped, called twice,
   /// or not driven by begin_step.
+  DROPBP_LAZY
   bool consistent() const {
     for (const BranchReport& branch : branches)
       if (branch.calls.backward != branch.kept) return false;
@@ -56,6 +60,7 @@ struct Report {
 };
 
 /// A table for people: one line a branch, then the totals.
+DROPBP_LAZY
 inline std::string to_text(const Report& report) {
   std::string text = "branch      flops   rate      kept   dropped   forward  backward\n";
   char line[160];

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/base/view.hpp"
+#include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/plan.hpp"
 #include "dropbp/policy/allocation.hpp"
 #include "dropbp/policy/sampling.hpp"
@@ -34,11 +36,12 @@ enum class GradientScaling : std::uint8_t {
   inverse_keep_rate  ///< it grows by 1 / (1 - p), both what passes down and that of its own parameters
 };
 
+/// What to drop, and how plans are drawn.
 struct DropOptions {
-  double drop_rate = 0.5;      ///< target rate P in [0, 1]; every branch starts with it
-  std::uint64_t seed = 0;      ///< of the plans; equal on all ranks
-  bool trains_below = true;    ///< something below the lowest branch trains (an embedding)
-  PlanPer plan_per = PlanPer::micro_step;
+  double drop_rate = 0.5;                  ///< target rate P in [0, 1]; every branch starts with it
+  std::uint64_t seed = 0;                  ///< of the plans; equal on all ranks
+  bool trains_below = true;                ///< something below the lowest branch trains (an embedding)
+  PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
   /// With independent draws (BernoulliSampling) inverse_keep_rate makes the expected gradient exactly the full one: the
   /// forward pass is untouched, and every factor I + (kept / (1 - p)) J^T of the backward pass has the mean I + J^T.
   /// With dependent ones each factor still has, but not their products: what reaches a branch through several others is
@@ -50,8 +53,13 @@ struct DropOptions {
 
 /// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates, sampling policy): nothing
 /// is consumed, any step can be asked for at any time, from any thread and on any rank, with the same answer.
-template <Sampling SamplingPolicy = BernoulliSampling>
+template <class SamplingPolicy>
 class DropSchedule {
+  static_assert(Sampling<SamplingPolicy>,
+                "dropbp: a schedule's type is a sampling policy, with a type Prepared, prepare(const SamplingInput&) const "
+                "and draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const. "
+                "BernoulliSampling{} is the default.");
+
  public:
   /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
   /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside [0, 1].
@@ -60,7 +68,7 @@ class DropSchedule {
     if (flops_.empty())
       detail::throw_invalid("a model must have at least one residual branch", "this one has none",
                             "wrap its branches in DropBPLayer and let for_each_layer visit them");
-    total_flops_ = checked_sum(flops_);
+    total_flops_ = checked_sum(detail::view(flops_));
     if (!options_.groups.empty()) detail::require_count(options_.groups.size(), size(), "group number");
     for (std::size_t i = 0; i < options_.groups.size(); ++i)
       if (options_.groups[i] >= size())
@@ -89,7 +97,7 @@ class DropSchedule {
                    .step = step,
                    .micro_step = micro_step,
                    .rates_hash = rates_hash,
-                   .groups = options_.groups},
+                   .groups = detail::view(options_.groups)},
                   [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
                     if constexpr (detail::has_draw_with_work<SamplingPolicy>)
                       sampling_.draw(prepared, random, dropped, work);
@@ -99,24 +107,24 @@ class DropSchedule {
     };
     if (step >= options_.warm_up_steps) return draw_from(prepared_, rates_hash_);
     const std::vector<double> rates = drop_rates_at(step);
-    draw_from(sampling_.prepare(input(rates, options_.drop_rate * warm_up(step))), hash(rates));
+    draw_from(sampling_.prepare(input(detail::view(rates), options_.drop_rate * warm_up(step))), hash(detail::view(rates)));
   }
 
-  std::size_t size() const noexcept { return flops_.size(); }
-  std::span<const double> flops() const noexcept { return flops_; }
-  double total_flops() const noexcept { return total_flops_; }
-  const DropOptions& options() const noexcept { return options_; }
-  const SamplingPolicy& sampling() const noexcept { return sampling_; }
+  std::size_t size() const noexcept { return flops_.size(); }  ///< number of branches
+  std::span<const double> flops() const noexcept { return detail::view(flops_); }  ///< cost of each branch
+  double total_flops() const noexcept { return total_flops_; }  ///< of all branches
+  const DropOptions& options() const noexcept { return options_; }  ///< with the target rate as it is now
+  const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
 
   /// The rate of every branch, after the warm-up.
-  std::span<const double> drop_rates() const noexcept { return rates_; }
+  std::span<const double> drop_rates() const noexcept { return detail::view(rates_); }
 
   /// The rates that a step's plan is drawn with.
   std::vector<double> drop_rates_at(std::uint64_t step) const {
     std::vector<double> rates = rates_;
     if (step < options_.warm_up_steps) {
       for (double& rate : rates) rate = detail::rounded(rate * warm_up(step));
-      limit(rates);
+      limit(detail::view(rates));
     }
     return rates;
   }
@@ -144,7 +152,7 @@ class DropSchedule {
   {
     if (options_.warm_up_steps == 0) return sampling_.max_kept_weight(prepared_);
     const std::vector<double> rates = drop_rates_at(0);
-    return sampling_.max_kept_weight(sampling_.prepare(input(rates, 0.0)));
+    return sampling_.max_kept_weight(sampling_.prepare(input(detail::view(rates), 0.0)));
   }
 
   /// 1 / (1 - p) for the branch's rate p after the warm-up: the factor on the learning rate of its parameters (or on its
@@ -204,11 +212,11 @@ class DropSchedule {
                               "look for an overflow or NaN in the gradients of the measurement");
     std::vector<double> rates = policy.allocate(
         {.sensitivities = sensitivities,
-         .flops = flops_,
+         .flops = detail::view(flops_),
          .drop_rate = options_.drop_rate,
          .kept_flops = detail::rounded(detail::rounded(1.0 - options_.drop_rate) * total_flops_)});
     detail::require_count(rates.size(), size(), "rate from the allocation policy");
-    require_rates(rates);
+    require_rates(detail::view(rates));
     apply(options_.drop_rate, std::move(rates));
   }
 
@@ -260,7 +268,7 @@ class DropSchedule {
   }
 
   SamplingInput input(std::span<const double> rates, double drop_rate) const {
-    return {.rates = rates, .flops = flops_, .drop_rate = drop_rate, .groups = options_.groups};
+    return {.rates = rates, .flops = detail::view(flops_), .drop_rate = drop_rate, .groups = detail::view(options_.groups)};
   }
 
   double warm_up(std::uint64_t step) const {
@@ -282,11 +290,11 @@ class DropSchedule {
 
   // Everything that can throw comes before the first change.
   void apply(double drop_rate, std::vector<double> rates) {
-    limit(rates);
-    typename SamplingPolicy::Prepared prepared = sampling_.prepare(input(rates, drop_rate));
+    limit(detail::view(rates));
+    typename SamplingPolicy::Prepared prepared = sampling_.prepare(input(detail::view(rates), drop_rate));
     prepared_ = std::move(prepared);
     rates_ = std::move(rates);
-    rates_hash_ = hash(rates_);
+    rates_hash_ = hash(drop_rates());
     options_.drop_rate = drop_rate;
   }
 

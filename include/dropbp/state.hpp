@@ -21,21 +21,22 @@ DROPBP_NAMESPACE_BEGIN
 /// all that a resumed training needs beside the program's own choices, which are not part of it: the policies' types and
 /// parameters, the layers' FLOPs, DropOptions::trains_below.
 struct HandlerState {
-  std::uint64_t seed = 0;
-  PlanPer plan_per = PlanPer::micro_step;
-  std::uint64_t next_step = 0;             ///< the step to begin next: one more than the last
-  std::uint64_t micro_steps = 0;           ///< begun so far, in all steps
-  double drop_rate = 0.0;                  ///< target rate
-  std::vector<double> drop_rates;          ///< of each branch
-  std::vector<double> sensitivities;       ///< measured last; empty before the first measurement
-  std::vector<std::uint64_t> kept;         ///< micro-steps that kept each branch
-  std::vector<std::uint64_t> dropped;      ///< micro-steps that dropped it
-  std::vector<BranchCalls> calls;
-  bool operator==(const HandlerState&) const = default;
+  std::uint64_t seed = 0;                                ///< of the plans
+  PlanPer plan_per = PlanPer::micro_step;                ///< how often a plan is drawn
+  std::uint64_t next_step = 0;                           ///< the step to begin next: one more than the last
+  std::uint64_t micro_steps = 0;                         ///< begun so far, in all steps
+  double drop_rate = 0.0;                                ///< target rate
+  std::vector<double> drop_rates;                        ///< of each branch
+  std::vector<double> sensitivities;                     ///< measured last; empty before the first measurement
+  std::vector<std::uint64_t> kept;                       ///< micro-steps that kept each branch
+  std::vector<std::uint64_t> dropped;                    ///< micro-steps that dropped it
+  std::vector<BranchCalls> calls;                        ///< how often each branch ran
+  bool operator==(const HandlerState&) const = default;  ///< of all fields
 };
 
 namespace detail {
 
+DROPBP_LAZY
 inline void require_consistent(const HandlerState& state) {
   const std::size_t branches = state.drop_rates.size();
   require_count(state.kept.size(), branches, "kept count in a state");
@@ -48,6 +49,7 @@ inline void require_consistent(const HandlerState& state) {
 
 /// One line a field, one line a branch; numbers are exact in every locale. Throws std::invalid_argument for a state whose
 /// lists are of different lengths.
+DROPBP_LAZY
 inline std::string to_text(const HandlerState& state) {
   detail::require_consistent(state);
   const std::size_t branches = state.drop_rates.size();
@@ -70,6 +72,7 @@ inline std::string to_text(const HandlerState& state) {
 namespace detail {
 
 // A word of a damaged file: not at its full length, and without what a terminal would obey.
+DROPBP_LAZY
 inline std::string quoted(std::string_view word) {
   constexpr std::size_t longest = 40;
   std::string quoted = "`";
@@ -157,6 +160,7 @@ class StateReader {
 }  // namespace detail
 
 /// Reads what to_text wrote. Throws std::invalid_argument naming the line for anything else.
+DROPBP_LAZY
 inline HandlerState handler_state_from_text(std::string_view text) {
   detail::StateReader reader(text);
   HandlerState state;

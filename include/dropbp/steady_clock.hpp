@@ -12,6 +12,7 @@ DROPBP_NAMESPACE_BEGIN
 
 /// Seconds on a clock that never goes back.
 struct SteadyClock {
+  /// Now; where 0 lies does not matter.
   double operator()() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }

@@ -7,9 +7,19 @@
 
 #include "dropbp/version.hpp"
 
+#define DROPBP_JOIN_(a, b, c, d) a##b##c##d
+#define DROPBP_JOIN(a, b, c, d) DROPBP_JOIN_(a, b, c, d)
+
+// v0_1 for all 0.1.x: before 1.0 a minor version may change the layout of types.
+#define DROPBP_ABI_TAG DROPBP_JOIN(v, DROPBP_VERSION_MAJOR, _, DROPBP_VERSION_MINOR)
+
 #define DROPBP_NAMESPACE_BEGIN \
   namespace dropbp {           \
-  inline namespace v0_1 {
+  inline namespace DROPBP_ABI_TAG {
 #define DROPBP_NAMESPACE_END \
   }                          \
   }
+
+// Stands before functions of plain classes that need much of the standard library. As templates they are compiled only
+// where they are called: including the core takes half as long (benchmarks/include_cost).
+#define DROPBP_LAZY template <class = void>

@@ -12,7 +12,9 @@
 
 DROPBP_NAMESPACE_BEGIN
 
+/// What is counted: 128 bits, the lowest word first.
 using PhiloxCounter = std::array<std::uint32_t, 4>;
+/// What tells streams of numbers apart: 64 bits, the lowest word first.
 using PhiloxKey = std::array<std::uint32_t, 2>;
 
 /// 128 random bits for one (counter, key).
@@ -30,9 +32,9 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) noexcep
 
 /// What a random number is for. Uses with different streams never share bits, whatever their steps and indices.
 enum class RandomStream : std::uint8_t {
-  drop_decision = 0,  ///< one draw a branch
-  sampling_order = 1, ///< for samplers that permute the branches
-  user = 128          ///< from here on free for trainers (data order, dropout, ...)
+  drop_decision = 0,   ///< one draw a branch
+  sampling_order = 1,  ///< for samplers that permute the branches
+  user = 128           ///< from here on free for trainers (data order, dropout, ...)
 };
 
 /// The random numbers of one micro-step: a pure function of (seed, stream, step, micro-step, index).
@@ -45,7 +47,7 @@ class CounterRandom {
         counter_{0, (static_cast<std::uint32_t>(stream) << 24) | (micro_step & 0xFFFFFFu),
                  static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32)} {}
 
-  static constexpr std::uint32_t max_micro_step = 0xFFFFFFu;
+  static constexpr std::uint32_t max_micro_step = 0xFFFFFFu;  ///< the largest micro-step: 2^24 - 1
 
   /// The two 64-bit numbers with indices 2 * `pair` and 2 * `pair` + 1.
   constexpr std::array<std::uint64_t, 2> pair(std::uint32_t pair) const noexcept {

@@ -20,18 +20,19 @@ namespace ops {
 
 /// The defaults are PyTorch's.
 struct AdamWOptions {
-  double learning_rate = 1e-3;
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double eps = 1e-8;
-  double weight_decay = 1e-2;
+  double learning_rate = 1e-3;  ///< step size
+  double beta1 = 0.9;           ///< decay of the first moment
+  double beta2 = 0.999;         ///< decay of the second
+  double eps = 1e-8;            ///< added to the root of the second moment
+  double weight_decay = 1e-2;   ///< decoupled: a share of the weight for each unit of learning rate
 };
 
 /// What the optimizer remembers of one parameter; part of a checkpoint.
 template <class T>
 struct AdamWState {
-  Matrix<T> first_moment, second_moment;  ///< empty before the first update
-  std::uint64_t steps = 0;                ///< updates of this parameter, not of the training
+  Matrix<T> first_moment;   ///< empty before the first update
+  Matrix<T> second_moment;  ///< the same
+  std::uint64_t steps = 0;  ///< updates of this parameter, not of the training
 };
 
 /// One update of one parameter. Its gradient is multiplied by `gradient_factor` on the way (clipping, averaging over
@@ -83,7 +84,8 @@ class AdamW {
     set_options(options);
   }
 
-  const AdamWOptions& options() const noexcept { return options_; }
+  const AdamWOptions& options() const noexcept { return options_; }  ///< of all parameters
+  /// From the next step on. Throws as the constructor does, with the options as they were.
   void set_options(const AdamWOptions& options) {
     const bool valid = options.learning_rate >= 0 && options.eps >= 0 && options.weight_decay >= 0 &&
                        options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1;
@@ -105,8 +107,8 @@ class AdamW {
       adamw_update(*parameters_[i], states_[i], options, gradient_factor);
   }
 
-  std::span<Parameter<T>* const> parameters() const noexcept { return parameters_; }
-  AdamWState<T>& state(std::size_t i) { return states_.at(i); }
+  std::span<Parameter<T>* const> parameters() const noexcept { return parameters_; }  ///< in the order given
+  AdamWState<T>& state(std::size_t i) { return states_.at(i); }  ///< of the i-th parameter
 
  private:
   std::vector<Parameter<T>*> parameters_;

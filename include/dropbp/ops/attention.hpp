@@ -19,20 +19,21 @@ namespace ops {
 
 /// Tokens are the rows t = b * sequence + position of a matrix.
 struct SequenceShape {
-  Index batch = 1;
-  Index sequence = 1;
-  Index tokens() const noexcept { return batch * sequence; }
+  Index batch = 1;                                            ///< sequences
+  Index sequence = 1;                                         ///< tokens of each
+  Index tokens() const noexcept { return batch * sequence; }  ///< rows
 };
 
 /// Query head h uses kv head h / (heads / kv_heads). A fused row holds the q heads, then the k heads, then the v heads.
 struct HeadLayout {
-  Index heads = 1;
-  Index kv_heads = 1;
-  Index head_size = 1;
-  Index group() const noexcept { return heads / kv_heads; }
-  Index q_width() const noexcept { return heads * head_size; }
+  Index heads = 1;                                              ///< query heads
+  Index kv_heads = 1;                                           ///< key and value heads; divides heads
+  Index head_size = 1;                                          ///< elements of a head
+  Index group() const noexcept { return heads / kv_heads; }     ///< query heads that share a kv head
+  Index q_width() const noexcept { return heads * head_size; }  ///< elements of all query heads
+  /// Elements of all key heads, and of all value heads.
   Index kv_width() const noexcept { return kv_heads * head_size; }
-  Index qkv_width() const noexcept { return q_width() + 2 * kv_width(); }
+  Index qkv_width() const noexcept { return q_width() + 2 * kv_width(); }  ///< elements of a fused row
 };
 
 namespace detail {

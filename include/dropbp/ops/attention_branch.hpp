@@ -16,13 +16,15 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
+/// Sizes of an attention branch.
 struct AttentionConfig {
-  Index hidden = 0;
-  Index heads = 1;
-  Index kv_heads = 0;   ///< 0: as many as heads
-  Index head_size = 0;  ///< 0: hidden / heads
-  double norm_eps = 1e-5;
+  Index hidden = 0;        ///< width of the residual stream
+  Index heads = 1;         ///< query heads
+  Index kv_heads = 0;      ///< 0: as many as heads
+  Index head_size = 0;     ///< 0: hidden / heads
+  double norm_eps = 1e-5;  ///< of the RMS norm
 
+  /// With the zeros above replaced by what they stand for.
   HeadLayout layout() const noexcept {
     return {heads, kv_heads == 0 ? heads : kv_heads, head_size == 0 ? hidden / heads : head_size};
   }
@@ -32,15 +34,15 @@ struct AttentionConfig {
 template <class T>
 class AttentionBranch {
  public:
-  static constexpr bool backward_is_repeatable = true;
+  static constexpr bool backward_is_repeatable = true;  ///< it leaves Saved as it was
 
   /// What backward needs and cannot recompute in one pass over a row.
   struct Saved {
-    Matrix<T> x;     // [tokens, hidden]
-    Matrix<T> rstd;  // [1, tokens]
-    Matrix<T> qkv;   // [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
-    Matrix<T> o;     // [tokens, heads * head_size]
-    Matrix<T> lse;   // [batch * heads, sequence]
+    Matrix<T> x;     ///< [tokens, hidden]
+    Matrix<T> rstd;  ///< [1, tokens]
+    Matrix<T> qkv;   ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
+    Matrix<T> o;     ///< [tokens, heads * head_size]
+    Matrix<T> lse;   ///< [batch * heads, sequence]: log of the softmax's denominators
   };
 
   Parameter<T> norm;  ///< [1, hidden]
@@ -58,8 +60,9 @@ class AttentionBranch {
         o(prefix + "self_attn.o_proj.weight", config.hidden, config.layout().q_width()),
         config_(config), layout_(config.layout()), rope_(std::move(rope_table)), memory_(std::move(memory)) {}
 
-  const AttentionConfig& config() const noexcept { return config_; }
+  const AttentionConfig& config() const noexcept { return config_; }  ///< as it was made
 
+  /// visit(Parameter<T>&) for each, trained or not.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     visit(norm), visit(qkv), visit(o);
@@ -82,26 +85,31 @@ class AttentionBranch {
     return static_cast<std::size_t>(tokens * elements) * sizeof(T);
   }
 
+  /// f(x), from the workspace; saves nothing where `saved` is null.
   Matrix<T> forward(const Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
     Matrix<T> y(x.rows(), x.columns(), memory_.workspace);
     run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
     return y;
   }
 
+  /// x += f(x).
   void forward_residual(Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
     run_forward(x, x.view(), Accumulate::add, saved, shape);
   }
 
+  /// J^T grad_output, and the gradients of the trained parameters.
   Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
     Matrix<T> grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
     run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
     return grad_input;
   }
 
+  /// grad += J^T grad, and the gradients of the trained parameters.
   void backward_residual(Matrix<T>& grad, Saved& saved, const SequenceShape& shape) {
     run_backward(grad, grad.view(), Accumulate::add, saved, shape);
   }
 
+  /// The gradients of the trained parameters only.
   void backward_parameters(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
     run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
   }

@@ -27,6 +27,7 @@ class CrossEntropy {
  public:
   static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
 
+  /// The logits of `chunk_tokens` tokens are alive at a time. Throws std::invalid_argument for less than 1.
   explicit CrossEntropy(MemoryPool workspace, Index chunk_tokens = 1024)
       : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
     if (chunk_tokens < 1)
@@ -51,6 +52,7 @@ class CrossEntropy {
     kept_chunk_ = -1;
   }
 
+  /// How many chunks the targets make.
   Index chunks() const noexcept { return (static_cast<Index>(targets_.size()) + chunk_tokens_ - 1) / chunk_tokens_; }
 
   /// Adds the losses of a chunk of hidden [tokens, hidden] under weight [vocabulary, hidden]. With `keep` the gradient of

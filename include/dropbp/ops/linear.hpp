@@ -17,16 +17,18 @@ namespace ops {
 template <class T>
 class Linear {
  public:
+  /// What backward needs.
   struct Saved {
-    Matrix<T> x;
+    Matrix<T> x;  ///< [tokens, input]
   };
 
-  Parameter<T> weight;
+  Parameter<T> weight;  ///< [output, input]
 
   /// Saved inputs come from `saved`, results from `workspace`.
   Linear(std::string name, Index output, Index input, MemoryPool saved, MemoryPool workspace)
       : weight(std::move(name), output, input), saved_(std::move(saved)), workspace_(std::move(workspace)) {}
 
+  /// y, from the workspace; saves nothing where `saved` is null.
   Matrix<T> forward(const Matrix<T>& x, Saved* saved) {
     if (saved != nullptr) {
       saved->x = Matrix<T>(x.rows(), x.columns(), saved_);
@@ -37,6 +39,7 @@ class Linear {
     return y;
   }
 
+  /// The gradient of x, grad_output W, and that of a trained weight.
   Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved) {
     backward_parameters(grad_output, saved);
     Matrix<T> grad_input(grad_output.rows(), weight.columns(), workspace_);
@@ -44,6 +47,7 @@ class Linear {
     return grad_input;
   }
 
+  /// The gradient of a trained weight only, grad_output^T x.
   void backward_parameters(const Matrix<T>& grad_output, Saved& saved) {
     if (!weight.trained) return;
     const Accumulate mode = weight.begin_gradient();

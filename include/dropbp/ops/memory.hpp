@@ -28,13 +28,17 @@ class MemoryBlock;
 /// copies share one pool, and blocks may outlive all of them. Safe to use from several threads.
 class MemoryPool {
  public:
+  /// An empty pool.
   explicit MemoryPool(PoolFill fill = PoolFill::nothing) : state_(std::make_shared<State>()) { state_->fill = fill; }
 
+  /// Throws std::bad_alloc.
   MemoryBlock allocate(std::size_t bytes);
 
   /// Bytes asked for by the blocks that are alive, without rounding: what a formula can predict.
   std::size_t bytes_in_use() const { return locked([](const State& s) { return s.in_use; }); }
+  /// The most that bytes_in_use() was since reset_peak().
   std::size_t peak_bytes() const { return locked([](const State& s) { return s.peak; }); }
+  /// The peak starts from what is in use now.
   void reset_peak() {
     const std::lock_guard lock(state_->mutex);
     state_->peak = state_->in_use;
@@ -56,9 +60,10 @@ class MemoryPool {
 
   struct State {
     mutable std::mutex mutex;
+    /// The blocks of one size.
     struct Shelf {
-      std::vector<void*> waiting;
-      std::size_t blocks = 0;  // alive or waiting
+      std::vector<void*> waiting;  ///< for reuse
+      std::size_t blocks = 0;      ///< alive or waiting
     };
     std::map<std::size_t, Shelf> shelves;  // by rounded size
     std::size_t in_use = 0, peak = 0, reserved = 0, allocations = 0;
@@ -93,13 +98,16 @@ class MemoryPool {
 /// A piece of memory that goes back to its pool, or to the heap when it came from there. Moved, never copied.
 class MemoryBlock {
  public:
+  /// Of no bytes.
   MemoryBlock() = default;
   /// From the plain heap.
   explicit MemoryBlock(std::size_t bytes) : bytes_(bytes) {
     if (bytes > 0) data_ = ::operator new(bytes, MemoryPool::alignment);
   }
+  /// Leaves the other one empty.
   MemoryBlock(MemoryBlock&& other) noexcept
       : state_(std::move(other.state_)), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  /// Leaves the other one empty.
   MemoryBlock& operator=(MemoryBlock&& other) noexcept {
     MemoryBlock old(std::move(*this));
     state_ = std::move(other.state_);
@@ -118,8 +126,8 @@ class MemoryBlock {
     state_->shelves.find(MemoryPool::rounded(bytes_))->second.waiting.push_back(data_);  // has room: see allocate
   }
 
-  void* data() const noexcept { return data_; }
-  std::size_t bytes() const noexcept { return bytes_; }
+  void* data() const noexcept { return data_; }          ///< null for a block of no bytes
+  std::size_t bytes() const noexcept { return bytes_; }  ///< as asked for
 
  private:
   friend class MemoryPool;

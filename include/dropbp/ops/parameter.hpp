@@ -16,14 +16,14 @@ namespace ops {
 /// Rows of a parameter under a name of their own: what checkpoints, reports and sensitivities see.
 template <class T>
 struct ParameterSlice {
-  const std::string& name;
-  Index rows;
-  Index columns;
-  T* value;
-  T* gradient;  ///< null while absent
-  bool trained;
+  const std::string& name;  ///< as in checkpoints
+  Index rows;               ///< number of rows
+  Index columns;            ///< elements of a row
+  T* value;                 ///< the first element
+  T* gradient;              ///< null while absent
+  bool trained;             ///< see Parameter::trained
 
-  std::size_t size() const noexcept { return static_cast<std::size_t>(rows * columns); }
+  std::size_t size() const noexcept { return static_cast<std::size_t>(rows * columns); }  ///< elements
 };
 
 /// A parameter [rows, columns]; a vector has one row. Its gradient is absent until begin_gradient() and after
@@ -31,29 +31,32 @@ struct ParameterSlice {
 template <class T>
 class Parameter {
  public:
+  /// Rows with a name of their own.
   struct Part {
-    std::string name;
-    Index rows;
+    std::string name;  ///< as in checkpoints
+    Index rows;        ///< number of rows
   };
 
   bool trained = true;  ///< false: frozen; backward passes compute no gradient for it
 
+  /// Of one part. The values are not initialised.
   Parameter(std::string name, Index rows, Index columns) : Parameter({{std::move(name), rows}}, columns) {}
 
   /// A fused parameter: its parts lie below each other.
   Parameter(std::vector<Part> parts, Index columns) : parts_(std::move(parts)), value_(sum_of_rows(parts_), columns) {}
 
-  Index rows() const noexcept { return value_.rows(); }
-  Index columns() const noexcept { return value_.columns(); }
-  std::size_t size() const noexcept { return value_.size(); }
-  const std::vector<Part>& parts() const noexcept { return parts_; }
+  Index rows() const noexcept { return value_.rows(); }               ///< of all parts
+  Index columns() const noexcept { return value_.columns(); }         ///< elements of a row
+  std::size_t size() const noexcept { return value_.size(); }         ///< elements
+  const std::vector<Part>& parts() const noexcept { return parts_; }  ///< from the first row down
 
-  MatrixView<T> value() noexcept { return value_.view(); }
-  MatrixView<const T> value() const noexcept { return value_.view(); }
+  MatrixView<T> value() noexcept { return value_.view(); }              ///< [rows, columns]
+  MatrixView<const T> value() const noexcept { return value_.view(); }  ///< [rows, columns]
 
-  bool has_gradient() const noexcept { return has_gradient_; }
+  bool has_gradient() const noexcept { return has_gradient_; }  ///< false: absent, which is not zero
   /// Meaningful only while has_gradient(), except to write what begin_gradient() asked for.
   MatrixView<T> gradient() noexcept { return gradient_.view(); }
+  /// Meaningful only while has_gradient().
   MatrixView<const T> gradient() const noexcept { return gradient_.view(); }
 
   /// Announces a contribution and says how to write it into gradient(): the first one of a step overwrites every

@@ -29,10 +29,10 @@ class RopeTable {
       }
   }
 
-  Index max_sequence() const noexcept { return cosine_.rows(); }
-  Index head_size() const noexcept { return 2 * cosine_.columns(); }
-  const T* cosine(Index position) const noexcept { return cosine_.row(position); }
-  const T* sine(Index position) const noexcept { return sine_.row(position); }
+  Index max_sequence() const noexcept { return cosine_.rows(); }  ///< positions
+  Index head_size() const noexcept { return 2 * cosine_.columns(); }  ///< elements of a head
+  const T* cosine(Index position) const noexcept { return cosine_.row(position); }  ///< [head_size / 2]
+  const T* sine(Index position) const noexcept { return sine_.row(position); }  ///< [head_size / 2]
 
  private:
   static Index half_of(Index head_size) {

@@ -16,23 +16,24 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
+/// Sizes of a SwiGLU branch.
 struct SwiGLUConfig {
-  Index hidden = 0;
-  Index intermediate = 0;
-  double norm_eps = 1e-5;
+  Index hidden = 0;        ///< width of the residual stream
+  Index intermediate = 0;  ///< units
+  double norm_eps = 1e-5;  ///< of the RMS norm
 };
 
 /// Tensors are Matrix<T> [batch * sequence, hidden]. backward may run more than once on one saved state.
 template <class T>
 class SwiGLUBranch {
  public:
-  static constexpr bool backward_is_repeatable = true;
+  static constexpr bool backward_is_repeatable = true;  ///< it leaves Saved as it was
 
   /// What backward needs and cannot recompute in one pass over a row.
   struct Saved {
-    Matrix<T> x;        // [tokens, hidden]
-    Matrix<T> rstd;     // [1, tokens]
-    Matrix<T> gate_up;  // [tokens, 2 * intermediate]
+    Matrix<T> x;        ///< [tokens, hidden]
+    Matrix<T> rstd;     ///< [1, tokens]
+    Matrix<T> gate_up;  ///< [tokens, 2 * intermediate]
   };
 
   Parameter<T> norm;     ///< [1, hidden]
@@ -47,8 +48,9 @@ class SwiGLUBranch {
         down(prefix + "mlp.down_proj.weight", config.hidden, config.intermediate),
         config_(config), memory_(std::move(memory)) {}
 
-  const SwiGLUConfig& config() const noexcept { return config_; }
+  const SwiGLUConfig& config() const noexcept { return config_; }  ///< as it was made
 
+  /// visit(Parameter<T>&) for each, trained or not.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     visit(norm), visit(gate_up), visit(down);
@@ -69,26 +71,31 @@ class SwiGLUBranch {
     return static_cast<std::size_t>(tokens * (config.hidden + 1 + 2 * config.intermediate)) * sizeof(T);
   }
 
+  /// f(x), from the workspace; saves nothing where `saved` is null.
   Matrix<T> forward(const Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
     Matrix<T> y(x.rows(), x.columns(), memory_.workspace);
     run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
     return y;
   }
 
+  /// x += f(x).
   void forward_residual(Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
     run_forward(x, x.view(), Accumulate::add, saved, shape);
   }
 
+  /// J^T grad_output, and the gradients of the trained parameters.
   Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
     Matrix<T> grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
     run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
     return grad_input;
   }
 
+  /// grad += J^T grad, and the gradients of the trained parameters.
   void backward_residual(Matrix<T>& grad, Saved& saved, const SequenceShape& shape) {
     run_backward(grad, grad.view(), Accumulate::add, saved, shape);
   }
 
+  /// The gradients of the trained parameters only.
   void backward_parameters(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
     run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
   }

@@ -36,6 +36,8 @@ concept Allocation = std::copyable<A> && detail::has_allocate<A>;
 
 /// The same rate for every branch, whatever the sensitivities.
 struct UniformAllocation {
+  /// See Allocation.
+  DROPBP_LAZY
   std::vector<double> allocate(const AllocationInput& input) const {
     return std::vector<double>(input.flops.size(), input.drop_rate);
   }
@@ -47,6 +49,8 @@ struct UniformAllocation {
 struct GreedyAllocation {
   double min_rate = 0.0;  ///< every branch is dropped at least this often
 
+  /// See Allocation. Throws std::invalid_argument for a target above what rates of 0.9 reach.
+  DROPBP_LAZY
   std::vector<double> allocate(const AllocationInput& input) const {
     detail::require_rate(min_rate, "min_rate");
     const float start = static_cast<float>(min_rate);
@@ -84,12 +88,13 @@ struct GreedyAllocation {
     return {rates.begin(), rates.end()};
   }
 
-  bool operator==(const GreedyAllocation&) const = default;
+  bool operator==(const GreedyAllocation&) const = default;  ///< by parameters
 
  private:
   static constexpr double step = 0.1;
   static constexpr double highest = 0.9;
 
+  DROPBP_LAZY
   static double narrowed(double value) {
     if (value > 0x1.fffffep127)
       detail::throw_invalid("GreedyAllocation takes FLOPs and sensitivities up to 3.4e38 (float32)",
@@ -106,6 +111,7 @@ struct GreedyAllocation {
   };
 
   // A binary heap with the first candidate on top; <algorithm> would cost every user of the header more.
+  DROPBP_LAZY
   static void push(std::vector<Candidate>& heap, Candidate candidate) {
     std::size_t hole = heap.size();
     heap.push_back(candidate);
@@ -116,6 +122,7 @@ struct GreedyAllocation {
     heap[hole] = candidate;
   }
 
+  DROPBP_LAZY
   static Candidate pop(std::vector<Candidate>& heap) {
     const Candidate top = heap.front();
     const Candidate last = heap.back();

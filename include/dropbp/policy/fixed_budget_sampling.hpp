@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/base/view.hpp"
 #include "dropbp/policy/sampling.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -33,26 +34,29 @@ struct FixedBudgetSampling {
   /// Not infinity: clang++ refuses that under -ffast-math.
   static constexpr double no_limit = (std::numeric_limits<double>::max)();
 
-  BranchWeight weigh = BranchWeight::count;
-  std::vector<double> bytes = {};  ///< one a branch where `weigh` is bytes
+  BranchWeight weigh = BranchWeight::count;  ///< what the bound is on
+  std::vector<double> bytes = {};            ///< one a branch where `weigh` is bytes
   /// In the unit of the weight. Where the kept branches could weigh more, rates are raised: all keep probabilities shrink by
   /// one factor. The default is no cap.
   double cap = no_limit;
 
+  /// What its draws need of the rates.
   struct Prepared {
+    /// A branch that may be kept or dropped.
     struct Branch {
-      std::uint32_t number;
-      std::uint32_t group;
-      double keep;    // probability
-      double weight;  // > 0
+      std::uint32_t number;  ///< in the order of the forward pass
+      std::uint32_t group;   ///< see DropOptions::groups
+      double keep;           ///< keep probability
+      double weight;         ///< > 0, in the unit of the weight
     };
-    std::vector<Branch> undecided;           // keep is neither 0 nor 1; group by group
-    std::vector<std::uint8_t> dropped;       // of the decided ones
-    std::vector<std::size_t> max_kept;       // by group
-    double max_kept_weight = 0.0;
+    std::vector<Branch> undecided;      ///< keep is neither 0 nor 1; group by group
+    std::vector<std::uint8_t> dropped;  ///< of the decided ones
+    std::vector<std::size_t> max_kept;  ///< by group
+    double max_kept_weight = 0.0;       ///< of all groups together
   };
 
   /// Throws std::invalid_argument for bytes of another number or not positive.
+  DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     require_weights(input);
     std::size_t groups = 1;
@@ -76,13 +80,15 @@ struct FixedBudgetSampling {
         weights.push_back(heavy);
         if (keep < 1.0) prepared.undecided.push_back({static_cast<std::uint32_t>(i), group, keep, heavy});
       }
-      prepared.max_kept[group] = most_within(weights, one.most());
+      prepared.max_kept[group] = most_within(detail::view(weights), one.most());
       of_groups += one.most();
     }
     prepared.max_kept_weight = all.most() < of_groups ? all.most() : of_groups;
     return prepared;
   }
 
+  /// See Sampling. `order`: as many words of working space as branches.
+  DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped,
             std::span<std::uint32_t> order) const {
     for (std::size_t i = 0; i < dropped.size(); ++i) dropped[i] = prepared.dropped[i];
@@ -111,12 +117,16 @@ struct FixedBudgetSampling {
       carried.decide(unit(random.pair(static_cast<std::uint32_t>(2 * undecided.size() + 1))[0]) < carried.keep, dropped);
   }
 
+  /// How many branches of a group any draw keeps at most; 0 for a group that does not exist.
+  DROPBP_LAZY
   std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
     return group < prepared.max_kept.size() ? prepared.max_kept[group] : 0;
   }
+  /// What the kept branches of any draw weigh at most.
   double max_kept_weight(const Prepared& prepared) const { return prepared.max_kept_weight; }
 
   /// Throws std::invalid_argument for a cap that does not hold more than the heaviest branch.
+  DROPBP_LAZY
   void limit(std::span<double> rates, const SamplingInput& input) const {
     if (cap >= no_limit) return;
     require_weights(input);
@@ -138,7 +148,7 @@ struct FixedBudgetSampling {
     for (double& rate : rates) rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
   }
 
-  bool operator==(const FixedBudgetSampling&) const = default;
+  bool operator==(const FixedBudgetSampling&) const = default;  ///< by parameters
 
  private:
   static constexpr double rounding = 1e-9;  // of a branch
@@ -178,17 +188,20 @@ struct FixedBudgetSampling {
     bool open = false;
     double keep = 0.0, weight = 0.0;
 
+    DROPBP_LAZY
     void decide(bool kept, std::span<std::uint8_t> dropped) {
       dropped[number] = kept ? 0 : 1;
       open = false;
     }
 
+    DROPBP_LAZY
     void settle(std::span<std::uint8_t> dropped) {
       if (open && (keep < rounding || keep > 1.0 - rounding)) decide(keep > 0.5, dropped);
     }
 
     // Either this branch gains weight from the other, as much as decides one of them, or it gives: at the odds that leave
     // both keep probabilities as they were in expectation. Becomes the one that stays open.
+    DROPBP_LAZY
     void meet(Pivot other, double random, std::span<std::uint8_t> dropped) {
       if (!other.open) return;
       if (!open) {
@@ -220,10 +233,12 @@ struct FixedBudgetSampling {
 
   static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
+  DROPBP_LAZY
   double weight(const SamplingInput& input, std::size_t branch) const {
     return weigh == BranchWeight::count ? 1.0 : weigh == BranchWeight::flops ? input.flops[branch] : bytes[branch];
   }
 
+  DROPBP_LAZY
   void require_weights(const SamplingInput& input) const {
     if (!(cap > 0.0))
       detail::throw_invalid("FixedBudgetSampling's cap must be positive", "it is " + detail::text(cap),
@@ -238,6 +253,7 @@ struct FixedBudgetSampling {
   }
 
   // How many of the lightest fit.
+  DROPBP_LAZY
   static std::size_t most_within(std::span<const double> weights, double most) {
     const std::vector<std::uint32_t> order = detail::descending(weights);
     double sum = 0.0;

@@ -18,6 +18,7 @@
 #endif
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/policy/allocation.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -25,11 +26,12 @@ DROPBP_NAMESPACE_BEGIN
 /// phi(p) = p^2: a branch hurts the more the more often it is dropped already. The objective whose margins the published
 /// allocation evens out.
 struct SquaredRate {
-  static double rate_at(double slope) { return slope / 2.0; }
+  static double rate_at(double slope) { return slope / 2.0; }  ///< where 2 p = slope
 };
 
 /// phi(p) = p / (1 - p): the variance of a gradient that is dropped with rate p and scaled by 1 / (1 - p) when kept.
 struct ScaledVariance {
+  /// Where 1 / (1 - p)^2 = slope; 0 for slopes up to 1.
   static double rate_at(double slope) {
     if (!(slope > 1.0)) return 0.0;
 #if defined(__GNUC__)
@@ -53,7 +55,7 @@ concept AllocationObjective = std::copyable<O> && requires(const O& objective, d
 /// Vandenberghe: "Convex optimization", 5.5.3), which is the smallest double that keeps the budget: 63 passes over
 /// the branches. Branches without sensitivity are dropped first, all at one rate; those without FLOPs stay at their
 /// lowest rate, since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter.
-template <class Objective = SquaredRate>
+template <class Objective>
 struct OptimalAllocation {
   static_assert(AllocationObjective<Objective>,
                 "dropbp: an objective of OptimalAllocation is a copyable type with double rate_at(double slope) const, the "
@@ -61,7 +63,7 @@ struct OptimalAllocation {
 
   std::vector<double> min_rates = {};  ///< one a branch, or one for all; none: 0
   std::vector<double> max_rates = {};  ///< one a branch, or one for all; none: 1. A branch that is always dropped never trains
-  [[no_unique_address]] Objective objective = {};
+  [[no_unique_address]] Objective objective = {};  ///< phi
 
   /// Throws std::invalid_argument for bounds that are not rates, out of order or of another number, and for a target
   /// above what max_rates allow.
@@ -92,7 +94,7 @@ struct OptimalAllocation {
     return rates;
   }
 
-  bool operator==(const OptimalAllocation&) const = default;
+  bool operator==(const OptimalAllocation&) const = default;  ///< by parameters
 
  private:
   struct Branch {

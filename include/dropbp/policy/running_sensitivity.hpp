@@ -23,6 +23,7 @@ class RunningSensitivity {
  public:
   /// `decay`: weight of the past at each observation. `explore_after`: steps without an observation after which an
   /// estimate is out of date; 0 for never.
+  DROPBP_LAZY
   explicit RunningSensitivity(std::size_t branches, double decay = 0.9, std::uint64_t explore_after = 100)
       : decay_(decay), explore_after_(explore_after), branches_(branches) {
     if (!(decay >= 0.0 && decay < 1.0))
@@ -30,10 +31,11 @@ class RunningSensitivity {
                             "take 0.9 for an average over about ten observations");
   }
 
-  std::size_t size() const noexcept { return branches_.size(); }
+  std::size_t size() const noexcept { return branches_.size(); }  ///< number of branches
 
   /// The squared norm of a kept branch's own gradients in this step. Throws std::invalid_argument, with the estimate as it
   /// was, for a number that is not finite.
+  DROPBP_LAZY
   void observe(std::size_t branch, double squared_gradient_norm) {
     if (branch >= size())
       detail::throw_invalid("a branch is numbered below " + detail::text(size()), "it is " + detail::text(branch),
@@ -52,12 +54,14 @@ class RunningSensitivity {
   void end_step() noexcept { ++step_; }
 
   /// Whether the branch's estimate is a recent one.
+  DROPBP_LAZY
   bool is_known(std::size_t branch) const {
     const Branch& one = branches_.at(branch);
     return one.weight > 0.0 && (explore_after_ == 0 || step_ - one.last <= explore_after_);
   }
 
   /// One estimate a branch, for DropBPHandler::allocate. All equal before the first observation.
+  DROPBP_LAZY
   std::vector<double> sensitivities() const {
     std::vector<double> result(size());
     double largest = 0.0;
@@ -71,7 +75,7 @@ class RunningSensitivity {
     return result;
   }
 
-  bool operator==(const RunningSensitivity&) const = default;
+  bool operator==(const RunningSensitivity&) const = default;  ///< the same observations and parameters
 
  private:
   struct Branch {

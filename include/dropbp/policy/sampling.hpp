@@ -17,9 +17,9 @@ DROPBP_NAMESPACE_BEGIN
 
 /// What a sampling policy may look at when the rates change.
 struct SamplingInput {
-  std::span<const double> rates;  ///< of each branch, in [0, 1]
-  std::span<const double> flops;  ///< of each branch, in any common unit
-  double drop_rate = 0.0;         ///< the target that the rates were made for
+  std::span<const double> rates;               ///< of each branch, in [0, 1]
+  std::span<const double> flops;               ///< of each branch, in any common unit
+  double drop_rate = 0.0;                      ///< the target that the rates were made for
   std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
 };
 
@@ -56,6 +56,7 @@ concept has_limit = requires(const S& policy, std::span<double> rates, const Sam
 
 // Indices from the largest value to the smallest, equal ones in their order. A merge sort, bottom up; <algorithm> would
 // cost every user of the header more than it saves here.
+DROPBP_LAZY
 inline std::vector<std::uint32_t> descending(std::span<const double> values) {
   std::vector<std::uint32_t> order(values.size()), merged(values.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
@@ -94,9 +95,11 @@ struct BernoulliSampling {
   /// Rates as 53-bit integers: the comparison is then the same on every compiler and under -ffast-math. A rate of 0
   /// never drops, a rate of 1 always.
   struct Prepared {
-    std::vector<std::uint64_t> thresholds;
+    std::vector<std::uint64_t> thresholds;  ///< of each branch: its rate * 2^53
   };
 
+  /// See Sampling.
+  DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
     prepared.thresholds.reserve(input.rates.size());
@@ -104,6 +107,8 @@ struct BernoulliSampling {
     return prepared;
   }
 
+  /// See Sampling.
+  DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
     for (std::size_t i = 0; i < dropped.size(); i += 2) {
       const auto bits = random.pair(static_cast<std::uint32_t>(i / 2));
@@ -117,12 +122,15 @@ struct BernoulliSampling {
 /// lowest index), until at least drop_rate * N are. It bounds the kept branches from above, by count, and drops more
 /// than asked: 0.525 in the mean for 64 branches at 0.5.
 struct AtLeastTargetSampling {
+  /// What its draws need of the rates.
   struct Prepared {
-    BernoulliSampling::Prepared independent;
-    std::vector<std::uint32_t> highest_rate_first;
-    std::size_t least_dropped = 0;
+    BernoulliSampling::Prepared independent;        ///< the draws that come first
+    std::vector<std::uint32_t> highest_rate_first;  ///< branches
+    std::size_t least_dropped = 0;                  ///< in any draw, by count
   };
 
+  /// See Sampling.
+  DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
     prepared.independent = BernoulliSampling{}.prepare(input);
@@ -131,6 +139,8 @@ struct AtLeastTargetSampling {
     return prepared;
   }
 
+  /// See Sampling.
+  DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
     BernoulliSampling{}.draw(prepared.independent, random, dropped);
     std::size_t count = 0;
@@ -144,6 +154,7 @@ struct AtLeastTargetSampling {
  private:
   // The smallest count with count / branches >= rate in double precision. The divisor is rounded, too, so that the
   // compiler cannot turn the quotient into a product with 1 / branches (-ffast-math).
+  DROPBP_LAZY
   static std::size_t least_dropped(std::size_t branches, double rate) {
     for (std::size_t count = 0; count < branches; ++count)
       if (detail::rounded(static_cast<double>(count) / detail::rounded(static_cast<double>(branches))) >= rate)

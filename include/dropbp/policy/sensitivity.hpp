@@ -40,8 +40,9 @@ inline double square_root(double x) noexcept {
 /// with only branch i dropped; an absent gradient counts as zero. Needs NormedTensor gradients.
 /// Memory: one double a parameter tensor.
 struct GradientNormSensitivity {
-  using Reference = std::vector<double>;  // ||g_t||
+  using Reference = std::vector<double>;  ///< ||g_t|| of each trained tensor
 
+  /// See Sensitivity.
   template <class Model>
   Reference reference(Model& model) const {
     Reference norms;
@@ -49,6 +50,7 @@ struct GradientNormSensitivity {
     return norms;
   }
 
+  /// See Sensitivity. Throws std::logic_error when the model visits other tensors than before.
   template <class Model>
   double difference(const Reference& reference, Model& model) const {
     double sum = 0.0;
@@ -75,8 +77,10 @@ struct GradientNormSensitivity {
 /// S_i = sum over trained tensors t of ||g_t - g_t^(i)||^2. Needs ComparableTensor gradients.
 /// Memory: one copy of all gradients.
 struct GradientSensitivity {
+  /// A copy of every gradient.
   class Reference {
    public:
+    /// Copies one; null where it is absent.
     template <class T>
     void push_back(const T* gradient) {
       // Entries are untyped so that the gradients of one model may be of several types.
@@ -86,7 +90,7 @@ struct GradientSensitivity {
       entries_.back().destroy = [](void* copy) { delete static_cast<detail::TensorCopy<T>*>(copy); };
     }
 
-    std::size_t size() const noexcept { return entries_.size(); }
+    std::size_t size() const noexcept { return entries_.size(); }  ///< number of tensors
 
     /// ||g_t - gradient||^2
     template <class T>
@@ -98,8 +102,10 @@ struct GradientSensitivity {
       return gradient == nullptr ? copy->squared_norm() : copy->squared_distance(*gradient);
     }
 
-    Reference() = default;
+    Reference() = default;  ///< of no tensor
+    /// Leaves the other one empty.
     Reference(Reference&& other) noexcept : entries_(std::move(other.entries_)) { other.entries_.clear(); }
+    /// Swaps the two.
     Reference& operator=(Reference&& other) noexcept {
       entries_.swap(other.entries_);
       return *this;
@@ -120,6 +126,7 @@ struct GradientSensitivity {
     std::vector<Entry> entries_;
   };
 
+  /// See Sensitivity.
   template <class Model>
   Reference reference(Model& model) const {
     Reference copies;
@@ -130,6 +137,7 @@ struct GradientSensitivity {
     return copies;
   }
 
+  /// See Sensitivity. Throws std::logic_error when the model visits other tensors than before.
   template <class Model>
   double difference(const Reference& reference, Model& model) const {
     double sum = 0.0;

@@ -11,17 +11,21 @@
 
 DROPBP_NAMESPACE_BEGIN
 
+/// Host memory of float, double or long double: n elements each.
 template <std::floating_point Scalar>
 struct backend_kernels<Cpu, Scalar> {
+  /// y += x.
   static void accumulate(Scalar* y, const Scalar* x, std::size_t n) noexcept {
     for (std::size_t i = 0; i < n; ++i) y[i] += x[i];
   }
 
+  /// y *= factor, rounded to Scalar.
   static void scale(Scalar* y, double factor, std::size_t n) noexcept {
     const Scalar by = static_cast<Scalar>(factor);
     for (std::size_t i = 0; i < n; ++i) y[i] *= by;
   }
 
+  /// Sum of x^2.
   static double squared_norm(const Scalar* x, std::size_t n) noexcept {
     return sum(n, [x](std::size_t i) {
       const double value = static_cast<double>(x[i]);
@@ -29,6 +33,7 @@ struct backend_kernels<Cpu, Scalar> {
     });
   }
 
+  /// Sum of (x - y)^2.
   static double squared_distance(const Scalar* x, const Scalar* y, std::size_t n) noexcept {
     return sum(n, [x, y](std::size_t i) {
       const double difference = static_cast<double>(x[i]) - static_cast<double>(y[i]);

@@ -1,0 +1,74 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The names of the core's public types, for headers that only mention them. Default template arguments stand here and
+// nowhere else: every header that defines one of these templates includes this one.
+#pragma once
+
+#include <cstdint>
+
+#include "dropbp/base/config.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+
+// base/philox.hpp
+class CounterRandom;
+enum class RandomStream : std::uint8_t;
+
+// backend/kernels.hpp, tensor.hpp
+struct Cpu;
+struct Cuda;
+template <class Backend, class Scalar>
+struct backend_kernels;
+template <class T>
+struct tensor_traits;
+
+// flops.hpp
+struct AttentionShape;
+struct MlpShape;
+
+// model.hpp
+struct BranchDecision;
+struct BranchCalls;
+struct BranchTimes;
+
+// plan.hpp
+class DropPlan;
+enum class PlanPer : std::uint8_t;
+
+// policy/
+struct SamplingInput;
+struct BernoulliSampling;
+struct AtLeastTargetSampling;
+struct FixedBudgetSampling;
+enum class BranchWeight : std::uint8_t;
+struct AllocationInput;
+struct UniformAllocation;
+struct GreedyAllocation;
+struct SquaredRate;
+struct ScaledVariance;
+template <class Objective = SquaredRate>
+struct OptimalAllocation;
+struct GradientNormSensitivity;
+struct GradientSensitivity;
+class RunningSensitivity;
+
+// schedule.hpp
+struct DropOptions;
+enum class GradientScaling : std::uint8_t;
+template <class SamplingPolicy = BernoulliSampling>
+class DropSchedule;
+
+// layer.hpp, handler.hpp
+template <class Op>
+class DropBPLayer;
+template <class ModelType, class AllocationPolicy = GreedyAllocation, class SamplingPolicy = BernoulliSampling>
+class DropBPHandler;
+
+// report.hpp, state.hpp, steady_clock.hpp
+struct BranchReport;
+struct Report;
+struct HandlerState;
+struct SteadyClock;
+
+DROPBP_NAMESPACE_END

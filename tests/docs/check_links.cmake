@@ -1,0 +1,27 @@
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# What the pages in DOCS_DIR link to exists. DOCS_DIR comes from the command line.
+
+include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
+
+file(GLOB pages ${DOCS_DIR}/*.md)
+set(faults "")
+set(count 0)
+foreach(page IN LISTS pages)
+  cmake_path(GET page FILENAME name)
+  file(READ ${page} text)
+  string(REPLACE "](" "\nLINK:" text "${text}")  # CMake's lists cannot hold a single bracket
+  string(REGEX MATCHALL "\nLINK:[^()# \n]+" links "${text}")
+  list(TRANSFORM links REPLACE "\nLINK:" "")
+  foreach(link IN LISTS links)
+    math(EXPR count "${count} + 1")
+    if(NOT link MATCHES "^[a-z]+:" AND NOT EXISTS ${DOCS_DIR}/${link})
+      string(APPEND faults "${name} links to ${link}, which does not exist\n")
+    endif()
+  endforeach()
+endforeach()
+if(faults)
+  fail("${faults}")
+endif()
+message(NOTICE "${count} links lead somewhere")
