@@ -1,4 +1,4 @@
-// expect: has_draw
+// expect: dropbp: a schedule.s third argument is a sampling policy
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

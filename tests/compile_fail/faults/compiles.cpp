@@ -1,4 +1,4 @@
-// expect: never said
+// expect: dropbp: never said
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
