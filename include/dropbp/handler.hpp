@@ -203,14 +203,14 @@ class DropBPHandler {
     std::vector<double> sensitivities(size());
     const Measurement measurement(*this);
     drop_only(size());
-    backprop();
+    static_cast<void>(backprop());
     measurement.require_passes();
     const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
     // Of the gradients with themselves: not zero only where they are not finite.
     require_finite(policy.difference(reference, *model_), "nothing");
     for (std::size_t i = 0; i < size(); ++i) {
       drop_only(i);
-      backprop();
+      static_cast<void>(backprop());
       sensitivities[i] = policy.difference(reference, *model_);
       require_finite(sensitivities[i], "branch " + detail::text(i));
     }
@@ -245,18 +245,18 @@ class DropBPHandler {
     drop_only(size(), true);
     gradients.push_back(pass.forward());
     for (std::size_t i = size(); i-- > 0;) gradients.push_back(pass.backward(i, gradients.back()));
-    pass.backward_below(gradients.back());
+    static_cast<void>(pass.backward_below(gradients.back()));
     gradients.pop_back();
     measurement.require_passes();
     const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
     require_finite(policy.difference(reference, *model_), "nothing");
     // From the lowest up: what lies above the dropped branch keeps the gradients of the complete pass.
     for (std::size_t i = 0; i < size(); ++i) {
-      pass.clear_gradients(i + 1);
+      static_cast<void>(pass.clear_gradients(i + 1));
       Gradient gradient = std::move(gradients.back());
       gradients.pop_back();
       for (std::size_t below = i; below-- > 0;) gradient = pass.backward(below, gradient);
-      pass.backward_below(gradient);
+      static_cast<void>(pass.backward_below(gradient));
       sensitivities[i] = policy.difference(reference, *model_);
       require_finite(sensitivities[i], "branch " + detail::text(i));
     }
@@ -276,8 +276,8 @@ class DropBPHandler {
     require_no_measurement();
     std::vector<BranchTimes> times(size());
     const Measurement measurement(*this);
-    const detail::ClockReference clock{[](const void* one) { return static_cast<double>((*static_cast<const Clock*>(one))()); },
-                                       detail::address_of(now)};
+    const auto read = [&now] { return static_cast<double>(now()); };
+    const detail::ClockReference clock{[](const void* one) { return (*static_cast<const decltype(read)*>(one))(); }, &read};
     for (int pass = 0; pass < passes; ++pass) {
       drop_only(size());
       for_each_branch([&](auto& layer, std::size_t) {
@@ -285,7 +285,7 @@ class DropBPHandler {
                       "dropbp: measure_costs needs layers with set_clock(...) and BranchTimes times(), which DropBPLayer has.");
         layer.set_clock(clock);
       });
-      backprop();
+      static_cast<void>(backprop());
       for_each_branch([&](auto& layer, std::size_t i) {
         const BranchTimes one = layer.times();
         if (pass == 0 || one.forward < times[i].forward) times[i].forward = one.forward;
@@ -306,7 +306,7 @@ class DropBPHandler {
       static_assert(detail::has_squared_gradient_norm<decltype(layer)>,
                     "dropbp: observe_gradients needs layers with double squared_gradient_norm(), which DropBPLayer has. "
                     "Others tell a RunningSensitivity by its own observe(branch, squared_norm).");
-      if (kept_micro_steps_[i] != 0) running.observe(i, layer.squared_gradient_norm() * observation_scale(i));
+      if (kept_micro_steps_[i] != 0) running.observe(i, static_cast<double>(layer.squared_gradient_norm()) * observation_scale(i));
     });
     running.end_step();
   }

@@ -244,7 +244,7 @@ class DropBPLayer {
   template <class T, class... Args>
   void backward_parameters(const T& grad_output, Saved& saved, Args&&... args) {
     if constexpr (detail::has_backward_parameters<Op, T, Args...>)
-      op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+      static_cast<void>(op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...));
     else
       static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));
   }

@@ -89,7 +89,7 @@ template <class Use>
 struct GradientVisitor {
   Use& use;
   template <class T>
-  void operator()(const T& gradient) const { use(address_of(gradient)); }
+  void operator()(const T& gradient) const { use(detail::address_of(gradient)); }
   template <class T>
   void operator()(const T* gradient) const { use(gradient); }
   template <class T>

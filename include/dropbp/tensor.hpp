@@ -117,8 +117,13 @@ concept has_kernels = !requires { typename kernels_of<T>::are_missing; };
 
 template <class T>
 concept has_scale_kernel = has_writable_memory<T> && has_kernels<T> && requires(T& y) {
-  kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, tensor_traits<T>::size(y));
+  kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, std::size_t{1});
 };
+
+template <has_contiguous_memory T>
+std::size_t size_of(const T& x) {
+  return static_cast<std::size_t>(tensor_traits<T>::size(x));
+}
 
 inline void require_same_size(std::size_t y, std::size_t x) {
   if (y != x)
@@ -156,8 +161,8 @@ void accumulate(T& y, const T& x) {
     static_assert(requires { detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), 1u); },
                   "dropbp: y += x needs accumulate(y, x, n) in the backend_kernels of this tensor's backend and scalar (see "
                   "backend/kernels.hpp).");
-    detail::require_same_size(tensor_traits<T>::size(y), tensor_traits<T>::size(x));
-    detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), tensor_traits<T>::size(x));
+    detail::require_same_size(detail::size_of(y), detail::size_of(x));
+    detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), detail::size_of(x));
   }
 }
 
@@ -169,7 +174,7 @@ void scale(T& y, double factor) {
   if constexpr (detail::has_own_scale<T>)
     tensor_traits<T>::scale(y, factor);
   else if constexpr (detail::has_scale_kernel<T>)
-    detail::kernels_of<T>::scale(tensor_traits<T>::data(y), factor, tensor_traits<T>::size(y));
+    detail::kernels_of<T>::scale(tensor_traits<T>::data(y), factor, detail::size_of(y));
 }
 
 /// Sum of the squares of all elements, in double.
@@ -183,7 +188,7 @@ double squared_norm(const T& x) {
     static_assert(requires { detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), 1u); },
                   "dropbp: a norm needs squared_norm(x, n) in the backend_kernels of this tensor's backend and scalar (see "
                   "backend/kernels.hpp).");
-    return detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), tensor_traits<T>::size(x));
+    return detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), detail::size_of(x));
   } else {
     return 0.0;
   }
@@ -221,7 +226,7 @@ class TensorCopy {
       static_assert(requires { kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), 1u); },
                     "dropbp: a distance needs squared_distance(x, y, n) in the backend_kernels of this tensor's backend and "
                     "scalar (see backend/kernels.hpp).");
-      require_same_size(copy_.size(), tensor_traits<T>::size(x));
+      require_same_size(copy_.size(), detail::size_of(x));
       return kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), copy_.size());
     }
   }
@@ -232,7 +237,7 @@ class TensorCopy {
       return tensor_traits<T>::clone(x);
     } else {
       const auto* first = tensor_traits<T>::data(x);
-      return {first, first + tensor_traits<T>::size(x)};
+      return {first, first + detail::size_of(x)};
     }
   }
 

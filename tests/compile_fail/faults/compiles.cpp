@@ -3,4 +3,4 @@
 // SPDX-License-Identifier: MIT
 
 // A planted fault: the macro changes nothing.
-int main() {}
+void use() {}
