@@ -4,6 +4,7 @@
 // Drives the dropping of a whole model: plans for its steps, sensitivities, rates, counts.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -27,6 +28,44 @@
 
 DROPBP_NAMESPACE_BEGIN
 
+namespace detail {
+
+template <class Clock>
+concept tells_seconds = requires(const Clock& now) { static_cast<double>(now()); };
+
+template <class L>
+concept repeats_backward = requires { requires std::remove_reference_t<L>::backward_is_repeatable; };
+
+template <class L>
+concept has_clock = requires(L& layer) {
+  layer.set_clock(ClockReference{});
+  { layer.times() } -> std::convertible_to<BranchTimes>;
+};
+
+template <class L>
+concept has_squared_gradient_norm = requires(L& layer) {
+  { layer.squared_gradient_norm() } -> std::convertible_to<double>;
+};
+
+template <class Pass>
+using pass_gradient = std::remove_cvref_t<decltype(std::declval<Pass&>().forward())>;
+
+template <class Pass>
+concept has_pass_forward = std::movable<pass_gradient<Pass>>;
+
+template <class Pass, class Gradient>
+concept has_pass_backward = requires(Pass& pass, const Gradient& grad) {
+  { pass.backward(std::size_t{}, grad) } -> std::convertible_to<Gradient>;
+};
+
+template <class Pass, class Gradient>
+concept has_backward_below = requires(Pass& pass, const Gradient& grad) { pass.backward_below(grad); };
+
+template <class Pass>
+concept has_clear_gradients = requires(Pass& pass) { pass.clear_gradients(std::size_t{}); };
+
+}  // namespace detail
+
 /// Tells the layers of a model, before each step, whose backward pass is dropped. Keeps a reference to the model, which
 /// must outlive it and keep the number of its layers; the layers may move in memory between calls.
 /// Branches are numbered in the order in which model.for_each_layer visits them.
@@ -34,28 +73,30 @@ DROPBP_NAMESPACE_BEGIN
 template <class ModelType, class AllocationPolicy, class SamplingPolicy>
 class DropBPHandler {
   static_assert(Model<ModelType>,
-                "dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) for every DropBPLayer.");
+                "dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) with a reference to every "
+                "DropBPLayer. It must be public, and the model not constant.");
   static_assert(Allocation<AllocationPolicy>,
-                "dropbp: a handler's second type and third argument is an allocation policy, with "
+                "dropbp: a handler's second type and third argument is an allocation policy: a copyable type with "
                 "std::vector<double> allocate(const AllocationInput&) const. GreedyAllocation{} is the default; a sampling "
                 "policy comes after it.");
   static_assert(Sampling<SamplingPolicy>,
-                "dropbp: a handler's third type and fourth argument is a sampling policy, with a type Prepared, "
-                "prepare(const SamplingInput&) const and draw(const Prepared&, const CounterRandom&, "
-                "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
+                "dropbp: a handler's third type and fourth argument is a sampling policy: a copyable type with a copyable, "
+                "default-constructible type Prepared, Prepared prepare(const SamplingInput&) const and "
+                "draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const. BernoulliSampling{} is "
+                "the default.");
 
  public:
   /// Throws std::invalid_argument for a model without layers, FLOPs that are not positive, or a rate outside [0, 1].
   explicit DropBPHandler(ModelType& model, DropOptions options = {}, AllocationPolicy allocation = {},
                          SamplingPolicy sampling = {})
-      : model_(&model),
+      : model_(detail::address_of(model)),
         schedule_(layer_flops(model), std::move(options), std::move(sampling)),
         allocation_(std::move(allocation)),
         scales_(schedule_.size(), 1.0),
         kept_micro_steps_(schedule_.size()),
         kept_(schedule_.size()),
         dropped_(schedule_.size()) {
-    for_each_branch([](auto& layer, std::size_t) { layer.set_calls({}); });
+    for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
   }
 
   // ---- steps
@@ -160,23 +201,21 @@ class DropBPHandler {
   /// by measuring several times.
   /// Throws whatever backprop throws, std::runtime_error when a gradient is not finite, and std::logic_error when
   /// backprop begins a step or runs none of the model's layers.
-  template <class Backprop, Sensitivity SensitivityPolicy = GradientNormSensitivity>
+  template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities(Backprop&& backprop, const SensitivityPolicy& policy = {}) {
-    static_assert(GradientModel<ModelType>,
-                  "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), which visits the gradient "
-                  "of every trained parameter tensor.");
+    static_assert(require_measurable<SensitivityPolicy>() && require_backprop<Backprop>());
     require_no_measurement();
     std::vector<double> sensitivities(size());
     const Measurement measurement(*this);
     drop_only(size());
-    backprop();
+    static_cast<void>(backprop());
     measurement.require_passes();
     const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
     // Of the gradients with themselves: not zero only where they are not finite.
     require_finite(policy.difference(reference, *model_), "nothing");
     for (std::size_t i = 0; i < size(); ++i) {
       drop_only(i);
-      backprop();
+      static_cast<void>(backprop());
       sensitivities[i] = policy.difference(reference, *model_);
       require_finite(sensitivities[i], "branch " + detail::text(i));
     }
@@ -194,11 +233,9 @@ class DropBPHandler {
   ///                                                                 number and of all that lies below them
   /// and the operations say `static constexpr bool backward_is_repeatable = true`: their backward leaves Saved as it was.
   /// Memory at the peak: what all branches save, size() + 1 gradients of the residual stream, and the policy's reference.
-  template <class Pass, Sensitivity SensitivityPolicy = GradientNormSensitivity>
+  template <class Pass, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities_nested(Pass&& pass, const SensitivityPolicy& policy = {}) {
-    static_assert(GradientModel<ModelType>,
-                  "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), which visits the gradient "
-                  "of every trained parameter tensor.");
+    static_assert(require_measurable<SensitivityPolicy>() && require_pass<Pass>());
     using Gradient = std::remove_cvref_t<decltype(pass.forward())>;
     require_no_measurement();
     std::vector<double> sensitivities(size());
@@ -206,25 +243,25 @@ class DropBPHandler {
     gradients.reserve(size() + 1);
     const Measurement measurement(*this);
     for_each_branch([](auto& layer, std::size_t) {
-      static_assert(std::remove_reference_t<decltype(layer)>::backward_is_repeatable,
+      static_assert(detail::repeats_backward<decltype(layer)>,
                     "dropbp: measure_sensitivities_nested runs each backward several times; an operation whose backward "
                     "leaves Saved as it was says so with static constexpr bool backward_is_repeatable = true.");
     });
     drop_only(size(), true);
     gradients.push_back(pass.forward());
     for (std::size_t i = size(); i-- > 0;) gradients.push_back(pass.backward(i, gradients.back()));
-    pass.backward_below(gradients.back());
+    static_cast<void>(pass.backward_below(gradients.back()));
     gradients.pop_back();
     measurement.require_passes();
     const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
     require_finite(policy.difference(reference, *model_), "nothing");
     // From the lowest up: what lies above the dropped branch keeps the gradients of the complete pass.
     for (std::size_t i = 0; i < size(); ++i) {
-      pass.clear_gradients(i + 1);
+      static_cast<void>(pass.clear_gradients(i + 1));
       Gradient gradient = std::move(gradients.back());
       gradients.pop_back();
       for (std::size_t below = i; below-- > 0;) gradient = pass.backward(below, gradient);
-      pass.backward_below(gradient);
+      static_cast<void>(pass.backward_below(gradient));
       sensitivities[i] = policy.difference(reference, *model_);
       require_finite(sensitivities[i], "branch " + detail::text(i));
     }
@@ -237,15 +274,23 @@ class DropBPHandler {
   ///   handler.set_flops(std::vector<double> of times[i].backward)
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
+    static_assert(require_backprop<Backprop>());
+    static_assert(detail::tells_seconds<Clock>,
+                  "dropbp: the second argument of measure_costs is a clock: now() const returns seconds as a number. On the "
+                  "host that is SteadyClock{} (steady_clock.hpp).");
     require_no_measurement();
     std::vector<BranchTimes> times(size());
     const Measurement measurement(*this);
-    const detail::ClockReference clock{[](const void* one) { return static_cast<double>((*static_cast<const Clock*>(one))()); },
-                                       &now};
+    const auto read = [&now] { return static_cast<double>(now()); };
+    const detail::ClockReference clock{[](const void* one) { return (*static_cast<const decltype(read)*>(one))(); }, &read};
     for (int pass = 0; pass < passes; ++pass) {
       drop_only(size());
-      for_each_branch([&](auto& layer, std::size_t) { layer.set_clock(clock); });
-      backprop();
+      for_each_branch([&](auto& layer, std::size_t) {
+        static_assert(detail::has_clock<decltype(layer)>,
+                      "dropbp: measure_costs needs layers with set_clock(...) and BranchTimes times(), which DropBPLayer has.");
+        layer.set_clock(clock);
+      });
+      static_cast<void>(backprop());
       for_each_branch([&](auto& layer, std::size_t i) {
         const BranchTimes one = layer.times();
         if (pass == 0 || one.forward < times[i].forward) times[i].forward = one.forward;
@@ -259,10 +304,14 @@ class DropBPHandler {
   /// Tells a running estimate the norms of the branches' own gradients. Call it after the backward pass of a step's last
   /// micro-step, before anything scales the gradients; their sum over the micro-steps is taken. A trainer that has the
   /// norms already, for clipping, calls running.observe itself instead and pays nothing.
+  template <class = void>
   void observe_gradients(RunningSensitivity& running) {
     require_begun();
     for_each_branch([&](auto& layer, std::size_t i) {
-      if (kept_micro_steps_[i] != 0) running.observe(i, layer.squared_gradient_norm() * observation_scale(i));
+      static_assert(detail::has_squared_gradient_norm<decltype(layer)>,
+                    "dropbp: observe_gradients needs layers with double squared_gradient_norm(), which DropBPLayer has. "
+                    "Others tell a RunningSensitivity by its own observe(branch, squared_norm).");
+      if (kept_micro_steps_[i] != 0) running.observe(i, static_cast<double>(layer.squared_gradient_norm()) * observation_scale(i));
     });
     running.end_step();
   }
@@ -283,7 +332,7 @@ class DropBPHandler {
   }
 
   /// measure_sensitivities, then allocate. The published recipe does this once, at 10 % of the training, on one sample.
-  template <class Backprop, Sensitivity SensitivityPolicy = GradientNormSensitivity>
+  template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
   std::span<const double> allocate_by_sensitivity(Backprop&& backprop, const SensitivityPolicy& policy = {}) {
     const std::vector<double> measured = measure_sensitivities(std::forward<Backprop>(backprop), policy);
     allocate(detail::view(measured));
@@ -344,10 +393,52 @@ class DropBPHandler {
     plan_ = {};
     begun_ = false;
     evaluating_ = false;
-    for_each_branch([&](auto& layer, std::size_t i) { layer.set_calls(state.calls[i]); });
+    for_each_branch([&](auto& layer, std::size_t i) { layer.set_calls(BranchCalls(state.calls[i])); });
   }
 
  private:
+  // These are called in static_asserts, so that their messages come before the compiler's own.
+  template <class SensitivityPolicy>
+  static constexpr bool require_measurable() {
+    static_assert(GradientModel<ModelType>,
+                  "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), which visits the gradient "
+                  "of every trained parameter tensor.");
+    static_assert(Sensitivity<SensitivityPolicy>,
+                  "dropbp: the second argument of a measurement is a sensitivity policy, with a type Reference, "
+                  "Reference reference(Model&) const and double difference(const Reference&, Model&) const. "
+                  "GradientNormSensitivity{} is the default.");
+    return true;
+  }
+
+  template <class Backprop>
+  static constexpr bool require_backprop() {
+    static_assert(requires(Backprop& backprop) { backprop(); },
+                  "dropbp: the first argument of a measurement is backprop, a function that is called without arguments: a "
+                  "lambda [&] { ... } that captures its batch.");
+    return true;
+  }
+
+  template <class Pass>
+  static constexpr bool require_pass() {
+    static_assert(detail::has_pass_forward<Pass>,
+                  "dropbp: the pass of measure_sensitivities_nested needs Gradient forward(), which returns the gradient of "
+                  "the highest branch's output as a movable type.");
+    if constexpr (detail::has_pass_forward<Pass>) {
+      using Gradient = detail::pass_gradient<Pass>;
+      static_assert(detail::has_pass_backward<Pass, Gradient>,
+                    "dropbp: the pass of measure_sensitivities_nested needs Gradient backward(std::size_t branch, "
+                    "const Gradient& grad), which returns the gradient of the branch's input, of the type that forward() "
+                    "returns.");
+      static_assert(detail::has_backward_below<Pass, Gradient>,
+                    "dropbp: the pass of measure_sensitivities_nested needs void backward_below(const Gradient& grad), for "
+                    "what lies below branch 0; where nothing does, an empty one.");
+    }
+    static_assert(detail::has_clear_gradients<Pass>,
+                  "dropbp: the pass of measure_sensitivities_nested needs void clear_gradients(std::size_t branches), for the "
+                  "branches below this number and all that lies below them.");
+    return true;
+  }
+
   template <class Visit>
   static std::size_t visit_layers(ModelType& model, Visit visit) {
     std::size_t count = 0;
@@ -385,18 +476,20 @@ class DropBPHandler {
   void tell_layers(const DropPlan& plan, std::span<const double> scales, bool retains_saved = false) {
     ++stamp_;
     for_each_branch([&](auto& layer, std::size_t i) {
-      layer.decide({.dropped = plan.dropped(i),
-                    .saves = true,
-                    .input_gradient_needed = plan.input_gradient_needed(i),
-                    .retains_saved = retains_saved,
-                    .gradient_scale = scales.empty() ? 1.0 : scales[i],
-                    .stamp = stamp_});
+      const BranchDecision decision{.dropped = plan.dropped(i),
+                                    .saves = true,
+                                    .input_gradient_needed = plan.input_gradient_needed(i),
+                                    .retains_saved = retains_saved,
+                                    .gradient_scale = scales.empty() ? 1.0 : scales[i],
+                                    .stamp = stamp_};
+      layer.decide(decision);
     });
   }
 
   void evaluate_layers() {
     ++stamp_;
-    for_each_branch([&](auto& layer, std::size_t) { layer.decide({.saves = false, .stamp = stamp_}); });
+    const BranchDecision decision{.saves = false, .stamp = stamp_};
+    for_each_branch([&](auto& layer, std::size_t) { layer.decide(decision); });
   }
 
   // What they were told last, for passes of their own.
@@ -459,7 +552,7 @@ class DropBPHandler {
       calls_.reserve(handler.size());
       handler.require_same_layers();
       handler.for_each_branch([&](auto& layer, std::size_t) { calls_.push_back(layer.calls()); });
-      handler.for_each_branch([](auto& layer, std::size_t) { layer.set_calls({}); });
+      handler.for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
       handler.measuring_ = true;
     }
     Measurement(const Measurement&) = delete;
@@ -468,9 +561,9 @@ class DropBPHandler {
       handler_.measuring_ = false;
       try {
         handler_.for_each_branch([&](auto& layer, std::size_t i) {
-          layer.set_calls(calls_[i]);
+          layer.set_calls(BranchCalls(calls_[i]));
           if constexpr (requires { layer.release(); }) layer.release();
-          if constexpr (requires { layer.set_clock({}); }) layer.set_clock({});
+          if constexpr (detail::has_clock<decltype(layer)>) layer.set_clock(detail::ClockReference{});
         });
         handler_.tell_layers_again();
       } catch (const std::logic_error&) {  // the model's layers have changed: the next begin_step says so
@@ -480,7 +573,8 @@ class DropBPHandler {
     void require_passes() const {
       bool passed = false;
       handler_.for_each_branch([&](auto& layer, std::size_t) {
-        passed = passed || (layer.calls().forward != 0 && layer.calls().backward != 0);
+        const BranchCalls calls = layer.calls();
+        passed = passed || (calls.forward != 0 && calls.backward != 0);
       });
       if (!passed)
         detail::throw_order("backprop must run a forward and a backward pass through the handler's model",

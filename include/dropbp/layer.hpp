@@ -29,6 +29,11 @@ class DropBPLayer {
   static_assert(detail::has_saved<Op>,
                 "dropbp: an operation needs a default-constructible, movable member type `struct Saved` for what its "
                 "forward keeps for its backward (an empty one will do).");
+  static_assert(std::move_constructible<Op>,
+                "dropbp: a layer owns its operation, which must be movable: keep what cannot move (a mutex, an atomic) behind a "
+                "pointer.");
+  static_assert(!detail::mistakes_flops<Op>,
+                "dropbp: the operation's flops() must be const and return a number: double flops() const.");
 
  public:
   using Saved = typename Op::Saved;  ///< what the operation keeps for its backward pass
@@ -49,7 +54,7 @@ class DropBPLayer {
     require_scale<T>();
     return run_forward([&](Saved* saved) {
       T y = op_.forward(x, saved, std::forward<Args>(args)...);
-      accumulate(y, x);
+      dropbp::accumulate(y, x);
       return y;
     });
   }
@@ -59,7 +64,7 @@ class DropBPLayer {
   template <class T, class... Args>
     requires(!std::is_lvalue_reference_v<T> && !std::is_const_v<T>)
   T forward(T&& x, Args&&... args) {
-    static_assert(require_residual_forward<T, Args...>());
+    static_assert(require_residual_forward<T, Args...>() && require_forward_residual<T, Args...>());
     if constexpr (detail::has_forward_residual<Op, T, Args...>) {
       require_scale<T>();
       run_forward([&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
@@ -89,7 +94,7 @@ class DropBPLayer {
       run_backward([&](Saved& saved) {
         if (decision_.input_gradient_needed) {
           const T grad_input = op_.backward(std::as_const(grad_output), saved, std::forward<Args>(args)...);
-          accumulate(grad_output, grad_input);
+          dropbp::accumulate(grad_output, grad_input);
         } else {
           backward_parameters(grad_output, saved, std::forward<Args>(args)...);
         }
@@ -117,7 +122,7 @@ class DropBPLayer {
     run_backward([&](Saved& saved) {
       if (scales()) {
         if constexpr (ScalableTensor<T> && !std::is_lvalue_reference_v<G> && !std::is_const_v<G>)
-          scale(grad, decision_.gradient_scale);
+          dropbp::scale(grad, decision_.gradient_scale);
         else
           detail::throw_order("with GradientScaling backward_branch must be given a gradient that it may scale",
                               "it was given a constant or named one, or a type without scale",
@@ -147,13 +152,14 @@ class DropBPLayer {
   static constexpr bool backward_is_repeatable = detail::says_backward_is_repeatable<Op>;
 
   /// Sum of the squares of the gradients of the branch's own parameters, in double. Absent ones count as zero.
+  template <class O = Op>
   double squared_gradient_norm() {
-    static_assert(detail::has_for_each_gradient<Op>,
+    static_assert(detail::has_for_each_gradient<O>,
                   "dropbp: the norm of a branch's own gradients needs an operation with for_each_gradient(visit), which "
                   "visits the gradient tensor of each of its trained parameters (or a null pointer for an absent one).");
     double sum = 0.0;
     detail::for_each_gradient_of(op_, [&]<class T>(const T* gradient) {
-      if (gradient != nullptr) sum += squared_norm(*gradient);
+      if (gradient != nullptr) sum += dropbp::squared_norm(*gradient);
     });
     return sum;
   }
@@ -192,6 +198,9 @@ class DropBPLayer {
     static_assert(detail::has_backward<Op, T, Args...>,
                   "dropbp: the operation needs backward(const T& grad_output, Saved& saved, args...), which returns the "
                   "gradient of its input, for the tensor type and the extra arguments that the layer was called with.");
+    static_assert(!detail::mistakes_backward_parameters<Op, T, Args...>,
+                  "dropbp: the operation's backward_parameters would never be called: it must take (const T& grad_output, "
+                  "Saved& saved, args...) with the extra arguments of backward.");
     return true;
   }
 
@@ -207,19 +216,36 @@ class DropBPLayer {
   }
 
   template <class T, class... Args>
+  static constexpr bool require_forward_residual() {
+    static_assert(!detail::mistakes_forward_residual<Op, T, Args...>,
+                  "dropbp: the operation's forward_residual would never be called: it must take (T& x, Saved* saved, args...) "
+                  "with the extra arguments of forward.");
+    static_assert(!detail::has_forward_residual<Op, T, Args...> || detail::forward_residual_is_in_place<Op, T, Args...>,
+                  "dropbp: forward_residual must add f(x) to x in place and return nothing: what it returns would be lost.");
+    return true;
+  }
+
+  template <class T, class... Args>
   static constexpr bool require_residual_backward() {
     static_assert(Tensor<T>, "dropbp: this gradient type does not know y += x: give it data() and size(), or "
                              "tensor_traits with accumulate (see tensor.hpp).");
     require_backward<T, Args...>();
     static_assert(!detail::has_backward<Op, T, Args...> || detail::backward_returns_tensor<Op, T, Args...>,
                   "dropbp: backward must return the gradient of its input as a tensor of the type of grad_output.");
+    static_assert(!detail::mistakes_backward_residual<Op, T, Args...>,
+                  "dropbp: the operation's backward_residual would never be called: it must take (T& grad, Saved& saved, "
+                  "args...) with the extra arguments of backward.");
+    static_assert(
+        !detail::has_backward_residual<Op, T, Args...> || detail::backward_residual_is_in_place<Op, T, Args...>,
+        "dropbp: backward_residual must add the input's gradient to grad in place and return nothing: what it returns would "
+        "be lost.");
     return true;
   }
 
   template <class T, class... Args>
   void backward_parameters(const T& grad_output, Saved& saved, Args&&... args) {
     if constexpr (detail::has_backward_parameters<Op, T, Args...>)
-      op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+      static_cast<void>(op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...));
     else
       static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));
   }
@@ -239,14 +265,14 @@ class DropBPLayer {
   template <class T, class... Args>
   void backward_scaled(T& grad, Saved& saved, Args&&... args) {
     if constexpr (ScalableTensor<T>) {
-      scale(grad, decision_.gradient_scale);
+      dropbp::scale(grad, decision_.gradient_scale);
       if (decision_.input_gradient_needed) {
         const T grad_input = op_.backward(std::as_const(grad), saved, std::forward<Args>(args)...);
-        scale(grad, 1.0 / decision_.gradient_scale);
-        accumulate(grad, grad_input);
+        dropbp::scale(grad, 1.0 / decision_.gradient_scale);
+        dropbp::accumulate(grad, grad_input);
       } else {
         backward_parameters(grad, saved, std::forward<Args>(args)...);
-        scale(grad, 1.0 / decision_.gradient_scale);
+        dropbp::scale(grad, 1.0 / decision_.gradient_scale);
       }
     } else {
       require_scale<T>();
@@ -266,7 +292,7 @@ class DropBPLayer {
       ++calls_.forward;
       times_.forward += clock_() - begin;
     };
-    Saved* const saved = fresh ? &*fresh : nullptr;
+    Saved* const saved = fresh ? fresh.operator->() : nullptr;  // whatever Saved makes of a unary &
     if constexpr (std::is_void_v<decltype(forward(saved))>) {
       forward(saved);
       commit();

@@ -45,6 +45,12 @@ struct ClockReference {
   double operator()() const { return read != nullptr ? read(clock) : 0.0; }
 };
 
+// Where a type may have a unary & of its own; <memory> would cost every user of the header.
+template <class T>
+constexpr T* address_of(T& x) noexcept {
+  return __builtin_addressof(x);
+}
+
 template <class L>
 concept has_decide = requires(L& layer, const BranchDecision& decision) { layer.decide(decision); };
 
@@ -83,7 +89,7 @@ template <class Use>
 struct GradientVisitor {
   Use& use;
   template <class T>
-  void operator()(const T& gradient) const { use(&gradient); }
+  void operator()(const T& gradient) const { use(detail::address_of(gradient)); }
   template <class T>
   void operator()(const T* gradient) const { use(gradient); }
   template <class T>

@@ -51,6 +51,19 @@ concept has_backward_residual = requires(Op& op, T& grad, typename Op::Saved& sa
   op.backward_residual(grad, saved, std::forward<Args>(args)...);
 };
 
+template <class R>
+concept returns_nothing_new = std::is_void_v<R> || std::is_lvalue_reference_v<R>;
+
+template <class Op, class T, class... Args>
+concept forward_residual_is_in_place = requires(Op& op, T& x, typename Op::Saved* saved, Args&&... args) {
+  { op.forward_residual(x, saved, std::forward<Args>(args)...) } -> returns_nothing_new;
+};
+
+template <class Op, class T, class... Args>
+concept backward_residual_is_in_place = requires(Op& op, T& grad, typename Op::Saved& saved, Args&&... args) {
+  { op.backward_residual(grad, saved, std::forward<Args>(args)...) } -> returns_nothing_new;
+};
+
 template <class Op, class T, class... Args>
 concept has_backward_parameters = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
   op.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
@@ -65,6 +78,32 @@ concept has_flops = requires(const Op& op) {
   { op.flops() } -> std::convertible_to<double>;
 };
 
+// Optional members that are there but would never be called: Saved& and Saved* mixed up, the extra arguments of the others
+// forgotten, or not const. One that takes other tensors, or is disabled by a constraint, is no mistake.
+template <class Op, class T, class... Args>
+concept mistakes_forward_residual =
+    !has_forward_residual<Op, T, Args...> &&
+    (requires(Op& op, T& x, typename Op::Saved& saved, Args&&... args) {
+      op.forward_residual(x, saved, std::forward<Args>(args)...);
+    } || (has_forward_residual<Op, T> && !has_forward<Op, T>));
+
+template <class Op, class T, class... Args>
+concept mistakes_backward_residual =
+    !has_backward_residual<Op, T, Args...> &&
+    (requires(Op& op, T& grad, typename Op::Saved* saved, Args&&... args) {
+      op.backward_residual(grad, saved, std::forward<Args>(args)...);
+    } || (has_backward_residual<Op, T> && !has_backward<Op, T>));
+
+template <class Op, class T, class... Args>
+concept mistakes_backward_parameters =
+    !has_backward_parameters<Op, T, Args...> &&
+    (requires(Op& op, const T& grad_output, typename Op::Saved* saved, Args&&... args) {
+      op.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+    } || (has_backward_parameters<Op, T> && !has_backward<Op, T>));
+
+template <class Op>
+concept mistakes_flops = !has_flops<Op> && requires(Op& op) { op.flops(); };
+
 }  // namespace detail
 
 /// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T and with extra
@@ -74,7 +113,8 @@ concept has_flops = requires(const Op& op) {
 ///                                                    return the same bits as otherwise
 ///   backward(const T& grad_output, Saved&, args...)  returns J^T grad_output, and adds the gradients of f's own
 ///                                                    parameters to wherever the trainer keeps them
-/// The returned tensors are new: they share no memory with the arguments. Optional, used where present:
+/// The returned tensors are new: they share no memory with the arguments. Optional, used where present, with the same
+/// arguments as these two:
 ///   forward_residual(T& x, Saved*, args...)                x += f(x), in place; used when the layer is handed an rvalue
 ///   backward_residual(T& grad, Saved&, args...)            grad += J^T grad, in place
 ///   backward_parameters(const T& grad_output, Saved&, ...) the parameters' gradients only: nobody needs grad_input

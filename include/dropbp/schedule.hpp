@@ -56,9 +56,19 @@ struct DropOptions {
 template <class SamplingPolicy>
 class DropSchedule {
   static_assert(Sampling<SamplingPolicy>,
-                "dropbp: a schedule's type is a sampling policy, with a type Prepared, prepare(const SamplingInput&) const "
-                "and draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const. "
-                "BernoulliSampling{} is the default.");
+                "dropbp: a schedule's third argument is a sampling policy: a copyable type with a copyable, "
+                "default-constructible type Prepared, Prepared prepare(const SamplingInput&) const and "
+                "draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const. BernoulliSampling{} is "
+                "the default.");
+  static_assert(!detail::mistakes_max_kept<SamplingPolicy>,
+                "dropbp: the sampling policy's max_kept would never be called: it must be "
+                "std::size_t max_kept(const Prepared&, std::uint32_t group) const.");
+  static_assert(!detail::mistakes_max_kept_weight<SamplingPolicy>,
+                "dropbp: the sampling policy's max_kept_weight would never be called: it must be "
+                "double max_kept_weight(const Prepared&) const.");
+  static_assert(!detail::mistakes_limit<SamplingPolicy>,
+                "dropbp: the sampling policy's limit would never be called: it must be "
+                "void limit(std::span<double> rates, const SamplingInput&) const.");
 
  public:
   /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
@@ -147,9 +157,11 @@ class DropSchedule {
   }
 
   /// The largest weight (count, FLOPs or bytes, as the sampling policy weighs) of the branches that any plan keeps.
-  double max_kept_weight() const
-    requires detail::has_max_kept_weight<SamplingPolicy>
-  {
+  template <class S = SamplingPolicy>
+  double max_kept_weight() const {
+    static_assert(detail::has_max_kept_weight<S>,
+                  "dropbp: max_kept_weight() needs a sampling policy that bounds it: FixedBudgetSampling, or one with "
+                  "double max_kept_weight(const Prepared&) const.");
     if (options_.warm_up_steps == 0) return sampling_.max_kept_weight(prepared_);
     const std::vector<double> rates = drop_rates_at(0);
     return sampling_.max_kept_weight(sampling_.prepare(input(detail::view(rates), 0.0)));
@@ -202,8 +214,11 @@ class DropSchedule {
 
   /// Shares the target rate out by sensitivity. Throws std::invalid_argument for a wrong number of sensitivities, one
   /// that is negative or not finite, or a target that the policy cannot reach; the rates then stay as they were.
-  template <Allocation AllocationPolicy>
+  template <class AllocationPolicy>
   void allocate(std::span<const double> sensitivities, const AllocationPolicy& policy) {
+    static_assert(Allocation<AllocationPolicy>,
+                  "dropbp: the second argument of allocate is an allocation policy: a copyable type with "
+                  "std::vector<double> allocate(const AllocationInput&) const.");
     detail::require_count(sensitivities.size(), size(), "sensitivity");
     for (std::size_t i = 0; i < size(); ++i)
       if (!detail::is_finite(sensitivities[i]) || sensitivities[i] < 0.0)

@@ -116,9 +116,17 @@ template <class T>
 concept has_own_scale = requires(T& y) { tensor_traits<T>::scale(y, 1.0); };
 
 template <class T>
-concept has_scale_kernel = has_writable_memory<T> && requires(T& y) {
-  kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, tensor_traits<T>::size(y));
+concept has_kernels = !requires { typename kernels_of<T>::are_missing; };
+
+template <class T>
+concept has_scale_kernel = has_writable_memory<T> && has_kernels<T> && requires(T& y) {
+  kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, std::size_t{1});
 };
+
+template <has_contiguous_memory T>
+std::size_t size_of(const T& x) {
+  return static_cast<std::size_t>(tensor_traits<T>::size(x));
+}
 
 inline void require_same_size(std::size_t y, std::size_t x) {
   if (y != x)
@@ -146,32 +154,47 @@ template <class T>
 concept ComparableTensor = detail::has_own_distances<T> || detail::has_contiguous_memory<T>;
 
 /// y += x, element by element. Throws std::invalid_argument when contiguous tensors differ in size.
-template <Tensor T>
+template <class T>
 void accumulate(T& y, const T& x) {
+  static_assert(Tensor<T>, "dropbp: this tensor type does not know y += x: give it data() and size() of memory that may be "
+                           "written, or tensor_traits with accumulate (see tensor.hpp).");
   if constexpr (detail::has_own_accumulate<T>) {
     tensor_traits<T>::accumulate(y, x);
-  } else {
-    detail::require_same_size(tensor_traits<T>::size(y), tensor_traits<T>::size(x));
-    detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), tensor_traits<T>::size(x));
+  } else if constexpr (detail::has_writable_memory<T>) {
+    static_assert(requires { detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), 1u); },
+                  "dropbp: y += x needs accumulate(y, x, n) in the backend_kernels of this tensor's backend and scalar (see "
+                  "backend/kernels.hpp).");
+    detail::require_same_size(detail::size_of(y), detail::size_of(x));
+    detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), detail::size_of(x));
   }
 }
 
 /// y *= factor, element by element.
-template <ScalableTensor T>
+template <class T>
 void scale(T& y, double factor) {
+  static_assert(ScalableTensor<T>, "dropbp: this tensor type does not know y *= factor: give it data() and size() of memory "
+                                   "whose kernels have scale, or tensor_traits with scale (see tensor.hpp).");
   if constexpr (detail::has_own_scale<T>)
     tensor_traits<T>::scale(y, factor);
-  else
-    detail::kernels_of<T>::scale(tensor_traits<T>::data(y), factor, tensor_traits<T>::size(y));
+  else if constexpr (detail::has_scale_kernel<T>)
+    detail::kernels_of<T>::scale(tensor_traits<T>::data(y), factor, detail::size_of(y));
 }
 
 /// Sum of the squares of all elements, in double.
-template <NormedTensor T>
+template <class T>
 double squared_norm(const T& x) {
-  if constexpr (detail::has_own_norms<T>)
+  static_assert(NormedTensor<T>, "dropbp: this tensor type does not know its norm: give it data() and size(), or "
+                                 "tensor_traits with double squared_norm(const T&) (see tensor.hpp).");
+  if constexpr (detail::has_own_norms<T>) {
     return tensor_traits<T>::squared_norm(x);
-  else
-    return detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), tensor_traits<T>::size(x));
+  } else if constexpr (NormedTensor<T>) {
+    static_assert(requires { detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), 1u); },
+                  "dropbp: a norm needs squared_norm(x, n) in the backend_kernels of this tensor's backend and scalar (see "
+                  "backend/kernels.hpp).");
+    return detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), detail::size_of(x));
+  } else {
+    return 0.0;
+  }
 }
 
 namespace detail {
@@ -202,7 +225,10 @@ class TensorCopy {
     if constexpr (has_own_distances<T>) {
       return tensor_traits<T>::squared_distance(copy_, x);
     } else {
-      require_same_size(copy_.size(), tensor_traits<T>::size(x));
+      static_assert(requires { kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), 1u); },
+                    "dropbp: a distance needs squared_distance(x, y, n) in the backend_kernels of this tensor's backend and "
+                    "scalar (see backend/kernels.hpp).");
+      require_same_size(copy_.size(), detail::size_of(x));
       return kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), copy_.size());
     }
   }
@@ -213,7 +239,7 @@ class TensorCopy {
       return tensor_traits<T>::clone(x);
     } else {
       const auto* first = tensor_traits<T>::data(x);
-      return {first, first + tensor_traits<T>::size(x)};
+      return {first, first + detail::size_of(x)};
     }
   }
 

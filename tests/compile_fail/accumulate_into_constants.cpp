@@ -1,4 +1,4 @@
-// expect: Tensor<|has_writable_memory
+// expect: dropbp: this tensor type does not know y \+= x
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

@@ -1,4 +1,4 @@
-// expect: has_allocate
+// expect: dropbp: the second argument of allocate is an allocation policy
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

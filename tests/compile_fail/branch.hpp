@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A branch with nothing wrong, and a model of such branches.
+// A branch with nothing wrong, and models of such branches.
 #pragma once
 
 #include <vector>
@@ -21,5 +21,30 @@ struct PlainModel {
   template <class Visit>
   void for_each_layer(Visit&& visit) {
     for (auto& layer : layers) visit(layer);
+  }
+};
+
+struct TrainedModel : PlainModel {
+  Vector gradient;
+  template <class Visit>
+  void for_each_gradient(Visit&& visit) {
+    visit(gradient);
+  }
+};
+
+struct RepeatableBranch : Branch {
+  static constexpr bool backward_is_repeatable = true;
+};
+
+struct RepeatableModel {
+  std::vector<dropbp::DropBPLayer<RepeatableBranch>> layers;
+  Vector gradient;
+  template <class Visit>
+  void for_each_layer(Visit&& visit) {
+    for (auto& layer : layers) visit(layer);
+  }
+  template <class Visit>
+  void for_each_gradient(Visit&& visit) {
+    visit(gradient);
   }
 };

@@ -9,7 +9,6 @@
 
 using Vector = std::vector<float>;
 
-
 struct Branch {
   struct Saved {};
   Vector forward(const Vector& x, Saved*, const Vector&) { return x; }

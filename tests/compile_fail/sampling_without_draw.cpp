@@ -1,4 +1,4 @@
-// expect: a schedule's type is a sampling policy
+// expect: dropbp: a schedule.s third argument is a sampling policy
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

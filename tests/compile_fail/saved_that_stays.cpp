@@ -10,7 +10,6 @@
 
 using Vector = std::vector<float>;
 
-
 struct Branch {
   struct Saved {
 #ifdef DROPBP_TEST_WRONG

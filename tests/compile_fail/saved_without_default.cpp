@@ -9,7 +9,6 @@
 
 using Vector = std::vector<float>;
 
-
 struct Branch {
   struct Saved {
 #ifdef DROPBP_TEST_WRONG

@@ -25,10 +25,28 @@ inline constexpr bool always_false = false;
 ///   squared_distance(x, y, n)   sum of (x[i] - y[i])^2, in double
 template <class Backend, class Scalar>
 struct backend_kernels {
-  static_assert(detail::always_false<Backend, Scalar>,
-                "dropbp: there are no kernels for this (backend, scalar). Host tensors of float or double need nothing; "
-                "for another scalar specialise dropbp::backend_kernels<Backend, Scalar>, or give the tensor's "
-                "tensor_traits its own accumulate, squared_norm and squared_distance.");
+  using are_missing = void;
+
+  // The error waits for a call: a tensor that brings its own accumulate may have memory that has no kernels.
+  template <class... Args>
+  static void accumulate(const Args&...) { require_kernels<Args...>(); }
+  template <class... Args>
+  static void scale(const Args&...) { require_kernels<Args...>(); }
+  template <class... Args>
+  static double squared_norm(const Args&...) { return require_kernels<Args...>(); }
+  template <class... Args>
+  static double squared_distance(const Args&...) { return require_kernels<Args...>(); }
+
+ private:
+  template <class... Args>
+  static constexpr double require_kernels() {
+    static_assert(detail::always_false<Args...>,
+                  "dropbp: there are no kernels for this (backend, scalar). Host tensors of float or double need nothing; "
+                  "for another scalar or other memory include the header that specialises "
+                  "dropbp::backend_kernels<Backend, Scalar> or do so yourself, or give the tensor's tensor_traits its own "
+                  "accumulate, squared_norm and squared_distance.");
+    return 0.0;
+  }
 };
 
 DROPBP_NAMESPACE_END

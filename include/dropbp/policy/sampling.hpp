@@ -25,6 +25,10 @@ struct SamplingInput {
 
 namespace detail {
 
+// A schedule holds one and is copied.
+template <class S>
+concept has_prepared = std::semiregular<typename S::Prepared>;
+
 template <class S>
 concept has_prepare = requires(const S& policy, const SamplingInput& input) {
   { policy.prepare(input) } -> std::same_as<typename S::Prepared>;
@@ -54,6 +58,22 @@ concept has_limit = requires(const S& policy, std::span<double> rates, const Sam
   policy.limit(rates, input);
 };
 
+// Optional members that are there but would never be called: they return something else, or are not const.
+template <class S>
+concept mistakes_max_kept = !has_max_kept<S> && requires(S& policy, const typename S::Prepared& prepared) {
+  policy.max_kept(prepared, std::uint32_t{});
+};
+
+template <class S>
+concept mistakes_max_kept_weight = !has_max_kept_weight<S> && requires(S& policy, const typename S::Prepared& prepared) {
+  policy.max_kept_weight(prepared);
+};
+
+template <class S>
+concept mistakes_limit = !has_limit<S> && requires(S& policy, std::vector<double>& rates, const SamplingInput& input) {
+  policy.limit(rates, input);
+};
+
 // Indices from the largest value to the smallest, equal ones in their order. A merge sort, bottom up; <algorithm> would
 // cost every user of the header more than it saves here.
 DROPBP_LAZY
@@ -78,6 +98,7 @@ inline std::vector<std::uint32_t> descending(std::span<const double> values) {
 }  // namespace detail
 
 /// A sampling policy:
+///   struct Prepared                                         a copyable type with a default constructor
 ///   Prepared prepare(const SamplingInput&) const            once for every change of the rates
 ///   void draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const
 /// draw sets dropped[i] to 1 or 0; it is a pure function of its arguments and allocates nothing. It may take
@@ -88,7 +109,7 @@ inline std::vector<std::uint32_t> descending(std::span<const double> values) {
 ///   void limit(std::span<double> rates, const SamplingInput&) const     raises rates that keep more than a cap
 template <class S>
 concept Sampling =
-    std::copyable<S> && detail::has_prepare<S> && (detail::has_draw<S> || detail::has_draw_with_work<S>);
+    std::copyable<S> && detail::has_prepared<S> && detail::has_prepare<S> && (detail::has_draw<S> || detail::has_draw_with_work<S>);
 
 /// Every branch is dropped independently with its own rate: exact marginals; cost and memory vary from step to step.
 struct BernoulliSampling {

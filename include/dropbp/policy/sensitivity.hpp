@@ -70,7 +70,7 @@ struct GradientNormSensitivity {
     static_assert(NormedTensor<T>,
                   "dropbp: GradientNormSensitivity needs the norm of every gradient: give the gradients' type data() and "
                   "size(), or tensor_traits with squared_norm.");
-    return gradient == nullptr ? 0.0 : detail::square_root(squared_norm(*gradient));
+    return gradient == nullptr ? 0.0 : detail::square_root(dropbp::squared_norm(*gradient));
   }
 };
 
@@ -98,7 +98,7 @@ struct GradientSensitivity {
       const Entry& entry = entries_[t];
       if (entry.type != &tag<T>) detail::throw_gradients_changed();
       const auto* copy = static_cast<const detail::TensorCopy<T>*>(entry.copy);
-      if (copy == nullptr) return gradient == nullptr ? 0.0 : squared_norm(*gradient);
+      if (copy == nullptr) return gradient == nullptr ? 0.0 : dropbp::squared_norm(*gradient);
       return gradient == nullptr ? copy->squared_norm() : copy->squared_distance(*gradient);
     }
 

@@ -1,6 +1,6 @@
-// expect: never said
+// expect: dropbp: never said
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
 // A planted fault: the macro changes nothing.
-int main() {}
+void use() {}

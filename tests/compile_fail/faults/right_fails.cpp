@@ -1,4 +1,4 @@
-// expect: text
+// expect: dropbp: text
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 

@@ -1,0 +1,23 @@
+// expect: dropbp: the operation.s flops\(\) must be const and return a number
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A cost that nobody reads would count as 1.
+#include <vector>
+
+#include "dropbp/layer.hpp"
+
+using Vector = std::vector<float>;
+
+struct Branch {
+  struct Saved {};
+  Vector forward(const Vector& x, Saved*) { return x; }
+  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
+#ifdef DROPBP_TEST_WRONG
+  double flops() { return 8.0; }
+#else
+  double flops() const { return 8.0; }
+#endif
+};
+
+Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& x) { return layer.forward(x); }

@@ -1,0 +1,22 @@
+// expect: dropbp: the operation needs forward\(const T& x, Saved\* saved, args
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A dropped branch's forward is given no place to save into: a pointer, which may be null.
+#include <vector>
+
+#include "dropbp/layer.hpp"
+
+using Vector = std::vector<float>;
+
+struct Branch {
+  struct Saved {};
+#ifdef DROPBP_TEST_WRONG
+  Vector forward(const Vector& x, Saved&) { return x; }
+#else
+  Vector forward(const Vector& x, Saved*) { return x; }
+#endif
+  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
+};
+
+Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& x) { return layer.forward(x); }

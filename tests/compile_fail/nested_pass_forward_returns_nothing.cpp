@@ -1,0 +1,21 @@
+// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient forward\(\)
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A nested measurement goes on from the gradient that forward returns.
+#include "branch.hpp"
+
+struct Pass {
+#ifdef DROPBP_TEST_WRONG
+  void forward() {}
+#else
+  Vector forward() { return {}; }
+#endif
+  Vector backward(std::size_t, const Vector& grad) { return grad; }
+  void backward_below(const Vector&) {}
+  void clear_gradients(std::size_t) {}
+};
+
+auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
+  return handler.measure_sensitivities_nested(pass);
+}

@@ -1,0 +1,23 @@
+// expect: dropbp: a schedule.s third argument is a sampling policy
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The random numbers of a draw are given, not kept.
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "dropbp/schedule.hpp"
+
+struct Own {
+  struct Prepared {};
+  Prepared prepare(const dropbp::SamplingInput&) const { return {}; }
+#ifdef DROPBP_TEST_WRONG
+  void draw(const Prepared&, std::uint64_t& generator, std::span<std::uint8_t>) const { ++generator; }
+#else
+  void draw(const Prepared&, const dropbp::CounterRandom&, std::span<std::uint8_t>) const {}
+#endif
+};
+
+dropbp::DropSchedule<Own> use() { return dropbp::DropSchedule<Own>({1.0}); }
