@@ -19,6 +19,7 @@ Groups:
   programs   fmt, CLI11, nlohmann-json
   tests      Catch2
   plot       gnuplot
+  libtorch   libtorch, for one example, its tests and a benchmark (500 MB)
   multilib   32-bit programs with g++, for one more test
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
   openmp-N   the OpenMP runtime of clang++-N (only one N can be installed at a time)
@@ -46,6 +47,7 @@ requirements_of() {
       echo "nlohmann-json3-dev header:nlohmann/json.hpp"
       ;;
     tests) echo "catch2 header:catch2/catch.hpp header:catch2/catch_all.hpp" ;;
+    libtorch) echo "libtorch-dev header:torch/csrc/api/include/torch/torch.h" ;;
     plot) echo "gnuplot-nox command:gnuplot" ;;
     multilib) echo "g++-multilib" ;;
     g++ | g++-[0-9]*) echo "$1 command:$1" ;;
