@@ -21,6 +21,7 @@ Groups:
   plot       gnuplot
   armadillo  Armadillo, for one interop header
   docs       Doxygen
+  libtorch   libtorch, for one example, its tests and a benchmark (500 MB)
   multilib   32-bit programs with g++, for one more test
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
   openmp-N   the OpenMP runtime of clang++-N (only one N can be installed at a time)
@@ -48,6 +49,7 @@ requirements_of() {
       echo "nlohmann-json3-dev header:nlohmann/json.hpp"
       ;;
     tests) echo "catch2 header:catch2/catch.hpp header:catch2/catch_all.hpp" ;;
+    libtorch) echo "libtorch-dev header:torch/csrc/api/include/torch/torch.h" ;;
     plot) echo "gnuplot-nox command:gnuplot" ;;
     armadillo) echo "libarmadillo-dev header:armadillo" ;;
     docs) echo "doxygen command:doxygen" ;;

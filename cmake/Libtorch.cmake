@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# libtorch for our own tests, examples and benchmarks: the target dropbp_libtorch, or dropbp_no_libtorch with the reason why
+# there is none. In a function, so that the variables of libtorch's own CMake files stay inside.
+# Users of interop/libtorch.hpp need no more than dropbp::dropbp and what find_package(Torch) gives them.
+
+function(dropbp_find_libtorch)
+  set(dropbp_no_libtorch "" PARENT_SCOPE)
+  if(DROPBP_SANITIZE)
+    set(dropbp_no_libtorch "its libraries are not built for sanitizers" PARENT_SCOPE)
+    return()
+  endif()
+  find_package(Torch QUIET)
+  if(NOT Torch_FOUND OR NOT TARGET torch)
+    set(dropbp_no_libtorch "libtorch was not found (Debian: libtorch-dev)" PARENT_SCOPE)
+    return()
+  endif()
+  # libtorch before 2.1 holds vectors of an incomplete type, which clang++ does not take in C++20.
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT DEFINED dropbp_libtorch_compiles)
+    set(source ${PROJECT_BINARY_DIR}/CMakeFiles/dropbp_libtorch.cpp)
+    file(WRITE ${source} "#include <torch/types.h>\nint main() {}\n")
+    try_compile(dropbp_libtorch_compiles ${PROJECT_BINARY_DIR}/CMakeFiles/dropbp_libtorch ${source}
+      LINK_LIBRARIES ${TORCH_LIBRARIES} CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
+  endif()
+  if(DEFINED dropbp_libtorch_compiles AND NOT dropbp_libtorch_compiles)
+    set(dropbp_no_libtorch
+      "the headers of libtorch ${Torch_VERSION} do not compile with this compiler in C++20" PARENT_SCOPE)
+    return()
+  endif()
+  add_library(dropbp_libtorch INTERFACE)
+  target_link_libraries(dropbp_libtorch INTERFACE dropbp::dropbp ${TORCH_LIBRARIES})
+endfunction()
+
+# An entry in ctest's summary in the place of what is left out.
+function(dropbp_add_skipped_test name label reason)
+  add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${reason}")
+  set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_REGULAR_EXPRESSION "^SKIPPED:")
+endfunction()
+
+dropbp_find_libtorch()
+if(dropbp_no_libtorch)
+  message(STATUS "dropbp: tests, example and benchmark of libtorch are left out: ${dropbp_no_libtorch}")
+endif()
