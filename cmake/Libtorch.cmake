@@ -32,12 +32,6 @@ function(dropbp_find_libtorch)
   target_link_libraries(dropbp_libtorch INTERFACE dropbp::dropbp ${TORCH_LIBRARIES})
 endfunction()
 
-# An entry in ctest's summary in the place of what is left out.
-function(dropbp_add_skipped_test name label reason)
-  add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${reason}")
-  set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_REGULAR_EXPRESSION "^SKIPPED:")
-endfunction()
-
 dropbp_find_libtorch()
 if(dropbp_no_libtorch)
   message(STATUS "dropbp: tests, example and benchmark of libtorch are left out: ${dropbp_no_libtorch}")

@@ -1,7 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Libraries that only examples and tests of the interop headers use: a target each where they are found.
+# What some examples, tests and benchmarks need and may be absent: a target each where it is found, and what stands in
+# ctest's summary where it is not.
+
+# An entry in ctest's summary in the place of what is left out, counted as skipped.
+function(dropbp_add_skipped_test name label why)
+  add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${why}")
+  set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_REGULAR_EXPRESSION "^SKIPPED:")
+endfunction()
 
 find_package(Armadillo QUIET)
 if(ARMADILLO_FOUND AND NOT TARGET dropbp_armadillo)
