@@ -5,9 +5,7 @@
 // in turn, and compares the core with the four headers of the standard library that its interface is made of.
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -21,11 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
-#include "llama/atomic_file.hpp"
+#include "benchmark.hpp"
 
 namespace {
 
@@ -71,14 +65,13 @@ double processor_seconds(const std::vector<std::string>& command, const fs::path
   if (wait4(child, &status, 0, &usage) != child)
     throw std::system_error(errno, std::generic_category(), "cannot wait for " + command.front());
   if (status != 0) throw std::runtime_error(command.front() + " failed");
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
+using bench::median;
 
 // One file to compile, and its times: [compiler][round].
 struct Row {
@@ -107,8 +100,10 @@ std::vector<Row> rows_for(const fs::path& include_dir) {
                         {"dropbp/schedule.hpp", {"dropbp/schedule.hpp"}},
                         {"dropbp/layer.hpp", {"dropbp/layer.hpp"}},
                         {"dropbp/handler.hpp", {"dropbp/handler.hpp"}}};
-  if (const auto ops = headers_below(include_dir, "dropbp/ops"); !ops.empty()) rows.push_back({"dropbp/ops/*.hpp", ops, true});
-  for (const std::string& header : headers_below(include_dir, "dropbp/interop")) rows.push_back({header, {header}, true});
+  if (const auto ops = headers_below(include_dir, "dropbp/ops"); !ops.empty())
+    rows.push_back({"dropbp/ops/*.hpp", ops, true});
+  for (const std::string& header : headers_below(include_dir, "dropbp/interop"))
+    rows.push_back({header, {header}, true});
   return rows;
 }
 
@@ -121,23 +116,28 @@ std::string first_error(const fs::path& log) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Times compiling (-std=c++20 -O0 -c) a file that includes one header, in processor seconds, all headers and\n"
-               "compilers in turn. The core is compared with " + standard + ".");
+  CLI::App app(
+      "Times compiling (-std=c++20 -O0 -c) a file that includes one header, in processor seconds, all headers and\n"
+      "compilers in turn. The core is compared with " +
+      standard + ".");
   std::vector<std::string> compilers{"g++", "clang++"}, directories{DROPBP_THIRD_PARTY};
-  std::string include_dir = DROPBP_INCLUDE_DIR, json_path;
+  std::string include_dir = DROPBP_INCLUDE_DIR;
   int rounds = 9;
   double limit = 0.0;
-  bool quick = false;
+  bench::Options common(app, "only the core, at most 3 rounds", false);
   app.add_option("--compiler", compilers, "compilers; those that do not run are left out")->capture_default_str();
-  app.add_option("--rounds", rounds, "compilations of each file, median taken")->check(CLI::Range(1, 1000))->capture_default_str();
-  app.add_flag("--quick", quick, "below a minute: only the core, at most 3 rounds");
-  app.add_option("--include-dir", include_dir, "the library's headers")->check(CLI::ExistingDirectory)->capture_default_str();
-  app.add_option("--third-party", directories, "further folders of headers, for ops and interop")->capture_default_str();
+  app.add_option("--rounds", rounds, "compilations of each file, median taken")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--include-dir", include_dir, "the library's headers")
+      ->check(CLI::ExistingDirectory)
+      ->capture_default_str();
+  app.add_option("--third-party", directories, "further folders of headers, for ops and interop")
+      ->capture_default_str();
   app.add_option("--limit", limit, "exit code 1 when the first compiler's ratio of the core is above this; 0: none");
-  app.add_option("--json", json_path, "file for the figures, too");
   CLI11_PARSE(app, argc, argv);
-  if (!json_path.empty()) llama::check_writable(json_path);
-  if (quick) rounds = std::min(rounds, 3);
+  common.begin();
+  if (common.quick) rounds = std::min(rounds, 3);
 
   const Workplace workplace;
   const fs::path log = workplace.path() / "log", object = workplace.path() / "object.o";
@@ -167,7 +167,7 @@ int run(int argc, char** argv) {
   });
   if (compilers.empty()) throw std::runtime_error("no compiler runs; name one with --compiler");
   std::erase_if(rows, [&](const Row& row) {
-    if (quick && row.third_party) {
+    if (common.quick && row.third_party) {
       fmt::print("{} is left out by --quick\n", row.header);
       return true;
     }
@@ -186,13 +186,14 @@ int run(int argc, char** argv) {
   int done = 0;
   for (; done < rounds; ++done) {
     const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (quick && done > 0 && elapsed * (done + 1) / done > 40.0) break;
+    if (common.quick && done > 0 && elapsed * (done + 1) / done > 40.0) break;
     for (std::size_t c = 0; c < compilers.size(); ++c)
       for (Row& row : rows) row.seconds[c].push_back(compile(compilers[c], row));
   }
 
   const auto of = [&](const std::string& header, std::size_t compiler) -> const std::vector<double>& {
-    return std::find_if(rows.begin(), rows.end(), [&](const Row& row) { return row.header == header; })->seconds[compiler];
+    return std::find_if(rows.begin(), rows.end(), [&](const Row& row) { return row.header == header; })
+        ->seconds[compiler];
   };
   const auto over_empty = [&](const std::string& header, std::size_t compiler) {
     std::vector<double> seconds = of(header, compiler);
@@ -203,11 +204,17 @@ int run(int argc, char** argv) {
   fmt::print("median of {} rounds, processor seconds; over: more than an empty file\n{:<38}", done, "");
   for (const std::string& compiler : compilers) fmt::print(" {:>12}     over", compiler);
   fmt::print("\n");
-  nlohmann::ordered_json json{{"rows", nlohmann::json::array()}};
+  bench::Json json{{"rows", bench::Json::array()}};
+  llama::Plot plot{.title = "Compile time of a file that includes one header",
+                   .x_label = "line of the table",
+                   .y_label = "processor seconds",
+                   .series = {}};
+  for (const std::string& compiler : compilers) plot.series.push_back({compiler, {}});
   for (const Row& row : rows) {
     fmt::print("{:<38}", row.header);
     for (std::size_t c = 0; c < compilers.size(); ++c) {
       fmt::print(" {:>12.3f} {:>8.3f}", median(row.seconds[c]), median(over_empty(row.header, c)));
+      plot.series[c].points.emplace_back(static_cast<double>(plot.series[c].points.size() + 1), median(row.seconds[c]));
       json["rows"].push_back({{"header", row.header}, {"compiler", compilers[c]}, {"seconds", median(row.seconds[c])}});
     }
     fmt::print("\n");
@@ -227,17 +234,11 @@ int run(int argc, char** argv) {
                                  {"standard_over_empty_seconds", median(reference)},
                                  {"ratio", ratio}});
   }
-  if (!json_path.empty()) llama::write_file_atomically(json_path, json.dump(1) + "\n");
+  common.write(json);
+  common.write(plot);
   return limit > 0.0 && first_ratio > limit ? 1 : 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "include_cost: {}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return bench::main_of("include_cost", argc, argv, run); }
