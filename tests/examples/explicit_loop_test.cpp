@@ -175,6 +175,24 @@ TEST_CASE("explicit_loop: the gradient under every mask is that of a net whose d
     }
 }
 
+TEST_CASE("explicit_loop: the lowest kept branch computes no gradient of its input where nothing below trains") {
+  for (const bool trains_embeddings : {false, true}) {
+    const Shape shape = small_shape(trains_embeddings);
+    const auto gradient_of_the_stream = [&](const Mask& mask) {
+      DroppingNet net(shape, {2, 2});
+      net.trainer.plan = dropbp::DropPlan(mask, trains_embeddings, 0, 0, 0, std::vector<std::uint32_t>{0, 1, 0, 1});
+      forward_and_backward(net.trainer);
+      return std::vector<double>(net.trainer.grad, net.trainer.grad + shape.stream());
+    };
+    for (std::size_t kept = 0; kept < 4; ++kept) {
+      Mask mask(4, 1);
+      const std::vector<double> passed = gradient_of_the_stream(mask);
+      mask[kept] = 0;
+      CHECK((gradient_of_the_stream(mask) == passed) != trains_embeddings);
+    }
+  }
+}
+
 TEST_CASE("explicit_loop: without drops both trainers have the same losses and weights, bit for bit") {
   const Shape shape = small_shape(true);
   Net<plain::Trainer, float> one(shape, {2, 2});

@@ -2,11 +2,18 @@
 // SPDX-License-Identifier: MIT
 
 // Eigen's dense objects as tensors: every storage order, fixed and dynamic sizes, views with gaps.
+#include <stdexcept>
+
+// Eigen's own checks, of allocations too, in builds without assert as well.
 #define EIGEN_RUNTIME_NO_MALLOC
+#define eigen_assert(condition) \
+  do { \
+    if (!(condition)) throw std::logic_error(#condition); \
+  } while (false)
+
 #include "dropbp/interop/eigen.hpp"
 
 #include <cstddef>
-#include <stdexcept>
 #include <vector>
 
 #include <Eigen/SparseCore>
