@@ -9,7 +9,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
 # The house, lowest floor first. backend lies below tensor because contiguous memory gets its sums from there.
 set(floors
-  "base/|(version|dropbp_fwd)\\.hpp"
+  "base/|(version|dropbp_fwd|steady_clock)\\.hpp"
   "backend/"
   "(tensor|operation|model|flops|plan)\\.hpp"
   "policy/"
