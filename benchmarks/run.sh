@@ -93,7 +93,7 @@ for name in "${names[@]}"; do
   if [ ${#quick[@]} -gt 0 ] && [ "$name" != versus_pytorch ]; then arguments=(); fi
   command=("$program" "${arguments[@]}" "${quick[@]}" --json "$out/$name.json")
   rm -f "$out/$name".{txt,json,svg}
-  if [ "$name" != versus_pytorch ]; then command+=(--svg "$out/$name.svg"); fi
+  if "$program" --help | grep -q -- --svg; then command+=(--svg "$out/$name.svg"); fi
   echo "== ${command[*]}"
   start=$SECONDS
   if "${command[@]}" >"$out/$name.txt"; then
