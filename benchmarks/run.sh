@@ -72,6 +72,7 @@ mkdir -p "$out"
 arguments_of() {
   case $1 in
     convergence) echo "--policies published,optimal,running --drop-rates 0.5,0.75 --folder build/convergence" ;;
+    include_cost) echo "--rounds 5" ;;
     versus_pytorch) echo "--program $programs/step_time --rounds 2" ;;
   esac
 }
