@@ -147,7 +147,9 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     return f;
   }
 
+  /// The cost of one forward pass, in the model's own unit.
   double flops() const noexcept { return flops_; }
+  /// Another cost, for example after the sequence length changed; DropBPHandler::update_flops reads it.
   void set_flops(double flops) noexcept { flops_ = flops; }
 
   /// Whether the current plan drops the branch.
@@ -155,6 +157,7 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
 
   /// `backward` counts how often a gradient reached f(x).
   BranchCalls calls() const noexcept { return {state_->forward, state_->backward}; }
+  /// For the handler: counts from there.
   void set_calls(BranchCalls calls) noexcept {
     state_->forward = calls.forward;
     state_->backward = calls.backward;
@@ -163,8 +166,10 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
   /// Called by the handler before each micro-step.
   void decide(const BranchDecision& decision) noexcept { state_->decision = decision; }
 
+  /// Autograd frees what it saved: no nested measurement of sensitivities.
   static constexpr bool backward_is_repeatable = false;
 
+  /// False: files are those of a module without it.
   bool is_serializable() const override { return false; }
 
   /// Part of clone(): the copy is told the same and counts from zero.
@@ -187,7 +192,7 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
 /// the gradients of the branch's parameters stay undefined. Without a handler every branch is kept.
 class TorchBranch : public torch::nn::ModuleHolder<TorchBranchImpl> {
  public:
-  using Impl = TorchBranchImpl;
+  using Impl = TorchBranchImpl;  ///< what libtorch's module holders name so
 
   /// Registers itself with the parent under the name; it must be unused there. For `flops` see TorchBranchImpl.
   TorchBranch(torch::nn::Module& parent, std::string name, double flops = 1.0)
@@ -195,7 +200,9 @@ class TorchBranch : public torch::nn::ModuleHolder<TorchBranchImpl> {
 
   /// For modules that register in reset(): drop = register_module("drop", dropbp::TorchBranch(flops)).
   explicit TorchBranch(double flops) : ModuleHolder(std::make_shared<TorchBranchImpl>(flops)) {}
+  /// None, to be set later.
   TorchBranch(std::nullptr_t) : ModuleHolder(nullptr) {}
+  /// One that exists.
   TorchBranch(std::shared_ptr<TorchBranchImpl> branch) : ModuleHolder(std::move(branch)) {}
 
   /// See TorchBranchImpl::forward.
@@ -220,12 +227,14 @@ class TorchModel {
                             "give the module of each residual branch a member dropbp::TorchBranch drop{*this, \"drop\"}");
   }
 
+  /// visit(TorchBranchImpl&) for each branch.
   template <class Visit>
   void for_each_layer(Visit&& visit) {
     std::unordered_set<const void*> seen;
     walk(*module_, visit, seen);
   }
 
+  /// visit(const torch::Tensor*) for the gradient of each trained parameter, once where it is shared; null where undefined.
   template <class Visit>
   void for_each_gradient(Visit&& visit) {
     std::unordered_set<const void*> seen;  // tied parameters are registered twice
@@ -252,6 +261,7 @@ class TorchModel {
 inline void clear_gradients(torch::nn::Module& module) {
   for (torch::Tensor& parameter : module.parameters()) parameter.mutable_grad().reset();
 }
+/// The same for the parameters of an optimizer.
 inline void clear_gradients(torch::optim::Optimizer& optimizer) {
   for (torch::optim::OptimizerParamGroup& group : optimizer.param_groups())
     for (torch::Tensor& parameter : group.params()) parameter.mutable_grad().reset();
