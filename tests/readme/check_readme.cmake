@@ -77,7 +77,7 @@ while(TRUE)
     fail("${page} shows another diff than there is between ${from} and ${to}, which is:\n${real}")
   endif()
 endwhile()
-if(blocks EQUAL 0)
+if(blocks EQUAL 0 AND PROGRAM)
   fail("${page} shows no code")
 endif()
 

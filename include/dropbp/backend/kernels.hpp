@@ -25,15 +25,19 @@ inline constexpr bool always_false = false;
 ///   squared_distance(x, y, n)   sum of (x[i] - y[i])^2, in double
 template <class Backend, class Scalar>
 struct backend_kernels {
-  using are_missing = void;
+  using are_missing = void;  ///< only here: there are none
 
   // The error waits for a call: a tensor that brings its own accumulate may have memory that has no kernels.
+  /// y[i] += x[i]; here an error that says what to include.
   template <class... Args>
   static void accumulate(const Args&...) { require_kernels<Args...>(); }
+  /// y[i] *= factor; here an error that says what to include.
   template <class... Args>
   static void scale(const Args&...) { require_kernels<Args...>(); }
+  /// sum of x[i]^2; here an error that says what to include.
   template <class... Args>
   static double squared_norm(const Args&...) { return require_kernels<Args...>(); }
+  /// sum of (x[i] - y[i])^2; here an error that says what to include.
   template <class... Args>
   static double squared_distance(const Args&...) { return require_kernels<Args...>(); }
 
