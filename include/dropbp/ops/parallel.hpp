@@ -18,10 +18,19 @@ namespace ops {
 /// Sizes and positions. Signed, so that differences need no care.
 using Index = std::ptrdiff_t;
 
+/// Whether the calling thread is one of a parallel loop's.
+inline bool in_parallel() noexcept {
+#if defined(_OPENMP)
+  return omp_in_parallel() != 0;
+#else
+  return false;
+#endif
+}
+
 /// The threads a parallel loop started here would use: 1 inside another one.
 inline Index thread_count() noexcept {
 #if defined(_OPENMP)
-  return omp_in_parallel() ? 1 : static_cast<Index>(omp_get_max_threads());
+  return in_parallel() ? 1 : static_cast<Index>(omp_get_max_threads());
 #else
   return 1;
 #endif

@@ -3,7 +3,8 @@
 
 // The three matrix products of a linear map and its backward pass, on all threads, with the same bits on any number of
 // them. Two engines: the library's own (product_kernel.hpp) and Eigen (product_eigen.hpp), where DROPBP_EIGEN_PRODUCTS is
-// defined or the compiler has no vector types. Define it for the whole program or not at all.
+// defined or the compiler has no vector types. With DROPBP_BLAS_PRODUCTS (CMake: DROPBP_USE_BLAS) the large ones go to a BLAS,
+// whose bits are its own. Define such a macro for the whole program or not at all.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +16,9 @@
 #include "dropbp/ops/product_eigen.hpp"
 #else
 #include "dropbp/ops/product_kernel.hpp"
+#endif
+#if defined(DROPBP_BLAS_PRODUCTS)
+#include "dropbp/ops/product_eigen.hpp"
 #endif
 
 DROPBP_NAMESPACE_BEGIN
@@ -31,6 +35,10 @@ void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accu
                   "C " + shape_text(c.rows, c.columns) + ", A " + shape_text(a.rows, a.columns) + ", B " +
                       shape_text(b.rows, b.columns) + " were given",
                   "check the shapes of the operands");
+#if defined(DROPBP_BLAS_PRODUCTS)
+  // Not from inside a parallel loop, where the library's threads would meet ours, nor what is not worth handing over.
+  if (!in_parallel() && rows * columns * depth >= 128 * 128 * 128) return blas_product<T, a_transposed, b_transposed>(c, a, b, mode);
+#endif
 #if defined(DROPBP_EIGEN_PRODUCTS) || !defined(__GNUC__)
   eigen_product<T, a_transposed, b_transposed>(c, a, b, rows, columns, depth, mode);
 #else

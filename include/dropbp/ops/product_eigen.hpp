@@ -71,5 +71,16 @@ void eigen_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b
   }
 }
 
+#if defined(DROPBP_BLAS_PRODUCTS)
+// By the BLAS that Eigen hands its products to (EIGEN_USE_BLAS), with that library's own threads.
+template <class T, bool a_transposed, bool b_transposed>
+void blas_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
+#if !defined(EIGEN_USE_BLAS)
+#error "dropbp: DROPBP_BLAS_PRODUCTS needs EIGEN_USE_BLAS and a BLAS to link: configure with -DDROPBP_USE_BLAS=ON."
+#endif
+  if (c.rows > 0 && c.columns > 0) eigen_strip_product<T, a_transposed, b_transposed, Eigen::Dynamic>(c, a, b, mode);
+}
+#endif
+
 }  // namespace ops::detail
 DROPBP_NAMESPACE_END
