@@ -5,6 +5,7 @@
 // then detach? One branch alone, then whole training steps with equal plans; both ways in turn in one run.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -116,32 +117,26 @@ TORCH_MODULE(Block);
 // ---- measuring
 
 struct Figures {
-  std::vector<double> forward, total;  // seconds of processor time
-  std::size_t peak = 0, held = 0;      // bytes above those before the step: at most, and after the forward pass
+  double seconds = 1e300;          // of processor time, the least of all rounds
+  std::size_t peak = 0, held = 0;  // bytes above those before the step: at most, and after the forward pass
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // Processor time of all threads, which other programs on the machine disturb least.
 double now() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
+// `calls` forward passes, and where one needs it a backward pass after each.
 template <class Forward>
-void measure(Figures& figures, Forward forward, bool counts) {
+void measure(Figures& figures, int calls, Forward forward) {
   const std::size_t before = live;
   peak = before;
   const double start = now();
-  const Tensor result = forward();
-  const double middle = now();
-  figures.held = live - before;
-  dropbp::backward(result);
-  const double end = now();
+  for (int call = 0; call < calls; ++call) {
+    const Tensor result = forward();
+    figures.held = std::max(figures.held, live - before);
+    dropbp::backward(result);
+  }
+  figures.seconds = std::min(figures.seconds, (now() - start) / calls);
   figures.peak = std::max(figures.peak, peak - before);
-  if (!counts) return;
-  figures.forward.push_back(middle - start);
-  figures.total.push_back(end - start);
 }
 
 int run(int argc, char** argv) {
@@ -149,7 +144,7 @@ int run(int argc, char** argv) {
   int rounds = 25, threads = 1;
   bool quick = false;
   std::string json_path;
-  app.add_option("--rounds", rounds, "timings of each, median taken")->check(CLI::Range(1, 10000))->capture_default_str();
+  app.add_option("--rounds", rounds, "timings of each, the least taken (6 times as many of single branches)")->check(CLI::Range(1, 10000))->capture_default_str();
   app.add_option("--threads", threads, "threads of libtorch")->check(CLI::Range(1, 4096))->capture_default_str();
   app.add_flag("--quick", quick, "a small model and few rounds: whether it runs, not how fast");
   app.add_option("--json", json_path, "file for the figures, too");
@@ -163,7 +158,7 @@ int run(int argc, char** argv) {
   c10::SetCPUAllocator(&allocator, 255);
   torch::set_num_threads(threads);
   torch::manual_seed(1);
-  if (quick) rounds = std::min(rounds, 3);
+  if (quick && app.count("--rounds") == 0) rounds = 3;
   const Sizes sizes = quick ? Sizes{2, 32, 64, 2, 2} : Sizes{4, 256, 256, 4, 8};
   Way way = Way::ours;
   nn::Sequential blocks;
@@ -174,54 +169,56 @@ int run(int argc, char** argv) {
 
   nlohmann::ordered_json rows = nlohmann::json::array();
   std::printf("libtorch %s, %d threads, %lld blocks, hidden %lld, %lld x %lld tokens, %d rounds\n"
-              "                    processor ms (medians)              peak MiB           held for backward MiB\n"
-              "                     ours   detach ours/detach      ours   detach   ours/detach     ours   detach\n",
+              "                      processor ms (least of rounds)         peak MiB           held for backward MiB\n"
+              "                        ours   detach ours/detach      ours   detach   ours/detach     ours   detach\n",
               TORCH_VERSION, threads, static_cast<long long>(sizes.blocks), static_cast<long long>(sizes.width),
               static_cast<long long>(sizes.batch), static_cast<long long>(sizes.length), rounds);
   bool less_memory = true;
-  const auto compare = [&](const std::string& what, bool whole, const auto& forward) {
+  const auto compare = [&](const std::string& what, nn::Module& module, int count, int calls, const auto& forward) {
     Figures of[2];
-    std::vector<double> ratios;
-    const int count = whole ? rounds : 6 * rounds;  // one branch is short, and the difference is small
-    for (int round = -2; round < count; ++round) {    // the first two warm up
-      for (int turn = 0; turn < 2; ++turn) {
-        const int one = (round + turn + 2) % 2;
+    for (int round = 0; round < count; ++round)
+      for (int turn = 0; turn < 2; ++turn) {  // each is the first in every second round
+        const int one = (round + turn) % 2;
         way = one == 0 ? Way::ours : Way::detach;
-        dropbp::clear_gradients(*blocks);
+        dropbp::clear_gradients(module);
         x.mutable_grad().reset();
-        measure(of[one], [&] { return forward(round + 2); }, round >= 0);
+        measure(of[one], calls, forward);
       }
-      const auto& time = [&](int one) -> auto& { return whole ? of[one].total : of[one].forward; };
-      if (round >= 0) ratios.push_back(time(0).back() / time(1).back());
-    }
-    const auto seconds = [&](int one) { return median(whole ? of[one].total : of[one].forward); };
     constexpr double mib = 1024.0 * 1024.0;
     const auto bytes = [](std::size_t number) { return static_cast<double>(number) / mib; };
-    const double faster = median(ratios), smaller = static_cast<double>(of[0].peak) / static_cast<double>(of[1].peak);
+    const double faster = of[0].seconds / of[1].seconds, smaller = static_cast<double>(of[0].peak) / static_cast<double>(of[1].peak);
     less_memory = less_memory && of[0].peak <= of[1].peak && of[0].held <= of[1].held;
-    std::printf("%-16s %8.2f %8.2f %11.3f  %8.2f %8.2f %13.3f %8.2f %8.2f\n", what.c_str(), 1e3 * seconds(0), 1e3 * seconds(1),
+    std::printf("%-19s %8.3f %8.3f %11.3f  %8.2f %8.2f %13.3f %8.2f %8.2f\n", what.c_str(), 1e3 * of[0].seconds, 1e3 * of[1].seconds,
                 faster, bytes(of[0].peak), bytes(of[1].peak), smaller, bytes(of[0].held), bytes(of[1].held));
     std::fflush(stdout);
-    rows.push_back({{"what", what}, {"seconds", seconds(0)}, {"detach_seconds", seconds(1)}, {"time_ratio", faster},
+    rows.push_back({{"what", what}, {"seconds", of[0].seconds}, {"detach_seconds", of[1].seconds}, {"time_ratio", faster},
                     {"peak_bytes", of[0].peak}, {"detach_peak_bytes", of[1].peak}, {"peak_ratio", smaller},
                     {"held_bytes", of[0].held}, {"detach_held_bytes", of[1].held}});
   };
 
-  // One dropped branch: the forward pass alone, since neither has a backward.
-  handler.begin_step(dropbp::DropPlan(std::vector<std::uint8_t>(handler.size(), 1)));
-  BlockImpl& block = *blocks->ptr<BlockImpl>(0);
-  compare("one attention", false, [&](int) {
-    return block.residual(x, block.drop_attention, [&] { return block.attention(x); }).detach();
-  });
-  compare("one MLP", false, [&](int) {
-    return block.residual(x, block.drop_mlp, [&] { return block.mlp(x); }).detach();
-  });
-  for (const double rate : {0.5, 0.875, 1.0}) {
-    handler.set_drop_rate(rate);
+  // One dropped branch: the forward pass alone, since neither has a backward. The small one is called 50 times a round.
+  const auto compare_branches = [&](const std::string& name, const Sizes& size, int calls) {
+    Block block(size, way);
+    const Tensor input = torch::randn({size.batch, size.length, size.width}).requires_grad_();
+    block->drop_attention->decide({.dropped = true});
+    block->drop_mlp->decide({.dropped = true});
+    compare(name + " attention", *block, 6 * rounds, calls, [&] {
+      return block->residual(input, block->drop_attention, [&] { return block->attention(input); }).detach();
+    });
+    compare(name + " MLP", *block, 6 * rounds, calls, [&] {
+      return block->residual(input, block->drop_mlp, [&] { return block->mlp(input); }).detach();
+    });
+  };
+  compare_branches("one small", {1, 16, 64, 2, 1}, 50);
+  compare_branches("one", sizes, 1);
+  for (const double rate : {0.0, 0.5, 0.875, 1.0}) {
+    std::vector<std::uint8_t> dropped(handler.size());
+    double sum = 0;
+    for (std::uint8_t& one : dropped) one = std::floor(sum + rate) > std::floor(sum), sum += rate;
     char name[32];
-    std::snprintf(name, sizeof name, "steps, p = %.3g", rate);
-    compare(name, true, [&](int step) {
-      handler.begin_step(static_cast<std::uint64_t>(step));
+    std::snprintf(name, sizeof name, "a step, p = %.3g", rate);
+    compare(name, *blocks, rounds, 1, [&] {
+      handler.begin_step(dropbp::DropPlan(dropped));
       return blocks->forward(x).square().mean();
     });
   }
