@@ -38,7 +38,9 @@ inline bool is_finite(double value) noexcept {
 /// (-ffast-math). What decides a plan must be the same number in every build.
 inline double rounded(double value) noexcept {
 #if defined(__GNUC__) && defined(__SSE2_MATH__) && !defined(__CUDA_ARCH__)
-  __asm__("" : "+x"(value));  // the compiler sees another value of unknown origin, and leaves it in its register
+  // The compiler sees another value of unknown origin, and leaves it in its register. Volatile, so that it sees another one in
+  // every turn of a loop: clang++ would divide by it only once, and multiply by the reciprocal (-ffast-math).
+  __asm__ volatile("" : "+x"(value));
   return value;
 #else
   const volatile double stored = value;
