@@ -71,9 +71,10 @@ mkdir -p "$out"
 # What a full report asks of the long ones, to stay under 20 minutes.
 arguments_of() {
   case $1 in
-    convergence) echo "--policies published,optimal,running --drop-rates 0.5,0.75 --folder build/convergence" ;;
-    include_cost) echo "--rounds 5" ;;
-    versus_pytorch) echo "--program $programs/step_time --rounds 2" ;;
+    convergence) echo "--policies published,running --drop-rates 0.5,0.75" ;;
+    include_cost) echo "--rounds 3" ;;
+    libtorch_detach) echo "--rounds 8" ;;
+    versus_pytorch) echo "--program $programs/step_time --rounds 1" ;;
   esac
 }
 
@@ -94,7 +95,7 @@ for name in "${names[@]}"; do
   if [ ${#quick[@]} -gt 0 ] && [ "$name" != versus_pytorch ]; then arguments=(); fi
   command=("$program" "${arguments[@]}" "${quick[@]}" --json "$out/$name.json")
   rm -f "$out/$name".{txt,json,svg}
-  if "$program" --help | grep -q -- --svg; then command+=(--svg "$out/$name.svg"); fi
+  if [[ $("$program" --help) == *--svg* ]]; then command+=(--svg "$out/$name.svg"); fi
   echo "== ${command[*]}"
   start=$SECONDS
   if "${command[@]}" >"$out/$name.txt"; then

@@ -116,6 +116,10 @@ def worker(options, drop_rate):
     print(json.dumps({"step_ms": milliseconds, "peak_rss_bytes": peak, "version": torch.__version__}))
 
 
+def has_pytorch(python):
+    return os.path.exists(python) and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
+
+
 def call(command):
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
@@ -128,7 +132,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=os.path.join(here, "..", "build", "benchmark", "benchmarks", "step_time"),
                         help="step_time, built for this processor [default: where benchmarks/run.sh builds it]")
-    parser.add_argument("--python", default=sys.executable, help="the Python that has PyTorch [default: this one]")
+    parser.add_argument("--python", help="the Python that has PyTorch [default: this one, or else the system's]")
     for name, value in (("layers", 8), ("hidden", 512), ("intermediate", 1376), ("heads", 8), ("sequence", 256), ("batch", 4)):
         parser.add_argument("--" + name, type=int, default=value, help=f"[default: {value}]")
     parser.add_argument("--drop-rates", default="0,0.5,0.75,0.875", help="[default: 0,0.5,0.75,0.875]")
@@ -143,8 +147,10 @@ def main():
         options.hidden, options.intermediate, options.heads, options.sequence, options.rounds = 128, 344, 4, 64, 1
     if options.worker is not None:
         return worker(options, options.worker)
-    if subprocess.run([options.python, "-c", "import torch"], capture_output=True).returncode != 0:
-        print(f"skipped: {options.python} has no PyTorch, so there is nothing to compare with (Debian: python3-torch, --python)")
+    pythons = [options.python] if options.python else [sys.executable, "/usr/bin/python3"]
+    options.python = next((python for python in pythons if has_pytorch(python)), None)
+    if options.python is None:
+        print(f"skipped: {' and '.join(pythons)} have no PyTorch, so there is nothing to compare with (Debian: python3-torch; --python)")
         return 0
     if not os.path.exists(options.program):
         parser.error(f"there is no {options.program}: build it with benchmarks/run.sh, or say where it is with --program")
