@@ -113,7 +113,9 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
       handler.begin_step(step);
       trained.backprop();
       observing = seconds_of([&] { handler.observe_gradients(running.front()); });
-      optimizer.step(1.0, 1.0);
+      // Clipping and warm-up as in llama-finetune.
+      const double norm = dropbp::ops::global_gradient_norm<float>(optimizer.parameters());
+      optimizer.step(dropbp::ops::clip_factor(norm, 1.0), std::min(1.0, static_cast<double>(step + 1) / 20.0));
     }));
     observe_seconds.push_back(observing);
     for (std::size_t i = 1; i < running.size(); ++i) handler.observe_gradients(running[i]);
@@ -121,7 +123,7 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
 
     // The exact value, on several batches: one alone is as noisy as a step.
     std::vector<double> exact(size), exact_of_one, own(size), lifted(size);
-    constexpr int batches = 4;
+    constexpr int batches = 12;
     for (int b = 0; b < batches; ++b) {
       sampler.fill(1'000'000 + step, static_cast<std::uint32_t>(b), batch.inputs, batch.labels);
       const std::vector<double> one = handler.measure_sensitivities([&] { trained.backprop(); });
@@ -155,8 +157,8 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
   }
 
   fmt::print(
-      "Spearman's rank correlation with one pass a branch (mean of 4 batches), {} branches, drop rate 0.5:\n"
-      "  running: from the training steps; own share: the branches' own gradients on the same 4 batches; lifted: with "
+      "Spearman's rank correlation with one pass a branch (mean of 12 batches), {} branches, drop rate 0.5:\n"
+      "  running: from the training steps; own share: the branches' own gradients on the same 12 batches; lifted: with "
       "the\n"
       "  lower branches' share estimated from the stream's gradient norms; one batch: one pass a branch on one of "
       "them\n"
