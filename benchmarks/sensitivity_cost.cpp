@@ -83,7 +83,7 @@ struct Trained {
 
 struct Settings {
   std::uint64_t steps = 300, points = 5;
-  int rounds = 3;
+  int rounds = 3, batches = 12;
   std::vector<std::ptrdiff_t> layers = {8, 32};  // of the timed models
 };
 
@@ -123,8 +123,7 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
 
     // The exact value, on several batches: one alone is as noisy as a step.
     std::vector<double> exact(size), exact_of_one, own(size), lifted(size);
-    constexpr int batches = 12;
-    for (int b = 0; b < batches; ++b) {
+    for (int b = 0; b < settings.batches; ++b) {
       sampler.fill(1'000'000 + step, static_cast<std::uint32_t>(b), batch.inputs, batch.labels);
       const std::vector<double> one = handler.measure_sensitivities([&] { trained.backprop(); });
       if (b == 0) exact_of_one = one;
@@ -157,13 +156,13 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
   }
 
   fmt::print(
-      "Spearman's rank correlation with one pass a branch (mean of 12 batches), {} branches, drop rate 0.5:\n"
-      "  running: from the training steps; own share: the branches' own gradients on the same 12 batches; lifted: with "
+      "Spearman's rank correlation with one pass a branch (mean of {} batches), {} branches, drop rate 0.5:\n"
+      "  running: from the training steps; own share: the branches' own gradients on the same batches; lifted: with "
       "the\n"
       "  lower branches' share estimated from the stream's gradient norms; one batch: one pass a branch on one of "
       "them\n"
       "  step  running (decay 0)  (0.9)  (0.98)  own share  lifted  one batch\n",
-      size);
+      settings.batches, size);
   const auto mean = [&](auto member) {
     double sum = 0.0;
     for (const Row& row : rows) sum += member(row) / static_cast<double>(rows.size());
@@ -255,7 +254,7 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  if (common.quick) settings = {.steps = 30, .points = 2, .rounds = 1, .layers = {8}};
+  if (common.quick) settings = {.steps = 30, .points = 2, .rounds = 1, .batches = 1, .layers = {8}};
   common.begin();
   bench::Json json;
   json["rows"] = bench::Json::array();
