@@ -187,8 +187,7 @@ class DropBPHandler {
     schedule_.set_flops(detail::view(flops));
   }
 
-  /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example measured seconds
-  /// (measure_costs.hpp).
+  /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example seconds from measure_costs.
   void set_flops(std::span<const double> flops) { schedule_.set_flops(flops); }
 
   /// The sensitivities measured or given last; empty before.
