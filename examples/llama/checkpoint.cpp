@@ -186,15 +186,23 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
                       "belong together",
                       file.path().string(), tensor.name, shape_text(tensor.shape), shape_text(stored.shape)));
     }
-    if (stored.elements() != tensor.values.size()) {
+    if (!tensor.take && stored.elements() != tensor.values.size()) {
       throw std::invalid_argument(fmt::format(
           "load_checkpoint: the room for '{}' must be {} values (shape {}), but it is {}; pass the matching span",
           tensor.name, stored.elements(), shape_text(tensor.shape), tensor.values.size()));
     }
   }
   refuse_extra_tensors(folder, weights, tensors);
-  for (const NamedTensor& tensor : tensors)
-    weights.files[weights.file_of.find(tensor.name)->second].read(tensor.name, tensor.values);
+  for (const NamedTensor& tensor : tensors) {
+    const SafetensorsFile& file = weights.files[weights.file_of.find(tensor.name)->second];
+    if (tensor.take) {
+      std::vector<float> values(file.find(tensor.name)->elements());
+      file.read(tensor.name, values);
+      tensor.take(values);
+    } else {
+      file.read(tensor.name, tensor.values);
+    }
+  }
 }
 
 void prepare_checkpoint_folder(const std::filesystem::path& folder) {
@@ -216,7 +224,7 @@ void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& con
                                                                      : "float32");
   std::vector<TensorToWrite> to_write;
   to_write.reserve(tensors.size());
-  for (const NamedTensor& tensor : tensors) to_write.push_back({tensor.name, tensor.shape, tensor.values});
+  for (const NamedTensor& tensor : tensors) to_write.push_back({tensor.name, tensor.shape, tensor.values, tensor.make});
 
   // First, or removing the old config.json.tmp below would take away what makes the folder loadable.
   if (can_complete_interrupted_save(folder)) rename_durably(pending_config(folder), folder / config_name);

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,11 +16,14 @@
 
 namespace llama {
 
-/// A weight of the model and where its values live (row-major, as many as the shape says).
+/// A weight of the model and where its values live (row-major, as many as the shape says). Where they do not live as floats
+/// there are two functions instead, which see one tensor at a time: `take` is given what was loaded, `make` fills what is saved.
 struct NamedTensor {
   std::string name;  ///< Hugging Face's: "model.layers.0.self_attn.q_proj.weight"
   std::vector<std::ptrdiff_t> shape;
-  std::span<float> values;
+  std::span<float> values = {};
+  std::function<void(std::span<const float>)> take = {};
+  std::function<void(std::span<float>)> make = {};
 };
 
 /// The config that belongs to the weights in `folder` (see save_checkpoint). Throws std::runtime_error.

@@ -18,33 +18,44 @@ const LlamaConfig& checked(const LlamaConfig& config) {
   return config;
 }
 
+// In [0, 1).
+double uniform(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+
 // Two draws make two normal numbers (Box and Muller 1958).
 template <class T>
-void fill_normal(const ops::ParameterSlice<T>& tensor, double deviation, const dropbp::CounterRandom& random) {
-  for (std::size_t i = 0; i < tensor.size(); i += 2) {
+void fill_normal(std::span<T> values, double deviation, const dropbp::CounterRandom& random) {
+  for (std::size_t i = 0; i < values.size(); i += 2) {
     const auto bits = random.pair(static_cast<std::uint32_t>(i / 2));
-    const double radius = std::sqrt(-2.0 * std::log((static_cast<double>(bits[0] >> 11) + 1.0) * 0x1p-53));
-    const double angle = 2.0 * std::numbers::pi * static_cast<double>(bits[1] >> 11) * 0x1p-53;
-    tensor.value[i] = static_cast<T>(deviation * radius * std::cos(angle));
-    if (i + 1 < tensor.size()) tensor.value[i + 1] = static_cast<T>(deviation * radius * std::sin(angle));
+    const double radius = std::sqrt(-2.0 * std::log(uniform(bits[0]) + 0x1p-53));
+    const double angle = 2.0 * std::numbers::pi * uniform(bits[1]);
+    values[i] = static_cast<T>(deviation * radius * std::cos(angle));
+    if (i + 1 < values.size()) values[i + 1] = static_cast<T>(deviation * radius * std::sin(angle));
   }
 }
+
 
 }  // namespace
 
 template <class T>
-LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill)
+LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::Adaptation adaptation, ops::PoolFill fill)
     : config_(checked(config)),
+      adaptation_(std::move(adaptation)),
       saved_(fill),
       workspace_(fill),
       cross_entropy_(workspace_),
       embedding_("model.embed_tokens.weight", config.vocabulary, config.hidden),
       final_norm_("model.norm.weight", 1, config.hidden),
       head_("lm_head.weight", config.tie_embeddings ? 0 : config.vocabulary, config.hidden) {
-  const ops::AttentionConfig attention{
-      .hidden = config.hidden, .heads = config.heads, .kv_heads = config.kv_heads, .norm_eps = config.norm_epsilon};
-  const ops::SwiGLUConfig mlp{
-      .hidden = config.hidden, .intermediate = config.intermediate, .norm_eps = config.norm_epsilon};
+  adaptation_.moment = moment_;
+  const ops::AttentionConfig attention{.hidden = config.hidden,
+                                       .heads = config.heads,
+                                       .kv_heads = config.kv_heads,
+                                       .norm_eps = config.norm_epsilon,
+                                       .adaptation = adaptation_};
+  const ops::SwiGLUConfig mlp{.hidden = config.hidden,
+                              .intermediate = config.intermediate,
+                              .norm_eps = config.norm_epsilon,
+                              .adaptation = adaptation_};
   const ops::BranchMemory memory{saved_, workspace_};
   const auto rope = std::make_shared<const ops::RopeTable<T>>(max_sequence, config.head_size(), config.rope_theta);
   parameters_.push_back(&embedding_);
@@ -57,6 +68,7 @@ LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::Po
   }
   parameters_.push_back(&final_norm_);
   if (!config.tie_embeddings) parameters_.push_back(&head_);
+  for (ops::Parameter<T>* parameter : {&embedding_, &final_norm_, &head_}) parameter->trained = !adaptation_.enabled();
   set_flops(max_sequence);
 }
 
@@ -64,16 +76,46 @@ template <class T>
 void LlamaModel<T>::initialize(std::uint64_t seed) {
   const double residual = 0.02 / std::sqrt(2.0 * static_cast<double>(config_.layers));
   std::uint64_t index = 0;
-  for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
-    const std::string_view name = tensor.name;
-    if (name.ends_with("norm.weight")) {
-      std::fill_n(tensor.value, tensor.size(), T(1));
-    } else {
+  std::vector<float> values;
+  for_each_weight([&](const BaseWeight& weight) {
+    const std::string_view name = weight.name;
+    const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
+    const auto fill = [&](auto span) {
+      if (name.ends_with("norm.weight")) return std::ranges::fill(span, 1);
       const bool feeds_stream = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-      fill_normal(tensor, feeds_stream ? residual : 0.02, dropbp::CounterRandom(seed, weight_stream, index));
+      fill_normal(span, feeds_stream ? residual : 0.02, dropbp::CounterRandom(seed, weight_stream, index));
+    };
+    if (weight.value != nullptr) {
+      fill(std::span<T>(weight.value, size));
+    } else {
+      values.resize(size);
+      fill(std::span<float>(values));
+      weight.projection->set_weight(weight.part, {values.data(), weight.rows, weight.columns});
     }
     ++index;
   });
+}
+
+template <class T>
+void LlamaModel<T>::initialize_adapters(std::uint64_t seed) {
+  std::uint64_t index = 0;
+  for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+    if (tensor.name.ends_with(".lora_B.weight")) std::fill_n(tensor.value, tensor.size(), T(0));
+    if (!tensor.name.ends_with(".lora_A.weight")) return;
+    const dropbp::CounterRandom random(seed, adapter_stream, index++);
+    const double bound = 1.0 / std::sqrt(static_cast<double>(tensor.columns));
+    for (std::size_t i = 0; i < tensor.size(); ++i) tensor.value[i] = static_cast<T>(bound * (2.0 * uniform(random(i)) - 1.0));
+  });
+}
+
+template <class T>
+std::size_t LlamaModel<T>::base_bytes() {
+  std::size_t bytes = (embedding_.size() + final_norm_.size() + head_.size()) * sizeof(T);
+  for_each_layer([&](auto& layer) {
+    bytes += layer.op().norm.size() * sizeof(T);
+    layer.op().for_each_projection([&](const ops::Projection<T>& projection) { bytes += projection.base_bytes(); });
+  });
+  return bytes;
 }
 
 template <class T>
@@ -151,7 +193,7 @@ ops::Matrix<T> BranchwisePass<T>::forward() {
   PassTimes unused;
   ops::Matrix<T> grad = model_.top_gradient(batch_, unused);
   const ops::MatrixView<const T> head = std::as_const(model_.embedding_).gradient();
-  if (model_.config_.tie_embeddings) heads_share_.assign(head.data, head.data + model_.embedding_.size());
+  if (model_.embedding_.trained && model_.config_.tie_embeddings) heads_share_.assign(head.data, head.data + model_.embedding_.size());
   return grad;
 }
 
@@ -180,7 +222,7 @@ void BranchwisePass<T>::clear_gradients(std::size_t branches) {
       block.mlp.op().for_each_parameter(drop);
   }
   model_.embedding_.drop_gradient();
-  if (!model_.config_.tie_embeddings) return;
+  if (!model_.embedding_.trained || !model_.config_.tie_embeddings) return;
   model_.embedding_.begin_gradient();
   std::copy(heads_share_.begin(), heads_share_.end(), model_.embedding_.gradient().data);
 }
@@ -202,40 +244,47 @@ std::size_t LlamaModel<T>::saved_bytes(std::size_t branch, Index tokens) const {
 
 namespace {
 
-// The checkpoint code knows float; a model in double goes through a copy.
-template <class T, class Use>
-void with_named_tensors(LlamaModel<T>& model, const Use& use) {
-  std::vector<NamedTensor> tensors;
-  std::deque<std::vector<float>> copies;
-  model.for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
-    std::span<float> values;
-    if constexpr (std::is_same_v<T, float>)
-      values = {tensor.value, tensor.size()};
-    else
-      values = copies.emplace_back(tensor.value, tensor.value + tensor.size());
-    std::vector<std::ptrdiff_t> shape{tensor.rows, tensor.columns};
-    if (tensor.name.ends_with("norm.weight")) shape.erase(shape.begin());
-    tensors.push_back({tensor.name, std::move(shape), values});
-  });
-  use(tensors);
-  if constexpr (!std::is_same_v<T, float>) {
-    std::size_t i = 0;
-    model.for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
-      std::copy(copies[i].begin(), copies[i].end(), tensor.value);
-      ++i;
-    });
-  }
+// Hugging Face gives norms one dimension.
+std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows, Index columns) {
+  if (name.ends_with("norm.weight")) return {columns};
+  return {rows, columns};
 }
 
 }  // namespace
 
 template <class T>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model) {
-  with_named_tensors(model, [&](std::span<const NamedTensor> tensors) { load_checkpoint(folder, tensors); });
+  std::vector<NamedTensor> tensors;
+  model.for_each_weight([&](const typename LlamaModel<T>::BaseWeight& weight) {
+    NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
+    const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
+    if constexpr (std::is_same_v<T, float>)
+      if (weight.value != nullptr) tensor.values = {weight.value, size};
+    if (tensor.values.data() == nullptr)
+      tensor.take = [weight](std::span<const float> values) {
+        if (weight.value != nullptr)
+          std::ranges::copy(values, weight.value);
+        else
+          weight.projection->set_weight(weight.part, {values.data(), weight.rows, weight.columns});
+      };
+    tensors.push_back(std::move(tensor));
+  });
+  load_checkpoint(folder, tensors);
 }
 
 void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model) {
-  with_named_tensors(model, [&](std::span<const NamedTensor> tensors) { save_checkpoint(folder, model.config(), tensors); });
+  std::vector<NamedTensor> tensors;
+  model.for_each_weight([&](const LlamaModel<float>::BaseWeight& weight) {
+    NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
+    if (weight.projection != nullptr && model.adaptation().enabled())
+      tensor.make = [weight](std::span<float> values) {
+        weight.projection->merged_weight(weight.part, {values.data(), weight.rows, weight.columns});
+      };
+    else
+      tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
+    tensors.push_back(std::move(tensor));
+  });
+  save_checkpoint(folder, model.config(), tensors);
 }
 
 template class LlamaModel<float>;

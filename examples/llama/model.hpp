@@ -59,7 +59,8 @@ class Stopwatch {
 };
 
 /// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output layer. T is float or
-/// double. All weights train. Parameters have their Hugging Face names.
+/// double. All weights train, or, with adapters, these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight"
+/// and "X.lora_B.weight" for the weight "X.weight".
 template <class T>
 class LlamaModel {
  public:
@@ -70,9 +71,11 @@ class LlamaModel {
     Mlp mlp;
   };
 
-  /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize() or load_weights(). Throws std::invalid_argument for an impossible
-  /// config. `fill` poisons fresh memory in tests.
-  LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill = ops::PoolFill::nothing);
+  /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize() or load_weights(), and
+  /// initialize_adapters() or load_adapter(). Throws std::invalid_argument for an impossible config or adaptation (whose
+  /// `moment` is the model's own). `fill` poisons fresh memory in tests.
+  explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ops::Adaptation adaptation = {},
+                      ops::PoolFill fill = ops::PoolFill::nothing);
 
   LlamaModel(const LlamaModel&) = delete;
   LlamaModel& operator=(const LlamaModel&) = delete;
@@ -96,16 +99,58 @@ class LlamaModel {
 
   // ---- parameters
 
-  /// visit(const ops::ParameterSlice<T>&) for every tensor of the checkpoint format, from the embedding upwards.
+  /// visit(const ops::ParameterSlice<T>&) for every tensor that is kept as such, adapters among them and quantised weights
+  /// not, from the embedding upwards.
   void for_each_tensor(auto&& visit) {
     for (ops::Parameter<T>* parameter : parameters_) parameter->for_each_slice(visit);
   }
   const std::vector<ops::Parameter<T>*>& parameters() const noexcept { return parameters_; }
   const LlamaConfig& config() const noexcept { return config_; }
+  const ops::Adaptation& adaptation() const noexcept { return adaptation_; }
+  /// Whether anything below the branches trains: the embedding does unless adapters alone train.
+  bool trains_below() const noexcept { return embedding_.trained; }
+
+  /// A weight of the checkpoint format, whatever the model makes of it: the adapters belong to the linear maps.
+  struct BaseWeight {
+    const std::string& name;
+    Index rows, columns;
+    T* value;                        ///< where it is kept as such, else null
+    ops::Projection<T>* projection;  ///< the linear maps it is one of, or null
+    std::size_t part;                ///< of the projection
+  };
+  /// visit(const BaseWeight&) for every weight, from the embedding upwards.
+  void for_each_weight(auto&& visit) {
+    const auto visit_parameter = [&](ops::Parameter<T>& parameter) {
+      parameter.for_each_slice([&](const ops::ParameterSlice<T>& tensor) {
+        visit(BaseWeight{tensor.name, tensor.rows, tensor.columns, tensor.value, nullptr, 0});
+      });
+    };
+    const auto visit_branch = [&](auto& branch) {
+      visit_parameter(branch.norm);
+      branch.for_each_projection([&](ops::Projection<T>& projection) {
+        for (std::size_t part = 0; part < projection.parts().size(); ++part)
+          visit(BaseWeight{projection.parts()[part].name, projection.parts()[part].rows, projection.input(),
+                           projection.weight_of(part), &projection, part});
+      });
+    };
+    visit_parameter(embedding_);
+    for (Block& block : blocks_) visit_branch(block.attention.op()), visit_branch(block.mlp.op());
+    visit_parameter(final_norm_);
+    if (!config_.tie_embeddings) visit_parameter(head_);
+  }
 
   /// Normal weights of standard deviation 0.02, those of the two projections that feed the residual stream divided by
   /// sqrt(2 * layers) as in GPT-2; norms are 1. A pure function of `seed`.
   void initialize(std::uint64_t seed);
+
+  /// As PEFT does: A uniform in +-1 / sqrt(inputs), B zero, so that the model begins as its base. A pure function of `seed`.
+  void initialize_adapters(std::uint64_t seed);
+
+  /// Which micro-step the next passes belong to: the adapters' dropout is drawn from it.
+  void set_moment(const ops::TrainingMoment& moment) noexcept { *moment_ = moment; }
+
+  /// Bytes of all weights but the adapters, as they are kept.
+  std::size_t base_bytes();
 
   /// Tells every layer the FLOPs of its branch at this sequence length, per token.
   void set_flops(Index sequence);
@@ -142,6 +187,8 @@ class LlamaModel {
   ops::Parameter<T>& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
 
   LlamaConfig config_;
+  std::shared_ptr<ops::TrainingMoment> moment_ = std::make_shared<ops::TrainingMoment>();
+  ops::Adaptation adaptation_;
   ops::MemoryPool saved_;
   ops::MemoryPool workspace_;
   ops::CrossEntropy<T> cross_entropy_;
@@ -169,11 +216,12 @@ class BranchwisePass {
   std::vector<T> heads_share_;  // of the embedding's gradient, where the output layer is tied to it
 };
 
-/// Fills the model from a checkpoint folder; see load_checkpoint for the errors.
+/// Fills the model's weights from a checkpoint folder, quantising them one after the other where the model does: besides
+/// the model itself one weight at a time is in memory. The adapters stay as they are. See load_checkpoint for the errors.
 template <class T>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model);
 
-/// Writes the model as a checkpoint folder; see save_checkpoint.
+/// Writes the model as a checkpoint folder, adapters merged into the weights; see save_checkpoint.
 void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model);
 
 extern template class LlamaModel<float>;

@@ -11,5 +11,6 @@ namespace llama {
 
 inline constexpr auto weight_stream = dropbp::RandomStream::user;                      ///< step: number of the tensor
 inline constexpr auto batch_stream = static_cast<dropbp::RandomStream>(128 + 1);  ///< step and micro-step of training
+inline constexpr auto adapter_stream = static_cast<dropbp::RandomStream>(128 + 2);  ///< step: number of the adapter
 
 }  // namespace llama

@@ -230,7 +230,7 @@ std::string header_of(std::span<const TensorToWrite> tensors, DType dtype,
     }
     const bool negative = std::ranges::any_of(tensor.shape, [](std::ptrdiff_t size) { return size < 0; });
     const auto bytes = negative ? std::nullopt : bytes_of(tensor.shape, dtype);
-    if (!bytes || *bytes != tensor.values.size() * dtype_bits(dtype) / 8) {
+    if (!bytes || (!tensor.make && *bytes != tensor.values.size() * dtype_bits(dtype) / 8)) {
       throw std::invalid_argument(
           fmt::format("write_safetensors: tensor '{}' must have as many values as its shape {} says, but it has {}; "
                       "pass the matching span",
@@ -393,7 +393,14 @@ void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors,
   const std::uint64_t length = header.size();
   file.write(&length, sizeof length);
   file.write(header);
+  std::vector<float> made;
   for (const TensorToWrite& tensor : tensors) {
+    std::span<const float> values = tensor.values;
+    if (tensor.make) {
+      made.resize(static_cast<std::size_t>(*bytes_of(tensor.shape, DType::u8)));  // elements
+      tensor.make(made);
+      values = made;
+    }
     const auto keep_finite = [&](float value, float narrowed) {
       if (std::isfinite(value) && !std::isfinite(narrowed)) {
         throw std::runtime_error(
@@ -402,15 +409,15 @@ void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors,
       }
     };
     if (dtype == DType::f32) {
-      file.write(tensor.values.data(), tensor.values.size_bytes());
+      file.write(values.data(), values.size_bytes());
     } else if (dtype == DType::f16) {
-      write_converted<std::uint16_t>(file, tensor.values, [&](float value) {
+      write_converted<std::uint16_t>(file, values, [&](float value) {
         const std::uint16_t bits = float_to_half(value);
         keep_finite(value, half_to_float(bits));
         return bits;
       });
     } else {
-      write_converted<std::uint16_t>(file, tensor.values, [&](float value) {
+      write_converted<std::uint16_t>(file, values, [&](float value) {
         const std::uint16_t bits = float_to_bfloat16(value);
         keep_finite(value, bfloat16_to_float(bits));
         return bits;

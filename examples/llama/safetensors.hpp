@@ -91,10 +91,12 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+/// Its values, or what makes them when their turn comes: large models need not be in memory twice.
 struct TensorToWrite {
   std::string name;
   std::vector<std::ptrdiff_t> shape;
-  std::span<const float> values;
+  std::span<const float> values = {};
+  std::function<void(std::span<float>)> make = {};
 };
 
 /// Where the bytes go while a file is written; `AtomicFile` is the one in use.

@@ -11,6 +11,7 @@
 
 #include "dropbp/ops/attention.hpp"
 #include "dropbp/ops/branch_memory.hpp"
+#include "dropbp/ops/projection.hpp"
 #include "dropbp/ops/rope.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -23,6 +24,7 @@ struct AttentionConfig {
   Index kv_heads = 0;      ///< 0: as many as heads
   Index head_size = 0;     ///< 0: hidden / heads
   double norm_eps = 1e-5;  ///< of the RMS norm
+  Adaptation adaptation = {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
 
   /// With the zeros above replaced by what they stand for.
   HeadLayout layout() const noexcept {
@@ -43,11 +45,13 @@ class AttentionBranch {
     Matrix<T> qkv;   ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
     Matrix<T> o;     ///< [tokens, heads * head_size]
     Matrix<T> lse;   ///< [batch * heads, sequence]: log of the softmax's denominators
+    Matrix<T> u;     ///< [tokens, adapters of qkv * rank]
+    Matrix<T> u_o;   ///< [tokens, rank], if o_proj has an adapter
   };
 
   Parameter<T> norm;  ///< [1, hidden]
-  Parameter<T> qkv;   ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and v_proj below each other
-  Parameter<T> o;     ///< [hidden, heads * head_size]
+  Projection<T> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and v_proj below each other
+  Projection<T> o;    ///< [hidden, heads * head_size]
 
   /// `prefix` leads the parameters' Hugging Face names ("model.layers.0."). The table may be shared by all branches.
   AttentionBranch(const AttentionConfig& config, std::shared_ptr<const RopeTable<T>> rope_table, BranchMemory memory,
@@ -56,16 +60,24 @@ class AttentionBranch {
         qkv({{prefix + "self_attn.q_proj.weight", config.layout().q_width()},
              {prefix + "self_attn.k_proj.weight", config.layout().kv_width()},
              {prefix + "self_attn.v_proj.weight", config.layout().kv_width()}},
-            config.hidden),
-        o(prefix + "self_attn.o_proj.weight", config.hidden, config.layout().q_width()),
-        config_(config), layout_(config.layout()), rope_(std::move(rope_table)), memory_(std::move(memory)) {}
+            config.hidden, config.adaptation, memory.workspace),
+        o({{prefix + "self_attn.o_proj.weight", config.hidden}}, config.layout().q_width(), config.adaptation, memory.workspace),
+        config_(config), layout_(config.layout()), rope_(std::move(rope_table)), memory_(std::move(memory)) {
+    norm.trained = !config.adaptation.enabled();
+  }
 
   const AttentionConfig& config() const noexcept { return config_; }  ///< as it was made
 
-  /// visit(Parameter<T>&) for each, trained or not.
+  /// visit(Parameter<T>&) for each, trained or not; a quantised weight is none.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
-    visit(norm), visit(qkv), visit(o);
+    visit(norm), qkv.for_each_parameter(visit), o.for_each_parameter(visit);
+  }
+
+  /// visit(Projection<T>&) for each.
+  template <class Visit>
+  void for_each_projection(const Visit& visit) {
+    visit(qkv), visit(o);
   }
 
   /// Of its trained parameters, null where absent: for RunningSensitivity.
@@ -81,7 +93,8 @@ class AttentionBranch {
   /// Bytes that one kept branch keeps between forward and backward.
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
     const HeadLayout layout = config.layout();
-    const Index elements = config.hidden + 1 + layout.qkv_width() + layout.q_width() + layout.heads;
+    const Index adapters = Projection<T>::adapter_width({"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation);
+    const Index elements = config.hidden + 1 + layout.qkv_width() + layout.q_width() + layout.heads + adapters;
     return static_cast<std::size_t>(tokens * elements) * sizeof(T);
   }
 
@@ -148,7 +161,8 @@ class AttentionBranch {
     {
       Matrix<T> n(tokens, config_.hidden, memory_.workspace);
       rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
-      product_abt(kept.qkv.view(), n.view(), qkv.value());
+      kept.u = Matrix<T>(tokens, qkv.adapter_width(), pool);
+      qkv.forward(kept.qkv.view(), n.view(), Accumulate::overwrite, kept.u.view());
     }
     rope(kept.qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::forward);
     kept.o = Matrix<T>(tokens, layout_.q_width(), pool);
@@ -158,7 +172,8 @@ class AttentionBranch {
       kept.x = Matrix<T>(tokens, config_.hidden, pool);
       copy<T>(kept.x.view(), x.view());
     }
-    product_abt(y, kept.o.view(), o.value(), mode);
+    kept.u_o = Matrix<T>(tokens, o.adapter_width(), pool);
+    o.forward(y, kept.o.view(), mode, kept.u_o.view());
     if (saved != nullptr) *saved = std::move(kept);
   }
 
@@ -170,27 +185,25 @@ class AttentionBranch {
     detail::require_saved("attention", saved.x.rows(), shape.tokens());
     const Index tokens = shape.tokens();
     MemoryPool& pool = memory_.workspace;
-    if (o.trained) {
-      const Accumulate weight_mode = o.begin_gradient();
-      product_atb(o.gradient(), grad_output.view(), saved.o.view(), weight_mode);
-    }
+    const Matrix<T> grad_u_o = o.adapter_gradient(grad_output.view());
+    o.backward_parameters(grad_output.view(), saved.o.view(), saved.u_o.view(), grad_u_o);
     const bool below_qkv = grad_input.data != nullptr || norm.trained;
-    if (!below_qkv && !qkv.trained) return;
+    if (!below_qkv && !qkv.trains()) return;
     Matrix<T> grad_qkv(tokens, layout_.qkv_width(), pool);
     {
       Matrix<T> grad_o(tokens, layout_.q_width(), pool);
-      product_ab(grad_o.view(), grad_output.view(), o.value());
+      o.backward_input(grad_o.view(), grad_output.view(), grad_u_o);
       attention_backward(grad_qkv.view(), grad_o.view(), saved.qkv.view(), saved.o.view(), saved.lse.data(), layout_, shape);
     }
     rope(grad_qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::inverse);
+    const Matrix<T> grad_u = qkv.adapter_gradient(grad_qkv.view());
     Matrix<T> n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
-    if (qkv.trained) {
+    if (qkv.trains()) {
       rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
-      const Accumulate weight_mode = qkv.begin_gradient();
-      product_atb(qkv.gradient(), grad_qkv.view(), n.view(), weight_mode);
+      qkv.backward_parameters(grad_qkv.view(), n.view(), saved.u.view(), grad_u);
     }
     if (!below_qkv) return;
-    product_ab(n.view(), grad_qkv.view(), qkv.value());
+    qkv.backward_input(n.view(), grad_qkv.view(), grad_u);
     rms_norm_backward(grad_input, mode, n.view(), saved.x.view(), norm, saved.rstd.data(), pool);
   }
 

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "dropbp/ops/branch_memory.hpp"
-#include "dropbp/ops/product.hpp"
+#include "dropbp/ops/projection.hpp"
 #include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/swiglu.hpp"
 
@@ -21,6 +21,7 @@ struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index intermediate = 0;  ///< units
   double norm_eps = 1e-5;  ///< of the RMS norm
+  Adaptation adaptation = {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
 };
 
 /// Tensors are Matrix<T> [batch * sequence, hidden]. backward may run more than once on one saved state.
@@ -34,26 +35,36 @@ class SwiGLUBranch {
     Matrix<T> x;        ///< [tokens, hidden]
     Matrix<T> rstd;     ///< [1, tokens]
     Matrix<T> gate_up;  ///< [tokens, 2 * intermediate]
+    Matrix<T> u;        ///< [tokens, adapters of gate_up * rank]
+    Matrix<T> u_down;   ///< [tokens, rank], if down_proj has an adapter
   };
 
-  Parameter<T> norm;     ///< [1, hidden]
-  Parameter<T> gate_up;  ///< [2 * intermediate, hidden]: gate_proj above up_proj
-  Parameter<T> down;     ///< [hidden, intermediate]
+  Parameter<T> norm;      ///< [1, hidden]
+  Projection<T> gate_up;  ///< [2 * intermediate, hidden]: gate_proj above up_proj
+  Projection<T> down;     ///< [hidden, intermediate]
 
   /// `prefix` leads the parameters' Hugging Face names ("model.layers.0.").
   SwiGLUBranch(const SwiGLUConfig& config, BranchMemory memory, const std::string& prefix = "")
       : norm(prefix + "post_attention_layernorm.weight", 1, checked(config).hidden),
         gate_up({{prefix + "mlp.gate_proj.weight", config.intermediate}, {prefix + "mlp.up_proj.weight", config.intermediate}},
-                config.hidden),
-        down(prefix + "mlp.down_proj.weight", config.hidden, config.intermediate),
-        config_(config), memory_(std::move(memory)) {}
+                config.hidden, config.adaptation, memory.workspace),
+        down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate, config.adaptation, memory.workspace),
+        config_(config), memory_(std::move(memory)) {
+    norm.trained = !config.adaptation.enabled();
+  }
 
   const SwiGLUConfig& config() const noexcept { return config_; }  ///< as it was made
 
-  /// visit(Parameter<T>&) for each, trained or not.
+  /// visit(Parameter<T>&) for each, trained or not; a quantised weight is none.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
-    visit(norm), visit(gate_up), visit(down);
+    visit(norm), gate_up.for_each_parameter(visit), down.for_each_parameter(visit);
+  }
+
+  /// visit(Projection<T>&) for each.
+  template <class Visit>
+  void for_each_projection(const Visit& visit) {
+    visit(gate_up), visit(down);
   }
 
   /// Of its trained parameters, null where absent: for RunningSensitivity.
@@ -68,7 +79,8 @@ class SwiGLUBranch {
 
   /// Bytes that one kept branch keeps between forward and backward.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
-    return static_cast<std::size_t>(tokens * (config.hidden + 1 + 2 * config.intermediate)) * sizeof(T);
+    const Index adapters = Projection<T>::adapter_width({"gate_proj", "up_proj", "down_proj"}, config.adaptation);
+    return static_cast<std::size_t>(tokens * (config.hidden + 1 + 2 * config.intermediate + adapters)) * sizeof(T);
   }
 
   /// f(x), from the workspace; saves nothing where `saved` is null.
@@ -120,16 +132,18 @@ class SwiGLUBranch {
     {
       Matrix<T> n(tokens, config_.hidden, memory_.workspace);
       rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
-      product_abt(kept.gate_up.view(), n.view(), gate_up.value());
+      kept.u = Matrix<T>(tokens, gate_up.adapter_width(), pool);
+      gate_up.forward(kept.gate_up.view(), n.view(), Accumulate::overwrite, kept.u.view());
     }
     Matrix<T> activation(tokens, config_.intermediate, memory_.workspace);
     swiglu_forward(activation.view(), kept.gate_up.view());
     if (saved != nullptr) {
       kept.x = Matrix<T>(tokens, config_.hidden, pool);
       copy<T>(kept.x.view(), x.view());
-      *saved = std::move(kept);
     }
-    product_abt(y, activation.view(), down.value(), mode);
+    kept.u_down = Matrix<T>(tokens, down.adapter_width(), pool);
+    down.forward(y, activation.view(), mode, kept.u_down.view());
+    if (saved != nullptr) *saved = std::move(kept);
   }
 
   // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data == nullptr) only what the
@@ -141,26 +155,24 @@ class SwiGLUBranch {
     const Index tokens = shape.tokens();
     MemoryPool& pool = memory_.workspace;
     const bool below_gate_up = grad_input.data != nullptr || norm.trained;
-    if (!below_gate_up && !gate_up.trained && !down.trained) return;
+    if (!below_gate_up && !gate_up.trains() && !down.trains()) return;
     Matrix<T> grad_gate_up(tokens, 2 * config_.intermediate, pool);
     {
+      const Matrix<T> grad_u = down.adapter_gradient(grad_output.view());
       Matrix<T> activation(tokens, config_.intermediate, pool);  // its gradient, then itself
-      product_ab(activation.view(), grad_output.view(), down.value());
+      down.backward_input(activation.view(), grad_output.view(), grad_u);
       swiglu_backward(grad_gate_up.view(), activation.view(), saved.gate_up.view());
-      if (down.trained) {
-        const Accumulate weight_mode = down.begin_gradient();
-        product_atb(down.gradient(), grad_output.view(), activation.view(), weight_mode);
-      }
+      down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(), grad_u);
     }
-    if (!below_gate_up && !gate_up.trained) return;
+    if (!below_gate_up && !gate_up.trains()) return;
+    const Matrix<T> grad_u = gate_up.adapter_gradient(grad_gate_up.view());
     Matrix<T> n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
-    if (gate_up.trained) {
+    if (gate_up.trains()) {
       rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
-      const Accumulate weight_mode = gate_up.begin_gradient();
-      product_atb(gate_up.gradient(), grad_gate_up.view(), n.view(), weight_mode);
+      gate_up.backward_parameters(grad_gate_up.view(), n.view(), saved.u.view(), grad_u);
     }
     if (!below_gate_up) return;
-    product_ab(n.view(), grad_gate_up.view(), gate_up.value());
+    gate_up.backward_input(n.view(), grad_gate_up.view(), grad_u);
     rms_norm_backward(grad_input, mode, n.view(), saved.x.view(), norm, saved.rstd.data(), pool);
   }
 

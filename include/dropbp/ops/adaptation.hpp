@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// How the linear maps of a model are fine-tuned: all weights, or low-rank adapters over a frozen, perhaps quantised base.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dropbp/base/philox.hpp"
+#include "dropbp/ops/matrix.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+/// Which micro-step of the training it is: dropout masks are a pure function of it, drawn anew where they are needed.
+struct TrainingMoment {
+  std::uint64_t seed = 0;        ///< of the training
+  std::uint64_t step = 0;        ///< optimizer step
+  std::uint32_t micro_step = 0;  ///< from 0
+  bool training = true;          ///< false: nothing is dropped out (evaluation)
+};
+
+/// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank, input] and
+/// B [output, rank]. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022); with a
+/// quantised W: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs" (NeurIPS 2023). The initial values mean no
+/// adapters: the weights themselves train.
+struct Adaptation {
+  Index rank = 0;                     ///< 0: no adapters
+  double alpha = 16.0;                ///< the adapters' outputs are multiplied by alpha / rank
+  double dropout = 0.0;               ///< share of the adapters' inputs that is set to 0 in training, in [0, 1)
+  std::vector<std::string> targets;   ///< linear maps with adapters, by the last part of their names ("q_proj"); empty: all
+  bool quantize = false;              ///< frozen linear maps are kept in NF4, see nf4.hpp
+  std::shared_ptr<const TrainingMoment> moment;  ///< kept up to date by the trainer; needed with dropout
+
+  /// The base is frozen and adapters train.
+  bool enabled() const noexcept { return rank > 0; }
+  /// Whether the linear map of this name ("model.layers.0.self_attn.q_proj" or "q_proj") has adapters.
+  bool adapts(std::string_view name) const {
+    if (!enabled()) return false;
+    if (const auto dot = name.rfind('.'); dot != std::string_view::npos) name.remove_prefix(dot + 1);
+    return targets.empty() || std::find(targets.begin(), targets.end(), name) != targets.end();
+  }
+  /// What the adapters' outputs are multiplied by.
+  double scale() const noexcept { return alpha / static_cast<double>(rank); }
+};
+
+/// Throws std::invalid_argument for an impossible one.
+inline void require_valid(const Adaptation& adaptation) {
+  if (adaptation.rank < 0 || !std::isfinite(adaptation.alpha) || !(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
+    detail::throw_invalid("adapters need a rank of at least 0, a finite alpha and a dropout in [0, 1)",
+                          "rank " + std::to_string(adaptation.rank) + ", alpha " + dropbp::detail::text(adaptation.alpha) +
+                              " and dropout " + dropbp::detail::text(adaptation.dropout) + " were given",
+                          "start from rank 8, alpha 16 and no dropout");
+  if (adaptation.quantize && !adaptation.enabled())
+    detail::throw_invalid("a quantised base is frozen and needs adapters to train", "rank 0 was given",
+                          "set a rank, or do not quantise");
+  if (adaptation.dropout > 0.0 && adaptation.moment == nullptr)
+    detail::throw_invalid("dropout needs a TrainingMoment, which its masks are drawn from", "none was given",
+                          "share one with all branches and set its step before each forward pass");
+}
+
+namespace detail {
+
+/// y = dropout(x) of this micro-step, kept elements divided by 1 - rate; `stream` tells linear maps apart. A pure function
+/// of its arguments: the backward pass draws the same mask again instead of keeping it. y may be x.
+template <class T>
+void dropout(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, double rate, const TrainingMoment& moment,
+             std::uint64_t stream) {
+  const CounterRandom random(moment.seed ^ stream, RandomStream::adapter_dropout, moment.step, moment.micro_step);
+  // 32 bits an element, four of them a draw; an element is dropped below the threshold.
+  const auto threshold = static_cast<std::uint32_t>(rate * 0x1p32);
+  const T scale = static_cast<T>(1.0 / (1.0 - rate));
+  const Index draws = (x.columns + 3) / 4;
+  parallel_for(x.rows, 16 * x.columns, [&](Index i) {
+    for (Index d = 0; d < draws; ++d) {
+      const auto bits = random.pair(static_cast<std::uint32_t>(i * draws + d));
+      const std::uint32_t four[4] = {static_cast<std::uint32_t>(bits[0]), static_cast<std::uint32_t>(bits[0] >> 32),
+                                     static_cast<std::uint32_t>(bits[1]), static_cast<std::uint32_t>(bits[1] >> 32)};
+      const Index last = (std::min)(x.columns, 4 * d + 4);
+      for (Index j = 4 * d; j < last; ++j) y.row(i)[j] = four[j - 4 * d] < threshold ? T(0) : scale * x.row(i)[j];
+    }
+  });
+}
+
+}  // namespace detail
+}  // namespace ops
+DROPBP_NAMESPACE_END
