@@ -22,9 +22,6 @@
 namespace llama {
 namespace {
 
-constexpr const char* config_name = "config.json";
-constexpr const char* weights_name = "model.safetensors";
-constexpr const char* index_name = "model.safetensors.index.json";
 constexpr const char* embedded_config_key = "dropbp.config";
 constexpr std::size_t names_in_message = 5;
 
@@ -46,8 +43,7 @@ Weights open_single(const std::filesystem::path& path) {
   return weights;
 }
 
-Weights open_shards(const std::filesystem::path& folder) {
-  const std::filesystem::path index_path = folder / index_name;
+Weights open_shards(const std::filesystem::path& folder, const std::filesystem::path& index_path) {
   const std::string what = fmt::format("'{}'", index_path.string());
   const nlohmann::json index = parse_strict_json(read_small_file(index_path), what);
   const auto map = index.find("weight_map");
@@ -85,13 +81,19 @@ Weights open_shards(const std::filesystem::path& folder) {
   return weights;
 }
 
-Weights open_weights(const std::filesystem::path& folder) {
-  if (is_there(folder / weights_name)) return open_single(folder / weights_name);
-  if (is_there(folder / index_name)) return open_shards(folder);
+Weights open_weights(const std::filesystem::path& folder, const FolderFormat& format) {
+  const std::string index_name = fmt::format("{}.index.json", format.weights);
+  if (is_there(folder / format.weights)) return open_single(folder / format.weights);
+  if (is_there(folder / index_name)) return open_shards(folder, folder / index_name);
   throw std::runtime_error(
-      fmt::format("'{}' must contain '{}' or '{}', but it has neither; give a Hugging Face model folder whose weights "
-                  "are in the safetensors format",
-                  folder.string(), weights_name, index_name));
+      fmt::format("'{}' must contain '{}' or '{}', but it has neither; give a folder in Hugging Face's format whose weights "
+                  "are safetensors",
+                  folder.string(), format.weights, index_name));
+}
+
+/// An adapter's tensors can also be right in themselves.
+const char* for_another_model(const FolderFormat& format) {
+  return format.weights == adapter_format.weights ? ", and that the adapter was made for this model" : "";
 }
 
 bool is_harmless(std::string_view name, bool has_head) {
@@ -118,10 +120,10 @@ void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& we
                   extra.size() > shown ? fmt::format(" and {} more", extra.size() - shown) : std::string()));
 }
 
-/// The config that save_checkpoint put into the weights, if any.
-std::optional<std::string> embedded_config(const std::filesystem::path& folder) {
-  if (!is_there(folder / weights_name)) return std::nullopt;
-  const SafetensorsFile file(folder / weights_name);
+/// The config that save_folder put into the weights, if any.
+std::optional<std::string> embedded_config(const std::filesystem::path& weights) {
+  if (!is_there(weights)) return std::nullopt;
+  const SafetensorsFile file(weights);
   const auto entry = file.metadata().find(embedded_config_key);
   return entry == file.metadata().end() ? std::nullopt : std::optional(entry->second);
 }
@@ -132,24 +134,24 @@ bool has_text(const std::filesystem::path& path, std::string_view text) {
          read_small_file(path) == text;
 }
 
-std::filesystem::path pending_config(const std::filesystem::path& folder) {
-  std::filesystem::path pending = folder / config_name;
+std::filesystem::path pending_config(const std::filesystem::path& folder, const FolderFormat& format) {
+  std::filesystem::path pending = folder / format.config;
   pending += ".tmp";
   return pending;
 }
 
-/// A save that was cut between its two renames: the weights' own config is complete in config.json.tmp. A config.json
-/// that differs from the weights without that file was edited by hand and counts.
-bool has_interrupted_save(const std::filesystem::path& folder) {
-  if (!is_there(pending_config(folder))) return false;
-  const auto embedded = embedded_config(folder);
-  return embedded && has_text(pending_config(folder), *embedded);
+/// A save that was cut between its two renames: the weights' own config is complete in the config's .tmp. A config that
+/// differs from the weights without that file was edited by hand and counts.
+bool has_interrupted_save(const std::filesystem::path& folder, const FolderFormat& format) {
+  if (!is_there(pending_config(folder, format))) return false;
+  const auto embedded = embedded_config(folder / format.weights);
+  return embedded && has_text(pending_config(folder, format), *embedded);
 }
 
 /// An error while looking (weights damaged) means there is nothing worth completing.
-bool can_complete_interrupted_save(const std::filesystem::path& folder) {
+bool can_complete_interrupted_save(const std::filesystem::path& folder, const FolderFormat& format) {
   try {
-    return has_interrupted_save(folder);
+    return has_interrupted_save(folder, format);
   } catch (const std::runtime_error&) {
     return false;
   }
@@ -157,34 +159,38 @@ bool can_complete_interrupted_save(const std::filesystem::path& folder) {
 
 }  // namespace
 
-LlamaConfig load_config(const std::filesystem::path& folder) {
+std::filesystem::path find_config(const std::filesystem::path& folder, const FolderFormat& format) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
     throw std::runtime_error(fmt::format("'{}' must be a folder with '{}' and '{}', but it is {}; check the path",
-                                         folder.string(), config_name, weights_name,
+                                         folder.string(), format.config, format.weights,
                                          is_there(folder) ? "not a folder" : "not there"));
   }
-  if (has_interrupted_save(folder)) return read_config(pending_config(folder));
-  return read_config(folder / config_name);
+  return has_interrupted_save(folder, format) ? pending_config(folder, format) : folder / format.config;
 }
 
-void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors) {
-  const Weights weights = open_weights(folder);
+LlamaConfig load_config(const std::filesystem::path& folder) { return read_config(find_config(folder, model_format)); }
+
+void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                     const FolderFormat& format) {
+  const Weights weights = open_weights(folder, format);
   for (const NamedTensor& tensor : tensors) {
     const auto found = weights.file_of.find(tensor.name);
     if (found == weights.file_of.end()) {
       throw std::runtime_error(
           fmt::format("the weights in '{}' must have the tensor '{}' of shape {}, but they do not; check that "
-                      "config.json and weights belong together",
-                      folder.string(), tensor.name, shape_text(tensor.shape)));
+                      "{} and weights belong together{}",
+                      folder.string(), tensor.name, shape_text(tensor.shape), format.config,
+                      for_another_model(format)));
     }
     const SafetensorsFile& file = weights.files[found->second];
     const TensorInfo& stored = *file.find(tensor.name);
     if (stored.shape != tensor.shape) {
       throw std::runtime_error(
-          fmt::format("'{}': the tensor '{}' must have the shape {}, but it has {}; check that config.json and weights "
-                      "belong together",
-                      file.path().string(), tensor.name, shape_text(tensor.shape), shape_text(stored.shape)));
+          fmt::format("'{}': the tensor '{}' must have the shape {}, but it has {}; check that {} and weights "
+                      "belong together{}",
+                      file.path().string(), tensor.name, shape_text(tensor.shape), shape_text(stored.shape),
+                      format.config, for_another_model(format)));
     }
     if (!tensor.take && stored.elements() != tensor.values.size()) {
       throw std::invalid_argument(fmt::format(
@@ -205,7 +211,7 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
   }
 }
 
-void prepare_checkpoint_folder(const std::filesystem::path& folder) {
+void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (!std::filesystem::is_directory(folder)) {
@@ -213,32 +219,30 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder) {
                                          folder.string(),
                                          error ? error.message() : std::string("something else has that name")));
   }
-  check_writable(folder / weights_name);
+  check_writable(folder / format.weights);
 }
 
-void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                     std::span<const NamedTensor> tensors, DType dtype) {
-  prepare_checkpoint_folder(folder);
-  const std::string text = config_json(config, dtype == DType::bf16  ? "bfloat16"
-                                               : dtype == DType::f16 ? "float16"
-                                                                     : "float32");
+void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
+                 std::span<const NamedTensor> tensors, DType dtype) {
+  prepare_checkpoint_folder(folder, format);
   std::vector<TensorToWrite> to_write;
   to_write.reserve(tensors.size());
   for (const NamedTensor& tensor : tensors) to_write.push_back({tensor.name, tensor.shape, tensor.values, tensor.make});
 
-  // First, or removing the old config.json.tmp below would take away what makes the folder loadable.
-  if (can_complete_interrupted_save(folder)) rename_durably(pending_config(folder), folder / config_name);
+  // First, or removing the old .tmp below would take away what makes the folder loadable.
+  if (can_complete_interrupted_save(folder, format))
+    rename_durably(pending_config(folder, format), folder / format.config);
 
   std::optional<AtomicFile> config_file;
-  if (!has_text(folder / config_name, text)) {
-    config_file.emplace(folder / config_name);
-    config_file->write(text);
+  if (!has_text(folder / format.config, config_text)) {
+    config_file.emplace(folder / format.config);
+    config_file->write(config_text);
     config_file->finish();
   }
-  AtomicFile weights_file(folder / weights_name);
-  write_safetensors(weights_file, to_write, dtype, {{"format", "pt"}, {embedded_config_key, text}});
+  AtomicFile weights_file(folder / format.weights);
+  write_safetensors(weights_file, to_write, dtype, {{"format", "pt"}, {embedded_config_key, config_text}});
   weights_file.finish();
-  // Once the weights are renamed config.json.tmp must survive whatever fails, see has_interrupted_save.
+  // Once the weights are renamed the config's .tmp must survive whatever fails, see has_interrupted_save.
   if (config_file) config_file->keep_temporary(true);
   try {
     weights_file.publish();
@@ -247,6 +251,12 @@ void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& con
     throw;
   }
   if (config_file) config_file->publish();
+}
+
+void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
+                     std::span<const NamedTensor> tensors, DType dtype) {
+  const char* const name = dtype == DType::bf16 ? "bfloat16" : dtype == DType::f16 ? "float16" : "float32";
+  save_folder(folder, model_format, config_json(config, name), tensors, dtype);
 }
 
 }  // namespace llama

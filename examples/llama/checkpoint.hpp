@@ -9,6 +9,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config.hpp"
@@ -26,26 +27,37 @@ struct NamedTensor {
   std::function<void(std::span<float>)> make = {};
 };
 
-/// The config that belongs to the weights in `folder` (see save_checkpoint). Throws std::runtime_error.
+/// A folder's two files that belong together.
+struct FolderFormat {
+  std::string_view config;   ///< "config.json"
+  std::string_view weights;  ///< "model.safetensors"
+};
+inline constexpr FolderFormat model_format{"config.json", "model.safetensors"};
+inline constexpr FolderFormat adapter_format{"adapter_config.json", "adapter_model.safetensors"};  ///< PEFT's
+
+/// The config that belongs to the weights in `folder` (see save_folder). Throws std::runtime_error.
+[[nodiscard]] std::filesystem::path find_config(const std::filesystem::path& folder, const FolderFormat& format);
 [[nodiscard]] LlamaConfig load_config(const std::filesystem::path& folder);
 
-/// Fills every tensor from `model.safetensors` or, without one, from the shards of `model.safetensors.index.json`.
+/// Fills every tensor from the format's weights or, without them, from the shards of their `.index.json`.
 /// Each must be there with exactly its shape, and nothing else may be there except buffers that carry no weights
 /// (rotary_emb.inv_freq, and lm_head.weight when `tensors` has none because it is tied). All names and shapes are
 /// checked before the first value is written. Throws std::runtime_error.
-void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors);
+void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                     const FolderFormat& format = model_format);
 
 /// Creates the folder and fails now, rather than after hours of training, if no checkpoint could be saved there.
-void prepare_checkpoint_folder(const std::filesystem::path& folder);
+void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format = model_format);
 
-/// Writes `config.json` and `model.safetensors`, creating the folder; on std::runtime_error the old checkpoint is
-/// intact.
+/// Writes the config's text and the weights, creating the folder; on std::runtime_error what was there before is intact.
 ///
 /// Two files cannot be renamed in one stroke, so: both are written and synced as `.tmp` (every full disk is met here),
 /// then the weights are renamed, then the config. The weights carry a copy of their config; a kill between the two
-/// renames leaves new weights, the old config.json and the new config.json.tmp, which load_config recognises and
-/// completes. A config.json that already says the same is left alone. So the old or the new checkpoint loads, at any
-/// point.
+/// renames leaves new weights, the old config and the new config's `.tmp`, which find_config recognises and save_folder
+/// completes. A config that already says the same is left alone. So the old or the new folder loads, at any point.
+void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
+                 std::span<const NamedTensor> tensors, DType dtype);
+/// The same for a model.
 void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
                      std::span<const NamedTensor> tensors, DType dtype = DType::f32);
 

@@ -15,6 +15,7 @@
 #include <dropbp/version.hpp>
 #include <fmt/format.h>
 
+#include "adapter.hpp"
 #include "atomic_file.hpp"
 #include "checkpoint.hpp"
 #include "data.hpp"
@@ -41,6 +42,14 @@ TokenData load_data(const Options& options, const LlamaConfig& config) {
   const DataOptions data = options.data_options(config.vocabulary);
   if (options.tokens) return TokenData::from_tokens(*options.tokens, options.token_type, data);
   return TokenData::from_text(options.data ? *options.data : find_default_corpus(), data);
+}
+
+std::string adapter_text(const Options& options, LlamaModel<float>& model) {
+  if (options.mode == ModeChoice::full) return "";
+  std::size_t trained = 0;
+  for (const ops::Parameter<float>* parameter : model.parameters())
+    if (parameter->trained) trained += parameter->size();
+  return fmt::format(" in {:.1f} MiB, of adapters {}", static_cast<double>(model.base_bytes()) / (1 << 20), trained);
 }
 
 std::string optional_number(const std::optional<double>& value) { return value ? fmt::format("{:.4f}", *value) : "-"; }
@@ -127,7 +136,9 @@ int run(const Options& options) {
   // Whatever cannot be written is found out now, not after the training.
   if (options.report) check_writable(*options.report);
   if (options.plot) check_writable(*options.plot);
-  if (options.out) prepare_checkpoint_folder(*options.out);
+  const FolderFormat& out_format = options.mode == ModeChoice::full ? model_format : adapter_format;
+  if (options.out) prepare_checkpoint_folder(*options.out, out_format);
+  if (options.merge_out) prepare_checkpoint_folder(*options.merge_out);
   dropbp::ops::set_thread_count(options.threads);
 
   const LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
@@ -145,9 +156,9 @@ int run(const Options& options) {
   settings.log_every = options.log_every;
   Progress progress(settings);
   if (!options.quiet)
-    progress.message(fmt::format("{} parameters, {} training tokens, {} steps of {} tokens, drop rate {:g}",
-                                 parameter_count(config), data.train().size(), options.steps,
-                                 options.batch * options.sequence * options.micro_steps, options.drop_rate));
+    progress.message(fmt::format("{} parameters{}, {} training tokens, {} steps of {} tokens, drop rate {:g}",
+                                 parameter_count(config), adapter_text(options, trainer.model()), data.train().size(),
+                                 options.steps, options.batch * options.sequence * options.micro_steps, options.drop_rate));
   // What goes wrong is thrown after the figures so far are written: hours of training may be in them.
   std::exception_ptr failure;
   try {
@@ -161,7 +172,10 @@ int run(const Options& options) {
                  baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
   if (failure) std::rethrow_exception(failure);
   print_result(options, trainer, baseline.get());
-  if (options.out) save_weights(*options.out, trainer.model());
+  if (options.out && options.mode == ModeChoice::full) save_weights(*options.out, trainer.model());
+  if (options.out && options.mode != ModeChoice::full)
+    save_adapter(*options.out, trainer.model(), options.model ? options.model->string() : std::string());
+  if (options.merge_out) save_weights(*options.merge_out, trainer.model());
   if (options.plot) write_svg(*options.plot, loss_plot(options, trainer, baseline.get()));
   if (interrupted != 0) {
     fmt::print(stderr, "llama-finetune: interrupted after step {} of {}; everything up to there was written\n",

@@ -81,7 +81,7 @@ void LlamaModel<T>::initialize(std::uint64_t seed) {
     const std::string_view name = weight.name;
     const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
     const auto fill = [&](auto span) {
-      if (name.ends_with("norm.weight")) return std::ranges::fill(span, 1);
+      if (name.ends_with("norm.weight")) return void(std::ranges::fill(span, 1));
       const bool feeds_stream = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
       fill_normal(span, feeds_stream ? residual : 0.02, dropbp::CounterRandom(seed, weight_stream, index));
     };

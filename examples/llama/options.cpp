@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <functional>
@@ -18,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapter.hpp"
 #include "errors.hpp"
 
 namespace llama {
@@ -31,6 +33,8 @@ struct Named {
 
 constexpr std::array token_types{Named{TokenType::automatic, "auto"}, Named{TokenType::u16, "u16"},
                                  Named{TokenType::i32, "i32"}};
+constexpr std::array modes{Named{ModeChoice::full, "full"}, Named{ModeChoice::lora, "lora"},
+                           Named{ModeChoice::qlora, "qlora"}};
 constexpr std::array allocations{Named{AllocationChoice::uniform, "uniform"},
                                  Named{AllocationChoice::greedy, "greedy"},
                                  Named{AllocationChoice::optimal, "optimal"}};
@@ -129,6 +133,23 @@ class Flags {
                });
   }
 
+  /// Names out of `known`, separated by commas.
+  CLI::Option* names(const std::string& flag, std::vector<std::string>& target, std::span<const std::string_view> known,
+                     const std::string& help) {
+    return add(flag, "NAMES", help, [=, &target](const std::string& text) {
+      target.clear();
+      for (std::size_t begin = 0; begin <= text.size();) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        const std::string name = text.substr(begin, end - begin);
+        if (std::ranges::find(known, name) == known.end())
+          throw UsageError(fmt::format("{} must be some of {}, separated by commas, but '{}' was given; try {} {}", flag,
+                                       fmt::join(known, ", "), text, flag, fmt::join(known, ",")));
+        target.push_back(name);
+        begin = end + 1;
+      }
+    });
+  }
+
   CLI::Option* toggle(const std::string& flag, bool& target, const std::string& help) {
     return app_.add_flag(flag, target, help + " [default off]")->group(group_);
   }
@@ -152,6 +173,8 @@ struct Special {
   CLI::Option* token_type;
   CLI::Option* vocabulary;
   CLI::Option* sampling;
+  std::vector<CLI::Option*> adapters;         ///< that need --mode lora or qlora
+  std::vector<CLI::Option*> adapter_shape;  ///< that --adapter decides
   std::vector<CLI::Option*> shape;
 };
 
@@ -192,6 +215,24 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   special.shape.push_back(special.vocabulary);
   special.shape.push_back(
       flags.toggle("--tie-embeddings", o.shape.tie_embeddings, "use the embedding as output layer too"));
+
+  flags.group("Adapters");
+  flags.choice("--mode", o.mode, modes,
+               "what trains: all weights; low-rank adapters (LoRA) over frozen weights; the same over weights in 4 bits (QLoRA, NF4)");
+  const auto adapters = [&](CLI::Option* option) { special.adapters.push_back(option); };
+  const auto adapter_shape = [&](CLI::Option* option) { adapters(option), special.adapter_shape.push_back(option); };
+  adapters(flags.path("--adapter", o.adapter, "DIR",
+                      "adapter folder in PEFT's format to start from, instead of the three below [default none, a fresh one]"));
+  adapter_shape(flags.integer<std::ptrdiff_t>("--lora-rank", o.lora_rank, 1, 65536, "N", "rank of the adapters"));
+  adapter_shape(flags.real(
+      "--lora-alpha", o.lora_alpha, "(0, infinity)",
+      [](double x) { return x > 0.0 && x <= std::numeric_limits<double>::max(); }, "X",
+      "the adapters' outputs are multiplied by this over the rank"));
+  adapter_shape(flags.names("--lora-targets", o.lora_targets, adaptable_linears(),
+                            "linear maps with adapters, names separated by commas [default all seven of a block]"));
+  adapters(flags.real(
+      "--lora-dropout", o.lora_dropout, "[0, 1)", [](double x) { return x >= 0.0 && x < 1.0; }, "P",
+      "share of the adapters' inputs that is dropped out in training"));
 
   flags.group("Training");
   flags.integer<std::uint64_t>("--steps", o.steps, 1, count_limit, "N", "optimizer steps");
@@ -246,7 +287,11 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "largest memory, in MiB, that kept branches save for their backward passes in any step: rates are raised until "
              "all plans fit; needs --sampling fixed-budget and implies it; 0 is no limit");
   flags.group("Output");
-  flags.path("--out", o.out, "DIR", "folder for the trained model, in the format of --model [default none, not saved]");
+  flags.path("--out", o.out, "DIR",
+             "folder for the trained model, in the format of --model, or, with --mode lora and qlora, for the adapter, in that "
+             "of --adapter [default none, not saved]");
+  special.adapters.push_back(flags.path("--merge-out", o.merge_out, "DIR",
+                                        "folder for the model with its adapter merged, in the format of --model [default none]"));
   flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
   flags.path("--plot", o.plot, "FILE", "SVG file for a plot of the losses, drawn by gnuplot [default none]");
   flags.toggle("--baseline", o.baseline,
@@ -290,6 +335,18 @@ void check_combinations(Options& o, const Special& given) {
           o.shape.vocabulary));
     }
   }
+  if (o.mode == ModeChoice::full) {
+    for (const CLI::Option* option : given.adapters)
+      if (option->count() > 0)
+        throw UsageError(fmt::format("{} is about adapters, but --mode is full, where all weights train; add --mode lora or qlora",
+                                     option->get_name()));
+  }
+  if (o.adapter) {
+    for (const CLI::Option* option : given.adapter_shape)
+      if (option->count() > 0)
+        throw UsageError(fmt::format("with --adapter its adapter_config.json decides, but {} was given too; leave one of the two out",
+                                     option->get_name()));
+  }
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);
@@ -314,6 +371,7 @@ void check_combinations(Options& o, const Special& given) {
 }  // namespace
 
 std::string_view name_of(TokenType choice) noexcept { return find_name(token_types, choice); }
+std::string_view name_of(ModeChoice choice) noexcept { return find_name(modes, choice); }
 std::string_view name_of(AllocationChoice choice) noexcept { return find_name(allocations, choice); }
 std::string_view name_of(SamplingChoice choice) noexcept { return find_name(samplings, choice); }
 std::string_view name_of(SensitivityChoice choice) noexcept { return find_name(sensitivities, choice); }

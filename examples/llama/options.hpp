@@ -10,12 +10,14 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "config.hpp"
 #include "data.hpp"
 
 namespace llama {
 
+enum class ModeChoice { full, lora, qlora };
 enum class AllocationChoice { uniform, greedy, optimal };
 enum class SamplingChoice { bernoulli, at_least_target, fixed_budget };
 enum class SensitivityChoice { gradient_norm, gradient, running };
@@ -24,6 +26,7 @@ enum class ProgressChoice { automatic, always, never };
 
 // As on the command line and in the report: "at-least-target".
 [[nodiscard]] std::string_view name_of(TokenType choice) noexcept;
+[[nodiscard]] std::string_view name_of(ModeChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(AllocationChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(SamplingChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(SensitivityChoice choice) noexcept;
@@ -42,6 +45,14 @@ struct Options {
   // Model. With `model`, `shape` is not used: the folder's config.json counts.
   std::optional<std::filesystem::path> model;
   LlamaConfig shape;  ///< valid, kv_heads resolved
+
+  // What trains. With `adapter`, rank, alpha and targets are not used: the folder's adapter_config.json counts.
+  ModeChoice mode = ModeChoice::full;
+  std::optional<std::filesystem::path> adapter;
+  std::ptrdiff_t lora_rank = 8;
+  double lora_alpha = 16.0;
+  double lora_dropout = 0.0;
+  std::vector<std::string> lora_targets;  ///< some of adaptable_linears(); empty: all
 
   // Training.
   std::uint64_t steps = 200;
@@ -70,7 +81,8 @@ struct Options {
   double activation_budget_mib = 0.0;  ///< MiB that kept branches may save; 0 is no limit
 
   // Output.
-  std::optional<std::filesystem::path> out;
+  std::optional<std::filesystem::path> out;        ///< the model or, in the other modes, the adapter
+  std::optional<std::filesystem::path> merge_out;  ///< the model with its adapter merged
   std::optional<std::filesystem::path> report;
   std::optional<std::filesystem::path> plot;
   bool baseline = false;         ///< train the same model without dropping too, in turn, and compare

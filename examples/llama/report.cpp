@@ -40,6 +40,14 @@ json config_of(const Options& o, const LlamaConfig& m) {
                      {"norm_epsilon", number(m.norm_epsilon)},
                      {"rope_theta", number(m.rope_theta)},
                      {"tie_embeddings", m.tie_embeddings}};
+  config["mode"] = name_of(o.mode);
+  if (o.mode != ModeChoice::full) {
+    config["adapter"] = text(o.adapter);
+    config["lora_rank"] = o.lora_rank;
+    config["lora_alpha"] = number(o.lora_alpha);
+    config["lora_dropout"] = number(o.lora_dropout);
+    config["lora_targets"] = o.lora_targets;
+  }
   config["steps"] = o.steps;
   config["batch"] = o.batch;
   config["sequence"] = o.sequence;
@@ -64,6 +72,7 @@ json config_of(const Options& o, const LlamaConfig& m) {
   config["activation_budget_mib"] = number(o.activation_budget_mib);
   config["baseline"] = o.baseline;
   config["out"] = text(o.out);
+  config["merge_out"] = text(o.merge_out);
   return config;
 }
 

@@ -9,14 +9,32 @@
 
 #include <fmt/format.h>
 
+#include "adapter.hpp"
+
 namespace llama {
 namespace {
 
 // The learning rate falls to this share of its peak.
 constexpr double final_learning_rate = 0.1;
 
-dropbp::DropOptions drop_options(const Options& options, double drop_rate, std::size_t branches) {
-  dropbp::DropOptions result{.drop_rate = drop_rate, .seed = options.seed, .warm_up_steps = options.drop_warmup};
+// From the command line or the adapter's own config. The dropout is always the command line's.
+ops::Adaptation adaptation_of(const Options& options) {
+  if (options.mode == ModeChoice::full) return {};
+  ops::Adaptation adaptation;
+  if (options.adapter)
+    adaptation = load_adapter_config(*options.adapter);
+  else
+    adaptation = {.rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
+  adaptation.dropout = options.lora_dropout;
+  adaptation.quantize = options.mode == ModeChoice::qlora;
+  return adaptation;
+}
+
+dropbp::DropOptions drop_options(const Options& options, double drop_rate, const LlamaModel<float>& model, std::size_t branches) {
+  dropbp::DropOptions result{.drop_rate = drop_rate,
+                             .seed = options.seed,
+                             .trains_below = model.trains_below(),
+                             .warm_up_steps = options.drop_warmup};
   if (options.gradient_scaling == ScalingChoice::inverse_keep_rate)
     result.gradient_scaling = dropbp::GradientScaling::inverse_keep_rate;
   for (std::size_t i = 0; i < branches; ++i) result.groups.push_back(i % 2);  // attention and MLP
@@ -39,8 +57,8 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const L
 
 Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
     : options_(options),
-      model_(config, options.sequence),
-      handler_(model_, drop_options(options, drop_rate, 2 * static_cast<std::size_t>(config.layers)),
+      model_(config, options.sequence, adaptation_of(options)),
+      handler_(model_, drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
                ChosenAllocation{options.allocation},
                chosen_sampling(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers))),
       optimizer_(model_.parameters(), {.learning_rate = options.learning_rate,
@@ -65,6 +83,10 @@ Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenD
     load_weights(*options.model, model_);
   else
     model_.initialize(options.seed);
+  if (options.adapter)
+    load_adapter(*options.adapter, model_);
+  else
+    model_.initialize_adapters(options.seed);
   batch_.shape = {options.batch, options.sequence};
   batch_.inputs.resize(static_cast<std::size_t>(batch_.shape.tokens()));
   batch_.labels.resize(batch_.inputs.size());
@@ -90,7 +112,10 @@ const StepRecord& Trainer::step() {
       handler_.begin_step(number);
     else
       handler_.begin_micro_step(static_cast<std::uint32_t>(micro));
-    record.loss += model_.loss_and_gradients(batch_, &times) / static_cast<double>(options_.micro_steps);
+    model_.set_moment({.seed = options_.seed, .step = number, .micro_step = static_cast<std::uint32_t>(micro)});
+    // Where adapters alone train and all branches are dropped there is nothing to compute.
+    const double loss = handler_.backward_needed() ? model_.loss_and_gradients(batch_, &times) : forward_alone(times);
+    record.loss += loss / static_cast<double>(options_.micro_steps);
 
     std::size_t kept_bytes = 0;
     for (std::size_t i = 0; i < handler_.size(); ++i) {
@@ -116,6 +141,7 @@ const StepRecord& Trainer::step() {
 
   std::size_t updated = 0, all = 0;
   for (const ops::Parameter<float>* parameter : optimizer_.parameters()) {
+    if (!parameter->trained) continue;
     all += parameter->size();
     if (parameter->has_gradient()) updated += parameter->size();
   }
@@ -135,6 +161,13 @@ const StepRecord& Trainer::step() {
       kept_flops / (handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps));
   record.updated_parameter_fraction = static_cast<double>(updated) / static_cast<double>(all);
   return records_.emplace_back(std::move(record));
+}
+
+double Trainer::forward_alone(PassTimes& times) {
+  Stopwatch watch;
+  const double loss = model_.loss(batch_);
+  watch.add_to(times.forward);
+  return loss;
 }
 
 std::uint64_t Trainer::reallocation_period() const {
@@ -192,6 +225,7 @@ double Trainer::learning_rate_scale(std::uint64_t step) const {
 
 double Trainer::validate() {
   handler_.begin_evaluation();
+  model_.set_moment({.training = false});
   double sum = 0.0;
   for (std::size_t i = 0; i < validation_->batches(); ++i) {
     validation_->fill(i, batch_.inputs, batch_.labels);

@@ -97,6 +97,7 @@ class Trainer {
   LlamaModel<float>& model() noexcept { return model_; }
 
  private:
+  double forward_alone(PassTimes& times);
   void allocate();
   std::uint64_t reallocation_period() const;
   void observe_gradients(std::span<const double> squared_norms);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Parity with the published implementation: losses, gradients, sensitivities, rates and optimizer steps of a small
-// LLaMA (tests/data/llama-tiny), which PyTorch computed in float64.
+// LLaMA, all weights trained (tests/data/llama-tiny) or adapters alone (llama-tiny-lora), which PyTorch computed in float64.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -25,29 +25,56 @@
 
 namespace {
 
-const std::filesystem::path folder = std::filesystem::path(DROPBP_TEST_DATA) / "llama-tiny";
+struct Reference {
+  std::filesystem::path folder;
+  nlohmann::json expected;
+};
 
-const nlohmann::json& expected() {
-  static const nlohmann::json json = nlohmann::json::parse(std::ifstream(folder / "expected.json"));
-  return json;
+const Reference& reference_of(const std::string& name) {
+  static std::map<std::string, Reference> references;
+  Reference& reference = references[name];
+  if (reference.folder.empty()) {
+    reference.folder = std::filesystem::path(DROPBP_TEST_DATA) / name;
+    reference.expected = nlohmann::json::parse(std::ifstream(reference.folder / "expected.json"));
+  }
+  return reference;
+}
+
+dropbp::ops::Adaptation adaptation_of(const nlohmann::json& expected) {
+  if (!expected.contains("lora")) return {};
+  return {.rank = expected["lora"]["rank"].get<std::ptrdiff_t>(), .alpha = expected["lora"]["alpha"].get<double>()};
+}
+
+// The files call adapters "q_proj.lora_A", PEFT and the library "q_proj.lora_A.weight".
+std::string golden_name(const std::string& name) {
+  const auto adapter = name.find(".lora_");
+  return adapter == std::string::npos ? name : name.substr(0, adapter + std::string(".lora_A").size());
 }
 
 template <class T>
 struct Golden {
-  llama::LlamaModel<T> model{llama::load_config(folder), 12, dropbp::ops::PoolFill::nan};
+  const Reference& reference;
+  const nlohmann::json& expected = reference.expected;
+  llama::LlamaModel<T> model{llama::load_config(reference.folder), 12, adaptation_of(expected), dropbp::ops::PoolFill::nan};
   llama::Batch batch;
-  dropbp::DropBPHandler<llama::LlamaModel<T>> handler{model};
+  dropbp::DropBPHandler<llama::LlamaModel<T>> handler{model, {.trains_below = model.trains_below()}};
 
-  Golden() {
-    llama::load_weights(folder, model);
+  explicit Golden(const std::string& name) : reference(reference_of(name)) {
+    const std::filesystem::path& folder = reference.folder;
+    const llama::SafetensorsFile weights(folder / "model.safetensors");
+    model.for_each_tensor([&](const auto& tensor) {
+      std::vector<float> values(tensor.size());
+      weights.read(golden_name(tensor.name), values);
+      std::copy(values.begin(), values.end(), tensor.value);
+    });
     const llama::SafetensorsFile tokens(folder / "tokens.safetensors");
-    batch.shape = {expected()["batch"].get<std::ptrdiff_t>(), expected()["sequence"].get<std::ptrdiff_t>()};
+    batch.shape = {expected["batch"].get<std::ptrdiff_t>(), expected["sequence"].get<std::ptrdiff_t>()};
     batch.inputs.resize(static_cast<std::size_t>(batch.shape.tokens()));
     batch.labels.resize(batch.inputs.size());
     tokens.read("input_ids", batch.inputs);
     tokens.read("labels", batch.labels);
     std::vector<double> flops;
-    for (const auto& value : expected()["flops"]) flops.push_back(value.get<double>());
+    for (const auto& value : expected["flops"]) flops.push_back(value.get<double>());
     std::size_t i = 0;
     model.for_each_layer([&](auto& layer) { layer.set_flops(flops[i++]); });
     handler.update_flops();
@@ -66,11 +93,12 @@ struct Golden {
 };
 
 template <class T>
-void gradients_agree() {
-  const llama::SafetensorsFile golden(folder / "gradients.safetensors");
-  Golden<T> tiny;
-  REQUIRE(expected()["cases"].size() == 10);
-  for (const auto& one_case : expected()["cases"]) {
+void gradients_agree(const std::string& model) {
+  Golden<T> tiny(model);
+  const nlohmann::json& expected = tiny.expected;
+  const llama::SafetensorsFile golden(tiny.reference.folder / "gradients.safetensors");
+  REQUIRE(expected["cases"].size() == 10);
+  for (const auto& one_case : expected["cases"]) {
     const auto name = one_case["name"].get<std::string>();
     CAPTURE(name);
     tiny.begin(one_case["dropped"]);
@@ -80,11 +108,12 @@ void gradients_agree() {
     double worst = 0.0;  // |error| as a multiple of 1e-6 + 1e-4 |g|
     tiny.model.for_each_tensor([&](const auto& tensor) {
       if (tensor.gradient == nullptr) {
-        absent.insert(tensor.name);
+        if (tensor.trained) absent.insert(golden_name(tensor.name));
         return;
       }
+      CHECK(tensor.trained);
       std::vector<float> reference(tensor.size());
-      golden.read(name + "/" + tensor.name, reference);
+      golden.read(name + "/" + golden_name(tensor.name), reference);
       for (std::size_t i = 0; i < reference.size(); ++i) {
         const double g = static_cast<double>(reference[i]);
         const double error = std::abs(static_cast<double>(tensor.gradient[i]) - g) / (1e-6 + 1e-4 * std::abs(g));
@@ -98,13 +127,14 @@ void gradients_agree() {
 }
 
 template <class T, class Policy>
-void sensitivities_agree(const char* key, const Policy& policy) {
-  Golden<T> tiny;
+void sensitivities_agree(const std::string& model, const char* key, const Policy& policy) {
+  Golden<T> tiny(model);
+  const nlohmann::json& expected = tiny.expected;
   const auto measured = tiny.handler.measure_sensitivities([&] { tiny.backprop(); }, policy);
-  REQUIRE(measured.size() == expected()[key].size());
+  REQUIRE(measured.size() == expected[key].size());
   double worst = 0.0;
   for (std::size_t i = 0; i < measured.size(); ++i) {
-    const double reference = expected()[key][i].get<double>();
+    const double reference = expected[key][i].get<double>();
     dropbp::test::keep_worst(worst, std::abs(measured[i] / reference - 1.0));
   }
   CAPTURE(worst);
@@ -112,9 +142,10 @@ void sensitivities_agree(const char* key, const Policy& policy) {
 }
 
 template <class T>
-void optimizer_steps_agree() {
-  Golden<T> tiny;
-  const auto& recipe = expected()["adamw"];
+void optimizer_steps_agree(const std::string& model) {
+  Golden<T> tiny(model);
+  const nlohmann::json& expected = tiny.expected;
+  const auto& recipe = expected["adamw"];
   dropbp::ops::AdamW<T> optimizer(tiny.model.parameters(), {.learning_rate = recipe["lr"].get<double>(),
                                                             .beta1 = recipe["betas"][0].get<double>(),
                                                             .beta2 = recipe["betas"][1].get<double>(),
@@ -134,24 +165,26 @@ void optimizer_steps_agree() {
 }  // namespace
 
 TEST_CASE("every gradient of every golden case agrees, and the same ones are absent") {
-  SECTION("float") { gradients_agree<float>(); }
-  SECTION("double") { gradients_agree<double>(); }
+  const std::string model = GENERATE("llama-tiny", "llama-tiny-lora");
+  CAPTURE(model);
+  SECTION("float") { gradients_agree<float>(model); }
+  SECTION("double") { gradients_agree<double>(model); }
 }
 
 TEST_CASE("both sensitivities agree with the golden ones to 1e-5") {
-  SECTION("gradient norm, float") {
-    sensitivities_agree<float>("sensitivities_gradient_norm", dropbp::GradientNormSensitivity{});
-  }
-  SECTION("gradient norm, double") {
-    sensitivities_agree<double>("sensitivities_gradient_norm", dropbp::GradientNormSensitivity{});
-  }
-  SECTION("gradient, float") { sensitivities_agree<float>("sensitivities_gradient", dropbp::GradientSensitivity{}); }
-  SECTION("gradient, double") { sensitivities_agree<double>("sensitivities_gradient", dropbp::GradientSensitivity{}); }
+  const std::string model = GENERATE("llama-tiny", "llama-tiny-lora");
+  CAPTURE(model);
+  const dropbp::GradientNormSensitivity norm;
+  const dropbp::GradientSensitivity gradient;
+  SECTION("gradient norm, float") { sensitivities_agree<float>(model, "sensitivities_gradient_norm", norm); }
+  SECTION("gradient norm, double") { sensitivities_agree<double>(model, "sensitivities_gradient_norm", norm); }
+  SECTION("gradient, float") { sensitivities_agree<float>(model, "sensitivities_gradient", gradient); }
+  SECTION("gradient, double") { sensitivities_agree<double>(model, "sensitivities_gradient", gradient); }
 }
 
 TEST_CASE("the rates allocated from the golden sensitivities are the golden rates") {
-  Golden<float> tiny;
-  for (const auto& [target, rates] : expected()["greedy_drop_rates"].items()) {
+  Golden<float> tiny(GENERATE("llama-tiny", "llama-tiny-lora"));
+  for (const auto& [target, rates] : tiny.expected["greedy_drop_rates"].items()) {
     CAPTURE(target);
     tiny.handler.set_drop_rate(std::stod(target));
     tiny.handler.allocate_by_sensitivity([&] { tiny.backprop(); });
@@ -160,6 +193,8 @@ TEST_CASE("the rates allocated from the golden sensitivities are the golden rate
 }
 
 TEST_CASE("12 AdamW steps with their plans follow the golden losses") {
-  SECTION("float") { optimizer_steps_agree<float>(); }
-  SECTION("double") { optimizer_steps_agree<double>(); }
+  const std::string model = GENERATE("llama-tiny", "llama-tiny-lora");
+  CAPTURE(model);
+  SECTION("float") { optimizer_steps_agree<float>(model); }
+  SECTION("double") { optimizer_steps_agree<double>(model); }
 }

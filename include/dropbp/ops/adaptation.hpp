@@ -34,9 +34,9 @@ struct Adaptation {
   Index rank = 0;                     ///< 0: no adapters
   double alpha = 16.0;                ///< the adapters' outputs are multiplied by alpha / rank
   double dropout = 0.0;               ///< share of the adapters' inputs that is set to 0 in training, in [0, 1)
-  std::vector<std::string> targets;   ///< linear maps with adapters, by the last part of their names ("q_proj"); empty: all
+  std::vector<std::string> targets = {};  ///< linear maps with adapters, by the last part of their names ("q_proj"); empty: all
   bool quantize = false;              ///< frozen linear maps are kept in NF4, see nf4.hpp
-  std::shared_ptr<const TrainingMoment> moment;  ///< kept up to date by the trainer; needed with dropout
+  std::shared_ptr<const TrainingMoment> moment = {};  ///< kept up to date by the trainer; needed with dropout
 
   /// The base is frozen and adapters train.
   bool enabled() const noexcept { return rank > 0; }

@@ -1,0 +1,138 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+#include "adapter.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <type_traits>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "strict_json.hpp"
+
+namespace llama {
+namespace {
+
+using json = nlohmann::json;
+
+constexpr std::array<std::string_view, 7> linears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                  "gate_proj", "up_proj", "down_proj"};
+constexpr std::string_view peft_prefix = "base_model.model.";
+
+[[noreturn]] void fail(const std::string& what, const std::string& required, const std::string& given) {
+  throw std::runtime_error(
+      fmt::format("{}: {}, but {}; use a plain LoRA adapter of a LLaMA model", what, required, given));
+}
+
+double number(const std::string& what, const json& config, const char* key) {
+  const auto value = config.find(key);
+  if (value == config.end() || !value->is_number())
+    fail(what, fmt::format("'{}' must be a number", key), value == config.end() ? "there is none" : fmt::format("it is {}", value->dump()));
+  return value->get<double>();
+}
+
+bool is_nothing(const json& value) {
+  return value.is_null() || (value.is_boolean() && !value.get<bool>()) ||
+         ((value.is_object() || value.is_array()) && value.empty());
+}
+
+template <class T>
+std::vector<NamedTensor> adapter_tensors(LlamaModel<T>& model) {
+  std::vector<NamedTensor> tensors;
+  model.for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+    if (!tensor.name.ends_with(".lora_A.weight") && !tensor.name.ends_with(".lora_B.weight")) return;
+    NamedTensor one{.name = std::string(peft_prefix) + tensor.name, .shape = {tensor.rows, tensor.columns}};
+    if constexpr (std::is_same_v<T, float>)
+      one.values = {tensor.value, tensor.size()};
+    else
+      one.take = [to = tensor.value](std::span<const float> values) { std::ranges::copy(values, to); };
+    tensors.push_back(std::move(one));
+  });
+  return tensors;
+}
+
+}  // namespace
+
+std::span<const std::string_view> adaptable_linears() noexcept { return linears; }
+
+ops::Adaptation parse_adapter_config(std::string_view json_text, const std::string& what) {
+  const json config = parse_strict_json(json_text, what);
+  if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
+    fail(what, "'peft_type' must be \"LORA\"", type == config.end() ? "there is none" : fmt::format("it is {}", type->dump()));
+  for (const char* key : {"use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "layers_to_transform", "rank_pattern",
+                          "alpha_pattern", "lora_bias", "trainable_token_indices", "layer_replication", "target_parameters",
+                          "exclude_modules"})
+    if (const auto value = config.find(key); value != config.end() && !is_nothing(*value))
+      fail(what, fmt::format("'{}' must be off or absent, because the adapters here have nothing like it", key),
+           fmt::format("it is {}", value->dump()));
+  if (const auto bias = config.find("bias"); bias != config.end() && *bias != "none")
+    fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
+
+  ops::Adaptation adaptation;
+  const double rank = number(what, config, "r");
+  if (!(rank >= 1.0 && rank <= 65536.0) || rank != std::floor(rank))
+    fail(what, "'r' must be a whole number from 1 to 65536", fmt::format("it is {}", rank));
+  adaptation.rank = static_cast<Index>(rank);
+  adaptation.alpha = number(what, config, "lora_alpha");
+  if (config.contains("lora_dropout")) adaptation.dropout = number(what, config, "lora_dropout");
+  if (!(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
+    fail(what, "'lora_dropout' must be in [0, 1)", fmt::format("it is {}", adaptation.dropout));
+
+  const auto targets = config.find("target_modules");
+  if (targets != config.end() && *targets == "all-linear") return adaptation;
+  if (targets == config.end() || !targets->is_array() || targets->empty())
+    fail(what, fmt::format("'target_modules' must be a list of some of {}", fmt::join(linears, ", ")),
+         targets == config.end() ? "there is none" : fmt::format("it is {}", targets->dump()));
+  for (const json& target : *targets) {
+    if (!target.is_string() || std::ranges::find(linears, target.get<std::string>()) == linears.end())
+      fail(what, fmt::format("each of 'target_modules' must be one of {}", fmt::join(linears, ", ")),
+           fmt::format("one is {}", target.dump()));
+    adaptation.targets.push_back(target.get<std::string>());
+  }
+  return adaptation;
+}
+
+ops::Adaptation load_adapter_config(const std::filesystem::path& folder) {
+  const std::filesystem::path path = find_config(folder, adapter_format);
+  return parse_adapter_config(read_small_file(path), fmt::format("'{}'", path.string()));
+}
+
+std::string adapter_config_json(const ops::Adaptation& adaptation, const std::string& base) {
+  std::vector<std::string> targets = adaptation.targets;
+  if (targets.empty()) targets.assign(linears.begin(), linears.end());
+  nlohmann::ordered_json config;
+  config["peft_type"] = "LORA";
+  config["task_type"] = "CAUSAL_LM";
+  config["base_model_name_or_path"] = base;
+  config["r"] = adaptation.rank;
+  // PEFT writes a whole number where it is one.
+  if (adaptation.alpha == std::floor(adaptation.alpha) && std::abs(adaptation.alpha) < 1e9)
+    config["lora_alpha"] = static_cast<std::int64_t>(adaptation.alpha);
+  else
+    config["lora_alpha"] = adaptation.alpha;
+  config["lora_dropout"] = adaptation.dropout;
+  config["target_modules"] = targets;
+  config["bias"] = "none";
+  config["fan_in_fan_out"] = false;
+  config["inference_mode"] = true;
+  return config.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+template <class T>
+void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model) {
+  load_checkpoint(folder, adapter_tensors(model), adapter_format);
+}
+
+void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base) {
+  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base), adapter_tensors(model), DType::f32);
+}
+
+template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);
+template void load_adapter(const std::filesystem::path&, LlamaModel<double>&);
+
+}  // namespace llama

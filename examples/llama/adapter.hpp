@@ -1,0 +1,36 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Adapters in the format of Hugging Face's PEFT: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <dropbp/ops/adaptation.hpp>
+
+#include "model.hpp"
+
+namespace llama {
+
+/// The linear maps of a block that can have adapters: "q_proj" to "down_proj".
+[[nodiscard]] std::span<const std::string_view> adaptable_linears() noexcept;
+
+/// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. What the adapters here cannot represent (DoRA,
+/// other scalings, biases, ranks that differ, modules saved whole, ...) is a std::runtime_error that names the key.
+[[nodiscard]] ops::Adaptation parse_adapter_config(std::string_view json_text, const std::string& what);
+/// From a folder.
+[[nodiscard]] ops::Adaptation load_adapter_config(const std::filesystem::path& folder);
+/// The text that PEFT loads; `base` names the base model, as its `base_model_name_or_path`.
+[[nodiscard]] std::string adapter_config_json(const ops::Adaptation& adaptation, const std::string& base);
+
+/// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model, naming the tensor and both shapes.
+template <class T>
+void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model);
+
+/// Writes the adapters alone; see save_folder for what happens when that fails.
+void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base);
+
+}  // namespace llama
