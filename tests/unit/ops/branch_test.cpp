@@ -22,8 +22,8 @@ static_assert(dropbp::Operation<Linear<float>, Matrix<float>>);
 
 namespace {
 
-constexpr AttentionConfig attention_config{48, 6, 2, 10, 1e-5};
-constexpr SwiGLUConfig swiglu_config{48, 101, 1e-5};
+const AttentionConfig attention_config{48, 6, 2, 10, 1e-5};
+const SwiGLUConfig swiglu_config{48, 101, 1e-5};
 constexpr SequenceShape usual_shape{2, 70};
 
 // One branch with its pools; both kinds look the same to the tests.
@@ -37,7 +37,7 @@ struct Fixture<AttentionBranch<T>> {
   explicit Fixture(PoolFill fill = PoolFill::nothing)
       : memory{MemoryPool(fill), MemoryPool(fill)},
         branch(attention_config, std::make_shared<const RopeTable<T>>(128, 10), memory, "model.layers.3.") {
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv, 2, -0.4, 0.4), randomise(branch.o, 3);
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv.weight, 2, -0.4, 0.4), randomise(branch.o.weight, 3);
   }
   static std::size_t saved_bytes(Index tokens) { return AttentionBranch<T>::saved_bytes(attention_config, tokens); }
   static std::vector<std::string> names() {
@@ -47,10 +47,10 @@ struct Fixture<AttentionBranch<T>> {
   }
   Table expected(const Table& x, const SequenceShape& shape) {
     const HeadLayout layout = attention_config.layout();
-    Table qkv = reference::linear(reference::rms_norm(x, Table(branch.norm.value()), 1e-5), Table(branch.qkv.value()));
+    Table qkv = reference::linear(reference::rms_norm(x, Table(branch.norm.value()), 1e-5), Table(branch.qkv.weight.value()));
     reference::rope(qkv, layout.heads + layout.kv_heads, layout.head_size, shape.sequence, 10000.0);
     const Table no_gradient(x.rows, layout.q_width());
-    return reference::linear(reference::attention(qkv, no_gradient, layout, shape).o, Table(branch.o.value()));
+    return reference::linear(reference::attention(qkv, no_gradient, layout, shape).o, Table(branch.o.weight.value()));
   }
 };
 
@@ -60,7 +60,7 @@ struct Fixture<SwiGLUBranch<T>> {
   SwiGLUBranch<T> branch;
   explicit Fixture(PoolFill fill = PoolFill::nothing)
       : memory{MemoryPool(fill), MemoryPool(fill)}, branch(swiglu_config, memory, "model.layers.3.") {
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up, 2), randomise(branch.down, 3, -0.4, 0.4);
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2), randomise(branch.down.weight, 3, -0.4, 0.4);
   }
   static std::size_t saved_bytes(Index tokens) { return SwiGLUBranch<T>::saved_bytes(swiglu_config, tokens); }
   static std::vector<std::string> names() {
@@ -69,7 +69,7 @@ struct Fixture<SwiGLUBranch<T>> {
   }
   Table expected(const Table& x, const SequenceShape&) {
     const Table n = reference::rms_norm(x, Table(branch.norm.value()), 1e-5);
-    return reference::linear(reference::swiglu(reference::linear(n, Table(branch.gate_up.value()))), Table(branch.down.value()));
+    return reference::linear(reference::swiglu(reference::linear(n, Table(branch.gate_up.weight.value()))), Table(branch.down.weight.value()));
   }
 };
 

@@ -281,9 +281,9 @@ TEST_CASE("jacobian: attention branch") {
     for (const SequenceShape shape : {SequenceShape{1, 1}, {1, 2}, {2, 1}, {1, 5}, {2, 3}, {3, 2}}) {
       auto table = std::make_shared<const RopeTable<double>>(shape.sequence, config.layout().head_size);
       AttentionBranch<double> op(config, table, {MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)});
-      randomise(op.norm, ++seed, 0.5, 1.5), randomise(op.qkv, ++seed), randomise(op.o, ++seed);
+      randomise(op.norm, ++seed, 0.5, 1.5), randomise(op.qkv.weight, ++seed), randomise(op.o.weight, ++seed);
       Matrix<double> x = random_matrix<double>(shape.tokens(), config.hidden, ++seed);
-      report.add(check_operation(op, {&op.norm, &op.qkv, &op.o}, x, shape));
+      report.add(check_operation(op, {&op.norm, &op.qkv.weight, &op.o.weight}, x, shape));
     }
   CHECK(report.shapes() >= 30);
 }
@@ -295,9 +295,46 @@ TEST_CASE("jacobian: SwiGLU branch") {
     for (const Index intermediate : {1, 5, 11})
       for (const SequenceShape shape : {SequenceShape{1, 1}, {1, 3}, {2, 2}, {5, 1}}) {
         SwiGLUBranch<double> op({hidden, intermediate, 1e-2}, {MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)});
-        randomise(op.norm, ++seed, 0.5, 1.5), randomise(op.gate_up, ++seed), randomise(op.down, ++seed);
+        randomise(op.norm, ++seed, 0.5, 1.5), randomise(op.gate_up.weight, ++seed), randomise(op.down.weight, ++seed);
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
-        report.add(check_operation(op, {&op.norm, &op.gate_up, &op.down}, x, shape));
+        report.add(check_operation(op, {&op.norm, &op.gate_up.weight, &op.down.weight}, x, shape));
+      }
+  CHECK(report.shapes() >= 30);
+}
+
+TEST_CASE("jacobian: the branches with adapters") {
+  Report report("branches with adapters");
+  std::uint64_t seed = 850;
+  const auto moment = std::make_shared<const TrainingMoment>(TrainingMoment{.seed = 3, .step = 7, .micro_step = 1});
+  const auto randomise_all = [&](auto& op, auto&... projections) {
+    randomise(op.norm, ++seed, 0.5, 1.5);
+    (randomise(projections.weight, ++seed), ...);
+    (randomise(projections.lora_a, ++seed), ...);
+    (randomise(projections.lora_b, ++seed), ...);
+  };
+  const std::vector<std::string> all, some{"k_proj", "o_proj", "up_proj"}, none_above{"q_proj", "v_proj", "down_proj"};
+  for (const auto& targets : {all, some, none_above})
+    for (const double dropout : {0.0, 0.4})
+      for (const auto& [rank, hidden, shape] : {std::tuple(Index(1), Index(4), SequenceShape{1, 2}),
+                                                std::tuple(Index(3), Index(6), SequenceShape{2, 3}),
+                                                std::tuple(Index(2), Index(2), SequenceShape{3, 1})}) {
+        const BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
+        const Adaptation adaptation{.rank = rank, .alpha = 1.5, .dropout = dropout, .targets = targets, .moment = moment};
+        Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
+        auto table = std::make_shared<const RopeTable<double>>(shape.sequence, 2);
+        AttentionBranch<double> attention({hidden, 2, 1, 2, 1e-2, adaptation}, table, memory);
+        randomise_all(attention, attention.qkv, attention.o);
+        const auto trained_of = [](auto& op) {
+          std::vector<Parameter<double>*> trained;
+          op.for_each_parameter([&](Parameter<double>& parameter) {
+            if (parameter.trained) trained.push_back(&parameter);
+          });
+          return trained;
+        };
+        report.add(check_operation(attention, trained_of(attention), x, shape));
+        SwiGLUBranch<double> mlp({hidden, 5, 1e-2, adaptation}, memory);
+        randomise_all(mlp, mlp.gate_up, mlp.down);
+        report.add(check_operation(mlp, trained_of(mlp), x, shape));
       }
   CHECK(report.shapes() >= 30);
 }
@@ -311,11 +348,11 @@ TEST_CASE("jacobian: DropBPLayer around the branches") {
         const BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
         SwiGLUBranch<double> mlp({hidden, 5, 1e-2}, memory);
-        randomise(mlp.norm, ++seed, 0.5, 1.5), randomise(mlp.gate_up, ++seed), randomise(mlp.down, ++seed);
+        randomise(mlp.norm, ++seed, 0.5, 1.5), randomise(mlp.gate_up.weight, ++seed), randomise(mlp.down.weight, ++seed);
         report.add(check_layer(std::move(mlp), in_place, x, shape));
         auto table = std::make_shared<const RopeTable<double>>(shape.sequence, 2);
         AttentionBranch<double> attention({hidden, 2, 1, 2, 1e-2}, table, memory);
-        randomise(attention.norm, ++seed, 0.5, 1.5), randomise(attention.qkv, ++seed), randomise(attention.o, ++seed);
+        randomise(attention.norm, ++seed, 0.5, 1.5), randomise(attention.qkv.weight, ++seed), randomise(attention.o.weight, ++seed);
         report.add(check_layer(std::move(attention), in_place, x, shape));
       }
   CHECK(report.shapes() >= 30);
