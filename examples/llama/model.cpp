@@ -33,7 +33,7 @@ void fill_normal(const ops::ParameterSlice<T>& tensor, double deviation, const d
 }  // namespace
 
 template <class T>
-LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill)
+LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill, bool recompute)
     : config_(checked(config)),
       saved_(fill),
       workspace_(fill),
@@ -45,13 +45,14 @@ LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::Po
       .hidden = config.hidden, .heads = config.heads, .kv_heads = config.kv_heads, .norm_eps = config.norm_epsilon};
   const ops::SwiGLUConfig mlp{
       .hidden = config.hidden, .intermediate = config.intermediate, .norm_eps = config.norm_epsilon};
-  const ops::BranchMemory memory{saved_, workspace_};
+  const ops::BranchMemory memory{recompute ? workspace_ : saved_, workspace_};  // what is computed again lives within one call
   const auto rope = std::make_shared<const ops::RopeTable<T>>(max_sequence, config.head_size(), config.rope_theta);
   parameters_.push_back(&embedding_);
   for (Index i = 0; i < config.layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
-    Block& block = blocks_.emplace_back(Block{Attention(ops::AttentionBranch<T>(attention, rope, memory, prefix)),
-                                              Mlp(ops::SwiGLUBranch<T>(mlp, memory, prefix))});
+    Block& block = blocks_.emplace_back(Block{
+        Attention({ops::AttentionBranch<T>(attention, rope, memory, prefix), saved_, recompute}),
+        Mlp({ops::SwiGLUBranch<T>(mlp, memory, prefix), saved_, recompute})});
     block.attention.op().for_each_parameter([&](ops::Parameter<T>& parameter) { parameters_.push_back(&parameter); });
     block.mlp.op().for_each_parameter([&](ops::Parameter<T>& parameter) { parameters_.push_back(&parameter); });
   }
@@ -196,6 +197,7 @@ double LlamaModel<T>::loss(const Batch& batch) {
 template <class T>
 std::size_t LlamaModel<T>::saved_bytes(std::size_t branch, Index tokens) const {
   const Block& block = blocks_.at(branch / 2);
+  if (block.mlp.op().enabled()) return static_cast<std::size_t>(tokens * config_.hidden) * sizeof(T);
   return branch % 2 == 0 ? ops::AttentionBranch<T>::saved_bytes(block.attention.op().config(), tokens)
                          : ops::SwiGLUBranch<T>::saved_bytes(block.mlp.op().config(), tokens);
 }

@@ -20,6 +20,7 @@
 #include <dropbp/ops/cross_entropy.hpp>
 #include <dropbp/ops/embedding.hpp>
 #include <dropbp/ops/parameter.hpp>
+#include <dropbp/ops/recompute.hpp>
 #include <dropbp/ops/rms_norm.hpp>
 #include <dropbp/ops/swiglu_branch.hpp>
 
@@ -63,16 +64,16 @@ class Stopwatch {
 template <class T>
 class LlamaModel {
  public:
-  using Attention = dropbp::DropBPLayer<ops::AttentionBranch<T>>;
-  using Mlp = dropbp::DropBPLayer<ops::SwiGLUBranch<T>>;
+  using Attention = dropbp::DropBPLayer<ops::Recompute<ops::AttentionBranch<T>, T>>;
+  using Mlp = dropbp::DropBPLayer<ops::Recompute<ops::SwiGLUBranch<T>, T>>;
   struct Block {
     Attention attention;
     Mlp mlp;
   };
 
   /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize() or load_weights(). Throws std::invalid_argument for an impossible
-  /// config. `fill` poisons fresh memory in tests.
-  LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill = ops::PoolFill::nothing);
+  /// config. `fill` poisons fresh memory in tests. With `recompute` branches save their input alone.
+  LlamaModel(const LlamaConfig& config, Index max_sequence, ops::PoolFill fill = ops::PoolFill::nothing, bool recompute = false);
 
   LlamaModel(const LlamaModel&) = delete;
   LlamaModel& operator=(const LlamaModel&) = delete;

@@ -245,6 +245,9 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.real("--activation-budget", o.activation_budget_mib, "[0, infinity)", not_negative, "MIB",
              "largest memory, in MiB, that kept branches save for their backward passes in any step: rates are raised until "
              "all plans fit; needs --sampling fixed-budget and implies it; 0 is no limit");
+  flags.toggle("--recompute", o.recompute,
+               "kept branches save their input alone and compute the rest again in the backward pass: less memory, more time, the "
+               "same losses");
   flags.group("Output");
   flags.path("--out", o.out, "DIR", "folder for the trained model, in the format of --model [default none, not saved]");
   flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");

@@ -77,7 +77,7 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const L
 
 Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
     : options_(options),
-      model_(config, options.sequence),
+      model_(config, options.sequence, ops::PoolFill::nothing, options.recompute),
       handler_(model_, drop_options(options, drop_rate, 2 * static_cast<std::size_t>(config.layers)),
                ChosenAllocation{options.allocation},
                chosen_sampling(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers))),
