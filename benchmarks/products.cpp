@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // How fast are the library's matrix products, against Eigen's? The three products of a linear map's forward and backward
-// pass at shapes of the trainer, both engines in turn in one run.
+// pass at shapes of the trainer, both engines in turn in one run. And what does a 4-bit weight add to a product?
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <dropbp/base/philox.hpp>
+#include <dropbp/ops/nf4.hpp>
 #include <dropbp/ops/product.hpp>
 #include <dropbp/ops/product_eigen.hpp>
 
@@ -35,6 +36,30 @@ Matrix<float> random_matrix(Index rows, Index columns, std::uint64_t step) {
 using bench::seconds_of;
 using bench::Spread;
 using bench::spread_of;
+
+// What a 4-bit weight adds to a product: all of it is expanded first.
+bench::Json measure_expansion(const Shape& shape, int rounds) {
+  const Matrix<float> x = random_matrix(shape.tokens, shape.input, 1), w = random_matrix(shape.output, shape.input, 2);
+  const Nf4Matrix quantised = Nf4Matrix::quantize(w.view());
+  Matrix<float> expanded(shape.output, shape.input), y(shape.tokens, shape.output);
+  std::vector<double> rate, share;
+  for (int round = -2; round < rounds; ++round) {  // the first two warm up
+    const double expansion = seconds_of([&] { quantised.dequantize(expanded.view()); });
+    const double product = seconds_of([&] { product_abt(y.view(), x.view(), expanded.view()); });
+    if (round < 0) continue;
+    rate.push_back(4e-9 * static_cast<double>(expanded.size()) / expansion), share.push_back(expansion / product);
+  }
+  const Spread gigabytes = spread_of(rate), part = spread_of(share);
+  fmt::print("{:<13} {:>6} {:>5} {:>5} {:>8.1f} ({:>4.1f} to {:>4.1f}) {:>8.3f} ({:.3f} to {:.3f})\n", shape.what, shape.tokens,
+             shape.output, shape.input, gigabytes.median, gigabytes.least, gigabytes.most, part.median, part.least, part.most);
+  std::fflush(stdout);
+  return {{"layer", shape.what},
+          {"tokens", shape.tokens},
+          {"n", shape.output},
+          {"k", shape.input},
+          {"gigabytes_per_second", gigabytes.median},
+          {"share_of_product", part.median}};
+}
 
 int run(int argc, char** argv) {
   CLI::App app("Times the library's matrix products against Eigen's, in float, both in turn.");
@@ -112,7 +137,16 @@ int run(int argc, char** argv) {
         });
   }
   for (llama::Series& series : plot.series) std::sort(series.points.begin(), series.points.end());
-  common.write(bench::Json{{"threads", thread_count()}, {"rounds", rounds}, {"products", rows}});
+
+  fmt::print(
+      "\nexpansion of a 4-bit weight: GB/s of floats written, and its time / that of y=xW^T\n"
+      "layer         tokens     n     k                 GB/s                share\n");
+  bench::Json expansions = bench::Json::array();
+  std::vector<Shape> expanded_shapes = {{"gate+up 512", 1024, 2752, 512}, {"LLaMA-7B q", 1024, 4096, 4096}};
+  if (common.quick) expanded_shapes.pop_back();
+  for (const Shape& shape : expanded_shapes) expansions.push_back(measure_expansion(shape, rounds));
+
+  common.write(bench::Json{{"threads", thread_count()}, {"rounds", rounds}, {"products", rows}, {"expansions", expansions}});
   common.write(plot);
   return 0;
 }

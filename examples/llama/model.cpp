@@ -37,11 +37,11 @@ void fill_normal(std::span<T> values, double deviation, const dropbp::CounterRan
 }  // namespace
 
 template <class T>
-LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::Adaptation adaptation, ops::PoolFill fill)
+LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options)
     : config_(checked(config)),
-      adaptation_(std::move(adaptation)),
-      saved_(fill),
-      workspace_(fill),
+      adaptation_(std::move(options.adaptation)),
+      saved_(options.fill),
+      workspace_(options.fill),
       cross_entropy_(workspace_),
       embedding_("model.embed_tokens.weight", config.vocabulary, config.hidden),
       final_norm_("model.norm.weight", 1, config.hidden),
@@ -56,13 +56,15 @@ LlamaModel<T>::LlamaModel(const LlamaConfig& config, Index max_sequence, ops::Ad
                               .intermediate = config.intermediate,
                               .norm_eps = config.norm_epsilon,
                               .adaptation = adaptation_};
-  const ops::BranchMemory memory{saved_, workspace_};
+  // What is computed again lives within one call.
+  const ops::BranchMemory memory{options.recompute ? workspace_ : saved_, workspace_};
   const auto rope = std::make_shared<const ops::RopeTable<T>>(max_sequence, config.head_size(), config.rope_theta);
   parameters_.push_back(&embedding_);
   for (Index i = 0; i < config.layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
-    Block& block = blocks_.emplace_back(Block{Attention(ops::AttentionBranch<T>(attention, rope, memory, prefix)),
-                                              Mlp(ops::SwiGLUBranch<T>(mlp, memory, prefix))});
+    Block& block = blocks_.emplace_back(Block{
+        Attention({ops::AttentionBranch<T>(attention, rope, memory, prefix), saved_, options.recompute}),
+        Mlp({ops::SwiGLUBranch<T>(mlp, memory, prefix), saved_, options.recompute})});
     block.attention.op().for_each_parameter([&](ops::Parameter<T>& parameter) { parameters_.push_back(&parameter); });
     block.mlp.op().for_each_parameter([&](ops::Parameter<T>& parameter) { parameters_.push_back(&parameter); });
   }
@@ -238,6 +240,7 @@ double LlamaModel<T>::loss(const Batch& batch) {
 template <class T>
 std::size_t LlamaModel<T>::saved_bytes(std::size_t branch, Index tokens) const {
   const Block& block = blocks_.at(branch / 2);
+  if (block.mlp.op().enabled()) return static_cast<std::size_t>(tokens * config_.hidden) * sizeof(T);
   return branch % 2 == 0 ? ops::AttentionBranch<T>::saved_bytes(block.attention.op().config(), tokens)
                          : ops::SwiGLUBranch<T>::saved_bytes(block.mlp.op().config(), tokens);
 }

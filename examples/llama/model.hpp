@@ -20,6 +20,7 @@
 #include <dropbp/ops/cross_entropy.hpp>
 #include <dropbp/ops/embedding.hpp>
 #include <dropbp/ops/parameter.hpp>
+#include <dropbp/ops/recompute.hpp>
 #include <dropbp/ops/rms_norm.hpp>
 #include <dropbp/ops/swiglu_branch.hpp>
 
@@ -58,24 +59,29 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+/// What a model is besides its config.
+struct ModelOptions {
+  ops::Adaptation adaptation = {};                ///< its `moment` is the model's own
+  bool recompute = false;                         ///< branches save their input alone
+  ops::PoolFill fill = ops::PoolFill::nothing;    ///< poisons fresh memory in tests
+};
+
 /// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output layer. T is float or
 /// double. All weights train, or, with adapters, these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight"
 /// and "X.lora_B.weight" for the weight "X.weight".
 template <class T>
 class LlamaModel {
  public:
-  using Attention = dropbp::DropBPLayer<ops::AttentionBranch<T>>;
-  using Mlp = dropbp::DropBPLayer<ops::SwiGLUBranch<T>>;
+  using Attention = dropbp::DropBPLayer<ops::Recompute<ops::AttentionBranch<T>, T>>;
+  using Mlp = dropbp::DropBPLayer<ops::Recompute<ops::SwiGLUBranch<T>, T>>;
   struct Block {
     Attention attention;
     Mlp mlp;
   };
 
   /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize() or load_weights(), and
-  /// initialize_adapters() or load_adapter(). Throws std::invalid_argument for an impossible config or adaptation (whose
-  /// `moment` is the model's own). `fill` poisons fresh memory in tests.
-  explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ops::Adaptation adaptation = {},
-                      ops::PoolFill fill = ops::PoolFill::nothing);
+  /// initialize_adapters() or load_adapter(). Throws std::invalid_argument for an impossible config or adaptation.
+  explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options = {});
 
   LlamaModel(const LlamaModel&) = delete;
   LlamaModel& operator=(const LlamaModel&) = delete;

@@ -286,6 +286,9 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.real("--activation-budget", o.activation_budget_mib, "[0, infinity)", not_negative, "MIB",
              "largest memory, in MiB, that kept branches save for their backward passes in any step: rates are raised until "
              "all plans fit; needs --sampling fixed-budget and implies it; 0 is no limit");
+  flags.toggle("--recompute", o.recompute,
+               "kept branches save their input alone and compute the rest again in the backward pass: less memory, more time, the "
+               "same losses");
   flags.group("Output");
   flags.path("--out", o.out, "DIR",
              "folder for the trained model, in the format of --model, or, with --mode lora and qlora, for the adapter, in that "

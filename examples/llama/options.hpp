@@ -79,6 +79,7 @@ struct Options {
   std::uint64_t drop_warmup = 0;           ///< steps
   ScalingChoice gradient_scaling = ScalingChoice::none;
   double activation_budget_mib = 0.0;  ///< MiB that kept branches may save; 0 is no limit
+  bool recompute = false;              ///< branches save their input alone and compute the rest again
 
   // Output.
   std::optional<std::filesystem::path> out;        ///< the model or, in the other modes, the adapter

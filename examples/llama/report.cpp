@@ -70,6 +70,7 @@ json config_of(const Options& o, const LlamaConfig& m) {
   config["drop_warmup"] = o.drop_warmup;
   config["gradient_scaling"] = name_of(o.gradient_scaling);
   config["activation_budget_mib"] = number(o.activation_budget_mib);
+  config["recompute"] = o.recompute;
   config["baseline"] = o.baseline;
   config["out"] = text(o.out);
   config["merge_out"] = text(o.merge_out);

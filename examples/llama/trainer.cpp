@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "adapter.hpp"
+#include "errors.hpp"
 
 namespace llama {
 namespace {
@@ -41,7 +42,43 @@ dropbp::DropOptions drop_options(const Options& options, double drop_rate, const
   return result;
 }
 
+// Matrices that a kept branch saves at most: each may leave a gap of less than 64 bytes in the arena.
+constexpr std::size_t most_saved_matrices = 16;
+
+std::size_t saved_by_all(const LlamaModel<float>& model, std::size_t branches, std::ptrdiff_t tokens) {
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < branches; ++i) bytes += model.saved_bytes(i, tokens);
+  return bytes;
+}
+
+// Rounded up, so that a budget of what is printed suffices.
+double mebibytes(std::size_t bytes) { return std::ceil(static_cast<double>(bytes) / 0x1p20 * 100.0 + 1e-9) / 100.0; }
+
+// That some plan fits the budget, and what a measurement of sensitivities keeps, too.
+void require_budget(const Options& options, double drop_rate, const LlamaModel<float>& model, std::size_t branches) {
+  if (options.activation_budget_mib == 0.0 || drop_rate != options.drop_rate) return;  // the baseline has none
+  const double budget = options.activation_budget_mib * 0x1p20;
+  const std::ptrdiff_t tokens = options.batch * options.sequence;
+  const std::size_t all = saved_by_all(model, branches, tokens), sample = saved_by_all(model, branches, options.sequence);
+  const std::size_t heaviest = std::max(model.saved_bytes(0, tokens), model.saved_bytes(1, tokens));
+  if (drop_rate == 0.0 && static_cast<double>(all) > budget)
+    throw UsageError(fmt::format("--activation-budget must hold what all branches save, {:.2f} MiB, where none is dropped, but it is "
+                                 "{:g} MiB; raise it, or --drop-rate above 0",
+                                 mebibytes(all), options.activation_budget_mib));
+  if (drop_rate > 0.0 && static_cast<double>(heaviest) >= budget)
+    throw UsageError(fmt::format("--activation-budget must be more than the {:.2f} MiB that the largest branch saves, but it is {:g} "
+                                 "MiB; raise it, or lower --batch or --sequence",
+                                 mebibytes(heaviest), options.activation_budget_mib));
+  const bool measures = drop_rate > 0.0 && options.allocation != AllocationChoice::uniform &&
+                        options.sensitivity != SensitivityChoice::running;
+  if (measures && static_cast<double>(sample) > budget)
+    throw UsageError(fmt::format("--activation-budget must hold what all branches save of one sequence, {:.2f} MiB, to measure "
+                                 "sensitivities, but it is {:g} MiB; raise it, or use --sensitivity running",
+                                 mebibytes(sample), options.activation_budget_mib));
+}
+
 ChosenSampling chosen_sampling(const Options& options, double drop_rate, const LlamaModel<float>& model, std::size_t branches) {
+  require_budget(options, drop_rate, model, branches);
   ChosenSampling sampling{options.sampling};
   sampling.fixed_budget.weigh = dropbp::BranchWeight::flops;
   if (options.activation_budget_mib > 0.0 && drop_rate > 0.0) {
@@ -57,7 +94,7 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const L
 
 Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
     : options_(options),
-      model_(config, options.sequence, adaptation_of(options)),
+      model_(config, options.sequence, {.adaptation = adaptation_of(options), .recompute = options.recompute}),
       handler_(model_, drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
                ChosenAllocation{options.allocation},
                chosen_sampling(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers))),
@@ -112,17 +149,18 @@ const StepRecord& Trainer::step() {
       handler_.begin_step(number);
     else
       handler_.begin_micro_step(static_cast<std::uint32_t>(micro));
+    std::size_t kept_bytes = 0;
+    for (std::size_t i = 0; i < handler_.size(); ++i)
+      if (!handler_.plan().dropped(i)) kept_bytes += model_.saved_bytes(i, batch_.shape.tokens());
+    // Without a bound the arena is as large as the largest plan so far.
+    reserve_activations(handler_.schedule().sampling().bounded() || handler_.drop_rate() == 0.0 ? activation_bound() : kept_bytes);
     model_.set_moment({.seed = options_.seed, .step = number, .micro_step = static_cast<std::uint32_t>(micro)});
     // Where adapters alone train and all branches are dropped there is nothing to compute.
     const double loss = handler_.backward_needed() ? model_.loss_and_gradients(batch_, &times) : forward_alone(times);
     record.loss += loss / static_cast<double>(options_.micro_steps);
 
-    std::size_t kept_bytes = 0;
-    for (std::size_t i = 0; i < handler_.size(); ++i) {
-      if (handler_.plan().dropped(i)) continue;
-      kept_flops += handler_.flops()[i];
-      kept_bytes += model_.saved_bytes(i, batch_.shape.tokens());
-    }
+    for (std::size_t i = 0; i < handler_.size(); ++i)
+      if (!handler_.plan().dropped(i)) kept_flops += handler_.flops()[i];
     record.kept_activation_bytes = std::max(record.kept_activation_bytes, kept_bytes);
   }
   if (!std::isfinite(record.loss))
@@ -170,6 +208,19 @@ double Trainer::forward_alone(PassTimes& times) {
   return loss;
 }
 
+std::size_t Trainer::activation_bound() const {
+  const auto& schedule = handler_.schedule();
+  std::size_t bytes = 0;
+  for (const std::uint32_t group : {0u, 1u})  // attention and MLP: of a group all branches save alike
+    bytes += schedule.max_kept(group) * model_.saved_bytes(group, batch_.shape.tokens());
+  if (schedule.sampling().fixed_budget.weigh != dropbp::BranchWeight::bytes) return bytes;
+  return std::min(bytes, static_cast<std::size_t>(std::ceil(schedule.max_kept_weight())));
+}
+
+void Trainer::reserve_activations(std::size_t bytes) {
+  model_.saved_memory().reserve(bytes, most_saved_matrices * handler_.size());
+}
+
 std::uint64_t Trainer::reallocation_period() const {
   if (options_.reallocate_every > 0) return options_.reallocate_every;
   return options_.sensitivity == SensitivityChoice::running ? std::max<std::uint64_t>(1, options_.steps / 10) : 0;
@@ -196,6 +247,7 @@ void Trainer::allocate() {
   // One sequence is enough, as in the published recipe.
   Batch sample{.shape = {1, options_.sequence}, .inputs = {}, .labels = {}};
   sampler_.fill(steps_done(), 0, batch_.inputs, batch_.labels);
+  reserve_activations(saved_by_all(model_, handler_.size(), options_.sequence));
   std::vector<double> sum(handler_.size());
   for (std::ptrdiff_t number = 0; number < options_.sensitivity_samples; ++number) {
     const std::ptrdiff_t begin = number * options_.sequence, end = begin + options_.sequence;
@@ -209,7 +261,6 @@ void Trainer::allocate() {
   }
   handler_.allocate(sum);
   model_.workspace().trim();  // blocks of a single sequence's size, not needed again
-  model_.saved_memory().trim();
   watch.add_to(seconds);
   measurement_seconds_ += seconds;
 }

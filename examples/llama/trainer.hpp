@@ -4,7 +4,9 @@
 // One training run: model, handler, optimizer and data, advanced a step at a time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -68,12 +70,20 @@ struct ChosenSampling {
   void limit(std::span<double> rates, const dropbp::SamplingInput& input) const {
     if (choice == SamplingChoice::fixed_budget) fixed_budget.limit(rates, input);
   }
+  bool bounded() const noexcept { return choice == SamplingChoice::fixed_budget; }
+  std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
+    return bounded() ? fixed_budget.max_kept(prepared.fixed_budget, group) : std::numeric_limits<std::size_t>::max();
+  }
+  double max_kept_weight(const Prepared& prepared) const {
+    return bounded() ? fixed_budget.max_kept_weight(prepared.fixed_budget) : dropbp::FixedBudgetSampling::no_limit;
+  }
 };
 
 /// Trains one model at one target drop rate.
 class Trainer {
  public:
-  /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do not fit.
+  /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do not fit, and UsageError for
+  /// an activation budget that no plan fits.
   Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate);
 
   /// Runs step number steps_done(); steps follow each other from 0.
@@ -96,9 +106,14 @@ class Trainer {
   dropbp::Report drop_report() const { return handler_.report(); }
   LlamaModel<float>& model() noexcept { return model_; }
 
+  /// Bytes that the kept branches of any plan save at most, at the current rates: that of all branches where the sampling
+  /// has no bound.
+  std::size_t activation_bound() const;
+
  private:
   double forward_alone(PassTimes& times);
   void allocate();
+  void reserve_activations(std::size_t bytes);
   std::uint64_t reallocation_period() const;
   void observe_gradients(std::span<const double> squared_norms);
   double learning_rate_scale(std::uint64_t step) const;

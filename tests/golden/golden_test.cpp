@@ -55,7 +55,7 @@ template <class T>
 struct Golden {
   const Reference& reference;
   const nlohmann::json& expected = reference.expected;
-  llama::LlamaModel<T> model{llama::load_config(reference.folder), 12, adaptation_of(expected), dropbp::ops::PoolFill::nan};
+  llama::LlamaModel<T> model{llama::load_config(reference.folder), 12, {.adaptation = adaptation_of(expected), .fill = dropbp::ops::PoolFill::nan}};
   llama::Batch batch;
   dropbp::DropBPHandler<llama::LlamaModel<T>> handler{model, {.trains_below = model.trains_below()}};
 

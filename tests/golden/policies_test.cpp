@@ -39,7 +39,7 @@ llama::Batch some_batch(std::ptrdiff_t batch, std::ptrdiff_t sequence, std::int3
 
 template <class T>
 struct Tiny {
-  llama::LlamaModel<T> model{llama::load_config(folder), 12, {}, dropbp::ops::PoolFill::nan};
+  llama::LlamaModel<T> model{llama::load_config(folder), 12, {.fill = dropbp::ops::PoolFill::nan}};
   llama::Batch batch = some_batch(2, 12, static_cast<std::int32_t>(model.config().vocabulary));
 
   Tiny() { llama::load_weights(folder, model); }
@@ -157,7 +157,7 @@ TEST_CASE("Nested backward passes measure what one pass a branch measures") {
   llama::LlamaConfig config = llama::load_config(folder);
   config.tie_embeddings = tied;
   const auto agree = [&]<class T>(T, const auto& policy, double tolerance) {
-    llama::LlamaModel<T> model(config, 12, {}, dropbp::ops::PoolFill::nan);
+    llama::LlamaModel<T> model(config, 12, {.fill = dropbp::ops::PoolFill::nan});
     model.initialize(5);
     const llama::Batch batch = some_batch(2, 12, static_cast<std::int32_t>(config.vocabulary));
     dropbp::DropBPHandler handler{model};

@@ -169,6 +169,8 @@ TEST_CASE("options: each one arrives") {
 
   CHECK(options_of({"--activation-budget", "1.5"}).activation_budget_mib == 1.5);
   CHECK(options_of({"--activation-budget", "1.5"}).sampling == SamplingChoice::fixed_budget);
+  CHECK_FALSE(options_of({}).recompute);
+  CHECK(options_of({"--recompute"}).recompute);
   CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"}).allocation ==
         AllocationChoice::optimal);
   const Options t = options_of({"--tokens=x.bin", "--token-type=i32", "--vocabulary=5"});

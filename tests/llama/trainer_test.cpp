@@ -4,15 +4,19 @@
 // Whole training runs of a small model: what dropping must not change, and what it must save, step by step.
 #include "llama/trainer.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <dropbp/ops/parallel.hpp>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "llama/checkpoint.hpp"
+#include "llama/errors.hpp"
 #include "llama/files.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -233,6 +237,120 @@ TEST_CASE("trainer: an activation budget holds in every step, whatever the polic
   CAPTURE(most, limited_most, budget);
   CHECK(static_cast<double>(limited_most) <= budget);
   CHECK(static_cast<double>(limited_most) > 0.5 * budget);
+}
+
+TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
+  const TokenData data = text();
+  constexpr std::size_t gaps = 16 * 6 * 64;  // of a branch's matrices in the arena
+  const std::size_t attention = 32 * (24 + 1 + 48 + 24 + 4) * sizeof(float), mlp = 32 * (24 + 1 + 80) * sizeof(float);
+  const auto run = [&](Options options, double drop_rate, const auto& check) {
+    Trainer trainer(options, shape, data, drop_rate);
+    for (std::uint64_t i = 0; i < options.steps; ++i) {
+      const StepRecord& record = trainer.step();
+      CHECK(record.activation_bytes == record.kept_activation_bytes);
+      check(trainer, record);
+    }
+  };
+  const auto reserved = [](Trainer& trainer) { return trainer.model().saved_memory().reserved_bytes(); };
+  const auto allocations = [](Trainer& trainer) { return trainer.model().saved_memory().allocations(); };
+
+  run(options_of(0.0), 0.0, [&](Trainer& trainer, const StepRecord& record) {
+    CHECK(trainer.activation_bound() == 3 * (attention + mlp));
+    CHECK(record.activation_bytes == 3 * (attention + mlp));
+    CHECK(reserved(trainer) == 3 * (attention + mlp) + gaps);
+    CHECK(allocations(trainer) == 1);
+  });
+
+  Options options = options_of(0.5);
+  options.sampling = SamplingChoice::fixed_budget;
+  std::size_t below = 0;  // plans that keep less than the bound, for which the arena is as large
+  for (const std::uint64_t warm_up : {0u, 4u}) {
+    options.drop_warmup = warm_up;
+    for (const double drop_rate : {0.4, 0.5, 0.6}) {  // of three branches 1.8, 1.5 and 1.2 are kept: at most 2
+      run(options, drop_rate, [&](Trainer& trainer, const StepRecord& record) {
+        CHECK(trainer.activation_bound() == (warm_up > 0 ? 3 : 2) * (attention + mlp));
+        CHECK(reserved(trainer) == trainer.activation_bound() + gaps);
+        CHECK(allocations(trainer) == 1);
+        below += trainer.steps_done() == 1 && record.activation_bytes < trainer.activation_bound();
+      });
+    }
+  }
+  CHECK(below > 0);
+  options.activation_budget_mib = 2.5 * static_cast<double>(attention) / 0x1p20;
+  run(options, 0.5, [&](Trainer& trainer, const StepRecord&) {
+    CHECK(trainer.activation_bound() <= static_cast<std::size_t>(2.5 * static_cast<double>(attention)));
+    CHECK(reserved(trainer) == trainer.activation_bound() + gaps);
+  });
+
+  // Independent draws have no bound: the arena is that of the largest plan so far.
+  std::size_t most = 0;
+  run(options_of(0.5), 0.5, [&](Trainer& trainer, const StepRecord& record) {
+    most = std::max(most, record.activation_bytes);
+    CHECK(reserved(trainer) == most + gaps);
+  });
+}
+
+TEST_CASE("trainer: recomputing branches changes no bit and saves their inputs alone") {
+  const TokenData data = text();
+  for (const auto sensitivity : {SensitivityChoice::running, SensitivityChoice::gradient}) {
+    Options options = options_of(0.5);
+    options.allocation = AllocationChoice::greedy;
+    options.sensitivity = sensitivity;
+    options.allocate_at = 0.25;
+    Trainer plain(options, shape, data, 0.5);
+    options.recompute = true;
+    Trainer again(options, shape, data, 0.5);
+    for (std::uint64_t i = 0; i < options.steps; ++i) {
+      const StepRecord& expected = plain.step();
+      const StepRecord& record = again.step();
+      CHECK(record.loss == expected.loss);
+      CHECK(record.gradient_norm == expected.gradient_norm);
+      CHECK(record.dropped == expected.dropped);
+      const std::size_t kept = 6 - record.dropped.size();
+      CHECK(record.activation_bytes == kept * 32 * 24 * sizeof(float));
+      CHECK(record.kept_activation_bytes == record.activation_bytes);
+      CHECK(again.model().saved_memory().bytes_in_use() == 0);
+      CHECK(again.model().workspace().bytes_in_use() == 0);
+    }
+    CHECK(weights_of(plain) == weights_of(again));
+    CHECK(plain.validate() == again.validate());
+  }
+}
+
+TEST_CASE("trainer: an activation budget that no plan fits is refused, with the smallest that would do") {
+  const TokenData data = text();
+  const auto refused = [&](double drop_rate, double budget_kib, AllocationChoice allocation, std::initializer_list<std::string_view> parts) {
+    Options options = options_of(drop_rate);
+    options.sampling = SamplingChoice::fixed_budget;
+    options.allocation = allocation;
+    options.sensitivity = SensitivityChoice::gradient_norm;
+    options.activation_budget_mib = budget_kib / 1024;
+    test::check_throws<UsageError>([&] { Trainer(options, shape, data, drop_rate); }, parts);
+  };
+  // All branches save 77.25 KiB of both sequences, the largest 13.125 KiB.
+  refused(0.0, 77, AllocationChoice::uniform, {"--activation-budget", "all branches save, 0.08 MiB", "--drop-rate"});
+  refused(0.5, 13.125, AllocationChoice::uniform, {"more than the 0.02 MiB", "largest branch", "lower --batch"});
+  refused(0.5, 38, AllocationChoice::greedy, {"one sequence, 0.04 MiB", "--sensitivity running"});
+
+  Options options = options_of(0.5);
+  options.sampling = SamplingChoice::fixed_budget;
+  options.activation_budget_mib = 13.25 / 1024;
+  Trainer(options, shape, data, 0.5).step();
+  Trainer(options, shape, data, 0.0).step();  // the baseline of --baseline has no budget
+  options.drop_rate = 0.0;
+  options.activation_budget_mib = 77.25 / 1024;
+  Trainer(options, shape, data, 0.0).step();
+  options.drop_rate = 0.5;
+  options.allocation = AllocationChoice::greedy;
+  options.allocate_at = 0.0;
+  options.activation_budget_mib = 38.0 / 1024;
+  Trainer(options, shape, data, 0.5).step();  // running sensitivities need no measurement
+  options.sensitivity = SensitivityChoice::gradient_norm;
+  options.activation_budget_mib = 38.625 / 1024;
+  Trainer measures(options, shape, data, 0.5);
+  measures.step();
+  CHECK(measures.measurement_seconds() > 0.0);
+  CHECK(measures.model().saved_memory().allocations() == 1);
 }
 
 TEST_CASE("trainer: running sensitivities set the rates without a measurement, again and again") {

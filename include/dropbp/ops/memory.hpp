@@ -1,16 +1,19 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Memory of tensors: a pool that makes steady steps free of allocations and counts what is alive.
+// Memory of tensors: a pool that makes steady steps free of allocations, counts what is alive and can hold to a bound.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -26,13 +29,23 @@ class MemoryBlock;
 
 /// Blocks of memory, aligned to 64 bytes; a block given back serves the next request of its size. A pool is a handle:
 /// copies share one pool, and blocks may outlive all of them. Safe to use from several threads.
+/// After reserve() it is an arena: one piece of memory from which blocks are cut in order. What is given back is free again as
+/// soon as nothing behind it is in use, so that it suits what backward passes free in reverse. An arena does not grow by
+/// itself: that it suffices is what it was reserved for.
 class MemoryPool {
  public:
   /// An empty pool.
   explicit MemoryPool(PoolFill fill = PoolFill::nothing) : state_(std::make_shared<State>()) { state_->fill = fill; }
 
-  /// Throws std::bad_alloc.
+  /// Throws std::bad_alloc and, where an arena has no room, std::invalid_argument.
   MemoryBlock allocate(std::size_t bytes);
+
+  /// From now on all blocks come from an arena with room for `blocks` of them with `bytes` together; one that is as large
+  /// stays. Throws std::logic_error where it would have to grow while blocks of it are alive, and std::bad_alloc.
+  void reserve(std::size_t bytes, std::size_t blocks) {
+    const std::lock_guard lock(state_->mutex);
+    state_->reserve(bytes + blocks * grain, blocks);
+  }
 
   /// Bytes asked for by the blocks that are alive, without rounding: what a formula can predict.
   std::size_t bytes_in_use() const { return locked([](const State& s) { return s.in_use; }); }
@@ -48,7 +61,7 @@ class MemoryPool {
   /// How often the system was asked for memory: constant in steady steps.
   std::size_t allocations() const { return locked([](const State& s) { return s.allocations; }); }
 
-  /// Gives the blocks that wait for reuse back to the system.
+  /// Gives the blocks that wait for reuse back to the system; an arena stays.
   void trim() {
     const std::lock_guard lock(state_->mutex);
     state_->release_waiting();
@@ -56,7 +69,38 @@ class MemoryPool {
 
  private:
   friend class MemoryBlock;
-  static constexpr std::align_val_t alignment{64};
+  static constexpr std::size_t grain = 64;
+  static constexpr std::align_val_t alignment{grain};
+
+  // One piece of memory, used as a stack.
+  struct Arena {
+    struct Piece {
+      std::size_t end;  // where the next one begins
+      bool alive;
+    };
+    std::byte* memory = nullptr;
+    std::size_t capacity = 0;
+    std::vector<Piece> pieces;  // from the bottom; the highest is alive
+
+    std::size_t used() const noexcept { return pieces.empty() ? 0 : pieces.back().end; }
+    bool holds(const void* block) const noexcept {
+      const auto* at = static_cast<const std::byte*>(block);
+      return memory != nullptr && !std::less<>{}(at, memory) && std::less<>{}(at, memory + capacity);
+    }
+    // Null where there is no room.
+    void* take(std::size_t bytes) {
+      const std::size_t begin = used(), size = (bytes + grain - 1) / grain * grain;
+      if (bytes > capacity || size > capacity - begin) return nullptr;
+      pieces.push_back({begin + size, true});
+      return memory + begin;
+    }
+    void give_back(const void* block) noexcept {
+      const auto begin = static_cast<std::size_t>(static_cast<const std::byte*>(block) - memory);
+      const auto ends_behind = [](std::size_t at, const Piece& piece) { return at < piece.end; };
+      std::upper_bound(pieces.begin(), pieces.end(), begin, ends_behind)->alive = false;
+      while (!pieces.empty() && !pieces.back().alive) pieces.pop_back();
+    }
+  };
 
   struct State {
     mutable std::mutex mutex;
@@ -66,9 +110,60 @@ class MemoryPool {
       std::size_t blocks = 0;      ///< alive or waiting
     };
     std::map<std::size_t, Shelf> shelves;  // by rounded size
+    Arena arena;
     std::size_t in_use = 0, peak = 0, reserved = 0, allocations = 0;
     PoolFill fill = PoolFill::nothing;
 
+    void reserve(std::size_t capacity, std::size_t blocks) {
+      if (capacity <= arena.capacity) return;
+      if (!arena.pieces.empty())
+        detail::throw_order("an arena must be empty to grow to " + std::to_string(capacity) + " bytes",
+                            std::to_string(arena.used()) + " of its " + std::to_string(arena.capacity) + " are in use",
+                            "reserve enough before the forward pass, when all backward passes have run");
+      arena.pieces.reserve(blocks);
+      void* const memory = ::operator new(capacity, alignment);
+      release_arena();
+      release_waiting();
+      arena.memory = static_cast<std::byte*>(memory);
+      arena.capacity = capacity;
+      reserved += capacity;
+      ++allocations;
+    }
+    void release_arena() noexcept {
+      ::operator delete(arena.memory, alignment);
+      reserved -= arena.capacity;
+      arena.memory = nullptr;
+      arena.capacity = 0;
+    }
+    [[noreturn]] void throw_full(std::size_t bytes) const {
+      detail::throw_invalid("an arena must have room for all blocks that are alive at once",
+                            std::to_string(bytes) + " bytes were asked for with " + std::to_string(arena.used()) + " of its " +
+                                std::to_string(arena.capacity) + " in use",
+                            "reserve more, keep fewer branches, or lower batch or sequence");
+    }
+    // From the shelves.
+    void* take(std::size_t bytes) {
+      const std::size_t size = rounded(bytes);
+      Shelf& shelf = shelves[size];
+      if (!shelf.waiting.empty()) {
+        void* const block = shelf.waiting.back();
+        shelf.waiting.pop_back();
+        return block;
+      }
+      shelf.waiting.reserve(std::bit_ceil(shelf.blocks + 1));  // for all of them, so that giving back cannot fail
+      void* const block = ::operator new(size, alignment);
+      ++shelf.blocks;
+      reserved += size;
+      ++allocations;
+      return block;
+    }
+    void give_back(void* block, std::size_t bytes) noexcept {
+      in_use -= bytes;
+      if (arena.holds(block))
+        arena.give_back(block);
+      else
+        shelves.find(rounded(bytes))->second.waiting.push_back(block);  // has room: see allocate
+    }
     void release_waiting() noexcept {
       for (auto& [size, shelf] : shelves) {
         for (void* block : shelf.waiting) ::operator delete(block, alignment);
@@ -77,13 +172,16 @@ class MemoryPool {
         shelf.waiting.clear();
       }
     }
-    ~State() { release_waiting(); }
+    ~State() {
+      release_waiting();
+      release_arena();
+    }
   };
 
   // Eight sizes an octave: lengths that vary from step to step find a waiting block, at most an eighth is wasted.
   static std::size_t rounded(std::size_t bytes) noexcept {
-    const std::size_t grain = bytes < 1024 ? 64 : std::bit_floor(bytes) / 8;
-    return (bytes + grain - 1) / grain * grain;
+    const std::size_t step = bytes < 1024 ? grain : std::bit_floor(bytes) / 8;
+    return (bytes + step - 1) / step * step;
   }
 
   template <class F>
@@ -122,8 +220,7 @@ class MemoryBlock {
       return;
     }
     const std::lock_guard lock(state_->mutex);
-    state_->in_use -= bytes_;
-    state_->shelves.find(MemoryPool::rounded(bytes_))->second.waiting.push_back(data_);  // has room: see allocate
+    state_->give_back(data_, bytes_);
   }
 
   void* data() const noexcept { return data_; }          ///< null for a block of no bytes
@@ -141,17 +238,11 @@ inline MemoryBlock MemoryPool::allocate(std::size_t bytes) {
   if (bytes == 0) return block;
   {
     const std::lock_guard lock(state_->mutex);
-    const std::size_t size = rounded(bytes);
-    State::Shelf& shelf = state_->shelves[size];
-    if (!shelf.waiting.empty()) {
-      block.data_ = shelf.waiting.back();
-      shelf.waiting.pop_back();
+    if (state_->arena.memory != nullptr) {
+      block.data_ = state_->arena.take(bytes);
+      if (block.data_ == nullptr) state_->throw_full(bytes);
     } else {
-      shelf.waiting.reserve(std::bit_ceil(shelf.blocks + 1));  // for all of them, so that giving back cannot fail
-      block.data_ = ::operator new(size, alignment);
-      ++shelf.blocks;
-      state_->reserved += size;
-      ++state_->allocations;
+      block.data_ = state_->take(bytes);
     }
     state_->in_use += bytes;
     if (state_->in_use > state_->peak) state_->peak = state_->in_use;

@@ -98,6 +98,22 @@ TEST_CASE("4-bit codes and values are those of bitsandbytes, bit for bit") {
   CHECK(cases == 7);
 }
 
+TEST_CASE("an 8-bit code is that of the nearest number, in a tie the even one") {
+  for (int i = 0; i < 255; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    const float middle = detail::dynamic_middles[at];
+    REQUIRE(detail::dynamic_values[at] < middle);
+    REQUIRE(middle < detail::dynamic_values[at + 1]);
+    REQUIRE(detail::dynamic_code(detail::dynamic_values[at]) == i);
+    REQUIRE(detail::dynamic_code(std::nextafter(middle, -2.0f)) == i);
+    REQUIRE(detail::dynamic_code(std::nextafter(middle, 2.0f)) == i + 1);
+    REQUIRE(detail::dynamic_code(middle) == (i + 1) / 2 * 2);
+  }
+  CHECK(detail::dynamic_code(1.0f) == 255);
+  CHECK(detail::dynamic_code(1.0000001f) == 255);
+  CHECK(detail::dynamic_code(-1.0000001f) == 0);
+}
+
 TEST_CASE("a 4-bit matrix weighs 4 bits and its shares of scales, an element") {
   for (const auto& [rows, columns] : {std::pair<Index, Index>{0, 0}, {0, 5}, {1, 1}, {3, 43}, {128, 128}, {129, 129}}) {
     const Matrix<float> x = random_matrix<float>(rows, columns, 3);
@@ -187,6 +203,7 @@ TEST_CASE("other shapes and rows that are not there are refused") {
   const Nf4Matrix quantised = Nf4Matrix::quantize(random_matrix<float>(4, 6, 8).view());
   Matrix<float> to(4, 6), other(6, 4);
   test::check_throws<std::invalid_argument>([&] { quantised.dequantize(other.view()); }, {"[4, 6]", "[6, 4]", "ask"});
+  CHECK(contains(invalid_message([&] { quantised.dequantize(to.view().columns_from(0, 5)); }), "[4, 5]"));
   for (const auto& rows : {std::pair<Index, Index>{1, 4}, {-1, 1}, {5, 0}, {0, -1}, {PTRDIFF_MAX, 1}})
     CHECK(contains(invalid_message([&] { quantised.dequantize_rows(rows.first, rows.second, to.view().rows_from(0, rows.second)); }),
                    "rows of a quantised matrix [4, 6]"));
