@@ -234,8 +234,9 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model) {
   with_named_tensors(model, [&](std::span<const NamedTensor> tensors) { load_checkpoint(folder, tensors); });
 }
 
-void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model) {
-  with_named_tensors(model, [&](std::span<const NamedTensor> tensors) { save_checkpoint(folder, model.config(), tensors); });
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype) {
+  with_named_tensors(model,
+                     [&](std::span<const NamedTensor> tensors) { save_checkpoint(folder, model.config(), tensors, dtype); });
 }
 
 template class LlamaModel<float>;

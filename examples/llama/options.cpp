@@ -44,6 +44,7 @@ constexpr std::array scalings{Named{ScalingChoice::none, "none"},
                               Named{ScalingChoice::inverse_keep_rate, "inverse-keep-rate"}};
 constexpr std::array progresses{Named{ProgressChoice::automatic, "auto"}, Named{ProgressChoice::always, "always"},
                                 Named{ProgressChoice::never, "never"}};
+constexpr std::array out_dtypes{Named{DType::f32, "f32"}, Named{DType::f16, "f16"}, Named{DType::bf16, "bf16"}};
 
 template <typename Table, typename Choice>
 std::string_view find_name(const Table& table, Choice choice) noexcept {
@@ -152,6 +153,8 @@ struct Special {
   CLI::Option* token_type;
   CLI::Option* vocabulary;
   CLI::Option* sampling;
+  CLI::Option* out_dtype;
+  CLI::Option* checkpoint_every;
   std::vector<CLI::Option*> shape;
 };
 
@@ -247,6 +250,15 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "all plans fit; needs --sampling fixed-budget and implies it; 0 is no limit");
   flags.group("Output");
   flags.path("--out", o.out, "DIR", "folder for the trained model, in the format of --model [default none, not saved]");
+  special.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes, "type of the numbers in --out");
+  flags.path("--checkpoint", o.checkpoint, "DIR",
+             "folder for checkpoints of the training itself, the two newest are kept [default none, not saved]");
+  special.checkpoint_every =
+      flags.integer<std::uint64_t>("--checkpoint-every", o.checkpoint_every, 0, count_limit, "N",
+                                   "steps between checkpoints; one is also written at the end and on Ctrl-C, with 0 only then");
+  flags.toggle("--resume", o.resume,
+               "go on from the newest intact checkpoint in --checkpoint, to the same bits as without the interruption; from "
+               "the beginning if there is none");
   flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
   flags.path("--plot", o.plot, "FILE", "SVG file for a plot of the losses, drawn by gnuplot [default none]");
   flags.toggle("--baseline", o.baseline,
@@ -290,6 +302,14 @@ void check_combinations(Options& o, const Special& given) {
           o.shape.vocabulary));
     }
   }
+  if (given.out_dtype->count() > 0 && !o.out)
+    throw UsageError("--out-dtype is the type of the numbers in --out, but no --out was given; add it or leave --out-dtype out");
+  if ((o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint)
+    throw UsageError(fmt::format("{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
+                                 o.resume ? "--resume" : "--checkpoint-every"));
+  if (o.checkpoint && o.baseline)
+    throw UsageError(
+        "checkpoints are of one run, but --checkpoint and --baseline were given, which trains a second one; leave one of them out");
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);
