@@ -94,6 +94,6 @@ TEST_CASE("A restored running sensitivity goes on as the saved one does") {
   }
   bad = good;
   bad.last[0] = good.step + 1;
-  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"seen in step 6 of 5"});
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"seen in step 7 of 6"});
   CHECK(resumed == before);
 }
