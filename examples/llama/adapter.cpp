@@ -128,8 +128,8 @@ void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model) {
   load_checkpoint(folder, adapter_tensors(model), adapter_format);
 }
 
-void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base) {
-  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base), adapter_tensors(model), DType::f32);
+void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base, DType dtype) {
+  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base), adapter_tensors(model), dtype);
 }
 
 template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);

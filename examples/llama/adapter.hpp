@@ -31,6 +31,7 @@ template <class T>
 void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model);
 
 /// Writes the adapters alone; see save_folder for what happens when that fails.
-void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base);
+void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base,
+                  DType dtype = DType::f32);
 
 }  // namespace llama

@@ -10,8 +10,9 @@
 
 namespace llama {
 
-/// Reads by pread rather than by a memory map on purpose: a file that shrinks or a disk that fails under a map
-/// kills the program with SIGBUS, while pread returns an error. Every byte is copied once either way.
+/// Mapped into memory. Whatever happens to the file meanwhile is an error and no crash: where it was cut or the disk
+/// fails, touching the map raises SIGBUS, which a handler of this class turns into the std::runtime_error of read();
+/// the handler passes on every other SIGBUS. Writing into the file while it is read cannot be noticed here.
 class InputFile {
  public:
   /// Throws std::runtime_error if `path` is not a readable regular file.
@@ -32,6 +33,7 @@ class InputFile {
   std::filesystem::path path_;
   std::uint64_t size_ = 0;
   int descriptor_ = -1;
+  const char* map_ = nullptr;
 };
 
 }  // namespace llama

@@ -25,6 +25,7 @@
 #include "progress.hpp"
 #include "report.hpp"
 #include "trainer.hpp"
+#include "training_checkpoint.hpp"
 
 namespace {
 
@@ -109,8 +110,8 @@ Plot loss_plot(const Options& options, const Trainer& run, const Trainer* baseli
   return plot;
 }
 
-void train(const Options& options, Trainer& trainer, Trainer* baseline, Progress& progress) {
-  while (trainer.steps_done() < options.steps && interrupted == 0) {
+void train(const Options& options, Trainer& trainer, Trainer* baseline, TrainingCheckpoints* checkpoints, Progress& progress) {
+  while (trainer.steps_done() < options.steps) {
     // In turn, and each first in every other step: drifts of the machine's speed meet both alike.
     const bool baseline_first = trainer.steps_done() % 2 == 0;
     if (baseline != nullptr && baseline_first) baseline->step();
@@ -118,18 +119,40 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline, Progress
     if (baseline != nullptr && !baseline_first) baseline->step();
 
     const std::uint64_t done = trainer.steps_done();
-    const bool last = done == options.steps || interrupted != 0;
+    const bool planned = done == options.steps || (options.eval_every > 0 && done % options.eval_every == 0);
     ProgressUpdate update{.steps_done = done,
                           .loss = trainer.records().back().loss,
                           .validation_loss = std::nullopt,
                           .tokens_per_second = trainer.summary().tokens_per_second,
                           .drop_rate = trainer.drop_report().mean_drop_rate()};
-    if (trainer.can_validate() && (last || (options.eval_every > 0 && done % options.eval_every == 0))) {
+    const auto validate = [&] {
+      if (!trainer.can_validate()) return;
       if (baseline != nullptr) baseline->validate();
       update.validation_loss = trainer.validate();
-    }
+    };
+    if (planned) validate();
+    const bool stop = interrupted != 0;
+    const bool due = options.checkpoint_every > 0 && done % options.checkpoint_every == 0;
+    if (checkpoints != nullptr && (due || stop || done == options.steps)) checkpoints->save(trainer);
+    // After the checkpoint, which must not hold what an uninterrupted run would not have measured.
+    if (stop && !planned) validate();
     progress.update(update);
+    if (stop) break;
   }
+}
+
+/// Null without --checkpoint. With --resume the trainer stands where the run was interrupted.
+std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options, const LlamaConfig& config, const TokenData& data,
+                                                      Trainer& trainer) {
+  if (!options.checkpoint) return nullptr;
+  auto checkpoints = std::make_unique<TrainingCheckpoints>(*options.checkpoint, identity_of(options, config, data, trainer.model()));
+  const auto note = [](std::string_view text) { fmt::print(stderr, "llama-finetune: {}\n", text); };
+  if (!options.resume && !checkpoints->empty())
+    throw UsageError(fmt::format("a new run needs a folder without checkpoints, but '{}' has some; add --resume or give another one",
+                                 options.checkpoint->string()));
+  if (options.resume && !checkpoints->resume(trainer, note))
+    note(fmt::format("no intact checkpoint is in '{}'; starting from the beginning", options.checkpoint->string()));
+  return checkpoints;
 }
 
 int run(const Options& options) {
@@ -144,6 +167,7 @@ int run(const Options& options) {
   const LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
   const TokenData data = load_data(options, config);
   Trainer trainer(options, config, data, options.drop_rate);
+  std::unique_ptr<TrainingCheckpoints> checkpoints = open_checkpoints(options, config, data, trainer);
   std::unique_ptr<Trainer> baseline;
   if (options.baseline) baseline = std::make_unique<Trainer>(options, config, data, 0.0);
 
@@ -153,16 +177,18 @@ int run(const Options& options) {
   Progress::Settings settings;
   settings.style = style;
   settings.steps = options.steps;
+  settings.first_step = trainer.steps_done();
   settings.log_every = options.log_every;
   Progress progress(settings);
   if (!options.quiet)
-    progress.message(fmt::format("{} parameters{}, {} training tokens, {} steps of {} tokens, drop rate {:g}",
+    progress.message(fmt::format("{} parameters{}, {} training tokens, {} steps of {} tokens, drop rate {:g}{}",
                                  parameter_count(config), adapter_text(options, trainer.model()), data.train().size(),
-                                 options.steps, options.batch * options.sequence * options.micro_steps, options.drop_rate));
+                                 options.steps, options.batch * options.sequence * options.micro_steps, options.drop_rate,
+                                 trainer.steps_done() > 0 ? fmt::format(", resumed after step {}", trainer.steps_done()) : ""));
   // What goes wrong is thrown after the figures so far are written: hours of training may be in them.
   std::exception_ptr failure;
   try {
-    train(options, trainer, baseline.get(), progress);
+    train(options, trainer, baseline.get(), checkpoints.get(), progress);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -172,14 +198,14 @@ int run(const Options& options) {
                  baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
   if (failure) std::rethrow_exception(failure);
   print_result(options, trainer, baseline.get());
-  if (options.out && options.mode == ModeChoice::full) save_weights(*options.out, trainer.model());
+  if (options.out && options.mode == ModeChoice::full) save_weights(*options.out, trainer.model(), options.out_dtype);
   if (options.out && options.mode != ModeChoice::full)
-    save_adapter(*options.out, trainer.model(), options.model ? options.model->string() : std::string());
-  if (options.merge_out) save_weights(*options.merge_out, trainer.model());
+    save_adapter(*options.out, trainer.model(), options.model ? options.model->string() : std::string(), options.out_dtype);
+  if (options.merge_out) save_weights(*options.merge_out, trainer.model(), options.out_dtype);
   if (options.plot) write_svg(*options.plot, loss_plot(options, trainer, baseline.get()));
-  if (interrupted != 0) {
-    fmt::print(stderr, "llama-finetune: interrupted after step {} of {}; everything up to there was written\n",
-               trainer.steps_done(), options.steps);
+  if (trainer.steps_done() < options.steps) {
+    fmt::print(stderr, "llama-finetune: interrupted after step {} of {}; everything up to there was written{}\n",
+               trainer.steps_done(), options.steps, checkpoints ? ", go on with --resume" : "");
     return 1;
   }
   return 0;

@@ -275,7 +275,7 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model) {
   load_checkpoint(folder, tensors);
 }
 
-void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model) {
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype) {
   std::vector<NamedTensor> tensors;
   model.for_each_weight([&](const LlamaModel<float>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
@@ -287,7 +287,7 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model)
       tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
     tensors.push_back(std::move(tensor));
   });
-  save_checkpoint(folder, model.config(), tensors);
+  save_checkpoint(folder, model.config(), tensors, dtype);
 }
 
 template class LlamaModel<float>;

@@ -48,6 +48,7 @@ constexpr std::array scalings{Named{ScalingChoice::none, "none"},
                               Named{ScalingChoice::inverse_keep_rate, "inverse-keep-rate"}};
 constexpr std::array progresses{Named{ProgressChoice::automatic, "auto"}, Named{ProgressChoice::always, "always"},
                                 Named{ProgressChoice::never, "never"}};
+constexpr std::array out_dtypes{Named{DType::f32, "f32"}, Named{DType::f16, "f16"}, Named{DType::bf16, "bf16"}};
 
 template <typename Table, typename Choice>
 std::string_view find_name(const Table& table, Choice choice) noexcept {
@@ -175,6 +176,8 @@ struct Special {
   CLI::Option* sampling;
   std::vector<CLI::Option*> adapters;         ///< that need --mode lora or qlora
   std::vector<CLI::Option*> adapter_shape;  ///< that --adapter decides
+  CLI::Option* out_dtype;
+  CLI::Option* checkpoint_every;
   std::vector<CLI::Option*> shape;
 };
 
@@ -295,6 +298,15 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "of --adapter [default none, not saved]");
   special.adapters.push_back(flags.path("--merge-out", o.merge_out, "DIR",
                                         "folder for the model with its adapter merged, in the format of --model [default none]"));
+  special.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes, "type of the numbers in --out and --merge-out");
+  flags.path("--checkpoint", o.checkpoint, "DIR",
+             "folder for checkpoints of the training itself, the two newest are kept [default none, not saved]");
+  special.checkpoint_every =
+      flags.integer<std::uint64_t>("--checkpoint-every", o.checkpoint_every, 0, count_limit, "N",
+                                   "steps between checkpoints; one is also written at the end and on Ctrl-C, with 0 only then");
+  flags.toggle("--resume", o.resume,
+               "go on from the newest intact checkpoint in --checkpoint, to the same bits as without the interruption; from "
+               "the beginning if there is none");
   flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
   flags.path("--plot", o.plot, "FILE", "SVG file for a plot of the losses, drawn by gnuplot [default none]");
   flags.toggle("--baseline", o.baseline,
@@ -350,6 +362,14 @@ void check_combinations(Options& o, const Special& given) {
         throw UsageError(fmt::format("with --adapter its adapter_config.json decides, but {} was given too; leave one of the two out",
                                      option->get_name()));
   }
+  if (given.out_dtype->count() > 0 && !o.out && !o.merge_out)
+    throw UsageError("--out-dtype is the type of the numbers in --out, but no --out was given; add it or leave --out-dtype out");
+  if ((o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint)
+    throw UsageError(fmt::format("{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
+                                 o.resume ? "--resume" : "--checkpoint-every"));
+  if (o.checkpoint && o.baseline)
+    throw UsageError(
+        "checkpoints are of one run, but --checkpoint and --baseline were given, which trains a second one; leave one of them out");
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);

@@ -14,6 +14,7 @@
 
 #include "config.hpp"
 #include "data.hpp"
+#include "safetensors.hpp"
 
 namespace llama {
 
@@ -84,6 +85,10 @@ struct Options {
   // Output.
   std::optional<std::filesystem::path> out;        ///< the model or, in the other modes, the adapter
   std::optional<std::filesystem::path> merge_out;  ///< the model with its adapter merged
+  DType out_dtype = DType::f32;                    ///< F32, F16 or BF16
+  std::optional<std::filesystem::path> checkpoint;
+  std::uint64_t checkpoint_every = 100;  ///< steps; 0 is only at the end and when interrupted
+  bool resume = false;
   std::optional<std::filesystem::path> report;
   std::optional<std::filesystem::path> plot;
   bool baseline = false;         ///< train the same model without dropping too, in turn, and compare

@@ -100,10 +100,10 @@ Progress::Progress(Settings settings) : settings_(std::move(settings)) {
 Progress::~Progress() { clear(); }
 
 double Progress::seconds_left(std::uint64_t steps_done) const {
-  if (steps_done == 0) return -1.0;
-  const double done = static_cast<double>(steps_done);
-  const double all = static_cast<double>(std::max(settings_.steps, steps_done));
-  return (settings_.seconds() - start_) / done * (all - done);
+  if (steps_done <= settings_.first_step) return -1.0;
+  const double done_now = static_cast<double>(steps_done - settings_.first_step);
+  const double rest = static_cast<double>(std::max(settings_.steps, steps_done) - steps_done);
+  return (settings_.seconds() - start_) / done_now * rest;
 }
 
 void Progress::update(const ProgressUpdate& update) {

@@ -46,6 +46,7 @@ class Progress {
   struct Settings {
     ProgressStyle style = ProgressStyle::lines;
     std::uint64_t steps = 1;
+    std::uint64_t first_step = 0;  ///< steps that were done before, by the run that is resumed
     std::uint64_t log_every = 10;  ///< steps between plain lines
     std::FILE* out = stderr;
     std::function<double()> seconds = {};  ///< a clock; empty is std::chrono::steady_clock

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -20,6 +21,7 @@
 #include <utility>
 
 #include "atomic_file.hpp"
+#include "crc32c.hpp"
 #include "strict_json.hpp"
 
 namespace llama {
@@ -33,7 +35,13 @@ using nlohmann::json;
 constexpr std::uint64_t header_limit = 100'000'000;  // bytes; the reference reader's MAX_HEADER_SIZE
 constexpr int nesting_limit = 4;                     // header {, tensor {, shape [; one to spare
 constexpr std::size_t chunk_elements = 1 << 16;      // converted at a time, through a small buffer
+constexpr std::size_t verified_at_once = 1 << 18;    // bytes
 constexpr std::string_view metadata_key = "__metadata__";
+
+// In __metadata__: "dropbp.crc32c" of the header and "dropbp.crc32c.NAME" of each tensor, eight hexadecimal digits each.
+constexpr std::string_view checksum_key = "dropbp.crc32c";
+constexpr std::string_view header_checksum_start = "\"dropbp.crc32c\":\"";  // quotes within a string would be escaped
+constexpr std::size_t checksum_digits = 8;
 
 struct DTypeRow {
   DType dtype;
@@ -204,42 +212,102 @@ void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& te
   }
 }
 
+std::optional<std::uint32_t> checksum_from(std::string_view text) {
+  std::uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+  if (error != std::errc() || end != text.data() + text.size() || fmt::format("{:08x}", value) != text) return std::nullopt;
+  return value;
+}
+
+/// Where the digits of the header's checksum are; npos if there are none.
+std::size_t find_header_checksum(std::string_view header) {
+  const std::size_t start = header.find(header_checksum_start);
+  if (start == std::string_view::npos || start + header_checksum_start.size() + checksum_digits > header.size())
+    return std::string_view::npos;
+  return start + header_checksum_start.size();
+}
+
+/// Of the header with zeros in the place of its own checksum, and of the length before it.
+std::uint32_t header_checksum(std::string header, std::size_t digits) {
+  header.replace(digits, checksum_digits, checksum_digits, '0');
+  const std::uint64_t length = header.size();
+  return crc32c(crc32c(0, &length, sizeof length), header.data(), header.size());
+}
+
+using Sink = std::function<void(const void*, std::size_t)>;
+
+/// A tensor on its way into a file: its place in the header and what makes its bytes, once for the checksum and once
+/// for the file, because the header comes first.
+struct Outgoing {
+  const std::string& name;
+  DType dtype;
+  std::span<const std::ptrdiff_t> shape;
+  std::uint64_t bytes;
+  std::function<void(const Sink&)> produce;
+};
+
+std::size_t elements_of(const TensorToWrite& tensor) {
+  if (!tensor.make) return tensor.values.size();
+  return static_cast<std::size_t>(bytes_of(tensor.shape, DType::u8).value_or(0));  // a byte each
+}
+
+/// use(values), made for this call where the tensor has none.
+template <typename Use>
+void with_values(const TensorToWrite& tensor, const Use& use) {
+  if (!tensor.make) return use(tensor.values);
+  std::vector<float> made(elements_of(tensor));
+  tensor.make(made);
+  use(std::span<const float>(made));
+}
+
 template <typename Stored, typename Convert>
-void write_converted(AtomicFile& file, std::span<const float> values, Convert convert) {
+void convert_to(const Sink& sink, std::span<const float> values, Convert convert) {
   std::vector<Stored> buffer;
   while (!values.empty()) {
     const auto chunk = values.first(std::min(values.size(), chunk_elements));
     buffer.resize(chunk.size());
     std::ranges::transform(chunk, buffer.begin(), convert);
-    file.write(buffer.data(), buffer.size() * sizeof(Stored));
+    sink(buffer.data(), buffer.size() * sizeof(Stored));
     values = values.subspan(chunk.size());
   }
 }
 
-std::string header_of(std::span<const TensorToWrite> tensors, DType dtype,
-                      const std::map<std::string, std::string>& metadata) {
+std::string header_of(std::span<const Outgoing> tensors, const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header[std::string(metadata_key)] = metadata;
+  nlohmann::ordered_json entries = nlohmann::ordered_json::object();
+  header[std::string(metadata_key)] = nullptr;  // keeps its place before the tensors
+  for (const auto& [key, value] : metadata) {
+    if (key.starts_with(checksum_key))
+      throw std::invalid_argument(fmt::format(
+          "write_safetensors: keys that begin with '{}' are for checksums, but '{}' was given; rename it", checksum_key, key));
+    entries[key] = value;
+  }
+  entries[std::string(checksum_key)] = std::string(checksum_digits, '0');
   std::set<std::string_view> names;
   std::uint64_t position = 0;
-  for (const TensorToWrite& tensor : tensors) {
+  for (const Outgoing& tensor : tensors) {
     if (tensor.name == metadata_key || !names.insert(tensor.name).second) {
       throw std::invalid_argument(fmt::format(
           "write_safetensors: tensor names must be unique and not '__metadata__', but '{}' is not; rename it",
           tensor.name));
     }
     const bool negative = std::ranges::any_of(tensor.shape, [](std::ptrdiff_t size) { return size < 0; });
-    const auto bytes = negative ? std::nullopt : bytes_of(tensor.shape, dtype);
-    if (!bytes || (!tensor.make && *bytes != tensor.values.size() * dtype_bits(dtype) / 8)) {
+    const auto bytes = negative ? std::nullopt : bytes_of(tensor.shape, tensor.dtype);
+    if (!bytes || *bytes != tensor.bytes) {
       throw std::invalid_argument(
           fmt::format("write_safetensors: tensor '{}' must have as many values as its shape {} says, but it has {}; "
                       "pass the matching span",
-                      tensor.name, shape_text(tensor.shape), tensor.values.size()));
+                      tensor.name, shape_text(tensor.shape), tensor.bytes * 8 / dtype_bits(tensor.dtype)));
     }
-    header[tensor.name] = {
-        {"dtype", dtype_name(dtype)}, {"shape", tensor.shape}, {"data_offsets", {position, position + *bytes}}};
+    header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
+                           {"shape", std::vector(tensor.shape.begin(), tensor.shape.end())},
+                           {"data_offsets", {position, position + *bytes}}};
     position += *bytes;
+    std::uint32_t checksum = 0;
+    tensor.produce([&](const void* data, std::size_t size) { checksum = crc32c(checksum, data, size); });
+    entries[fmt::format("{}.{}", checksum_key, tensor.name)] = fmt::format("{:08x}", checksum);
   }
+  header[std::string(metadata_key)] = std::move(entries);
   std::string text;
   try {
     text = header.dump();
@@ -252,7 +320,17 @@ std::string header_of(std::span<const TensorToWrite> tensors, DType dtype,
         fmt::format("write_safetensors: the header must be at most {} bytes, but it has {}; shorten the metadata",
                     header_limit, text.size()));
   }
-  return text;
+  const std::size_t digits = find_header_checksum(text);
+  return text.replace(digits, checksum_digits, fmt::format("{:08x}", header_checksum(text, digits)));
+}
+
+void write_outgoing(AtomicFile& file, std::span<const Outgoing> tensors, const std::map<std::string, std::string>& metadata) {
+  const std::string header = header_of(tensors, metadata);
+  const std::uint64_t length = header.size();
+  file.write(&length, sizeof length);
+  file.write(header);
+  for (const Outgoing& tensor : tensors)
+    tensor.produce([&](const void* bytes, std::size_t size) { file.write(bytes, size); });
 }
 
 }  // namespace
@@ -278,6 +356,48 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   }
   check_layout(path, tensors_, file_.size() - data_begin_);
   for (std::size_t i = 0; i < tensors_.size(); ++i) by_name_.emplace(tensors_[i].name, i);
+  check_header(text);
+}
+
+/// Moves the checksums out of the metadata.
+void SafetensorsFile::check_header(const std::string& text) {
+  const auto own = metadata_.find(std::string(checksum_key));
+  if (own == metadata_.end()) return;
+  const auto stored = checksum_from(own->second);
+  const std::size_t digits = find_header_checksum(text);
+  if (!stored || digits == std::string::npos || header_checksum(text, digits) != *stored)
+    fail(path(), "the header must have the checksum that it says", fmt::format("that is {} and it has another", own->second));
+  metadata_.erase(own);
+  for (const TensorInfo& tensor : tensors_) {
+    const auto entry = metadata_.find(fmt::format("{}.{}", checksum_key, tensor.name));
+    const auto checksum = entry == metadata_.end() ? std::nullopt : checksum_from(entry->second);
+    if (!checksum)
+      fail(path(), fmt::format("'__metadata__' must have a checksum of tensor '{}'", tensor.name), "it has none");
+    checksums_.emplace(tensor.name, *checksum);
+    metadata_.erase(entry);
+  }
+}
+
+void SafetensorsFile::check(const TensorInfo& tensor, std::uint32_t checksum) const {
+  const auto stored = checksums_.find(tensor.name);
+  if (stored == checksums_.end() || stored->second == checksum) return;
+  fail(path(), fmt::format("tensor '{}' must have the checksum {:08x}", tensor.name, stored->second),
+       fmt::format("it has {:08x}", checksum));
+}
+
+void SafetensorsFile::verify() const {
+  if (checksums_.size() != tensors_.size() || checksums_.empty())
+    fail(path(), "the file must carry checksums", "it has none");
+  std::vector<std::byte> buffer;
+  for (const TensorInfo& tensor : tensors_) {
+    std::uint32_t checksum = 0;
+    for (std::uint64_t position = tensor.begin; position < tensor.end; position += buffer.size()) {
+      buffer.resize(static_cast<std::size_t>(std::min<std::uint64_t>(verified_at_once, tensor.end - position)));
+      file_.read(data_begin_ + position, buffer.data(), buffer.size());
+      checksum = crc32c(checksum, buffer.data(), buffer.size());
+    }
+    check(tensor, checksum);
+  }
 }
 
 const TensorInfo* SafetensorsFile::find(std::string_view name) const {
@@ -304,19 +424,37 @@ template <typename Stored, typename Value, typename Convert>
 void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values, Convert convert) const {
   std::vector<Stored> buffer(std::min(values.size(), chunk_elements));
   std::uint64_t offset = data_begin_ + tensor.begin;
+  std::uint32_t checksum = 0;
   for (std::size_t done = 0; done < values.size(); done += buffer.size()) {
     buffer.resize(std::min(chunk_elements, values.size() - done));
     file_.read(offset, buffer.data(), buffer.size() * sizeof(Stored));
+    checksum = crc32c(checksum, buffer.data(), buffer.size() * sizeof(Stored));
     std::ranges::transform(buffer, values.begin() + static_cast<std::ptrdiff_t>(done), convert);
     offset += buffer.size() * sizeof(Stored);
   }
+  check(tensor, checksum);
+}
+
+void SafetensorsFile::read_plain(const TensorInfo& tensor, void* bytes) const {
+  const auto size = static_cast<std::size_t>(tensor.end - tensor.begin);
+  file_.read(data_begin_ + tensor.begin, bytes, size);
+  if (checksums_.contains(tensor.name)) check(tensor, crc32c(0, bytes, size));
+}
+
+void SafetensorsFile::read_bytes(std::string_view name, std::span<std::byte> bytes) const {
+  const TensorInfo* const tensor = find(name);
+  const TensorInfo& info = require(name, tensor == nullptr ? 0 : tensor->elements());
+  if (bytes.size() != info.end - info.begin)
+    throw std::invalid_argument(fmt::format("reading '{}' needs room for {} bytes, but {} were given; pass a span of that size",
+                                            name, info.end - info.begin, bytes.size()));
+  read_plain(info, bytes.data());
 }
 
 void SafetensorsFile::read(std::string_view name, std::span<float> values) const {
   const TensorInfo& tensor = require(name, values.size());
   switch (tensor.dtype) {
     case DType::f32:
-      file_.read(data_begin_ + tensor.begin, values.data(), values.size_bytes());
+      read_plain(tensor, values.data());
       break;
     case DType::f16:
       read_as<std::uint16_t>(tensor, values, half_to_float);
@@ -389,41 +527,44 @@ void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors,
     throw std::invalid_argument(fmt::format(
         "write_safetensors: the dtype must be F32, F16 or BF16, but it is {}; choose one of them", dtype_name(dtype)));
   }
-  const std::string header = header_of(tensors, dtype, metadata);
-  const std::uint64_t length = header.size();
-  file.write(&length, sizeof length);
-  file.write(header);
-  std::vector<float> made;
+  std::vector<Outgoing> outgoing;
   for (const TensorToWrite& tensor : tensors) {
-    std::span<const float> values = tensor.values;
-    if (tensor.make) {
-      made.resize(static_cast<std::size_t>(*bytes_of(tensor.shape, DType::u8)));  // elements
-      tensor.make(made);
-      values = made;
-    }
-    const auto keep_finite = [&](float value, float narrowed) {
-      if (std::isfinite(value) && !std::isfinite(narrowed)) {
-        throw std::runtime_error(
-            fmt::format("write_safetensors: the values of tensor '{}' must fit {}, but one is {}; write F32",
-                        tensor.name, dtype_name(dtype), value));
-      }
+    const auto narrowed = [dtype, &tensor](auto narrow, auto widen) {
+      return [=, &tensor](const Sink& sink) {
+        with_values(tensor, [&](std::span<const float> values) {
+          convert_to<std::uint16_t>(sink, values, [&](float value) {
+            const std::uint16_t bits = narrow(value);
+            if (std::isfinite(value) && !std::isfinite(widen(bits))) {
+              throw std::runtime_error(
+                  fmt::format("write_safetensors: the values of tensor '{}' must fit {}, but one is {}; write F32",
+                              tensor.name, dtype_name(dtype), value));
+            }
+            return bits;
+          });
+        });
+      };
     };
-    if (dtype == DType::f32) {
-      file.write(values.data(), values.size_bytes());
-    } else if (dtype == DType::f16) {
-      write_converted<std::uint16_t>(file, values, [&](float value) {
-        const std::uint16_t bits = float_to_half(value);
-        keep_finite(value, half_to_float(bits));
-        return bits;
-      });
-    } else {
-      write_converted<std::uint16_t>(file, values, [&](float value) {
-        const std::uint16_t bits = float_to_bfloat16(value);
-        keep_finite(value, bfloat16_to_float(bits));
-        return bits;
-      });
-    }
+    std::function<void(const Sink&)> produce;
+    if (dtype == DType::f16)
+      produce = narrowed(float_to_half, half_to_float);
+    else if (dtype == DType::bf16)
+      produce = narrowed(float_to_bfloat16, bfloat16_to_float);
+    else
+      produce = [&tensor](const Sink& sink) {
+        with_values(tensor, [&](std::span<const float> values) { sink(values.data(), values.size_bytes()); });
+      };
+    outgoing.push_back({tensor.name, dtype, tensor.shape, elements_of(tensor) * dtype_bits(dtype) / 8, std::move(produce)});
   }
+  write_outgoing(file, outgoing, metadata);
+}
+
+void write_safetensors(AtomicFile& file, std::span<const RawTensor> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<Outgoing> outgoing;
+  for (const RawTensor& tensor : tensors)
+    outgoing.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes.size(),
+                        [&tensor](const Sink& sink) { sink(tensor.bytes.data(), tensor.bytes.size()); }});
+  write_outgoing(file, outgoing, metadata);
 }
 
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors, DType dtype,

@@ -62,6 +62,9 @@ struct TensorInfo {
 
 /// An open file whose whole header has been checked (std::runtime_error otherwise): header length, UTF-8 JSON without
 /// duplicate keys, known dtypes, shape x dtype = span, spans contiguous from 0 to the end of the file.
+///
+/// Files written here carry a CRC-32C of every tensor's bytes and of the header in `__metadata__`. Where they are there
+/// they must be right: the header's on opening, a tensor's whenever it is read.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -71,16 +74,25 @@ class SafetensorsFile {
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const noexcept { return tensors_; }
   /// Null if there is none.
   [[nodiscard]] const TensorInfo* find(std::string_view name) const;
+  /// Without the checksums.
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+
+  /// Reads all tensors against their checksums. A file without checksums is a std::runtime_error here.
+  void verify() const;
 
   /// Fills `values` (exactly as many as the tensor has, std::invalid_argument otherwise) from F32, F16, BF16 or F64;
   /// F64 is rounded, a finite value beyond float is an error.
   void read(std::string_view name, std::span<float> values) const;
   /// The same for I8 to I64 and U8 to U64; a value that does not fit is an error.
   void read(std::string_view name, std::span<std::int32_t> values) const;
+  /// The bytes as they are; any dtype. `bytes` must be as long as the tensor (std::invalid_argument).
+  void read_bytes(std::string_view name, std::span<std::byte> bytes) const;
 
  private:
   const TensorInfo& require(std::string_view name, std::size_t elements) const;
+  void check_header(const std::string& text);
+  void check(const TensorInfo& tensor, std::uint32_t checksum) const;
+  void read_plain(const TensorInfo& tensor, void* bytes) const;
   template <typename Stored, typename Value, typename Convert>
   void read_as(const TensorInfo& tensor, std::span<Value> values, Convert convert) const;
 
@@ -89,6 +101,15 @@ class SafetensorsFile {
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::size_t, std::less<>> by_name_;
   std::map<std::string, std::string> metadata_;
+  std::map<std::string, std::uint32_t, std::less<>> checksums_;  // by tensor; empty in a file without
+};
+
+/// A tensor that is written as it lies in memory.
+struct RawTensor {
+  std::string name;
+  DType dtype = DType::f32;
+  std::vector<std::ptrdiff_t> shape;
+  std::span<const std::byte> bytes;
 };
 
 /// Its values, or what makes them when their turn comes: large models need not be in memory twice.
@@ -101,11 +122,13 @@ struct TensorToWrite {
 
 /// Where the bytes go while a file is written; `AtomicFile` is the one in use.
 class AtomicFile;
+void write_safetensors(AtomicFile& file, std::span<const RawTensor> tensors, const std::map<std::string, std::string>& metadata);
 void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors, DType dtype,
                        const std::map<std::string, std::string>& metadata);
 
 /// Writes a whole file or leaves the old one (std::runtime_error). `dtype` is F32, F16 or BF16, the narrow ones rounded
-/// to nearest even; a finite value that F16 cannot hold is an error. Wrong names and shapes: std::invalid_argument.
+/// to nearest even; a finite value that F16 cannot hold is an error. Wrong names and shapes: std::invalid_argument, as
+/// is a key in `metadata` that begins with "dropbp.crc32c".
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
                        DType dtype = DType::f32,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});

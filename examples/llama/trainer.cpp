@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -285,6 +286,29 @@ double Trainer::validate() {
   last_validation_loss_ = sum / static_cast<double>(validation_->batches());
   if (!records_.empty()) records_.back().validation_loss = last_validation_loss_;
   return *last_validation_loss_;
+}
+
+RunState Trainer::state() const {
+  return {.handler = handler_.state(),
+          .running = running_.state(),
+          .records = records_,
+          .last_validation_loss = last_validation_loss_,
+          .training_seconds = training_seconds_,
+          .measurement_seconds = measurement_seconds_};
+}
+
+void Trainer::restore(RunState state) {
+  if (state.handler.next_step != state.records.size())
+    throw std::invalid_argument(fmt::format("a state must have a record of each step, but it has {} of {}; use an intact one",
+                                            state.records.size(), state.handler.next_step));
+  dropbp::RunningSensitivity running = running_;
+  running.restore(state.running);
+  handler_.restore(state.handler);
+  running_ = std::move(running);
+  records_ = std::move(state.records);
+  last_validation_loss_ = state.last_validation_loss;
+  training_seconds_ = state.training_seconds;
+  measurement_seconds_ = state.measurement_seconds;
 }
 
 Summary Trainer::summary() const {

@@ -79,6 +79,16 @@ struct ChosenSampling {
   }
 };
 
+/// What a run remembers beside its weights and its optimizer, between two steps.
+struct RunState {
+  dropbp::HandlerState handler;
+  dropbp::RunningSensitivity::State running;
+  std::vector<StepRecord> records;  ///< of every step so far
+  std::optional<double> last_validation_loss;
+  double training_seconds = 0.0;
+  double measurement_seconds = 0.0;
+};
+
 /// Trains one model at one target drop rate.
 class Trainer {
  public:
@@ -105,6 +115,12 @@ class Trainer {
   Summary summary() const;
   dropbp::Report drop_report() const { return handler_.report(); }
   LlamaModel<float>& model() noexcept { return model_; }
+  ops::AdamW<float>& optimizer() noexcept { return optimizer_; }
+
+  /// With the weights and the optimizer's states, all that decides the next steps: batches are a function of seed and step.
+  RunState state() const;
+  /// Goes on after the last step of `state`. Throws std::invalid_argument, with everything as it was, for one of another model.
+  void restore(RunState state);
 
   /// Bytes that the kept branches of any plan save at most, at the current rates: that of all branches where the sampling
   /// has no bound.

@@ -4,26 +4,17 @@
 // Model folders: configs, single and sharded weights, and saves that are cut at every system call.
 #include "llama/checkpoint.hpp"
 
-#include <fcntl.h>
-#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#if defined(__x86_64__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <sys/user.h>
-#endif
 
 #include <algorithm>
-#include <cerrno>
-#include <csignal>
-#include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "llama/atomic_file.hpp"
+#include "llama/faults.hpp"
 #include "llama/files.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -318,25 +309,6 @@ TEST_CASE("atomic file: only regular files are replaced, links and permissions s
   CHECK(!fs::exists(folder / "real.tmp"));
 }
 
-namespace {
-
-// What a forked child ends with.
-constexpr int done = 0, refused = 42, surprised = 43;
-
-/// Runs `function` in a child and ends it: `refused` for a std::runtime_error that contains `message`.
-[[noreturn]] void run_and_exit(const std::function<void()>& function, std::string_view message) {
-  try {
-    function();
-  } catch (const std::runtime_error& error) {
-    _exit(std::string_view(error.what()).find(message) != std::string_view::npos ? refused : surprised);
-  } catch (...) {
-    _exit(surprised);
-  }
-  _exit(done);
-}
-
-}  // namespace
-
 TEST_CASE("checkpoint: a disk that fills up leaves the old one, for every size of what is left") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
@@ -354,11 +326,11 @@ TEST_CASE("checkpoint: a disk that fills up leaves the old one, for every size o
       // SIGXFSZ keeps its default action, which is to kill: the writer must hold it back.
       const rlimit file_size{limit, limit};
       setrlimit(RLIMIT_FSIZE, &file_size);
-      run_and_exit([&] { save(dir, 12, 2); }, "File too large");
+      test::run_and_exit([&] { save(dir, 12, 2); }, "File too large");
     }
     int status = 0;
     waitpid(child, &status, 0);
-    wrong += !WIFEXITED(status) || WEXITSTATUS(status) != refused;
+    wrong += !WIFEXITED(status) || WEXITSTATUS(status) != test::refused;
     wrong += test::read_bytes(dir / "config.json") != old_config ||
              test::read_bytes(dir / "model.safetensors") != old_weights;
     wrong += std::distance(fs::directory_iterator(dir), {}) != 2;
@@ -368,99 +340,10 @@ TEST_CASE("checkpoint: a disk that fills up leaves the old one, for every size o
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-namespace {
-
-enum class Fault { kill, io_error, no_space, short_write };
-
-bool is_file_call(unsigned long long number) {
-  switch (number) {
-    case SYS_openat:
-    case SYS_open:
-    case SYS_write:
-    case SYS_writev:
-    case SYS_pread64:
-    case SYS_read:
-    case SYS_fsync:
-    case SYS_fdatasync:
-    case SYS_rename:
-    case SYS_renameat:
-    case SYS_renameat2:
-    case SYS_close:
-    case SYS_mkdir:
-    case SYS_mkdirat:
-    case SYS_fchmod:
-    case SYS_stat:
-    case SYS_lstat:
-    case SYS_fstat:
-    case SYS_newfstatat:
-    case SYS_statx:
-    case SYS_unlink:
-    case SYS_unlinkat:
-      return true;
-    default:
-      return false;
-  }
-}
-
-struct Outcome {
-  bool reached = false;  ///< there was an n-th file system call to strike at
-  int status = 0;        ///< of waitpid
-  unsigned long long number = 0;
-};
-
-/// Runs `function` in a traced child and strikes at its n-th system call on files, before it is carried out.
-Outcome run_with_fault(const std::function<void()>& function, Fault fault, std::size_t n) {
-  const pid_t child = fork();
-  if (child == 0) {
-    if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(99);
-    raise(SIGSTOP);
-    run_and_exit(function, "");
-  }
-  Outcome outcome;
-  waitpid(child, &outcome.status, 0);
-  if (!WIFSTOPPED(outcome.status)) return outcome;
-  ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
-  bool entering = true, replace_result = false;
-  std::size_t seen = 0;
-  int signal = 0;
-  while (true) {
-    ptrace(PTRACE_SYSCALL, child, nullptr, signal);
-    signal = 0;
-    waitpid(child, &outcome.status, 0);
-    if (WIFEXITED(outcome.status) || WIFSIGNALED(outcome.status)) return outcome;
-    if (WSTOPSIG(outcome.status) != (SIGTRAP | 0x80)) {
-      signal = WSTOPSIG(outcome.status);
-      continue;
-    }
-    user_regs_struct registers{};
-    ptrace(PTRACE_GETREGS, child, nullptr, &registers);
-    if (entering && is_file_call(registers.orig_rax) && seen++ == n) {
-      outcome.reached = true;
-      outcome.number = registers.orig_rax;
-      if (fault == Fault::kill) {
-        kill(child, SIGKILL);
-      } else if (fault == Fault::short_write) {
-        if (registers.orig_rax == SYS_write) registers.rdx = (registers.rdx + 1) / 2;
-        ptrace(PTRACE_SETREGS, child, nullptr, &registers);
-      } else {
-        registers.orig_rax = ~0ull;  // no such call; its result is set at the exit
-        ptrace(PTRACE_SETREGS, child, nullptr, &registers);
-        replace_result = true;
-      }
-    } else if (!entering && replace_result) {
-      registers.rax = static_cast<unsigned long long>(fault == Fault::io_error ? -EIO : -ENOSPC);
-      ptrace(PTRACE_SETREGS, child, nullptr, &registers);
-      replace_result = false;
-    }
-    entering = !entering;
-  }
-}
-
-}  // namespace
-
 TEST_CASE("checkpoint: a save that is killed or fails at any system call leaves the old or the new checkpoint") {
   // Where the folder stands before: a complete checkpoint, or one whose save was killed between its two renames.
   const bool interrupted = GENERATE(false, true);
+  using test::Fault;
   const Fault fault = GENERATE(Fault::kill, Fault::io_error, Fault::no_space, Fault::short_write);
   // The same sizes as what is there (config.json stays) or others.
   const std::ptrdiff_t hidden = GENERATE(8, 12, 16);
@@ -480,7 +363,7 @@ TEST_CASE("checkpoint: a save that is killed or fails at any system call leaves 
     const std::string before = loaded(dir);
     REQUIRE(before == (interrupted ? "12/1" : "8/1"));
     const std::string after = std::to_string(hidden) + "/2";
-    const Outcome outcome = run_with_fault([&] { save(dir, hidden, 2); }, fault, n);
+    const test::Outcome outcome = test::run_with_fault([&] { save(dir, hidden, 2); }, fault, n);
     const std::string now = loaded(dir);
     bool good = now == before || now == after;
     old_left += now == before;
@@ -489,7 +372,7 @@ TEST_CASE("checkpoint: a save that is killed or fails at any system call leaves 
       good &= WIFSIGNALED(outcome.status);
     } else {
       good &= WIFEXITED(outcome.status) &&
-              (WEXITSTATUS(outcome.status) == refused || (WEXITSTATUS(outcome.status) == done && now == after));
+              (WEXITSTATUS(outcome.status) == test::refused || (WEXITSTATUS(outcome.status) == test::done && now == after));
       // A failed unlink or close of the leftover itself cannot be helped; any other failure cleans up.
       good &= !fs::exists(dir / "model.safetensors.tmp") || outcome.number == SYS_unlink;
     }

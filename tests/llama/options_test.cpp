@@ -40,6 +40,10 @@ TEST_CASE("options: none gives the defaults") {
   CHECK(!o.report);
   CHECK(!o.plot);
   CHECK(!o.baseline);
+  CHECK(o.out_dtype == DType::f32);
+  CHECK(!o.checkpoint);
+  CHECK(o.checkpoint_every == 100);
+  CHECK(!o.resume);
   CHECK(o.shape.vocabulary == 256);
   CHECK(o.shape.kv_heads == o.shape.heads);
   CHECK(o.drop_rate == 0.5);
@@ -173,6 +177,13 @@ TEST_CASE("options: each one arrives") {
   CHECK(options_of({"--recompute"}).recompute);
   CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"}).allocation ==
         AllocationChoice::optimal);
+  const Options c = options_of({"--checkpoint", "c", "--checkpoint-every", "28", "--resume", "--out", "o", "--out-dtype", "bf16"});
+  CHECK(c.checkpoint == "c");
+  CHECK(c.checkpoint_every == 28);
+  CHECK(c.resume);
+  CHECK(c.out_dtype == DType::bf16);
+  CHECK(options_of({"--out", "o", "--out-dtype", "f16"}).out_dtype == DType::f16);
+  CHECK(options_of({"--checkpoint", "c", "--checkpoint-every", "0"}).checkpoint_every == 0);
   const Options t = options_of({"--tokens=x.bin", "--token-type=i32", "--vocabulary=5"});
   CHECK(t.tokens == "x.bin");
   CHECK(t.token_type == TokenType::i32);
@@ -257,6 +268,13 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--model", "m", "--layers", "4"}, {"--model", "--layers"}},
       {{"--model", "m", "--tie-embeddings"}, {"--model", "--tie-embeddings"}},
       {{"--model", "m", "--vocabulary", "300"}, {"--model", "--vocabulary"}},
+      {{"--resume"}, {"--resume", "--checkpoint", "add it"}},
+      {{"--checkpoint-every", "5"}, {"--checkpoint-every", "--checkpoint", "add it"}},
+      {{"--checkpoint", "c", "--checkpoint-every", "-1"}, {"--checkpoint-every", "'-1'"}},
+      {{"--checkpoint", ""}, {"--checkpoint", "empty"}},
+      {{"--checkpoint", "c", "--baseline"}, {"--checkpoint and --baseline", "leave one"}},
+      {{"--out-dtype", "f16"}, {"--out-dtype", "--out"}},
+      {{"--out", "o", "--out-dtype", "f64"}, {"--out-dtype", "f32|f16|bf16", "'f64'"}},
       {{"--data", ""}, {"--data", "empty"}},
       {{"--data"}, {"--data"}},
       {{"--steps"}, {"--steps"}},
@@ -295,7 +313,8 @@ TEST_CASE("options: help names every option with its default, version is one lin
           "--grad-clip ", "--seed ",        "--threads ",        "--eval-every ",   "--eval-batches ",
           "--drop-rate ", "--allocation ",  "--sampling ",       "--sensitivity ",  "--allocate-at ",
           "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet ",
-          "--plot ",      "--baseline "}) {
+          "--plot ",      "--baseline ",    "--out-dtype ",      "--checkpoint ",   "--checkpoint-every ",
+          "--resume "}) {
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));
       REQUIRE(begin != std::string::npos);

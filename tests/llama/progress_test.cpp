@@ -179,3 +179,23 @@ TEST_CASE("progress: elsewhere a plain line every N steps, at the end and with a
   CHECK(lines[3].ends_with("  0s left"));
   CHECK(lines[4].empty());
 }
+
+TEST_CASE("progress: a resumed run counts only its own steps for the time that is left") {
+  double now = 100.0;
+  std::FILE* const file = std::tmpfile();
+  {
+    Progress progress(Progress::Settings{
+        .style = ProgressStyle::lines, .steps = 100, .first_step = 60, .log_every = 1, .out = file, .seconds = [&] { return now; }});
+    now = 110.0;
+    ProgressUpdate update;
+    update.steps_done = 70;
+    progress.update(update);
+  }
+  std::fflush(file);
+  std::string written(static_cast<std::size_t>(std::ftell(file)), '\0');
+  std::rewind(file);
+  CHECK(std::fread(written.data(), 1, written.size(), file) == written.size());
+  std::fclose(file);
+  INFO(written);
+  CHECK(written.find("30s left") != std::string::npos);
+}

@@ -4,14 +4,22 @@
 // The safetensors reader against files that are odd, malformed, cut and flipped; the writer against the reader.
 #include "llama/safetensors.hpp"
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "llama/atomic_file.hpp"
+#include "llama/crc32c.hpp"
 #include "llama/files.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -89,6 +97,7 @@ std::vector<Case> cases() {
       {"length one beyond the file", raw(std::uint64_t{3}) + "{}", "within the file"},
       {"length one too short", raw(std::uint64_t{1}) + "{}", "parse error"},
       {"length above the limit", raw(std::uint64_t{100'000'001}) + "{}", "at most 100000000"},
+      {"length at the limit", raw(std::uint64_t{100'000'000}) + "{}", "within the file"},
       {"length 2^63", raw(std::uint64_t{1} << 63) + "{}", "at most 100000000"},
       {"length 2^64 - 1", raw(~std::uint64_t{0}) + "{}", "at most 100000000"},
       {"length 2^64 - 8", raw(~std::uint64_t{0} - 7) + "{}", "at most 100000000"},
@@ -98,6 +107,11 @@ std::vector<Case> cases() {
       {"not an object", file_of("[]"), "begin with '{'"},
       {"a string", file_of("\"a\""), "begin with '{'"},
       {"a number", file_of("17"), "begin with '{'"},
+      {"null", file_of("null"), "begin with '{'"},
+      {"half an object", file_of("{"), "parse error"},
+      {"a key without quotes", file_of("{a:1}"), "parse error"},
+      {"a key without a value", file_of(R"({"a"})"), "parse error"},
+      {"UTF-16", file_of("\xff\xfe{\0}\0"s), "begin with '{'"},
       {"leading space", file_of(" {}"), "begin with '{'"},
       {"byte order mark", file_of("\xef\xbb\xbf{}"), "begin with '{'"},
       {"unclosed", file_of("{\"a\":{"), "parse error"},
@@ -145,6 +159,12 @@ std::vector<Case> cases() {
       {"metadata is a string", file_of(R"({"__metadata__":"x"})"), "'__metadata__' must be an object"},
       {"metadata is null", file_of(R"({"__metadata__":null})"), "'__metadata__' must be an object"},
       {"metadata with a number", file_of(R"({"__metadata__":{"a":1}})"), "strings to strings"},
+      {"metadata is a list", file_of(R"({"__metadata__":[]})"), "'__metadata__' must be an object"},
+      {"metadata with null", file_of(R"({"__metadata__":{"a":null}})"), "strings to strings"},
+      {"metadata with a list", file_of(R"({"__metadata__":{"a":[]}})"), "strings to strings"},
+      {"header checksum is wrong", file_of(R"({"__metadata__":{"dropbp.crc32c":"00000000"}})"), "checksum"},
+      {"header checksum is no number", file_of(R"({"__metadata__":{"dropbp.crc32c":"0000000g"}})"), "checksum"},
+      {"header checksum is short", file_of(R"({"__metadata__":{"dropbp.crc32c":""}})"), "checksum"},
       {"metadata with an object", file_of(R"({"__metadata__":{"a":{}}})"), "strings to strings"},
 
       // Tensor entries.
@@ -162,6 +182,9 @@ std::vector<Case> cases() {
       {"fractional size", file_of(one(f32, "[2.0]", "[0,8]"), 8), "whole number"},
       {"exponent size", file_of(one(f32, "[2e0]", "[0,8]"), 8), "whole number"},
       {"size as text", file_of(one(f32, "[\"2\"]", "[0,8]"), 8), "whole number"},
+      {"size is NaN", file_of(one(f32, "[NaN]", "[0,4]"), 4), "parse error"},
+      {"size with a plus", file_of(one(f32, "[+2]", "[0,8]"), 8), "parse error"},
+      {"size with a zero in front", file_of(one(f32, "[02]", "[0,8]"), 8), "parse error"},
       {"size is true", file_of(one(f32, "[true]", "[0,4]"), 4), "whole number"},
       {"size is a list", file_of(one(f32, "[[2]]", "[0,8]"), 8), "whole number"},
       {"size of 2^64", file_of(one(f32, "[18446744073709551616]", "[0,8]"), 8), "whole number"},
@@ -172,6 +195,8 @@ std::vector<Case> cases() {
       {"shape product wraps, three sizes", file_of(one(f32, "[" + huge + "," + huge + ",4]", "[0,16]"), 16),
        "whole number of bytes"},
       {"half a byte", file_of(one(R"("F4")", "[3]", "[0,2]"), 2), "whole number of bytes"},
+      {"6-bit dtype across bytes", file_of(one(R"("F6_E2M3")", "[2]", "[0,2]"), 2), "whole number of bytes"},
+      {"complex, half", file_of(one(R"("C64")", "[1]", "[0,4]"), 4), "must span 8 bytes"},
       {"span too long", file_of(one(f32, "[2]", "[0,12]"), 12), "must span 8 bytes"},
       {"span too short", file_of(one(f32, "[2]", "[0,4]"), 4), "must span 8 bytes"},
       {"span of another dtype", file_of(one(R"("F16")", "[2]", "[0,8]"), 8), "must span 4 bytes"},
@@ -235,6 +260,7 @@ TEST_CASE("safetensors: every odd or malformed file gets its verdict") {
   const TemporaryFolder folder;
   const auto path = folder / "case.safetensors";
   const auto all = cases();
+  std::printf("safetensors: %zu odd or malformed files\n", all.size());
   CHECK(all.size() >= 100);
   for (const Case& c : all) {
     test::write_bytes(path, c.bytes);
@@ -268,12 +294,31 @@ TEST_CASE("safetensors: every truncation and extension of a good file is rejecte
   test::check_throws<std::runtime_error>([&] { SafetensorsFile file(folder / "cut"); }, {"the tensors end at"});
 }
 
-TEST_CASE("safetensors: a flipped bit of the header is an error or another legal header, never anything else") {
+TEST_CASE("safetensors: every flipped bit of a file that was written here is an error") {
   const TemporaryFolder folder;
   const std::string good = small_file(folder);
-  const std::size_t data_bytes = 7 * sizeof(float);
   std::size_t accepted = 0;
-  for (std::size_t bit = 0; bit < (good.size() - data_bytes) * 8; ++bit) {
+  for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
+    std::string bad = good;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
+    test::write_bytes(folder / "flipped", bad);
+    try {
+      SafetensorsFile(folder / "flipped").verify();
+      ++accepted;
+    } catch (const std::runtime_error&) {
+    }
+  }
+  CHECK(accepted == 0);
+  CHECK_NOTHROW(SafetensorsFile(folder / "small").verify());
+}
+
+TEST_CASE("safetensors: a flipped bit of a header without checksums is an error or another legal header") {
+  const TemporaryFolder folder;
+  const std::string good =
+      file_of(R"({"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+              R"("e":{"dtype":"F32","shape":[0,4],"data_offsets":[8,8]}})", 8);
+  std::size_t accepted = 0;
+  for (std::size_t bit = 0; bit < (good.size() - 8) * 8; ++bit) {
     std::string bad = good;
     bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
     test::write_bytes(folder / "flipped", bad);
@@ -284,10 +329,79 @@ TEST_CASE("safetensors: a flipped bit of the header is an error or another legal
         std::vector<float> values(tensor.elements());
         if (tensor.dtype == DType::f32) file.read(tensor.name, values);
       }
+      test::check_throws<std::runtime_error>([&] { file.verify(); }, {"flipped", "must carry checksums"});
     } catch (const std::runtime_error&) {
     }
   }
-  CHECK(accepted < 250);  // 8 bits a letter: "a", "scalar", "empty", "__metadata__", "format", "pt", "k", "v"
+  CHECK(accepted > 0);
+  CHECK(accepted < 150);
+}
+
+TEST_CASE("safetensors: reading a tensor checks its checksum, in every dtype") {
+  const TemporaryFolder folder;
+  std::vector<float> values(70'000, 0.5f), other(3, 2.0f);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    write_safetensors(folder / "t", std::vector<TensorToWrite>{{"a", {70'000}, values}, {"b", {3}, other}}, dtype);
+    std::string bytes = test::read_bytes(folder / "t");
+    bytes[bytes.size() - 10 * dtype_bits(dtype) / 8] ^= 1;
+    test::write_bytes(folder / "t", bytes);
+    const SafetensorsFile file(folder / "t");
+    test::check_throws<std::runtime_error>([&] { file.read("a", values); }, {"'a'", "checksum", "damaged"});
+    CHECK_NOTHROW(file.read("b", other));
+    std::vector<std::byte> raw_values(70'000 * dtype_bits(dtype) / 8);
+    test::check_throws<std::runtime_error>([&] { file.read_bytes("a", raw_values); }, {"'a'", "checksum"});
+    test::check_throws<std::runtime_error>([&] { file.verify(); }, {"'a'", "checksum"});
+    values.assign(70'000, 0.5f);
+  }
+}
+
+TEST_CASE("safetensors: tensors of any dtype are written as they lie in memory and read back") {
+  const TemporaryFolder folder;
+  const std::vector<double> doubles{0.1, -0.0, std::numeric_limits<double>::quiet_NaN()};
+  const std::vector<std::uint64_t> counts{~std::uint64_t{0}, 1};
+  const std::vector<RawTensor> tensors{{"d", DType::f64, {3}, std::as_bytes(std::span(doubles))},
+                                       {"none", DType::u8, {0, 7}, {}},
+                                       {"c", DType::u64, {2, 1}, std::as_bytes(std::span(counts))}};
+  AtomicFile out(folder / "t");
+  write_safetensors(out, tensors, {{"k", "v"}});
+  out.publish();
+  const SafetensorsFile file(folder / "t");
+  file.verify();
+  CHECK(file.metadata() == std::map<std::string, std::string>{{"k", "v"}});
+  for (const RawTensor& tensor : tensors) {
+    const TensorInfo* const info = file.find(tensor.name);
+    REQUIRE(info != nullptr);
+    CHECK(info->dtype == tensor.dtype);
+    CHECK(info->shape == tensor.shape);
+    std::vector<std::byte> bytes(tensor.bytes.size());
+    file.read_bytes(tensor.name, bytes);
+    CHECK(std::ranges::equal(bytes, tensor.bytes));
+  }
+  std::vector<std::byte> two(2);  // as many as "c" has elements
+  test::check_throws<std::invalid_argument>([&] { file.read_bytes("c", two); }, {"'c'", "16 bytes", "2 were given"});
+  test::check_throws<std::runtime_error>([&] { file.read_bytes("x", two); }, {"'x'"});
+  AtomicFile refused(folder / "u");
+  test::check_throws<std::invalid_argument>([&] { write_safetensors(refused, tensors, {{"dropbp.crc32c.d", "0"}}); },
+                                            {"checksums", "dropbp.crc32c.d"});
+}
+
+TEST_CASE("crc32c: the known answers of RFC 3720, in one piece and in two") {
+  std::string rising(32, '\0');
+  for (std::size_t i = 0; i < 32; ++i) rising[i] = static_cast<char>(i);
+  const struct {
+    std::string bytes;
+    std::uint32_t checksum;
+  } cases[] = {{"", 0},
+               {"123456789", 0xe3069283u},
+               {std::string(32, '\0'), 0x8a9136aau},
+               {std::string(32, '\xff'), 0x62a8ab43u},
+               {rising, 0x46dd794eu},
+               {std::string(rising.rbegin(), rising.rend()), 0x113fdb5cu}};
+  for (const auto& c : cases) {
+    CHECK(crc32c(0, c.bytes.data(), c.bytes.size()) == c.checksum);
+    for (std::size_t cut = 0; cut <= c.bytes.size(); ++cut)
+      CHECK(crc32c(crc32c(0, c.bytes.data(), cut), c.bytes.data() + cut, c.bytes.size() - cut) == c.checksum);
+  }
 }
 
 TEST_CASE("safetensors: random bytes in the header never do worse than an error") {
@@ -451,6 +565,36 @@ TEST_CASE("safetensors: a file that is cut after it was opened is an error, not 
   std::filesystem::resize_file(folder / "small", good.size() - 20);
   std::vector<float> values(6);
   test::check_throws<std::runtime_error>([&] { file.read("a", values); }, {"small", "cut"});
+
+  // Whole pages: touching their map raises SIGBUS.
+  std::vector<float> large(100'000, 1.0f);
+  for (const DType dtype : {DType::f32, DType::f16}) {
+    write_safetensors(folder / "large", std::vector<TensorToWrite>{{"a", {100'000}, large}}, dtype);
+    const SafetensorsFile mapped(folder / "large");
+    std::filesystem::resize_file(folder / "large", 50'000);
+    for (int repeat = 0; repeat < 2; ++repeat)
+      test::check_throws<std::runtime_error>([&] { mapped.read("a", large); }, {"large", "cut"});
+    std::filesystem::resize_file(folder / "large", 0);
+    test::check_throws<std::runtime_error>([&] { mapped.read("a", large); }, {"large", "cut"});
+  }
+}
+
+TEST_CASE("safetensors: a bus error that has nothing to do with a map of ours still ends the program") {
+  const TemporaryFolder folder;
+  small_file(folder);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit no_core{0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    const SafetensorsFile file(folder / "small");
+    raise(SIGBUS);
+    raise(SIGBUS);  // a faulting access repeats itself
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  CHECK(status != 0);  // a signal, or a sanitizer's report
 }
 
 TEST_CASE("safetensors: the golden model reads as python's struct module reads it") {

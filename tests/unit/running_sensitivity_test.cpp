@@ -59,3 +59,41 @@ TEST_CASE("Wrong observations are refused, and leave the estimate as it was") {
   for (const double bad : {1.0, -0.1, std::nan("")})
     test::check_throws<std::invalid_argument>([&] { RunningSensitivity(2, bad); }, {"decay", "[0, 1)"});
 }
+
+TEST_CASE("A restored running sensitivity goes on as the saved one does") {
+  RunningSensitivity running(3, 0.7, 2);
+  for (int step = 0; step < 5; ++step) {
+    running.observe(0, 0.1 + step);
+    if (step == 1) running.observe(1, 9.0);
+    running.end_step();
+  }
+  RunningSensitivity resumed(3, 0.7, 2);
+  resumed.restore(running.state());
+  CHECK(resumed == running);
+  CHECK(resumed.state() == running.state());
+  for (RunningSensitivity* one : {&running, &resumed}) one->observe(0, 3.0), one->end_step();
+  CHECK(resumed.sensitivities() == running.sensitivities());
+
+  const RunningSensitivity before = resumed;
+  const RunningSensitivity::State good = running.state();
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(RunningSensitivity(2).state()); },
+                                            {"as many branches (3)", "it has 2"});
+  RunningSensitivity::State bad = good;
+  bad.weights.pop_back();
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"it has 2"});
+  bad = good;
+  bad.last.push_back(0);
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"it has 4"});
+  for (const double number : {-1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    bad = good;
+    bad.sums[1] = number;
+    test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"finite and not negative", "branch 1"});
+    bad = good;
+    bad.weights[2] = number;
+    test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"finite and not negative", "branch 2"});
+  }
+  bad = good;
+  bad.last[0] = good.step + 1;
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"seen in step 7 of 6"});
+  CHECK(resumed == before);
+}

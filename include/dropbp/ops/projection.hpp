@@ -145,6 +145,9 @@ class Projection {
   /// The first element of a linear map's weight, null where the base is quantised.
   T* weight_of(std::size_t part) noexcept { return quantized_.empty() ? weight.value().row(first_row(part)) : nullptr; }
 
+  /// Its codes where the base is quantised; throws std::out_of_range where it is not.
+  const Nf4Matrix& quantized(std::size_t part) const { return quantized_.at(part); }
+
   /// Gives the weight of a linear map its values, quantising them where the base is.
   void set_weight(std::size_t part, MatrixView<const float> values) {
     if (!quantized_.empty()) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dropbp/base/error.hpp"
@@ -18,7 +19,7 @@ DROPBP_NAMESPACE_BEGIN
 /// gradients, which vanish when it is dropped and make up most of it, averaged exponentially over the steps that kept it. What the
 /// branch sends down to others is left out. A branch that was not seen lately, or never, counts as the most sensitive one,
 /// so that it is kept again soon.
-/// A value: copy it to save it. Throws std::invalid_argument for a decay outside [0, 1).
+/// A value: copy it to keep it, take its state() for a checkpoint. Throws std::invalid_argument for a decay outside [0, 1).
 class RunningSensitivity {
  public:
   /// `decay`: weight of the past at each observation. `explore_after`: steps without an observation after which an
@@ -76,6 +77,52 @@ class RunningSensitivity {
   }
 
   bool operator==(const RunningSensitivity&) const = default;  ///< the same observations and parameters
+
+  /// What was observed, without the parameters; one number a branch in each list.
+  struct State {
+    std::vector<double> sums;                       ///< of the observations, the older the less
+    std::vector<double> weights;                    ///< what each sum has of ones
+    std::vector<std::uint64_t> last;                ///< step of the last observation
+    std::uint64_t step = 0;                         ///< steps that have ended
+    bool operator==(const State&) const = default;  ///< of all fields
+  };
+
+  /// All that a resumed training needs of it.
+  DROPBP_LAZY
+  State state() const {
+    State state;
+    for (const Branch& branch : branches_) {
+      state.sums.push_back(branch.sum);
+      state.weights.push_back(branch.weight);
+      state.last.push_back(branch.last);
+    }
+    state.step = step_;
+    return state;
+  }
+
+  /// Goes on from a saved state. Throws std::invalid_argument, with the estimate as it was, for a state of another number of
+  /// branches or one that no observations can lead to.
+  DROPBP_LAZY
+  void restore(const State& state) {
+    for (const std::size_t count : {state.sums.size(), state.weights.size(), state.last.size()})
+      if (count != size())
+        detail::throw_invalid("a state of a RunningSensitivity must be of as many branches (" + detail::text(size()) + ")",
+                              "it has " + detail::text(count), "restore it into one of the same model");
+    std::vector<Branch> branches(size());
+    for (std::size_t i = 0; i < size(); ++i) {
+      branches[i] = {state.sums[i], state.weights[i], state.last[i]};
+      const bool possible = detail::is_finite(state.sums[i]) && state.sums[i] >= 0.0 && detail::is_finite(state.weights[i]) &&
+                            state.weights[i] >= 0.0 && state.last[i] <= state.step;
+      if (!possible)
+        detail::throw_invalid("sums and weights of a running sensitivity must be finite and not negative, and seen by its step",
+                              "those of branch " + detail::text(i) + " are " + detail::text(state.sums[i]) + " and " +
+                                  detail::text(state.weights[i]) + ", seen in step " + detail::text(state.last[i]) + " of " +
+                                  detail::text(state.step),
+                              "restore from an intact copy");
+    }
+    branches_ = std::move(branches);
+    step_ = state.step;
+  }
 
  private:
   struct Branch {

@@ -1,0 +1,745 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A training that is interrupted anywhere, by anything, and resumed ends with the same bits as one that is not.
+#include "llama/training_checkpoint.hpp"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "llama/atomic_file.hpp"
+#include "llama/errors.hpp"
+#include "llama/faults.hpp"
+#include "llama/files.hpp"
+#include "support/catch.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace llama;
+using test::TemporaryFolder;
+namespace fs = std::filesystem;
+
+constexpr LlamaConfig shape{.vocabulary = 32, .hidden = 8, .intermediate = 12, .layers = 2, .heads = 2, .kv_heads = 1};
+
+Options options_of() {
+  Options o;
+  o.shape = shape;
+  o.steps = 12;
+  o.batch = 2;
+  o.sequence = 8;
+  o.micro_steps = 2;
+  o.warmup = 3;
+  o.learning_rate = 3e-3;
+  o.eval_batches = 2;
+  o.allocate_at = 0.25;
+  o.reallocate_every = 3;
+  o.drop_warmup = 2;
+  return o;
+}
+
+TokenData text(std::uint64_t seed = 1) {
+  std::vector<std::int32_t> tokens;
+  for (std::uint64_t i = 0; i < 800; ++i) tokens.push_back(static_cast<std::int32_t>((i * i + seed * i) % 31));
+  return {std::move(tokens), 0.2};
+}
+
+std::unique_ptr<Trainer> trainer_of(const Options& options, const TokenData& data, bool frozen_base) {
+  auto trainer = std::make_unique<Trainer>(options, options.shape, data, options.drop_rate);
+  if (frozen_base)
+    for (ops::Parameter<float>* parameter : trainer->model().parameters())
+      parameter->trained = parameter->parts()[0].name.find("self_attn") != std::string::npos;
+  return trainer;
+}
+
+void step(Trainer& trainer) {
+  trainer.step();
+  if (trainer.steps_done() % 5 == 0) trainer.validate();
+}
+
+/// Everything of a run that must not depend on interruptions, as bits: not the times.
+std::vector<std::uint64_t> bits_of(Trainer& trainer) {
+  std::vector<std::uint64_t> bits;
+  const auto add = [&](double value) { bits.push_back(std::bit_cast<std::uint64_t>(value)); };
+  for (const StepRecord& record : trainer.records()) {
+    bits.insert(bits.end(), {record.step, record.activation_bytes, record.kept_activation_bytes, record.dropped.size()});
+    bits.insert(bits.end(), record.dropped.begin(), record.dropped.end());
+    for (const double value : {record.loss, record.validation_loss.value_or(-1.0), record.gradient_norm,
+                               record.kept_flops_fraction, record.updated_parameter_fraction})
+      add(value);
+  }
+  const Summary summary = trainer.summary();
+  add(summary.validation_loss.value_or(-1.0)), add(summary.mean_drop_rate), add(summary.backward_flops_fraction);
+  const RunState state = trainer.state();
+  for (const char c : to_text(state.handler)) bits.push_back(static_cast<unsigned char>(c));
+  for (std::size_t i = 0; i < state.running.sums.size(); ++i) {
+    add(state.running.sums[i]), add(state.running.weights[i]);
+    bits.push_back(state.running.last[i]);
+  }
+  bits.push_back(state.running.step);
+  const auto add_all = [&](const float* values, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) bits.push_back(std::bit_cast<std::uint32_t>(values[i]));
+  };
+  trainer.model().for_each_tensor([&](const auto& tensor) { add_all(tensor.value, tensor.size()); });
+  for (std::size_t i = 0; i < trainer.optimizer().parameters().size(); ++i) {
+    const auto& moments = trainer.optimizer().state(i);
+    bits.push_back(moments.steps);
+    add_all(moments.first_moment.data(), moments.first_moment.size());
+    add_all(moments.second_moment.data(), moments.second_moment.size());
+  }
+  return bits;
+}
+
+RunIdentity identity_of(const Options& options, const TokenData& data, Trainer& trainer) {
+  return llama::identity_of(options, options.shape, data, trainer.model());
+}
+
+void no_note(std::string_view text) { FAIL("an unexpected note: " << text); }
+
+fs::path file_of(const fs::path& folder, int step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%08d.safetensors", step);
+  return folder / name;
+}
+
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  return names;
+}
+
+void flip(const fs::path& path, std::uint64_t bit) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(bit / 8));
+  const int byte = file.get();
+  file.seekp(static_cast<std::streamoff>(bit / 8));
+  file.put(static_cast<char>(byte ^ 1 << bit % 8));
+}
+
+/// A folder with the checkpoints after steps 2 and 3, and what is needed to go on.
+struct Saved {
+  explicit Saved(Options o = options_of()) : options(std::move(o)), data(text()), trainer(trainer_of(options, data, false)) {
+    identity = identity_of(options, data, *trainer);
+    TrainingCheckpoints checkpoints(dir, identity);
+    for (int i = 1; i <= 3; ++i) {
+      step(*trainer);
+      checkpoints.save(*trainer);
+    }
+  }
+  /// The step that is resumed from, -1 for none; `notes` counts what was passed over.
+  int resumed(int* notes = nullptr) const {
+    const auto other = trainer_of(options, data, false);
+    TrainingCheckpoints checkpoints(dir, identity);
+    int count = 0;
+    const bool found = checkpoints.resume(*other, [&](std::string_view) { ++count; });
+    if (notes != nullptr) *notes = count;
+    return found ? static_cast<int>(other->steps_done()) : -1;
+  }
+  TemporaryFolder folder;
+  fs::path dir = folder / "ck";
+  Options options;
+  TokenData data;
+  std::unique_ptr<Trainer> trainer;
+  RunIdentity identity;
+};
+
+}  // namespace
+
+TEST_CASE("resume: from every step of a run, to the same bits") {
+  const TokenData data = text();
+  const struct {
+    SensitivityChoice sensitivity;
+    SamplingChoice sampling;
+    AllocationChoice allocation;
+    ScalingChoice scaling;
+    bool frozen_base;
+  } cases[] = {
+      {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::optimal, ScalingChoice::none, false},
+      {SensitivityChoice::gradient_norm, SamplingChoice::at_least_target, AllocationChoice::greedy, ScalingChoice::none, false},
+      {SensitivityChoice::gradient, SamplingChoice::fixed_budget, AllocationChoice::optimal, ScalingChoice::inverse_keep_rate, false},
+      {SensitivityChoice::running, SamplingChoice::fixed_budget, AllocationChoice::greedy, ScalingChoice::none, true},
+      {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::uniform, ScalingChoice::none, false},
+  };
+  for (const auto& c : cases) {
+    Options options = options_of();
+    options.sensitivity = c.sensitivity;
+    options.sampling = c.sampling;
+    options.allocation = c.allocation;
+    options.gradient_scaling = c.scaling;
+    const TemporaryFolder folder;
+    const auto uninterrupted = trainer_of(options, data, c.frozen_base), saving = trainer_of(options, data, c.frozen_base);
+    const RunIdentity identity = identity_of(options, data, *saving);
+    for (std::uint64_t i = 0; i <= options.steps; ++i) {
+      TrainingCheckpoints(folder / std::to_string(i), identity).save(*saving);
+      if (i < options.steps) step(*saving), step(*uninterrupted);
+    }
+    const auto expected = bits_of(*uninterrupted);
+    CHECK(bits_of(*saving) == expected);
+    for (std::uint64_t i = 0; i <= options.steps; ++i) {
+      const auto resumed = trainer_of(options, data, c.frozen_base);
+      REQUIRE(TrainingCheckpoints(folder / std::to_string(i), identity).resume(*resumed, no_note));
+      REQUIRE(resumed->steps_done() == i);
+      while (resumed->steps_done() < options.steps) step(*resumed);
+      CAPTURE(static_cast<int>(c.sensitivity), c.frozen_base, i);
+      CHECK((bits_of(*resumed) == expected));
+    }
+    // What is frozen is not in the checkpoint.
+    const SafetensorsFile file(file_of(folder / "12", 12));
+    CHECK((file.find("model.layers.0.self_attn.q_proj.weight") != nullptr));
+    CHECK((file.find("model.embed_tokens.weight") == nullptr) == c.frozen_base);
+  }
+}
+
+TEST_CASE("resume: a run that was ahead is brought back") {
+  Saved saved;
+  const auto expected = bits_of(*saved.trainer);
+  for (int i = 0; i < 4; ++i) step(*saved.trainer);
+  TrainingCheckpoints checkpoints(saved.dir, saved.identity);
+  REQUIRE(checkpoints.resume(*saved.trainer, no_note));
+  CHECK((bits_of(*saved.trainer) == expected));
+}
+
+TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named") {
+  Saved saved;
+  CHECK(names_in(saved.dir) == std::set<std::string>{"step-00000002.safetensors", "step-00000003.safetensors"});
+  CHECK(saved.resumed() == 3);
+  const std::string second = test::read_bytes(file_of(saved.dir, 2)), third = test::read_bytes(file_of(saved.dir, 3));
+
+  test::write_bytes(file_of(saved.dir, 3), third.substr(0, third.size() - 1));
+  const auto other = trainer_of(saved.options, saved.data, false);
+  {
+    TrainingCheckpoints checkpoints(saved.dir, saved.identity);
+    std::string notes;
+    CHECK(checkpoints.resume(*other, [&](std::string_view note) { notes += note; }));
+    CHECK(other->steps_done() == 2);
+    CHECK(notes.find("step-00000003.safetensors") != std::string::npos);
+    CHECK(notes.find("truncated") != std::string::npos);
+    // It goes on, and the damaged one does not count as one of the two that are kept.
+    test::write_bytes(saved.dir / "step-00000003.safetensors.tmp", "left by a kill");
+    test::write_bytes(saved.dir / "step-3.safetensors", "another name");
+    test::write_bytes(saved.dir / "notes.txt", "mine");
+    step(*other), step(*other);
+    checkpoints.save(*other);
+    CHECK(names_in(saved.dir) == std::set<std::string>{"notes.txt", "step-00000002.safetensors", "step-00000004.safetensors",
+                                                       "step-3.safetensors"});
+  }
+  CHECK(saved.resumed() == 4);
+
+  int notes = 0;
+  flip(file_of(saved.dir, 4), 8 * (fs::file_size(file_of(saved.dir, 4)) - 1));
+  CHECK(saved.resumed(&notes) == 2);
+  CHECK(notes == 1);
+  test::write_bytes(file_of(saved.dir, 2), third);  // not what its name says
+  CHECK(saved.resumed(&notes) == -1);
+  CHECK(notes == 2);
+  const std::vector<float> values(3);
+  write_safetensors(file_of(saved.dir, 2), std::vector<TensorToWrite>{{"a", {3}, values}});  // intact, but a model's weights
+  CHECK(saved.resumed(&notes) == -1);
+  CHECK(notes == 2);
+  fs::remove_all(saved.dir);
+  CHECK(saved.resumed(&notes) == -1);
+  CHECK(notes == 0);
+}
+
+TEST_CASE("resume: every cut and every flipped bit of a checkpoint is found") {
+  Options small = options_of();
+  small.shape = {.vocabulary = 32, .hidden = 2, .intermediate = 1, .layers = 1, .heads = 1, .kv_heads = 1};
+  const Saved saved(small);
+  const fs::path path = file_of(saved.dir, 3), copy = saved.dir / "step-00000007.safetensors";
+  fs::remove(file_of(saved.dir, 2));
+  const auto size = fs::file_size(path);
+  std::mt19937_64 random(1);
+  std::size_t accepted = 0;
+  fs::copy_file(path, copy);
+  const auto intact = [&] {
+    try {
+      SafetensorsFile(copy).verify();
+      return true;
+    } catch (const std::runtime_error&) {
+      return false;
+    }
+  };
+  CHECK(intact());
+  const char* const many = std::getenv("DROPBP_FLIPS");
+  const int flips = many != nullptr ? std::atoi(many) : 1000;
+  for (int i = 0; i < flips; ++i) {
+    const std::uint64_t bit = random() % (8 * size);
+    flip(copy, bit);
+    accepted += intact();
+    flip(copy, bit);
+  }
+  CHECK(accepted == 0);
+  CHECK(intact());
+  for (auto cut = size; cut-- > 0;) {
+    fs::resize_file(copy, cut);
+    accepted += intact();
+  }
+  CHECK(accepted == 0);
+  fs::remove(copy);
+  // And resume asks for just that.
+  flip(path, 8 * (size - 1) + 3);
+  int notes = 0;
+  CHECK(saved.resumed(&notes) == -1);
+  CHECK(notes == 1);
+}
+
+TEST_CASE("resume: flags and data that differ are named with both values") {
+  const Saved saved;
+  const auto refusal_of = [&](Options options, const TokenData& data) -> std::string {
+    const auto other = trainer_of(options, data, false);
+    const auto before = bits_of(*other);
+    TrainingCheckpoints checkpoints(saved.dir, identity_of(options, data, *other));
+    try {
+      checkpoints.resume(*other, no_note);
+    } catch (const UsageError& error) {
+      CHECK((bits_of(*other) == before));
+      return error.what();
+    }
+    return "accepted";
+  };
+  const struct {
+    void (*change)(Options&);
+    const char* message;
+  } cases[] = {
+      {[](Options& o) { o.shape.layers = 3; }, "--layers was 2 and is 3;"},
+      {[](Options& o) { o.shape.hidden = 16; }, "--hidden was 8 and is 16;"},
+      {[](Options& o) { o.shape.intermediate = 13; }, "--intermediate was 12 and is 13;"},
+      {[](Options& o) { o.shape.heads = 1; }, "--heads was 2 and is 1;"},
+      {[](Options& o) { o.shape.kv_heads = 2; }, "--kv-heads was 1 and is 2;"},
+      {[](Options& o) { o.shape.vocabulary = 33; }, "--vocabulary was 32 and is 33;"},
+      {[](Options& o) { o.shape.tie_embeddings = true; }, "--tie-embeddings was false and is true;"},
+      {[](Options& o) { o.shape.norm_epsilon = 1e-5; }, "rms_norm_eps (--model) was 1e-06 and is 1e-05;"},
+      {[](Options& o) { o.shape.rope_theta = 5e5; }, "rope_theta (--model) was 10000 and is 500000;"},
+      {[](Options& o) { o.validation_fraction = 0.25; }, "--validation-fraction was 0.1 and is 0.25;"},
+      {[](Options& o) { o.steps = 13; }, "--steps was 12 and is 13;"},
+      {[](Options& o) { o.batch = 3; }, "--batch was 2 and is 3;"},
+      {[](Options& o) { o.sequence = 9; }, "--sequence was 8 and is 9;"},
+      {[](Options& o) { o.micro_steps = 1; }, "--micro-steps was 2 and is 1;"},
+      {[](Options& o) { o.learning_rate = std::nextafter(o.learning_rate, 1.0); },
+       "--learning-rate was 0.003 and is 0.0030000000000000005;"},
+      {[](Options& o) { o.weight_decay = 0.2; }, "--weight-decay was 0.1 and is 0.2;"},
+      {[](Options& o) { o.warmup = 4; }, "--warmup was 3 and is 4;"},
+      {[](Options& o) { o.grad_clip = 2; }, "--grad-clip was 1 and is 2;"},
+      {[](Options& o) { o.seed = 2; }, "--seed was 1 and is 2;"},
+      {[](Options& o) { o.eval_batches = 3; }, "--eval-batches was 2 and is 3;"},
+      {[](Options& o) { o.drop_rate = 0.25; }, "--drop-rate was 0.5 and is 0.25;"},
+      {[](Options& o) { o.allocation = AllocationChoice::greedy; }, "--allocation was optimal and is greedy;"},
+      {[](Options& o) { o.sampling = SamplingChoice::fixed_budget; }, "--sampling was bernoulli and is fixed-budget;"},
+      {[](Options& o) { o.sensitivity = SensitivityChoice::gradient; }, "--sensitivity was running and is gradient;"},
+      {[](Options& o) { o.sensitivity_samples = 2; }, "--sensitivity-samples was 1 and is 2;"},
+      {[](Options& o) { o.allocate_at = 0.5; }, "--allocate-at was 0.25 and is 0.5;"},
+      {[](Options& o) { o.reallocate_every = 4; }, "--reallocate-every was 3 and is 4;"},
+      {[](Options& o) { o.drop_warmup = 0; }, "--drop-warmup was 2 and is 0;"},
+      {[](Options& o) { o.gradient_scaling = ScalingChoice::inverse_keep_rate; },
+       "--gradient-scaling was none and is inverse-keep-rate;"},
+      {[](Options& o) { o.activation_budget_mib = 1; }, "--activation-budget was 0 and is 1;"},
+  };
+  for (const auto& c : cases) {
+    Options options = saved.options;
+    c.change(options);
+    const std::string refusal = refusal_of(options, saved.data);
+    INFO(refusal);
+    CHECK(refusal.find(std::string("step-00000003.safetensors', but ") + c.message) != std::string::npos);
+  }
+  CHECK(refusal_of(saved.options, text(2)).find("but what --data or --tokens holds was 640 + 160 tokens") != std::string::npos);
+  Options two = saved.options;
+  two.seed = 7, two.batch = 1;
+  CHECK(refusal_of(two, saved.data).find("but --batch was 2 and is 1, --seed was 1 and is 7; ") != std::string::npos);
+
+  // These may differ.
+  Options free = saved.options;
+  free.threads = 3, free.eval_every = 1, free.log_every = 1, free.checkpoint_every = 7, free.quiet = true;
+  free.out = "o", free.report = "r", free.plot = "p", free.checkpoint = "c", free.data = "moved", free.out_dtype = DType::bf16;
+  CHECK(refusal_of(free, saved.data) == "accepted");
+
+  // Frozen weights are not in the checkpoint: other ones are noticed.
+  const auto frozen = trainer_of(saved.options, saved.data, true), other = trainer_of(saved.options, saved.data, true);
+  const RunIdentity identity = identity_of(saved.options, saved.data, *frozen);
+  CHECK(identity == identity_of(saved.options, saved.data, *other));
+  frozen->model().for_each_tensor([&](const auto& tensor) {
+    if (tensor.name == "model.norm.weight") tensor.value[1] += 1.0f;
+  });
+  CHECK(identity != identity_of(saved.options, saved.data, *frozen));
+}
+
+TEST_CASE("resume: every flag of the command line either must be repeated or is known to be free") {
+  const char* const arguments[] = {"llama-finetune", "--help"};
+  const std::string help = parse_options(2, arguments, "1").text;
+  std::set<std::string> known{"--data",  "--tokens",    "--token-type", "--data-limit", "--model",    "--threads",
+                              "--out",   "--out-dtype", "--report",     "--plot",       "--baseline", "--log-every",
+                              "--quiet", "--progress",  "--eval-every", "--checkpoint", "--resume",   "--checkpoint-every",
+                              "--version"};
+  const Saved saved;
+  for (const auto& [flag, value] : saved.identity) known.insert(flag);
+  std::size_t flags = 0;
+  for (std::size_t at = help.find("\n  --"); at != std::string::npos; at = help.find("\n  --", at + 1)) {
+    const std::string flag = help.substr(at + 3, help.find_first_of(" \n", at + 3) - at - 3);
+    INFO(flag);
+    CHECK(known.contains(flag));
+    ++flags;
+  }
+  CHECK(flags > 40);
+}
+
+TEST_CASE("resume: a checkpoint that does not fit the model names the tensor and both shapes") {
+  const Saved saved;
+  Options options = saved.options;
+  options.shape.intermediate = 13;
+  const auto other = trainer_of(options, saved.data, false);
+  const auto before = bits_of(*other);
+  TrainingCheckpoints checkpoints(saved.dir, saved.identity);
+  test::check_throws<std::runtime_error>([&] { checkpoints.resume(*other, no_note); },
+                                         {"step-00000003.safetensors'", "'model.layers.0.mlp.", "[13, 8]", "[12, 8]", "; "});
+  CHECK((bits_of(*other) == before));
+  options.shape = shape;
+  options.shape.layers = 3;
+  const auto larger = trainer_of(options, saved.data, false);
+  test::check_throws<std::runtime_error>([&] { checkpoints.resume(*larger, no_note); }, {"'dropbp.optimizer.steps'"});
+}
+
+TEST_CASE("resume: what is intact but makes no sense is an error that leaves the trainer alone") {
+  const Saved saved;
+  const SafetensorsFile good(file_of(saved.dir, 3));
+  // The same tensors and metadata with one change.
+  const auto error_with = [&](const std::string& key, const std::string& value, const std::string& without, bool extra) {
+    std::vector<std::vector<std::byte>> bytes;
+    std::vector<RawTensor> tensors;
+    for (const TensorInfo& tensor : good.tensors()) {
+      if (tensor.name == without) continue;
+      good.read_bytes(tensor.name, bytes.emplace_back(static_cast<std::size_t>(tensor.end - tensor.begin)));
+      tensors.push_back({tensor.name, tensor.dtype, tensor.shape, bytes.back()});
+    }
+    if (extra) tensors.push_back({"extra", DType::u8, {0}, {}});
+    auto metadata = good.metadata();
+    if (!key.empty()) metadata[key] = value;
+    const TemporaryFolder folder;
+    AtomicFile file(file_of(folder.path(), 3));
+    write_safetensors(file, tensors, metadata);
+    file.publish();
+    const auto other = trainer_of(saved.options, saved.data, false);
+    const auto before = bits_of(*other);
+    std::string message = "accepted";
+    try {
+      TrainingCheckpoints(folder.path(), saved.identity).resume(*other, no_note);
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+      CHECK((bits_of(*other) == before));
+    } catch (const UsageError& error) {
+      message = error.what();
+    }
+    return message;
+  };
+  const auto has = [](const std::string& message, const char* part) { return message.find(part) != std::string::npos; };
+  CHECK(error_with("", "", "", false) == "accepted");
+  CHECK(has(error_with("dropbp.checkpoint", "2", "", false), "version 1, but it is of version '2'"));
+  CHECK(has(error_with("dropbp.handler", "dropbp-state 1\nseed x", "", false), "line 2 of a saved dropbp state"));
+  std::string handler = good.metadata().at("dropbp.handler");
+  handler.replace(handler.find("next_step 3"), 11, "next_step 4");
+  CHECK(has(error_with("dropbp.handler", handler, "", false), "a record of each step, but it has 3 of 4"));
+  CHECK(has(error_with("dropbp.identity", "[]", "", false), "must be one JSON object"));
+  CHECK(has(error_with("dropbp.identity", "{\"--mode\":\"lora\"}", "", false), "--mode was lora and is not there"));
+  CHECK(has(error_with("dropbp.identity", "{}", "", false), "--layers was not there and is 2"));
+  CHECK(has(error_with("", "", "model.norm.weight", false), "must have the tensor 'model.norm.weight' of shape [1, 8]"));
+  CHECK(has(error_with("", "", "dropbp.records.counts", false), "'dropbp.records.counts' of shape [3, 3]"));
+  CHECK(has(error_with("", "", "", true), "no others, but it also has 'extra'"));
+}
+
+TEST_CASE("resume: a folder belongs to one run at a time and must be writable") {
+  const Saved saved;
+  {
+    const TrainingCheckpoints first(saved.dir, saved.identity);
+    test::check_throws<std::runtime_error>([&] { TrainingCheckpoints(saved.dir, saved.identity); },
+                                           {saved.dir.string(), "one run at a time", "; "});
+    CHECK(!first.empty());
+  }
+  CHECK_NOTHROW(TrainingCheckpoints(saved.dir, saved.identity));
+  CHECK(TrainingCheckpoints(saved.folder / "new/deep", {}).empty());
+  test::write_bytes(saved.folder / "file", "x");
+  test::check_throws<std::runtime_error>([&] { TrainingCheckpoints(saved.folder / "file", {}); }, {"file", "folder", "--checkpoint"});
+}
+
+TEST_CASE("resume: a disk that fills up leaves the old checkpoints, for every size of what is left") {
+  Saved saved;
+  const auto size = fs::file_size(file_of(saved.dir, 3));
+  const auto before = names_in(saved.dir);
+  step(*saved.trainer);
+  std::size_t wrong = 0;
+  for (rlim_t limit = 0; limit < size; limit += limit + 64 > size ? 1 : 97) {
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      const rlimit file_size{limit, limit};
+      setrlimit(RLIMIT_FSIZE, &file_size);
+      test::run_and_exit([&] { TrainingCheckpoints(saved.dir, saved.identity).save(*saved.trainer); }, "File too large");
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    wrong += !WIFEXITED(status) || WEXITSTATUS(status) != test::refused;
+    wrong += names_in(saved.dir) != before;
+  }
+  CHECK(wrong == 0);
+  CHECK(saved.resumed() == 3);
+}
+
+#if defined(__x86_64__) && defined(__linux__)
+TEST_CASE("resume: a save that is killed or fails at any system call leaves a checkpoint to go on from") {
+  using test::Fault;
+  const Fault fault = GENERATE(Fault::kill, Fault::io_error, Fault::no_space, Fault::short_write);
+  CAPTURE(static_cast<int>(fault));
+  const Saved saved;
+  const std::string second = test::read_bytes(file_of(saved.dir, 2)), third = test::read_bytes(file_of(saved.dir, 3));
+  step(*saved.trainer);
+  std::size_t struck = 0, wrong = 0, old_left = 0, new_left = 0;
+  std::string first_wrong;
+  for (std::size_t n = 0;; ++n) {
+    fs::remove_all(saved.dir);
+    test::write_bytes(file_of(saved.dir, 2), second);
+    test::write_bytes(file_of(saved.dir, 3), third);
+    const auto outcome = test::run_with_fault(
+        [&] {
+          TrainingCheckpoints checkpoints(saved.dir, saved.identity);
+          checkpoints.save(*saved.trainer);
+        },
+        fault, n);
+    int notes = 0;
+    const int now = saved.resumed(&notes);
+    bool good = notes == 0 && (now == 3 || now == 4);
+    old_left += now == 3;
+    new_left += now == 4;
+    if (outcome.reached && fault == Fault::kill)
+      good &= WIFSIGNALED(outcome.status);
+    else
+      good &= WIFEXITED(outcome.status) && (WEXITSTATUS(outcome.status) == test::refused ||
+                                            (WEXITSTATUS(outcome.status) == test::done && now == 4));
+    if (!good && first_wrong.empty())
+      first_wrong = "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) + "): " + std::to_string(now);
+    wrong += !good;
+    if (!outcome.reached) break;
+    ++struck;
+    // Whatever was left, the next save succeeds, and nothing half-written remains.
+    TrainingCheckpoints(saved.dir, saved.identity).save(*saved.trainer);
+    wrong += saved.resumed() != 4;
+    for (const std::string& name : names_in(saved.dir)) wrong += name.ends_with(".tmp");
+  }
+  CHECK(first_wrong == "");
+  CHECK(wrong == 0);
+  CHECK(struck >= 30);
+  CHECK(new_left >= 1);
+  CHECK((old_left >= 1 || fault == Fault::short_write));
+}
+#endif
+
+namespace {
+
+/// The program itself, on a text and with checkpoints of its own.
+class Program {
+ public:
+  explicit Program(int steps) : steps_(std::to_string(steps)) {
+    std::string corpus;
+    for (std::uint32_t i = 0; i < 4000; ++i) corpus += static_cast<char>('a' + i * i % 23);
+    test::write_bytes(folder_ / "text", corpus);
+  }
+
+  /// Starts it; `extra` are further arguments, `file_limit` the largest file it may write.
+  pid_t start(const std::vector<std::string>& extra, rlim_t file_limit = RLIM_INFINITY) const {
+    const pid_t child = fork();
+    if (child != 0) return child;
+    const int output = open((folder_ / "output").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    dup2(output, 1), dup2(output, 2);
+    const rlimit limit{file_limit, file_limit};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    std::vector<std::string> words{DROPBP_LLAMA_FINETUNE, "--data", folder_ / "text", "--layers", "2", "--hidden", "16",
+                                   "--intermediate", "24", "--heads", "2", "--batch", "2", "--sequence", "16", "--steps", steps_,
+                                   "--micro-steps", "2", "--eval-every", "8", "--eval-batches", "1", "--threads", "1",
+                                   "--warmup", "5", "--quiet"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    execv(arguments[0], arguments.data());
+    _exit(127);
+  }
+  /// Runs it to its end; its exit code.
+  int run(const std::vector<std::string>& extra, rlim_t file_limit = RLIM_INFINITY) const {
+    int status = 0;
+    waitpid(start(extra, file_limit), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  std::string output() const { return test::read_bytes(folder_ / "output"); }
+  fs::path operator/(const char* name) const { return folder_ / name; }
+
+  /// Arguments for results under this name, and with checkpoints if they are wanted.
+  std::vector<std::string> arguments(const std::string& name, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> words{"--out", folder_ / name, "--report", folder_ / (name + ".json")};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  /// The model's bytes and the loss curve, without the times.
+  std::string result(const std::string& name) const {
+    nlohmann::json report = nlohmann::json::parse(test::read_bytes(folder_ / (name + ".json")));
+    for (nlohmann::json& one : report["steps"])
+      for (const char* key : {"forward_ms", "backward_ms", "optimizer_ms"}) one.erase(key);
+    report["summary"].erase("tokens_per_second");
+    return report["steps"].dump() + report["summary"].dump() + test::read_bytes(folder_ / name / "model.safetensors");
+  }
+
+ private:
+  TemporaryFolder folder_;
+  std::string steps_;
+};
+
+}  // namespace
+
+TEST_CASE("resume: killed with kill -9 at random moments, the program ends with the same bits") {
+  const Program program(40);
+  const char* const asked = std::getenv("DROPBP_KILLS");
+  const char* const replayed = std::getenv("DROPBP_SEED");
+  const int wanted = asked != nullptr ? std::atoi(asked) : 20;
+  const unsigned seed = replayed != nullptr ? static_cast<unsigned>(std::strtoul(replayed, nullptr, 10)) : std::random_device{}();
+  INFO("DROPBP_SEED=" << seed << " replays the moments");
+  const auto seconds = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+
+  REQUIRE(program.run(program.arguments("uninterrupted")) == 0);
+  const std::string expected = program.result("uninterrupted");
+  const fs::path dir = program / "ck";
+  const auto arguments = program.arguments("resumed", {"--checkpoint", dir, "--checkpoint-every", "3", "--resume"});
+  const double start = seconds();
+  REQUIRE(program.run(arguments) == 0);
+  const double whole_run = seconds() - start;
+  CHECK((program.result("resumed") == expected));
+
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<double> moment(0.0, whole_run);
+  int kills = 0, runs = 0, while_saving = 0, same = 0;
+  while (kills < wanted) {
+    fs::remove_all(dir);
+    fs::remove_all(program / "resumed");
+    fs::remove(program / "resumed.json");
+    const int kills_of_run = std::min(wanted - kills, 1 + static_cast<int>(random() % 4));
+    int status = 0;
+    for (int i = 0; i < kills_of_run; ++i) {
+      const pid_t child = program.start(arguments);
+      std::this_thread::sleep_for(std::chrono::duration<double>(moment(random)));
+      kill(child, SIGKILL);
+      waitpid(child, &status, 0);
+      if (!WIFSIGNALED(status)) break;  // it had ended: resumed runs are shorter
+      ++kills;
+      if (fs::exists(dir))
+        for (const std::string& name : names_in(dir)) while_saving += name.ends_with(".tmp");
+    }
+    REQUIRE(program.run(arguments) == 0);
+    ++runs;
+    const bool equal = program.result("resumed") == expected;
+    same += equal;
+    CHECK(equal);
+  }
+  std::printf("resume: %d kills in %d runs, %d of them while a checkpoint was written; %d of %d runs ended with the same bits "
+              "(DROPBP_SEED=%u)\n",
+              kills, runs, while_saving, same, runs, seed);
+}
+
+TEST_CASE("resume: the program on Ctrl-C, on a full disk, with other flags and when there is nothing left to do") {
+  const Program program(400);
+  REQUIRE(program.run(program.arguments("uninterrupted")) == 0);
+  const std::string expected = program.result("uninterrupted");
+  const fs::path dir = program / "ck";
+  const std::vector<std::string> fresh{"--checkpoint", dir, "--checkpoint-every", "3"};
+  const auto more = [](std::vector<std::string> words, std::vector<std::string> last) {
+    words.insert(words.end(), last.begin(), last.end());
+    return words;
+  };
+  const auto often = more(fresh, {"--resume"}), resuming = program.arguments("resumed", often);
+  const auto wait_for = [&](int checkpoint, pid_t child) {
+    while (!fs::exists(file_of(dir, checkpoint)) && waitid(P_PID, static_cast<id_t>(child), nullptr, WEXITED | WNOHANG | WNOWAIT) == 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+
+  // A signal ends the run after its step, with a checkpoint of just that step.
+  for (const int signal : {SIGINT, SIGTERM}) {
+    fs::remove_all(dir);
+    const pid_t child = program.start(program.arguments("interrupted", fresh));
+    wait_for(3, child);
+    kill(child, signal);
+    int status = 0;
+    waitpid(child, &status, 0);
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 1);
+    CHECK(program.output().find("go on with --resume") != std::string::npos);
+    const auto report = nlohmann::json::parse(test::read_bytes(program / "interrupted.json"));
+    CHECK(fs::exists(file_of(dir, static_cast<int>(report["steps"].size()))));
+    CHECK(program.run(resuming) == 0);
+    CHECK((program.result("resumed") == expected));
+  }
+
+  // Nothing left to do: the results are written again.
+  fs::remove_all(program / "resumed");
+  CHECK(program.run(resuming) == 0);
+  CHECK((program.result("resumed") == expected));
+
+  CHECK(program.run(fresh) == 2);
+  CHECK(program.output().find("add --resume") != std::string::npos);
+  CHECK(program.run(more(often, {"--seed", "9"})) == 2);
+  CHECK(program.output().find("--seed was 1 and is 9") != std::string::npos);
+
+  // A full disk: exit code 1, the old checkpoint stays, and with room again the run goes on.
+  fs::remove_all(dir);
+  const pid_t child = program.start(often);
+  wait_for(9, child);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  const auto before = names_in(dir);
+  REQUIRE(before.size() >= 2);
+  CHECK(program.run(often, 10'000) == 1);
+  CHECK(program.output().find("File too large") != std::string::npos);
+  auto after = names_in(dir);
+  for (const std::string& name : before) CHECK((after.contains(name) || name.ends_with(".tmp")));
+  CHECK(program.run(resuming) == 0);
+  CHECK((program.result("resumed") == expected));
+
+  // All checkpoints damaged: it says so and starts from the beginning.
+  for (const std::string& name : names_in(dir)) flip(dir / name, 8 * 100);
+  CHECK(program.run(resuming) == 0);
+  CHECK(program.output().find("passed over") != std::string::npos);
+  CHECK(program.output().find("starting from the beginning") != std::string::npos);
+  CHECK((program.result("resumed") == expected));
+}
+
+TEST_CASE("resume: the trained model is written in each type and read back") {
+  const Program program(3);
+  REQUIRE(program.run({"--out", program / "f32"}) == 0);
+  REQUIRE(program.run({"--out", program / "f16", "--out-dtype", "f16"}) == 0);
+  REQUIRE(program.run({"--out", program / "bf16", "--out-dtype", "bf16"}) == 0);
+  const SafetensorsFile wide(program / "f32/model.safetensors");
+  for (const auto& [name, dtype] : {std::pair{"f16", DType::f16}, std::pair{"bf16", DType::bf16}}) {
+    const SafetensorsFile narrow(fs::path(program / name) / "model.safetensors");
+    for (const TensorInfo& tensor : narrow.tensors()) {
+      CHECK(tensor.dtype == dtype);
+      std::vector<float> expected(tensor.elements()), values(tensor.elements());
+      wide.read(tensor.name, expected);
+      narrow.read(tensor.name, values);
+      for (float& value : expected)
+        value = dtype == DType::f16 ? half_to_float(float_to_half(value)) : bfloat16_to_float(float_to_bfloat16(value));
+      CHECK((values == expected));
+    }
+    CHECK(test::read_bytes(fs::path(program / name) / "config.json").find(dtype == DType::f16 ? "float16" : "bfloat16") !=
+          std::string::npos);
+  }
+}
