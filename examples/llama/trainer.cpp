@@ -146,10 +146,10 @@ std::uint64_t Trainer::reallocation_period() const {
 void Trainer::observe_gradients(std::span<const double> squared_norms) {
   std::vector<double> of_branches(handler_.size() + 1);
   for (std::size_t i = 0; i < squared_norms.size(); ++i) of_branches[branch_of_parameter_[i]] += squared_norms[i];
-  for (std::size_t i = 0; i < handler_.size(); ++i)
-    if (handler_.has_gradient(i) && std::isfinite(of_branches[i]))
-      running_.observe(i, of_branches[i] * handler_.observation_scale(i));
-  running_.end_step();
+  of_branches.pop_back();
+  for (const double norm : of_branches)
+    if (!std::isfinite(norm)) return;
+  handler_.observe_gradients(running_, of_branches);
 }
 
 void Trainer::allocate() {
