@@ -125,6 +125,7 @@ Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenD
     load_adapter(*options.adapter, model_);
   else
     model_.initialize_adapters(options.seed);
+  handler_.observe_stream(options.sensitivity == SensitivityChoice::running);
   batch_.shape = {options.batch, options.sequence};
   batch_.inputs.resize(static_cast<std::size_t>(batch_.shape.tokens()));
   batch_.labels.resize(batch_.inputs.size());
@@ -231,10 +232,10 @@ std::uint64_t Trainer::reallocation_period() const {
 void Trainer::observe_gradients(std::span<const double> squared_norms) {
   std::vector<double> of_branches(handler_.size() + 1);
   for (std::size_t i = 0; i < squared_norms.size(); ++i) of_branches[branch_of_parameter_[i]] += squared_norms[i];
-  for (std::size_t i = 0; i < handler_.size(); ++i)
-    if (handler_.has_gradient(i) && std::isfinite(of_branches[i]))
-      running_.observe(i, of_branches[i] * handler_.observation_scale(i));
-  running_.end_step();
+  of_branches.pop_back();
+  for (const double norm : of_branches)
+    if (!std::isfinite(norm)) return;
+  handler_.observe_gradients(running_, of_branches);
 }
 
 void Trainer::allocate() {

@@ -101,9 +101,11 @@ class Writer {
 
 // A pair with read_running.
 void write_running(Writer& writer, const dropbp::RunningSensitivity::State& state) {
-  const std::size_t branches = state.sums.size();
-  writer.keep("dropbp.running.sums", shape_of({branches}), state.sums);
-  writer.keep("dropbp.running.weights", shape_of({branches}), state.weights);
+  const std::size_t branches = state.own.size();
+  writer.keep("dropbp.running.own", shape_of({branches}), state.own);
+  writer.keep("dropbp.running.own_weights", shape_of({branches}), state.own_weights);
+  writer.keep("dropbp.running.shares", shape_of({branches}), state.shares);
+  writer.keep("dropbp.running.share_weights", shape_of({branches}), state.share_weights);
   std::vector<std::uint64_t> steps = state.last;
   steps.push_back(state.step);
   writer.keep("dropbp.running.steps", shape_of({branches + 1}), std::move(steps));
@@ -197,8 +199,10 @@ class Reader {
 
 dropbp::RunningSensitivity::State read_running(Reader& reader, std::size_t branches) {
   dropbp::RunningSensitivity::State state;
-  state.sums = reader.read<double>("dropbp.running.sums", shape_of({branches}));
-  state.weights = reader.read<double>("dropbp.running.weights", shape_of({branches}));
+  state.own = reader.read<double>("dropbp.running.own", shape_of({branches}));
+  state.own_weights = reader.read<double>("dropbp.running.own_weights", shape_of({branches}));
+  state.shares = reader.read<double>("dropbp.running.shares", shape_of({branches}));
+  state.share_weights = reader.read<double>("dropbp.running.share_weights", shape_of({branches}));
   state.last = reader.read<std::uint64_t>("dropbp.running.steps", shape_of({branches + 1}));
   state.step = state.last.back();
   state.last.pop_back();

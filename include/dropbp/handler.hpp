@@ -47,6 +47,11 @@ concept has_squared_gradient_norm = requires(L& layer) {
   { layer.squared_gradient_norm() } -> std::convertible_to<double>;
 };
 
+template <class L>
+concept has_stream_ratio = requires(L& layer) {
+  { layer.stream_ratio() } -> std::convertible_to<double>;
+};
+
 template <class Pass>
 using pass_gradient = std::remove_cvref_t<decltype(std::declval<Pass&>().forward())>;
 
@@ -300,26 +305,30 @@ class DropBPHandler {
     return times;
   }
 
-  /// Tells a running estimate the norms of the branches' own gradients. Call it after the backward pass of a step's last
-  /// micro-step, before anything scales the gradients; their sum over the micro-steps is taken. A trainer that has the
-  /// norms already, for clipping, calls running.observe itself instead and pays nothing.
+  /// From the next step on kept branches look at the stream's gradient above and below themselves, two norms each.
+  void observe_stream(bool observes = true) noexcept { observes_stream_ = observes; }
+
+  /// Tells a running estimate what a step's backward passes showed: the norms of the kept branches' own gradients (their sum
+  /// over the micro-steps is taken) and, where observe_stream() was called before it, how they changed the gradient of the
+  /// stream. It calls observe_stream() itself for the steps to come; a resumed training calls it before its first step. Call
+  /// this after the backward pass of a step's last micro-step, before anything scales the gradients.
   template <class = void>
   void observe_gradients(RunningSensitivity& running) {
-    require_begun();
-    for_each_branch([&](auto& layer, std::size_t i) {
+    observe_gradients_as(running, [](auto& layer, std::size_t) {
       static_assert(detail::has_squared_gradient_norm<decltype(layer)>,
                     "dropbp: observe_gradients needs layers with double squared_gradient_norm(), which DropBPLayer has. "
-                    "Others tell a RunningSensitivity by its own observe(branch, squared_norm).");
-      if (kept_micro_steps_[i] != 0) running.observe(i, static_cast<double>(layer.squared_gradient_norm()) * observation_scale(i));
+                    "For others pass the branches' squared norms: observe_gradients(running, squared_norms).");
+      return static_cast<double>(layer.squared_gradient_norm());
     });
-    running.end_step();
   }
 
-  /// What a branch's squared gradient norm is multiplied by to make it comparable between branches and steps: 1 over the
-  /// square of the micro-steps that kept it, and of GradientScaling.
-  double observation_scale(std::size_t branch) const {
-    const double scale = static_cast<double>(kept_micro_steps_.at(branch)) * scales_.at(branch);
-    return scale > 0.0 ? 1.0 / (scale * scale) : 0.0;
+  /// The same where the trainer has the norms already, for clipping: squared_norms[i] of the gradients of branch i's own
+  /// parameters, whatever it is for dropped ones. Throws std::invalid_argument for a norm that is not finite, with the
+  /// estimate as it was.
+  template <class = void>
+  void observe_gradients(RunningSensitivity& running, std::span<const double> squared_norms) {
+    detail::require_count(squared_norms.size(), size(), "squared norm");
+    observe_gradients_as(running, [&](auto&, std::size_t i) { return squared_norms[i]; });
   }
 
   /// Rates from given sensitivities, one a branch. Throws std::invalid_argument, with the rates as they were, for wrong
@@ -472,6 +481,23 @@ class DropBPHandler {
     for_each_branch([](auto&, std::size_t) {});
   }
 
+  template <class Norm>
+  void observe_gradients_as(RunningSensitivity& running, const Norm& squared_norm_of) {
+    require_begun();
+    for_each_branch([&](auto& layer, std::size_t i) {
+      // The sums over the micro-steps that kept it, as a step without GradientScaling would have one.
+      const double scale = static_cast<double>(kept_micro_steps_[i]) * scales_[i];
+      if (!(scale > 0.0)) return;
+      double ratio = 1.0;
+      if constexpr (detail::has_stream_ratio<decltype(layer)>) ratio = static_cast<double>(layer.stream_ratio());
+      // Scaled, the branch added scales_[i] times as much to the stream: to first order 1 / ratio - 1 is.
+      if (scales_[i] != 1.0 && ratio > 0.0) ratio = 1.0 / (1.0 + (1.0 / ratio - 1.0) / scales_[i]);
+      running.observe(i, squared_norm_of(layer, i) / (scale * scale), detail::is_finite(ratio) && ratio > 0.0 ? ratio : 1.0);
+    });
+    running.end_step();
+    observe_stream();
+  }
+
   void tell_layers(const DropPlan& plan, std::span<const double> scales, bool retains_saved = false) {
     ++stamp_;
     for_each_branch([&](auto& layer, std::size_t i) {
@@ -479,6 +505,7 @@ class DropBPHandler {
                                     .saves = true,
                                     .input_gradient_needed = plan.input_gradient_needed(i),
                                     .retains_saved = retains_saved,
+                                    .observes_stream = observes_stream_ && !scales.empty(),
                                     .gradient_scale = scales.empty() ? 1.0 : scales[i],
                                     .stamp = stamp_};
       layer.decide(decision);
@@ -599,6 +626,7 @@ class DropBPHandler {
   std::uint64_t micro_steps_ = 0;
   std::uint64_t stamp_ = 0;
   bool begun_ = false;       // plan_ is that of a step
+  bool observes_stream_ = false;  // see observe_stream
   bool evaluating_ = false;  // begin_evaluation was the last to begin
   bool measuring_ = false;
 };

@@ -81,6 +81,7 @@ class DropBPLayer {
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
     static_assert(require_residual_backward<T, Args...>());
+    const double above = observed_norm(grad_output);
     if (scales()) {
       run_backward([&](Saved& saved) { backward_scaled(grad_output, saved, std::forward<Args>(args)...); });
     } else if constexpr (detail::has_backward_residual<Op, T, Args...>) {
@@ -100,6 +101,7 @@ class DropBPLayer {
         }
       });
     }
+    if (!decision_.dropped) stream_ratio_ = above > 0.0 ? detail::square_root(above / observed_norm(grad_output)) : 1.0;
     return grad_output;
   }
 
@@ -163,6 +165,10 @@ class DropBPLayer {
     });
     return sum;
   }
+
+  /// ||gradient of the output|| / ||gradient of the input|| in the last backward of the whole layer that was kept, if it was
+  /// told to observe (BranchDecision::observes_stream) and the gradient is one with a norm; else 1.
+  double stream_ratio() const noexcept { return stream_ratio_; }
 
   /// Forgets what was saved: for a forward pass whose backward will not come.
   void release() noexcept {
@@ -250,6 +256,14 @@ class DropBPLayer {
       static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));
   }
 
+  // The squared norm of a gradient of the stream where it is to be observed, else 0.
+  template <class T>
+  double observed_norm(const T& grad) const {
+    if constexpr (NormedTensor<T>)
+      if (decision_.observes_stream && !decision_.dropped && decision_.input_gradient_needed) return dropbp::squared_norm(grad);
+    return 0.0;
+  }
+
   bool scales() const noexcept { return decision_.gradient_scale != 1.0 && !decision_.dropped; }
 
   template <class T>
@@ -329,6 +343,7 @@ class DropBPLayer {
   BranchTimes times_;
   detail::ClockReference clock_;
   double flops_ = 1.0;
+  double stream_ratio_ = 1.0;
   std::uint64_t forward_stamp_ = 0;
   bool awaits_backward_ = false;
 };

@@ -18,6 +18,7 @@ struct BranchDecision {
   bool saves = true;                  ///< false in an evaluation: a kept branch, but no backward pass will come
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
   bool retains_saved = false;         ///< what is saved stays for further backwards, until release()
+  bool observes_stream = false;       ///< a kept branch measures how much of the gradient that it passes on is its own
   double gradient_scale = 1.0;        ///< of what a kept branch adds to gradients: its parameters' and its input's
   std::uint64_t stamp = 0;            ///< differs between micro-steps: finds a backward whose forward was another's
 };

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -203,9 +204,9 @@ TEST_CASE("A running estimate sees the own gradients of kept branches, whatever 
   CHECK(std::abs(own[1] / sum - 1.0) < 1e-12);
 
   // The highest branch gets the full gradient whenever it is kept: in one micro-step of two, in both, and scaled.
-  dropbp::DropBPHandler handler{tiny.model,
-                                {.drop_rate = 0.5, .gradient_scaling = GradientScaling::inverse_keep_rate}};
   for (const std::uint32_t micro_steps : {1u, 2u}) {
+    dropbp::DropBPHandler handler{tiny.model,
+                                  {.drop_rate = 0.5, .gradient_scaling = GradientScaling::inverse_keep_rate}};
     dropbp::RunningSensitivity running(handler.size());
     tiny.model.clear_gradients();
     std::uint64_t step = 0;
@@ -220,6 +221,52 @@ TEST_CASE("A running estimate sees the own gradients of kept branches, whatever 
     CHECK(std::abs(running.sensitivities()[5] / own[5] - 1.0) < 1e-10);
     for (std::size_t i = 0; i < handler.size(); ++i) CHECK(running.is_known(i) == handler.has_gradient(i));
   }
+}
+
+TEST_CASE("A running estimate adds what a branch sends down to the others") {
+  Tiny<double> tiny;
+  dropbp::DropBPHandler handler{tiny.model, {.drop_rate = 0.0}};
+  std::vector<double> own, ratios;  // from the lowest branch up
+  {
+    llama::BranchwisePass<double> pass(tiny.model, tiny.batch);
+    handler.begin_step(0);
+    auto gradient = pass.forward();
+    for (std::size_t i = handler.size(); i-- > 0;) {
+      const double above = dropbp::squared_norm(gradient);
+      gradient = pass.backward(i, gradient);
+      ratios.insert(ratios.begin(), std::sqrt(above / dropbp::squared_norm(gradient)));
+    }
+    tiny.model.for_each_layer([&](auto& layer) { own.push_back(layer.squared_gradient_norm()); });
+  }
+  dropbp::RunningSensitivity running(handler.size());
+  const auto step = [&](std::uint64_t number) {
+    handler.begin_step(number);
+    tiny.backprop();
+    handler.observe_gradients(running);
+  };
+  step(1);
+  CHECK(running.sensitivities() == own);  // the layers have not been told to observe yet
+  step(2);
+  double below = 0.0;
+  for (std::size_t i = 0; i < handler.size(); ++i) {
+    const double expected = own[i] + (1.0 - ratios[i]) * (1.0 - ratios[i]) * below;
+    CAPTURE(i, ratios[i]);
+    CHECK(std::abs(running.sensitivities()[i] / expected - 1.0) < 1e-10);
+    CHECK(ratios[i] != 1.0);
+    below += own[i];
+  }
+
+  // The same from norms that the trainer has; a wrong number of them, or one that overflowed, changes nothing.
+  dropbp::RunningSensitivity given(handler.size());
+  handler.observe_gradients(given, own);
+  CHECK(given.sensitivities()[5] == running.sensitivities()[5]);
+  const dropbp::RunningSensitivity before = given;
+  std::vector<double> wrong = own;
+  wrong[3] = std::numeric_limits<double>::infinity();
+  test::check_throws<std::invalid_argument>([&] { handler.observe_gradients(given, wrong); }, {"finite", "branch 3"});
+  wrong.pop_back();
+  test::check_throws<std::invalid_argument>([&] { handler.observe_gradients(given, wrong); }, {"squared norm", "5 were given"});
+  CHECK(given.sensitivities() == before.sensitivities());
 }
 
 TEST_CASE("Costs are the seconds of each branch, and replace the FLOPs") {

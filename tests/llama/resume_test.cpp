@@ -90,8 +90,8 @@ std::vector<std::uint64_t> bits_of(Trainer& trainer) {
   add(summary.validation_loss.value_or(-1.0)), add(summary.mean_drop_rate), add(summary.backward_flops_fraction);
   const RunState state = trainer.state();
   for (const char c : to_text(state.handler)) bits.push_back(static_cast<unsigned char>(c));
-  for (std::size_t i = 0; i < state.running.sums.size(); ++i) {
-    add(state.running.sums[i]), add(state.running.weights[i]);
+  for (std::size_t i = 0; i < state.running.own.size(); ++i) {
+    add(state.running.own[i]), add(state.running.own_weights[i]), add(state.running.shares[i]), add(state.running.share_weights[i]);
     bits.push_back(state.running.last[i]);
   }
   bits.push_back(state.running.step);

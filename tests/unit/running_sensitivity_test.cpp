@@ -4,6 +4,8 @@
 #include "dropbp/policy/running_sensitivity.hpp"
 
 #include <cmath>
+#include <cstddef>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -13,49 +15,94 @@
 
 using dropbp::RunningSensitivity;
 
-TEST_CASE("A running sensitivity is the average of its observations, the older the less, without a bias at the start") {
-  RunningSensitivity running(1, 0.5);
-  running.observe(0, 8.0);
-  CHECK(running.sensitivities() == std::vector<double>{8.0});
+namespace {
+
+void observe_step(RunningSensitivity& running, std::vector<double> norms) {
+  for (std::size_t i = 0; i < norms.size(); ++i)
+    if (norms[i] >= 0.0) running.observe(i, norms[i]);
   running.end_step();
-  running.observe(0, 2.0);
-  CHECK(running.sensitivities() == std::vector<double>{(2.0 + 0.5 * 8.0) / 1.5});
-  for (int i = 0; i < 100; ++i) running.observe(0, 3.0);
-  CHECK(std::abs(running.sensitivities()[0] - 3.0) < 1e-12);
+}
+
+}  // namespace
+
+TEST_CASE("A running sensitivity is the average of its observations, the older the less, without a bias at the start") {
+  RunningSensitivity running(2, 0.5);
+  running.observe(0, 8.0);
+  CHECK(running.sensitivities() == std::vector<double>(2, 1.0));  // until the step ends
+  running.observe(0, 6.0);                                        // replaces the first
+  running.observe(1, 2.0);
+  running.end_step();
+  CHECK(running.sensitivities() == std::vector<double>{6.0, 2.0});
+  observe_step(running, {4.0, 4.0});
+  CHECK(running.sensitivities() == std::vector<double>{(4.0 + 0.5 * 6.0) / 1.5, (4.0 + 0.5 * 2.0) / 1.5});
+  for (int i = 0; i < 100; ++i) observe_step(running, {3.0, 3.0});
+  CHECK(std::abs(running.sensitivities()[0] / running.sensitivities()[1] - 1.0) < 1e-12);
+}
+
+TEST_CASE("What all branches of a step have in common does not change a running sensitivity") {
+  // Ratios 4 : 2 : 1 in every step, each step of another scale, and one branch missing in turn.
+  RunningSensitivity running(3, 0.9);
+  const double scales[] = {1e-3, 1e-6, 1e9, 3.0, 1e-200, 7.0};
+  observe_step(running, {4.0, 2.0, -1.0});  // the third is first seen in a step of another scale
+  for (std::size_t step = 0; step < std::size(scales); ++step) {
+    std::vector<double> norms{4.0 * scales[step], 2.0 * scales[step], 1.0 * scales[step]};
+    norms[step % 3] = -1.0;  // dropped
+    observe_step(running, norms);
+  }
+  const std::vector<double> s = running.sensitivities();
+  CHECK(std::abs(s[0] / s[2] - 4.0) < 1e-12);
+  CHECK(std::abs(s[1] / s[2] - 2.0) < 1e-12);
+}
+
+TEST_CASE("A branch that shrinks the gradient of those below it counts a share of theirs") {
+  RunningSensitivity running(3);
+  running.observe(0, 4.0, 0.5);  // nothing below
+  running.observe(1, 2.0);       // not known
+  running.observe(2, 1.0, 0.5);  // without it all below would have half the gradient
+  running.end_step();
+  CHECK(running.sensitivities() == std::vector<double>{4.0, 2.0, 1.0 + 0.25 * (4.0 + 2.0)});
+  // An unknown ratio leaves the share as it was; a ratio above 1 counts as much as one as far below.
+  running.observe(2, 1.0);
+  running.observe(1, 2.0, 1.5);
+  running.end_step();
+  CHECK(running.sensitivities() == std::vector<double>{4.0, 2.0 + 0.25 * 4.0, 1.0 + 0.25 * (4.0 + 2.0)});
 }
 
 TEST_CASE("Branches that were not seen lately count as the most sensitive one") {
   RunningSensitivity running(3, 0.9, 2);
   CHECK(running.sensitivities() == std::vector<double>(3, 1.0));
-  running.observe(0, 4.0);
-  running.observe(1, 1.0);
+  observe_step(running, {4.0, 1.0});
   CHECK(running.sensitivities() == std::vector<double>{4.0, 1.0, 4.0});
   CHECK_FALSE(running.is_known(2));
   for (int step = 0; step < 2; ++step) running.end_step();
   CHECK(running.sensitivities() == std::vector<double>{4.0, 1.0, 4.0});
-  running.observe(0, 4.0);
-  running.end_step();
+  observe_step(running, {4.0});
   CHECK(running.sensitivities() == std::vector<double>{4.0, 4.0, 4.0});
   CHECK_FALSE(running.is_known(1));
-  running.observe(1, 1.0);
+  observe_step(running, {4.0, 1.0});
   CHECK(running.is_known(1));
   CHECK(running.sensitivities()[1] == 1.0);
 
   RunningSensitivity patient(2, 0.9, 0);
-  patient.observe(0, 2.0);
-  patient.observe(1, 1.0);
+  observe_step(patient, {2.0, 1.0});
   for (int step = 0; step < 1000; ++step) patient.end_step();
   CHECK(patient.sensitivities() == std::vector<double>{2.0, 1.0});
 }
 
 TEST_CASE("Wrong observations are refused, and leave the estimate as it was") {
   RunningSensitivity running(2);
-  running.observe(0, 4.0);
+  observe_step(running, {4.0, 1.0});
   const RunningSensitivity before = running;
   test::check_throws<std::invalid_argument>([&] { running.observe(2, 1.0); }, {"numbered below 2", "it is 2"});
   for (const double bad : {-1.0, std::nan(""), std::numeric_limits<double>::infinity()})
-    test::check_throws<std::invalid_argument>([&] { running.observe(1, bad); }, {"finite and not negative", "branch 1"});
-  CHECK(running == before);
+    for (const bool ratio : {false, true})
+      test::check_throws<std::invalid_argument>([&] { running.observe(1, ratio ? 1.0 : bad, ratio ? bad : 1.0); },
+                                                {"finite and not negative", "branch 1"});
+  running.observe(0, 100.0);
+  running.observe(1, 1.0);
+  test::check_throws<std::invalid_argument>([&] { running.observe(1, -1.0); }, {"branch 1"});
+  running.end_step();  // nothing of the step is left
+  CHECK(running.sensitivities() == before.sensitivities());
   for (const double bad : {1.0, -0.1, std::nan("")})
     test::check_throws<std::invalid_argument>([&] { RunningSensitivity(2, bad); }, {"decay", "[0, 1)"});
 }
@@ -64,7 +111,7 @@ TEST_CASE("A restored running sensitivity goes on as the saved one does") {
   RunningSensitivity running(3, 0.7, 2);
   for (int step = 0; step < 5; ++step) {
     running.observe(0, 0.1 + step);
-    if (step == 1) running.observe(1, 9.0);
+    if (step == 1) running.observe(1, 9.0, 0.75);
     running.end_step();
   }
   RunningSensitivity resumed(3, 0.7, 2);
@@ -79,21 +126,21 @@ TEST_CASE("A restored running sensitivity goes on as the saved one does") {
   test::check_throws<std::invalid_argument>([&] { resumed.restore(RunningSensitivity(2).state()); },
                                             {"as many branches (3)", "it has 2"});
   RunningSensitivity::State bad = good;
-  bad.weights.pop_back();
+  bad.own_weights.pop_back();
   test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"it has 2"});
   bad = good;
   bad.last.push_back(0);
   test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"it has 4"});
   for (const double number : {-1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
-    bad = good;
-    bad.sums[1] = number;
-    test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"finite and not negative", "branch 1"});
-    bad = good;
-    bad.weights[2] = number;
-    test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"finite and not negative", "branch 2"});
+    for (auto list : {&RunningSensitivity::State::own, &RunningSensitivity::State::own_weights,
+                      &RunningSensitivity::State::shares, &RunningSensitivity::State::share_weights}) {
+      bad = good;
+      (bad.*list)[1] = number;
+      test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"finite and not negative", "branch 1"});
+    }
   }
   bad = good;
   bad.last[0] = good.step + 1;
-  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"seen in step 7 of 6"});
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"(6)", "branch 0 was in step 7"});
   CHECK(resumed == before);
 }

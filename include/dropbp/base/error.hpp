@@ -12,6 +12,10 @@
 #include <stdexcept>
 #include <string>
 
+#if !defined(__GNUC__)
+#include <cmath>
+#endif
+
 #include "dropbp/base/config.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -67,6 +71,14 @@ inline std::string sentence(const std::string& required, const std::string& give
 [[noreturn]] inline void throw_order(const std::string& required, const std::string& given,
                                      const std::string& remedy) {
   throw std::logic_error(sentence(required, given, remedy));
+}
+
+inline double square_root(double x) noexcept {
+#if defined(__GNUC__)
+  return __builtin_sqrt(x);  // <cmath> would cost every user of the header more than it is worth here
+#else
+  return std::sqrt(x);
+#endif
 }
 
 /// Throws unless `rate` is a probability. `whose` names it in the message.

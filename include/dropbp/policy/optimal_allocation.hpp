@@ -13,10 +13,6 @@
 #include <string>
 #include <vector>
 
-#if !defined(__GNUC__)
-#include <cmath>
-#endif
-
 #include "dropbp/base/error.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/policy/allocation.hpp"
@@ -34,12 +30,7 @@ struct ScaledVariance {
   /// Where 1 / (1 - p)^2 = slope; 0 for slopes up to 1.
   static double rate_at(double slope) {
     if (!(slope > 1.0)) return 0.0;
-#if defined(__GNUC__)
-    const double root = __builtin_sqrt(slope);  // <cmath> would cost every user of the header
-#else
-    const double root = std::sqrt(slope);
-#endif
-    return 1.0 - detail::rounded(1.0 / detail::rounded(root));
+    return 1.0 - detail::rounded(1.0 / detail::rounded(detail::square_root(slope)));
   }
 };
 

@@ -15,60 +15,91 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// Estimates the published sensitivity of every branch without extra passes: the squared norm of the branch's own
-/// gradients, which vanish when it is dropped and make up most of it, averaged exponentially over the steps that kept it. What the
-/// branch sends down to others is left out. A branch that was not seen lately, or never, counts as the most sensitive one,
-/// so that it is kept again soon.
+/// Estimates the published sensitivity of every branch without extra passes. Most of it is the squared norm of the branch's
+/// own gradients, which vanish when it is dropped. The rest is what the branch adds to the gradient of all below it: without
+/// it theirs would shrink by the ratio r of the stream's gradient norms above and below the branch, and so it counts
+/// (1 - r)^2 times the own squared norms of all lower branches. Both are averaged exponentially over the steps that kept the
+/// branch. Steps differ in scale, by their batch and where the training is, so what all branches of a step have in common is
+/// divided out first: only ratios between branches mean something, and only they matter to an allocation.
+/// A branch that was not seen lately, or never, counts as the most sensitive one, so that it is kept again soon.
 /// A value: copy it to keep it, take its state() for a checkpoint. Throws std::invalid_argument for a decay outside [0, 1).
 class RunningSensitivity {
  public:
-  /// `decay`: weight of the past at each observation. `explore_after`: steps without an observation after which an
-  /// estimate is out of date; 0 for never.
+  /// `decay`: weight of the past at each observation. Sensitivities move with the training: longer averages were worse in
+  /// benchmarks/sensitivity_cost. `explore_after`: steps without an observation after which an estimate is out of date; 0
+  /// for never.
   DROPBP_LAZY
-  explicit RunningSensitivity(std::size_t branches, double decay = 0.9, std::uint64_t explore_after = 100)
+  explicit RunningSensitivity(std::size_t branches, double decay = 0.7, std::uint64_t explore_after = 100)
       : decay_(decay), explore_after_(explore_after), branches_(branches) {
     if (!(decay >= 0.0 && decay < 1.0))
       detail::throw_invalid("the decay of a RunningSensitivity must be in [0, 1)", "it is " + detail::text(decay),
-                            "take 0.9 for an average over about ten observations");
+                            "take 0.7 for an average over about three observations");
   }
 
   std::size_t size() const noexcept { return branches_.size(); }  ///< number of branches
 
-  /// The squared norm of a kept branch's own gradients in this step. Throws std::invalid_argument, with the estimate as it
-  /// was, for a number that is not finite.
+  /// The squared norm of a kept branch's own gradients in this step, and r = ||gradient above|| / ||gradient below|| of the
+  /// residual stream; 1 where it is not known. Counts from end_step() on; a second observation in a step replaces the first.
+  /// Throws std::invalid_argument for numbers that are not finite or negative; the step's observations are forgotten then.
   DROPBP_LAZY
-  void observe(std::size_t branch, double squared_gradient_norm) {
-    if (branch >= size())
+  void observe(std::size_t branch, double squared_gradient_norm, double stream_ratio = 1.0) {
+    const bool numbered = branch < size();
+    const bool valid = detail::is_finite(squared_gradient_norm) && squared_gradient_norm >= 0.0 &&
+                       detail::is_finite(stream_ratio) && stream_ratio >= 0.0;
+    if (!numbered || !valid)
+      for (Branch& one : branches_) one.now = {};
+    if (!numbered)
       detail::throw_invalid("a branch is numbered below " + detail::text(size()), "it is " + detail::text(branch),
                             "number the branches from 0 in the order of the forward pass");
-    if (!detail::is_finite(squared_gradient_norm) || squared_gradient_norm < 0.0)
-      detail::throw_invalid("a squared gradient norm must be finite and not negative",
-                            "that of branch " + detail::text(branch) + " is " + detail::text(squared_gradient_norm),
+    if (!valid)
+      detail::throw_invalid("a squared gradient norm and a ratio of norms must be finite and not negative",
+                            "those of branch " + detail::text(branch) + " are " + detail::text(squared_gradient_norm) +
+                                " and " + detail::text(stream_ratio),
                             "leave out steps whose gradients overflowed");
-    Branch& seen = branches_[branch];
-    seen.sum = decay_ * seen.sum + squared_gradient_norm;
-    seen.weight = decay_ * seen.weight + 1.0;
-    seen.last = step_;
+    branches_[branch].now = {true, squared_gradient_norm, (1.0 - stream_ratio) * (1.0 - stream_ratio)};
   }
 
-  /// To be called after each step's observations.
-  void end_step() noexcept { ++step_; }
+  /// To be called after each step's observations: the estimates take them in.
+  DROPBP_LAZY
+  void end_step() {
+    double seen = 0.0, expected = 0.0;
+    for (const Branch& branch : branches_)
+      if (branch.now.pending && branch.weight > 0.0) seen += branch.now.own, expected += branch.own / branch.weight;
+    double scale = seen > 0.0 && expected > 0.0 ? expected / seen : 1.0;
+    if (!detail::is_finite(scale)) scale = 1.0;
+    for (Branch& branch : branches_) {
+      if (!branch.now.pending) continue;
+      branch.own = decay_ * branch.own + scale * branch.now.own;
+      if (branch.now.share > 0.0) {
+        branch.share = decay_ * branch.share + branch.now.share;
+        branch.share_weight = decay_ * branch.share_weight + 1.0;
+      }
+      branch.weight = decay_ * branch.weight + 1.0;
+      branch.last = step_;
+      branch.now = {};
+    }
+    ++step_;
+  }
 
   /// Whether the branch's estimate is a recent one.
   DROPBP_LAZY
   bool is_known(std::size_t branch) const {
     const Branch& one = branches_.at(branch);
-    return one.weight > 0.0 && (explore_after_ == 0 || step_ - one.last <= explore_after_);
+    return one.weight > 0.0 && (explore_after_ == 0 || step_ - one.last - 1 <= explore_after_);
   }
 
   /// One estimate a branch, for DropBPHandler::allocate. All equal before the first observation.
   DROPBP_LAZY
   std::vector<double> sensitivities() const {
     std::vector<double> result(size());
-    double largest = 0.0;
+    double largest = 0.0, below = 0.0;
     for (std::size_t i = 0; i < size(); ++i) {
       const Branch& branch = branches_[i];
-      if (branch.weight > 0.0) result[i] = branch.sum / branch.weight;
+      if (!(branch.weight > 0.0)) continue;
+      const double own = branch.own / branch.weight;
+      result[i] = own;
+      if (branch.share_weight > 0.0) result[i] += branch.share / branch.share_weight * below;
+      below += own;
       if (result[i] > largest) largest = result[i];
     }
     for (std::size_t i = 0; i < size(); ++i)
@@ -80,20 +111,24 @@ class RunningSensitivity {
 
   /// What was observed, without the parameters; one number a branch in each list.
   struct State {
-    std::vector<double> sums;                       ///< of the observations, the older the less
-    std::vector<double> weights;                    ///< what each sum has of ones
+    std::vector<double> own;                        ///< sums of the squared norms, the older the less
+    std::vector<double> own_weights;                ///< what each sum has of ones
+    std::vector<double> shares;                     ///< the same sums of (1 - r)^2
+    std::vector<double> share_weights;              ///< the same
     std::vector<std::uint64_t> last;                ///< step of the last observation
     std::uint64_t step = 0;                         ///< steps that have ended
     bool operator==(const State&) const = default;  ///< of all fields
   };
 
-  /// All that a resumed training needs of it.
+  /// All that a resumed training needs of it. Between steps: observations that wait for end_step() are not in it.
   DROPBP_LAZY
   State state() const {
     State state;
     for (const Branch& branch : branches_) {
-      state.sums.push_back(branch.sum);
-      state.weights.push_back(branch.weight);
+      state.own.push_back(branch.own);
+      state.own_weights.push_back(branch.weight);
+      state.shares.push_back(branch.share);
+      state.share_weights.push_back(branch.share_weight);
       state.last.push_back(branch.last);
     }
     state.step = step_;
@@ -104,31 +139,42 @@ class RunningSensitivity {
   /// branches or one that no observations can lead to.
   DROPBP_LAZY
   void restore(const State& state) {
-    for (const std::size_t count : {state.sums.size(), state.weights.size(), state.last.size()})
+    for (const std::size_t count : {state.own.size(), state.own_weights.size(), state.shares.size(),
+                                    state.share_weights.size(), state.last.size()})
       if (count != size())
         detail::throw_invalid("a state of a RunningSensitivity must be of as many branches (" + detail::text(size()) + ")",
                               "it has " + detail::text(count), "restore it into one of the same model");
     std::vector<Branch> branches(size());
     for (std::size_t i = 0; i < size(); ++i) {
-      branches[i] = {state.sums[i], state.weights[i], state.last[i]};
-      const bool possible = detail::is_finite(state.sums[i]) && state.sums[i] >= 0.0 && detail::is_finite(state.weights[i]) &&
-                            state.weights[i] >= 0.0 && state.last[i] <= state.step;
-      if (!possible)
-        detail::throw_invalid("sums and weights of a running sensitivity must be finite and not negative, and seen by its step",
-                              "those of branch " + detail::text(i) + " are " + detail::text(state.sums[i]) + " and " +
-                                  detail::text(state.weights[i]) + ", seen in step " + detail::text(state.last[i]) + " of " +
-                                  detail::text(state.step),
-                              "restore from an intact copy");
+      Branch& branch = branches[i];
+      branch.own = state.own[i], branch.weight = state.own_weights[i];
+      branch.share = state.shares[i], branch.share_weight = state.share_weights[i];
+      branch.last = state.last[i];
+      for (const double number : {branch.own, branch.weight, branch.share, branch.share_weight})
+        if (!detail::is_finite(number) || number < 0.0)
+          detail::throw_invalid("sums and weights of a running sensitivity must be finite and not negative",
+                                "one of branch " + detail::text(i) + " is " + detail::text(number), "restore from an intact copy");
+      if (branch.last > state.step)
+        detail::throw_invalid("a branch cannot have been seen after the step of the state (" + detail::text(state.step) + ")",
+                              "branch " + detail::text(i) + " was in step " + detail::text(branch.last), "restore from an intact copy");
     }
     branches_ = std::move(branches);
     step_ = state.step;
   }
 
  private:
+  // Of the step that has not ended.
+  struct Observation {
+    bool pending = false;
+    double own = 0.0, share = 0.0;
+    bool operator==(const Observation&) const = default;
+  };
   struct Branch {
-    double sum = 0.0;     // of the observations, the older the less
-    double weight = 0.0;  // what that sum has of ones: dividing by it corrects the bias of the start
+    double own = 0.0;    // sum of the squared norms, the older the less
+    double share = 0.0;  // the same of (1 - r)^2
+    double weight = 0.0, share_weight = 0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
     std::uint64_t last = 0;
+    Observation now;
     bool operator==(const Branch&) const = default;
   };
 

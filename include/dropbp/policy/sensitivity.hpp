@@ -9,10 +9,6 @@
 #include <utility>
 #include <vector>
 
-#if !defined(__GNUC__)
-#include <cmath>
-#endif
-
 #include "dropbp/base/error.hpp"
 #include "dropbp/model.hpp"
 #include "dropbp/tensor.hpp"
@@ -24,14 +20,6 @@ namespace detail {
 [[noreturn]] inline void throw_gradients_changed() {
   throw_order("for_each_gradient must visit the same gradient tensors in the same order every time",
               "it visited other ones than in the pass before", "visit a null pointer where a parameter has no gradient");
-}
-
-inline double square_root(double x) noexcept {
-#if defined(__GNUC__)
-  return __builtin_sqrt(x);  // <cmath> would cost every user of the header more than it is worth here
-#else
-  return std::sqrt(x);
-#endif
 }
 
 }  // namespace detail
