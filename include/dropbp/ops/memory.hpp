@@ -117,7 +117,7 @@ class MemoryPool {
     void reserve(std::size_t capacity, std::size_t blocks) {
       if (capacity <= arena.capacity) return;
       if (!arena.pieces.empty())
-        detail::throw_order("an arena must be empty to grow to " + std::to_string(capacity) + " bytes",
+        dropbp::detail::throw_order("an arena must be empty to grow to " + std::to_string(capacity) + " bytes",
                             std::to_string(arena.used()) + " of its " + std::to_string(arena.capacity) + " are in use",
                             "reserve enough before the forward pass, when all backward passes have run");
       arena.pieces.reserve(blocks);
@@ -136,7 +136,7 @@ class MemoryPool {
       arena.capacity = 0;
     }
     [[noreturn]] void throw_full(std::size_t bytes) const {
-      detail::throw_invalid("an arena must have room for all blocks that are alive at once",
+      dropbp::detail::throw_invalid("an arena must have room for all blocks that are alive at once",
                             std::to_string(bytes) + " bytes were asked for with " + std::to_string(arena.used()) + " of its " +
                                 std::to_string(arena.capacity) + " in use",
                             "reserve more, keep fewer branches, or lower batch or sequence");
