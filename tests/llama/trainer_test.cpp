@@ -13,6 +13,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "llama/checkpoint.hpp"
@@ -288,6 +289,24 @@ TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
     most = std::max(most, record.activation_bytes);
     CHECK(reserved(trainer) == most + gaps);
   });
+}
+
+TEST_CASE("trainer: beside what branches save nothing grows with their number") {
+  const TokenData data = text();
+  const auto peaks = [&](std::ptrdiff_t layers, bool recompute) {
+    Options options = options_of(0.0);
+    options.recompute = recompute;
+    LlamaConfig config = shape;
+    config.layers = layers;
+    Trainer trainer(options, config, data, 0.0);
+    trainer.step();
+    return std::pair(trainer.model().saved_memory().peak_bytes(), trainer.model().workspace().peak_bytes());
+  };
+  for (const bool recompute : {false, true}) {
+    const auto two = peaks(2, recompute), seven = peaks(7, recompute);
+    CHECK(seven.first * 2 == two.first * 7);
+    CHECK(seven.second == two.second);
+  }
 }
 
 TEST_CASE("trainer: recomputing branches changes no bit and saves their inputs alone") {

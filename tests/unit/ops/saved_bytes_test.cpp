@@ -1,0 +1,84 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What a kept branch saves is the table in docs/memory.md: tensor by tensor, in the pool's counter and in saved_bytes().
+#include <initializer_list>
+#include <memory>
+#include <utility>
+
+#include "dropbp/ops/attention_branch.hpp"
+#include "dropbp/ops/swiglu_branch.hpp"
+#include "unit/ops/ops_test.hpp"
+
+using namespace dropbp::ops;
+using namespace dropbp::test;
+
+namespace {
+
+// Of one tensor: its elements per token, in a table of all.
+struct Row {
+  std::size_t elements;
+  Index per_token;
+};
+
+template <class T>
+void check(std::initializer_list<Row> table, Index tokens, std::size_t stated, const MemoryPool& pool) {
+  std::size_t bytes = 0;
+  for (const Row& row : table) {
+    CHECK(row.elements == static_cast<std::size_t>(tokens * row.per_token));
+    bytes += row.elements * sizeof(T);
+  }
+  CHECK(pool.bytes_in_use() == bytes);
+  CHECK(stated == bytes);
+}
+
+template <class T>
+void check_attention(const AttentionConfig& config, const SequenceShape& shape) {
+  const BranchMemory memory;
+  const Index h = config.hidden, heads = config.heads, kv_heads = config.kv_heads == 0 ? heads : config.kv_heads;
+  const Index head_size = config.head_size == 0 ? h / heads : config.head_size;
+  AttentionBranch<T> branch(config, std::make_shared<const RopeTable<T>>(shape.sequence, head_size), memory);
+  branch.for_each_parameter([](auto& parameter) { randomise(parameter, 1); });
+  typename AttentionBranch<T>::Saved saved;
+  branch.forward(random_matrix<T>(shape.tokens(), h, 2), &saved, shape);
+  check<T>({{saved.x.size(), h},
+            {saved.rstd.size(), 1},
+            {saved.qkv.size(), (heads + 2 * kv_heads) * head_size},
+            {saved.o.size(), heads * head_size},
+            {saved.lse.size(), heads}},
+           shape.tokens(), AttentionBranch<T>::saved_bytes(config, shape.tokens()), memory.saved);
+}
+
+template <class T>
+void check_swiglu(const SwiGLUConfig& config, const SequenceShape& shape) {
+  const BranchMemory memory;
+  SwiGLUBranch<T> branch(config, memory);
+  branch.for_each_parameter([](auto& parameter) { randomise(parameter, 1); });
+  typename SwiGLUBranch<T>::Saved saved;
+  branch.forward(random_matrix<T>(shape.tokens(), config.hidden, 2), &saved, shape);
+  check<T>({{saved.x.size(), config.hidden}, {saved.rstd.size(), 1}, {saved.gate_up.size(), 2 * config.intermediate}}, shape.tokens(),
+           SwiGLUBranch<T>::saved_bytes(config, shape.tokens()), memory.saved);
+}
+
+}  // namespace
+
+TEST_CASE("a kept branch saves the documented tensors and nothing else") {
+  for (const SequenceShape shape : {SequenceShape{1, 1}, SequenceShape{2, 37}, SequenceShape{3, 64}}) {
+    for (const AttentionConfig& config : {AttentionConfig{16, 4}, AttentionConfig{24, 6, 2}, AttentionConfig{30, 3, 1, 8}}) {
+      check_attention<float>(config, shape);
+      check_attention<double>(config, shape);
+    }
+    for (const SwiGLUConfig& config : {SwiGLUConfig{16, 40}, SwiGLUConfig{7, 1}}) {
+      check_swiglu<float>(config, shape);
+      check_swiglu<double>(config, shape);
+    }
+  }
+}
+
+TEST_CASE("a branch of LLaMA-2 saves the least that spares products and sums over a sequence a second run") {
+  // 7B and 70B, bytes per token as docs/memory.md has them.
+  CHECK(AttentionBranch<float>::saved_bytes({4096, 32}, 1) == 82052);
+  CHECK(SwiGLUBranch<float>::saved_bytes({4096, 11008}, 1) == 104452);
+  CHECK(AttentionBranch<float>::saved_bytes({8192, 64, 8}, 1) == 106756);
+  CHECK(SwiGLUBranch<float>::saved_bytes({8192, 28672}, 1) == 262148);
+}
