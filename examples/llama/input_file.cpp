@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -62,7 +63,9 @@ bool guarded_copy(void* to, const char* from, std::size_t size) {
     return false;
   }
   guard = &mine;
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // the copy stays between the two
   std::memcpy(to, from, size);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   guard = nullptr;
   return true;
 }
