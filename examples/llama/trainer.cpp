@@ -174,7 +174,7 @@ const StepRecord& Trainer::step() {
   double factor = 1.0 / static_cast<double>(options_.micro_steps);
   const std::vector<double> squared_norms = ops::squared_gradient_norms<float>(optimizer_.parameters());
   record.gradient_norm = factor * ops::global_norm(squared_norms);
-  observe_gradients(squared_norms);
+  if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
   if (options_.grad_clip > 0.0) factor *= ops::clip_factor(record.gradient_norm, options_.grad_clip);
   optimizer_.step(factor, learning_rate_scale(number));
   watch.add_to(optimizer_seconds);

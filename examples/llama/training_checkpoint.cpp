@@ -347,13 +347,11 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("rms_norm_eps (--model)", c.norm_epsilon);
   add("rope_theta (--model)", c.rope_theta);
   add("--mode", name_of(o.mode));
-  if (o.mode != ModeChoice::full) {
-    const ops::Adaptation& adaptation = model.adaptation();
-    add("--lora-rank", adaptation.rank);
-    add("--lora-alpha", adaptation.alpha);
-    add("--lora-dropout", adaptation.dropout);
-    add("--lora-targets", adaptation.targets.empty() ? std::string("all") : fmt::format("{}", fmt::join(adaptation.targets, ",")));
-  }
+  const ops::Adaptation& adaptation = model.adaptation();
+  add("--lora-rank", adaptation.rank);
+  add("--lora-alpha", adaptation.alpha);
+  add("--lora-dropout", adaptation.dropout);
+  add("--lora-targets", adaptation.targets.empty() ? std::string("all") : fmt::format("{}", fmt::join(adaptation.targets, ",")));
   add("--validation-fraction", o.validation_fraction);
   add("--steps", o.steps);
   add("--batch", o.batch);
@@ -380,7 +378,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   for (const auto part : {data.train(), data.validation()}) tokens = crc32c(tokens, part.data(), part.size_bytes());
   add("what --data or --tokens holds", fmt::format("{} + {} tokens of CRC-32C {:08x}", data.train().size(), data.validation().size(), tokens));
   const auto frozen_add = [&](const void* bytes, std::size_t size) { frozen = crc32c(frozen, bytes, size); };
-  if (o.mode != ModeChoice::full)
+  if (adaptation.enabled())
     model.for_each_weight([&](const LlamaModel<float>::BaseWeight& weight) {
       frozen_add(weight.name.data(), weight.name.size());
       if (weight.value != nullptr) {

@@ -42,20 +42,20 @@ struct Make;
 template <class T>
 struct Make<AttentionBranch<T>> {
   using Scalar = T;
-  static constexpr AttentionConfig config{hidden, 6, 2, 10, 1e-5};
+  inline static const AttentionConfig config{hidden, 6, 2, 10, 1e-5};
   static AttentionBranch<T> make(BranchMemory memory) {
     AttentionBranch<T> branch(config, std::make_shared<const RopeTable<T>>(64, 10), std::move(memory));
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv, 2, -0.4, 0.4), randomise(branch.o, 3);
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv.weight, 2, -0.4, 0.4), randomise(branch.o.weight, 3);
     return branch;
   }
 };
 template <class T>
 struct Make<SwiGLUBranch<T>> {
   using Scalar = T;
-  static constexpr SwiGLUConfig config{hidden, 101, 1e-5};
+  inline static const SwiGLUConfig config{hidden, 101, 1e-5};
   static SwiGLUBranch<T> make(BranchMemory memory) {
     SwiGLUBranch<T> branch(config, std::move(memory));
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up, 2), randomise(branch.down, 3, -0.4, 0.4);
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2), randomise(branch.down.weight, 3, -0.4, 0.4);
     return branch;
   }
 };
