@@ -74,9 +74,10 @@ class MemoryPool {
 
   // One piece of memory, used as a stack.
   struct Arena {
+    /// From the end of the one below.
     struct Piece {
-      std::size_t end;  // where the next one begins
-      bool alive;
+      std::size_t end;  ///< where the next one begins
+      bool alive;       ///< not given back yet
     };
     std::byte* memory = nullptr;
     std::size_t capacity = 0;
