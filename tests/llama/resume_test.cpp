@@ -201,7 +201,8 @@ TEST_CASE("resume: from every step of a run, to the same bits") {
     }
     // What is frozen is not in the checkpoint.
     const SafetensorsFile file(file_of(folder / "12", 12));
-    CHECK((file.find("model.layers.0.self_attn.q_proj.weight") != nullptr));
+    CHECK((file.find("model.layers.0.self_attn.q_proj.weight") == nullptr) == c.frozen_base);
+    CHECK((file.find("model.layers.0.self_attn.q_proj.lora_A.weight") != nullptr) == c.frozen_base);
     CHECK((file.find("model.embed_tokens.weight") == nullptr) == c.frozen_base);
   }
 }

@@ -1,0 +1,231 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// LoRA and QLoRA: what trains, what is saved, what of a foreign adapter is refused.
+#include "llama/adapter.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "llama/checkpoint.hpp"
+#include "llama/files.hpp"
+#include "llama/safetensors.hpp"
+#include "llama/trainer.hpp"
+#include "support/catch.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace llama;
+using test::TemporaryFolder;
+
+constexpr LlamaConfig shape{.vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
+
+Options options_of(ModeChoice mode, double drop_rate = 0.5) {
+  Options o;
+  o.shape = shape;
+  o.steps = 8;
+  o.batch = 2;
+  o.sequence = 16;
+  o.warmup = 2;
+  o.learning_rate = 1e-2;
+  o.eval_batches = 2;
+  o.drop_rate = drop_rate;
+  o.mode = mode;
+  o.lora_rank = 3;
+  return o;
+}
+
+TokenData text() {
+  std::vector<std::int32_t> tokens;
+  for (std::uint64_t i = 0; i < 2000; ++i) tokens.push_back(static_cast<std::int32_t>((i * i / 3 + 5 * i) % 61));
+  return {std::move(tokens), 0.2};
+}
+
+bool is_adapter(const std::string& name) { return name.find(".lora_") != std::string::npos; }
+
+std::map<std::string, std::vector<float>> tensors_of(Trainer& trainer) {
+  std::map<std::string, std::vector<float>> tensors;
+  trainer.model().for_each_tensor(
+      [&](const auto& tensor) { tensors[tensor.name].assign(tensor.value, tensor.value + tensor.size()); });
+  return tensors;
+}
+
+}  // namespace
+
+TEST_CASE("lora: adapters train and nothing else does, to the bit; a fresh adapter changes no loss") {
+  const TokenData data = text();
+  const Options options = options_of(ModeChoice::lora);
+  Trainer full(options_of(ModeChoice::full), shape, data, 0.5), lora(options, shape, data, 0.5);
+  CHECK_FALSE(lora.model().trains_below());
+  const auto before = tensors_of(lora);
+  const double first = lora.step().loss;
+  CHECK(first == full.step().loss);
+  double last = first;
+  while (lora.steps_done() < options.steps) last = lora.step().loss;
+  CHECK(last < first);
+  std::size_t changed = 0;
+  for (const auto& [name, values] : tensors_of(lora)) {
+    CAPTURE(name);
+    CHECK((values != before.at(name)) == is_adapter(name));
+    if (is_adapter(name)) ++changed;
+  }
+  CHECK(changed == 3 * 7 * 2);
+}
+
+TEST_CASE("lora: a step that drops all runs no backward pass, and dropout is drawn anew in every step and micro-step") {
+  const TokenData data = text();
+  Trainer dropping(options_of(ModeChoice::lora, 1.0), shape, data, 1.0);
+  const auto before = tensors_of(dropping);
+  for (int i = 0; i < 3; ++i) {
+    const StepRecord& record = dropping.step();
+    CHECK(record.dropped.size() == 6);
+    CHECK(record.backward_ms == 0.0);
+    CHECK(record.activation_bytes == 0);
+    CHECK(std::isfinite(record.loss));
+  }
+  CHECK(tensors_of(dropping) == before);
+
+  Options options = options_of(ModeChoice::lora, 0.0);
+  options.lora_dropout = 0.5;
+  options.micro_steps = 2;
+  Trainer a(options, shape, data, 0.0), b(options, shape, data, 0.0), other(options_of(ModeChoice::lora, 0.0), shape, data, 0.0);
+  for (int i = 0; i < 3; ++i) CHECK(a.step().loss == b.step().loss);
+  CHECK(tensors_of(a) == tensors_of(b));
+  for (int i = 0; i < 3; ++i) other.step();
+  CHECK(tensors_of(a) != tensors_of(other));
+  // Evaluation drops nothing out: twice the same, and the merged model agrees.
+  CHECK(a.validate() == a.validate());
+}
+
+TEST_CASE("lora: adapters and merged models are saved, and load to the same loss") {
+  const TokenData data = text();
+  const TemporaryFolder folder;
+  for (const ModeChoice mode : {ModeChoice::lora, ModeChoice::qlora}) {
+    CAPTURE(static_cast<int>(mode));
+    Options options = options_of(mode);
+    options.lora_targets = {"q_proj", "v_proj", "down_proj"};
+    options.lora_alpha = 7.5;
+    options.lora_dropout = 0.25;
+    {
+      Trainer base(options_of(ModeChoice::full), shape, data, 0.0);
+      save_weights(folder / "base", base.model());
+    }
+    options.model = folder / "base";
+    Trainer trained(options, shape, data, 0.5);
+    while (trained.steps_done() < options.steps) trained.step();
+    const double loss = trained.validate();
+    save_adapter(folder / "adapter", trained.model(), "some/base");
+    save_weights(folder / "merged", trained.model());
+
+    const ops::Adaptation read = load_adapter_config(folder / "adapter");
+    CHECK(read.rank == 3);
+    CHECK(read.alpha == 7.5);
+    CHECK(read.dropout == 0.25);
+    CHECK(read.targets == options.lora_targets);
+    CHECK(test::read_bytes(folder / "adapter" / "adapter_config.json").find("\"some/base\"") != std::string::npos);
+
+    Options again = options_of(mode);
+    again.model = folder / "base";
+    again.adapter = folder / "adapter";
+    Trainer loaded(again, shape, data, 0.0);
+    CHECK(loaded.validate() == loss);
+
+    Options plain = options_of(ModeChoice::full);
+    plain.model = folder / "merged";
+    Trainer merged(plain, shape, data, 0.0);
+    CHECK(std::abs(merged.validate() - loss) <= 2e-5);
+    CHECK(merged.validate() != Trainer(options_of(ModeChoice::full), shape, data, 0.0).validate());
+  }
+}
+
+TEST_CASE("lora: an adapter of another model is refused with the tensor and both shapes, and changes nothing") {
+  const TokenData data = text();
+  const TemporaryFolder folder;
+  Trainer small(options_of(ModeChoice::lora), shape, data, 0.0);
+  save_adapter(folder / "adapter", small.model(), "");
+  Options options = options_of(ModeChoice::lora);
+  LlamaConfig wider = shape;
+  wider.intermediate = 44;
+  LlamaModel<float> other(wider, 16, {.adaptation = small.model().adaptation()});
+  other.initialize_adapters(5);
+  std::vector<float> before;
+  other.for_each_tensor([&](const auto& tensor) {
+    if (is_adapter(tensor.name)) before.insert(before.end(), tensor.value, tensor.value + tensor.size());
+  });
+  test::check_throws<std::runtime_error>([&] { load_adapter(folder / "adapter", other); },
+                                         {"mlp.gate_proj.lora_B.weight", "[44, 3]", "[40, 3]", "made for this model"});
+  std::vector<float> after;
+  other.for_each_tensor([&](const auto& tensor) {
+    if (is_adapter(tensor.name)) after.insert(after.end(), tensor.value, tensor.value + tensor.size());
+  });
+  CHECK(after == before);
+
+  options.shape = wider;
+  options.adapter = folder / "nowhere";
+  test::check_throws<std::runtime_error>([&] { Trainer trainer(options, wider, data, 0.0); }, {"nowhere", "not there"});
+}
+
+TEST_CASE("lora: adapter configs that mean something else are refused by their key") {
+  const auto config = [](const std::string& more) {
+    return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" + more + "}";
+  };
+  const ops::Adaptation good = parse_adapter_config(config(R"(,"use_dora":false,"rank_pattern":{},"modules_to_save":null)"), "'c'");
+  CHECK(good.rank == 4);
+  CHECK(good.scale() == 2.0);
+  CHECK(good.adapts("model.layers.0.self_attn.q_proj"));
+  CHECK_FALSE(good.adapts("model.layers.0.self_attn.k_proj"));
+  CHECK(parse_adapter_config(R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":"all-linear"})", "'c'").targets.empty());
+
+  const struct {
+    std::string text;
+    const char* key;
+  } bad[] = {
+      {config(R"(,"use_dora":true)"), "use_dora"},
+      {config(R"(,"use_rslora":true)"), "use_rslora"},
+      {config(R"(,"rank_pattern":{"q_proj":2})"), "rank_pattern"},
+      {config(R"(,"alpha_pattern":{"q_proj":2})"), "alpha_pattern"},
+      {config(R"(,"modules_to_save":["lm_head"])"), "modules_to_save"},
+      {config(R"(,"layers_to_transform":[1])"), "layers_to_transform"},
+      {config(R"(,"lora_dropout":1)"), "lora_dropout"},
+      {config(R"(,"r":5)"), "occurs twice"},
+      {R"({"peft_type":"IA3"})", "peft_type"},
+      {R"({"r":4})", "peft_type"},
+      {R"({"peft_type":"LORA","lora_alpha":8,"target_modules":["q_proj"]})", "'r'"},
+      {R"({"peft_type":"LORA","r":0,"lora_alpha":8,"target_modules":["q_proj"]})", "'r'"},
+      {R"({"peft_type":"LORA","r":2.5,"lora_alpha":8,"target_modules":["q_proj"]})", "'r'"},
+      {R"({"peft_type":"LORA","r":2,"target_modules":["q_proj"]})", "lora_alpha"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":"8","target_modules":["q_proj"]})", "lora_alpha"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":8})", "target_modules"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":[]})", "target_modules"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":".*_proj"})", "target_modules"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":["c_attn"]})", "c_attn"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":["q_proj"],"bias":"all"})", "bias"},
+      {R"([1])", "JSON"},
+  };
+  for (const auto& one : bad) {
+    CAPTURE(one.text);
+    test::check_throws<std::runtime_error>([&] { static_cast<void>(parse_adapter_config(one.text, "'c'")); }, {"'c'", one.key});
+  }
+}
+
+TEST_CASE("qlora: frozen linear maps are in 4 bits, trained or saved in no other way than dense ones") {
+  const TokenData data = text();
+  Trainer dense(options_of(ModeChoice::lora), shape, data, 0.5), quantized(options_of(ModeChoice::qlora), shape, data, 0.5);
+  const std::size_t linears = 3u * (2u * 24u * 24u + 2u * 24u * 12u + 3u * 24u * 40u);
+  const std::size_t rest = dense.model().base_bytes() - 4 * linears;
+  // 4 bits, a byte for each 64, a few floats for each matrix.
+  CHECK(quantized.model().base_bytes() - rest < linears * 33 / 64 + 3 * 7 * 12);
+  CHECK(quantized.model().base_bytes() - rest >= linears * 33 / 64);
+  const double a = dense.step().loss, b = quantized.step().loss;
+  CHECK(a != b);
+  CHECK(std::abs(a - b) < 0.05 * a);
+  double last = b;
+  while (quantized.steps_done() < 8) last = quantized.step().loss;
+  CHECK(last < b);
+}
