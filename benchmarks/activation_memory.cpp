@@ -16,6 +16,7 @@
 #include <dropbp/ops/adamw.hpp>
 
 #include "benchmark.hpp"
+#include "modes.hpp"
 #include "llama/model.hpp"
 
 namespace {
@@ -34,15 +35,10 @@ struct Peak {
   std::size_t saved = 0, all = 0;  // bytes: what branches keep for their backward pass; that and everything transient
 };
 
-dropbp::ops::Adaptation adaptation_of(std::string_view mode) {
-  if (mode == "full") return {};
-  return {.rank = 8, .quantize = mode == "qlora"};
-}
-
 class Trainer {
  public:
   Trainer(const Settings& settings, Index longest, std::string_view mode)
-      : model_(settings.shape, longest, {.adaptation = adaptation_of(mode)}),
+      : model_(settings.shape, longest, {.adaptation = bench::adaptation_of(mode)}),
         optimizer_(model_.parameters(), {.learning_rate = 1e-5}) {
     model_.initialize(1);
     model_.initialize_adapters(1);

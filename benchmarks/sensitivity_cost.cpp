@@ -68,9 +68,9 @@ struct Trained {
   dropbp::DropBPHandler<Model> handler;
   llama::Batch batch;
 
-  Trained(const llama::LlamaConfig& shape, std::ptrdiff_t sequences, std::ptrdiff_t sequence)
-      : config(shape), model(config, sequence), handler(model, {.drop_rate = 0.5, .seed = 1}) {
-    model.initialize(1);
+  Trained(const llama::LlamaConfig& shape, std::ptrdiff_t sequences, std::ptrdiff_t sequence, std::uint64_t seed = 1)
+      : config(shape), model(config, sequence), handler(model, {.drop_rate = 0.5, .seed = seed}) {
+    model.initialize(seed);
     batch.shape = {sequences, sequence};
     batch.inputs.resize(static_cast<std::size_t>(sequences * sequence));
     batch.labels.resize(batch.inputs.size());
@@ -82,17 +82,17 @@ struct Trained {
 };
 
 struct Settings {
-  std::uint64_t steps = 300, points = 5;
+  std::uint64_t steps = 300, points = 5, seed = 1;
   int rounds = 3, batches = 12;
   std::vector<std::ptrdiff_t> layers = {8, 32};  // of the timed models
 };
 
 void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
-  Trained trained({.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4}, 4, 128);
+  Trained trained({.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4}, 4, 128, settings.seed);
   auto& [config, model, handler, batch] = trained;
   const auto data = llama::TokenData::from_text(llama::find_default_corpus(),
                                                 {.vocabulary = config.vocabulary, .max_bytes = 4 << 20});
-  const llama::BatchSampler sampler(data.train(), 4, 128, 1);
+  const llama::BatchSampler sampler(data.train(), 4, 128, settings.seed);
   dropbp::ops::AdamW<float> optimizer(model.parameters(), {.learning_rate = 1e-3});
   const std::size_t size = handler.size();
 
@@ -260,6 +260,7 @@ int run(int argc, char** argv) {
   Settings settings;
   bench::Options common(app, "30 training steps, one timed model of 8 blocks, one round");
   app.add_option("--steps", settings.steps, "of the training")->check(CLI::Range(5, 1000000))->capture_default_str();
+  app.add_option("--seed", settings.seed, "of weights, data order and plans")->capture_default_str();
   app.add_option("--rounds", settings.rounds, "timings, median taken")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

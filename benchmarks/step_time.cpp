@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@
 
 #include "benchmark.hpp"
 #include "instructions.hpp"
+#include "modes.hpp"
 #include "plain_llama.hpp"
 
 namespace {
@@ -30,7 +32,10 @@ struct Settings {
   llama::LlamaConfig shape{.hidden = 512, .intermediate = 1376, .layers = 8, .heads = 8, .kv_heads = 8};
   Index sequence = 256, batch = 4;
   int rounds = 9;
+  std::string mode = "full";
   std::vector<double> drop_rates = {0.0, 0.5, 0.75, 0.875};
+
+  bool full() const noexcept { return mode == "full"; }
 };
 
 struct Times {
@@ -60,15 +65,16 @@ constexpr dropbp::ops::AdamWOptions adamw{.learning_rate = 1e-5};
 class Trainer {
  public:
   explicit Trainer(const Settings& settings)
-      : model_(settings.shape, settings.sequence),
-        handler_(model_, {.drop_rate = 0.0}),
+      : model_(settings.shape, settings.sequence, {.adaptation = bench::adaptation_of(settings.mode)}),
+        handler_(model_, {.drop_rate = 0.0, .trains_below = model_.trains_below()}),
         optimizer_(model_.parameters(), adamw),
         batch_(batch_of(settings)) {
     model_.initialize(1);
+    model_.initialize_adapters(1);
     std::size_t all = 0, of_branches = 0;
-    for (const auto* parameter : model_.parameters()) all += parameter->size();
+    for (const auto* parameter : model_.parameters()) all += parameter->trained ? parameter->size() : 0;
     model_.for_each_layer([&](auto& layer) {
-      layer.op().for_each_parameter([&](const auto& parameter) { of_branches += parameter.size(); });
+      layer.op().for_each_parameter([&](const auto& parameter) { of_branches += parameter.trained ? parameter.size() : 0; });
     });
     branches_share_ = static_cast<double>(of_branches) / static_cast<double>(all);
   }
@@ -129,15 +135,15 @@ class PlainTrainer {
 };
 
 // As many attention branches and as many MLPs as the rate leaves, evenly spread, others in every round.
-dropbp::DropPlan plan_of(double drop_rate, Index layers, int round) {
-  const auto size = static_cast<std::size_t>(layers);
-  const auto kept = static_cast<std::size_t>(std::lround((1.0 - drop_rate) * static_cast<double>(layers)));
+dropbp::DropPlan plan_of(const Settings& settings, double drop_rate, int round) {
+  const auto size = static_cast<std::size_t>(settings.shape.layers);
+  const auto kept = static_cast<std::size_t>(std::lround((1.0 - drop_rate) * static_cast<double>(size)));
   std::vector<std::uint8_t> dropped(2 * size, 1);
   for (std::size_t i = 0; i < kept; ++i) {
     const std::size_t block = (i * size / kept + static_cast<std::size_t>(round)) % size;
     dropped[2 * block] = dropped[2 * block + 1] = 0;
   }
-  return dropbp::DropPlan(dropped);
+  return dropbp::DropPlan(dropped, settings.full());
 }
 
 double kept_flops_share(const dropbp::DropPlan& plan, std::span<const double> flops) {
@@ -149,7 +155,8 @@ double kept_flops_share(const dropbp::DropPlan& plan, std::span<const double> fl
   return kept / all;
 }
 
-// Multiply-adds count as two; the attention's causal half is counted, not the other.
+// Multiply-adds count as two; the attention's causal half is counted, not the other. Over frozen weights a backward pass has
+// the inputs' gradients alone; the adapters' own products, below a tenth, are not counted.
 struct StepFlops {
   double forward, branches_backward, rest;
   double all() const noexcept { return forward + branches_backward + rest; }
@@ -159,7 +166,7 @@ StepFlops flops_of(const Settings& settings, std::span<const double> branches) {
   double forward = 0.0;
   for (const double flops : branches) forward += tokens * flops;
   const double head = 2.0 * tokens * static_cast<double>(settings.shape.hidden * settings.shape.vocabulary);
-  return {forward, 2.0 * forward, 3.0 * head};
+  return {forward, (settings.full() ? 2.0 : 1.0) * forward, (settings.full() ? 3.0 : 2.0) * head};
 }
 
 // FLOP/s of C = A B^T with square matrices: the better of the library's product and Eigen's.
@@ -198,7 +205,7 @@ int count(const std::string& trainer, int steps) {
   dropbp::ops::set_thread_count(1);
   Trainer with(settings);
   PlainTrainer without(settings, with);
-  const dropbp::DropPlan plan = plan_of(0.0, settings.shape.layers, 0);
+  const dropbp::DropPlan plan = plan_of(settings, 0.0, 0);
   for (int step = 0; step < steps; ++step) trainer == "plain" ? void(without.step()) : void(with.step(plan));
   return 0;
 }
@@ -208,7 +215,7 @@ int run_alone(const Settings& settings, double drop_rate) {
   Trainer trainer(settings);
   std::vector<double> milliseconds;
   for (int round = 0; round <= settings.rounds; ++round) {
-    const double seconds = trainer.step(plan_of(drop_rate, settings.shape.layers, round)).step;
+    const double seconds = trainer.step(plan_of(settings, drop_rate, round)).step;
     if (round > 0) milliseconds.push_back(1e3 * seconds);
   }
   rusage usage{};
@@ -238,6 +245,9 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(0.0, 1.0))
       ->delimiter(',')
       ->capture_default_str();
+  app.add_option("--mode", settings.mode, "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
+      ->check(CLI::IsMember({"full", "lora", "qlora"}))
+      ->capture_default_str();
   double only = -1.0;
   app.add_option("--only", only, "no table: steps at this one rate, and their times and the peak memory as JSON")
       ->check(CLI::Range(0.0, 1.0));
@@ -260,7 +270,8 @@ int run(int argc, char** argv) {
   settings.drop_rates.insert(settings.drop_rates.begin(), 0.0);
 
   Trainer trainer(settings);
-  PlainTrainer plain(settings, trainer);
+  std::optional<PlainTrainer> plain;
+  if (settings.full()) plain.emplace(settings, trainer);
   ProductRate product(common.quick ? 512 : 2048);
   const std::size_t rates = settings.drop_rates.size();
   std::vector<std::vector<Times>> times(rates);
@@ -268,12 +279,12 @@ int run(int argc, char** argv) {
   std::vector<double> kept_shares(rates), plain_seconds, overheads, product_rates;
 
   // Once each beforehand: memory is taken, and what the two trainers compute is the same.
-  trainer.step(plan_of(0.0, settings.shape.layers, 0));
-  plain.step();
-  if (trainer.loss() != plain.loss())
+  trainer.step(plan_of(settings, 0.0, 0));
+  if (plain) plain->step();
+  if (plain && trainer.loss() != plain->loss())
     throw std::runtime_error(
         fmt::format("the trainers with and without the library must have the same loss, but it is {} and {}",
-                    trainer.loss(), plain.loss()));
+                    trainer.loss(), plain->loss()));
   std::size_t allocations = 0;
   for (int round = -1; round < settings.rounds; ++round) {
     if (round == 0) allocations = trainer.allocations();
@@ -282,10 +293,10 @@ int run(int argc, char** argv) {
     for (std::size_t turn = 0; turn <= rates; ++turn) {
       const std::size_t i = (turn + static_cast<std::size_t>(round + 1)) % (rates + 1);
       if (i == rates) {
-        of_plain = plain.step();
+        if (plain) of_plain = plain->step();
         continue;
       }
-      const dropbp::DropPlan plan = plan_of(settings.drop_rates[i], settings.shape.layers, round + 1);
+      const dropbp::DropPlan plan = plan_of(settings, settings.drop_rates[i], round + 1);
       of_round[i] = trainer.step(plan);
       kept_shares[i] = kept_flops_share(plan, trainer.flops());
     }
@@ -298,8 +309,7 @@ int run(int argc, char** argv) {
       ratios[i].push_back(of_round[i].step / full.step);
       limits[i].push_back((full.step - saved) / full.step);
     }
-    overheads.push_back(full.step / of_plain - 1.0);
-    plain_seconds.push_back(of_plain);
+    if (plain) overheads.push_back(full.step / of_plain - 1.0), plain_seconds.push_back(of_plain);
     product_rates.push_back(rate);
     fmt::print(stderr, "round {} of {}\n", round + 1, settings.rounds);
   }
@@ -312,14 +322,18 @@ int run(int argc, char** argv) {
     return bench::spread_of(values);
   };
   fmt::print(
-      "LLaMA of {} blocks, hidden {}, intermediate {}, {} heads; {} x {} tokens, float, all weights trained; {} "
+      "LLaMA of {} blocks, hidden {}, intermediate {}, {} heads; {} x {} tokens, float, {}; {} "
       "threads\n"
       "median of {} rounds in turn; ratio: time / that at rate 0 (least to most); limit: from the parts at rate 0;\n"
       "flops limit: by FLOPs alone; efficiency: (1 - ratio) / (1 - limit)\n"
       "drop rate  forward ms  backward ms  optimizer ms   step ms   ratio                    limit  flops limit  "
       "efficiency\n",
       settings.shape.layers, settings.shape.hidden, settings.shape.intermediate, settings.shape.heads, settings.batch,
-      settings.sequence, dropbp::ops::thread_count(), settings.rounds);
+      settings.sequence,
+      settings.full()             ? "all weights trained"
+      : settings.mode == "qlora" ? "adapters over 4-bit weights trained"
+                                  : "adapters trained",
+      dropbp::ops::thread_count(), settings.rounds);
   bench::Json rows = bench::Json::array();
   llama::Plot plot{.title = "Time of a training step",
                    .x_label = "drop rate",
@@ -349,25 +363,26 @@ int run(int argc, char** argv) {
     plot.series[0].points.emplace_back(1.0 - kept_shares[i], ratio.median);
     plot.series[1].points.emplace_back(1.0 - kept_shares[i], limit);
   }
-  const bench::Spread overhead = bench::spread_of(overheads), rate = bench::spread_of(product_rates);
+  const bench::Spread rate = bench::spread_of(product_rates);
   const double step_seconds = milliseconds(times[0], &Times::step).median / 1e3;
   const double fraction = flops.all() / step_seconds / rate.median;
   const double tokens_per_second = static_cast<double>(settings.batch * settings.sequence) / step_seconds;
-  fmt::print("without the library: {:.1f} ms; overhead of the library at rate 0: {:.2f} % ({:.2f} % to {:.2f} %)\n",
-             1e3 * bench::median(plain_seconds), 100.0 * overhead.median, 100.0 * overhead.least,
-             100.0 * overhead.most);
-  bench::Json json{{"rows", rows},
-                   {"overhead_at_zero", overhead.median},
-                   {"sgemm_fraction", fraction},
-                   {"tokens_per_second", tokens_per_second}};
-  if (const auto extra = bench::extra_instructions(argv[0])) {
-    // A step's own instructions, at least: one for as many multiply-adds as a vector holds.
-    const double share = *extra / (flops.all() / (2.0 * static_cast<double>(dropbp::ops::detail::lanes<float>)));
-    fmt::print("by instructions: {:.0f} more a step, at most {:.4f} % of a step's\n", *extra, 100.0 * share);
-    json["extra_instructions_a_step"] = *extra;
-    json["overhead_by_instructions"] = share;
-  } else {
-    fmt::print("by instructions: not counted, valgrind is not installed\n");
+  bench::Json json{{"rows", rows}, {"mode", settings.mode}, {"sgemm_fraction", fraction}, {"tokens_per_second", tokens_per_second}};
+  if (plain) {
+    const bench::Spread overhead = bench::spread_of(overheads);
+    fmt::print("without the library: {:.1f} ms; overhead of the library at rate 0: {:.2f} % ({:.2f} % to {:.2f} %)\n",
+               1e3 * bench::median(plain_seconds), 100.0 * overhead.median, 100.0 * overhead.least,
+               100.0 * overhead.most);
+    json["overhead_at_zero"] = overhead.median;
+    if (const auto extra = bench::extra_instructions(argv[0])) {
+      // A step's own instructions, at least: one for as many multiply-adds as a vector holds.
+      const double share = *extra / (flops.all() / (2.0 * static_cast<double>(dropbp::ops::detail::lanes<float>)));
+      fmt::print("by instructions: {:.0f} more a step, at most {:.4f} % of a step's\n", *extra, 100.0 * share);
+      json["extra_instructions_a_step"] = *extra;
+      json["overhead_by_instructions"] = share;
+    } else {
+      fmt::print("by instructions: not counted, valgrind is not installed\n");
+    }
   }
   fmt::print(
       "{:.1f} GFLOP a step at rate 0 in {:.3f} s: {:.1f} GFLOP/s, {:.3f} of the {:.1f} GFLOP/s of a large matrix "

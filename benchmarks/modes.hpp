@@ -1,0 +1,18 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What trains in a benchmark: "full", all weights; "lora", adapters; "qlora", adapters over 4-bit weights.
+#pragma once
+
+#include <string_view>
+
+#include <dropbp/ops/adaptation.hpp>
+
+namespace bench {
+
+inline dropbp::ops::Adaptation adaptation_of(std::string_view mode) {
+  if (mode == "full") return {};
+  return {.rank = 8, .quantize = mode == "qlora"};
+}
+
+}  // namespace bench
