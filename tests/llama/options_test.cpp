@@ -173,6 +173,18 @@ TEST_CASE("options: each one arrives") {
 
   CHECK(options_of({"--activation-budget", "1.5"}).activation_budget_mib == 1.5);
   CHECK(options_of({"--activation-budget", "1.5"}).sampling == SamplingChoice::fixed_budget);
+  const Options lora = options_of({"--mode", "lora", "--lora-rank", "4", "--lora-alpha", "2.5", "--lora-dropout", "0.1",
+                                   "--lora-targets", "q_proj,down_proj", "--merge-out", "m", "--out-dtype", "bf16"});
+  CHECK(lora.mode == ModeChoice::lora);
+  CHECK(lora.lora_rank == 4);
+  CHECK(lora.lora_alpha == 2.5);
+  CHECK(lora.lora_dropout == 0.1);
+  CHECK(lora.lora_targets == std::vector<std::string>{"q_proj", "down_proj"});
+  CHECK(lora.merge_out == "m");
+  const Options qlora = options_of({"--mode", "qlora", "--adapter", "a", "--lora-dropout", "0.1"});
+  CHECK(qlora.mode == ModeChoice::qlora);
+  CHECK(qlora.adapter == "a");
+  CHECK(options_of({}).mode == ModeChoice::full);
   CHECK_FALSE(options_of({}).recompute);
   CHECK(options_of({"--recompute"}).recompute);
   CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"}).allocation ==
@@ -268,6 +280,17 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--model", "m", "--layers", "4"}, {"--model", "--layers"}},
       {{"--model", "m", "--tie-embeddings"}, {"--model", "--tie-embeddings"}},
       {{"--model", "m", "--vocabulary", "300"}, {"--model", "--vocabulary"}},
+      {{"--mode", "dora"}, {"--mode", "full|lora|qlora", "'dora'"}},
+      {{"--lora-rank", "4"}, {"--lora-rank", "--mode is full", "add --mode lora or qlora"}},
+      {{"--adapter", "a"}, {"--adapter", "--mode is full"}},
+      {{"--merge-out", "m", "--mode", "full"}, {"--merge-out", "--mode is full"}},
+      {{"--mode", "lora", "--lora-rank", "0"}, {"--lora-rank", "from 1 to", "'0'"}},
+      {{"--mode", "lora", "--lora-alpha", "0"}, {"--lora-alpha", "(0, infinity)", "'0'"}},
+      {{"--mode", "lora", "--lora-alpha", "inf"}, {"--lora-alpha", "'inf'"}},
+      {{"--mode", "qlora", "--lora-dropout", "1"}, {"--lora-dropout", "[0, 1)", "'1'"}},
+      {{"--mode", "lora", "--lora-targets", "q_proj,c_attn"}, {"--lora-targets", "gate_proj, up_proj, down_proj", "'q_proj,c_attn'"}},
+      {{"--mode", "lora", "--lora-targets", "q_proj,"}, {"--lora-targets", "'q_proj,'"}},
+      {{"--mode", "lora", "--adapter", "a", "--lora-rank", "4"}, {"--adapter", "--lora-rank", "leave one"}},
       {{"--resume"}, {"--resume", "--checkpoint", "add it"}},
       {{"--checkpoint-every", "5"}, {"--checkpoint-every", "--checkpoint", "add it"}},
       {{"--checkpoint", "c", "--checkpoint-every", "-1"}, {"--checkpoint-every", "'-1'"}},
@@ -313,6 +336,8 @@ TEST_CASE("options: help names every option with its default, version is one lin
           "--grad-clip ", "--seed ",        "--threads ",        "--eval-every ",   "--eval-batches ",
           "--drop-rate ", "--allocation ",  "--sampling ",       "--sensitivity ",  "--allocate-at ",
           "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet ",
+          "--mode ",      "--adapter ",     "--lora-rank ",      "--lora-alpha ",   "--lora-dropout ",
+          "--lora-targets ", "--merge-out ",
           "--plot ",      "--baseline ",    "--out-dtype ",      "--checkpoint ",   "--checkpoint-every ",
           "--resume "}) {
       INFO(option);
