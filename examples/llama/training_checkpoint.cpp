@@ -104,8 +104,8 @@ void write_running(Writer& writer, const dropbp::RunningSensitivity::State& stat
   const std::size_t branches = state.own.size();
   writer.keep("dropbp.running.own", shape_of({branches}), state.own);
   writer.keep("dropbp.running.own_weights", shape_of({branches}), state.own_weights);
-  writer.keep("dropbp.running.shares", shape_of({branches}), state.shares);
-  writer.keep("dropbp.running.share_weights", shape_of({branches}), state.share_weights);
+  writer.keep("dropbp.running.ratios", shape_of({branches}), state.ratios);
+  writer.keep("dropbp.running.ratio_weights", shape_of({branches}), state.ratio_weights);
   std::vector<std::uint64_t> steps = state.last;
   steps.push_back(state.step);
   writer.keep("dropbp.running.steps", shape_of({branches + 1}), std::move(steps));
@@ -201,8 +201,8 @@ dropbp::RunningSensitivity::State read_running(Reader& reader, std::size_t branc
   dropbp::RunningSensitivity::State state;
   state.own = reader.read<double>("dropbp.running.own", shape_of({branches}));
   state.own_weights = reader.read<double>("dropbp.running.own_weights", shape_of({branches}));
-  state.shares = reader.read<double>("dropbp.running.shares", shape_of({branches}));
-  state.share_weights = reader.read<double>("dropbp.running.share_weights", shape_of({branches}));
+  state.ratios = reader.read<double>("dropbp.running.ratios", shape_of({branches}));
+  state.ratio_weights = reader.read<double>("dropbp.running.ratio_weights", shape_of({branches}));
   state.last = reader.read<std::uint64_t>("dropbp.running.steps", shape_of({branches + 1}));
   state.step = state.last.back();
   state.last.pop_back();

@@ -89,7 +89,7 @@ std::vector<std::uint64_t> bits_of(Trainer& trainer) {
   const RunState state = trainer.state();
   for (const char c : to_text(state.handler)) bits.push_back(static_cast<unsigned char>(c));
   for (std::size_t i = 0; i < state.running.own.size(); ++i) {
-    add(state.running.own[i]), add(state.running.own_weights[i]), add(state.running.shares[i]), add(state.running.share_weights[i]);
+    add(state.running.own[i]), add(state.running.own_weights[i]), add(state.running.ratios[i]), add(state.running.ratio_weights[i]);
     bits.push_back(state.running.last[i]);
   }
   bits.push_back(state.running.step);

@@ -68,6 +68,24 @@ TEST_CASE("A branch that shrinks the gradient of those below it counts a share o
   CHECK(running.sensitivities() == std::vector<double>{4.0, 2.0 + 0.25 * 4.0, 1.0 + 0.25 * (4.0 + 2.0)});
 }
 
+TEST_CASE("Norms below dropped branches are those that a complete backward pass would have had") {
+  // Branch 1 doubles the gradient of the stream: without it branch 0 sees a quarter of the squared norm.
+  RunningSensitivity running(3, 0.5);
+  running.observe(0, 8.0);
+  running.observe(1, 4.0, 0.5);
+  running.observe(2, 2.0);
+  running.end_step();
+  const std::vector<double> before = running.sensitivities();
+  running.observe(0, 2.0);
+  running.observe(2, 2.0);
+  running.end_step();
+  CHECK(running.sensitivities() == before);
+  // What is above the dropped branch is as it was, and an overflow of the correction is left out.
+  running.observe(0, std::numeric_limits<double>::max());
+  running.end_step();
+  for (const double value : running.sensitivities()) CHECK(std::isfinite(value));
+}
+
 TEST_CASE("Branches that were not seen lately count as the most sensitive one") {
   RunningSensitivity running(3, 0.9, 2);
   CHECK(running.sensitivities() == std::vector<double>(3, 1.0));
@@ -133,7 +151,7 @@ TEST_CASE("A restored running sensitivity goes on as the saved one does") {
   test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"it has 4"});
   for (const double number : {-1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
     for (auto list : {&RunningSensitivity::State::own, &RunningSensitivity::State::own_weights,
-                      &RunningSensitivity::State::shares, &RunningSensitivity::State::share_weights}) {
+                      &RunningSensitivity::State::ratios, &RunningSensitivity::State::ratio_weights}) {
       bad = good;
       (bad.*list)[1] = number;
       test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"finite and not negative", "branch 1"});

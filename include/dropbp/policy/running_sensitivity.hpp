@@ -18,9 +18,11 @@ DROPBP_NAMESPACE_BEGIN
 /// Estimates the published sensitivity of every branch without extra passes. Most of it is the squared norm of the branch's
 /// own gradients, which vanish when it is dropped. The rest is what the branch adds to the gradient of all below it: without
 /// it theirs would shrink by the ratio r of the stream's gradient norms above and below the branch, and so it counts
-/// (1 - r)^2 times the own squared norms of all lower branches. Both are averaged exponentially over the steps that kept the
-/// branch. Steps differ in scale, by their batch and where the training is, so what all branches of a step have in common is
-/// divided out first: only ratios between branches mean something, and only they matter to an allocation.
+/// (1 - r)^2 times the own squared norms of all lower branches. By the same token a norm that was observed below dropped
+/// branches is divided by their r^2: it is the one of a complete backward pass that is wanted. Norms and ratios are averaged
+/// exponentially over the steps that kept the branch. Steps differ in scale, by their batch and where the training is, so what
+/// all branches of a step have in common is divided out first: only ratios between branches mean something, and only they
+/// matter to an allocation.
 /// A branch that was not seen lately, or never, counts as the most sensitive one, so that it is kept again soon.
 /// A value: copy it to keep it, take its state() for a checkpoint. Throws std::invalid_argument for a decay outside [0, 1).
 class RunningSensitivity {
@@ -56,25 +58,34 @@ class RunningSensitivity {
                             "those of branch " + detail::text(branch) + " are " + detail::text(squared_gradient_norm) +
                                 " and " + detail::text(stream_ratio),
                             "leave out steps whose gradients overflowed");
-    branches_[branch].now = {true, squared_gradient_norm, (1.0 - stream_ratio) * (1.0 - stream_ratio)};
+    branches_[branch].now = {true, squared_gradient_norm, stream_ratio};
   }
 
-  /// To be called after each step's observations: the estimates take them in.
+  /// To be called after each step's observations: the estimates take them in. Branches without one were dropped.
   DROPBP_LAZY
   void end_step() {
-    double seen = 0.0, expected = 0.0;
-    for (const Branch& branch : branches_)
-      if (branch.now.pending && branch.weight > 0.0) seen += branch.now.own, expected += branch.own / branch.weight;
+    double growth = 1.0, seen = 0.0, expected = 0.0;
+    for (std::size_t i = size(); i-- > 0;) {
+      Branch& branch = branches_[i];
+      if (!branch.now.pending) {
+        const double r = branch.stream_ratio();
+        if (r > 0.0) growth /= r * r;
+        continue;
+      }
+      const double grown = branch.now.own * growth;
+      if (detail::is_finite(grown)) branch.now.own = grown;
+      if (branch.weight > 0.0) seen += branch.now.own, expected += branch.own / branch.weight;
+    }
     double scale = seen > 0.0 && expected > 0.0 ? expected / seen : 1.0;
     if (!detail::is_finite(scale)) scale = 1.0;
     for (Branch& branch : branches_) {
       if (!branch.now.pending) continue;
       branch.own = decay_ * branch.own + scale * branch.now.own;
-      if (branch.now.share > 0.0) {
-        branch.share = decay_ * branch.share + branch.now.share;
-        branch.share_weight = decay_ * branch.share_weight + 1.0;
-      }
       branch.weight = decay_ * branch.weight + 1.0;
+      if (branch.now.ratio != 1.0) {
+        branch.ratio = decay_ * branch.ratio + branch.now.ratio;
+        branch.ratio_weight = decay_ * branch.ratio_weight + 1.0;
+      }
       branch.last = step_;
       branch.now = {};
     }
@@ -97,8 +108,8 @@ class RunningSensitivity {
       const Branch& branch = branches_[i];
       if (!(branch.weight > 0.0)) continue;
       const double own = branch.own / branch.weight;
-      result[i] = own;
-      if (branch.share_weight > 0.0) result[i] += branch.share / branch.share_weight * below;
+      const double shrinks = 1.0 - branch.stream_ratio();
+      result[i] = own + shrinks * shrinks * below;
       below += own;
       if (result[i] > largest) largest = result[i];
     }
@@ -113,8 +124,8 @@ class RunningSensitivity {
   struct State {
     std::vector<double> own;                        ///< sums of the squared norms, the older the less
     std::vector<double> own_weights;                ///< what each sum has of ones
-    std::vector<double> shares;                     ///< the same sums of (1 - r)^2
-    std::vector<double> share_weights;              ///< the same
+    std::vector<double> ratios;                     ///< the same sums of r
+    std::vector<double> ratio_weights;              ///< what each of these has of ones
     std::vector<std::uint64_t> last;                ///< step of the last observation
     std::uint64_t step = 0;                         ///< steps that have ended
     bool operator==(const State&) const = default;  ///< of all fields
@@ -127,8 +138,8 @@ class RunningSensitivity {
     for (const Branch& branch : branches_) {
       state.own.push_back(branch.own);
       state.own_weights.push_back(branch.weight);
-      state.shares.push_back(branch.share);
-      state.share_weights.push_back(branch.share_weight);
+      state.ratios.push_back(branch.ratio);
+      state.ratio_weights.push_back(branch.ratio_weight);
       state.last.push_back(branch.last);
     }
     state.step = step_;
@@ -139,8 +150,8 @@ class RunningSensitivity {
   /// branches or one that no observations can lead to.
   DROPBP_LAZY
   void restore(const State& state) {
-    for (const std::size_t count : {state.own.size(), state.own_weights.size(), state.shares.size(),
-                                    state.share_weights.size(), state.last.size()})
+    for (const std::size_t count : {state.own.size(), state.own_weights.size(), state.ratios.size(),
+                                    state.ratio_weights.size(), state.last.size()})
       if (count != size())
         detail::throw_invalid("a state of a RunningSensitivity must be of as many branches (" + detail::text(size()) + ")",
                               "it has " + detail::text(count), "restore it into one of the same model");
@@ -148,9 +159,9 @@ class RunningSensitivity {
     for (std::size_t i = 0; i < size(); ++i) {
       Branch& branch = branches[i];
       branch.own = state.own[i], branch.weight = state.own_weights[i];
-      branch.share = state.shares[i], branch.share_weight = state.share_weights[i];
+      branch.ratio = state.ratios[i], branch.ratio_weight = state.ratio_weights[i];
       branch.last = state.last[i];
-      for (const double number : {branch.own, branch.weight, branch.share, branch.share_weight})
+      for (const double number : {branch.own, branch.weight, branch.ratio, branch.ratio_weight})
         if (!detail::is_finite(number) || number < 0.0)
           detail::throw_invalid("sums and weights of a running sensitivity must be finite and not negative",
                                 "one of branch " + detail::text(i) + " is " + detail::text(number), "restore from an intact copy");
@@ -166,15 +177,15 @@ class RunningSensitivity {
   // Of the step that has not ended.
   struct Observation {
     bool pending = false;
-    double own = 0.0, share = 0.0;
+    double own = 0.0, ratio = 1.0;
     bool operator==(const Observation&) const = default;
   };
   struct Branch {
-    double own = 0.0;    // sum of the squared norms, the older the less
-    double share = 0.0;  // the same of (1 - r)^2
-    double weight = 0.0, share_weight = 0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
+    double own = 0.0, ratio = 0.0;            // sums of the squared norms and of r, the older the less
+    double weight = 0.0, ratio_weight = 0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
     std::uint64_t last = 0;
     Observation now;
+    double stream_ratio() const noexcept { return ratio_weight > 0.0 ? ratio / ratio_weight : 1.0; }
     bool operator==(const Branch&) const = default;
   };
 
