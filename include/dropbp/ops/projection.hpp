@@ -165,14 +165,12 @@ class Projection {
       quantized_[part].dequantize(values);
     else
       copy<T>(values, weight.value().rows_from(first_row(part), outputs));
-    std::size_t number = 0;
     for_each_adapter([&](Index output, Index, Index row_a, Index row_b) {
       if (output != first_row(part)) return;
       Matrix<T> b(outputs, adaptation_.rank, workspace_);
       copy<T>(b.view(), lora_b.value().rows_from(row_b, outputs));
       scale(b.view());
       product_ab(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank), Accumulate::add);
-      ++number;
     });
   }
 
