@@ -259,7 +259,7 @@ class DropBPLayer {
   // The squared norm of a gradient of the stream where it is to be observed, else 0.
   template <class T>
   double observed_norm(const T& grad) const {
-    if constexpr (NormedTensor<T>)
+    if constexpr (detail::has_norm<T>)
       if (decision_.observes_stream && !decision_.dropped && decision_.input_gradient_needed) return dropbp::squared_norm(grad);
     return 0.0;
   }

@@ -123,6 +123,12 @@ concept has_scale_kernel = has_writable_memory<T> && has_kernels<T> && requires(
   kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, std::size_t{1});
 };
 
+// A norm that can really be taken: memory alone may be without kernels.
+template <class T>
+concept has_norm = has_own_norms<T> || (has_contiguous_memory<T> && has_kernels<T> && requires(const T& x) {
+  kernels_of<T>::squared_norm(tensor_traits<T>::data(x), std::size_t{1});
+});
+
 template <has_contiguous_memory T>
 std::size_t size_of(const T& x) {
   return static_cast<std::size_t>(tensor_traits<T>::size(x));
