@@ -291,7 +291,7 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "all plans fit; needs --sampling fixed-budget and implies it; 0 is no limit");
   flags.toggle("--recompute", o.recompute,
                "kept branches save their input alone and compute the rest again in the backward pass: less memory, more time, the "
-               "same losses");
+               "same losses (with --activation-budget other branches may be kept)");
   flags.group("Output");
   flags.path("--out", o.out, "DIR",
              "folder for the trained model, in the format of --model, or, with --mode lora and qlora, for the adapter, in that "

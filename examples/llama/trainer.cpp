@@ -250,6 +250,8 @@ void Trainer::allocate() {
   Batch sample{.shape = {1, options_.sequence}, .inputs = {}, .labels = {}};
   sampler_.fill(steps_done(), 0, batch_.inputs, batch_.labels);
   reserve_activations(saved_by_all(model_, handler_.size(), options_.sequence));
+  // Masks of this step, whatever ran before: a validation, or nothing after a resume.
+  model_.set_moment({.seed = options_.seed, .step = steps_done()});
   std::vector<double> sum(handler_.size());
   for (std::ptrdiff_t number = 0; number < options_.sensitivity_samples; ++number) {
     const std::ptrdiff_t begin = number * options_.sequence, end = begin + options_.sequence;

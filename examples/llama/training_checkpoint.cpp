@@ -372,7 +372,9 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--reallocate-every", o.reallocate_every);
   add("--drop-warmup", o.drop_warmup);
   add("--gradient-scaling", name_of(o.gradient_scaling));
-  add("--activation-budget", o.activation_budget_mib);
+  // With a budget plans are drawn by what branches save, which recomputing changes; without one it changes no bit.
+  const bool recompute_decides = o.activation_budget_mib > 0.0 && o.recompute;
+  add("--activation-budget", fmt::format("{}{}", o.activation_budget_mib, recompute_decides ? " with --recompute" : ""));
 
   std::uint32_t tokens = 0, frozen = 0;
   for (const auto part : {data.train(), data.validation()}) tokens = crc32c(tokens, part.data(), part.size_bytes());

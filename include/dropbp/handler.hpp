@@ -484,6 +484,7 @@ class DropBPHandler {
   template <class Norm>
   void observe_gradients_as(RunningSensitivity& running, const Norm& squared_norm_of) {
     require_begun();
+    require_same_layers();
     for_each_branch([&](auto& layer, std::size_t i) {
       // The sums over the micro-steps that kept it, as a step without GradientScaling would have one.
       const double scale = static_cast<double>(kept_micro_steps_[i]) * scales_[i];

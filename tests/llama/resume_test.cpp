@@ -175,6 +175,7 @@ TEST_CASE("resume: from every step of a run, to the same bits") {
       {SensitivityChoice::gradient, SamplingChoice::fixed_budget, AllocationChoice::optimal, ScalingChoice::inverse_keep_rate, false},
       {SensitivityChoice::running, SamplingChoice::fixed_budget, AllocationChoice::greedy, ScalingChoice::none, true},
       {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::uniform, ScalingChoice::none, false},
+      {SensitivityChoice::gradient_norm, SamplingChoice::bernoulli, AllocationChoice::optimal, ScalingChoice::none, true},
   };
   for (const auto& c : cases) {
     Options options = options_of();
@@ -367,6 +368,14 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   Options two = saved.options;
   two.seed = 7, two.batch = 1;
   CHECK(refusal_of(two, saved.data).find("but --batch was 2 and is 1, --seed was 1 and is 7; ") != std::string::npos);
+
+  // Recomputing changes what branches save, and so which fit a budget.
+  Options budget = saved.options;
+  budget.activation_budget_mib = 1, budget.sampling = SamplingChoice::fixed_budget;
+  const auto bounded = trainer_of(budget, saved.data, false);
+  const RunIdentity plain = identity_of(budget, saved.data, *bounded);
+  budget.recompute = true;
+  CHECK(plain != identity_of(budget, saved.data, *bounded));
 
   // These may differ.
   Options free = saved.options;
