@@ -66,10 +66,13 @@ ops::Adaptation parse_adapter_config(std::string_view json_text, const std::stri
     fail(what, "'peft_type' must be \"LORA\"", type == config.end() ? "there is none" : fmt::format("it is {}", type->dump()));
   for (const char* key : {"use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "layers_to_transform", "rank_pattern",
                           "alpha_pattern", "lora_bias", "trainable_token_indices", "layer_replication", "target_parameters",
-                          "exclude_modules"})
+                          "exclude_modules", "use_qalora", "use_bdlora"})
     if (const auto value = config.find(key); value != config.end() && !is_nothing(*value))
       fail(what, fmt::format("'{}' must be off or absent, because the adapters here have nothing like it", key),
            fmt::format("it is {}", value->dump()));
+  // True, false and the names of plain distributions only say how training began; the rest also changes the base.
+  if (const auto init = config.find("init_lora_weights"); init != config.end() && init->is_string() && *init != "gaussian")
+    fail(what, "'init_lora_weights' must leave the base as it is", fmt::format("it is {}", init->dump()));
   if (const auto bias = config.find("bias"); bias != config.end() && *bias != "none")
     fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
 

@@ -101,7 +101,7 @@ bool is_harmless(std::string_view name, bool has_head) {
 }
 
 void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& weights,
-                          std::span<const NamedTensor> tensors) {
+                          std::span<const NamedTensor> tensors, const FolderFormat& format) {
   std::set<std::string_view> wanted;
   for (const NamedTensor& tensor : tensors) wanted.insert(tensor.name);
   const bool has_head = wanted.contains("lm_head.weight");
@@ -113,11 +113,12 @@ void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& we
   const std::size_t shown = std::min(extra.size(), names_in_message);
   throw std::runtime_error(
       fmt::format("the weights in '{}' must have the model's {} tensors and no others, but they also have {}{}; this "
-                  "trainer would drop them, so "
-                  "choose a plain LLaMA model (adapters merged)",
+                  "trainer would drop them, so {}",
                   folder.string(), tensors.size(),
                   fmt::join(extra.begin(), extra.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
-                  extra.size() > shown ? fmt::format(" and {} more", extra.size() - shown) : std::string()));
+                  extra.size() > shown ? fmt::format(" and {} more", extra.size() - shown) : std::string(),
+                  format.weights == adapter_format.weights ? "choose an adapter that was made for this model"
+                                                           : "choose a plain LLaMA model (adapters merged)"));
 }
 
 /// The config that save_folder put into the weights, if any.
@@ -198,7 +199,7 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
           tensor.name, stored.elements(), shape_text(tensor.shape), tensor.values.size()));
     }
   }
-  refuse_extra_tensors(folder, weights, tensors);
+  refuse_extra_tensors(folder, weights, tensors, format);
   for (const NamedTensor& tensor : tensors) {
     const SafetensorsFile& file = weights.files[weights.file_of.find(tensor.name)->second];
     if (tensor.take) {

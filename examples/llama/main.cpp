@@ -5,10 +5,12 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <dropbp/ops/parallel.hpp>
@@ -110,7 +112,30 @@ Plot loss_plot(const Options& options, const Trainer& run, const Trainer* baseli
   return plot;
 }
 
-void train(const Options& options, Trainer& trainer, Trainer* baseline, TrainingCheckpoints* checkpoints, Progress& progress) {
+/// Runs what may fail; the first failure of all is thrown at the end.
+class Attempts {
+ public:
+  /// Whether `run` did not throw.
+  template <class Run>
+  bool operator()(const Run& run) {
+    try {
+      run();
+      return true;
+    } catch (...) {
+      if (!first_) first_ = std::current_exception();
+      return false;
+    }
+  }
+  void rethrow() const {
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  std::exception_ptr first_;
+};
+
+void train(const Options& options, Trainer& trainer, Trainer* baseline, TrainingCheckpoints* checkpoints, Progress& progress,
+           Attempts& attempts) {
   while (trainer.steps_done() < options.steps) {
     // In turn, and each first in every other step: drifts of the machine's speed meet both alike.
     const bool baseline_first = trainer.steps_done() % 2 == 0;
@@ -133,11 +158,13 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline, Training
     if (planned) validate();
     const bool stop = interrupted != 0;
     const bool due = options.checkpoint_every > 0 && done % options.checkpoint_every == 0;
-    if (checkpoints != nullptr && (due || stop || done == options.steps)) checkpoints->save(trainer);
+    bool saved = true;
+    if (checkpoints != nullptr && (due || stop || done == options.steps))
+      saved = attempts([&] { checkpoints->save(trainer); });
     // After the checkpoint, which must not hold what an uninterrupted run would not have measured.
     if (stop && !planned) validate();
     progress.update(update);
-    if (stop) break;
+    if (stop || !saved) break;
   }
 }
 
@@ -162,6 +189,10 @@ int run(const Options& options) {
   const FolderFormat& out_format = options.mode == ModeChoice::full ? model_format : adapter_format;
   if (options.out) prepare_checkpoint_folder(*options.out, out_format);
   if (options.merge_out) prepare_checkpoint_folder(*options.merge_out);
+  if (std::error_code none; options.merge_out && options.model && std::filesystem::equivalent(*options.merge_out, *options.model, none))
+    throw UsageError(fmt::format("--merge-out must not replace the model that adapters belong to, but it is '{}', as --model is; "
+                                 "give another folder",
+                                 options.merge_out->string()));
   dropbp::ops::set_thread_count(options.threads);
 
   const LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
@@ -185,24 +216,27 @@ int run(const Options& options) {
                                  parameter_count(config), adapter_text(options, trainer.model()), data.train().size(),
                                  options.steps, options.batch * options.sequence * options.micro_steps, options.drop_rate,
                                  trainer.steps_done() > 0 ? fmt::format(", resumed after step {}", trainer.steps_done()) : ""));
-  // What goes wrong is thrown after the figures so far are written: hours of training may be in them.
-  std::exception_ptr failure;
-  try {
-    train(options, trainer, baseline.get(), checkpoints.get(), progress);
-  } catch (...) {
-    failure = std::current_exception();
-  }
+  // What goes wrong is thrown at the end: hours of training may be in whatever can still be written.
+  Attempts attempts;
+  const bool trained = attempts([&] { train(options, trainer, baseline.get(), checkpoints.get(), progress, attempts); });
   progress.clear();
+  if (trained) {
+    if (options.out && options.mode == ModeChoice::full)
+      attempts([&] { save_weights(*options.out, trainer.model(), options.out_dtype); });
+    if (options.out && options.mode != ModeChoice::full)
+      attempts([&] {
+        save_adapter(*options.out, trainer.model(), options.model ? options.model->string() : std::string(), options.out_dtype);
+      });
+    if (options.merge_out) attempts([&] { save_weights(*options.merge_out, trainer.model(), options.out_dtype); });
+  }
   if (options.report)
-    write_report(*options.report, options, config, {trainer.records(), trainer.summary()},
-                 baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
-  if (failure) std::rethrow_exception(failure);
-  print_result(options, trainer, baseline.get());
-  if (options.out && options.mode == ModeChoice::full) save_weights(*options.out, trainer.model(), options.out_dtype);
-  if (options.out && options.mode != ModeChoice::full)
-    save_adapter(*options.out, trainer.model(), options.model ? options.model->string() : std::string(), options.out_dtype);
-  if (options.merge_out) save_weights(*options.merge_out, trainer.model(), options.out_dtype);
-  if (options.plot) write_svg(*options.plot, loss_plot(options, trainer, baseline.get()));
+    attempts([&] {
+      write_report(*options.report, options, config, {trainer.records(), trainer.summary()},
+                   baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
+    });
+  if (trained) print_result(options, trainer, baseline.get());
+  if (trained && options.plot) attempts([&] { write_svg(*options.plot, loss_plot(options, trainer, baseline.get())); });
+  attempts.rethrow();
   if (trainer.steps_done() < options.steps) {
     fmt::print(stderr, "llama-finetune: interrupted after step {} of {}; everything up to there was written{}\n",
                trainer.steps_done(), options.steps, checkpoints ? ", go on with --resume" : "");

@@ -363,7 +363,7 @@ void check_combinations(Options& o, const Special& given) {
                                      option->get_name()));
   }
   if (given.out_dtype->count() > 0 && !o.out && !o.merge_out)
-    throw UsageError("--out-dtype is the type of the numbers in --out, but no --out was given; add it or leave --out-dtype out");
+    throw UsageError("--out-dtype is the type of the numbers in --out and --merge-out, but neither --out nor --merge-out was given; add one or leave --out-dtype out");
   if ((o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint)
     throw UsageError(fmt::format("{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
                                  o.resume ? "--resume" : "--checkpoint-every"));

@@ -626,9 +626,9 @@ class DropBPHandler {
   std::uint64_t next_step_ = 0;
   std::uint64_t micro_steps_ = 0;
   std::uint64_t stamp_ = 0;
-  bool begun_ = false;       // plan_ is that of a step
+  bool begun_ = false;            // plan_ is that of a step
   bool observes_stream_ = false;  // see observe_stream
-  bool evaluating_ = false;  // begin_evaluation was the last to begin
+  bool evaluating_ = false;       // begin_evaluation was the last to begin
   bool measuring_ = false;
 };
 

@@ -187,6 +187,12 @@ TEST_CASE("lora: an adapter of another model is refused with the tensor and both
   });
   CHECK(after == before);
 
+  LlamaConfig lower = shape;
+  lower.layers = 2;
+  LlamaModel<float> fewer(lower, 16, {.adaptation = small.model().adaptation()});
+  test::check_throws<std::runtime_error>([&] { load_adapter(folder / "adapter", fewer); },
+                                         {"model.layers.2.", "choose an adapter that was made for this model"});
+
   options.shape = wider;
   options.adapter = folder / "nowhere";
   test::check_throws<std::runtime_error>([&] { Trainer trainer(options, wider, data, 0.0); }, {"nowhere", "not there"});
@@ -196,7 +202,7 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
   const auto config = [](const std::string& more) {
     return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" + more + "}";
   };
-  const ops::Adaptation good = parse_adapter_config(config(R"(,"use_dora":false,"rank_pattern":{},"modules_to_save":null)"), "'c'");
+  const ops::Adaptation good = parse_adapter_config(config(R"(,"use_dora":false,"rank_pattern":{},"modules_to_save":null,"init_lora_weights":true)"), "'c'");
   CHECK(good.rank == 4);
   CHECK(good.scale() == 2.0);
   CHECK(good.adapts("model.layers.0.self_attn.q_proj"));
@@ -213,6 +219,8 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
       {config(R"(,"alpha_pattern":{"q_proj":2})"), "alpha_pattern"},
       {config(R"(,"modules_to_save":["lm_head"])"), "modules_to_save"},
       {config(R"(,"layers_to_transform":[1])"), "layers_to_transform"},
+      {config(R"(,"init_lora_weights":"pissa_niter_4")"), "init_lora_weights"},
+      {config(R"(,"use_qalora":true)"), "use_qalora"},
       {config(R"(,"lora_dropout":1)"), "lora_dropout"},
       {config(R"(,"r":5)"), "occurs twice"},
       {R"({"peft_type":"IA3"})", "peft_type"},

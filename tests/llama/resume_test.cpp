@@ -573,28 +573,15 @@ class Program {
 
   /// Starts it; `extra` are further arguments, `file_limit` the largest file it may write.
   pid_t start(const std::vector<std::string>& extra, rlim_t file_limit = RLIM_INFINITY) const {
-    const pid_t child = fork();
-    if (child != 0) return child;
-    const int output = open((folder_ / "output").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    dup2(output, 1), dup2(output, 2);
-    const rlimit limit{file_limit, file_limit};
-    setrlimit(RLIMIT_FSIZE, &limit);
-    std::vector<std::string> words{DROPBP_LLAMA_FINETUNE, "--data", folder_ / "text", "--layers", "2", "--hidden", "16",
-                                   "--intermediate", "24", "--heads", "2", "--batch", "2", "--sequence", "16", "--steps", steps_,
-                                   "--micro-steps", "2", "--eval-every", "8", "--eval-batches", "1", "--threads", "1",
-                                   "--warmup", "5", "--quiet"};
-    words.insert(words.end(), extra.begin(), extra.end());
-    std::vector<char*> arguments;
-    for (std::string& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    execv(arguments[0], arguments.data());
-    _exit(127);
+    return start(small_, extra, file_limit);
+  }
+  /// The same with the sizes of a model's folder.
+  int run_on(const fs::path& model, const std::vector<std::string>& extra) const {
+    return exit_code_of(start({"--model", model}, extra, RLIM_INFINITY));
   }
   /// Runs it to its end; its exit code.
   int run(const std::vector<std::string>& extra, rlim_t file_limit = RLIM_INFINITY) const {
-    int status = 0;
-    waitpid(start(extra, file_limit), &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return exit_code_of(start(extra, file_limit));
   }
   std::string output() const { return test::read_bytes(folder_ / "output"); }
   fs::path operator/(const char* name) const { return folder_ / name; }
@@ -615,8 +602,33 @@ class Program {
   }
 
  private:
+  pid_t start(const std::vector<std::string>& model, const std::vector<std::string>& extra, rlim_t file_limit) const {
+    const pid_t child = fork();
+    if (child != 0) return child;
+    const int output = open((folder_ / "output").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    dup2(output, 1), dup2(output, 2);
+    const rlimit limit{file_limit, file_limit};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    std::vector<std::string> words{DROPBP_LLAMA_FINETUNE, "--data", folder_ / "text", "--batch", "2", "--sequence", "16", "--steps", steps_,
+                                   "--micro-steps", "2", "--eval-every", "8", "--eval-batches", "1", "--threads", "1",
+                                   "--warmup", "5", "--quiet"};
+    words.insert(words.end(), model.begin(), model.end());
+    words.insert(words.end(), extra.begin(), extra.end());
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    execv(arguments[0], arguments.data());
+    _exit(127);
+  }
+  static int exit_code_of(pid_t child) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+
   TemporaryFolder folder_;
   std::string steps_;
+  std::vector<std::string> small_{"--layers", "2", "--hidden", "16", "--intermediate", "24", "--heads", "2"};
 };
 
 }  // namespace
@@ -733,6 +745,27 @@ TEST_CASE("resume: the program on Ctrl-C, on a full disk, with other flags and w
   CHECK(program.output().find("passed over") != std::string::npos);
   CHECK(program.output().find("starting from the beginning") != std::string::npos);
   CHECK((program.result("resumed") == expected));
+}
+
+TEST_CASE("program: a result that cannot be written does not keep the others from being written") {
+  const Program program(100);
+  const std::vector<std::string> lora{"--mode", "lora", "--lora-rank", "1", "--lora-targets", "q_proj"};
+  auto words = program.arguments("adapter", lora);
+  words.insert(words.end(), {"--merge-out", program / "merged", "--checkpoint", program / "ck", "--checkpoint-every", "0"});
+  CHECK(program.run(words, 9'000) == 1);  // room for the adapter alone
+  CHECK(program.output().find("File too large") != std::string::npos);
+  CHECK(fs::exists(program / "adapter" / "adapter_model.safetensors"));
+  CHECK_FALSE(fs::exists(program / "adapter.json"));
+  CHECK_FALSE(fs::exists(program / "merged" / "model.safetensors"));
+
+  // A merged model must not take the place of the base that its adapter names.
+  REQUIRE(program.run({"--out", program / "base"}) == 0);
+  const std::string base = test::read_bytes(program / "base" / "model.safetensors");
+  std::vector<std::string> over = lora;
+  over.insert(over.end(), {"--merge-out", program / "base"});
+  CHECK(program.run_on(program / "base", over) == 2);
+  CHECK(program.output().find("--merge-out must not replace") != std::string::npos);
+  CHECK(test::read_bytes(program / "base" / "model.safetensors") == base);
 }
 
 TEST_CASE("resume: the trained model is written in each type and read back") {

@@ -32,10 +32,10 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) noexcep
 
 /// What a random number is for. Uses with different streams never share bits, whatever their steps and indices.
 enum class RandomStream : std::uint8_t {
-  drop_decision = 0,   ///< one draw a branch
-  sampling_order = 1,  ///< for samplers that permute the branches
+  drop_decision = 0,    ///< one draw a branch
+  sampling_order = 1,   ///< for samplers that permute the branches
   adapter_dropout = 2,  ///< see ops::Adaptation
-  user = 128           ///< from here on free for trainers (data order, dropout, ...)
+  user = 128            ///< from here on free for trainers (data order, dropout, ...)
 };
 
 /// The random numbers of one micro-step: a pure function of (seed, stream, step, micro-step, index).

@@ -148,8 +148,12 @@ class Projection {
   /// Its codes where the base is quantised; throws std::out_of_range where it is not.
   const Nf4Matrix& quantized(std::size_t part) const { return quantized_.at(part); }
 
-  /// Gives the weight of a linear map its values, quantising them where the base is.
+  /// Gives the weight of a linear map its values [outputs, input], quantising them where the base is. Throws
+  /// std::invalid_argument for another shape and, where it quantises, for values that are not finite.
   void set_weight(std::size_t part, MatrixView<const float> values) {
+    if (values.rows != parts_.at(part).rows || values.columns != input_)
+      detail::throw_invalid("the weight '" + parts_[part].name + "' has the shape " + detail::shape_text(parts_[part].rows, input_),
+                            detail::shape_text(values.rows, values.columns) + " was given", "pass one row for each output");
     if (!quantized_.empty()) {
       quantized_.at(part) = Nf4Matrix::quantize(values, parts_[part].name);
       return;

@@ -165,8 +165,8 @@ class RunningSensitivity {
         if (!detail::is_finite(number) || number < 0.0)
           detail::throw_invalid("sums and weights of a running sensitivity must be finite and not negative",
                                 "one of branch " + detail::text(i) + " is " + detail::text(number), "restore from an intact copy");
-      if (branch.last > state.step)
-        detail::throw_invalid("a branch cannot have been seen after the step of the state (" + detail::text(state.step) + ")",
+      if (branch.weight > 0.0 && branch.last >= state.step)
+        detail::throw_invalid("a branch must have been seen before the step that is to come (" + detail::text(state.step) + ")",
                               "branch " + detail::text(i) + " was in step " + detail::text(branch.last), "restore from an intact copy");
     }
     branches_ = std::move(branches);

@@ -191,4 +191,5 @@ TEST_CASE("adaptation: what is impossible is refused") {
   Projection<float> projection({{"x.q_proj.weight", 1}}, 2, quantize, MemoryPool());
   const float bad[] = {1.0f, std::nanf("")};
   CHECK(contains(invalid_message([&] { projection.set_weight(0, {bad, 1, 2}); }), "x.q_proj.weight"));
+  CHECK(contains(invalid_message([&] { projection.set_weight(0, {bad, 2, 1}); }), "'x.q_proj.weight' has the shape [1, 2]"));
 }
