@@ -299,7 +299,7 @@ class AddedTokens {
   void add(std::string content, Id id) {
     auto& list = by_first_byte_[static_cast<unsigned char>(content.front())];
     list.emplace_back(std::move(content), id);
-    std::ranges::stable_sort(list, std::greater<>(), [](const auto& token) { return token.first.size(); });
+    std::ranges::sort(list, std::greater<>(), [](const auto& token) { return token.first.size(); });
   }
 
   /// Calls `between` for each text between tokens and `token` for the ids.

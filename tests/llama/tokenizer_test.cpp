@@ -139,7 +139,7 @@ TEST_CASE("tokenizer: what a file needs and is not supported is an error with it
     one.merge_patch(patch);
     return json{{"added_tokens", {one}}};
   };
-  fails("smollm", token({}), {"'added_tokens[0].id' must be 500", "505"});
+  fails("smollm", token(json::object()), {"'added_tokens[0].id' must be 500", "505"});
   CHECK(changed("smollm", token({{"id", 500}})).encode("a<new>").back() == 500);
   fails("smollm", token({{"id", 500}, {"content", ""}}), {"'added_tokens[0].content'"});
   fails("smollm", token({{"id", 500}, {"lstrip", true}}), {"'added_tokens[0].lstrip' must be false"});
