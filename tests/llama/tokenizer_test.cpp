@@ -63,7 +63,7 @@ TEST_CASE("tokenizer: hard strings get the ids of the published library") {
 }
 
 TEST_CASE("tokenizer: the vocabulary counts added tokens") {
-  for (const auto& [name, size] : {std::pair("gpt2", 504), std::pair("llama3", 707), std::pair("smollm", 505), std::pair("qwen2", 605)})
+  for (const auto& [name, size] : {std::pair("gpt2", 505), std::pair("llama3", 708), std::pair("smollm", 506), std::pair("qwen2", 606)})
     CHECK(Tokenizer(data_folder + name + ".json").vocabulary() == size);
 }
 
@@ -231,11 +231,11 @@ TEST_CASE("tokenizer: the program takes the vocabulary from it, or refuses a sma
   };
   CHECK(run("") == 0);
   const json config = json::parse(test::read_bytes(folder / "report"))["config"];
-  CHECK(config["model"]["vocabulary"] == 504);
+  CHECK(config["model"]["vocabulary"] == 505);
   CHECK(config["tokenizer"] == data_folder + "gpt2.json");
   CHECK(run("--vocabulary 600") == 0);
   CHECK(json::parse(test::read_bytes(folder / "report"))["config"]["model"]["vocabulary"] == 600);
-  CHECK(run("--vocabulary 503") != 0);
+  CHECK(run("--vocabulary 504") != 0);
   const std::string message = test::read_bytes(folder / "output");
-  for (const char* part : {"its vocabulary is 503", "gpt2.json' has ids up to 503", "leave --vocabulary out"}) CHECK_THAT(message, contains(part));
+  for (const char* part : {"its vocabulary is 504", "gpt2.json' has ids up to 504", "leave --vocabulary out"}) CHECK_THAT(message, contains(part));
 }

@@ -87,7 +87,7 @@ STRINGS = [
     "ab" * 150 + " " + "=" * 200,
     "https://example.org/a-b_c?d=e&f=%20#g  user@example.org",
     "<|end|>", "a<|end|>b", "a <|end|> b", "<|end|><|end|>", "<|end|", "<|end|>>", "<|end|>|>", "<|endless|>", "<<|end|>",
-    "x<|pad|>\n\n<|end|> 's<tool>'s</tool>", "<to<tool>ol>",
+    "x<|pad|>\n\n<|end|> 's<tool>'s</tool>", "<to<tool>ol>", "<tool>+ <tool>-",
     "the quick brown fox \u00e9\u00e8 jumps 12 34",
     "CamelCaseWord snake_case_word SCREAMING_CASE kebab-case dotted.name",
 ]
@@ -123,8 +123,8 @@ def main():
             free = len(text["model"]["vocab"])
             text["model"]["vocab"].update({"Hello": free, "\u0120quick": free + 1})
             tokenizer = Tokenizer.from_str(json.dumps(text))
-        # One is the beginning of another, and one is found behind the normalizer.
-        tokenizer.add_special_tokens(["<|pad|>", "<|end|>", "<|end|>|>"])
+        # One is the beginning of another; one is found behind the normalizer, and so after one that overlaps its end.
+        tokenizer.add_special_tokens(["<|pad|>", "<|end|>", "<|end|>|>", "ol>+"])
         tokenizer.add_tokens([AddedToken("<tool>", normalized=True), AddedToken("</tool>", normalized=False)])
         text = json.loads(tokenizer.to_str())
         if name == "gpt2":
