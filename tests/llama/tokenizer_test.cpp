@@ -87,7 +87,7 @@ TEST_CASE("tokenizer: text that is not UTF-8 is an error with its place") {
       {"\xe2\x82" "a", "byte 0"},     {"\xf0\x9f\x98", "byte 0"},        {"\xf0\x9f\x98" "a", "byte 0"}};
   for (const auto& [text, place] : bad) {
     INFO(place);
-    test::check_throws<std::runtime_error>([&] { (void)tokenizer.encode(text, "'f'"); }, {"'f' must be UTF-8", place, "--tokenizer"});
+    test::check_throws<std::runtime_error>([&, &bytes = text] { (void)tokenizer.encode(bytes, "'f'"); }, {"'f' must be UTF-8", place, "--tokenizer"});
   }
   CHECK_NOTHROW(check_utf8("\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf", "all ends"));
 }
