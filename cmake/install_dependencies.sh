@@ -19,6 +19,7 @@ Groups:
   programs   fmt, CLI11, nlohmann-json
   tests      Catch2
   plot       gnuplot
+  pcre2      PCRE2, for --tokenizer of llama-finetune
   armadillo  Armadillo, for one interop header
   docs       Doxygen
   libtorch   libtorch, for one example, its tests and a benchmark (500 MB)
@@ -51,6 +52,7 @@ requirements_of() {
     tests) echo "catch2 header:catch2/catch.hpp header:catch2/catch_all.hpp" ;;
     libtorch) echo "libtorch-dev header:torch/csrc/api/include/torch/torch.h" ;;
     plot) echo "gnuplot-nox command:gnuplot" ;;
+    pcre2) echo "libpcre2-dev header:pcre2.h" ;;
     armadillo) echo "libarmadillo-dev header:armadillo" ;;
     docs) echo "doxygen command:doxygen" ;;
     multilib) echo "g++-multilib" ;;

@@ -19,6 +19,7 @@
 
 #include "input_file.hpp"
 #include "random_streams.hpp"
+#include "tokenizer.hpp"
 
 namespace llama {
 namespace {
@@ -34,6 +35,15 @@ std::string read_bytes(const InputFile& file, std::uintmax_t at_most) {
   std::string bytes(static_cast<std::size_t>(std::min<std::uintmax_t>(file.size(), at_most)), '\0');
   file.read(0, bytes.data(), bytes.size());
   return bytes;
+}
+
+/// Takes from the end of UTF-8 read from the front of `file` the character that the cut went through.
+void drop_cut_character(const InputFile& file, std::string& bytes) {
+  if (bytes.size() == file.size()) return;
+  char after = 0;
+  file.read(bytes.size(), &after, 1);
+  const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) == 0x80; };
+  for (; continues(after) && !bytes.empty(); bytes.pop_back()) after = bytes.back();
 }
 
 /// Relative paths with '/', sorted as bytes.
@@ -58,19 +68,31 @@ std::vector<std::string> files_below(const fs::path& folder) {
   return names;
 }
 
-std::string text_below(const fs::path& folder, std::uintmax_t max_bytes) {
+std::string text_below(const fs::path& folder, std::uintmax_t max_bytes, bool utf8) {
   std::string text;
   for (const std::string& name : files_below(folder)) {
     if (text.size() >= max_bytes) break;
+    std::string bytes;
     try {
       const InputFile file(folder / fs::path(name));
-      const std::string bytes = read_bytes(file, max_bytes - text.size());
-      if (std::string_view(bytes).substr(0, binary_probe).find('\0') == std::string_view::npos) text += bytes;
+      bytes = read_bytes(file, max_bytes - text.size());
+      if (std::string_view(bytes).substr(0, binary_probe).find('\0') != std::string_view::npos) continue;
+      if (utf8) drop_cut_character(file, bytes);
     } catch (const std::runtime_error&) {
       // One unreadable file among many is no reason to stop; an empty result below is.
+      continue;
     }
+    if (utf8) check_utf8(bytes, fmt::format("'{}'", (folder / fs::path(name)).string()));
+    text += bytes;
   }
   return text;
+}
+
+std::string text_of(const fs::path& path, std::uintmax_t max_bytes, bool utf8) {
+  const InputFile file(path);
+  std::string bytes = read_bytes(file, max_bytes);
+  if (utf8) drop_cut_character(file, bytes);
+  return bytes;
 }
 
 [[noreturn]] void fail_empty(const fs::path& path, const char* given) {
@@ -177,17 +199,18 @@ TokenData::TokenData(std::vector<std::int32_t> tokens, double validation_fractio
       tokens_.size() - static_cast<std::size_t>(std::floor(static_cast<double>(tokens_.size()) * validation_fraction));
 }
 
-TokenData TokenData::from_text(const fs::path& path, const DataOptions& options) {
+TokenData TokenData::from_text(const fs::path& path, const DataOptions& options, const Tokenizer* tokenizer) {
   std::error_code error;
   const bool is_folder = fs::is_directory(path, error);
   const std::string text =
-      is_folder ? text_below(path, options.max_bytes) : read_bytes(InputFile(path), options.max_bytes);
+      is_folder ? text_below(path, options.max_bytes, tokenizer != nullptr) : text_of(path, options.max_bytes, tokenizer != nullptr);
   if (text.empty()) fail_empty(path, is_folder ? "no readable text file is in it" : "it is empty");
-  std::vector<std::int32_t> tokens(text.size());
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    tokens[i] = static_cast<unsigned char>(text[i]);
-    check_id(path, tokens[i], i, options.vocabulary);
-  }
+  std::vector<std::int32_t> tokens;
+  if (tokenizer != nullptr)
+    tokens = tokenizer->encode(text, fmt::format("'{}'", path.string()));
+  else
+    tokens.assign(reinterpret_cast<const unsigned char*>(text.data()), reinterpret_cast<const unsigned char*>(text.data()) + text.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i) check_id(path, tokens[i], i, options.vocabulary);
   return {std::move(tokens), options.validation_fraction};
 }
 

@@ -13,6 +13,8 @@
 
 namespace llama {
 
+class Tokenizer;
+
 enum class TokenType { automatic, u16, i32 };  ///< automatic: by the file's extension .u16 or .i32
 
 struct DataOptions {
@@ -25,9 +27,11 @@ struct DataOptions {
 class TokenData {
  public:
   /// A file, or all files under a folder in the order of their relative paths (compared byte by byte, so it is the same
-  /// on every machine), joined; each byte is an id. In a folder, what is hidden, not a regular file, unreadable or
+  /// on every machine), joined; each byte is an id, or `tokenizer` makes ids of the whole, which then must be
+  /// UTF-8 (a character that max_bytes cuts is left out). In a folder, what is hidden, not a regular file, unreadable or
   /// binary (a NUL byte among the first 8,192) is skipped.
-  [[nodiscard]] static TokenData from_text(const std::filesystem::path& path, const DataOptions& options = {});
+  [[nodiscard]] static TokenData from_text(const std::filesystem::path& path, const DataOptions& options = {},
+                                           const Tokenizer* tokenizer = nullptr);
   /// Raw little-endian ids, uint16 or int32.
   [[nodiscard]] static TokenData from_tokens(const std::filesystem::path& path, TokenType type,
                                              const DataOptions& options);

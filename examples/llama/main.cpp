@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -26,6 +27,7 @@
 #include "plot.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "tokenizer.hpp"
 #include "trainer.hpp"
 #include "training_checkpoint.hpp"
 
@@ -41,10 +43,24 @@ extern "C" void on_interrupt(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
-TokenData load_data(const Options& options, const LlamaConfig& config) {
+/// Null without --tokenizer. Its ids fit the model, whose vocabulary is set where the tokenizer decides it.
+std::unique_ptr<Tokenizer> load_tokenizer(const Options& options, LlamaConfig& config) {
+  if (!options.tokenizer) return nullptr;
+  auto tokenizer = std::make_unique<Tokenizer>(*options.tokenizer);
+  if (options.vocabulary_of_tokenizer) config.vocabulary = tokenizer->vocabulary();
+  if (config.vocabulary < tokenizer->vocabulary())
+    throw std::runtime_error(
+        fmt::format("the model must have an id for each token, but its vocabulary is {} and '{}' has ids up to {}; use the model's "
+                    "own tokenizer{}",
+                    config.vocabulary, options.tokenizer->string(), tokenizer->vocabulary() - 1,
+                    options.model ? "" : " or leave --vocabulary out"));
+  return tokenizer;
+}
+
+TokenData load_data(const Options& options, const LlamaConfig& config, const Tokenizer* tokenizer) {
   const DataOptions data = options.data_options(config.vocabulary);
   if (options.tokens) return TokenData::from_tokens(*options.tokens, options.token_type, data);
-  return TokenData::from_text(options.data ? *options.data : find_default_corpus(), data);
+  return TokenData::from_text(options.data ? *options.data : find_default_corpus(), data, tokenizer);
 }
 
 std::string adapter_text(const Options& options, LlamaModel<float>& model) {
@@ -195,8 +211,10 @@ int run(const Options& options) {
                                  options.merge_out->string()));
   dropbp::ops::set_thread_count(options.threads);
 
-  const LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
-  const TokenData data = load_data(options, config);
+  LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
+  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options, config);
+  const TokenData data = load_data(options, config, tokenizer.get());
+  tokenizer.reset();
   Trainer trainer(options, config, data, options.drop_rate);
   std::unique_ptr<TrainingCheckpoints> checkpoints = open_checkpoints(options, config, data, trainer);
   std::unique_ptr<Trainer> baseline;

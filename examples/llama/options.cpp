@@ -197,6 +197,8 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.path("--tokens", o.tokens, "FILE", "raw little-endian token ids to train on, instead of text [default none]");
   special.token_type = flags.choice("--token-type", o.token_type, token_types,
                                     "type of the ids in --tokens, auto by the extension .u16 or .i32");
+  flags.path("--tokenizer", o.tokenizer, "FILE",
+             "tokenizer.json (byte-level BPE) that makes ids of the text, without adding any at its ends [default none, bytes]");
   flags.integer<std::uintmax_t>("--data-limit", o.data_limit_mib, 1, 1 << 16, "MIB",
                                 "largest amount of text to read, in MiB");
   flags.real(
@@ -214,7 +216,7 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   o.shape.kv_heads = 0;  // until resolved
   shape("--kv-heads", o.shape.kv_heads, "key and value heads, a divisor of --heads", 0, "0, as many as --heads");
   special.vocabulary = flags.integer<std::ptrdiff_t>("--vocabulary", o.shape.vocabulary, 1, size_limit, "N",
-                                                     "token ids are below this; needed with --tokens");
+                                                     "token ids are below this; needed with --tokens, and with --tokenizer its own by itself");
   special.shape.push_back(special.vocabulary);
   special.shape.push_back(
       flags.toggle("--tie-embeddings", o.shape.tie_embeddings, "use the embedding as output layer too"));
@@ -321,6 +323,8 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
 void check_combinations(Options& o, const Special& given) {
   if (o.data && o.tokens)
     throw UsageError("--data and --tokens are two sources of the same thing, but both were given; leave one out");
+  if (o.tokenizer && o.tokens)
+    throw UsageError("--tokenizer makes ids of text, but --tokens with ids was given too; leave one of the two out");
   if (given.token_type->count() > 0 && !o.tokens)
     throw UsageError(
         "--token-type is the type of the ids in --tokens, but no --tokens was given; add it or leave --token-type out");
@@ -344,7 +348,8 @@ void check_combinations(Options& o, const Special& given) {
           "a model for --tokens needs the size of their vocabulary, but neither --vocabulary nor --model was given; "
           "add one of them");
     }
-    if (!o.tokens && o.shape.vocabulary < 256) {
+    o.vocabulary_of_tokenizer = o.tokenizer && given.vocabulary->count() == 0;
+    if (!o.tokens && !o.tokenizer && o.shape.vocabulary < 256) {
       throw UsageError(fmt::format(
           "text is read as bytes, so the vocabulary must be at least 256, but --vocabulary {} was given; leave it out",
           o.shape.vocabulary));

@@ -41,11 +41,13 @@ struct Options {
   std::optional<std::filesystem::path> tokens;
   TokenType token_type = TokenType::automatic;
   double validation_fraction = 0.1;
+  std::optional<std::filesystem::path> tokenizer;  ///< of the text; none is bytes
   std::uintmax_t data_limit_mib = 32;  ///< MiB of text
 
   // Model. With `model`, `shape` is not used: the folder's config.json counts.
   std::optional<std::filesystem::path> model;
-  LlamaConfig shape;  ///< valid, kv_heads resolved
+  LlamaConfig shape;                     ///< valid, kv_heads resolved
+  bool vocabulary_of_tokenizer = false;  ///< shape.vocabulary is to be that of `tokenizer`
 
   // What trains. With `adapter`, rank, alpha and targets are not used: the folder's adapter_config.json counts.
   ModeChoice mode = ModeChoice::full;

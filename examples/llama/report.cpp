@@ -29,6 +29,7 @@ json config_of(const Options& o, const LlamaConfig& m) {
   config["tokens"] = text(o.tokens);
   config["token_type"] = name_of(o.token_type);
   config["validation_fraction"] = number(o.validation_fraction);
+  config["tokenizer"] = text(o.tokenizer);
   config["data_limit_mib"] = o.data_limit_mib;
   config["model_folder"] = text(o.model);
   config["model"] = {{"vocabulary", m.vocabulary},

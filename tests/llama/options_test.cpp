@@ -201,6 +201,12 @@ TEST_CASE("options: each one arrives") {
   CHECK(t.token_type == TokenType::i32);
   CHECK(t.shape.vocabulary == 5);
   CHECK(options_of({"--tokens", "x.u16", "--model", "m"}).model == "m");
+  CHECK(options_of({"--tokenizer", "t.json"}).tokenizer == "t.json");
+  CHECK(options_of({"--tokenizer", "t.json"}).vocabulary_of_tokenizer);
+  const Options v = options_of({"--tokenizer", "t.json", "--vocabulary", "20", "--data", "x"});
+  CHECK(!v.vocabulary_of_tokenizer);
+  CHECK(v.shape.vocabulary == 20);
+  CHECK(!options_of({"--tokenizer", "t.json", "--model", "m"}).vocabulary_of_tokenizer);
 }
 
 TEST_CASE("options: the ends of the ranges are inside") {
@@ -274,6 +280,7 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--hidden", "36", "--heads", "4"}, {"must be even", "36 / 4 = 9"}},
       {{"--data", "a", "--tokens", "b.u16", "--vocabulary", "9"}, {"--data and --tokens", "leave one out"}},
       {{"--tokens", "b.u16"}, {"--vocabulary", "--model"}},
+      {{"--tokens", "b.u16", "--vocabulary", "9", "--tokenizer", "t"}, {"--tokenizer", "--tokens", "leave one of the two out"}},
       {{"--tokens", "b.bin", "--vocabulary", "9"}, {"'b.bin'", "--token-type"}},
       {{"--token-type", "u16"}, {"--token-type", "--tokens"}},
       {{"--vocabulary", "255"}, {"at least 256", "255"}},
@@ -339,7 +346,7 @@ TEST_CASE("options: help names every option with its default, version is one lin
           "--mode ",      "--adapter ",     "--lora-rank ",      "--lora-alpha ",   "--lora-dropout ",
           "--lora-targets ", "--merge-out ",
           "--plot ",      "--baseline ",    "--out-dtype ",      "--checkpoint ",   "--checkpoint-every ",
-          "--resume "}) {
+          "--resume ",    "--tokenizer "}) {
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));
       REQUIRE(begin != std::string::npos);

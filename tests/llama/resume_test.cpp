@@ -399,7 +399,7 @@ TEST_CASE("resume: every flag of the command line either must be repeated or is 
   std::set<std::string> known{"--data",  "--tokens",    "--token-type", "--data-limit", "--model",    "--threads",
                               "--out",   "--out-dtype", "--report",     "--plot",       "--baseline", "--log-every",
                               "--quiet", "--progress",  "--eval-every", "--checkpoint", "--resume",   "--checkpoint-every",
-                              "--version", "--adapter",   "--merge-out",  "--recompute"};
+                              "--version", "--adapter",   "--merge-out",  "--recompute",  "--tokenizer"};
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   std::size_t flags = 0;
