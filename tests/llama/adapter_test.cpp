@@ -124,6 +124,41 @@ TEST_CASE("lora: a step that drops all runs no backward pass, and dropout is dra
   CHECK(masked.validate() == single.validate());
 }
 
+TEST_CASE("lora: below the lowest branch with an adapter nothing is computed, and the gradients are the same bits") {
+  const TokenData data = text();
+  for (const std::vector<std::string>& targets : {std::vector<std::string>{"down_proj"}, {"q_proj", "v_proj"}}) {
+    Options options = options_of(ModeChoice::lora, 0.0);
+    options.lora_targets = targets;
+    const std::size_t untrained = targets.size() == 1 ? 1 : 0;  // of the branches from below
+    CAPTURE(untrained);
+    Trainer trainer(options, shape, data, 0.0);
+    const StepRecord& record = trainer.step();
+    CHECK(record.dropped == (untrained == 1 ? std::vector<std::size_t>{0} : std::vector<std::size_t>{}));
+    CHECK(record.activation_bytes == record.kept_activation_bytes);
+    CHECK(trainer.drop_report().consistent());
+
+    auto& model = trainer.model();
+    dropbp::DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
+    Batch batch{.shape = {2, 16}, .inputs = std::vector<std::int32_t>(32, 3), .labels = std::vector<std::int32_t>(32, 5)};
+    for (std::size_t i = 0; i < 32; ++i) batch.inputs[i] = static_cast<std::int32_t>(7 * i % 61);
+    const auto gradients = [&](auto plan) {
+      model.clear_gradients();
+      handler.begin_step(plan);
+      static_cast<void>(model.loss_and_gradients(batch));
+      std::map<std::string, std::vector<float>> result;
+      model.for_each_tensor([&](const auto& tensor) {
+        if (tensor.gradient != nullptr) result[tensor.name].assign(tensor.gradient, tensor.gradient + tensor.size());
+      });
+      return result;
+    };
+    const auto all = gradients(dropbp::DropPlan(std::vector<std::uint8_t>(6, 0), false));
+    CHECK(all.size() == 3 * 2 * targets.size());
+    CHECK(gradients(std::uint64_t{0}) == all);
+    CHECK(handler.plan().lowest_kept() == untrained);
+    for (std::size_t i = 0; i < 6; ++i) CHECK(handler.has_gradient(i) == (i % 2 == untrained));
+  }
+}
+
 TEST_CASE("lora: adapters and merged models are saved, and load to the same loss") {
   const TokenData data = text();
   const TemporaryFolder folder;

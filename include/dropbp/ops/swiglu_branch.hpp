@@ -67,6 +67,9 @@ class SwiGLUBranch {
     visit(gate_up), visit(down);
   }
 
+  /// Whether any parameter trains.
+  bool trains() const noexcept { return norm.trained || gate_up.trains() || down.trains(); }
+
   /// Of its trained parameters, null where absent: for RunningSensitivity.
   void for_each_gradient(auto&& visit) {
     for_each_parameter([&](Parameter<T>& parameter) {
