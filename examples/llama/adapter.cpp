@@ -3,7 +3,6 @@
 #include "adapter.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -20,8 +19,7 @@ namespace {
 
 using json = nlohmann::json;
 
-constexpr std::array<std::string_view, 7> linears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                  "gate_proj", "up_proj", "down_proj"};
+constexpr auto& linears = ops::adaptable_linears;
 constexpr std::string_view peft_prefix = "base_model.model.";
 
 [[noreturn]] void fail(const std::string& what, const std::string& required, const std::string& given) {
@@ -58,7 +56,12 @@ std::vector<NamedTensor> adapter_tensors(LlamaModel<T>& model) {
 
 }  // namespace
 
-std::span<const std::string_view> adaptable_linears() noexcept { return linears; }
+std::vector<std::string> canonical_targets(const std::vector<std::string>& targets) {
+  std::vector<std::string> ordered;
+  for (const std::string_view name : linears)
+    if (std::ranges::find(targets, name) != targets.end()) ordered.emplace_back(name);
+  return ordered.size() == linears.size() ? std::vector<std::string>{} : ordered;
+}
 
 ops::Adaptation parse_adapter_config(std::string_view json_text, const std::string& what) {
   const json config = parse_strict_json(json_text, what);

@@ -5,9 +5,9 @@
 #pragma once
 
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <dropbp/ops/adaptation.hpp>
 
@@ -15,8 +15,8 @@
 
 namespace llama {
 
-/// The linear maps of a block that can have adapters: "q_proj" to "down_proj".
-[[nodiscard]] std::span<const std::string_view> adaptable_linears() noexcept;
+/// The same choice of linear maps in one form: in the order of ops::adaptable_linears, each once; none for all of them.
+[[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets);
 
 /// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. What the adapters here cannot represent (DoRA,
 /// other scalings, biases, ranks that differ, modules saved whole, ...) is a std::runtime_error that names the key.

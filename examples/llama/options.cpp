@@ -233,7 +233,7 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "--lora-alpha", o.lora_alpha, "(0, infinity)",
       [](double x) { return x > 0.0 && x <= std::numeric_limits<double>::max(); }, "X",
       "the adapters' outputs are multiplied by this over the rank"));
-  adapter_shape(flags.names("--lora-targets", o.lora_targets, adaptable_linears(),
+  adapter_shape(flags.names("--lora-targets", o.lora_targets, ops::adaptable_linears,
                             "linear maps with adapters, names separated by commas [default all seven of a block]"));
   adapters(flags.real(
       "--lora-dropout", o.lora_dropout, "[0, 1)", [](double x) { return x >= 0.0 && x < 1.0; }, "P",

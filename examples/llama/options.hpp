@@ -55,7 +55,7 @@ struct Options {
   std::ptrdiff_t lora_rank = 8;
   double lora_alpha = 16.0;
   double lora_dropout = 0.0;
-  std::vector<std::string> lora_targets;  ///< some of adaptable_linears(); empty: all
+  std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
 
   // Training.
   std::uint64_t steps = 200;

@@ -27,6 +27,7 @@ ops::Adaptation adaptation_of(const Options& options) {
     adaptation = load_adapter_config(*options.adapter);
   else
     adaptation = {.rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
+  adaptation.targets = canonical_targets(adaptation.targets);
   adaptation.dropout = options.lora_dropout;
   adaptation.quantize = options.mode == ModeChoice::qlora;
   return adaptation;

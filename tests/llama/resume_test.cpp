@@ -377,6 +377,17 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   budget.recompute = true;
   CHECK(plain != identity_of(budget, saved.data, *bounded));
 
+  // The same linear maps are the same run, however they are named.
+  const auto adapted = [&](std::vector<std::string> targets) {
+    Options options = saved.options;
+    options.mode = ModeChoice::lora;
+    options.lora_targets = std::move(targets);
+    return identity_of(options, saved.data, *trainer_of(options, saved.data, false));
+  };
+  CHECK(adapted({"q_proj", "v_proj"}) == adapted({"v_proj", "q_proj", "v_proj"}));
+  CHECK(adapted({"q_proj", "v_proj"}) != adapted({"q_proj"}));
+  CHECK(adapted({}) == adapted({"down_proj", "up_proj", "gate_proj", "o_proj", "v_proj", "k_proj", "q_proj"}));
+
   // These may differ.
   Options free = saved.options;
   free.threads = 3, free.eval_every = 1, free.log_every = 1, free.checkpoint_every = 7, free.quiet = true;
