@@ -26,7 +26,9 @@ namespace llama {
 /// The text that PEFT loads; `base` names the base model, as its `base_model_name_or_path`.
 [[nodiscard]] std::string adapter_config_json(const ops::Adaptation& adaptation, const std::string& base);
 
-/// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model, naming the tensor and both shapes.
+/// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model, naming the tensor and both shapes,
+/// and for one of other weights of the same shapes, where it says which: adapters that save_adapter wrote carry their
+/// base's checksum, those of other programs fit any. The base must have its weights by then.
 template <class T>
 void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model);
 

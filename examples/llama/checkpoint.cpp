@@ -121,12 +121,16 @@ void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& we
                                                            : "choose a plain LLaMA model (adapters merged)"));
 }
 
-/// The config that save_folder put into the weights, if any.
-std::optional<std::string> embedded_config(const std::filesystem::path& weights) {
+std::optional<std::string> metadata_of(const std::filesystem::path& weights, std::string_view key) {
   if (!is_there(weights)) return std::nullopt;
   const SafetensorsFile file(weights);
-  const auto entry = file.metadata().find(embedded_config_key);
+  const auto entry = file.metadata().find(std::string(key));
   return entry == file.metadata().end() ? std::nullopt : std::optional(entry->second);
+}
+
+/// The config that save_folder put into the weights, if any.
+std::optional<std::string> embedded_config(const std::filesystem::path& weights) {
+  return metadata_of(weights, embedded_config_key);
 }
 
 bool has_text(const std::filesystem::path& path, std::string_view text) {
@@ -172,9 +176,11 @@ std::filesystem::path find_config(const std::filesystem::path& folder, const Fol
 
 LlamaConfig load_config(const std::filesystem::path& folder) { return read_config(find_config(folder, model_format)); }
 
-void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
-                     const FolderFormat& format) {
-  const Weights weights = open_weights(folder, format);
+namespace {
+
+/// The weights of a folder, found to have all of these tensors and no others.
+Weights open_checked(const std::filesystem::path& folder, std::span<const NamedTensor> tensors, const FolderFormat& format) {
+  Weights weights = open_weights(folder, format);
   for (const NamedTensor& tensor : tensors) {
     const auto found = weights.file_of.find(tensor.name);
     if (found == weights.file_of.end()) {
@@ -200,6 +206,18 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
     }
   }
   refuse_extra_tensors(folder, weights, tensors, format);
+  return weights;
+}
+
+}  // namespace
+
+void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors, const FolderFormat& format) {
+  (void)open_checked(folder, tensors, format);
+}
+
+void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                     const FolderFormat& format) {
+  const Weights weights = open_checked(folder, tensors, format);
   for (const NamedTensor& tensor : tensors) {
     const SafetensorsFile& file = weights.files[weights.file_of.find(tensor.name)->second];
     if (tensor.take) {
@@ -210,6 +228,10 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
       file.read(tensor.name, tensor.values);
     }
   }
+}
+
+std::optional<std::string> find_metadata(const std::filesystem::path& folder, const FolderFormat& format, std::string_view key) {
+  return metadata_of(folder / format.weights, key);
 }
 
 void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format) {
@@ -224,8 +246,10 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder, const Folder
 }
 
 void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
-                 std::span<const NamedTensor> tensors, DType dtype) {
+                 std::span<const NamedTensor> tensors, DType dtype, std::map<std::string, std::string> metadata) {
   prepare_checkpoint_folder(folder, format);
+  metadata["format"] = "pt";
+  metadata[embedded_config_key] = config_text;
   std::vector<TensorToWrite> to_write;
   to_write.reserve(tensors.size());
   for (const NamedTensor& tensor : tensors) to_write.push_back({tensor.name, tensor.shape, tensor.values, tensor.make});
@@ -241,7 +265,7 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
     config_file->finish();
   }
   AtomicFile weights_file(folder / format.weights);
-  write_safetensors(weights_file, to_write, dtype, {{"format", "pt"}, {embedded_config_key, config_text}});
+  write_safetensors(weights_file, to_write, dtype, metadata);
   weights_file.finish();
   // Once the weights are renamed the config's .tmp must survive whatever fails, see has_interrupted_save.
   if (config_file) config_file->keep_temporary(true);

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,6 +47,9 @@ inline constexpr FolderFormat adapter_format{"adapter_config.json", "adapter_mod
 /// checked before the first value is written. Throws std::runtime_error.
 void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                      const FolderFormat& format = model_format);
+/// Throws what that would, but for damaged numbers, and fills nothing.
+void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                      const FolderFormat& format = model_format);
 
 /// Creates the folder and fails now, rather than after hours of training, if no checkpoint could be saved there.
 void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format = model_format);
@@ -55,8 +60,12 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder, const Folder
 /// then the weights are renamed, then the config. The weights carry a copy of their config; a kill between the two
 /// renames leaves new weights, the old config and the new config's `.tmp`, which find_config recognises and save_folder
 /// completes. A config that already says the same is left alone. So the old or the new folder loads, at any point.
+/// `metadata` goes into the weights' own beside that.
 void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
-                 std::span<const NamedTensor> tensors, DType dtype);
+                 std::span<const NamedTensor> tensors, DType dtype, std::map<std::string, std::string> metadata = {});
+/// What the weights in a folder have of it; none where it is not there.
+[[nodiscard]] std::optional<std::string> find_metadata(const std::filesystem::path& folder, const FolderFormat& format,
+                                                       std::string_view key);
 /// The same for a model.
 void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
                      std::span<const NamedTensor> tensors, DType dtype = DType::f32);

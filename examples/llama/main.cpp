@@ -249,7 +249,7 @@ int run(const Options& options) {
   }
   if (options.report)
     attempts([&] {
-      write_report(*options.report, options, config, {trainer.records(), trainer.summary()},
+      write_report(*options.report, options, config, trainer.model().adaptation(), {trainer.records(), trainer.summary()},
                    baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
     });
   if (trained) print_result(options, trainer, baseline.get());

@@ -155,6 +155,9 @@ class LlamaModel {
   /// Which micro-step the next passes belong to: the adapters' dropout is drawn from it.
   void set_moment(const ops::TrainingMoment& moment) noexcept { *moment_ = moment; }
 
+  /// CRC-32C of the weights as they were loaded or initialised, before any was quantised; only where adapters train, else 0.
+  std::uint32_t base_checksum() const noexcept { return base_checksum_; }
+
   /// Bytes of all weights but the adapters, as they are kept.
   std::size_t base_bytes();
 
@@ -185,6 +188,8 @@ class LlamaModel {
  private:
   template <class>
   friend class BranchwisePass;
+  template <class U>
+  friend void load_weights(const std::filesystem::path& folder, LlamaModel<U>& model);
 
   ops::Matrix<T> forward(const Batch& batch);
 
@@ -203,6 +208,7 @@ class LlamaModel {
   ops::Parameter<T> head_;
   std::deque<Block> blocks_;
   std::vector<ops::Parameter<T>*> parameters_;
+  std::uint32_t base_checksum_ = 0;
 };
 
 /// The passes of DropBPHandler::measure_sensitivities_nested on one batch. Both must outlive it.

@@ -102,17 +102,20 @@ class Flags {
     });
   }
 
-  /// Interval as written in the message, "[0, 1]"; `inside` decides and is false for NaN.
-  template <typename Inside>
-  CLI::Option* real(const std::string& flag, double& target, const char* interval, Inside inside, const char* unit,
-                    const std::string& help) {
-    return add(flag, unit, fmt::format("{} [default {}]", help, target), [=, &target](const std::string& text) {
-      const auto value = convert<double>(text);
-      if (!value || !inside(*value))
-        throw UsageError(fmt::format("{} must be a number in {}, but '{}' was given; try {} {}", flag, interval, text,
-                                     flag, target));
-      target = *value;
-    });
+  /// Interval as written in the message, "[0, 1]"; `inside` decides and is false for NaN. `none` says what an empty optional
+  /// stands for.
+  template <typename Inside, typename Target>
+  CLI::Option* real(const std::string& flag, Target& target, const char* interval, Inside inside, const char* unit,
+                    const std::string& help, const std::string& none = {}) {
+    const double shown = std::optional<double>(target).value_or(0.0);
+    return add(flag, unit, fmt::format("{} [default {}]", help, none.empty() ? fmt::format("{}", shown) : none),
+               [=, &target](const std::string& text) {
+                 const auto value = convert<double>(text);
+                 if (!value || !inside(*value))
+                   throw UsageError(fmt::format("{} must be a number in {}, but '{}' was given; try {} {}", flag, interval,
+                                                text, flag, shown));
+                 target = *value;
+               });
   }
 
   template <typename Choice, std::size_t Size>
@@ -227,7 +230,8 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   const auto adapters = [&](CLI::Option* option) { special.adapters.push_back(option); };
   const auto adapter_shape = [&](CLI::Option* option) { adapters(option), special.adapter_shape.push_back(option); };
   adapters(flags.path("--adapter", o.adapter, "DIR",
-                      "adapter folder in PEFT's format to start from, instead of the three below [default none, a fresh one]"));
+                      "adapter folder in PEFT's format to start from, instead of the three below; one that was written here must be of "
+                      "the same base [default none, a fresh one]"));
   adapter_shape(flags.integer<std::ptrdiff_t>("--lora-rank", o.lora_rank, 1, 65536, "N", "rank of the adapters"));
   adapter_shape(flags.real(
       "--lora-alpha", o.lora_alpha, "(0, infinity)",
@@ -237,7 +241,7 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                             "linear maps with adapters, names separated by commas [default all seven of a block]"));
   adapters(flags.real(
       "--lora-dropout", o.lora_dropout, "[0, 1)", [](double x) { return x >= 0.0 && x < 1.0; }, "P",
-      "share of the adapters' inputs that is dropped out in training"));
+      "share of the adapters' inputs that is dropped out in training", "0 or, with --adapter, that of its adapter_config.json"));
 
   flags.group("Training");
   flags.integer<std::uint64_t>("--steps", o.steps, 1, count_limit, "N", "optimizer steps");

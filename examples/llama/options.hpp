@@ -49,12 +49,13 @@ struct Options {
   LlamaConfig shape;                     ///< valid, kv_heads resolved
   bool vocabulary_of_tokenizer = false;  ///< shape.vocabulary is to be that of `tokenizer`
 
-  // What trains. With `adapter`, rank, alpha and targets are not used: the folder's adapter_config.json counts.
+  // What trains. With `adapter`, rank, alpha and targets are not used: the folder's adapter_config.json counts, for the
+  // dropout too where none is given.
   ModeChoice mode = ModeChoice::full;
   std::optional<std::filesystem::path> adapter;
   std::ptrdiff_t lora_rank = 8;
   double lora_alpha = 16.0;
-  double lora_dropout = 0.0;
+  std::optional<double> lora_dropout;  ///< none: the adapter's own, or 0
   std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
 
   // Training.

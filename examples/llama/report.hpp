@@ -12,10 +12,14 @@
 #include <string>
 #include <vector>
 
+#include <dropbp/ops/adaptation.hpp>
+
 #include "config.hpp"
 #include "options.hpp"
 
 namespace llama {
+
+namespace ops = dropbp::ops;
 
 struct StepRecord {
   std::uint64_t step = 0;
@@ -66,13 +70,14 @@ struct Comparison {
 Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline);
 
 /// A pure function of its arguments, so that an interrupted run reports what it has. Numbers that JSON lacks (NaN, infinity)
-/// become null; `config` holds the options and, under "model", the shape in use. A baseline appears under "baseline", and
-/// compare() of the two under "comparison".
-[[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model, const RunReport& run,
-                                      const std::optional<RunReport>& baseline = std::nullopt);
+/// become null; `config` holds the options, under "model" the shape in use, and the adapters in use, wherever they came from.
+/// A baseline appears under "baseline", and compare() of the two under "comparison".
+[[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model, const ops::Adaptation& adaptation,
+                                      const RunReport& run, const std::optional<RunReport>& baseline = std::nullopt);
 
 /// Writes it whole or leaves the old file (std::runtime_error).
-void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model, const RunReport& run,
+void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
+                  const ops::Adaptation& adaptation, const RunReport& run,
                   const std::optional<RunReport>& baseline = std::nullopt);
 
 }  // namespace llama

@@ -19,7 +19,7 @@ namespace {
 // The learning rate falls to this share of its peak.
 constexpr double final_learning_rate = 0.1;
 
-// From the command line or the adapter's own config. The dropout is always the command line's.
+// From the command line or the adapter's own config.
 ops::Adaptation adaptation_of(const Options& options) {
   if (options.mode == ModeChoice::full) return {};
   ops::Adaptation adaptation;
@@ -28,7 +28,7 @@ ops::Adaptation adaptation_of(const Options& options) {
   else
     adaptation = {.rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
   adaptation.targets = canonical_targets(adaptation.targets);
-  adaptation.dropout = options.lora_dropout;
+  adaptation.dropout = options.lora_dropout.value_or(adaptation.dropout);
   adaptation.quantize = options.mode == ModeChoice::qlora;
   return adaptation;
 }

@@ -24,6 +24,7 @@ namespace {
 
 using namespace llama;
 using test::TemporaryFolder;
+namespace fs = std::filesystem;
 
 constexpr LlamaConfig shape{.vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
 
@@ -231,6 +232,69 @@ TEST_CASE("lora: an adapter of another model is refused with the tensor and both
   options.shape = wider;
   options.adapter = folder / "nowhere";
   test::check_throws<std::runtime_error>([&] { Trainer trainer(options, wider, data, 0.0); }, {"nowhere", "not there"});
+}
+
+TEST_CASE("lora: an adapter of other weights of the same shapes is refused, if it says which it belongs to") {
+  const TokenData data = text();
+  const TemporaryFolder folder;
+  Options options = options_of(ModeChoice::lora);
+  {
+    Trainer base(options_of(ModeChoice::full), shape, data, 0.0);
+    CHECK(base.model().base_checksum() == 0);
+    save_weights(folder / "base", base.model());
+    save_weights(folder / "narrow", base.model(), DType::bf16);
+    Trainer other(options, shape, data, 0.0);
+    save_adapter(folder / "adapter", other.model(), "");
+  }
+  const auto load = [&](const char* base, ModeChoice mode) {
+    Options again = options;
+    again.mode = mode;
+    if (base != nullptr) again.model = folder / base;
+    again.adapter = folder / "adapter";
+    return Trainer(again, shape, data, 0.0).model().base_checksum();
+  };
+  // From the seed or a file, in 4 bits or not: these are the weights that it was trained on.
+  CHECK(load(nullptr, ModeChoice::lora) == load("base", ModeChoice::lora));
+  CHECK(load(nullptr, ModeChoice::qlora) == load("base", ModeChoice::qlora));
+  CHECK(load("base", ModeChoice::qlora) == load("base", ModeChoice::lora));
+  // One bit of one weight, wherever it is.
+  for (const char* const changed : {"model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"}) {
+    Trainer base(options_of(ModeChoice::full), shape, data, 0.0);
+    base.model().for_each_tensor([&](const auto& tensor) {
+      if (tensor.name == changed) tensor.value[tensor.size() - 1] = std::nextafter(tensor.value[tensor.size() - 1], 9.0f);
+    });
+    save_weights(folder / "changed", base.model());
+    for (const ModeChoice mode : {ModeChoice::lora, ModeChoice::qlora})
+      test::check_throws<std::runtime_error>([&] { load("changed", mode); }, {"adapter'", "base that it was trained on", "CRC-32C"});
+  }
+  test::check_throws<std::runtime_error>([&] { load("narrow", ModeChoice::lora); }, {"base that it was trained on"});
+
+  // An adapter of another program does not say it.
+  const fs::path path = folder / "adapter" / "adapter_model.safetensors";
+  std::vector<std::vector<float>> values;
+  std::vector<TensorToWrite> tensors;
+  {
+    const SafetensorsFile file(path);
+    for (const TensorInfo& tensor : file.tensors()) file.read(tensor.name, values.emplace_back(tensor.elements()));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      tensors.push_back({file.tensors()[i].name, file.tensors()[i].shape, values[i]});
+  }
+  write_safetensors(path, tensors);
+  CHECK_NOTHROW(load("narrow", ModeChoice::lora));
+}
+
+TEST_CASE("lora: an adapter's own dropout counts where none is given") {
+  const TokenData data = text();
+  const TemporaryFolder folder;
+  Options options = options_of(ModeChoice::lora);
+  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
+  options.lora_dropout = 0.25;
+  save_adapter(folder.path(), Trainer(options, shape, data, 0.0).model(), "");
+  options.adapter = folder.path();
+  options.lora_dropout.reset();
+  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.25);
+  options.lora_dropout = 0.0;
+  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
 }
 
 TEST_CASE("lora: adapter configs that mean something else are refused by their key") {

@@ -184,6 +184,8 @@ TEST_CASE("options: each one arrives") {
   const Options qlora = options_of({"--mode", "qlora", "--adapter", "a", "--lora-dropout", "0.1"});
   CHECK(qlora.mode == ModeChoice::qlora);
   CHECK(qlora.adapter == "a");
+  CHECK(qlora.lora_dropout == 0.1);
+  CHECK_FALSE(options_of({"--mode", "qlora", "--adapter", "a"}).lora_dropout.has_value());
   CHECK(options_of({}).mode == ModeChoice::full);
   CHECK_FALSE(options_of({}).recompute);
   CHECK(options_of({"--recompute"}).recompute);
