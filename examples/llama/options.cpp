@@ -244,7 +244,8 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "share of the adapters' inputs that is dropped out in training", "0 or, with --adapter, that of its adapter_config.json"));
 
   flags.group("Training");
-  flags.integer<std::uint64_t>("--steps", o.steps, 1, count_limit, "N", "optimizer steps");
+  flags.integer<std::uint64_t>("--steps", o.steps, 0, count_limit, "N",
+                               "optimizer steps; 0 trains nothing: the model is validated and written as it is, its adapter merged");
   flags.integer<std::ptrdiff_t>("--batch", o.batch, 1, 1 << 16, "N", "sequences of a micro-step");
   flags.integer<std::ptrdiff_t>("--sequence", o.sequence, 1, size_limit, "N", "length of a sequence, in tokens");
   flags.integer<std::ptrdiff_t>("--micro-steps", o.micro_steps, 1, 1 << 16, "N",
@@ -379,6 +380,8 @@ void check_combinations(Options& o, const Special& given) {
   if (o.checkpoint && o.baseline)
     throw UsageError(
         "checkpoints are of one run, but --checkpoint and --baseline were given, which trains a second one; leave one of them out");
+  if (o.plot && o.steps == 0)
+    throw UsageError("--plot draws the losses of the steps, but --steps 0 was given; leave one of them out");
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);

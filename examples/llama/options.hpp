@@ -59,7 +59,7 @@ struct Options {
   std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
 
   // Training.
-  std::uint64_t steps = 200;
+  std::uint64_t steps = 200;       ///< 0 trains nothing
   std::ptrdiff_t batch = 4;        ///< sequences of a micro-step
   std::ptrdiff_t sequence = 256;   ///< tokens
   std::ptrdiff_t micro_steps = 1;  ///< of an optimizer step

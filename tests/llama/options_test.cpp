@@ -218,7 +218,7 @@ TEST_CASE("options: the ends of the ranges are inside") {
   CHECK(options_of({"--allocate-at", "1e0"}).allocate_at == 1.0);
   CHECK(options_of({"--grad-clip", "0"}).grad_clip == 0.0);
   CHECK(options_of({"--eval-every", "0"}).eval_every == 0);
-  CHECK(options_of({"--steps", "1", "--batch", "1", "--sequence", "1"}).steps == 1);
+  CHECK(options_of({"--steps", "0", "--batch", "1", "--sequence", "1"}).steps == 0);
   CHECK(options_of({"--hidden", "2", "--heads", "1"}).shape.kv_heads == 1);
 }
 
@@ -250,8 +250,8 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--grad-clip", "-1"}, {"--grad-clip", "'-1'"}},
       {{"--grad-clip", "inf"}, {"--grad-clip", "'inf'"}},
       {{"--validation-fraction", "0.95"}, {"--validation-fraction", "[0, 0.9]"}},
-      {{"--steps", "0"}, {"--steps", "from 1 to", "'0'"}},
-      {{"--steps", "-5"}, {"--steps", "'-5'"}},
+      {{"--steps", "-5"}, {"--steps", "from 0 to", "'-5'"}},
+      {{"--steps", "0", "--plot", "p"}, {"--plot", "--steps 0", "leave one"}},
       {{"--steps", "1e3"}, {"--steps", "'1e3'"}},
       {{"--steps", "2.5"}, {"--steps", "'2.5'"}},
       {{"--steps", "99999999999999999999999"}, {"--steps", "'99999999999999999999999'"}},
@@ -364,5 +364,5 @@ TEST_CASE("options: help names every option with its default, version is one lin
   CHECK(!version.options);
   CHECK(version.exit_code == 0);
   CHECK(version.text == "llama-finetune 1.2.3\n");
-  CHECK(parse({"--steps", "0", "--help"}).exit_code == 0);
+  CHECK(parse({"--steps", "-1", "--help"}).exit_code == 0);
 }

@@ -779,6 +779,33 @@ TEST_CASE("program: a result that cannot be written does not keep the others fro
   CHECK(test::read_bytes(program / "base" / "model.safetensors") == base);
 }
 
+TEST_CASE("program: with --steps 0 an adapter is merged, and the model validated, without training") {
+  const Program training(3), merging(0);
+  const std::vector<std::string> lora{"--mode", "lora", "--lora-rank", "1", "--lora-dropout", "0.5"};
+  REQUIRE(training.run({"--out", training / "base"}) == 0);
+  auto words = training.arguments("adapter", lora);
+  words.insert(words.end(), {"--merge-out", training / "merged"});
+  REQUIRE(training.run_on(training / "base", words) == 0);
+  const auto trained = nlohmann::json::parse(test::read_bytes(training / "adapter.json"));
+
+  REQUIRE(merging.run_on(training / "base", {"--mode", "lora", "--adapter", training / "adapter", "--merge-out", merging / "merged",
+                                             "--report", merging / "report.json"}) == 0);
+  const std::string output = merging.output();
+  INFO(output);
+  CHECK(output.find("nan") == std::string::npos);
+  CHECK(output.find("drop rate 0.5           - ") != std::string::npos);
+  CHECK((test::read_bytes(merging / "merged/model.safetensors") == test::read_bytes(training / "merged/model.safetensors")));
+  const auto report = nlohmann::json::parse(test::read_bytes(merging / "report.json"));
+  CHECK(report["steps"] == nlohmann::json::array());
+  CHECK(report["summary"]["final_loss"].is_null());
+  CHECK(report["summary"]["validation_loss"] == trained["summary"]["validation_loss"]);
+  CHECK(report["config"]["lora_rank"] == 1);
+  CHECK(report["config"]["lora_dropout"] == 0.5);
+  // Beside a baseline, too.
+  CHECK(merging.run({"--baseline"}) == 0);
+  CHECK(merging.output().find("nan") == std::string::npos);
+}
+
 TEST_CASE("resume: the trained model is written in each type and read back") {
   const Program program(3);
   REQUIRE(program.run({"--out", program / "f32"}) == 0);
