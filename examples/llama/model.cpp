@@ -163,6 +163,18 @@ void LlamaModel<T>::set_flops(Index sequence) {
 }
 
 template <class T>
+double LlamaModel<T>::backward_flops(std::size_t branch, bool input_gradient_needed) const {
+  const Block& block = blocks_.at(branch / 2);
+  const auto cost = [&](const auto& layer, const ops::Projection<T>& lowest) {
+    if (input_gradient_needed || layer.op().norm.trained) return layer.flops();
+    Index outputs = 0;
+    for (const auto& part : lowest.parts()) outputs += part.rows;
+    return lowest.trains() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden) : 0.0;
+  };
+  return branch % 2 == 0 ? cost(block.attention, block.attention.op().qkv) : cost(block.mlp, block.mlp.op().gate_up);
+}
+
+template <class T>
 ops::Matrix<T> LlamaModel<T>::forward(const Batch& batch) {
   ops::Matrix<T> stream(batch.shape.tokens(), config_.hidden, workspace_);
   ops::embedding_forward(stream.view(), batch.inputs, embedding_);

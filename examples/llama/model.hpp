@@ -164,6 +164,11 @@ class LlamaModel {
   /// Tells every layer the FLOPs of its branch at this sequence length, per token.
   void set_flops(Index sequence);
 
+  /// The cost of a kept branch's backward pass, in the unit of its FLOPs; only ratios mean something. Over frozen weights it is
+  /// the inputs' gradients alone (the adapters' own products, below a tenth, are left out), and where nobody needs that of the
+  /// branch's input, its lowest product is saved, or all where no adapter would use the rest.
+  double backward_flops(std::size_t branch, bool input_gradient_needed) const;
+
   /// Makes every gradient absent: for the start of an optimizer step.
   void clear_gradients() {
     for (ops::Parameter<T>* parameter : parameters_) parameter->drop_gradient();

@@ -148,7 +148,9 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
   double backward_limit = 0.0, optimizer_limit = 0.0, kept_bytes = 0.0, all_bytes = 0.0;
   for (std::size_t i = first; i < steps; ++i) {
     const StepRecord& base = baseline[i];
-    backward_limit += base.backward_ms - (1.0 - run[i].kept_flops_fraction) * base.branches_backward_ms;
+    // Over frozen weights the baseline's lowest branch is spared its input gradient as well.
+    const double kept = base.kept_flops_fraction > 0.0 ? run[i].kept_flops_fraction / base.kept_flops_fraction : 1.0;
+    backward_limit += base.backward_ms - (1.0 - kept) * base.branches_backward_ms;
     optimizer_limit += run[i].updated_parameter_fraction * base.optimizer_ms;
     kept_bytes += static_cast<double>(run[i].kept_activation_bytes);
     all_bytes += static_cast<double>(base.kept_activation_bytes);

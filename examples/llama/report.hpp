@@ -35,7 +35,7 @@ struct StepRecord {
   double step_ms = 0.0;                     ///< the whole step
   double branches_backward_ms = 0.0;        ///< the branches' share of backward_ms
   double gradient_norm = 0.0;               ///< global, before clipping
-  double kept_flops_fraction = 0.0;         ///< of the branches' backward FLOPs
+  double kept_flops_fraction = 0.0;         ///< of the branches' backward FLOPs with all input gradients, what was to be computed
   double updated_parameter_fraction = 0.0;  ///< numbers whose tensor had a gradient
   std::size_t kept_activation_bytes = 0;    ///< the kept branches' bytes by formula
 };
@@ -58,7 +58,7 @@ struct RunReport {
 /// The drop rate's saving against what is physically possible, both runs measured side by side.
 struct Comparison {
   double backward_ratio = 1.0;  ///< backward time per step, this run / baseline
-  double backward_limit = 1.0;  ///< if only the dropped branches' share of the branches' backward time were saved
+  double backward_limit = 1.0;  ///< if the branches' backward time were saved in proportion to the FLOPs that the plans leave out
   double step_ratio = 1.0;
   double step_limit = 1.0;  ///< and the optimizer's share of the parameters without a gradient
   double activation_ratio = 1.0;  ///< mean over the steps of the bytes saved for the backward pass, this run / baseline

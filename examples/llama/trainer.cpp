@@ -164,7 +164,8 @@ const StepRecord& Trainer::step() {
     record.loss += loss / static_cast<double>(options_.micro_steps);
 
     for (std::size_t i = 0; i < handler_.size(); ++i)
-      if (!handler_.plan().dropped(i)) kept_flops += handler_.flops()[i], kept[i] = true;
+      if (!handler_.plan().dropped(i))
+        kept_flops += model_.backward_flops(i, handler_.plan().input_gradient_needed(i)), kept[i] = true;
     record.kept_activation_bytes = std::max(record.kept_activation_bytes, kept_bytes);
   }
   if (!std::isfinite(record.loss))

@@ -160,6 +160,25 @@ TEST_CASE("lora: below the lowest branch with an adapter nothing is computed, an
   }
 }
 
+TEST_CASE("lora: the limits of what is saved count the input gradient that the lowest kept branch is spared") {
+  const TokenData data = text();
+  const double sequence = 16, hidden = 24, kv = 12, units = 40;
+  const double attention = 4 * hidden * hidden + 4 * hidden * kv + 2 * sequence * hidden, mlp = 6 * hidden * units;
+  const double all = 3 * (attention + mlp), qkv = 2 * hidden * (hidden + 2 * kv), gate_up = 4 * hidden * units;
+  const auto fraction = [&](std::vector<std::string> targets, ModeChoice mode) {
+    Options options = options_of(mode, 0.0);
+    options.lora_targets = std::move(targets);
+    Trainer trainer(options, shape, data, 0.0);
+    return trainer.step().kept_flops_fraction;
+  };
+  CHECK(fraction({}, ModeChoice::full) == Approx(1.0));
+  CHECK(fraction({}, ModeChoice::lora) == Approx((all - qkv) / all));
+  CHECK(fraction({}, ModeChoice::qlora) == Approx((all - qkv) / all));
+  CHECK(fraction({"o_proj"}, ModeChoice::lora) == Approx((all - attention) / all));
+  CHECK(fraction({"up_proj"}, ModeChoice::lora) == Approx((all - attention - gate_up) / all));
+  CHECK(fraction({"down_proj"}, ModeChoice::lora) == Approx((all - attention - mlp) / all));
+}
+
 TEST_CASE("lora: adapters and merged models are saved, and load to the same loss") {
   const TokenData data = text();
   const TemporaryFolder folder;

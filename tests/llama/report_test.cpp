@@ -160,6 +160,10 @@ TEST_CASE("report: the comparison with a baseline, worked out by hand") {
   CHECK(c.backward_limit == Approx((4.0 + 0.5 * 36.0) / 40.0));
   CHECK(c.step_ratio == Approx(38.0 / 54.0));
   CHECK(c.step_limit == Approx((54.0 - 18.0 - 1.0) / 54.0));
+  for (std::size_t i = 0; i < 2; ++i) run[i].kept_flops_fraction = 0.4, base[i].kept_flops_fraction = 0.8;
+  CHECK(compare(run, base).backward_limit == Approx(c.backward_limit));
+  for (std::size_t i = 0; i < 2; ++i) run[i].kept_flops_fraction = base[i].kept_flops_fraction = 0;
+  CHECK(compare(run, base).backward_limit == 1.0);
   CHECK(c.activation_ratio == Approx(0.55));
   CHECK(c.activation_limit == Approx(0.5));
   CHECK(c.loss_difference == 0.25);
