@@ -16,6 +16,7 @@
 #include "llama/checkpoint.hpp"
 #include "llama/files.hpp"
 #include "llama/safetensors.hpp"
+#include "llama/small_run.hpp"
 #include "llama/trainer.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -24,20 +25,14 @@ namespace {
 
 using namespace llama;
 using test::TemporaryFolder;
+using test::tensors_of;
 namespace fs = std::filesystem;
 
-constexpr LlamaConfig shape{.vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
+constexpr LlamaConfig shape = test::small_shape;
 
 Options options_of(ModeChoice mode, double drop_rate = 0.5) {
-  Options o;
-  o.shape = shape;
-  o.steps = 8;
-  o.batch = 2;
-  o.sequence = 16;
-  o.warmup = 2;
+  Options o = test::small_run(drop_rate);
   o.learning_rate = 1e-2;
-  o.eval_batches = 2;
-  o.drop_rate = drop_rate;
   o.mode = mode;
   o.lora_rank = 3;
   return o;
@@ -50,13 +45,6 @@ TokenData text() {
 }
 
 bool is_adapter(const std::string& name) { return name.find(".lora_") != std::string::npos; }
-
-std::map<std::string, std::vector<float>> tensors_of(Trainer& trainer) {
-  std::map<std::string, std::vector<float>> tensors;
-  trainer.model().for_each_tensor(
-      [&](const auto& tensor) { tensors[tensor.name].assign(tensor.value, tensor.value + tensor.size()); });
-  return tensors;
-}
 
 }  // namespace
 
