@@ -248,12 +248,12 @@ int run(const Options& options) {
   progress.clear();
   if (trained) {
     if (options.out && options.mode == ModeChoice::full)
-      attempts([&] { save_weights(*options.out, trainer.model(), options.out_dtype); });
+      attempts([&] { save_weights(*options.out, trainer.model(), options.out_dtype, options.max_shard_size); });
     if (options.out && options.mode != ModeChoice::full)
       attempts([&] {
         save_adapter(*options.out, trainer.model(), options.model ? options.model->string() : std::string(), options.out_dtype);
       });
-    if (options.merge_out) attempts([&] { save_weights(*options.merge_out, trainer.model(), options.out_dtype); });
+    if (options.merge_out) attempts([&] { save_weights(*options.merge_out, trainer.model(), options.out_dtype, options.max_shard_size); });
   }
   if (options.report)
     attempts([&] {

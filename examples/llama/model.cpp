@@ -320,7 +320,7 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model) {
   model.base_checksum_ = joined(checksums);
 }
 
-void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype) {
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype, std::uint64_t shard_bytes) {
   std::vector<NamedTensor> tensors;
   model.for_each_weight([&](const LlamaModel<float>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
@@ -332,7 +332,7 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model,
       tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
     tensors.push_back(std::move(tensor));
   });
-  save_checkpoint(folder, model.config(), tensors, dtype);
+  save_checkpoint(folder, model.config(), tensors, dtype, shard_bytes);
 }
 
 template class LlamaModel<float>;

@@ -239,7 +239,8 @@ template <class T>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model);
 
 /// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights; see save_checkpoint.
-void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype = DType::f32);
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype = DType::f32,
+                  std::uint64_t shard_bytes = default_shard_bytes);
 
 extern template class LlamaModel<float>;
 extern template class LlamaModel<double>;

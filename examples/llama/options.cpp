@@ -180,6 +180,7 @@ struct Special {
   std::vector<CLI::Option*> adapters;         ///< that need --mode lora or qlora
   std::vector<CLI::Option*> adapter_shape;  ///< that --adapter decides
   CLI::Option* out_dtype;
+  CLI::Option* max_shard_size;
   CLI::Option* checkpoint_every;
   std::vector<CLI::Option*> shape;
 };
@@ -306,6 +307,9 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   special.adapters.push_back(flags.path("--merge-out", o.merge_out, "DIR",
                                         "folder for the model with its adapter merged, in the format of --model [default none]"));
   special.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes, "type of the numbers in --out and --merge-out");
+  special.max_shard_size = flags.integer<std::uint64_t>(
+      "--max-shard-size", o.max_shard_size, 1, std::numeric_limits<std::uint64_t>::max(), "BYTES",
+      "models of more bytes of weights are written as several files with an index, of at most so many each");
   flags.path("--checkpoint", o.checkpoint, "DIR",
              "folder for checkpoints of the training itself, the two newest are kept [default none, not saved]");
   special.checkpoint_every =
@@ -374,6 +378,10 @@ void check_combinations(Options& o, const Special& given) {
   }
   if (given.out_dtype->count() > 0 && !o.out && !o.merge_out)
     throw UsageError("--out-dtype is the type of the numbers in --out and --merge-out, but neither --out nor --merge-out was given; add one or leave --out-dtype out");
+  if (given.max_shard_size->count() > 0 && !o.merge_out && (!o.out || o.mode != ModeChoice::full))
+    throw UsageError(
+        "--max-shard-size is about the model that is written, but neither --merge-out nor, with --mode full, --out was given; add one or "
+        "leave --max-shard-size out");
   if ((o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint)
     throw UsageError(fmt::format("{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
                                  o.resume ? "--resume" : "--checkpoint-every"));

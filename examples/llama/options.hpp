@@ -89,6 +89,7 @@ struct Options {
   std::optional<std::filesystem::path> out;        ///< the model or, in the other modes, the adapter
   std::optional<std::filesystem::path> merge_out;  ///< the model with its adapter merged
   DType out_dtype = DType::f32;                    ///< F32, F16 or BF16
+  std::uint64_t max_shard_size = 5'000'000'000;    ///< bytes of a model's file; larger models are written as several
   std::optional<std::filesystem::path> checkpoint;
   std::uint64_t checkpoint_every = 100;  ///< steps; 0 is only at the end and when interrupted
   bool resume = false;

@@ -197,6 +197,9 @@ TEST_CASE("options: each one arrives") {
   CHECK(c.resume);
   CHECK(c.out_dtype == DType::bf16);
   CHECK(options_of({"--out", "o", "--out-dtype", "f16"}).out_dtype == DType::f16);
+  CHECK(options_of({}).max_shard_size == 5'000'000'000);
+  CHECK(options_of({"--out", "o", "--max-shard-size", "77"}).max_shard_size == 77);
+  CHECK(options_of({"--mode", "lora", "--merge-out", "o", "--max-shard-size", "77"}).max_shard_size == 77);
   CHECK(options_of({"--checkpoint", "c", "--checkpoint-every", "0"}).checkpoint_every == 0);
   const Options t = options_of({"--tokens=x.bin", "--token-type=i32", "--vocabulary=5"});
   CHECK(t.tokens == "x.bin");
@@ -306,6 +309,9 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--checkpoint", ""}, {"--checkpoint", "empty"}},
       {{"--checkpoint", "c", "--baseline"}, {"--checkpoint and --baseline", "leave one"}},
       {{"--out-dtype", "f16"}, {"--out-dtype", "--out"}},
+      {{"--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
+      {{"--mode", "lora", "--out", "o", "--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
+      {{"--out", "o", "--max-shard-size", "0"}, {"--max-shard-size", "from 1 to", "'0'"}},
       {{"--out", "o", "--out-dtype", "f64"}, {"--out-dtype", "f32|f16|bf16", "'f64'"}},
       {{"--data", ""}, {"--data", "empty"}},
       {{"--data"}, {"--data"}},
@@ -347,7 +353,7 @@ TEST_CASE("options: help names every option with its default, version is one lin
           "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet ",
           "--mode ",      "--adapter ",     "--lora-rank ",      "--lora-alpha ",   "--lora-dropout ",
           "--lora-targets ", "--merge-out ",
-          "--plot ",      "--baseline ",    "--out-dtype ",      "--checkpoint ",   "--checkpoint-every ",
+          "--plot ",      "--baseline ",    "--out-dtype ",      "--max-shard-size ", "--checkpoint ",   "--checkpoint-every ",
           "--resume ",    "--tokenizer "}) {
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));

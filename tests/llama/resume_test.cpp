@@ -410,7 +410,7 @@ TEST_CASE("resume: every flag of the command line either must be repeated or is 
   std::set<std::string> known{"--data",  "--tokens",    "--token-type", "--data-limit", "--model",    "--threads",
                               "--out",   "--out-dtype", "--report",     "--plot",       "--baseline", "--log-every",
                               "--quiet", "--progress",  "--eval-every", "--checkpoint", "--resume",   "--checkpoint-every",
-                              "--version", "--adapter",   "--merge-out",  "--recompute",  "--tokenizer"};
+                              "--version", "--adapter",   "--merge-out",  "--max-shard-size", "--recompute",  "--tokenizer"};
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   std::size_t flags = 0;
@@ -804,6 +804,22 @@ TEST_CASE("program: with --steps 0 an adapter is merged, and the model validated
   // Beside a baseline, too.
   CHECK(merging.run({"--baseline"}) == 0);
   CHECK(merging.output().find("nan") == std::string::npos);
+}
+
+TEST_CASE("program: a model is written in several files and read back to the same bits") {
+  const Program program(3), none(0);
+  for (const char* const dtype : {"f32", "f16", "bf16"}) {
+    CAPTURE(dtype);
+    const fs::path whole = program / "whole", shards = program / "shards", again = program / "again";
+    REQUIRE(program.run({"--out", whole, "--out-dtype", dtype}) == 0);
+    REQUIRE(program.run({"--out", shards, "--out-dtype", dtype, "--max-shard-size", "17000"}) == 0);
+    CHECK_FALSE(fs::exists(shards / "model.safetensors"));
+    CHECK(names_in(shards).size() >= 4);
+    for (const std::string& name : names_in(shards))
+      if (name.starts_with("model-")) CHECK(fs::file_size(shards / name) < 17000 + 4000);  // and its header
+    REQUIRE(none.run_on(shards, {"--out", again, "--out-dtype", dtype}) == 0);
+    CHECK((test::read_bytes(again / "model.safetensors") == test::read_bytes(whole / "model.safetensors")));
+  }
 }
 
 TEST_CASE("resume: the trained model is written in each type and read back") {
