@@ -30,6 +30,8 @@ struct Named {
   Choice choice;
   std::string_view name;
 };
+template <typename Choice>  // clang++ 14 deduces no aggregates by itself
+Named(Choice, std::string_view) -> Named<Choice>;
 
 constexpr std::array token_types{Named{TokenType::automatic, "auto"}, Named{TokenType::u16, "u16"},
                                  Named{TokenType::i32, "i32"}};
