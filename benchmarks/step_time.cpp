@@ -98,6 +98,15 @@ class Trainer {
   double loss() const noexcept { return loss_; }
   std::size_t allocations() { return model_.saved_memory().allocations() + model_.workspace().allocations(); }
   std::span<const double> flops() const noexcept { return handler_.flops(); }
+  // What of the branches' backward FLOPs a plan leaves, without the input gradients that nobody needs.
+  double backward_share(const dropbp::DropPlan& plan) const {
+    double kept = 0.0, all = 0.0;
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+      all += model_.backward_flops(i, true);
+      if (plan.kept(i)) kept += model_.backward_flops(i, plan.input_gradient_needed(i));
+    }
+    return kept / all;
+  }
   const std::vector<dropbp::ops::Parameter<float>*>& parameters() const noexcept { return model_.parameters(); }
 
  private:
@@ -161,12 +170,12 @@ struct StepFlops {
   double forward, branches_backward, rest;
   double all() const noexcept { return forward + branches_backward + rest; }
 };
-StepFlops flops_of(const Settings& settings, std::span<const double> branches) {
+StepFlops flops_of(const Settings& settings, std::span<const double> branches, double backward_share) {
   const double tokens = static_cast<double>(settings.batch * settings.sequence);
   double forward = 0.0;
   for (const double flops : branches) forward += tokens * flops;
   const double head = 2.0 * tokens * static_cast<double>(settings.shape.hidden * settings.shape.vocabulary);
-  return {forward, (settings.full() ? 2.0 : 1.0) * forward, (settings.full() ? 3.0 : 2.0) * head};
+  return {forward, (settings.full() ? 2.0 : 1.0) * backward_share * forward, (settings.full() ? 3.0 : 2.0) * head};
 }
 
 // FLOP/s of C = A B^T with square matrices: the better of the library's product and Eigen's.
@@ -276,7 +285,7 @@ int run(int argc, char** argv) {
   const std::size_t rates = settings.drop_rates.size();
   std::vector<std::vector<Times>> times(rates);
   std::vector<std::vector<double>> ratios(rates), limits(rates);
-  std::vector<double> kept_shares(rates), plain_seconds, overheads, product_rates;
+  std::vector<double> kept_shares(rates), backward_shares(rates), plain_seconds, overheads, product_rates;
 
   // Once each beforehand: memory is taken, and what the two trainers compute is the same.
   trainer.step(plan_of(settings, 0.0, 0));
@@ -299,12 +308,14 @@ int run(int argc, char** argv) {
       const dropbp::DropPlan plan = plan_of(settings, settings.drop_rates[i], round + 1);
       of_round[i] = trainer.step(plan);
       kept_shares[i] = kept_flops_share(plan, trainer.flops());
+      backward_shares[i] = trainer.backward_share(plan);
     }
     const double rate = product.measure();
     if (round < 0) continue;
     const Times& full = of_round[0];
     for (std::size_t i = 0; i < rates; ++i) {
-      const double saved = (1.0 - kept_shares[i]) * (full.branches_backward + full.branches_optimizer);
+      const double saved = (1.0 - backward_shares[i] / backward_shares[0]) * full.branches_backward +
+                           (1.0 - kept_shares[i]) * full.branches_optimizer;
       times[i].push_back(of_round[i]);
       ratios[i].push_back(of_round[i].step / full.step);
       limits[i].push_back((full.step - saved) / full.step);
@@ -315,7 +326,7 @@ int run(int argc, char** argv) {
   }
   allocations = trainer.allocations() - allocations;
 
-  const StepFlops flops = flops_of(settings, trainer.flops());
+  const StepFlops flops = flops_of(settings, trainer.flops(), backward_shares[0]);
   const auto milliseconds = [](const std::vector<Times>& of, double Times::*part) {
     std::vector<double> values;
     for (const Times& one : of) values.push_back(1e3 * one.*part);
@@ -342,7 +353,7 @@ int run(int argc, char** argv) {
   for (std::size_t i = 0; i < rates; ++i) {
     const bench::Spread ratio = bench::spread_of(ratios[i]);
     const double limit = bench::median(limits[i]);
-    const double flops_limit = (flops.all() - (1.0 - kept_shares[i]) * flops.branches_backward) / flops.all();
+    const double flops_limit = (flops.all() - (1.0 - backward_shares[i] / backward_shares[0]) * flops.branches_backward) / flops.all();
     const double efficiency = limit < 1.0 ? (1.0 - ratio.median) / (1.0 - limit) : 1.0;
     const double forward = milliseconds(times[i], &Times::forward).median,
                  backward = milliseconds(times[i], &Times::backward).median,

@@ -3,9 +3,9 @@
 #include "adapter.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <type_traits>
@@ -20,9 +20,9 @@ namespace {
 
 using json = nlohmann::json;
 
-constexpr std::array<std::string_view, 7> linears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                  "gate_proj", "up_proj", "down_proj"};
+constexpr auto& linears = ops::adaptable_linears;
 constexpr std::string_view peft_prefix = "base_model.model.";
+constexpr const char* base_key = "dropbp.base";  // in __metadata__: CRC-32C of the base, see LlamaModel::base_checksum
 
 [[noreturn]] void fail(const std::string& what, const std::string& required, const std::string& given) {
   throw std::runtime_error(
@@ -58,7 +58,12 @@ std::vector<NamedTensor> adapter_tensors(LlamaModel<T>& model) {
 
 }  // namespace
 
-std::span<const std::string_view> adaptable_linears() noexcept { return linears; }
+std::vector<std::string> canonical_targets(const std::vector<std::string>& targets) {
+  std::vector<std::string> ordered;
+  for (const std::string_view name : linears)
+    if (std::ranges::find(targets, name) != targets.end()) ordered.emplace_back(name);
+  return ordered.size() == linears.size() ? std::vector<std::string>{} : ordered;
+}
 
 ops::Adaptation parse_adapter_config(std::string_view json_text, const std::string& what) {
   const json config = parse_strict_json(json_text, what);
@@ -128,11 +133,23 @@ std::string adapter_config_json(const ops::Adaptation& adaptation, const std::st
 
 template <class T>
 void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model) {
-  load_checkpoint(folder, adapter_tensors(model), adapter_format);
+  const std::vector<NamedTensor> tensors = adapter_tensors(model);
+  check_checkpoint(folder, tensors, adapter_format);
+  const std::string base = fmt::format("{:08x}", model.base_checksum());
+  const auto trained_on = find_metadata(folder, adapter_format, base_key);
+  if (trained_on && model.base_checksum() != 0 && *trained_on != base)
+    throw std::runtime_error(
+        fmt::format("the adapter in '{}' must be used with the base that it was trained on, weights of CRC-32C {}, but these are of "
+                    "{}; give that model, or for one without --model the same sizes and --seed",
+                    folder.string(), *trained_on, base));
+  load_checkpoint(folder, tensors, adapter_format);
 }
 
 void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base, DType dtype) {
-  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base), adapter_tensors(model), dtype);
+  std::map<std::string, std::string> metadata;
+  if (model.base_checksum() != 0) metadata[base_key] = fmt::format("{:08x}", model.base_checksum());
+  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base), adapter_tensors(model), dtype,
+              metadata);
 }
 
 template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);

@@ -5,9 +5,9 @@
 #pragma once
 
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <dropbp/ops/adaptation.hpp>
 
@@ -15,8 +15,8 @@
 
 namespace llama {
 
-/// The linear maps of a block that can have adapters: "q_proj" to "down_proj".
-[[nodiscard]] std::span<const std::string_view> adaptable_linears() noexcept;
+/// The same choice of linear maps in one form: in the order of ops::adaptable_linears, each once; none for all of them.
+[[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets);
 
 /// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. What the adapters here cannot represent (DoRA,
 /// other scalings, biases, ranks that differ, modules saved whole, ...) is a std::runtime_error that names the key.
@@ -26,7 +26,9 @@ namespace llama {
 /// The text that PEFT loads; `base` names the base model, as its `base_model_name_or_path`.
 [[nodiscard]] std::string adapter_config_json(const ops::Adaptation& adaptation, const std::string& base);
 
-/// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model, naming the tensor and both shapes.
+/// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model, naming the tensor and both shapes,
+/// and for one of other weights of the same shapes, where it says which: adapters that save_adapter wrote carry their
+/// base's checksum, those of other programs fit any. The base must have its weights by then.
 template <class T>
 void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model);
 

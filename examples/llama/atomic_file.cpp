@@ -155,6 +155,11 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
   sync_folder(to);
 }
 
+void remove_durably(const std::filesystem::path& path) {
+  if (::unlink(path.c_str()) < 0 && errno != ENOENT) fail(path, "removing it", errno);
+  sync_folder(path);
+}
+
 void write_file_atomically(const std::filesystem::path& path, std::string_view text) {
   AtomicFile file(path);
   file.write(text);

@@ -27,6 +27,8 @@ class AtomicFile {
   void finish();
   /// Renames `path.tmp` to `path` and makes that durable; calls finish() if it was not called.
   void publish();
+  /// Where the bytes are until then.
+  [[nodiscard]] const std::filesystem::path& temporary() const noexcept { return temporary_; }
   /// True once the rename has happened, even if publish() then failed to sync the folder.
   [[nodiscard]] bool published() const noexcept { return published_; }
   /// If true, a finished `path.tmp` stays when publish() fails or is never called.
@@ -48,6 +50,9 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view t
 
 /// rename and fsync of the folder; both names are in the same one.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Removes a file, if it is there, and makes that durable.
+void remove_durably(const std::filesystem::path& path);
 
 /// Fails now, rather than after hours of training, when `path` could not be written at the end.
 void check_writable(const std::filesystem::path& path);

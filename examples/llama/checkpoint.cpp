@@ -1,13 +1,14 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One file or shards to load from; one file to save to.
+// One file or shards, loaded and saved.
 #include "checkpoint.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <deque>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -23,6 +24,7 @@ namespace llama {
 namespace {
 
 constexpr const char* embedded_config_key = "dropbp.config";
+constexpr const char* shards_key = "dropbp.shards";  // in an index's metadata: the header's checksum of each shard
 constexpr std::size_t names_in_message = 5;
 
 /// The weights of a folder: its files and, by tensor name, the file that counts.
@@ -43,6 +45,50 @@ Weights open_single(const std::filesystem::path& path) {
   return weights;
 }
 
+std::filesystem::path temporary_of(std::filesystem::path path) { return path += ".tmp"; }
+
+std::string index_name(const FolderFormat& format) { return fmt::format("{}.index.json", format.weights); }
+
+/// Shard `number` of `count`, both from 1: "model-00001-of-00002.safetensors".
+std::string shard_name(const FolderFormat& format, std::size_t number, std::size_t count) {
+  const std::filesystem::path weights(format.weights);
+  return fmt::format("{}-{:05}-of-{:05}{}", weights.stem().string(), number, count, weights.extension().string());
+}
+
+/// Whether it is the name of any shard, or what a killed save left of one.
+bool is_shard_name(const FolderFormat& format, std::string_view name) {
+  if (name.ends_with(".tmp")) name.remove_suffix(4);
+  const std::string pattern = shard_name(format, 0, 0);
+  return std::ranges::equal(name, pattern, [](char c, char p) { return p == '0' ? c >= '0' && c <= '9' : c == p; });
+}
+
+/// What an index says of its shards' checksums: those that were saved here, else none.
+std::map<std::string, std::string> shard_checksums(const nlohmann::json& index) {
+  std::map<std::string, std::string> checksums;
+  const auto metadata = index.find("metadata");
+  if (metadata == index.end() || !metadata->is_object()) return checksums;
+  const auto shards = metadata->find(shards_key);
+  if (shards == metadata->end() || !shards->is_object()) return checksums;
+  for (const auto& [name, checksum] : shards->items()) checksums[name] = checksum.is_string() ? checksum.get<std::string>() : "";
+  return checksums;
+}
+
+bool has_checksum(const std::filesystem::path& path, const std::string& checksum) {
+  return is_there(path) && SafetensorsFile(path).own_checksum() == checksum;
+}
+
+/// The file of a shard: the index is renamed before its shards, so that one may still have the name of before.
+std::filesystem::path find_shard(const std::filesystem::path& path, const std::map<std::string, std::string>& checksums) {
+  const auto checksum = checksums.find(path.filename().string());
+  if (checksum == checksums.end() || has_checksum(path, checksum->second)) return path;
+  if (has_checksum(temporary_of(path), checksum->second)) return temporary_of(path);
+  if (!is_there(path)) return path;  // opening it says so
+  throw std::runtime_error(
+      fmt::format("'{}' must be the shard that its index was saved with, of checksum {}, but it is another one; fetch the shards "
+                  "that belong to the index",
+                  path.string(), checksum->second));
+}
+
 Weights open_shards(const std::filesystem::path& folder, const std::filesystem::path& index_path) {
   const std::string what = fmt::format("'{}'", index_path.string());
   const nlohmann::json index = parse_strict_json(read_small_file(index_path), what);
@@ -54,6 +100,7 @@ Weights open_shards(const std::filesystem::path& folder, const std::filesystem::
                     what));
   }
   Weights weights;
+  const std::map<std::string, std::string> checksums = shard_checksums(index);
   std::map<std::string, std::size_t> opened;
   for (const auto& [name, file] : map->items()) {
     const std::string shard = file.is_string() ? file.get<std::string>() : std::string();
@@ -66,7 +113,7 @@ Weights open_shards(const std::filesystem::path& folder, const std::filesystem::
                       what, name, file.dump()));
     }
     const auto [entry, is_new] = opened.emplace(shard, weights.files.size());
-    if (is_new) weights.files.emplace_back(folder / shard);
+    if (is_new) weights.files.emplace_back(find_shard(folder / shard, checksums));
     if (weights.files[entry->second].find(name) == nullptr) {
       throw std::runtime_error(
           fmt::format("{}: the tensor '{}' must be in '{}', but that file does not have it; fetch the shards that "
@@ -82,13 +129,13 @@ Weights open_shards(const std::filesystem::path& folder, const std::filesystem::
 }
 
 Weights open_weights(const std::filesystem::path& folder, const FolderFormat& format) {
-  const std::string index_name = fmt::format("{}.index.json", format.weights);
+  const std::string index = index_name(format);
   if (is_there(folder / format.weights)) return open_single(folder / format.weights);
-  if (is_there(folder / index_name)) return open_shards(folder, folder / index_name);
+  if (is_there(folder / index)) return open_shards(folder, folder / index);
   throw std::runtime_error(
       fmt::format("'{}' must contain '{}' or '{}', but it has neither; give a folder in Hugging Face's format whose weights "
                   "are safetensors",
-                  folder.string(), format.weights, index_name));
+                  folder.string(), format.weights, index));
 }
 
 /// An adapter's tensors can also be right in themselves.
@@ -121,12 +168,28 @@ void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& we
                                                            : "choose a plain LLaMA model (adapters merged)"));
 }
 
-/// The config that save_folder put into the weights, if any.
-std::optional<std::string> embedded_config(const std::filesystem::path& weights) {
+std::optional<std::string> metadata_of(const std::filesystem::path& weights, std::string_view key) {
   if (!is_there(weights)) return std::nullopt;
   const SafetensorsFile file(weights);
-  const auto entry = file.metadata().find(embedded_config_key);
+  const auto entry = file.metadata().find(std::string(key));
   return entry == file.metadata().end() ? std::nullopt : std::optional(entry->second);
+}
+
+/// None where one file has the weights, or there are none.
+std::optional<nlohmann::json> read_index(const std::filesystem::path& folder, const FolderFormat& format) {
+  const std::filesystem::path path = folder / index_name(format);
+  if (is_there(folder / format.weights) || !is_there(path)) return std::nullopt;
+  return parse_strict_json(read_small_file(path), fmt::format("'{}'", path.string()));
+}
+
+/// The config that save_folder put into the weights, if any.
+std::optional<std::string> embedded_config(const std::filesystem::path& folder, const FolderFormat& format) {
+  const auto index = read_index(folder, format);
+  if (!index) return metadata_of(folder / format.weights, embedded_config_key);
+  const auto metadata = index->find("metadata");
+  if (metadata == index->end() || !metadata->is_object()) return std::nullopt;
+  const auto config = metadata->find(embedded_config_key);
+  return config != metadata->end() && config->is_string() ? std::optional(config->get<std::string>()) : std::nullopt;
 }
 
 bool has_text(const std::filesystem::path& path, std::string_view text) {
@@ -136,26 +199,119 @@ bool has_text(const std::filesystem::path& path, std::string_view text) {
 }
 
 std::filesystem::path pending_config(const std::filesystem::path& folder, const FolderFormat& format) {
-  std::filesystem::path pending = folder / format.config;
-  pending += ".tmp";
-  return pending;
+  return temporary_of(folder / format.config);
 }
 
 /// A save that was cut between its two renames: the weights' own config is complete in the config's .tmp. A config that
 /// differs from the weights without that file was edited by hand and counts.
 bool has_interrupted_save(const std::filesystem::path& folder, const FolderFormat& format) {
   if (!is_there(pending_config(folder, format))) return false;
-  const auto embedded = embedded_config(folder / format.weights);
+  const auto embedded = embedded_config(folder, format);
   return embedded && has_text(pending_config(folder, format), *embedded);
 }
 
-/// An error while looking (weights damaged) means there is nothing worth completing.
-bool can_complete_interrupted_save(const std::filesystem::path& folder, const FolderFormat& format) {
+/// The files of a save that was cut between its renames that still are to be renamed, as (.tmp, name). An error while looking
+/// (weights damaged) means there is nothing worth completing.
+std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_files(const std::filesystem::path& folder,
+                                                                                   const FolderFormat& format) {
+  std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending;
   try {
-    return has_interrupted_save(folder, format);
+    if (const auto index = read_index(folder, format)) {
+      const auto checksums = shard_checksums(*index);
+      for (const auto& [name, checksum] : checksums)
+        if (is_shard_name(format, name) && find_shard(folder / name, checksums) != folder / name)
+          pending.emplace_back(temporary_of(folder / name), folder / name);
+    }
+    if (has_interrupted_save(folder, format)) pending.emplace_back(pending_config(folder, format), folder / format.config);
+    return pending;
   } catch (const std::runtime_error&) {
-    return false;
+    return {};
   }
+}
+
+/// Consecutive tensors of at most `limit` bytes together, or one alone.
+std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWrite> tensors, DType dtype, std::uint64_t limit) {
+  std::vector<std::span<const TensorToWrite>> shards;
+  std::size_t first = 0;
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const std::uint64_t own = bytes_of(tensors[i], dtype);
+    if (i > first && own > limit - std::min(limit, bytes)) shards.push_back(tensors.subspan(first, i - first)), first = i, bytes = 0;
+    bytes += own;
+  }
+  shards.push_back(tensors.subspan(first));
+  return shards;
+}
+
+/// Shards of other saves, and, where there are none now, their index. What cannot be removed does no harm.
+void remove_other_shards(const std::filesystem::path& folder, const FolderFormat& format, std::size_t count) {
+  std::error_code ignored;
+  if (count == 0) std::filesystem::remove(folder / index_name(format), ignored);
+  std::set<std::string> own;
+  for (std::size_t i = 1; i <= count; ++i) own.insert(shard_name(format, i, count));
+  std::vector<std::filesystem::path> others;
+  std::filesystem::directory_iterator walk(folder, ignored);
+  for (; !ignored && walk != std::filesystem::directory_iterator(); walk.increment(ignored)) {
+    const std::string name = walk->path().filename().string();
+    if (is_shard_name(format, name) && !own.contains(name)) others.push_back(walk->path());
+  }
+  for (const std::filesystem::path& path : others) std::filesystem::remove(path, ignored);
+}
+
+/// See save_folder. `config` is written but not published, or none where it is there already.
+void save_single(const std::filesystem::path& folder, const FolderFormat& format, std::span<const TensorToWrite> tensors, DType dtype,
+                 std::map<std::string, std::string> metadata, const std::string& config_text, AtomicFile* config) {
+  metadata[embedded_config_key] = config_text;
+  AtomicFile weights(folder / format.weights);
+  write_safetensors(weights, tensors, dtype, metadata);
+  weights.finish();
+  // Once the weights are renamed the config's .tmp must survive whatever fails, see has_interrupted_save.
+  if (config != nullptr) config->keep_temporary(true);
+  try {
+    weights.publish();
+  } catch (...) {
+    if (config != nullptr) config->keep_temporary(weights.published());
+    throw;
+  }
+  if (config != nullptr) config->publish();
+  remove_other_shards(folder, format, 0);
+}
+
+void save_shards(const std::filesystem::path& folder, const FolderFormat& format,
+                 std::span<const std::span<const TensorToWrite>> shards, DType dtype,
+                 const std::map<std::string, std::string>& metadata, const std::string& config_text, AtomicFile* config) {
+  std::deque<AtomicFile> files;
+  nlohmann::ordered_json index, checksums, map;
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = shard_name(format, i + 1, shards.size());
+    AtomicFile& file = files.emplace_back(folder / name);
+    write_safetensors(file, shards[i], dtype, metadata);
+    file.finish();
+    checksums[name] = SafetensorsFile(file.temporary()).own_checksum();
+    for (const TensorToWrite& tensor : shards[i]) map[tensor.name] = name, bytes += bytes_of(tensor, dtype);
+  }
+  index["metadata"] = {{"total_size", bytes}, {embedded_config_key, config_text}, {shards_key, checksums}};
+  index["weight_map"] = map;
+  AtomicFile index_file(folder / index_name(format));
+  index_file.write(index.dump(2) + "\n");
+  index_file.finish();
+
+  const auto keep = [&](bool temporaries) {
+    for (AtomicFile& file : files) file.keep_temporary(temporaries);
+    if (config != nullptr) config->keep_temporary(temporaries);
+  };
+  keep(true);
+  try {
+    index_file.publish();
+  } catch (...) {
+    keep(index_file.published());
+    throw;
+  }
+  for (AtomicFile& file : files) file.publish();
+  remove_durably(folder / format.weights);
+  if (config != nullptr) config->publish();
+  remove_other_shards(folder, format, shards.size());
 }
 
 }  // namespace
@@ -172,9 +328,11 @@ std::filesystem::path find_config(const std::filesystem::path& folder, const Fol
 
 LlamaConfig load_config(const std::filesystem::path& folder) { return read_config(find_config(folder, model_format)); }
 
-void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
-                     const FolderFormat& format) {
-  const Weights weights = open_weights(folder, format);
+namespace {
+
+/// The weights of a folder, found to have all of these tensors and no others.
+Weights open_checked(const std::filesystem::path& folder, std::span<const NamedTensor> tensors, const FolderFormat& format) {
+  Weights weights = open_weights(folder, format);
   for (const NamedTensor& tensor : tensors) {
     const auto found = weights.file_of.find(tensor.name);
     if (found == weights.file_of.end()) {
@@ -200,6 +358,18 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
     }
   }
   refuse_extra_tensors(folder, weights, tensors, format);
+  return weights;
+}
+
+}  // namespace
+
+void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors, const FolderFormat& format) {
+  (void)open_checked(folder, tensors, format);
+}
+
+void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                     const FolderFormat& format) {
+  const Weights weights = open_checked(folder, tensors, format);
   for (const NamedTensor& tensor : tensors) {
     const SafetensorsFile& file = weights.files[weights.file_of.find(tensor.name)->second];
     if (tensor.take) {
@@ -210,6 +380,10 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
       file.read(tensor.name, tensor.values);
     }
   }
+}
+
+std::optional<std::string> find_metadata(const std::filesystem::path& folder, const FolderFormat& format, std::string_view key) {
+  return metadata_of(folder / format.weights, key);
 }
 
 void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format) {
@@ -224,15 +398,16 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder, const Folder
 }
 
 void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
-                 std::span<const NamedTensor> tensors, DType dtype) {
+                 std::span<const NamedTensor> tensors, DType dtype, std::map<std::string, std::string> metadata,
+                 std::uint64_t shard_bytes) {
   prepare_checkpoint_folder(folder, format);
+  metadata["format"] = "pt";
   std::vector<TensorToWrite> to_write;
   to_write.reserve(tensors.size());
   for (const NamedTensor& tensor : tensors) to_write.push_back({tensor.name, tensor.shape, tensor.values, tensor.make});
 
   // First, or removing the old .tmp below would take away what makes the folder loadable.
-  if (can_complete_interrupted_save(folder, format))
-    rename_durably(pending_config(folder, format), folder / format.config);
+  for (const auto& [pending, path] : pending_files(folder, format)) rename_durably(pending, path);
 
   std::optional<AtomicFile> config_file;
   if (!has_text(folder / format.config, config_text)) {
@@ -240,24 +415,18 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
     config_file->write(config_text);
     config_file->finish();
   }
-  AtomicFile weights_file(folder / format.weights);
-  write_safetensors(weights_file, to_write, dtype, {{"format", "pt"}, {embedded_config_key, config_text}});
-  weights_file.finish();
-  // Once the weights are renamed the config's .tmp must survive whatever fails, see has_interrupted_save.
-  if (config_file) config_file->keep_temporary(true);
-  try {
-    weights_file.publish();
-  } catch (...) {
-    if (config_file) config_file->keep_temporary(weights_file.published());
-    throw;
-  }
-  if (config_file) config_file->publish();
+  AtomicFile* const config = config_file ? &*config_file : nullptr;
+  const auto shards = shards_of(to_write, dtype, shard_bytes);
+  if (shards.size() == 1)
+    save_single(folder, format, to_write, dtype, std::move(metadata), config_text, config);
+  else
+    save_shards(folder, format, shards, dtype, metadata, config_text, config);
 }
 
 void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                     std::span<const NamedTensor> tensors, DType dtype) {
+                     std::span<const NamedTensor> tensors, DType dtype, std::uint64_t shard_bytes) {
   const char* const name = dtype == DType::bf16 ? "bfloat16" : dtype == DType::f16 ? "float16" : "float32";
-  save_folder(folder, model_format, config_json(config, name), tensors, dtype);
+  save_folder(folder, model_format, config_json(config, name), tensors, dtype, {}, shard_bytes);
 }
 
 }  // namespace llama

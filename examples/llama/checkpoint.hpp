@@ -5,8 +5,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,6 +48,12 @@ inline constexpr FolderFormat adapter_format{"adapter_config.json", "adapter_mod
 /// checked before the first value is written. Throws std::runtime_error.
 void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                      const FolderFormat& format = model_format);
+/// Throws what that would, but for damaged numbers, and fills nothing.
+void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                      const FolderFormat& format = model_format);
+
+/// Weights of more bytes than this are written as several files: Hugging Face's limit.
+inline constexpr std::uint64_t default_shard_bytes = 5'000'000'000;
 
 /// Creates the folder and fails now, rather than after hours of training, if no checkpoint could be saved there.
 void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format = model_format);
@@ -55,10 +64,22 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder, const Folder
 /// then the weights are renamed, then the config. The weights carry a copy of their config; a kill between the two
 /// renames leaves new weights, the old config and the new config's `.tmp`, which find_config recognises and save_folder
 /// completes. A config that already says the same is left alone. So the old or the new folder loads, at any point.
+///
+/// Weights of more than `shard_bytes` become model-00001-of-0000N.safetensors with at most so many bytes of numbers each (a
+/// larger tensor has one of its own) and an index, model.safetensors.index.json, in Hugging Face's format. All of them are
+/// written as `.tmp` first. The index is renamed before the shards; it has the checksum of each and a copy of the config, by which
+/// load_checkpoint, find_config and save_folder recognise those that a kill left as `.tmp`. A model.safetensors that is there counts
+/// until it is removed, which is the last before the config. In the end shards of other saves are removed.
+/// `metadata` goes into the weights' own beside that.
 void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
-                 std::span<const NamedTensor> tensors, DType dtype);
+                 std::span<const NamedTensor> tensors, DType dtype, std::map<std::string, std::string> metadata = {},
+                 std::uint64_t shard_bytes = default_shard_bytes);
+/// What the weights in a folder have of it; none where it is not there.
+[[nodiscard]] std::optional<std::string> find_metadata(const std::filesystem::path& folder, const FolderFormat& format,
+                                                       std::string_view key);
 /// The same for a model.
 void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                     std::span<const NamedTensor> tensors, DType dtype = DType::f32);
+                     std::span<const NamedTensor> tensors, DType dtype = DType::f32,
+                     std::uint64_t shard_bytes = default_shard_bytes);
 
 }  // namespace llama

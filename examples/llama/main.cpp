@@ -75,6 +75,9 @@ std::string optional_number(const std::optional<double>& value) { return value ?
 
 std::string table_row(const std::string& name, const Trainer& trainer) {
   const Summary summary = trainer.summary();
+  if (trainer.records().empty())
+    return fmt::format("{:<16} {:>8} {:>10} {:>9} {:>10} {:>11} {:>12} {:>15}\n", name, "-", optional_number(summary.validation_loss),
+                       "-", "-", "-", "-", "-");
   const auto mean = [&](double StepRecord::*figure) {
     double sum = 0.0;
     for (const StepRecord& record : trainer.records()) sum += record.*figure;
@@ -91,6 +94,7 @@ void print_result(const Options& options, const Trainer& run, const Trainer* bas
   if (baseline != nullptr) text += table_row("drop rate 0", *baseline);
   text += table_row(fmt::format("drop rate {:g}", options.drop_rate), run);
   const Summary summary = run.summary();
+  if (run.records().empty()) return void(std::fputs(text.c_str(), stdout));
   text += fmt::format("dropped: {:.1f} % of the branches' backward passes, {:.1f} % of their FLOPs\n",
                       100.0 * summary.mean_drop_rate, 100.0 * (1.0 - summary.backward_flops_fraction));
   if (baseline != nullptr) {
@@ -152,6 +156,10 @@ class Attempts {
 
 void train(const Options& options, Trainer& trainer, Trainer* baseline, TrainingCheckpoints* checkpoints, Progress& progress,
            Attempts& attempts) {
+  if (options.steps == 0 && trainer.can_validate()) {
+    if (baseline != nullptr) baseline->validate();
+    trainer.validate();
+  }
   while (trainer.steps_done() < options.steps) {
     // In turn, and each first in every other step: drifts of the machine's speed meet both alike.
     const bool baseline_first = trainer.steps_done() % 2 == 0;
@@ -240,16 +248,16 @@ int run(const Options& options) {
   progress.clear();
   if (trained) {
     if (options.out && options.mode == ModeChoice::full)
-      attempts([&] { save_weights(*options.out, trainer.model(), options.out_dtype); });
+      attempts([&] { save_weights(*options.out, trainer.model(), options.out_dtype, options.max_shard_size); });
     if (options.out && options.mode != ModeChoice::full)
       attempts([&] {
         save_adapter(*options.out, trainer.model(), options.model ? options.model->string() : std::string(), options.out_dtype);
       });
-    if (options.merge_out) attempts([&] { save_weights(*options.merge_out, trainer.model(), options.out_dtype); });
+    if (options.merge_out) attempts([&] { save_weights(*options.merge_out, trainer.model(), options.out_dtype, options.max_shard_size); });
   }
   if (options.report)
     attempts([&] {
-      write_report(*options.report, options, config, {trainer.records(), trainer.summary()},
+      write_report(*options.report, options, config, trainer.model().adaptation(), {trainer.records(), trainer.summary()},
                    baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
     });
   if (trained) print_result(options, trainer, baseline.get());

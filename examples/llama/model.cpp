@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "crc32c.hpp"
 #include "random_streams.hpp"
 
 namespace llama {
@@ -33,6 +34,25 @@ void fill_normal(std::span<T> values, double deviation, const dropbp::CounterRan
   }
 }
 
+// Of the values as floats, whatever the model computes with.
+template <class T>
+std::uint32_t checksum_of(std::span<const T> values) {
+  if constexpr (std::is_same_v<T, float>) {
+    return crc32c(0, values.data(), values.size_bytes());
+  } else {
+    std::uint32_t checksum = 0;
+    for (const T value : values) {
+      const auto narrow = static_cast<float>(value);
+      checksum = crc32c(checksum, &narrow, sizeof narrow);
+    }
+    return checksum;
+  }
+}
+
+// One of all weights, in their order.
+std::uint32_t joined(const std::vector<std::uint32_t>& checksums) {
+  return crc32c(0, checksums.data(), checksums.size() * sizeof(std::uint32_t));
+}
 
 }  // namespace
 
@@ -79,6 +99,8 @@ void LlamaModel<T>::initialize(std::uint64_t seed) {
   const double residual = 0.02 / std::sqrt(2.0 * static_cast<double>(config_.layers));
   std::uint64_t index = 0;
   std::vector<float> values;
+  std::vector<std::uint32_t> checksums;
+  const bool summed = adaptation_.enabled();
   for_each_weight([&](const BaseWeight& weight) {
     const std::string_view name = weight.name;
     const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
@@ -89,13 +111,16 @@ void LlamaModel<T>::initialize(std::uint64_t seed) {
     };
     if (weight.value != nullptr) {
       fill(std::span<T>(weight.value, size));
+      if (summed) checksums.push_back(checksum_of(std::span<const T>(weight.value, size)));
     } else {
       values.resize(size);
       fill(std::span<float>(values));
+      if (summed) checksums.push_back(checksum_of(std::span<const float>(values)));
       weight.projection->set_weight(weight.part, {values.data(), weight.rows, weight.columns});
     }
     ++index;
   });
+  base_checksum_ = summed ? joined(checksums) : 0;
 }
 
 template <class T>
@@ -135,6 +160,18 @@ void LlamaModel<T>::set_flops(Index sequence) {
     block.attention.set_flops(attention);
     block.mlp.set_flops(mlp);
   }
+}
+
+template <class T>
+double LlamaModel<T>::backward_flops(std::size_t branch, bool input_gradient_needed) const {
+  const Block& block = blocks_.at(branch / 2);
+  const auto cost = [&](const auto& layer, const ops::Projection<T>& lowest) {
+    if (input_gradient_needed || layer.op().norm.trained) return layer.flops();
+    Index outputs = 0;
+    for (const auto& part : lowest.parts()) outputs += part.rows;
+    return lowest.trains() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden) : 0.0;
+  };
+  return branch % 2 == 0 ? cost(block.attention, block.attention.op().qkv) : cost(block.mlp, block.mlp.op().gate_up);
 }
 
 template <class T>
@@ -258,13 +295,16 @@ std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows, 
 template <class T>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model) {
   std::vector<NamedTensor> tensors;
+  std::vector<std::uint32_t> checksums;
+  const bool summed = model.adaptation().enabled();
   model.for_each_weight([&](const typename LlamaModel<T>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
     const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
     if constexpr (std::is_same_v<T, float>)
       if (weight.value != nullptr) tensor.values = {weight.value, size};
     if (tensor.values.data() == nullptr)
-      tensor.take = [weight](std::span<const float> values) {
+      tensor.take = [weight, summed, at = tensors.size(), &checksums](std::span<const float> values) {
+        if (summed) checksums[at] = checksum_of(values);
         if (weight.value != nullptr)
           std::ranges::copy(values, weight.value);
         else
@@ -272,10 +312,15 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model) {
       };
     tensors.push_back(std::move(tensor));
   });
+  checksums.resize(tensors.size());
   load_checkpoint(folder, tensors);
+  if (!summed) return;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    if (!tensors[i].take) checksums[i] = checksum_of(std::span<const float>(tensors[i].values));
+  model.base_checksum_ = joined(checksums);
 }
 
-void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype) {
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype, std::uint64_t shard_bytes) {
   std::vector<NamedTensor> tensors;
   model.for_each_weight([&](const LlamaModel<float>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
@@ -287,7 +332,7 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model,
       tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
     tensors.push_back(std::move(tensor));
   });
-  save_checkpoint(folder, model.config(), tensors, dtype);
+  save_checkpoint(folder, model.config(), tensors, dtype, shard_bytes);
 }
 
 template class LlamaModel<float>;

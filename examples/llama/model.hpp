@@ -155,11 +155,19 @@ class LlamaModel {
   /// Which micro-step the next passes belong to: the adapters' dropout is drawn from it.
   void set_moment(const ops::TrainingMoment& moment) noexcept { *moment_ = moment; }
 
+  /// CRC-32C of the weights as they were loaded or initialised, before any was quantised; only where adapters train, else 0.
+  std::uint32_t base_checksum() const noexcept { return base_checksum_; }
+
   /// Bytes of all weights but the adapters, as they are kept.
   std::size_t base_bytes();
 
   /// Tells every layer the FLOPs of its branch at this sequence length, per token.
   void set_flops(Index sequence);
+
+  /// The cost of a kept branch's backward pass, in the unit of its FLOPs; only ratios mean something. Over frozen weights it is
+  /// the inputs' gradients alone (the adapters' own products, below a tenth, are left out), and where nobody needs that of the
+  /// branch's input, its lowest product is saved, or all where no adapter would use the rest.
+  double backward_flops(std::size_t branch, bool input_gradient_needed) const;
 
   /// Makes every gradient absent: for the start of an optimizer step.
   void clear_gradients() {
@@ -185,6 +193,8 @@ class LlamaModel {
  private:
   template <class>
   friend class BranchwisePass;
+  template <class U>
+  friend void load_weights(const std::filesystem::path& folder, LlamaModel<U>& model);
 
   ops::Matrix<T> forward(const Batch& batch);
 
@@ -203,6 +213,7 @@ class LlamaModel {
   ops::Parameter<T> head_;
   std::deque<Block> blocks_;
   std::vector<ops::Parameter<T>*> parameters_;
+  std::uint32_t base_checksum_ = 0;
 };
 
 /// The passes of DropBPHandler::measure_sensitivities_nested on one batch. Both must outlive it.
@@ -228,7 +239,8 @@ template <class T>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model);
 
 /// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights; see save_checkpoint.
-void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype = DType::f32);
+void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype = DType::f32,
+                  std::uint64_t shard_bytes = default_shard_bytes);
 
 extern template class LlamaModel<float>;
 extern template class LlamaModel<double>;

@@ -30,6 +30,8 @@ struct Named {
   Choice choice;
   std::string_view name;
 };
+template <typename Choice>  // clang++ 14 deduces no aggregates by itself
+Named(Choice, std::string_view) -> Named<Choice>;
 
 constexpr std::array token_types{Named{TokenType::automatic, "auto"}, Named{TokenType::u16, "u16"},
                                  Named{TokenType::i32, "i32"}};
@@ -102,17 +104,20 @@ class Flags {
     });
   }
 
-  /// Interval as written in the message, "[0, 1]"; `inside` decides and is false for NaN.
-  template <typename Inside>
-  CLI::Option* real(const std::string& flag, double& target, const char* interval, Inside inside, const char* unit,
-                    const std::string& help) {
-    return add(flag, unit, fmt::format("{} [default {}]", help, target), [=, &target](const std::string& text) {
-      const auto value = convert<double>(text);
-      if (!value || !inside(*value))
-        throw UsageError(fmt::format("{} must be a number in {}, but '{}' was given; try {} {}", flag, interval, text,
-                                     flag, target));
-      target = *value;
-    });
+  /// Interval as written in the message, "[0, 1]"; `inside` decides and is false for NaN. `none` says what an empty optional
+  /// stands for.
+  template <typename Inside, typename Target>
+  CLI::Option* real(const std::string& flag, Target& target, const char* interval, Inside inside, const char* unit,
+                    const std::string& help, const std::string& none = {}) {
+    const double shown = std::optional<double>(target).value_or(0.0);
+    return add(flag, unit, fmt::format("{} [default {}]", help, none.empty() ? fmt::format("{}", shown) : none),
+               [=, &target](const std::string& text) {
+                 const auto value = convert<double>(text);
+                 if (!value || !inside(*value))
+                   throw UsageError(fmt::format("{} must be a number in {}, but '{}' was given; try {} {}", flag, interval,
+                                                text, flag, shown));
+                 target = *value;
+               });
   }
 
   template <typename Choice, std::size_t Size>
@@ -177,6 +182,7 @@ struct Special {
   std::vector<CLI::Option*> adapters;         ///< that need --mode lora or qlora
   std::vector<CLI::Option*> adapter_shape;  ///< that --adapter decides
   CLI::Option* out_dtype;
+  CLI::Option* max_shard_size;
   CLI::Option* checkpoint_every;
   std::vector<CLI::Option*> shape;
 };
@@ -227,20 +233,22 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   const auto adapters = [&](CLI::Option* option) { special.adapters.push_back(option); };
   const auto adapter_shape = [&](CLI::Option* option) { adapters(option), special.adapter_shape.push_back(option); };
   adapters(flags.path("--adapter", o.adapter, "DIR",
-                      "adapter folder in PEFT's format to start from, instead of the three below [default none, a fresh one]"));
+                      "adapter folder in PEFT's format to start from, instead of the three below; one that was written here must be of "
+                      "the same base [default none, a fresh one]"));
   adapter_shape(flags.integer<std::ptrdiff_t>("--lora-rank", o.lora_rank, 1, 65536, "N", "rank of the adapters"));
   adapter_shape(flags.real(
       "--lora-alpha", o.lora_alpha, "(0, infinity)",
       [](double x) { return x > 0.0 && x <= std::numeric_limits<double>::max(); }, "X",
       "the adapters' outputs are multiplied by this over the rank"));
-  adapter_shape(flags.names("--lora-targets", o.lora_targets, adaptable_linears(),
+  adapter_shape(flags.names("--lora-targets", o.lora_targets, ops::adaptable_linears,
                             "linear maps with adapters, names separated by commas [default all seven of a block]"));
   adapters(flags.real(
       "--lora-dropout", o.lora_dropout, "[0, 1)", [](double x) { return x >= 0.0 && x < 1.0; }, "P",
-      "share of the adapters' inputs that is dropped out in training"));
+      "share of the adapters' inputs that is dropped out in training", "0 or, with --adapter, that of its adapter_config.json"));
 
   flags.group("Training");
-  flags.integer<std::uint64_t>("--steps", o.steps, 1, count_limit, "N", "optimizer steps");
+  flags.integer<std::uint64_t>("--steps", o.steps, 0, count_limit, "N",
+                               "optimizer steps; 0 trains nothing: the model is validated and written as it is, its adapter merged");
   flags.integer<std::ptrdiff_t>("--batch", o.batch, 1, 1 << 16, "N", "sequences of a micro-step");
   flags.integer<std::ptrdiff_t>("--sequence", o.sequence, 1, size_limit, "N", "length of a sequence, in tokens");
   flags.integer<std::ptrdiff_t>("--micro-steps", o.micro_steps, 1, 1 << 16, "N",
@@ -301,6 +309,9 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   special.adapters.push_back(flags.path("--merge-out", o.merge_out, "DIR",
                                         "folder for the model with its adapter merged, in the format of --model [default none]"));
   special.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes, "type of the numbers in --out and --merge-out");
+  special.max_shard_size = flags.integer<std::uint64_t>(
+      "--max-shard-size", o.max_shard_size, 1, std::numeric_limits<std::uint64_t>::max(), "BYTES",
+      "models of more bytes of weights are written as several files with an index, of at most so many each");
   flags.path("--checkpoint", o.checkpoint, "DIR",
              "folder for checkpoints of the training itself, the two newest are kept [default none, not saved]");
   special.checkpoint_every =
@@ -369,12 +380,18 @@ void check_combinations(Options& o, const Special& given) {
   }
   if (given.out_dtype->count() > 0 && !o.out && !o.merge_out)
     throw UsageError("--out-dtype is the type of the numbers in --out and --merge-out, but neither --out nor --merge-out was given; add one or leave --out-dtype out");
+  if (given.max_shard_size->count() > 0 && !o.merge_out && (!o.out || o.mode != ModeChoice::full))
+    throw UsageError(
+        "--max-shard-size is about the model that is written, but neither --merge-out nor, with --mode full, --out was given; add one or "
+        "leave --max-shard-size out");
   if ((o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint)
     throw UsageError(fmt::format("{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
                                  o.resume ? "--resume" : "--checkpoint-every"));
   if (o.checkpoint && o.baseline)
     throw UsageError(
         "checkpoints are of one run, but --checkpoint and --baseline were given, which trains a second one; leave one of them out");
+  if (o.plot && o.steps == 0)
+    throw UsageError("--plot draws the losses of the steps, but --steps 0 was given; leave one of them out");
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);

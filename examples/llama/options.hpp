@@ -49,16 +49,17 @@ struct Options {
   LlamaConfig shape;                     ///< valid, kv_heads resolved
   bool vocabulary_of_tokenizer = false;  ///< shape.vocabulary is to be that of `tokenizer`
 
-  // What trains. With `adapter`, rank, alpha and targets are not used: the folder's adapter_config.json counts.
+  // What trains. With `adapter`, rank, alpha and targets are not used: the folder's adapter_config.json counts, for the
+  // dropout too where none is given.
   ModeChoice mode = ModeChoice::full;
   std::optional<std::filesystem::path> adapter;
   std::ptrdiff_t lora_rank = 8;
   double lora_alpha = 16.0;
-  double lora_dropout = 0.0;
-  std::vector<std::string> lora_targets;  ///< some of adaptable_linears(); empty: all
+  std::optional<double> lora_dropout;  ///< none: the adapter's own, or 0
+  std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
 
   // Training.
-  std::uint64_t steps = 200;
+  std::uint64_t steps = 200;       ///< 0 trains nothing
   std::ptrdiff_t batch = 4;        ///< sequences of a micro-step
   std::ptrdiff_t sequence = 256;   ///< tokens
   std::ptrdiff_t micro_steps = 1;  ///< of an optimizer step
@@ -88,6 +89,7 @@ struct Options {
   std::optional<std::filesystem::path> out;        ///< the model or, in the other modes, the adapter
   std::optional<std::filesystem::path> merge_out;  ///< the model with its adapter merged
   DType out_dtype = DType::f32;                    ///< F32, F16 or BF16
+  std::uint64_t max_shard_size = 5'000'000'000;    ///< bytes of a model's file; larger models are written as several
   std::optional<std::filesystem::path> checkpoint;
   std::uint64_t checkpoint_every = 100;  ///< steps; 0 is only at the end and when interrupted
   bool resume = false;

@@ -23,7 +23,7 @@ json number(const std::optional<double>& value) { return value ? number(*value) 
 
 json text(const std::optional<std::filesystem::path>& path) { return path ? json(path->string()) : json(nullptr); }
 
-json config_of(const Options& o, const LlamaConfig& m) {
+json config_of(const Options& o, const LlamaConfig& m, const ops::Adaptation& adaptation) {
   json config;
   config["data"] = text(o.data);
   config["tokens"] = text(o.tokens);
@@ -44,10 +44,10 @@ json config_of(const Options& o, const LlamaConfig& m) {
   config["mode"] = name_of(o.mode);
   if (o.mode != ModeChoice::full) {
     config["adapter"] = text(o.adapter);
-    config["lora_rank"] = o.lora_rank;
-    config["lora_alpha"] = number(o.lora_alpha);
-    config["lora_dropout"] = number(o.lora_dropout);
-    config["lora_targets"] = o.lora_targets;
+    config["lora_rank"] = adaptation.rank;
+    config["lora_alpha"] = number(adaptation.alpha);
+    config["lora_dropout"] = number(adaptation.dropout);
+    config["lora_targets"] = adaptation.targets;
   }
   config["steps"] = o.steps;
   config["batch"] = o.batch;
@@ -148,7 +148,9 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
   double backward_limit = 0.0, optimizer_limit = 0.0, kept_bytes = 0.0, all_bytes = 0.0;
   for (std::size_t i = first; i < steps; ++i) {
     const StepRecord& base = baseline[i];
-    backward_limit += base.backward_ms - (1.0 - run[i].kept_flops_fraction) * base.branches_backward_ms;
+    // Over frozen weights the baseline's lowest branch is spared its input gradient as well.
+    const double kept = base.kept_flops_fraction > 0.0 ? run[i].kept_flops_fraction / base.kept_flops_fraction : 1.0;
+    backward_limit += base.backward_ms - (1.0 - kept) * base.branches_backward_ms;
     optimizer_limit += run[i].updated_parameter_fraction * base.optimizer_ms;
     kept_bytes += static_cast<double>(run[i].kept_activation_bytes);
     all_bytes += static_cast<double>(base.kept_activation_bytes);
@@ -173,18 +175,18 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
           .loss_difference = run[0].loss - baseline[0].loss};
 }
 
-std::string report_json(const Options& options, const LlamaConfig& model, const RunReport& run,
+std::string report_json(const Options& options, const LlamaConfig& model, const ops::Adaptation& adaptation, const RunReport& run,
                         const std::optional<RunReport>& baseline) {
-  std::string out = fmt::format("{{\"config\": {},\n {}", dump(config_of(options, model)), members_of(run));
+  std::string out = fmt::format("{{\"config\": {},\n {}", dump(config_of(options, model, adaptation)), members_of(run));
   if (baseline)
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));
   return out + "}\n";
 }
 
-void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model, const RunReport& run,
-                  const std::optional<RunReport>& baseline) {
-  write_file_atomically(path, report_json(options, model, run, baseline));
+void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
+                  const ops::Adaptation& adaptation, const RunReport& run, const std::optional<RunReport>& baseline) {
+  write_file_atomically(path, report_json(options, model, adaptation, run, baseline));
 }
 
 }  // namespace llama

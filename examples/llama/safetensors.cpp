@@ -367,6 +367,7 @@ void SafetensorsFile::check_header(const std::string& text) {
   const std::size_t digits = find_header_checksum(text);
   if (!stored || digits == std::string::npos || header_checksum(text, digits) != *stored)
     fail(path(), "the header must have the checksum that it says", fmt::format("that is {} and it has another", own->second));
+  own_checksum_ = own->second;
   metadata_.erase(own);
   for (const TensorInfo& tensor : tensors_) {
     const auto entry = metadata_.find(fmt::format("{}.{}", checksum_key, tensor.name));
@@ -520,6 +521,8 @@ void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values
                       path().string(), name, dtype_name(tensor.dtype)));
   }
 }
+
+std::uint64_t bytes_of(const TensorToWrite& tensor, DType dtype) { return elements_of(tensor) * dtype_bits(dtype) / 8; }
 
 void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors, DType dtype,
                        const std::map<std::string, std::string>& metadata) {

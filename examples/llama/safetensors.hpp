@@ -77,6 +77,9 @@ class SafetensorsFile {
   /// Without the checksums.
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
 
+  /// The checksum of the header, which holds those of all tensors, as written in the file; empty in a file without.
+  [[nodiscard]] const std::string& own_checksum() const noexcept { return own_checksum_; }
+
   /// Reads all tensors against their checksums. A file without checksums is a std::runtime_error here.
   void verify() const;
 
@@ -101,6 +104,7 @@ class SafetensorsFile {
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::size_t, std::less<>> by_name_;
   std::map<std::string, std::string> metadata_;
+  std::string own_checksum_;
   std::map<std::string, std::uint32_t, std::less<>> checksums_;  // by tensor; empty in a file without
 };
 
@@ -119,6 +123,9 @@ struct TensorToWrite {
   std::span<const float> values = {};
   std::function<void(std::span<float>)> make = {};
 };
+
+/// Those that it takes in a file.
+[[nodiscard]] std::uint64_t bytes_of(const TensorToWrite& tensor, DType dtype);
 
 /// Where the bytes go while a file is written; `AtomicFile` is the one in use.
 class AtomicFile;

@@ -19,7 +19,7 @@ namespace {
 // The learning rate falls to this share of its peak.
 constexpr double final_learning_rate = 0.1;
 
-// From the command line or the adapter's own config. The dropout is always the command line's.
+// From the command line or the adapter's own config.
 ops::Adaptation adaptation_of(const Options& options) {
   if (options.mode == ModeChoice::full) return {};
   ops::Adaptation adaptation;
@@ -27,7 +27,8 @@ ops::Adaptation adaptation_of(const Options& options) {
     adaptation = load_adapter_config(*options.adapter);
   else
     adaptation = {.rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
-  adaptation.dropout = options.lora_dropout;
+  adaptation.targets = canonical_targets(adaptation.targets);
+  adaptation.dropout = options.lora_dropout.value_or(adaptation.dropout);
   adaptation.quantize = options.mode == ModeChoice::qlora;
   return adaptation;
 }
@@ -145,6 +146,7 @@ const StepRecord& Trainer::step() {
   model_.saved_memory().reset_peak();
   model_.clear_gradients();
   double kept_flops = 0.0;
+  std::vector<bool> kept(handler_.size());  // in any micro-step
   for (std::ptrdiff_t micro = 0; micro < options_.micro_steps; ++micro) {
     sampler_.fill(number, static_cast<std::uint32_t>(micro), batch_.inputs, batch_.labels);
     if (micro == 0)
@@ -162,7 +164,8 @@ const StepRecord& Trainer::step() {
     record.loss += loss / static_cast<double>(options_.micro_steps);
 
     for (std::size_t i = 0; i < handler_.size(); ++i)
-      if (!handler_.plan().dropped(i)) kept_flops += handler_.flops()[i];
+      if (!handler_.plan().dropped(i))
+        kept_flops += model_.backward_flops(i, handler_.plan().input_gradient_needed(i)), kept[i] = true;
     record.kept_activation_bytes = std::max(record.kept_activation_bytes, kept_bytes);
   }
   if (!std::isfinite(record.loss))
@@ -190,7 +193,7 @@ const StepRecord& Trainer::step() {
   training_seconds_ += step_seconds;
 
   for (std::size_t i = 0; i < handler_.size(); ++i)
-    if (!handler_.has_gradient(i)) record.dropped.push_back(i);
+    if (!kept[i]) record.dropped.push_back(i);
   record.forward_ms = 1e3 * times.forward;
   record.backward_ms = 1e3 * times.backward;
   record.branches_backward_ms = 1e3 * times.branches_backward;

@@ -52,6 +52,11 @@ concept has_stream_ratio = requires(L& layer) {
   { layer.stream_ratio() } -> std::convertible_to<double>;
 };
 
+template <class L>
+concept tells_what_trains = requires(const L& layer) {
+  { layer.trains() } -> std::convertible_to<bool>;
+};
+
 template <class Pass>
 using pass_gradient = std::remove_cvref_t<decltype(std::declval<Pass&>().forward())>;
 
@@ -102,14 +107,18 @@ class DropBPHandler {
         kept_(schedule_.size()),
         dropped_(schedule_.size()) {
     for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
+    ask_what_trains();
   }
 
   // ---- steps
 
   /// Draws the plan of an optimizer step's first micro-step and tells every layer. Call it before the forward pass.
+  /// Layers whose operation has trains() are asked for it in every step, so that it may change between steps; for all others
+  /// DropOptions::trains counts.
   void begin_step(std::uint64_t step) {
     require_no_measurement();
     require_same_layers();
+    ask_what_trains();
     schedule_.draw(step, 0, next_plan_);
     plan_ = next_plan_;
     start(true);
@@ -161,12 +170,12 @@ class DropBPHandler {
   /// Whether the branches need a backward pass: one is kept, or something below them trains.
   bool backward_needed() const noexcept { return plan_.backward_needed(); }
 
-  /// Whether a branch was kept in any micro-step since begin_step: its parameters have a gradient, and the optimizer
-  /// must leave those of all other branches alone, their moments and decay too.
+  /// Whether a branch that trains was kept in any micro-step since begin_step: its parameters have a gradient, and the
+  /// optimizer must leave those of all other branches alone, their moments and decay too.
   bool has_gradient(std::size_t branch) const {
     require_begun();
     static_cast<void>(plan_.dropped(branch));  // checks the number
-    return kept_micro_steps_[branch] != 0;
+    return kept_micro_steps_[branch] != 0 && schedule_.trains(branch);
   }
 
   // ---- rates
@@ -481,11 +490,21 @@ class DropBPHandler {
     for_each_branch([](auto&, std::size_t) {});
   }
 
+  void ask_what_trains() {
+    for_each_branch([&](auto& layer, std::size_t i) {
+      if constexpr (detail::tells_what_trains<decltype(layer)>) schedule_.set_trains(i, static_cast<bool>(layer.trains()));
+    });
+  }
+
   template <class Norm>
   void observe_gradients_as(RunningSensitivity& running, const Norm& squared_norm_of) {
     require_begun();
     require_same_layers();
+    bool trains = schedule_.options().trains_below;
     for_each_branch([&](auto& layer, std::size_t i) {
+      // Nobody misses a branch with nothing to train in it and below it. Every plan drops it, so that it would stay unknown.
+      trains = trains || schedule_.trains(i);
+      if (!trains) return running.observe(i, 0.0);
       // The sums over the micro-steps that kept it, as a step without GradientScaling would have one.
       const double scale = static_cast<double>(kept_micro_steps_[i]) * scales_[i];
       if (!(scale > 0.0)) return;

@@ -34,6 +34,8 @@ class DropBPLayer {
                 "pointer.");
   static_assert(!detail::mistakes_flops<Op>,
                 "dropbp: the operation's flops() must be const and return a number: double flops() const.");
+  static_assert(!detail::mistakes_trains<Op>,
+                "dropbp: the operation's trains() must be const and return a bool: bool trains() const.");
 
  public:
   using Saved = typename Op::Saved;  ///< what the operation keeps for its backward pass
@@ -143,6 +145,13 @@ class DropBPLayer {
 
   double flops() const noexcept { return flops_; }           ///< cost of one forward pass
   void set_flops(double flops) noexcept { flops_ = flops; }  ///< for the next DropBPHandler::update_flops()
+
+  /// Whether any parameter of the branch trains, where the operation tells.
+  template <class O = Op>
+    requires detail::has_trains<O>
+  bool trains() const {
+    return static_cast<bool>(op_.trains());
+  }
 
   /// Whether the current plan drops the branch.
   bool dropped() const noexcept { return decision_.dropped; }

@@ -78,6 +78,11 @@ concept has_flops = requires(const Op& op) {
   { op.flops() } -> std::convertible_to<double>;
 };
 
+template <class Op>
+concept has_trains = requires(const Op& op) {
+  { op.trains() } -> std::convertible_to<bool>;
+};
+
 // Optional members that are there but would never be called: Saved& and Saved* mixed up, the extra arguments of the others
 // forgotten, or not const. One that takes other tensors, or is disabled by a constraint, is no mistake.
 template <class Op, class T, class... Args>
@@ -104,6 +109,9 @@ concept mistakes_backward_parameters =
 template <class Op>
 concept mistakes_flops = !has_flops<Op> && requires(Op& op) { op.flops(); };
 
+template <class Op>
+concept mistakes_trains = !has_trains<Op> && requires(Op& op) { op.trains(); };
+
 }  // namespace detail
 
 /// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T and with extra
@@ -119,6 +127,7 @@ concept mistakes_flops = !has_flops<Op> && requires(Op& op) { op.flops(); };
 ///   backward_residual(T& grad, Saved&, args...)            grad += J^T grad, in place
 ///   backward_parameters(const T& grad_output, Saved&, ...) the parameters' gradients only: nobody needs grad_input
 ///   flops() const                                          the cost that drop rates are budgeted with
+///   trains() const                                         whether any parameter trains; left out, one does
 template <class Op, class T, class... Args>
 concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> && detail::has_backward<Op, T, Args...>;
 

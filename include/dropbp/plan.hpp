@@ -36,6 +36,7 @@ class DropPlan {
     std::uint32_t micro_step = 0;  ///< within the step, from 0
     std::uint64_t rates_hash = 0;                   ///< distinguishes plans that were drawn from different rates
     std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
+    std::span<const std::uint8_t> trains = {};   ///< of each branch, 0 where none of its parameters trains; none: all train
   };
 
   /// A plan from a mask, one byte a branch, non-zero where dropped.
@@ -108,13 +109,17 @@ class DropPlan {
   void set_micro_step(std::uint32_t micro_step) noexcept { micro_step_ = micro_step; }
 
   /// Becomes another plan, reusing its memory. draw(dropped, work) sets one byte a branch, non-zero where dropped; `work`
-  /// is as many words of working space.
+  /// is as many words of working space. Where nothing trains below the branches, those below the lowest kept one that trains
+  /// are dropped as well: nobody would use what they compute.
   template <class Draw>
   void redraw(std::size_t size, const Context& context, Draw&& draw) {
     detail::require_count(context.groups.empty() ? size : context.groups.size(), size, "group number");
+    detail::require_count(context.trains.empty() ? size : context.trains.size(), size, "answer whether a branch trains");
     dropped_.resize(size);
     slots_.resize(size);
     draw(detail::view(dropped_), detail::view(slots_));
+    if (!context.trains_below && !context.trains.empty())
+      for (std::size_t i = 0; i < size && (dropped_[i] != 0 || context.trains[i] == 0); ++i) dropped_[i] = 1;
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
     lowest_kept_ = size;

@@ -49,6 +49,9 @@ struct DropOptions {
   GradientScaling gradient_scaling = GradientScaling::none;
   std::uint64_t warm_up_steps = 0;          ///< rates grow in proportion to the step, from 0 at step 0 to all at this one
   std::vector<std::uint32_t> groups = {};  ///< of each branch, numbered from 0 (attention and MLP, pipeline stages); none: one group
+  /// Of each branch, 0 where none of its parameters trains (adapters elsewhere, frozen layers); none: all train. Where nothing
+  /// trains below the branches either, every plan drops what lies below its lowest kept branch that trains.
+  std::vector<std::uint8_t> trains = {};
 };
 
 /// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates, sampling policy): nothing
@@ -86,6 +89,7 @@ class DropSchedule {
                               "that of branch " + detail::text(i) + " is " +
                                   detail::text(std::uint64_t{options_.groups[i]}),
                               "number them densely, for example 0 for attention and 1 for MLP");
+    if (!options_.trains.empty()) detail::require_count(options_.trains.size(), size(), "answer whether a branch trains");
     set_drop_rate(options_.drop_rate);
   }
 
@@ -107,7 +111,8 @@ class DropSchedule {
                    .step = step,
                    .micro_step = micro_step,
                    .rates_hash = rates_hash,
-                   .groups = detail::view(options_.groups)},
+                   .groups = detail::view(options_.groups),
+                   .trains = detail::view(options_.trains)},
                   [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
                     if constexpr (detail::has_draw_with_work<SamplingPolicy>)
                       sampling_.draw(prepared, random, dropped, work);
@@ -125,6 +130,18 @@ class DropSchedule {
   double total_flops() const noexcept { return total_flops_; }  ///< of all branches
   const DropOptions& options() const noexcept { return options_; }  ///< with the target rate as it is now
   const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
+
+  /// Whether a parameter of the branch trains, see DropOptions::trains.
+  bool trains(std::size_t branch) const { return options_.trains.empty() || options_.trains.at(branch) != 0; }
+
+  /// The same from now on. Throws std::out_of_range for a branch beyond size().
+  void set_trains(std::size_t branch, bool trains) {
+    if (options_.trains.empty()) {
+      if (trains && branch < size()) return;
+      options_.trains.assign(size(), 1);
+    }
+    options_.trains.at(branch) = trains ? 1 : 0;
+  }
 
   /// The rate of every branch, after the warm-up.
   std::span<const double> drop_rates() const noexcept { return detail::view(rates_); }

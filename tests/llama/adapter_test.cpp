@@ -16,6 +16,7 @@
 #include "llama/checkpoint.hpp"
 #include "llama/files.hpp"
 #include "llama/safetensors.hpp"
+#include "llama/small_run.hpp"
 #include "llama/trainer.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -24,19 +25,14 @@ namespace {
 
 using namespace llama;
 using test::TemporaryFolder;
+using test::tensors_of;
+namespace fs = std::filesystem;
 
-constexpr LlamaConfig shape{.vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
+constexpr LlamaConfig shape = test::small_shape;
 
 Options options_of(ModeChoice mode, double drop_rate = 0.5) {
-  Options o;
-  o.shape = shape;
-  o.steps = 8;
-  o.batch = 2;
-  o.sequence = 16;
-  o.warmup = 2;
+  Options o = test::small_run(drop_rate);
   o.learning_rate = 1e-2;
-  o.eval_batches = 2;
-  o.drop_rate = drop_rate;
   o.mode = mode;
   o.lora_rank = 3;
   return o;
@@ -49,13 +45,6 @@ TokenData text() {
 }
 
 bool is_adapter(const std::string& name) { return name.find(".lora_") != std::string::npos; }
-
-std::map<std::string, std::vector<float>> tensors_of(Trainer& trainer) {
-  std::map<std::string, std::vector<float>> tensors;
-  trainer.model().for_each_tensor(
-      [&](const auto& tensor) { tensors[tensor.name].assign(tensor.value, tensor.value + tensor.size()); });
-  return tensors;
-}
 
 }  // namespace
 
@@ -122,6 +111,60 @@ TEST_CASE("lora: a step that drops all runs no backward pass, and dropout is dra
   CHECK(losses.size() == 5);  // the mean of two masks is neither of them
   // Evaluation drops nothing out.
   CHECK(masked.validate() == single.validate());
+}
+
+TEST_CASE("lora: below the lowest branch with an adapter nothing is computed, and the gradients are the same bits") {
+  const TokenData data = text();
+  for (const std::vector<std::string>& targets : {std::vector<std::string>{"down_proj"}, {"q_proj", "v_proj"}}) {
+    Options options = options_of(ModeChoice::lora, 0.0);
+    options.lora_targets = targets;
+    const std::size_t untrained = targets.size() == 1 ? 1 : 0;  // of the branches from below
+    CAPTURE(untrained);
+    Trainer trainer(options, shape, data, 0.0);
+    const StepRecord& record = trainer.step();
+    CHECK(record.dropped == (untrained == 1 ? std::vector<std::size_t>{0} : std::vector<std::size_t>{}));
+    CHECK(record.activation_bytes == record.kept_activation_bytes);
+    CHECK(trainer.drop_report().consistent());
+
+    auto& model = trainer.model();
+    dropbp::DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
+    Batch batch{.shape = {2, 16}, .inputs = std::vector<std::int32_t>(32, 3), .labels = std::vector<std::int32_t>(32, 5)};
+    for (std::size_t i = 0; i < 32; ++i) batch.inputs[i] = static_cast<std::int32_t>(7 * i % 61);
+    const auto gradients = [&](auto plan) {
+      model.clear_gradients();
+      handler.begin_step(plan);
+      static_cast<void>(model.loss_and_gradients(batch));
+      std::map<std::string, std::vector<float>> result;
+      model.for_each_tensor([&](const auto& tensor) {
+        if (tensor.gradient != nullptr) result[tensor.name].assign(tensor.gradient, tensor.gradient + tensor.size());
+      });
+      return result;
+    };
+    const auto all = gradients(dropbp::DropPlan(std::vector<std::uint8_t>(6, 0), false));
+    CHECK(all.size() == 3 * 2 * targets.size());
+    CHECK(gradients(std::uint64_t{0}) == all);
+    CHECK(handler.plan().lowest_kept() == untrained);
+    for (std::size_t i = 0; i < 6; ++i) CHECK(handler.has_gradient(i) == (i % 2 == untrained));
+  }
+}
+
+TEST_CASE("lora: the limits of what is saved count the input gradient that the lowest kept branch is spared") {
+  const TokenData data = text();
+  const double sequence = 16, hidden = 24, kv = 12, units = 40;
+  const double attention = 4 * hidden * hidden + 4 * hidden * kv + 2 * sequence * hidden, mlp = 6 * hidden * units;
+  const double all = 3 * (attention + mlp), qkv = 2 * hidden * (hidden + 2 * kv), gate_up = 4 * hidden * units;
+  const auto fraction = [&](std::vector<std::string> targets, ModeChoice mode) {
+    Options options = options_of(mode, 0.0);
+    options.lora_targets = std::move(targets);
+    Trainer trainer(options, shape, data, 0.0);
+    return trainer.step().kept_flops_fraction;
+  };
+  CHECK(fraction({}, ModeChoice::full) == Approx(1.0));
+  CHECK(fraction({}, ModeChoice::lora) == Approx((all - qkv) / all));
+  CHECK(fraction({}, ModeChoice::qlora) == Approx((all - qkv) / all));
+  CHECK(fraction({"o_proj"}, ModeChoice::lora) == Approx((all - attention) / all));
+  CHECK(fraction({"up_proj"}, ModeChoice::lora) == Approx((all - attention - gate_up) / all));
+  CHECK(fraction({"down_proj"}, ModeChoice::lora) == Approx((all - attention - mlp) / all));
 }
 
 TEST_CASE("lora: adapters and merged models are saved, and load to the same loss") {
@@ -196,6 +239,69 @@ TEST_CASE("lora: an adapter of another model is refused with the tensor and both
   options.shape = wider;
   options.adapter = folder / "nowhere";
   test::check_throws<std::runtime_error>([&] { Trainer trainer(options, wider, data, 0.0); }, {"nowhere", "not there"});
+}
+
+TEST_CASE("lora: an adapter of other weights of the same shapes is refused, if it says which it belongs to") {
+  const TokenData data = text();
+  const TemporaryFolder folder;
+  Options options = options_of(ModeChoice::lora);
+  {
+    Trainer base(options_of(ModeChoice::full), shape, data, 0.0);
+    CHECK(base.model().base_checksum() == 0);
+    save_weights(folder / "base", base.model());
+    save_weights(folder / "narrow", base.model(), DType::bf16);
+    Trainer other(options, shape, data, 0.0);
+    save_adapter(folder / "adapter", other.model(), "");
+  }
+  const auto load = [&](const char* base, ModeChoice mode) {
+    Options again = options;
+    again.mode = mode;
+    if (base != nullptr) again.model = folder / base;
+    again.adapter = folder / "adapter";
+    return Trainer(again, shape, data, 0.0).model().base_checksum();
+  };
+  // From the seed or a file, in 4 bits or not: these are the weights that it was trained on.
+  CHECK(load(nullptr, ModeChoice::lora) == load("base", ModeChoice::lora));
+  CHECK(load(nullptr, ModeChoice::qlora) == load("base", ModeChoice::qlora));
+  CHECK(load("base", ModeChoice::qlora) == load("base", ModeChoice::lora));
+  // One bit of one weight, wherever it is.
+  for (const char* const changed : {"model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"}) {
+    Trainer base(options_of(ModeChoice::full), shape, data, 0.0);
+    base.model().for_each_tensor([&](const auto& tensor) {
+      if (tensor.name == changed) tensor.value[tensor.size() - 1] = std::nextafter(tensor.value[tensor.size() - 1], 9.0f);
+    });
+    save_weights(folder / "changed", base.model());
+    for (const ModeChoice mode : {ModeChoice::lora, ModeChoice::qlora})
+      test::check_throws<std::runtime_error>([&] { load("changed", mode); }, {"adapter'", "base that it was trained on", "CRC-32C"});
+  }
+  test::check_throws<std::runtime_error>([&] { load("narrow", ModeChoice::lora); }, {"base that it was trained on"});
+
+  // An adapter of another program does not say it.
+  const fs::path path = folder / "adapter" / "adapter_model.safetensors";
+  std::vector<std::vector<float>> values;
+  std::vector<TensorToWrite> tensors;
+  {
+    const SafetensorsFile file(path);
+    for (const TensorInfo& tensor : file.tensors()) file.read(tensor.name, values.emplace_back(tensor.elements()));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      tensors.push_back({file.tensors()[i].name, file.tensors()[i].shape, values[i]});
+  }
+  write_safetensors(path, tensors);
+  CHECK_NOTHROW(load("narrow", ModeChoice::lora));
+}
+
+TEST_CASE("lora: an adapter's own dropout counts where none is given") {
+  const TokenData data = text();
+  const TemporaryFolder folder;
+  Options options = options_of(ModeChoice::lora);
+  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
+  options.lora_dropout = 0.25;
+  save_adapter(folder.path(), Trainer(options, shape, data, 0.0).model(), "");
+  options.adapter = folder.path();
+  options.lora_dropout.reset();
+  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.25);
+  options.lora_dropout = 0.0;
+  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
 }
 
 TEST_CASE("lora: adapter configs that mean something else are refused by their key") {

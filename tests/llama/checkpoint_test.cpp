@@ -9,7 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -276,6 +279,120 @@ TEST_CASE("checkpoint: shards") {
   CHECK(loaded(folder.path()) == "8/3");
 }
 
+namespace {
+
+/// Weights of 32 bytes each, four of them.
+struct Four {
+  explicit Four(float first) {
+    const char* const names[] = {"t0.weight", "t1.weight", "t2.weight", "t3.weight"};
+    for (std::size_t i = 0; i < 4; ++i) values[i].assign(8, first + static_cast<float>(i));
+    for (std::size_t i = 0; i < 4; ++i) tensors.push_back({names[i], {2, 4}, values[i]});
+  }
+  std::vector<float> values[4];
+  std::vector<NamedTensor> tensors;
+};
+
+// In this many files; the hidden size tells the config.
+void save_four(const fs::path& folder, std::ptrdiff_t hidden, float first, std::uint64_t files) {
+  save_checkpoint(folder, config_of(hidden), Four(first).tensors, DType::f32, 128 / files);
+}
+
+/// "hidden/first value", or the error.
+std::string loaded_four(const fs::path& folder) {
+  try {
+    const LlamaConfig config = load_config(folder);
+    Four four(-99);
+    load_checkpoint(folder, four.tensors);
+    for (std::size_t i = 0; i < 4; ++i)
+      for (const float value : four.values[i])
+        if (value != four.values[0][0] + static_cast<float>(i)) return "mixed values";
+    return std::to_string(config.hidden) + "/" + std::to_string(static_cast<int>(four.values[0][0]));
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+std::vector<std::string> names_of(std::uint64_t files) {
+  if (files == 1) return {"config.json", "model.safetensors"};
+  std::vector<std::string> names{"config.json"};
+  for (std::uint64_t i = 1; i <= files; ++i) names.push_back(fmt::format("model-{:05}-of-{:05}.safetensors", i, files));
+  names.push_back("model.safetensors.index.json");
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("checkpoint: weights beyond a limit are saved as shards with an index in Hugging Face's format") {
+  const TemporaryFolder folder;
+  const fs::path dir = folder / "m";
+  save_four(dir, 8, 1, 2);
+  CHECK(names_in(dir) == names_of(2));
+  const auto index = nlohmann::json::parse(test::read_bytes(dir / "model.safetensors.index.json"));
+  CHECK(index["metadata"]["total_size"] == 128);
+  CHECK(index["weight_map"] == nlohmann::json::parse(R"({"t0.weight":"model-00001-of-00002.safetensors",
+      "t1.weight":"model-00001-of-00002.safetensors","t2.weight":"model-00002-of-00002.safetensors",
+      "t3.weight":"model-00002-of-00002.safetensors"})"));
+  const SafetensorsFile second(dir / "model-00002-of-00002.safetensors");
+  CHECK(second.metadata().at("format") == "pt");
+  CHECK(second.tensors().size() == 2);
+  CHECK_NOTHROW(second.verify());
+  CHECK(loaded_four(dir) == "8/1");
+
+  // The limit is what a file's numbers may take, in their type; what is larger alone has a file of its own.
+  const auto files = [&](std::uint64_t limit, DType dtype) {
+    save_checkpoint(dir, config_of(8), Four(3).tensors, dtype, limit);
+    CHECK(loaded_four(dir) == "8/3");
+    return names_in(dir);
+  };
+  CHECK(files(128, DType::f32) == names_of(1));
+  CHECK(files(127, DType::f32) == names_of(2));
+  CHECK(files(96, DType::f32) == names_of(2));
+  CHECK(files(63, DType::f32) == names_of(4));
+  CHECK(files(64, DType::bf16) == names_of(1));
+  CHECK(files(1, DType::f16) == names_of(4));
+  CHECK(files(~std::uint64_t{0}, DType::f32) == names_of(1));
+}
+
+TEST_CASE("checkpoint: one file and shards of any number follow each other in a folder, and leave nothing behind") {
+  const TemporaryFolder folder;
+  const fs::path dir = folder / "m";
+  int value = 0;
+  for (const std::uint64_t before : {1u, 2u, 4u})
+    for (const std::uint64_t after : {1u, 2u, 4u})
+      for (const std::ptrdiff_t hidden : {8, 12}) {
+        CAPTURE(before, after, hidden);
+        save_four(dir, 8, static_cast<float>(++value), before);
+        CHECK(loaded_four(dir) == "8/" + std::to_string(value));
+        save_four(dir, hidden, static_cast<float>(++value), after);
+        CHECK(loaded_four(dir) == std::to_string(hidden) + "/" + std::to_string(value));
+        CHECK(names_in(dir) == names_of(after));
+      }
+  // Other files are nobody's shards.
+  save_four(dir, 8, 1, 2);
+  for (const char* const name : {"model-1-of-2.safetensors", "model-00001-of-00004.bin", "xmodel-00001-of-00004.safetensors"})
+    test::write_bytes(dir / name, "mine");
+  save_four(dir, 8, 1, 1);
+  CHECK(names_in(dir).size() == 5);
+}
+
+TEST_CASE("checkpoint: a shard of another save is found out") {
+  const TemporaryFolder folder;
+  save_four(folder / "a", 8, 1, 2);
+  save_four(folder / "b", 8, 2, 2);
+  const char* const name = "model-00002-of-00002.safetensors";
+  fs::copy_file(folder / "b" / name, folder / "a" / name, fs::copy_options::overwrite_existing);
+  CHECK(loaded_four(folder / "a").find("must be the shard that its index was saved with") != std::string::npos);
+  fs::remove(folder / "a" / name);
+  CHECK(loaded_four(folder / "a").find("No such file") != std::string::npos);
+}
+
 TEST_CASE("atomic file: only regular files are replaced, links and permissions survive") {
   const TemporaryFolder folder;
   test::check_throws<std::runtime_error>([] { check_writable("/dev/null"); }, {"/dev/null", "regular file"});
@@ -388,6 +505,54 @@ TEST_CASE("checkpoint: a save that is killed or fails at any system call leaves 
   CHECK(first_wrong == "");
   CHECK(wrong == 0);
   CHECK(struck >= 20);
+  CHECK(new_left >= 1);
+  CHECK((old_left >= 1 || fault == Fault::short_write));
+}
+
+TEST_CASE("checkpoint: a save of shards that is killed or fails at any system call leaves the old or the new checkpoint") {
+  using test::Fault;
+  // `interrupted`: the folder's own save was killed behind the first of its renames, the index's.
+  const auto [fault, before, after, interrupted] = GENERATE(table<Fault, std::uint64_t, std::uint64_t, bool>(
+      {{Fault::kill, 2, 2, false}, {Fault::kill, 1, 2, false}, {Fault::kill, 2, 1, false}, {Fault::kill, 2, 2, true},
+       {Fault::io_error, 1, 2, false}, {Fault::io_error, 2, 2, true}, {Fault::short_write, 2, 2, false}}));
+  CAPTURE(static_cast<int>(fault), before, after, interrupted);
+  const TemporaryFolder folder;
+  const fs::path dir = folder / "m";
+  const std::string old = interrupted ? "12/7" : "8/1", fresh = "16/20";
+  std::size_t struck = 0, wrong = 0, old_left = 0, new_left = 0;
+  std::string first_wrong;
+  for (std::size_t n = 0;; ++n) {
+    fs::remove_all(dir);
+    save_four(dir, 8, 1, before);
+    if (interrupted) {
+      save_four(folder / "next", 12, 7, 2);
+      for (const std::string& name : names_of(2))
+        fs::rename(folder / "next" / name, dir / (name.ends_with(".index.json") ? name : name + ".tmp"));
+    }
+    REQUIRE(loaded_four(dir) == old);
+    const auto save_new = [&, files = after] { save_four(dir, 16, 20, files); };
+    const test::Outcome outcome = test::run_with_fault(save_new, fault, n);
+    const std::string now = loaded_four(dir);
+    bool good = now == old || now == fresh;
+    old_left += now == old;
+    new_left += now == fresh;
+    if (outcome.reached && fault == Fault::kill)
+      good &= WIFSIGNALED(outcome.status);
+    else
+      good &= WIFEXITED(outcome.status) && (WEXITSTATUS(outcome.status) == test::refused ||
+                                            (WEXITSTATUS(outcome.status) == test::done && now == fresh));
+    if (!good && first_wrong.empty())
+      first_wrong = "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) + "): " + now;
+    wrong += !good;
+    if (!outcome.reached) break;
+    ++struck;
+    // Whatever was left, the next saves must succeed, and clean up.
+    save_four(dir, 20, 5, 4);
+    wrong += loaded_four(dir) != "20/5" || names_in(dir) != names_of(4);
+  }
+  CHECK(first_wrong == "");
+  CHECK(wrong == 0);
+  CHECK(struck >= 30);
   CHECK(new_left >= 1);
   CHECK((old_left >= 1 || fault == Fault::short_write));
 }

@@ -184,6 +184,8 @@ TEST_CASE("options: each one arrives") {
   const Options qlora = options_of({"--mode", "qlora", "--adapter", "a", "--lora-dropout", "0.1"});
   CHECK(qlora.mode == ModeChoice::qlora);
   CHECK(qlora.adapter == "a");
+  CHECK(qlora.lora_dropout == 0.1);
+  CHECK_FALSE(options_of({"--mode", "qlora", "--adapter", "a"}).lora_dropout.has_value());
   CHECK(options_of({}).mode == ModeChoice::full);
   CHECK_FALSE(options_of({}).recompute);
   CHECK(options_of({"--recompute"}).recompute);
@@ -195,6 +197,9 @@ TEST_CASE("options: each one arrives") {
   CHECK(c.resume);
   CHECK(c.out_dtype == DType::bf16);
   CHECK(options_of({"--out", "o", "--out-dtype", "f16"}).out_dtype == DType::f16);
+  CHECK(options_of({}).max_shard_size == 5'000'000'000);
+  CHECK(options_of({"--out", "o", "--max-shard-size", "77"}).max_shard_size == 77);
+  CHECK(options_of({"--mode", "lora", "--merge-out", "o", "--max-shard-size", "77"}).max_shard_size == 77);
   CHECK(options_of({"--checkpoint", "c", "--checkpoint-every", "0"}).checkpoint_every == 0);
   const Options t = options_of({"--tokens=x.bin", "--token-type=i32", "--vocabulary=5"});
   CHECK(t.tokens == "x.bin");
@@ -216,7 +221,7 @@ TEST_CASE("options: the ends of the ranges are inside") {
   CHECK(options_of({"--allocate-at", "1e0"}).allocate_at == 1.0);
   CHECK(options_of({"--grad-clip", "0"}).grad_clip == 0.0);
   CHECK(options_of({"--eval-every", "0"}).eval_every == 0);
-  CHECK(options_of({"--steps", "1", "--batch", "1", "--sequence", "1"}).steps == 1);
+  CHECK(options_of({"--steps", "0", "--batch", "1", "--sequence", "1"}).steps == 0);
   CHECK(options_of({"--hidden", "2", "--heads", "1"}).shape.kv_heads == 1);
 }
 
@@ -248,8 +253,8 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--grad-clip", "-1"}, {"--grad-clip", "'-1'"}},
       {{"--grad-clip", "inf"}, {"--grad-clip", "'inf'"}},
       {{"--validation-fraction", "0.95"}, {"--validation-fraction", "[0, 0.9]"}},
-      {{"--steps", "0"}, {"--steps", "from 1 to", "'0'"}},
-      {{"--steps", "-5"}, {"--steps", "'-5'"}},
+      {{"--steps", "-5"}, {"--steps", "from 0 to", "'-5'"}},
+      {{"--steps", "0", "--plot", "p"}, {"--plot", "--steps 0", "leave one"}},
       {{"--steps", "1e3"}, {"--steps", "'1e3'"}},
       {{"--steps", "2.5"}, {"--steps", "'2.5'"}},
       {{"--steps", "99999999999999999999999"}, {"--steps", "'99999999999999999999999'"}},
@@ -304,6 +309,9 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--checkpoint", ""}, {"--checkpoint", "empty"}},
       {{"--checkpoint", "c", "--baseline"}, {"--checkpoint and --baseline", "leave one"}},
       {{"--out-dtype", "f16"}, {"--out-dtype", "--out"}},
+      {{"--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
+      {{"--mode", "lora", "--out", "o", "--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
+      {{"--out", "o", "--max-shard-size", "0"}, {"--max-shard-size", "from 1 to", "'0'"}},
       {{"--out", "o", "--out-dtype", "f64"}, {"--out-dtype", "f32|f16|bf16", "'f64'"}},
       {{"--data", ""}, {"--data", "empty"}},
       {{"--data"}, {"--data"}},
@@ -345,7 +353,7 @@ TEST_CASE("options: help names every option with its default, version is one lin
           "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet ",
           "--mode ",      "--adapter ",     "--lora-rank ",      "--lora-alpha ",   "--lora-dropout ",
           "--lora-targets ", "--merge-out ",
-          "--plot ",      "--baseline ",    "--out-dtype ",      "--checkpoint ",   "--checkpoint-every ",
+          "--plot ",      "--baseline ",    "--out-dtype ",      "--max-shard-size ", "--checkpoint ",   "--checkpoint-every ",
           "--resume ",    "--tokenizer "}) {
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));
@@ -362,5 +370,5 @@ TEST_CASE("options: help names every option with its default, version is one lin
   CHECK(!version.options);
   CHECK(version.exit_code == 0);
   CHECK(version.text == "llama-finetune 1.2.3\n");
-  CHECK(parse({"--steps", "0", "--help"}).exit_code == 0);
+  CHECK(parse({"--steps", "-1", "--help"}).exit_code == 0);
 }

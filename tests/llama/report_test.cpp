@@ -54,7 +54,7 @@ const Summary summary{.tokens_per_second = 1234.5,
 }  // namespace
 
 TEST_CASE("report: exactly the promised keys and the given values") {
-  const json report = json::parse(report_json(Options{}, LlamaConfig{}, {two_steps, summary}));
+  const json report = json::parse(report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary}));
   CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary"});
   CHECK(keys_of(report["summary"]) == std::set<std::string>{"tokens_per_second", "final_loss", "validation_loss",
                                                             "mean_drop_rate", "backward_flops_fraction",
@@ -82,10 +82,24 @@ TEST_CASE("report: exactly the promised keys and the given values") {
   CHECK(report["config"]["data"].is_null());
 }
 
+TEST_CASE("report: adapters are reported as they were in use") {
+  Options options;
+  CHECK_FALSE(json::parse(report_json(options, LlamaConfig{}, {}, {}))["config"].contains("lora_rank"));
+  options.mode = ModeChoice::lora;
+  options.adapter = "a";
+  const ops::Adaptation adaptation{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
+  const json config = json::parse(report_json(options, LlamaConfig{}, adaptation, {}))["config"];
+  CHECK(config["adapter"] == "a");
+  CHECK(config["lora_rank"] == 3);
+  CHECK(config["lora_alpha"] == 7.5);
+  CHECK(config["lora_dropout"] == 0.25);
+  CHECK(config["lora_targets"] == json::array({"q_proj"}));
+}
+
 TEST_CASE("report: a baseline stands beside the run") {
   const Summary other{.tokens_per_second = 99, .final_loss = 1, .validation_loss = {}};
   const json report = json::parse(
-      report_json(Options{}, LlamaConfig{}, {two_steps, summary}, RunReport{std::span(two_steps).first(1), other}));
+      report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary}, RunReport{std::span(two_steps).first(1), other}));
   CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary", "baseline", "comparison"});
   CHECK(keys_of(report["comparison"]) ==
         std::set<std::string>{"backward_ratio", "backward_limit", "step_ratio", "step_limit", "activation_ratio",
@@ -106,7 +120,7 @@ TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
   steps[0].validation_loss = infinity;
   steps[1].forward_ms = -infinity;
   const json report = json::parse(report_json(
-      options, LlamaConfig{}, {steps, {.tokens_per_second = infinity, .final_loss = nan, .validation_loss = {}}}));
+      options, LlamaConfig{}, {}, {steps, {.tokens_per_second = infinity, .final_loss = nan, .validation_loss = {}}}));
   CHECK(report["steps"][0]["loss"].is_null());
   CHECK(report["steps"][0]["validation_loss"].is_null());
   CHECK(report["steps"][1]["forward_ms"].is_null());
@@ -115,18 +129,18 @@ TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
   CHECK(report["summary"]["validation_loss"].is_null());
   CHECK(report["config"]["data"].get<std::string>().starts_with("a\"b\\c\n"));
 
-  const json empty = json::parse(report_json(Options{}, LlamaConfig{}, {}));
+  const json empty = json::parse(report_json(Options{}, LlamaConfig{}, {}, {}));
   CHECK(empty["steps"] == json::array());
 }
 
 TEST_CASE("report: a step is a line, and the file is written whole or not at all") {
   const test::TemporaryFolder folder;
-  write_report(folder / "r.json", Options{}, LlamaConfig{}, {two_steps, summary});
+  write_report(folder / "r.json", Options{}, LlamaConfig{}, {}, {two_steps, summary});
   const std::string text = test::read_bytes(folder / "r.json");
-  CHECK(text == report_json(Options{}, LlamaConfig{}, {two_steps, summary}));
+  CHECK(text == report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary}));
   CHECK(text.find("\n  {\"step\":1,\"loss\":5.125,") != std::string::npos);
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
-  test::check_throws<std::runtime_error>([&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}); },
+  test::check_throws<std::runtime_error>([&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}, {}); },
                                          {"none/r.json", "No such file"});
 }
 
@@ -146,6 +160,10 @@ TEST_CASE("report: the comparison with a baseline, worked out by hand") {
   CHECK(c.backward_limit == Approx((4.0 + 0.5 * 36.0) / 40.0));
   CHECK(c.step_ratio == Approx(38.0 / 54.0));
   CHECK(c.step_limit == Approx((54.0 - 18.0 - 1.0) / 54.0));
+  for (std::size_t i = 0; i < 2; ++i) run[i].kept_flops_fraction = 0.4, base[i].kept_flops_fraction = 0.8;
+  CHECK(compare(run, base).backward_limit == Approx(c.backward_limit));
+  for (std::size_t i = 0; i < 2; ++i) run[i].kept_flops_fraction = base[i].kept_flops_fraction = 0;
+  CHECK(compare(run, base).backward_limit == 1.0);
   CHECK(c.activation_ratio == Approx(0.55));
   CHECK(c.activation_limit == Approx(0.5));
   CHECK(c.loss_difference == 0.25);

@@ -377,6 +377,17 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   budget.recompute = true;
   CHECK(plain != identity_of(budget, saved.data, *bounded));
 
+  // The same linear maps are the same run, however they are named.
+  const auto adapted = [&](std::vector<std::string> targets) {
+    Options options = saved.options;
+    options.mode = ModeChoice::lora;
+    options.lora_targets = std::move(targets);
+    return identity_of(options, saved.data, *trainer_of(options, saved.data, false));
+  };
+  CHECK(adapted({"q_proj", "v_proj"}) == adapted({"v_proj", "q_proj", "v_proj"}));
+  CHECK(adapted({"q_proj", "v_proj"}) != adapted({"q_proj"}));
+  CHECK(adapted({}) == adapted({"down_proj", "up_proj", "gate_proj", "o_proj", "v_proj", "k_proj", "q_proj"}));
+
   // These may differ.
   Options free = saved.options;
   free.threads = 3, free.eval_every = 1, free.log_every = 1, free.checkpoint_every = 7, free.quiet = true;
@@ -399,7 +410,7 @@ TEST_CASE("resume: every flag of the command line either must be repeated or is 
   std::set<std::string> known{"--data",  "--tokens",    "--token-type", "--data-limit", "--model",    "--threads",
                               "--out",   "--out-dtype", "--report",     "--plot",       "--baseline", "--log-every",
                               "--quiet", "--progress",  "--eval-every", "--checkpoint", "--resume",   "--checkpoint-every",
-                              "--version", "--adapter",   "--merge-out",  "--recompute",  "--tokenizer"};
+                              "--version", "--adapter",   "--merge-out",  "--max-shard-size", "--recompute",  "--tokenizer"};
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   std::size_t flags = 0;
@@ -766,6 +777,49 @@ TEST_CASE("program: a result that cannot be written does not keep the others fro
   CHECK(program.run_on(program / "base", over) == 2);
   CHECK(program.output().find("--merge-out must not replace") != std::string::npos);
   CHECK(test::read_bytes(program / "base" / "model.safetensors") == base);
+}
+
+TEST_CASE("program: with --steps 0 an adapter is merged, and the model validated, without training") {
+  const Program training(3), merging(0);
+  const std::vector<std::string> lora{"--mode", "lora", "--lora-rank", "1", "--lora-dropout", "0.5"};
+  REQUIRE(training.run({"--out", training / "base"}) == 0);
+  auto words = training.arguments("adapter", lora);
+  words.insert(words.end(), {"--merge-out", training / "merged"});
+  REQUIRE(training.run_on(training / "base", words) == 0);
+  const auto trained = nlohmann::json::parse(test::read_bytes(training / "adapter.json"));
+
+  REQUIRE(merging.run_on(training / "base", {"--mode", "lora", "--adapter", training / "adapter", "--merge-out", merging / "merged",
+                                             "--report", merging / "report.json"}) == 0);
+  const std::string output = merging.output();
+  INFO(output);
+  CHECK(output.find("nan") == std::string::npos);
+  CHECK(output.find("drop rate 0.5           - ") != std::string::npos);
+  CHECK((test::read_bytes(merging / "merged/model.safetensors") == test::read_bytes(training / "merged/model.safetensors")));
+  const auto report = nlohmann::json::parse(test::read_bytes(merging / "report.json"));
+  CHECK(report["steps"] == nlohmann::json::array());
+  CHECK(report["summary"]["final_loss"].is_null());
+  CHECK(report["summary"]["validation_loss"] == trained["summary"]["validation_loss"]);
+  CHECK(report["config"]["lora_rank"] == 1);
+  CHECK(report["config"]["lora_dropout"] == 0.5);
+  // Beside a baseline, too.
+  CHECK(merging.run({"--baseline"}) == 0);
+  CHECK(merging.output().find("nan") == std::string::npos);
+}
+
+TEST_CASE("program: a model is written in several files and read back to the same bits") {
+  const Program program(3), none(0);
+  for (const char* const dtype : {"f32", "f16", "bf16"}) {
+    CAPTURE(dtype);
+    const fs::path whole = program / "whole", shards = program / "shards", again = program / "again";
+    REQUIRE(program.run({"--out", whole, "--out-dtype", dtype}) == 0);
+    REQUIRE(program.run({"--out", shards, "--out-dtype", dtype, "--max-shard-size", "17000"}) == 0);
+    CHECK_FALSE(fs::exists(shards / "model.safetensors"));
+    CHECK(names_in(shards).size() >= 4);
+    for (const std::string& name : names_in(shards))
+      if (name.starts_with("model-")) CHECK(fs::file_size(shards / name) < 17000 + 4000);  // and its header
+    REQUIRE(none.run_on(shards, {"--out", again, "--out-dtype", dtype}) == 0);
+    CHECK((test::read_bytes(again / "model.safetensors") == test::read_bytes(whole / "model.safetensors")));
+  }
 }
 
 TEST_CASE("resume: the trained model is written in each type and read back") {

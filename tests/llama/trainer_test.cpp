@@ -19,25 +19,20 @@
 #include "llama/checkpoint.hpp"
 #include "llama/errors.hpp"
 #include "llama/files.hpp"
+#include "llama/small_run.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 
 namespace {
 
 using namespace llama;
+using test::tensors_of;
 
-constexpr LlamaConfig shape{.vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
+constexpr LlamaConfig shape = test::small_shape;
 
 Options options_of(double drop_rate) {
-  Options o;
-  o.shape = shape;
-  o.steps = 8;
-  o.batch = 2;
-  o.sequence = 16;
-  o.warmup = 2;
+  Options o = test::small_run(drop_rate);
   o.learning_rate = 3e-3;
-  o.eval_batches = 2;
-  o.drop_rate = drop_rate;
   o.allocation = AllocationChoice::uniform;
   return o;
 }
@@ -50,15 +45,6 @@ TokenData text() {
     tokens.push_back(static_cast<std::int32_t>((3 * a + b + (i * i % 7 == 0 ? 5 : 0)) % 64));
   }
   return {std::move(tokens), 0.2};
-}
-
-
-std::map<std::string, std::vector<float>> weights_of(Trainer& trainer) {
-  std::map<std::string, std::vector<float>> weights;
-  trainer.model().for_each_tensor([&](const auto& tensor) {
-    weights[tensor.name].assign(tensor.value, tensor.value + tensor.size());
-  });
-  return weights;
 }
 
 }  // namespace
@@ -99,9 +85,9 @@ TEST_CASE("trainer: a step leaves the weights of dropped branches alone to the b
   Trainer trainer(options, shape, data, 0.5);
   std::size_t dropped_steps = 0;
   for (int step = 0; step < 8; ++step) {
-    const auto before = weights_of(trainer);
+    const auto before = tensors_of(trainer);
     const std::vector<std::size_t> dropped = trainer.step().dropped;
-    const auto after = weights_of(trainer);
+    const auto after = tensors_of(trainer);
     for (const auto& [name, values] : after) {
       bool in_dropped = false;
       for (const std::size_t branch : dropped) {
@@ -131,10 +117,10 @@ TEST_CASE("trainer: the same losses and weights on any number of threads and fro
     std::vector<double> now;
     for (int i = 0; i < 8; ++i) now.push_back(trainer.step().loss);
     now.push_back(trainer.validate());
-    if (losses.empty()) losses = now, weights = weights_of(trainer);
+    if (losses.empty()) losses = now, weights = tensors_of(trainer);
     CAPTURE(threads);
     CHECK(now == losses);
-    CHECK(weights_of(trainer) == weights);
+    CHECK(tensors_of(trainer) == weights);
   }
   dropbp::ops::set_thread_count(0);
 }
@@ -331,7 +317,7 @@ TEST_CASE("trainer: recomputing branches changes no bit and saves their inputs a
       CHECK(again.model().saved_memory().bytes_in_use() == 0);
       CHECK(again.model().workspace().bytes_in_use() == 0);
     }
-    CHECK(weights_of(plain) == weights_of(again));
+    CHECK(tensors_of(plain) == tensors_of(again));
     CHECK(plain.validate() == again.validate());
   }
 }

@@ -317,6 +317,81 @@ TEST_CASE("Where nothing trains below, the lowest kept branch alone is spared it
 
 namespace {
 
+struct FreezableBranch : FullRecorder<> {
+  using FullRecorder<>::FullRecorder;
+  bool frozen = false;
+  bool trains() const { return !frozen; }
+};
+
+struct FreezableChain {
+  std::vector<Journal> journals = std::vector<Journal>(4);
+  std::vector<DropBPLayer<FreezableBranch>> layers;
+  FreezableChain() {
+    for (Journal& journal : journals) layers.emplace_back(FreezableBranch(journal));
+  }
+  void for_each_layer(auto&& visit) {
+    for (auto& layer : layers) visit(layer);
+  }
+  void pass() {
+    std::vector<float> x{1}, g{1};
+    for (auto& layer : layers) x = layer.forward(std::move(x));
+    for (std::size_t i = layers.size(); i-- > 0;) g = layers[i].backward(std::move(g));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("Below the lowest branch that trains no backward runs, and what trains is asked anew in every step") {
+  FreezableChain model;
+  model.layers[0].op().frozen = model.layers[1].op().frozen = model.layers[3].op().frozen = true;
+  DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
+  CHECK(handler.schedule().plan(0).lowest_kept() == 2);
+  handler.begin_step(0);
+  model.pass();
+  CHECK(handler.report().consistent());
+  for (const std::size_t i : {0u, 1u, 2u, 3u}) {
+    CAPTURE(i);
+    CHECK(model.layers[i].calls().backward == (i >= 2 ? 1 : 0));
+    CHECK(handler.has_gradient(i) == (i == 2));
+  }
+  CHECK(model.layers[2].op().backward_parameters_calls == 1);
+  CHECK(model.layers[3].op().backward_residual_calls == 1);
+
+  // Whoever thaws a branch must not find it left out.
+  model.layers[1].op().frozen = false;
+  handler.begin_step(1);
+  model.pass();
+  CHECK(model.layers[1].op().backward_parameters_calls == 1);
+  CHECK(handler.has_gradient(1));
+  CHECK_FALSE(handler.has_gradient(0));
+
+  for (auto& layer : model.layers) layer.op().frozen = true;
+  handler.begin_step(2);
+  CHECK_FALSE(handler.backward_needed());
+
+  // Something below trains: all is needed, and a frozen branch still has no gradient.
+  FreezableChain over_embedding;
+  over_embedding.layers[0].op().frozen = true;
+  DropBPHandler all{over_embedding, {.drop_rate = 0.0}};
+  all.begin_step(0);
+  over_embedding.pass();
+  CHECK(over_embedding.layers[0].calls().backward == 1);
+  CHECK_FALSE(all.has_gradient(0));
+}
+
+TEST_CASE("For a running estimate a branch below all that trains is known to be worth nothing") {
+  FreezableChain model;
+  model.layers[0].op().frozen = true;
+  DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
+  dropbp::RunningSensitivity running(handler.size());
+  handler.begin_step(0);
+  model.pass();
+  handler.observe_gradients(running, std::vector<double>{5.0, 1.0, 2.0, 3.0});
+  CHECK(running.sensitivities() == std::vector<double>{0.0, 1.0, 2.0, 3.0});
+}
+
+namespace {
+
 // Both sensitivities from the gradients of the net by hand, in long double.
 std::pair<std::vector<double>, std::vector<double>> sensitivities_by_hand() {
   const HandNet<double> hand;

@@ -51,6 +51,31 @@ TEST_CASE("Every answer of a plan follows from its mask") {
       }
 }
 
+TEST_CASE("A branch is dropped when neither it nor a kept one below it trains, and nothing below the branches does") {
+  for (std::size_t size = 1; size <= 5; ++size)
+    for (unsigned bits = 0; bits < (1u << size); ++bits)
+      for (unsigned training = 0; training < (1u << size); ++training)
+        for (const bool trains_below : {true, false}) {
+          const std::vector<std::uint8_t> mask = mask_of(bits, size), trains = mask_of(training, size);
+          DropPlan plan;
+          plan.redraw(size, {.trains_below = trains_below, .trains = trains},
+                      [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t>) {
+                        for (std::size_t i = 0; i < size; ++i) dropped[i] = mask[i];
+                      });
+          std::vector<std::uint8_t> expected = mask;
+          bool used = trains_below;  // what comes out at the lower end
+          for (std::size_t i = 0; i < size; ++i) {
+            used = used || (mask[i] == 0 && trains[i] != 0);
+            if (!used) expected[i] = 1;
+          }
+          CAPTURE(size, bits, training, trains_below);
+          REQUIRE(plan == DropPlan(expected, trains_below));
+          REQUIRE(plan.fingerprint() == DropPlan(expected, trains_below).fingerprint());
+        }
+  DropPlan plan;
+  CHECK_THROWS_AS(plan.redraw(3, {.trains = mask_of(1, 2)}, [](auto, auto) {}), std::invalid_argument);
+}
+
 TEST_CASE("A branch beyond the plan is refused by every query") {
   const DropPlan plan(mask_of(1, 3));
   CHECK_THROWS_AS(plan.dropped(3), std::invalid_argument);

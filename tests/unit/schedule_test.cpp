@@ -93,6 +93,29 @@ TEST_CASE("A plan says what the options say about training below the branches") 
   CHECK(DropSchedule<>({1, 1}, {.drop_rate = 0.0}).plan(0).input_gradient_needed(0));
 }
 
+TEST_CASE("A schedule drops what lies below the lowest branch that trains, and learns what does") {
+  DropSchedule<> schedule({1, 1, 1, 1}, {.drop_rate = 0.0, .trains_below = false, .trains = {0, 0, 1, 0}});
+  CHECK(schedule.plan(3).kept_count() == 2);
+  CHECK(schedule.plan(3).lowest_kept() == 2);
+  CHECK_FALSE(schedule.plan(3).input_gradient_needed(2));
+  CHECK(schedule.trains(2));
+  CHECK_FALSE(schedule.trains(3));
+  schedule.set_trains(1, true);
+  CHECK(schedule.plan(3).lowest_kept() == 1);
+  schedule.set_trains(1, false);
+  schedule.set_trains(2, false);
+  CHECK(schedule.plan(3).all_dropped());
+  CHECK_FALSE(schedule.plan(3).backward_needed());
+
+  DropSchedule<> all({1, 1}, {.drop_rate = 0.0, .trains_below = false});
+  all.set_trains(1, true);
+  CHECK(all.options().trains.empty());
+  all.set_trains(0, false);
+  CHECK(all.plan(0).lowest_kept() == 1);
+  CHECK_THROWS_AS(all.set_trains(2, true), std::out_of_range);
+  CHECK_THROWS_AS(DropSchedule<>({1, 1}, {.trains = {1}}), std::invalid_argument);
+}
+
 TEST_CASE("Rates of 0 and 1 are certain") {
   DropSchedule<> schedule({1, 1, 1});
   schedule.set_drop_rates(std::vector<double>{0, 1, 0.5});

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -26,6 +27,10 @@ struct TrainingMoment {
   bool training = true;          ///< false: nothing is dropped out (evaluation)
 };
 
+/// The linear maps of a LLaMA block, which can have adapters, in the order of the forward pass.
+inline constexpr std::array<std::string_view, 7> adaptable_linears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                                   "gate_proj", "up_proj", "down_proj"};
+
 /// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank, input] and
 /// B [output, rank]. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022); with a
 /// quantised W: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs" (NeurIPS 2023). The initial values mean no
@@ -33,8 +38,11 @@ struct TrainingMoment {
 struct Adaptation {
   Index rank = 0;                     ///< 0: no adapters
   double alpha = 16.0;                ///< the adapters' outputs are multiplied by alpha / rank
-  double dropout = 0.0;               ///< share of the adapters' inputs that is set to 0 in training, in [0, 1)
-  std::vector<std::string> targets = {};  ///< linear maps with adapters, by the last part of their names ("q_proj"); empty: all
+  /// Share of the adapters' inputs that is set to 0 in training, in [0, 1). The masks of a linear map are drawn by its whole name:
+  /// branches that are made with the same prefix (the empty one by default) drop out the same elements.
+  double dropout = 0.0;
+  /// Linear maps with adapters, by the last part of their names: some of adaptable_linears; empty: all.
+  std::vector<std::string> targets = {};
   bool quantize = false;              ///< frozen linear maps are kept in NF4, see nf4.hpp
   std::shared_ptr<const TrainingMoment> moment = {};  ///< kept up to date by the trainer; needed with dropout
 
@@ -63,6 +71,13 @@ inline void require_valid(const Adaptation& adaptation) {
   if (adaptation.dropout > 0.0 && adaptation.moment == nullptr)
     detail::throw_invalid("dropout needs a TrainingMoment, which its masks are drawn from", "none was given",
                           "share one with all branches and set its step before each forward pass");
+  for (const std::string& target : adaptation.targets) {
+    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), target) != adaptable_linears.end()) continue;
+    std::string known;
+    for (const std::string_view name : adaptable_linears) known.append(known.empty() ? "" : ", ").append(name);
+    detail::throw_invalid("targets of adapters must be some of " + known, "`" + target + "` was given",
+                          "leave the others out, or all of them for adapters on every linear map");
+  }
 }
 
 namespace detail {

@@ -80,6 +80,9 @@ class AttentionBranch {
     visit(qkv), visit(o);
   }
 
+  /// Whether any parameter trains.
+  bool trains() const noexcept { return norm.trained || qkv.trains() || o.trains(); }
+
   /// Of its trained parameters, null where absent: for RunningSensitivity.
   void for_each_gradient(auto&& visit) {
     for_each_parameter([&](Parameter<T>& parameter) {

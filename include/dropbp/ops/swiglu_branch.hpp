@@ -67,6 +67,9 @@ class SwiGLUBranch {
     visit(gate_up), visit(down);
   }
 
+  /// Whether any parameter trains.
+  bool trains() const noexcept { return norm.trained || gate_up.trains() || down.trains(); }
+
   /// Of its trained parameters, null where absent: for RunningSensitivity.
   void for_each_gradient(auto&& visit) {
     for_each_parameter([&](Parameter<T>& parameter) {
@@ -155,7 +158,13 @@ class SwiGLUBranch {
     const Index tokens = shape.tokens();
     MemoryPool& pool = memory_.workspace;
     const bool below_gate_up = grad_input.data != nullptr || norm.trained;
-    if (!below_gate_up && !gate_up.trains() && !down.trains()) return;
+    if (!below_gate_up && !gate_up.trains()) {
+      if (!down.trains()) return;
+      Matrix<T> activation(tokens, config_.intermediate, pool);  // that of forward again, and nothing below it
+      swiglu_forward(activation.view(), saved.gate_up.view());
+      down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(), down.adapter_gradient(grad_output.view()));
+      return;
+    }
     Matrix<T> grad_gate_up(tokens, 2 * config_.intermediate, pool);
     {
       const Matrix<T> grad_u = down.adapter_gradient(grad_output.view());
@@ -164,7 +173,6 @@ class SwiGLUBranch {
       swiglu_backward(grad_gate_up.view(), activation.view(), saved.gate_up.view());
       down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(), grad_u);
     }
-    if (!below_gate_up && !gate_up.trains()) return;
     const Matrix<T> grad_u = gate_up.adapter_gradient(grad_gate_up.view());
     Matrix<T> n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
     if (gate_up.trains()) {

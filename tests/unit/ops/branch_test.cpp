@@ -275,6 +275,33 @@ DROPBP_TEST_BOTH("frozen parameters get no gradient and change nobody else's", c
 DROPBP_TEST_BOTH("saved bytes are as stated and steady steps allocate nothing", check_memory)
 DROPBP_TEST_BOTH("same bits on 1, 2, 3 and 8 threads and from run to run", check_threads)
 
+TEST_CASE("SwiGLU branch: where down_proj alone trains and no input gradient is needed, nothing is computed below it") {
+  const Index tokens = usual_shape.tokens();
+  const Adaptation down_alone{.rank = 3, .targets = {"down_proj"}};
+  for (const bool adapters : {true, false}) {
+    CAPTURE(adapters);
+    BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
+    SwiGLUBranch<float> branch({48, 101, 1e-5, adapters ? down_alone : Adaptation{}}, memory);
+    branch.norm.trained = false;
+    branch.gate_up.weight.trained = false;
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2), randomise(branch.down.weight, 3, -0.4, 0.4);
+    if (adapters) randomise(branch.down.lora_a, 4), randomise(branch.down.lora_b, 5);
+    SwiGLUBranch<float>::Saved saved;
+    branch.forward(random_matrix<float>(tokens, 48, 6), &saved, usual_shape);
+    const Matrix<float> grad_output = random_matrix<float>(tokens, 48, 7);
+    branch.backward(grad_output, saved, usual_shape);
+    const std::vector<double> complete = gradients(branch);
+    CHECK_FALSE(complete.empty());
+    drop_gradients(branch);
+    memory.workspace.reset_peak();
+    branch.backward_parameters(grad_output, saved, usual_shape);
+    CHECK(gradients(branch) == complete);
+    // The activation and the adapter's gradient: no room for a gradient of gate and up.
+    const std::size_t bytes = static_cast<std::size_t>(tokens * (101 + (adapters ? 3 : 0))) * sizeof(float);
+    CHECK(memory.workspace.peak_bytes() == memory.workspace.bytes_in_use() + bytes);
+  }
+}
+
 TEST_CASE("branches name their parameters as Hugging Face does and refuse what does not fit") {
   check_names_and_errors<AttentionBranch>();
   check_names_and_errors<SwiGLUBranch>();

@@ -186,6 +186,12 @@ TEST_CASE("adaptation: what is impossible is refused") {
   CHECK(contains(message({.rank = 1, .dropout = 0.5}), "TrainingMoment"));
   CHECK(contains(message({.quantize = true}), "rank 0 was given"));
   CHECK(message({.rank = 1, .quantize = true}).empty());
+  for (const char* const unknown : {"qproj", "c_attn", "", "model.layers.0.self_attn.q_proj"}) {
+    const std::string refusal = message({.rank = 1, .targets = {"q_proj", unknown}});
+    CHECK(contains(refusal, "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+    CHECK(contains(refusal, std::string("`") + unknown + "`"));
+  }
+  CHECK(message({.rank = 1, .targets = {"up_proj"}}).empty());  // known, if not to this branch
 
   Adaptation quantize{.rank = 1, .quantize = true};
   Projection<float> projection({{"x.q_proj.weight", 1}}, 2, quantize, MemoryPool());
