@@ -28,11 +28,12 @@ struct AdamWOptions {
 };
 
 /// What the optimizer remembers of one parameter; part of a checkpoint.
-template <class T>
+template <class T, class Backend = Cpu>
 struct AdamWState {
-  Matrix<T> first_moment;   ///< empty before the first update
-  Matrix<T> second_moment;  ///< the same
-  std::uint64_t steps = 0;  ///< updates of this parameter, not of the training
+  Matrix<Statistic<T>, Backend> first_moment;   ///< empty before the first update
+  Matrix<Statistic<T>, Backend> second_moment;  ///< the same
+  Matrix<Statistic<T>, Backend> master;  ///< the values themselves, where T is too narrow to add small updates to; else empty
+  std::uint64_t steps = 0;               ///< updates of this parameter, not of the training
 };
 
 /// One update of one parameter. Its gradient is multiplied by `gradient_factor` on the way (clipping, averaging over
@@ -74,12 +75,19 @@ void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOpti
   });
 }
 
-/// The optimizer of a list of parameters, with one state each.
+/// The same of many: where launching work costs something, all at once.
 template <class T>
+void adamw_updates(std::span<Parameter<T>* const> parameters, std::span<AdamWState<T>> states, const AdamWOptions& options,
+                   double gradient_factor) {
+  for (std::size_t i = 0; i < parameters.size(); ++i) adamw_update(*parameters[i], states[i], options, gradient_factor);
+}
+
+/// The optimizer of a list of parameters, with one state each.
+template <class T, class Backend = Cpu>
 class AdamW {
  public:
   /// Throws std::invalid_argument for options outside their ranges (those of PyTorch).
-  explicit AdamW(std::vector<Parameter<T>*> parameters, AdamWOptions options = {})
+  explicit AdamW(std::vector<Parameter<T, Backend>*> parameters, AdamWOptions options = {})
       : parameters_(std::move(parameters)), states_(parameters_.size()) {
     set_options(options);
   }
@@ -103,16 +111,15 @@ class AdamW {
   void step(double gradient_factor = 1.0, double learning_rate_scale = 1.0) {
     AdamWOptions options = options_;
     options.learning_rate *= learning_rate_scale;
-    for (std::size_t i = 0; i < parameters_.size(); ++i)
-      adamw_update(*parameters_[i], states_[i], options, gradient_factor);
+    adamw_updates(parameters(), std::span<AdamWState<T, Backend>>(states_), options, gradient_factor);
   }
 
-  std::span<Parameter<T>* const> parameters() const noexcept { return parameters_; }  ///< in the order given
-  AdamWState<T>& state(std::size_t i) { return states_.at(i); }  ///< of the i-th parameter
+  std::span<Parameter<T, Backend>* const> parameters() const noexcept { return parameters_; }  ///< in the order given
+  AdamWState<T, Backend>& state(std::size_t i) { return states_.at(i); }  ///< of the i-th parameter
 
  private:
-  std::vector<Parameter<T>*> parameters_;
-  std::vector<AdamWState<T>> states_;
+  std::vector<Parameter<T, Backend>*> parameters_;
+  std::vector<AdamWState<T, Backend>> states_;
   AdamWOptions options_;
 };
 

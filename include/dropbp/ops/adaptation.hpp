@@ -80,8 +80,6 @@ inline void require_valid(const Adaptation& adaptation) {
   }
 }
 
-namespace detail {
-
 /// y = dropout(x) of this micro-step, kept elements divided by 1 - rate; `stream` tells linear maps apart. A pure function
 /// of its arguments: the backward pass draws the same mask again instead of keeping it. y may be x.
 template <class T>
@@ -103,6 +101,5 @@ void dropout(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, doubl
   });
 }
 
-}  // namespace detail
 }  // namespace ops
 DROPBP_NAMESPACE_END

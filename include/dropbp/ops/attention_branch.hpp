@@ -32,30 +32,33 @@ struct AttentionConfig {
   }
 };
 
-/// Tensors are Matrix<T> [batch * sequence, hidden]. backward may run more than once on one saved state.
-template <class T>
+/// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on one saved state.
+template <class T, class Backend = Cpu>
 class AttentionBranch {
  public:
   static constexpr bool backward_is_repeatable = true;  ///< it leaves Saved as it was
 
+  using Tensor = Matrix<T, Backend>;                 ///< what it takes and gives
+  using Statistics = Matrix<Statistic<T>, Backend>;  ///< at least float
+
   /// What backward needs and cannot recompute in one pass over a row.
   struct Saved {
-    Matrix<T> x;     ///< [tokens, hidden]
-    Matrix<T> rstd;  ///< [1, tokens]
-    Matrix<T> qkv;   ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
-    Matrix<T> o;     ///< [tokens, heads * head_size]
-    Matrix<T> lse;   ///< [batch * heads, sequence]: log of the softmax's denominators
-    Matrix<T> u;     ///< [tokens, adapters of qkv * rank]
-    Matrix<T> u_o;   ///< [tokens, rank], if o_proj has an adapter
+    Tensor x;         ///< [tokens, hidden]
+    Statistics rstd;  ///< [1, tokens]
+    Tensor qkv;       ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
+    Tensor o;         ///< [tokens, heads * head_size]
+    Statistics lse;   ///< [batch * heads, sequence]: log of the softmax's denominators
+    Tensor u;         ///< [tokens, adapters of qkv * rank]
+    Tensor u_o;       ///< [tokens, rank], if o_proj has an adapter
   };
 
-  Parameter<T> norm;  ///< [1, hidden]
-  Projection<T> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and v_proj below each other
-  Projection<T> o;    ///< [hidden, heads * head_size]
+  Parameter<T, Backend> norm;  ///< [1, hidden]
+  Projection<T, Backend> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and v_proj below each other
+  Projection<T, Backend> o;    ///< [hidden, heads * head_size]
 
   /// `prefix` leads the parameters' Hugging Face names ("model.layers.0."). The table may be shared by all branches.
-  AttentionBranch(const AttentionConfig& config, std::shared_ptr<const RopeTable<T>> rope_table, BranchMemory memory,
-                  const std::string& prefix = "")
+  AttentionBranch(const AttentionConfig& config, std::shared_ptr<const RopeTable<T, Backend>> rope_table,
+                  BasicBranchMemory<Backend> memory, const std::string& prefix = "")
       : norm(prefix + "input_layernorm.weight", 1, checked(config, *rope_table).hidden),
         qkv({{prefix + "self_attn.q_proj.weight", config.layout().q_width()},
              {prefix + "self_attn.k_proj.weight", config.layout().kv_width()},
@@ -68,13 +71,13 @@ class AttentionBranch {
 
   const AttentionConfig& config() const noexcept { return config_; }  ///< as it was made
 
-  /// visit(Parameter<T>&) for each, trained or not; a quantised weight is none.
+  /// visit(Parameter<T, Backend>&) for each, trained or not; a quantised weight is none.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     visit(norm), qkv.for_each_parameter(visit), o.for_each_parameter(visit);
   }
 
-  /// visit(Projection<T>&) for each.
+  /// visit(Projection<T, Backend>&) for each.
   template <class Visit>
   void for_each_projection(const Visit& visit) {
     visit(qkv), visit(o);
@@ -85,10 +88,9 @@ class AttentionBranch {
 
   /// Of its trained parameters, null where absent: for RunningSensitivity.
   void for_each_gradient(auto&& visit) {
-    for_each_parameter([&](Parameter<T>& parameter) {
+    for_each_parameter([&](Parameter<T, Backend>& parameter) {
       if (!parameter.trained) return;
-      const MatrixView<T> gradient = parameter.has_gradient() ? parameter.gradient() : MatrixView<T>{};
-      const std::span<const T> elements(gradient.data, parameter.has_gradient() ? parameter.size() : 0);
+      const auto elements = parameter.gradient_elements();
       visit(parameter.has_gradient() ? &elements : nullptr);
     });
   }
@@ -96,42 +98,46 @@ class AttentionBranch {
   /// Bytes that one kept branch keeps between forward and backward.
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
     const HeadLayout layout = config.layout();
-    const Index adapters = Projection<T>::adapter_width({"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation);
-    const Index elements = config.hidden + 1 + layout.qkv_width() + layout.q_width() + layout.heads + adapters;
-    return static_cast<std::size_t>(tokens * elements) * sizeof(T);
+    const Index adapters =
+        Projection<T, Backend>::adapter_width({"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation);
+    const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters, statistics = 1 + layout.heads;
+    return static_cast<std::size_t>(tokens * elements) * sizeof(T) +
+           static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
   }
 
   /// f(x), from the workspace; saves nothing where `saved` is null.
-  Matrix<T> forward(const Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
-    Matrix<T> y(x.rows(), x.columns(), memory_.workspace);
+  Tensor forward(const Tensor& x, Saved* saved, const SequenceShape& shape) {
+    Tensor y(x.rows(), x.columns(), memory_.workspace);
     run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
     return y;
   }
 
   /// x += f(x).
-  void forward_residual(Matrix<T>& x, Saved* saved, const SequenceShape& shape) {
+  void forward_residual(Tensor& x, Saved* saved, const SequenceShape& shape) {
     run_forward(x, x.view(), Accumulate::add, saved, shape);
   }
 
   /// J^T grad_output, and the gradients of the trained parameters.
-  Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
-    Matrix<T> grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
+  Tensor backward(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
+    Tensor grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
     run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
     return grad_input;
   }
 
   /// grad += J^T grad, and the gradients of the trained parameters.
-  void backward_residual(Matrix<T>& grad, Saved& saved, const SequenceShape& shape) {
+  void backward_residual(Tensor& grad, Saved& saved, const SequenceShape& shape) {
     run_backward(grad, grad.view(), Accumulate::add, saved, shape);
   }
 
   /// The gradients of the trained parameters only.
-  void backward_parameters(const Matrix<T>& grad_output, Saved& saved, const SequenceShape& shape) {
+  void backward_parameters(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
     run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
   }
 
  private:
-  static const AttentionConfig& checked(const AttentionConfig& config, const RopeTable<T>& table) {
+  using View = MatrixView<T, Backend>;
+
+  static const AttentionConfig& checked(const AttentionConfig& config, const RopeTable<T, Backend>& table) {
     const Index kv_heads = config.kv_heads == 0 ? config.heads : config.kv_heads;
     if (config.hidden < 1 || config.heads < 1 || kv_heads < 1 || config.heads % kv_heads != 0 ||
         (config.head_size == 0 && config.hidden % config.heads != 0) || config.head_size < 0)
@@ -146,7 +152,7 @@ class AttentionBranch {
     return config;
   }
 
-  void require_shapes(const Matrix<T>& x, const SequenceShape& shape) const {
+  void require_shapes(const Tensor& x, const SequenceShape& shape) const {
     detail::require_branch_input("attention", x.rows(), x.columns(), shape, config_.hidden);
     if (shape.sequence > rope_->max_sequence())
       detail::throw_invalid("sequences must not be longer than the rope table (" + std::to_string(rope_->max_sequence()) + ")",
@@ -154,53 +160,53 @@ class AttentionBranch {
   }
 
   // y (=|+=) branch(x); y may be x itself when it adds.
-  void run_forward(const Matrix<T>& x, MatrixView<T> y, Accumulate mode, Saved* saved, const SequenceShape& shape) {
+  void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved, const SequenceShape& shape) {
     require_shapes(x, shape);
     const Index tokens = shape.tokens();
-    MemoryPool& pool = saved != nullptr ? memory_.saved : memory_.workspace;
+    BasicMemoryPool<Backend>& pool = saved != nullptr ? memory_.saved : memory_.workspace;
     Saved kept;
-    kept.rstd = Matrix<T>(1, tokens, pool);
-    kept.qkv = Matrix<T>(tokens, layout_.qkv_width(), pool);
+    kept.rstd = Statistics(1, tokens, pool);
+    kept.qkv = Tensor(tokens, layout_.qkv_width(), pool);
     {
-      Matrix<T> n(tokens, config_.hidden, memory_.workspace);
+      Tensor n(tokens, config_.hidden, memory_.workspace);
       rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
-      kept.u = Matrix<T>(tokens, qkv.adapter_width(), pool);
+      kept.u = Tensor(tokens, qkv.adapter_width(), pool);
       qkv.forward(kept.qkv.view(), n.view(), Accumulate::overwrite, kept.u.view());
     }
     rope(kept.qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::forward);
-    kept.o = Matrix<T>(tokens, layout_.q_width(), pool);
-    kept.lse = Matrix<T>(shape.batch * layout_.heads, shape.sequence, pool);
+    kept.o = Tensor(tokens, layout_.q_width(), pool);
+    kept.lse = Statistics(shape.batch * layout_.heads, shape.sequence, pool);
     attention_forward(kept.o.view(), kept.lse.data(), kept.qkv.view(), layout_, shape);
     if (saved != nullptr) {
-      kept.x = Matrix<T>(tokens, config_.hidden, pool);
+      kept.x = Tensor(tokens, config_.hidden, pool);
       copy<T>(kept.x.view(), x.view());
     }
-    kept.u_o = Matrix<T>(tokens, o.adapter_width(), pool);
+    kept.u_o = Tensor(tokens, o.adapter_width(), pool);
     o.forward(y, kept.o.view(), mode, kept.u_o.view());
     if (saved != nullptr) *saved = std::move(kept);
   }
 
   // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data == nullptr) only what the
   // trained parameters need. grad_input may be grad_output itself when it adds.
-  void run_backward(const Matrix<T>& grad_output, MatrixView<T> grad_input, Accumulate mode, Saved& saved,
+  void run_backward(const Tensor& grad_output, View grad_input, Accumulate mode, Saved& saved,
                     const SequenceShape& shape) {
     require_shapes(grad_output, shape);
     detail::require_saved("attention", saved.x.rows(), shape.tokens());
     const Index tokens = shape.tokens();
-    MemoryPool& pool = memory_.workspace;
-    const Matrix<T> grad_u_o = o.adapter_gradient(grad_output.view());
+    BasicMemoryPool<Backend>& pool = memory_.workspace;
+    const Tensor grad_u_o = o.adapter_gradient(grad_output.view());
     o.backward_parameters(grad_output.view(), saved.o.view(), saved.u_o.view(), grad_u_o);
     const bool below_qkv = grad_input.data != nullptr || norm.trained;
     if (!below_qkv && !qkv.trains()) return;
-    Matrix<T> grad_qkv(tokens, layout_.qkv_width(), pool);
+    Tensor grad_qkv(tokens, layout_.qkv_width(), pool);
     {
-      Matrix<T> grad_o(tokens, layout_.q_width(), pool);
+      Tensor grad_o(tokens, layout_.q_width(), pool);
       o.backward_input(grad_o.view(), grad_output.view(), grad_u_o);
       attention_backward(grad_qkv.view(), grad_o.view(), saved.qkv.view(), saved.o.view(), saved.lse.data(), layout_, shape);
     }
     rope(grad_qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::inverse);
-    const Matrix<T> grad_u = qkv.adapter_gradient(grad_qkv.view());
-    Matrix<T> n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
+    const Tensor grad_u = qkv.adapter_gradient(grad_qkv.view());
+    Tensor n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
     if (qkv.trains()) {
       rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
       qkv.backward_parameters(grad_qkv.view(), n.view(), saved.u.view(), grad_u);
@@ -212,8 +218,8 @@ class AttentionBranch {
 
   AttentionConfig config_;
   HeadLayout layout_;
-  std::shared_ptr<const RopeTable<T>> rope_;
-  BranchMemory memory_;
+  std::shared_ptr<const RopeTable<T, Backend>> rope_;
+  BasicBranchMemory<Backend> memory_;
 };
 
 }  // namespace ops

@@ -14,10 +14,12 @@ namespace ops {
 
 /// Where a branch takes its memory: two pools, so that what waits for the backward pass is measured apart from what lives
 /// within one call. Handles: branches given copies share the pools.
-struct BranchMemory {
-  MemoryPool saved;      ///< of kept branches, from forward to backward
-  MemoryPool workspace;  ///< results and everything transient
+template <class Backend>
+struct BasicBranchMemory {
+  BasicMemoryPool<Backend> saved;      ///< of kept branches, from forward to backward
+  BasicMemoryPool<Backend> workspace;  ///< results and everything transient
 };
+using BranchMemory = BasicBranchMemory<Cpu>;  ///< of host memory
 
 namespace detail {
 

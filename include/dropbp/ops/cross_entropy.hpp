@@ -11,24 +11,61 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "dropbp/ops/attention.hpp"
+#include "dropbp/ops/ids.hpp"
 #include "dropbp/ops/parameter.hpp"
 #include "dropbp/ops/product.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
+/// What a chunk's rows of logits [rows, vocabulary] give: losses [rows], 0 where the target is CrossEntropy's ignore_index.
+/// With `keep` the gradient of the mean over `counted` targets replaces the logits.
+template <class T>
+void cross_entropy_rows(MatrixView<T> logits, double* losses, const std::int32_t* targets, std::int32_t ignored,
+                        std::size_t counted, bool keep) {
+  // row[j] = exp(row[j] - shift); returns the sum, long rows in double.
+  const auto exp_sum = [](T* row, Index count, T shift) {
+    double sum = 0;
+    for (Index j = 0; j < count; j += 256) {
+      const Index part = (std::min)(Index(256), count - j);
+      sum += static_cast<double>(detail::exp_row(row + j, part, part, T(1), shift));
+    }
+    return sum;
+  };
+  parallel_for(logits.rows, 8 * logits.columns, [&](Index i) {
+    T* const row = logits.row(i);
+    const std::int32_t target = targets[i];
+    losses[i] = 0;
+    if (target == ignored) {
+      if (keep) std::fill_n(row, logits.columns, T(0));
+      return;
+    }
+    const T largest = detail::max_of_row(row, logits.columns);
+    const T at_target = row[target];
+    const double sum = exp_sum(row, logits.columns, largest);
+    losses[i] = std::log(sum) + static_cast<double>(largest) - static_cast<double>(at_target);
+    if (!keep) return;
+    const T scale = static_cast<T>(1.0 / (sum * static_cast<double>(counted)));
+    for (Index j = 0; j < logits.columns; ++j) row[j] *= scale;
+    row[target] -= static_cast<T>(1.0 / static_cast<double>(counted));
+  });
+}
+
 /// -log softmax(hidden W^T)[target], averaged over the positions whose target is not ignore_index; 0 when all are ignored.
 /// In a training step call begin, then forward_chunk and backward_chunk for each chunk in order (or let loss_and_gradient
 /// do that); then mean() is the loss. The chunks are fixed, and so is the order of all sums.
-template <class T>
+template <class T, class Backend = Cpu>
 class CrossEntropy {
  public:
+  using View = MatrixView<T, Backend>;                 ///< of what is written
+  using ConstView = MatrixView<const T, Backend>;      ///< of what is only read
   static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
 
   /// The logits of `chunk_tokens` tokens are alive at a time. Throws std::invalid_argument for less than 1.
-  explicit CrossEntropy(MemoryPool workspace, Index chunk_tokens = 1024)
+  explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024)
       : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
     if (chunk_tokens < 1)
       detail::throw_invalid("a chunk needs at least 1 token", std::to_string(chunk_tokens) + " was given",
@@ -46,49 +83,34 @@ class CrossEntropy {
                               "check the tokenizer against the model's vocabulary");
       ++counted;
     }
-    targets_ = targets;
+    ids_.assign(targets);
+    if (losses_.size() != targets.size()) losses_ = Matrix<Loss, Backend>(1, static_cast<Index>(targets.size()));
+    targets_ = targets.size();
     counted_ = counted;
-    sum_ = 0;
+    seen_ = 0;
     kept_chunk_ = -1;
   }
 
   /// How many chunks the targets make.
-  Index chunks() const noexcept { return (static_cast<Index>(targets_.size()) + chunk_tokens_ - 1) / chunk_tokens_; }
+  Index chunks() const noexcept { return (static_cast<Index>(targets_) + chunk_tokens_ - 1) / chunk_tokens_; }
 
   /// Adds the losses of a chunk of hidden [tokens, hidden] under weight [vocabulary, hidden]. With `keep` the gradient of
   /// the logits stays in place of them for backward_chunk.
-  void forward_chunk(Index chunk, std::type_identity_t<MatrixView<const T>> hidden, const Parameter<T>& weight, bool keep) {
+  void forward_chunk(Index chunk, ConstView hidden, const Parameter<T, Backend>& weight, bool keep) {
     require_shapes(hidden, weight);
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
-    logits_ = Matrix<T>(rows, weight.rows(), workspace_);
+    logits_ = Matrix<T, Backend>(rows, weight.rows(), workspace_);
     product_abt(logits_.view(), hidden.rows_from(first, rows), weight.value());
-    Matrix<double> losses(1, rows, workspace_);
-    parallel_for(rows, 8 * weight.rows(), [&](Index i) {
-      T* const row = logits_.row(i);
-      const std::int32_t target = targets_[static_cast<std::size_t>(first + i)];
-      losses.data()[i] = 0;
-      if (target == ignore_index) {
-        if (keep) std::fill_n(row, logits_.columns(), T(0));
-        return;
-      }
-      const T largest = detail::max_of_row(row, logits_.columns());
-      const T at_target = row[target];
-      const double sum = exp_sum(row, logits_.columns(), largest);
-      losses.data()[i] = std::log(sum) + static_cast<double>(largest) - static_cast<double>(at_target);
-      if (!keep) return;
-      const T scale = static_cast<T>(1.0 / (sum * static_cast<double>(counted_)));
-      for (Index j = 0; j < logits_.columns(); ++j) row[j] *= scale;
-      row[target] -= static_cast<T>(1.0 / static_cast<double>(counted_));
-    });
-    for (Index i = 0; i < rows; ++i) sum_ += losses.data()[i];
+    cross_entropy_rows(logits_.view(), losses_.data() + first, ids_.data() + first, ignore_index, counted_, keep);
+    seen_ = (std::max)(seen_, first + rows);
     kept_chunk_ = keep ? chunk : -1;
-    if (!keep) logits_ = Matrix<T>();
+    if (!keep) logits_ = Matrix<T, Backend>();
   }
 
   /// After forward_chunk with `keep`: the chunk's rows of grad_hidden [tokens, hidden] are written (they may be those of
   /// hidden itself), and the weight's gradient follows its contract, if it is trained.
-  void backward_chunk(Index chunk, MatrixView<T> grad_hidden, std::type_identity_t<MatrixView<const T>> hidden,
-                      Parameter<T>& weight) {
+  void backward_chunk(Index chunk, View grad_hidden, ConstView hidden,
+                      Parameter<T, Backend>& weight) {
     if (kept_chunk_ != chunk)
       dropbp::detail::throw_order("backward_chunk needs the logits of chunk " + std::to_string(chunk),
                                   kept_chunk_ < 0 ? "none are kept" : "those of chunk " + std::to_string(kept_chunk_) + " are kept",
@@ -101,15 +123,27 @@ class CrossEntropy {
       product_atb(weight.gradient(), logits_.view(), hidden.rows_from(first, rows), mode);
     }
     product_ab(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
-    logits_ = Matrix<T>();
+    logits_ = Matrix<T, Backend>();
     kept_chunk_ = -1;
   }
 
-  /// The mean over the counted positions of the chunks seen since begin.
-  double mean() const noexcept { return counted_ == 0 ? 0.0 : sum_ / static_cast<double>(counted_); }
+  /// The mean over the counted positions of the chunks seen since begin; waits for what computes them.
+  double mean() const {
+    if (counted_ == 0) return 0.0;
+    double sum = 0;
+    const auto count = static_cast<std::size_t>(seen_);
+    if constexpr (DeviceBackend<Backend>) {
+      std::vector<Loss> losses(count);
+      device_runtime<Backend>::copy_to_host(losses.data(), losses_.data(), count * sizeof(Loss));
+      for (const Loss loss : losses) sum += static_cast<double>(loss);
+    } else {
+      for (std::size_t i = 0; i < count; ++i) sum += losses_.data()[i];
+    }
+    return sum / static_cast<double>(counted_);
+  }
 
   /// The loss alone.
-  double loss(std::type_identity_t<MatrixView<const T>> hidden, const Parameter<T>& weight,
+  double loss(ConstView hidden, const Parameter<T, Backend>& weight,
               std::span<const std::int32_t> targets) {
     begin(targets, weight.rows());
     for (Index chunk = 0; chunk < chunks(); ++chunk) forward_chunk(chunk, hidden, weight, false);
@@ -117,8 +151,8 @@ class CrossEntropy {
   }
 
   /// The loss, its gradient by hidden (written over grad_hidden, which may be hidden) and by the weight.
-  double loss_and_gradient(MatrixView<T> grad_hidden, std::type_identity_t<MatrixView<const T>> hidden,
-                           Parameter<T>& weight, std::span<const std::int32_t> targets) {
+  double loss_and_gradient(View grad_hidden, ConstView hidden,
+                           Parameter<T, Backend>& weight, std::span<const std::int32_t> targets) {
     begin(targets, weight.rows());
     for (Index chunk = 0; chunk < chunks(); ++chunk) {
       forward_chunk(chunk, hidden, weight, true);
@@ -129,34 +163,28 @@ class CrossEntropy {
 
  private:
   Index rows_of(Index chunk) const noexcept {
-    return (std::min)(chunk_tokens_, static_cast<Index>(targets_.size()) - chunk * chunk_tokens_);
+    return (std::min)(chunk_tokens_, static_cast<Index>(targets_) - chunk * chunk_tokens_);
   }
 
-  void require_shapes(MatrixView<const T> hidden, const Parameter<T>& weight) const {
-    if (hidden.rows != static_cast<Index>(targets_.size()) || hidden.columns != weight.columns())
+  void require_shapes(ConstView hidden, const Parameter<T, Backend>& weight) const {
+    if (hidden.rows != static_cast<Index>(targets_) || hidden.columns != weight.columns())
       detail::throw_invalid("hidden and its gradient must have one row per target and the head's columns " +
-                                detail::shape_text(static_cast<Index>(targets_.size()), weight.columns()),
+                                detail::shape_text(static_cast<Index>(targets_), weight.columns()),
                             detail::shape_text(hidden.rows, hidden.columns) + " was given",
                             "pass the output of the last norm for all tokens");
   }
 
-  // row[j] = exp(row[j] - shift); returns the sum, long rows in double.
-  static double exp_sum(T* row, Index count, T shift) noexcept {
-    double sum = 0;
-    for (Index j = 0; j < count; j += 256) {
-      const Index part = (std::min)(Index(256), count - j);
-      sum += static_cast<double>(detail::exp_row(row + j, part, part, T(1), shift));
-    }
-    return sum;
-  }
+  using Loss = std::conditional_t<DeviceBackend<Backend>, float, double>;
 
-  MemoryPool workspace_;
+  BasicMemoryPool<Backend> workspace_;
   Index chunk_tokens_;
-  std::span<const std::int32_t> targets_;
-  std::size_t counted_ = 0;
-  double sum_ = 0;
-  Matrix<T> logits_;       // of kept_chunk_
-  Index kept_chunk_ = -1;  // none
+  Ids<Backend> ids_;              // the targets
+  std::size_t targets_ = 0;       // how many
+  std::size_t counted_ = 0;       // those that are not ignored
+  Matrix<Loss, Backend> losses_;  // one for each target
+  Index seen_ = 0;                // of them
+  Matrix<T, Backend> logits_;     // of kept_chunk_
+  Index kept_chunk_ = -1;         // none
 };
 
 }  // namespace ops

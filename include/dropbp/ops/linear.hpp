@@ -14,48 +14,48 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// y [tokens, output] = x [tokens, input] W^T, with W [output, input].
-template <class T>
+template <class T, class Backend = Cpu>
 class Linear {
  public:
   /// What backward needs.
   struct Saved {
-    Matrix<T> x;  ///< [tokens, input]
+    Matrix<T, Backend> x;  ///< [tokens, input]
   };
 
-  Parameter<T> weight;  ///< [output, input]
+  Parameter<T, Backend> weight;  ///< [output, input]
 
   /// Saved inputs come from `saved`, results from `workspace`.
-  Linear(std::string name, Index output, Index input, MemoryPool saved, MemoryPool workspace)
+  Linear(std::string name, Index output, Index input, BasicMemoryPool<Backend> saved, BasicMemoryPool<Backend> workspace)
       : weight(std::move(name), output, input), saved_(std::move(saved)), workspace_(std::move(workspace)) {}
 
   /// y, from the workspace; saves nothing where `saved` is null.
-  Matrix<T> forward(const Matrix<T>& x, Saved* saved) {
+  Matrix<T, Backend> forward(const Matrix<T, Backend>& x, Saved* saved) {
     if (saved != nullptr) {
-      saved->x = Matrix<T>(x.rows(), x.columns(), saved_);
+      saved->x = Matrix<T, Backend>(x.rows(), x.columns(), saved_);
       copy<T>(saved->x.view(), x.view());
     }
-    Matrix<T> y(x.rows(), weight.rows(), workspace_);
+    Matrix<T, Backend> y(x.rows(), weight.rows(), workspace_);
     product_abt(y.view(), x.view(), weight.value());
     return y;
   }
 
   /// The gradient of x, grad_output W, and that of a trained weight.
-  Matrix<T> backward(const Matrix<T>& grad_output, Saved& saved) {
+  Matrix<T, Backend> backward(const Matrix<T, Backend>& grad_output, Saved& saved) {
     backward_parameters(grad_output, saved);
-    Matrix<T> grad_input(grad_output.rows(), weight.columns(), workspace_);
+    Matrix<T, Backend> grad_input(grad_output.rows(), weight.columns(), workspace_);
     product_ab(grad_input.view(), grad_output.view(), weight.value());
     return grad_input;
   }
 
   /// The gradient of a trained weight only, grad_output^T x.
-  void backward_parameters(const Matrix<T>& grad_output, Saved& saved) {
+  void backward_parameters(const Matrix<T, Backend>& grad_output, Saved& saved) {
     if (!weight.trained) return;
     const Accumulate mode = weight.begin_gradient();
     product_atb(weight.gradient(), grad_output.view(), saved.x.view(), mode);
   }
 
  private:
-  MemoryPool saved_, workspace_;
+  BasicMemoryPool<Backend> saved_, workspace_;
 };
 
 }  // namespace ops

@@ -4,15 +4,18 @@
 // Row-major matrices: one that owns its memory and a view of rows that may lie further apart.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
 
 #include "dropbp/ops/memory.hpp"
 #include "dropbp/ops/parallel.hpp"
+#include "dropbp/tensor.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -38,8 +41,13 @@ inline std::size_t checked_bytes(Index rows, Index columns, std::size_t element)
 /// What a kernel does with its output: `=` or `+=`.
 enum class Accumulate { overwrite, add };
 
-/// Rows of `columns` elements each, `stride` elements apart; owns nothing. A slice of a fused buffer is a view.
+/// What statistics of a T (norms' scales, log-sum-exps, an optimizer's moments) are kept in: T itself, unless it is narrower
+/// than float.
 template <class T>
+using Statistic = std::conditional_t<std::is_floating_point_v<T>, T, float>;
+
+/// Rows of `columns` elements each, `stride` elements apart; owns nothing. A slice of a fused buffer is a view.
+template <class T, class Backend = Cpu>
 struct MatrixView {
   T* data = nullptr;  ///< the first element
   Index rows = 0;     ///< number of rows
@@ -56,9 +64,9 @@ struct MatrixView {
       : MatrixView(first, row_count, column_count, column_count) {}
 
   /// The same rows, to be read only.
-  operator MatrixView<const T>() const noexcept  // NOLINT: adds const, as a pointer does
-    requires(!std::is_const_v<T>)
-  {
+  template <class U>
+    requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
+  operator MatrixView<U, Backend>() const noexcept {  // NOLINT: adds const, as a pointer does
     return {data, rows, columns, stride};
   }
 
@@ -69,8 +77,38 @@ struct MatrixView {
   MatrixView columns_from(Index first, Index count) const noexcept { return {data + first, rows, count, stride}; }
 };
 
-/// A row-major matrix [rows, columns] that owns its memory; moved, never copied by accident. Not initialised.
+/// Elements without gaps, as std::span, where the host cannot touch them: the same to the library as one.
+template <class T, DeviceBackend Backend>
+class DeviceSpan {
+ public:
+  DeviceSpan() = default;  ///< of nothing
+  DeviceSpan(T* first, std::size_t count) noexcept : data_(first), size_(count) {}  ///< of `count` elements
+
+  T* data() const noexcept { return data_; }               ///< the first element
+  std::size_t size() const noexcept { return size_; }      ///< elements
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+namespace detail {
+template <class T, class Backend>
+struct span_of {
+  using type = DeviceSpan<T, Backend>;
+};
 template <class T>
+struct span_of<T, Cpu> {
+  using type = std::span<T>;
+};
+}  // namespace detail
+
+/// Elements without gaps: std::span for host memory.
+template <class T, class Backend>
+using Elements = typename detail::span_of<T, Backend>::type;
+
+/// A row-major matrix [rows, columns] that owns its memory; moved, never copied by accident. Not initialised.
+template <class T, class Backend = Cpu>
 class Matrix {
  public:
   Matrix() = default;  ///< [0, 0]
@@ -78,7 +116,7 @@ class Matrix {
   Matrix(Index rows, Index columns)
       : block_(detail::checked_bytes(rows, columns, sizeof(T))), rows_(rows), columns_(columns) {}
   /// From a pool. Both throw std::invalid_argument for negative sizes or too many elements.
-  Matrix(Index rows, Index columns, MemoryPool& pool)
+  Matrix(Index rows, Index columns, BasicMemoryPool<Backend>& pool)
       : block_(pool.allocate(detail::checked_bytes(rows, columns, sizeof(T)))), rows_(rows), columns_(columns) {}
   /// Leaves the other one empty.
   Matrix(Matrix&& other) noexcept
@@ -99,16 +137,18 @@ class Matrix {
   T* row(Index i) noexcept { return data() + i * columns_; }  ///< its first element
   const T* row(Index i) const noexcept { return data() + i * columns_; }  ///< its first element
 
-  MatrixView<T> view() noexcept { return {data(), rows_, columns_}; }  ///< of all rows
-  MatrixView<const T> view() const noexcept { return {data(), rows_, columns_}; }  ///< of all rows
+  MatrixView<T, Backend> view() noexcept { return {data(), rows_, columns_}; }  ///< of all rows
+  MatrixView<const T, Backend> view() const noexcept { return {data(), rows_, columns_}; }  ///< of all rows
 
  private:
-  MemoryBlock block_;
+  BasicMemoryBlock<Backend> block_;
   Index rows_ = 0;
   Index columns_ = 0;
 };
 
-/// to = from, row by row. The shapes must agree.
+// Element by element, all on host memory; device.hpp has the same functions for other backends. The shapes must agree.
+
+/// to = from.
 template <class T>
 void copy(MatrixView<T> to, std::type_identity_t<MatrixView<const T>> from) {
   parallel_for(from.rows, from.columns, [&](Index i) {
@@ -116,5 +156,72 @@ void copy(MatrixView<T> to, std::type_identity_t<MatrixView<const T>> from) {
   });
 }
 
+/// y = 0.
+template <class T>
+void set_zero(MatrixView<T> y) {
+  parallel_for(y.rows, y.columns, [&](Index i) { std::fill_n(y.row(i), y.columns, T(0)); });
+}
+
+/// y += x.
+template <class T>
+void add(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x) {
+  parallel_for(y.rows, y.columns, [&](Index i) {
+    for (Index j = 0; j < y.columns; ++j) y.row(i)[j] += x.row(i)[j];
+  });
+}
+
+/// y *= factor, rounded to T.
+template <class T>
+void multiply(MatrixView<T> y, double factor) {
+  const T by = static_cast<T>(factor);
+  parallel_for(y.rows, y.columns, [&](Index i) {
+    for (Index j = 0; j < y.columns; ++j) y.row(i)[j] *= by;
+  });
+}
+
+/// to = from, from the host's float to the T of wherever `to` is.
+template <class T>
+void upload(MatrixView<T> to, MatrixView<const float> from) {
+  for (Index i = 0; i < to.rows; ++i) std::copy_n(from.row(i), to.columns, to.row(i));
+}
+
+/// to = from, the other way; waits for what computes `from`.
+template <class T>
+void download(MatrixView<float> to, MatrixView<T> from) {
+  for (Index i = 0; i < to.rows; ++i)
+    for (Index j = 0; j < to.columns; ++j) to.row(i)[j] = static_cast<float>(from.row(i)[j]);
+}
+
+namespace detail {
+
+template <class Tensor, class T, class Backend>
+struct device_traits {
+  using backend = Backend;
+  using Kernels = backend_kernels<Backend, std::remove_const_t<T>>;
+  using Clone = Matrix<std::remove_const_t<T>, Backend>;
+
+  static auto data(Tensor& x) { return x.data(); }
+  static auto data(const Tensor& x) { return x.data(); }
+  static std::size_t size(const Tensor& x) { return x.size(); }
+  static double squared_norm(const Tensor& x) { return Kernels::squared_norm(x.data(), x.size()); }
+  static double squared_distance(const Clone& x, const Tensor& y) {
+    dropbp::detail::require_same_size(x.size(), y.size());
+    return Kernels::squared_distance(x.data(), y.data(), x.size());
+  }
+  static Clone clone(const Tensor& x) {
+    Clone copy(1, static_cast<Index>(x.size()));
+    device_runtime<Backend>::copy(copy.data(), x.data(), x.size() * sizeof(T));
+    return copy;
+  }
+};
+
+}  // namespace detail
 }  // namespace ops
+
+template <class T, DeviceBackend Backend>
+struct tensor_traits<ops::Matrix<T, Backend>> : ops::detail::device_traits<ops::Matrix<T, Backend>, T, Backend> {};
+
+template <class T, DeviceBackend Backend>
+struct tensor_traits<ops::DeviceSpan<T, Backend>> : ops::detail::device_traits<ops::DeviceSpan<T, Backend>, T, Backend> {};
+
 DROPBP_NAMESPACE_END

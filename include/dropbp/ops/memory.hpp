@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/backend/device.hpp"
 #include "dropbp/base/error.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -25,20 +26,42 @@ namespace ops {
 /// What a block holds when it is handed out: whatever was there, or (for tests) NaN in every element.
 enum class PoolFill { nothing, nan };
 
-class MemoryBlock;
+template <class Backend>
+class BasicMemoryBlock;
+
+namespace detail {
+
+// Where a backend's memory comes from: host memory here, the others' through their device_runtime.
+template <class Backend>
+struct memory_of {
+  static void* allocate(std::size_t bytes) { return device_runtime<Backend>::allocate(bytes); }
+  static void release(void* memory, std::size_t bytes) noexcept { device_runtime<Backend>::release(memory, bytes); }
+  static void fill(void* memory, int byte, std::size_t bytes) { device_runtime<Backend>::fill(memory, byte, bytes); }
+};
+
+template <>
+struct memory_of<Cpu> {
+  static constexpr std::align_val_t alignment{64};
+  static void* allocate(std::size_t bytes) { return ::operator new(bytes, alignment); }
+  static void release(void* memory, std::size_t) noexcept { ::operator delete(memory, alignment); }
+  static void fill(void* memory, int byte, std::size_t bytes) noexcept { std::memset(memory, byte, bytes); }
+};
+
+}  // namespace detail
 
 /// Blocks of memory, aligned to 64 bytes; a block given back serves the next request of its size. A pool is a handle:
 /// copies share one pool, and blocks may outlive all of them. Safe to use from several threads.
 /// After reserve() it is an arena: one piece of memory from which blocks are cut in order. What is given back is free again as
 /// soon as nothing behind it is in use, so that it suits what backward passes free in reverse. An arena does not grow by
 /// itself: that it suffices is what it was reserved for.
-class MemoryPool {
+template <class Backend>
+class BasicMemoryPool {
  public:
   /// An empty pool.
-  explicit MemoryPool(PoolFill fill = PoolFill::nothing) : state_(std::make_shared<State>()) { state_->fill = fill; }
+  explicit BasicMemoryPool(PoolFill fill = PoolFill::nothing) : state_(std::make_shared<State>()) { state_->fill = fill; }
 
   /// Throws std::bad_alloc and, where an arena has no room, std::invalid_argument.
-  MemoryBlock allocate(std::size_t bytes);
+  BasicMemoryBlock<Backend> allocate(std::size_t bytes);
 
   /// From now on all blocks come from an arena with room for `blocks` of them with `bytes` together; one that is as large
   /// stays. Throws std::logic_error where it would have to grow while blocks of it are alive, and std::bad_alloc.
@@ -68,9 +91,9 @@ class MemoryPool {
   }
 
  private:
-  friend class MemoryBlock;
+  friend class BasicMemoryBlock<Backend>;
+  using Memory = detail::memory_of<Backend>;
   static constexpr std::size_t grain = 64;
-  static constexpr std::align_val_t alignment{grain};
 
   // One piece of memory, used as a stack.
   struct Arena {
@@ -122,7 +145,7 @@ class MemoryPool {
                             std::to_string(arena.used()) + " of its " + std::to_string(arena.capacity) + " are in use",
                             "reserve enough before the forward pass, when all backward passes have run");
       arena.pieces.reserve(blocks);
-      void* const memory = ::operator new(capacity, alignment);
+      void* const memory = Memory::allocate(capacity);
       release_arena();
       release_waiting();
       arena.memory = static_cast<std::byte*>(memory);
@@ -131,7 +154,7 @@ class MemoryPool {
       ++allocations;
     }
     void release_arena() noexcept {
-      ::operator delete(arena.memory, alignment);
+      if (arena.memory != nullptr) Memory::release(arena.memory, arena.capacity);
       reserved -= arena.capacity;
       arena.memory = nullptr;
       arena.capacity = 0;
@@ -152,7 +175,7 @@ class MemoryPool {
         return block;
       }
       shelf.waiting.reserve(std::bit_ceil(shelf.blocks + 1));  // for all of them, so that giving back cannot fail
-      void* const block = ::operator new(size, alignment);
+      void* const block = Memory::allocate(size);
       ++shelf.blocks;
       reserved += size;
       ++allocations;
@@ -167,7 +190,7 @@ class MemoryPool {
     }
     void release_waiting() noexcept {
       for (auto& [size, shelf] : shelves) {
-        for (void* block : shelf.waiting) ::operator delete(block, alignment);
+        for (void* block : shelf.waiting) Memory::release(block, size);
         reserved -= size * shelf.waiting.size();
         shelf.blocks -= shelf.waiting.size();
         shelf.waiting.clear();
@@ -195,29 +218,30 @@ class MemoryPool {
 };
 
 /// A piece of memory that goes back to its pool, or to the heap when it came from there. Moved, never copied.
-class MemoryBlock {
+template <class Backend>
+class BasicMemoryBlock {
  public:
   /// Of no bytes.
-  MemoryBlock() = default;
+  BasicMemoryBlock() = default;
   /// From the plain heap.
-  explicit MemoryBlock(std::size_t bytes) : bytes_(bytes) {
-    if (bytes > 0) data_ = ::operator new(bytes, MemoryPool::alignment);
+  explicit BasicMemoryBlock(std::size_t bytes) : bytes_(bytes) {
+    if (bytes > 0) data_ = detail::memory_of<Backend>::allocate(bytes);
   }
   /// Leaves the other one empty.
-  MemoryBlock(MemoryBlock&& other) noexcept
+  BasicMemoryBlock(BasicMemoryBlock&& other) noexcept
       : state_(std::move(other.state_)), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   /// Leaves the other one empty.
-  MemoryBlock& operator=(MemoryBlock&& other) noexcept {
-    MemoryBlock old(std::move(*this));
+  BasicMemoryBlock& operator=(BasicMemoryBlock&& other) noexcept {
+    BasicMemoryBlock old(std::move(*this));
     state_ = std::move(other.state_);
     data_ = std::exchange(other.data_, nullptr);
     bytes_ = std::exchange(other.bytes_, 0);
     return *this;
   }
-  ~MemoryBlock() {
+  ~BasicMemoryBlock() {
     if (data_ == nullptr) return;
     if (state_ == nullptr) {
-      ::operator delete(data_, MemoryPool::alignment);
+      detail::memory_of<Backend>::release(data_, bytes_);
       return;
     }
     const std::lock_guard lock(state_->mutex);
@@ -228,14 +252,15 @@ class MemoryBlock {
   std::size_t bytes() const noexcept { return bytes_; }  ///< as asked for
 
  private:
-  friend class MemoryPool;
-  std::shared_ptr<MemoryPool::State> state_;
+  friend class BasicMemoryPool<Backend>;
+  std::shared_ptr<typename BasicMemoryPool<Backend>::State> state_;
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
 };
 
-inline MemoryBlock MemoryPool::allocate(std::size_t bytes) {
-  MemoryBlock block;
+template <class Backend>
+BasicMemoryBlock<Backend> BasicMemoryPool<Backend>::allocate(std::size_t bytes) {
+  BasicMemoryBlock<Backend> block;
   if (bytes == 0) return block;
   {
     const std::lock_guard lock(state_->mutex);
@@ -250,9 +275,12 @@ inline MemoryBlock MemoryPool::allocate(std::size_t bytes) {
     block.state_ = state_;
     block.bytes_ = bytes;
   }
-  if (state_->fill == PoolFill::nan) std::memset(block.data_, 0xFF, bytes);  // all ones is a NaN in float and double
+  if (state_->fill == PoolFill::nan) Memory::fill(block.data_, 0xFF, bytes);  // all ones is a NaN in every floating type
   return block;
 }
+
+using MemoryPool = BasicMemoryPool<Cpu>;    ///< of host memory
+using MemoryBlock = BasicMemoryBlock<Cpu>;  ///< of host memory
 
 }  // namespace ops
 DROPBP_NAMESPACE_END

@@ -85,6 +85,10 @@ inline constexpr std::uint32_t magnitude_of_infinity = 0x7F800000u;
 
 }  // namespace detail
 
+/// A matrix of 4-bit codes in the memory of a backend.
+template <class Backend>
+class BasicNf4Matrix;
+
 /// A matrix [rows, columns] of 4-bit NormalFloat codes ("NF4"): (4 + 8/64 + 32/(64 * 256)) bits an element, and 4 bytes.
 ///
 /// The elements, row by row, form blocks of 64; the last one may be shorter, and blocks do not end with rows. A block has a
@@ -95,16 +99,17 @@ inline constexpr std::uint32_t magnitude_of_infinity = 0x7F800000u;
 /// they too multiply by 1 / scale, and in the 8-bit codes, which the CPU takes from a table that is a little off. Two
 /// things are as neither or one of them has it: a block of zeros comes back as zeros, as on the CPU; and the mean is that
 /// of the exact sum, where sums of floats differ in the last bits with their order.
-class Nf4Matrix {
+template <>
+class BasicNf4Matrix<Cpu> {
  public:
   static constexpr Index block = 64;   ///< elements that share a scale
   static constexpr Index group = 256;  ///< scales that share a float
 
-  Nf4Matrix() = default;  ///< [0, 0]
+  BasicNf4Matrix() = default;  ///< [0, 0]
   /// Leaves the other one empty.
-  Nf4Matrix(Nf4Matrix&& other) noexcept { *this = std::move(other); }
+  BasicNf4Matrix(BasicNf4Matrix&& other) noexcept { *this = std::move(other); }
   /// Leaves the other one empty.
-  Nf4Matrix& operator=(Nf4Matrix&& other) noexcept {
+  BasicNf4Matrix& operator=(BasicNf4Matrix&& other) noexcept {
     codes_ = std::move(other.codes_), scales_ = std::move(other.scales_), group_scales_ = std::move(other.group_scales_);
     offset_ = std::exchange(other.offset_, 0.0f);
     rows_ = std::exchange(other.rows_, 0), columns_ = std::exchange(other.columns_, 0);
@@ -112,8 +117,8 @@ class Nf4Matrix {
   }
 
   /// Throws std::invalid_argument where an element is NaN or infinite; the message has `name`.
-  static Nf4Matrix quantize(MatrixView<const float> values, const std::string& name = "a matrix") {
-    Nf4Matrix result(values.rows, values.columns);
+  static BasicNf4Matrix quantize(MatrixView<const float> values, const std::string& name = "a matrix") {
+    BasicNf4Matrix result(values.rows, values.columns);
     const Index blocks = count_blocks(result.size());
     Matrix<float> largest(1, blocks);
     parallel_for(blocks, block, [&](Index b) { largest.data()[b] = result.quantize_block(values, b); });
@@ -159,7 +164,7 @@ class Nf4Matrix {
   }
 
  private:
-  Nf4Matrix(Index rows, Index columns) : rows_(rows), columns_(columns) {
+  BasicNf4Matrix(Index rows, Index columns) : rows_(rows), columns_(columns) {
     detail::checked_bytes(rows, columns, 1);
     codes_ = Matrix<std::uint8_t>(1, (size() + 1) / 2);
     scales_ = Matrix<std::uint8_t>(1, count_blocks(size()));
@@ -266,6 +271,8 @@ class Nf4Matrix {
   float offset_ = 0.0f;
   Index rows_ = 0, columns_ = 0;
 };
+
+using Nf4Matrix = BasicNf4Matrix<Cpu>;  ///< in host memory
 
 }  // namespace ops
 DROPBP_NAMESPACE_END

@@ -14,7 +14,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// Rows of a parameter under a name of their own: what checkpoints, reports and sensitivities see.
-template <class T>
+template <class T, class Backend = Cpu>
 struct ParameterSlice {
   const std::string& name;  ///< as in checkpoints
   Index rows;               ///< number of rows
@@ -28,7 +28,7 @@ struct ParameterSlice {
 
 /// A parameter [rows, columns]; a vector has one row. Its gradient is absent until begin_gradient() and after
 /// drop_gradient(). Absent is not zero: an optimizer must leave the parameter alone.
-template <class T>
+template <class T, class Backend = Cpu>
 class Parameter {
  public:
   /// Rows with a name of their own.
@@ -50,31 +50,34 @@ class Parameter {
   std::size_t size() const noexcept { return value_.size(); }         ///< elements
   const std::vector<Part>& parts() const noexcept { return parts_; }  ///< from the first row down
 
-  MatrixView<T> value() noexcept { return value_.view(); }              ///< [rows, columns]
-  MatrixView<const T> value() const noexcept { return value_.view(); }  ///< [rows, columns]
+  MatrixView<T, Backend> value() noexcept { return value_.view(); }              ///< [rows, columns]
+  MatrixView<const T, Backend> value() const noexcept { return value_.view(); }  ///< [rows, columns]
 
   bool has_gradient() const noexcept { return has_gradient_; }  ///< false: absent, which is not zero
   /// Meaningful only while has_gradient(), except to write what begin_gradient() asked for.
-  MatrixView<T> gradient() noexcept { return gradient_.view(); }
+  MatrixView<T, Backend> gradient() noexcept { return gradient_.view(); }
   /// Meaningful only while has_gradient().
-  MatrixView<const T> gradient() const noexcept { return gradient_.view(); }
+  MatrixView<const T, Backend> gradient() const noexcept { return gradient_.view(); }
 
   /// Announces a contribution and says how to write it into gradient(): the first one of a step overwrites every
   /// element, so that nobody has to set it to zero; later ones add.
   Accumulate begin_gradient() {
-    if (gradient_.size() != value_.size()) gradient_ = Matrix<T>(rows(), columns());
+    if (gradient_.size() != value_.size()) gradient_ = Matrix<T, Backend>(rows(), columns());
     return std::exchange(has_gradient_, true) ? Accumulate::add : Accumulate::overwrite;
   }
+
+  /// Its elements, as the core's concepts take them; meaningful only while has_gradient().
+  Elements<const T, Backend> gradient_elements() const noexcept { return {gradient_.data(), has_gradient_ ? size() : 0}; }
 
   /// Makes the gradient absent; its memory stays for the next step.
   void drop_gradient() noexcept { has_gradient_ = false; }
 
-  /// visit(const ParameterSlice<T>&) for each part, from the first row down.
+  /// visit(const ParameterSlice<T, Backend>&) for each part, from the first row down.
   template <class Visit>
   void for_each_slice(const Visit& visit) {
     Index first = 0;
     for (const Part& part : parts_) {
-      visit(ParameterSlice<T>{part.name, part.rows, columns(), value_.row(first),
+      visit(ParameterSlice<T, Backend>{part.name, part.rows, columns(), value_.row(first),
                               has_gradient_ ? gradient_.row(first) : nullptr, trained});
       first += part.rows;
     }
@@ -88,7 +91,7 @@ class Parameter {
   }
 
   std::vector<Part> parts_;
-  Matrix<T> value_, gradient_;
+  Matrix<T, Backend> value_, gradient_;
   bool has_gradient_ = false;
 };
 

@@ -25,8 +25,9 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 namespace detail {
 
-template <class T, bool a_transposed, bool b_transposed>
-void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
+/// Throws std::invalid_argument where C, A and B, transposed as said, do not fit together.
+template <class C, class AB>
+void require_product(bool a_transposed, bool b_transposed, const C& c, const AB& a, const AB& b) {
   const Index rows = a_transposed ? a.columns : a.rows, depth = a_transposed ? a.rows : a.columns;
   const Index columns = b_transposed ? b.rows : b.columns, depth_of_b = b_transposed ? b.columns : b.rows;
   if (c.rows != rows || c.columns != columns || depth != depth_of_b)
@@ -35,6 +36,12 @@ void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accu
                   "C " + shape_text(c.rows, c.columns) + ", A " + shape_text(a.rows, a.columns) + ", B " +
                       shape_text(b.rows, b.columns) + " were given",
                   "check the shapes of the operands");
+}
+
+template <class T, bool a_transposed, bool b_transposed>
+void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
+  require_product(a_transposed, b_transposed, c, a, b);
+  const Index rows = c.rows, columns = c.columns, depth = a_transposed ? a.rows : a.columns;
 #if defined(DROPBP_BLAS_PRODUCTS)
   // Not from inside a parallel loop, where the library's threads would meet ours, nor what is not worth handing over.
   if (!in_parallel() && rows * columns * depth >= 128 * 128 * 128) return blas_product<T, a_transposed, b_transposed>(c, a, b, mode);

@@ -37,11 +37,22 @@ inline constexpr Index rounded_up(Index n, Index grain) { return (n + grain - 1)
 
 #if defined(__GNUC__)
 // One step of Eklundh's transposition: the off-diagonal `s`-blocks of the rows a and b change places.
-template <std::size_t s, class V, std::size_t... e>
-inline void exchange(V& a, V& b, std::index_sequence<e...>) noexcept {
-  const V upper = __builtin_shufflevector(a, b, ((e & s) != 0 ? 8 + e - s : e)...);
-  b = __builtin_shufflevector(a, b, ((e & s) != 0 ? 8 + e : e + s)...);
-  a = upper;
+// The numbers are written out: nvcc does not take them from a pack.
+template <std::size_t s, class V>
+inline void exchange(V& a, V& b) noexcept {
+  V upper, lower;
+  if constexpr (s == 1) {
+    upper = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
+    lower = __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  } else if constexpr (s == 2) {
+    upper = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+    lower = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+  } else {
+    static_assert(s == 4);
+    upper = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+    lower = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+  a = upper, b = lower;
 }
 
 // to[q * to_stride + j] = from[j * stride + q] for q < 8, j < count <= 8; for count <= j < 8 there is no telling.
@@ -50,10 +61,9 @@ inline void transpose_8(const T* from, Index stride, T* to, Index to_stride) noe
   using V = typename vector_of<T, 8>::type;
   V r[8]{};
   for (Index j = 0; j < count; ++j) std::memcpy(&r[j], from + j * stride, sizeof(V));
-  constexpr auto all = std::make_index_sequence<8>{};
-  for (const int i : {0, 2, 4, 6}) exchange<1>(r[i], r[i + 1], all);
-  for (const int i : {0, 1, 4, 5}) exchange<2>(r[i], r[i + 2], all);
-  for (const int i : {0, 1, 2, 3}) exchange<4>(r[i], r[i + 4], all);
+  for (const int i : {0, 2, 4, 6}) exchange<1>(r[i], r[i + 1]);
+  for (const int i : {0, 1, 4, 5}) exchange<2>(r[i], r[i + 2]);
+  for (const int i : {0, 1, 2, 3}) exchange<4>(r[i], r[i + 4]);
   for (Index q = 0; q < 8; ++q) std::memcpy(to + q * to_stride, &r[q], sizeof(V));
 }
 #endif

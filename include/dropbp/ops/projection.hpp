@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -25,23 +26,26 @@ namespace ops {
 /// "q_proj.lora_B.weight", as in PEFT.
 ///
 /// The owner keeps u, what forward computed for the adapters, from forward to backward, and sees to the input.
-template <class T>
+template <class T, class Backend = Cpu>
 class Projection {
  public:
-  using Part = typename Parameter<T>::Part;  ///< a linear map: the name of its weight and its outputs
+  using Tensor = Matrix<T, Backend>;               ///< what is made here
+  using View = MatrixView<T, Backend>;             ///< of its operands
+  using ConstView = MatrixView<const T, Backend>;  ///< of those that are only read
+  using Part = typename Parameter<T, Backend>::Part;  ///< a linear map: the name of its weight and its outputs
 
-  Parameter<T> weight;  ///< [output, input]; of no rows when quantised; frozen when there are adapters
-  Parameter<T> lora_a;  ///< [adapters * rank, input]
-  Parameter<T> lora_b;  ///< [outputs with an adapter, rank]
+  Parameter<T, Backend> weight;  ///< [output, input]; of no rows when quantised; frozen when there are adapters
+  Parameter<T, Backend> lora_a;  ///< [adapters * rank, input]
+  Parameter<T, Backend> lora_b;  ///< [outputs with an adapter, rank]
 
   /// Uninitialised, but for the adapters' B: zeros, so that they begin as nothing. Throws what require_valid does.
-  Projection(std::vector<Part> parts, Index input, const Adaptation& adaptation, MemoryPool workspace)
+  Projection(std::vector<Part> parts, Index input, const Adaptation& adaptation, BasicMemoryPool<Backend> workspace)
       : weight(checked(adaptation).quantize ? std::vector<Part>{} : parts, input),
         lora_a(adapter_parts(parts, adaptation, true), input),
         lora_b(adapter_parts(parts, adaptation, false), adaptation.rank),
         parts_(std::move(parts)), input_(input), adaptation_(adaptation), workspace_(std::move(workspace)) {
     weight.trained = !adaptation.enabled();
-    std::fill_n(lora_b.value().data, lora_b.size(), T(0));
+    set_zero(lora_b.value());
     for (const Part& part : parts_) {
       adapted_.push_back(adaptation.adapts(linear_name(part.name)));
       if (adaptation.quantize) quantized_.emplace_back();
@@ -67,13 +71,13 @@ class Projection {
   // ---- passes
 
   /// y (=|+=) the maps of x, and u [tokens, adapter_width()] for the backward pass.
-  void forward(MatrixView<T> y, MatrixView<const T> x, Accumulate mode, MatrixView<T> u) const {
-    for_each_panel([&](Index first, MatrixView<const T> rows) {
+  void forward(View y, ConstView x, Accumulate mode, View u) const {
+    for_each_panel([&](Index first, ConstView rows) {
       product_abt(y.columns_from(first, rows.rows), x, rows, mode);
     });
     if (adapter_width() == 0) return;
-    with_dropout(x, [&](MatrixView<const T> dropped_out) { product_abt(u, dropped_out, lora_a.value()); });
-    scale(u);
+    with_dropout(x, [&](ConstView dropped_out) { product_abt(u, dropped_out, lora_a.value()); });
+    multiply(u, adaptation_.scale());
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
       product_abt(y.columns_from(output, outputs), u.columns_from(row_a, adaptation_.rank),
                   lora_b.value().rows_from(row_b, outputs), Accumulate::add);
@@ -81,14 +85,14 @@ class Projection {
   }
 
   /// The gradient of u, which both functions below need.
-  Matrix<T> adapter_gradient(MatrixView<const T> grad_output) const {
+  Tensor adapter_gradient(ConstView grad_output) const {
     if (adapter_width() == 0) return {};
-    Matrix<T> grad_u(grad_output.rows, adapter_width(), workspace_);
+    Tensor grad_u(grad_output.rows, adapter_width(), workspace_);
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
       product_ab(grad_u.view().columns_from(row_a, adaptation_.rank), grad_output.columns_from(output, outputs),
                  lora_b.value().rows_from(row_b, outputs));
     });
-    scale(grad_u.view());
+    multiply(grad_u.view(), adaptation_.scale());
     return grad_u;
   }
 
@@ -98,8 +102,7 @@ class Projection {
   }
 
   /// The gradients of what trains.
-  void backward_parameters(MatrixView<const T> grad_output, MatrixView<const T> x, MatrixView<const T> u,
-                           const Matrix<T>& grad_u) {
+  void backward_parameters(ConstView grad_output, ConstView x, ConstView u, const Tensor& grad_u) {
     if (weight.trained) {
       const Accumulate mode = weight.begin_gradient();
       product_atb(weight.gradient(), grad_output, x, mode);
@@ -114,26 +117,24 @@ class Projection {
     }
     if (lora_a.trained) {
       const Accumulate mode = lora_a.begin_gradient();
-      with_dropout(x, [&](MatrixView<const T> dropped_out) {
+      with_dropout(x, [&](ConstView dropped_out) {
         product_atb(lora_a.gradient(), grad_u.view(), dropped_out, mode);
       });
     }
   }
 
   /// grad_x = the gradient of x. grad_x may be the x that backward_parameters was given, once that has returned.
-  void backward_input(MatrixView<T> grad_x, MatrixView<const T> grad_output, const Matrix<T>& grad_u) const {
-    for_each_panel([&](Index first, MatrixView<const T> rows) {
+  void backward_input(View grad_x, ConstView grad_output, const Tensor& grad_u) const {
+    for_each_panel([&](Index first, ConstView rows) {
       product_ab(grad_x, grad_output.columns_from(first, rows.rows), rows,
                  first == 0 ? Accumulate::overwrite : Accumulate::add);
     });
     if (adapter_width() == 0) return;
     if (!drops_out()) return product_ab(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
-    Matrix<T> share(grad_x.rows, grad_x.columns, workspace_);
+    Tensor share(grad_x.rows, grad_x.columns, workspace_);
     product_ab(share.view(), grad_u.view(), lora_a.value());
-    detail::dropout<T>(share.view(), share.view(), adaptation_.dropout, *adaptation_.moment, stream_);
-    parallel_for(grad_x.rows, grad_x.columns, [&](Index i) {
-      for (Index j = 0; j < grad_x.columns; ++j) grad_x.row(i)[j] += share.row(i)[j];
-    });
+    dropout<T>(share.view(), share.view(), adaptation_.dropout, *adaptation_.moment, stream_);
+    add(grad_x, share.view());
   }
 
   // ---- the base, for checkpoints
@@ -146,7 +147,7 @@ class Projection {
   T* weight_of(std::size_t part) noexcept { return quantized_.empty() ? weight.value().row(first_row(part)) : nullptr; }
 
   /// Its codes where the base is quantised; throws std::out_of_range where it is not.
-  const Nf4Matrix& quantized(std::size_t part) const { return quantized_.at(part); }
+  const BasicNf4Matrix<Backend>& quantized(std::size_t part) const { return quantized_.at(part); }
 
   /// Gives the weight of a linear map its values [outputs, input], quantising them where the base is. Throws
   /// std::invalid_argument for another shape and, where it quantises, for values that are not finite.
@@ -155,15 +156,14 @@ class Projection {
       detail::throw_invalid("the weight '" + parts_[part].name + "' has the shape " + detail::shape_text(parts_[part].rows, input_),
                             detail::shape_text(values.rows, values.columns) + " was given", "pass one row for each output");
     if (!quantized_.empty()) {
-      quantized_.at(part) = Nf4Matrix::quantize(values, parts_[part].name);
+      quantized_.at(part) = BasicNf4Matrix<Backend>::quantize(values, parts_[part].name);
       return;
     }
-    const MatrixView<T> rows = weight.value().rows_from(first_row(part), parts_.at(part).rows);
-    for (Index i = 0; i < rows.rows; ++i) std::copy_n(values.row(i), input_, rows.row(i));
+    upload(weight.value().rows_from(first_row(part), parts_.at(part).rows), values);
   }
 
   /// The weight of a linear map [outputs, input], with its adapter merged into it: W + alpha / rank * B A.
-  void merged_weight(std::size_t part, MatrixView<T> values) const {
+  void merged_weight(std::size_t part, View values) const {
     const Index outputs = parts_.at(part).rows;
     if (!quantized_.empty())
       quantized_[part].dequantize(values);
@@ -171,9 +171,9 @@ class Projection {
       copy<T>(values, weight.value().rows_from(first_row(part), outputs));
     for_each_adapter([&](Index output, Index, Index row_a, Index row_b) {
       if (output != first_row(part)) return;
-      Matrix<T> b(outputs, adaptation_.rank, workspace_);
+      Tensor b(outputs, adaptation_.rank, workspace_);
       copy<T>(b.view(), lora_b.value().rows_from(row_b, outputs));
-      scale(b.view());
+      multiply(b.view(), adaptation_.scale());
       product_ab(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank), Accumulate::add);
     });
   }
@@ -181,14 +181,15 @@ class Projection {
   /// Bytes of the base.
   std::size_t base_bytes() const noexcept {
     std::size_t bytes = weight.size() * sizeof(T);
-    for (const Nf4Matrix& part : quantized_) bytes += part.bytes();
+    for (const BasicNf4Matrix<Backend>& part : quantized_) bytes += part.bytes();
     return bytes;
   }
 
  private:
-  // Rows of a quantised base that are expanded at a time: few enough to stay in a cache of some megabytes, and as many as a
-  // product's block has depth, so that it works as well on the panels as on the whole.
-  static constexpr Index panel_rows = 256;
+  // Rows of a quantised base that are expanded at a time. On the host few enough to stay in a cache of some megabytes, and as
+  // many as a product's block has depth, so that it works as well on the panels as on the whole; on a device as many as keep
+  // all of it busy, within a few hundred megabytes for the largest models.
+  static constexpr Index panel_rows = std::same_as<Backend, Cpu> ? 256 : 8192;
 
   static const Adaptation& checked(const Adaptation& adaptation) {
     require_valid(adaptation);
@@ -236,9 +237,9 @@ class Projection {
   void for_each_panel(const Visit& visit) const {
     if (quantized_.empty()) return visit(Index(0), weight.value());
     Index output = 0;
-    for (const Nf4Matrix& part : quantized_) {
+    for (const BasicNf4Matrix<Backend>& part : quantized_) {
       for (Index first = 0; first < part.rows(); first += panel_rows) {
-        Matrix<T> panel((std::min)(panel_rows, part.rows() - first), input_, workspace_);
+        Tensor panel((std::min)(panel_rows, part.rows() - first), input_, workspace_);
         part.dequantize_rows(first, panel.rows(), panel.view());
         visit(output + first, std::as_const(panel).view());
       }
@@ -249,25 +250,19 @@ class Projection {
   bool drops_out() const noexcept { return adaptation_.dropout > 0.0 && adaptation_.moment->training; }
 
   template <class Use>
-  void with_dropout(MatrixView<const T> x, const Use& use) const {
+  void with_dropout(ConstView x, const Use& use) const {
     if (!drops_out()) return use(x);
-    Matrix<T> dropped_out(x.rows, x.columns, workspace_);
-    detail::dropout<T>(dropped_out.view(), x, adaptation_.dropout, *adaptation_.moment, stream_);
+    Tensor dropped_out(x.rows, x.columns, workspace_);
+    dropout<T>(dropped_out.view(), x, adaptation_.dropout, *adaptation_.moment, stream_);
     use(std::as_const(dropped_out).view());
-  }
-
-  void scale(MatrixView<T> u) const {
-    const T factor = static_cast<T>(adaptation_.scale());
-    for (Index i = 0; i < u.rows; ++i)
-      for (Index j = 0; j < u.columns; ++j) u.row(i)[j] *= factor;
   }
 
   std::vector<Part> parts_;
   Index input_;
   Adaptation adaptation_;
   std::vector<char> adapted_;         // by part
-  std::vector<Nf4Matrix> quantized_;  // by part; empty: dense
-  mutable MemoryPool workspace_;      // a handle
+  std::vector<BasicNf4Matrix<Backend>> quantized_;  // by part; empty: dense
+  mutable BasicMemoryPool<Backend> workspace_;       // a handle
   std::uint64_t stream_ = 0xcbf29ce484222325u;
 };
 

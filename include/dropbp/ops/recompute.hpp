@@ -14,21 +14,21 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Op, an Operation on Matrix<T>, with less memory and one more forward pass for each backward pass, and the same bits.
+/// Op, an Operation on Matrix<T, Backend>, with less memory and one more forward pass for each backward pass, and the same bits.
 /// Everything else of Op is there as it was: parameters, configuration, FLOPs. Composes with dropping: a dropped branch
 /// neither saves nor computes again.
 ///
 /// Op's own Saved lives within a backward pass only: give Op the workspace as its pool of saved activations. It is in ops/,
 /// not in the core, because the copy of the input needs memory from somewhere, which Matrix takes from a pool.
-template <class Op, class T>
+template <class Op, class T, class Backend = Cpu>
 class Recompute : public Op {
   static_assert(dropbp::detail::has_saved<Op>,
                 "dropbp: Recompute wraps an operation, with a default-constructible, movable member type `struct Saved`.");
 
   template <class... Args>
-  static constexpr bool runs_forward = dropbp::detail::has_forward<Op, Matrix<T>, Args&...>;
+  static constexpr bool runs_forward = dropbp::detail::has_forward<Op, Matrix<T, Backend>, Args&...>;
   template <class... Args>
-  static constexpr bool runs_backward = dropbp::detail::has_backward<Op, Matrix<T>, Args&...> && runs_forward<Args...>;
+  static constexpr bool runs_backward = dropbp::detail::has_backward<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>;
 
  public:
   /// As Op's: while it is enabled, backward leaves Saved as it was in any case.
@@ -36,33 +36,33 @@ class Recompute : public Op {
 
   /// What backward needs.
   struct Saved {
-    Matrix<T> x;              ///< the input; empty while disabled
+    Matrix<T, Backend> x;              ///< the input; empty while disabled
     typename Op::Saved rest;  ///< while disabled: what Op saves
   };
 
   /// Copies of inputs come from `saved`. With `enabled` false it is Op itself: whoever decides at run time needs one type.
-  Recompute(Op op, MemoryPool saved, bool enabled = true) : Op(std::move(op)), pool_(std::move(saved)), enabled_(enabled) {}
+  Recompute(Op op, BasicMemoryPool<Backend> saved, bool enabled = true) : Op(std::move(op)), pool_(std::move(saved)), enabled_(enabled) {}
 
   bool enabled() const noexcept { return enabled_; }  ///< false: Op itself
 
   /// f(x).
   template <class... Args>
     requires runs_forward<Args...>
-  auto forward(const Matrix<T>& x, Saved* saved, Args&&... args) {
+  auto forward(const Matrix<T, Backend>& x, Saved* saved, Args&&... args) {
     return Op::forward(x, keep(x, saved), args...);
   }
 
   /// x += f(x).
   template <class... Args>
-    requires dropbp::detail::has_forward_residual<Op, Matrix<T>, Args&...>
-  void forward_residual(Matrix<T>& x, Saved* saved, Args&&... args) {
+    requires dropbp::detail::has_forward_residual<Op, Matrix<T, Backend>, Args&...>
+  void forward_residual(Matrix<T, Backend>& x, Saved* saved, Args&&... args) {
     Op::forward_residual(x, keep(x, saved), args...);
   }
 
   /// J^T grad_output, and the gradients of the trained parameters.
   template <class... Args>
     requires runs_backward<Args...>
-  auto backward(const Matrix<T>& grad_output, Saved& saved, Args&&... args) {
+  auto backward(const Matrix<T, Backend>& grad_output, Saved& saved, Args&&... args) {
     if (!enabled_) return Op::backward(grad_output, saved.rest, args...);
     typename Op::Saved rest = again(saved, args...);
     return Op::backward(grad_output, rest, args...);
@@ -70,8 +70,8 @@ class Recompute : public Op {
 
   /// grad += J^T grad, and the gradients of the trained parameters.
   template <class... Args>
-    requires(dropbp::detail::has_backward_residual<Op, Matrix<T>, Args&...> && runs_forward<Args...>)
-  void backward_residual(Matrix<T>& grad, Saved& saved, Args&&... args) {
+    requires(dropbp::detail::has_backward_residual<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>)
+  void backward_residual(Matrix<T, Backend>& grad, Saved& saved, Args&&... args) {
     if (!enabled_) return static_cast<void>(Op::backward_residual(grad, saved.rest, args...));
     typename Op::Saved rest = again(saved, args...);
     Op::backward_residual(grad, rest, args...);
@@ -79,8 +79,8 @@ class Recompute : public Op {
 
   /// The gradients of the trained parameters only.
   template <class... Args>
-    requires(dropbp::detail::has_backward_parameters<Op, Matrix<T>, Args&...> && runs_forward<Args...>)
-  void backward_parameters(const Matrix<T>& grad_output, Saved& saved, Args&&... args) {
+    requires(dropbp::detail::has_backward_parameters<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>)
+  void backward_parameters(const Matrix<T, Backend>& grad_output, Saved& saved, Args&&... args) {
     if (!enabled_) return static_cast<void>(Op::backward_parameters(grad_output, saved.rest, args...));
     typename Op::Saved rest = again(saved, args...);
     Op::backward_parameters(grad_output, rest, args...);
@@ -88,10 +88,10 @@ class Recompute : public Op {
 
  private:
   // Where Op is to save.
-  typename Op::Saved* keep(const Matrix<T>& x, Saved* saved) {
+  typename Op::Saved* keep(const Matrix<T, Backend>& x, Saved* saved) {
     if (saved == nullptr) return nullptr;
     if (!enabled_) return std::addressof(saved->rest);
-    saved->x = Matrix<T>(x.rows(), x.columns(), pool_);
+    saved->x = Matrix<T, Backend>(x.rows(), x.columns(), pool_);
     copy<T>(saved->x.view(), x.view());
     return nullptr;
   }
@@ -103,7 +103,7 @@ class Recompute : public Op {
     return rest;
   }
 
-  MemoryPool pool_;
+  BasicMemoryPool<Backend> pool_;
   bool enabled_;
 };
 

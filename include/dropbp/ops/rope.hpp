@@ -14,8 +14,13 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// Cosines and sines of the angles position / theta^(2 i / head_size), [max_sequence, head_size / 2], computed in double.
+/// T is that of the rows that are rotated.
+template <class T, class Backend = Cpu>
+class RopeTable;
+
+/// For host memory.
 template <class T>
-class RopeTable {
+class RopeTable<T, Cpu> {
  public:
   /// Throws std::invalid_argument for an odd head_size.
   RopeTable(Index max_sequence, Index head_size, double theta = 10000.0)

@@ -136,7 +136,7 @@ TEST_CASE("dropout: a pure function of seed, step, micro-step and linear map, wi
   const Matrix<float> x = random_matrix<float>(257, 130, 1, 1, 2);
   const auto drop = [&](TrainingMoment moment, std::uint64_t stream) -> const Matrix<float> {
     Matrix<float> y(257, 130);
-    detail::dropout<float>(y.view(), x.view(), 0.25, moment, stream);
+    dropout<float>(y.view(), x.view(), 0.25, moment, stream);
     return y;
   };
   const TrainingMoment moment{.seed = 5, .step = 6, .micro_step = 7};

@@ -1,0 +1,20 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// For .cu files: dropbp.hpp and the code of the CUDA backend. One .cu file of a program says DROPBP_INSTANTIATE_CUDA(T) for each
+// T it computes with; all its other files include .hpp files alone and need no CUDA compiler.
+#if !defined(__CUDACC__)
+#error "dropbp: dropbp.cuh is for .cu files; other files include dropbp/dropbp.hpp and need no CUDA compiler"
+#endif
+#pragma once
+
+#include "dropbp/backend/cuda/blas.cuh"
+#include "dropbp/backend/cuda/device.cuh"
+#include "dropbp/backend/cuda/launch.cuh"
+#include "dropbp/dropbp.hpp"
+#include "dropbp/ops/device_kernels.hpp"
+
+/// Compiles the CUDA backend for one scalar: float, dropbp::BFloat16 or dropbp::Half. Outside of all namespaces.
+#define DROPBP_INSTANTIATE_CUDA(T)                       \
+  template struct dropbp::device_products<dropbp::Cuda, T>; \
+  template struct dropbp::ops::detail::device_ops<T, dropbp::Cuda>;
