@@ -6,7 +6,7 @@ include(CMakePackageConfigHelpers)
 
 set(dropbp_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/dropbp)
 
-# Core and ops are exported apart, so that find_package(dropbp) works where Eigen is absent.
+# Core, ops and cuda are exported apart, so that find_package(dropbp) works where Eigen or the CUDA Toolkit is absent.
 function(dropbp_install_target target export)
   if(CMAKE_VERSION VERSION_LESS 3.23)
     install(TARGETS ${target} EXPORT ${export})
@@ -22,6 +22,7 @@ function(dropbp_install_target target export)
 endfunction()
 
 dropbp_install_target(dropbp dropbp-targets)
+dropbp_install_target(dropbp_cuda dropbp-cuda-targets)
 if(TARGET dropbp_ops)
   dropbp_install_target(dropbp_ops dropbp-ops-targets)
 endif()

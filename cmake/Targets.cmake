@@ -3,12 +3,16 @@
 
 # dropbp::dropbp: the core, nothing but the standard library.
 # dropbp::ops:    the transformer ops for the CPU, defined where Eigen is found.
-# Both are INTERFACE targets and carry no flags but the language standard.
+# dropbp::cuda:   what .cu files need (Cuda.cmake).
+# All are INTERFACE targets and carry no flags but the language standard.
 
 set(dropbp_include_dir ${PROJECT_SOURCE_DIR}/include)
 
 file(GLOB_RECURSE dropbp_headers CONFIGURE_DEPENDS
   ${dropbp_include_dir}/dropbp/*.hpp ${dropbp_include_dir}/dropbp/*.cuh)
+set(dropbp_cuda_headers ${dropbp_headers})
+list(FILTER dropbp_cuda_headers INCLUDE REGEX "\\.cuh$")
+list(FILTER dropbp_headers EXCLUDE REGEX "\\.cuh$")
 set(dropbp_ops_headers ${dropbp_headers})
 set(dropbp_interop_headers ${dropbp_headers})
 set(dropbp_core_headers ${dropbp_headers})

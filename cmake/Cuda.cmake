@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# dropbp_cuda: what a .cu file of a program needs. With DROPBP_ENABLE_CUDA it is usable here, as dropbp::cuda, and our own CUDA
+# code is built; an installed package looks for the consumer's own toolkit. Included after Targets.cmake.
+
+add_library(dropbp_cuda INTERFACE)
+set_target_properties(dropbp_cuda PROPERTIES EXPORT_NAME cuda VERIFY_INTERFACE_HEADER_SETS OFF)
+target_link_libraries(dropbp_cuda INTERFACE dropbp CUDA::cudart_static CUDA::cublasLt)
+dropbp_add_headers(dropbp_cuda HEADERS ${dropbp_cuda_headers})
+
+if(NOT DROPBP_ENABLE_CUDA)
+  return()
+endif()
+find_package(CUDAToolkit QUIET)
+if(NOT CUDAToolkit_FOUND)
+  message(FATAL_ERROR
+    "DROPBP_ENABLE_CUDA needs NVIDIA's CUDA Toolkit, and it was found neither by nvcc on PATH nor in /usr/local/cuda. Install it, set "
+    "CUDAToolkit_ROOT, or configure with -DDROPBP_ENABLE_CUDA=OFF.")
+endif()
+add_library(dropbp::cuda ALIAS dropbp_cuda)
+if(NOT PROJECT_IS_TOP_LEVEL)
+  return()
+endif()
+
+if(NOT CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+endif()
+# Programs are built for the card that is here, else for Hopper.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  execute_process(COMMAND ${CUDAToolkit_BIN_DIR}/__nvcc_device_query
+    OUTPUT_VARIABLE dropbp_card RESULT_VARIABLE dropbp_status ERROR_QUIET)
+  if(NOT dropbp_status EQUAL 0 OR NOT dropbp_card MATCHES "^([0-9]+)")
+    set(dropbp_card 90)
+  endif()
+  string(REGEX REPLACE "^([0-9]+).*" "\\1" dropbp_card "${dropbp_card}")
+  set(CMAKE_CUDA_ARCHITECTURES ${dropbp_card} CACHE STRING "Compute capabilities that programs are compiled for")
+endif()
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 20)
+# nvcc 12 and newer know it; CMake before 3.26 does not know that.
+if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
+
+# dropbp_cuda_kernels: the backend compiled once for all of our own programs, a .cu file for each scalar.
+set(dropbp_cuda_sources "")
+foreach(scalar IN ITEMS float dropbp::BFloat16 dropbp::Half)
+  string(MAKE_C_IDENTIFIER ${scalar} name)
+  set(source ${PROJECT_BINARY_DIR}/cuda/${name}.cu)
+  file(CONFIGURE OUTPUT ${source} CONTENT "#include <dropbp/dropbp.cuh>\nDROPBP_INSTANTIATE_CUDA(${scalar})\n")
+  list(APPEND dropbp_cuda_sources ${source})
+endforeach()
+add_library(dropbp_cuda_kernels STATIC EXCLUDE_FROM_ALL ${dropbp_cuda_sources})
+target_link_libraries(dropbp_cuda_kernels PUBLIC dropbp::cuda)
+if(TARGET OpenMP::OpenMP_CXX)
+  # What .cu and .cpp files share must be the same code.
+  target_compile_options(dropbp_cuda_kernels PRIVATE -Xcompiler=${OpenMP_CXX_FLAGS})
+endif()
