@@ -101,6 +101,11 @@ else
   options+=(-DCMAKE_BUILD_TYPE=Release)
 fi
 
+# Kernels are compiled once: where the other compilers and the sanitizers are looked at, they are not what is tested.
+if [ -z "$compiler$sanitize" ] && { command -v nvcc || [ -x /usr/local/cuda/bin/nvcc ]; } >/dev/null; then
+  options+=(-DDROPBP_ENABLE_CUDA=ON)
+fi
+
 cmake -S . -B "$build_dir" "${options[@]}"
 cmake --build "$build_dir" -j "$jobs"
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}

@@ -1,0 +1,187 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Matrices on a card with a known beginning, and running an op in every way that it must work: on CUDA's default stream, on
+// another one, and as a captured graph; each time with the same bits.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "dropbp/backend/cuda/device.hpp"
+#include "dropbp/backend/cuda/scalar.hpp"
+#include "dropbp/ops/device.hpp"
+#include "support/catch.hpp"
+
+namespace test {
+
+using dropbp::BFloat16, dropbp::Cuda, dropbp::Half;
+using dropbp::ops::Index, dropbp::ops::Matrix, dropbp::ops::MatrixView;
+using Device = dropbp::device_runtime<Cuda>;
+
+/// Issue's figures: the largest error over the largest value.
+template <class T>
+inline constexpr double tolerance = std::is_same_v<T, float> ? 1e-5 : std::is_same_v<T, Half> ? 2e-3 : 1e-2;
+
+inline void require_cuda(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+/// Fresh numbers in each run; the seed is printed with a failure.
+inline std::uint64_t fresh_seed() {
+  static const std::uint64_t seed = [] {
+    const char* const given = std::getenv("DROPBP_TEST_SEED");
+    return given != nullptr ? std::strtoull(given, nullptr, 10) : std::uint64_t{std::random_device{}()};
+  }();
+  return seed;
+}
+
+class AnyBuffer {
+ public:
+  virtual ~AnyBuffer() = default;
+  virtual void reset() = 0;                    ///< as at first
+  virtual std::vector<unsigned char> fetch() = 0;  ///< what is there now; waits
+};
+
+/// Rows of E on the card. All bytes are 0xFF at first, NaN in each scalar, or what fill() made.
+template <class E>
+class Buffer : public AnyBuffer {
+ public:
+  Buffer(Index rows, Index columns) : rows_(rows), columns_(columns), initial_(static_cast<std::size_t>(rows * columns)), device_(rows, columns) {
+    std::memset(static_cast<void*>(initial_.data()), 0xFF, initial_.size() * sizeof(E));
+    reset();
+  }
+  /// From host numbers, rounded to E.
+  Buffer(Index rows, Index columns, const std::vector<double>& values) : Buffer(rows, columns) {
+    for (std::size_t i = 0; i < initial_.size(); ++i) initial_[i] = narrow(values[i]);
+    reset();
+  }
+
+  /// Uniform in [-1, 1); returns them as rounded.
+  std::vector<double> fill(std::mt19937_64& random) {
+    std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+    std::vector<double> values;
+    for (E& element : initial_) {
+      element = narrow(static_cast<double>(uniform(random)));
+      values.push_back(widen(element));
+    }
+    reset();
+    return values;
+  }
+
+  void reset() override {
+    if (!initial_.empty()) Device::copy_to_device(device_.data(), initial_.data(), initial_.size() * sizeof(E));
+  }
+  std::vector<unsigned char> fetch() override {
+    std::vector<unsigned char> bytes(initial_.size() * sizeof(E));
+    if (!bytes.empty()) Device::copy_to_host(bytes.data(), device_.data(), bytes.size());
+    return bytes;
+  }
+  std::vector<double> values() {
+    std::vector<E> elements(initial_.size());
+    if (!elements.empty()) Device::copy_to_host(elements.data(), device_.data(), elements.size() * sizeof(E));
+    std::vector<double> result;
+    for (const E& element : elements) result.push_back(widen(element));
+    return result;
+  }
+
+  E* data() { return device_.data(); }
+  MatrixView<E, Cuda> view() { return device_.view(); }
+  MatrixView<const E, Cuda> constant() { return device_.view(); }
+  /// Columns of it: rows further apart than they are long.
+  MatrixView<E, Cuda> columns(Index first, Index count) { return device_.view().columns_from(first, count); }
+
+ private:
+  static E narrow(double value) {
+    if constexpr (std::is_arithmetic_v<E>)
+      return static_cast<E>(value);
+    else
+      return dropbp::cuda::from_float<E>(static_cast<float>(value));
+  }
+  static double widen(E element) {
+    if constexpr (std::is_arithmetic_v<E>)
+      return static_cast<double>(element);
+    else
+      return static_cast<double>(dropbp::cuda::to_float(element));
+  }
+
+  Index rows_, columns_;
+  std::vector<E> initial_;
+  Matrix<E, Cuda> device_;
+};
+
+/// Ops that read host memory cannot be captured.
+enum class Capture { yes, no };
+
+/// Runs `op` in every way, from the same beginning; the outputs keep what came last.
+inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture capture, const std::function<void()>& op) {
+  const auto begin = [&] {
+    for (AnyBuffer* output : outputs) output->reset();
+    Device::synchronize();
+  };
+  const auto results = [&] {
+    std::vector<std::vector<unsigned char>> all;
+    for (AnyBuffer* output : outputs) all.push_back(output->fetch());
+    return all;
+  };
+  begin();
+  op();
+  const auto wanted = results();
+  begin();
+  op();
+  CHECK(results() == wanted);
+
+  cudaStream_t stream = nullptr;
+  require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  begin();
+  {
+    const dropbp::cuda::StreamScope scope(stream);
+    op();
+    Device::synchronize();
+  }
+  CHECK(results() == wanted);
+  if (capture == Capture::yes) {
+    begin();
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t instance = nullptr;
+    {
+      const dropbp::cuda::StreamScope scope(stream);
+      require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+      op();
+      require_cuda(cudaStreamEndCapture(stream, &graph));
+    }
+    require_cuda(cudaGraphInstantiate(&instance, graph, 0));
+    require_cuda(cudaGraphLaunch(instance, stream));
+    require_cuda(cudaStreamSynchronize(stream));
+    CHECK(results() == wanted);
+    cudaGraphExecDestroy(instance);
+    cudaGraphDestroy(graph);
+  }
+  cudaStreamDestroy(stream);
+}
+
+/// The largest difference over the largest value wanted; infinite for NaN.
+inline double error_of(const std::vector<double>& got, const std::vector<double>& wanted) {
+  double error = 0.0, largest = 1e-30;
+  for (const double value : wanted) largest = std::max(largest, std::abs(value));
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const double difference = std::abs(got[i] - wanted[i]);
+    if (!(difference <= error)) error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
+  }
+  return got.size() == wanted.size() ? error / largest : std::numeric_limits<double>::infinity();
+}
+
+}  // namespace test

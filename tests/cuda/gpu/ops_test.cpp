@@ -1,0 +1,400 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Every op of the CUDA backend on a card, with fresh random inputs, against the CPU's in double.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cuda/attention_cases.hpp"
+#include "cuda/gpu/device_buffers.hpp"
+#include "dropbp/backend/cuda/products.hpp"
+#include "dropbp/ops/device.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace dropbp;
+using test::Buffer;
+using test::Capture;
+using test::error_of;
+using test::run_everywhere;
+using test::tolerance;
+using ops::Accumulate;
+using ops::Index;
+using ops::MatrixView;
+
+template <class T>
+using Ops = ops::detail::device_ops<T, Cuda>;
+
+/// Shapes with rows of whole 16-byte packs, and without.
+struct Shape {
+  Index rows, columns;
+};
+constexpr Shape shapes[] = {{130, 256}, {7, 33}, {1, 1}, {3, 4096}};
+
+MatrixView<double> rows_of(std::vector<double>& x, Index rows) { return {x.data(), rows, static_cast<Index>(x.size()) / rows}; }
+MatrixView<const double> rows_of(const std::vector<double>& x, Index rows) { return {x.data(), rows, static_cast<Index>(x.size()) / rows}; }
+
+std::mt19937_64 generator(Shape shape) { return std::mt19937_64(test::fresh_seed() + static_cast<std::uint64_t>(shape.rows * 10007 + shape.columns)); }
+
+}  // namespace
+
+#define DROPBP_SCALARS float, dropbp::Half, dropbp::BFloat16
+
+TEMPLATE_TEST_CASE("gpu: rows are copied, zeroed, added, scaled and converted", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> x(shape.rows, shape.columns), y(shape.rows, shape.columns), z(shape.rows, shape.columns + 8);
+    Buffer<float> wide(shape.rows, shape.columns);
+    const std::vector<double> xs = x.fill(random);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::copy(y.view(), x.constant()); });
+    CHECK(y.values() == xs);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::set_zero(y.view()); });
+    CHECK(y.values() == std::vector<double>(xs.size()));
+    // Into columns of a wider matrix: what lies beside them stays NaN.
+    run_everywhere({&z}, Capture::yes, [&] { Ops<T>::copy(z.columns(8, shape.columns), x.constant()); });
+    const std::vector<double> inside = z.values();
+    for (Index i = 0; i < shape.rows; ++i)
+      for (Index j = 0; j < shape.columns + 8; ++j) {
+        const double value = inside[static_cast<std::size_t>(i * (shape.columns + 8) + j)];
+        if (!(j < 8 ? std::isnan(value) : value == xs[static_cast<std::size_t>(i * shape.columns + j - 8)])) FAIL("a wrong column " << j);
+      }
+    const std::vector<double> ys = y.fill(random);
+    std::vector<double> sum(xs.size()), scaled(xs.size());
+    for (std::size_t i = 0; i < xs.size(); ++i) sum[i] = xs[i] + ys[i], scaled[i] = 0.75 * ys[i];
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::add(y.view(), x.constant()); });
+    CHECK(error_of(y.values(), sum) <= tolerance<T>);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::accumulate(y.data(), x.data(), xs.size()); });
+    CHECK(error_of(y.values(), sum) <= tolerance<T>);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::multiply(y.view(), 0.75f); });
+    CHECK(error_of(y.values(), scaled) <= tolerance<T>);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::scale(y.data(), 0.75, ys.size()); });
+    CHECK(error_of(y.values(), scaled) <= tolerance<T>);
+    run_everywhere({&wide}, Capture::yes, [&] { Ops<T>::convert_to(wide.view(), x.constant()); });
+    CHECK(wide.values() == xs);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::convert_from(y.view(), wide.constant()); });
+    CHECK(y.values() == xs);
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: dropout has the CPU's masks", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> x(shape.rows, shape.columns), y(shape.rows, shape.columns);
+    const std::vector<double> xs = x.fill(random);
+    std::vector<double> wanted(xs.size());
+    const ops::TrainingMoment moment{.seed = random(), .step = 7, .micro_step = 2};
+    ops::dropout<double>(rows_of(wanted, shape.rows), rows_of(xs, shape.rows), 0.3, moment, 5);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::dropout(y.view(), x.constant(), 0.3, moment, 5); });
+    const std::vector<double> got = y.values();
+    CHECK(error_of(got, wanted) <= tolerance<T>);
+    for (std::size_t i = 0; i < got.size(); ++i)
+      if ((got[i] == 0.0) != (wanted[i] == 0.0)) FAIL("another mask at " << i);
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: products of each layout, written and added, dense and of columns of wider matrices", "", DROPBP_SCALARS) {
+  using T = TestType;
+  struct Size {
+    Index m, n, k, gap;
+  };
+  for (const Size s : {Size{64, 128, 256, 0}, Size{33, 17, 65, 0}, Size{128, 64, 96, 8}, Size{5, 7, 3, 1}, Size{1, 128, 64, 0}, Size{16, 16, 0, 0}})
+    for (const ProductLayout layout : {ProductLayout::abt, ProductLayout::ab, ProductLayout::atb})
+      for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        INFO(s.m << " x " << s.n << " x " << s.k << ", gap " << s.gap << ", layout " << static_cast<int>(layout) << ", DROPBP_TEST_SEED="
+                 << test::fresh_seed());
+        auto random = generator({s.m, s.n});
+        const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
+        const Index a_rows = at ? s.k : s.m, a_columns = at ? s.m : s.k, b_rows = bt ? s.n : s.k, b_columns = bt ? s.k : s.n;
+        Buffer<T> a(a_rows, a_columns + s.gap), b(b_rows, b_columns + s.gap), c(s.m, s.n + s.gap);
+        const std::vector<double> as = a.fill(random), bs = b.fill(random), cs = c.fill(random);
+        std::vector<double> wanted = cs;
+        const auto strided = [](auto& x, Index rows, Index columns, Index gap) { return MatrixView(x.data(), rows, columns, columns + gap); };
+        const MatrixView<const double> av = strided(as, a_rows, a_columns, s.gap), bv = strided(bs, b_rows, b_columns, s.gap);
+        const MatrixView<double> cv = strided(wanted, s.m, s.n, s.gap);
+        if (layout == ProductLayout::abt) ops::product_abt(cv, av, bv, mode);
+        if (layout == ProductLayout::ab) ops::product_ab(cv, av, bv, mode);
+        if (layout == ProductLayout::atb) ops::product_atb(cv, av, bv, mode);
+        run_everywhere({&c}, Capture::yes, [&] {
+          Ops<T>::product(layout, c.columns(0, s.n), a.columns(0, a_columns), b.columns(0, b_columns), mode);
+        });
+        CHECK(error_of(c.values(), wanted) <= tolerance<T>);
+      }
+  T* const none = nullptr;
+  test::check_throws<std::invalid_argument>(
+      [&] { device_products<Cuda, T>::product(ProductLayout::ab, 4, 4, 4, none, 3, none, 4, none, 4, false); },
+      {"rows that do not overlap", "C [4, 4] (rows 3 apart)"});
+}
+
+TEMPLATE_TEST_CASE("gpu: RMSNorm forward, recomputed and backward", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> x(shape.rows, shape.columns), y(shape.rows, shape.columns), dy(shape.rows, shape.columns), dx(shape.rows, shape.columns);
+    Buffer<T> w(1, shape.columns), dw(1, shape.columns);
+    Buffer<float> rstd(1, shape.rows);
+    const std::vector<double> xs = x.fill(random), ws = w.fill(random), dys = dy.fill(random), dxs = dx.fill(random), dws = dw.fill(random);
+    std::vector<double> wanted(xs.size()), wanted_rstd(static_cast<std::size_t>(shape.rows));
+    ops::rms_norm_forward<double>(rows_of(wanted, shape.rows), wanted_rstd.data(), rows_of(xs, shape.rows), ws.data(), 1e-5);
+    run_everywhere({&y, &rstd}, Capture::yes, [&] { Ops<T>::rms_norm_forward(y.view(), rstd.data(), x.constant(), w.data(), 1e-5); });
+    CHECK(error_of(y.values(), wanted) <= tolerance<T>);
+    CHECK(error_of(rstd.values(), wanted_rstd) <= 1e-5);
+    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::rms_norm_recompute(y.view(), x.constant(), w.data(), rstd.data()); });
+    CHECK(error_of(y.values(), wanted) <= tolerance<T>);
+
+    for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+      if (shape.columns == 1 && mode == Accumulate::overwrite) continue;  // a single element's gradient is rounding errors
+      ops::Parameter<double> weight("w", 1, shape.columns);
+      std::copy(ws.begin(), ws.end(), weight.value().data);
+      if (mode == Accumulate::add) {
+        weight.begin_gradient();
+        std::copy(dws.begin(), dws.end(), weight.gradient().data);
+      }
+      std::vector<double> wanted_dx = dxs;
+      ops::MemoryPool host_pool;
+      ops::rms_norm_backward<double>(rows_of(wanted_dx, shape.rows), mode, rows_of(dys, shape.rows), rows_of(xs, shape.rows), weight,
+                                     wanted_rstd.data(), host_pool);
+      ops::BasicMemoryPool<Cuda> pool;
+      run_everywhere({&dx, &dw}, Capture::yes, [&] {
+        Ops<T>::rms_norm_backward(dx.view(), mode, dy.constant(), x.constant(), w.data(), rstd.data(), dw.data(), mode, pool);
+      });
+      CHECK(error_of(dx.values(), wanted_dx) <= tolerance<T>);
+      const auto gradient = weight.gradient();
+      CHECK(error_of(dw.values(), {gradient.data, gradient.data + shape.columns}) <= tolerance<T>);
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: heads are rotated, forward and back", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Index head_size : {Index{64}, Index{6}}) {
+    INFO("heads of " << head_size << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    const Index heads = 3, sequence = 35, rows = 2 * sequence;
+    auto random = generator({rows, head_size});
+    Buffer<T> x(rows, 4 * head_size);
+    const std::vector<double> xs = x.fill(random);
+    const ops::RopeTable<double> table(sequence, head_size);
+    const ops::RopeTable<T, Cuda> device_table(sequence, head_size);
+    for (const ops::Rotation rotation : {ops::Rotation::forward, ops::Rotation::inverse}) {
+      std::vector<double> wanted = xs;
+      ops::rope<double>(rows_of(wanted, rows), table, heads, sequence, rotation);
+      run_everywhere({&x}, Capture::yes, [&] {
+        Ops<T>::rope(x.view(), device_table.cosine(), device_table.sine(), heads, head_size / 2, sequence, rotation == ops::Rotation::inverse);
+      });
+      CHECK(error_of(x.values(), wanted) <= tolerance<T>);
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: attention stays within its bounds", "", DROPBP_SCALARS) {
+  using T = TestType;
+  const std::vector<test::AttentionCase> cases = {
+      {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
+      {{.batch = 2, .sequence = 65, .heads = 4, .kv_heads = 2, .head_size = 32}, 0},
+      {{.batch = 1, .sequence = 130, .heads = 3, .kv_heads = 1, .head_size = 64}, 0},
+      {{.batch = 1, .sequence = 64, .heads = 2, .kv_heads = 2, .head_size = 96}, 0},
+      {{.batch = 1, .sequence = 300, .heads = 4, .kv_heads = 2, .head_size = 128}, 0},
+      {{.batch = 1, .sequence = 63, .heads = 2, .kv_heads = 1, .head_size = 31}, 0},
+  };
+  for (const test::AttentionCase& c : cases) {
+    INFO(c.text() << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator({c.tokens(), c.width()});
+    Buffer<T> qkv(c.tokens(), c.width()), o(c.tokens(), c.shape.q_width()), grad_o(c.tokens(), c.shape.q_width()), grad_qkv(c.tokens(), c.width());
+    Buffer<float> lse(1, c.shape.statistics());
+    const std::vector<double> x = qkv.fill(random), g = grad_o.fill(random);
+    const ops::HeadLayout layout{c.shape.heads, c.shape.kv_heads, c.shape.head_size};
+    const ops::SequenceShape shape{c.shape.batch, c.shape.sequence};
+    run_everywhere({&o, &lse}, Capture::yes, [&] { Ops<T>::attention_forward(o.view(), lse.data(), qkv.constant(), layout, shape); });
+    const auto forward = test::attention_reference<T>(c, x, g);
+    CHECK(test::problem("o", o.values(), forward.o) == "");
+    CHECK(test::problem("lse", lse.values(), forward.lse) == "");
+    const std::vector<double> os = o.values(), statistics = lse.values();
+    run_everywhere({&grad_qkv}, Capture::yes, [&] {
+      Ops<T>::attention_backward(grad_qkv.view(), grad_o.constant(), qkv.constant(), o.constant(), lse.data(), layout, shape);
+    });
+    const auto backward = test::attention_reference<T>(c, x, g, &os, &statistics);
+    CHECK(test::problem("grad_qkv", grad_qkv.values(), backward.grad_qkv) == "");
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: SwiGLU forward and backward", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> gate_up(shape.rows, 2 * shape.columns), out(shape.rows, shape.columns), grad(shape.rows, 2 * shape.columns);
+    const std::vector<double> x = gate_up.fill(random);
+    std::vector<double> wanted(static_cast<std::size_t>(shape.rows * shape.columns)), wanted_grad(x.size());
+    ops::swiglu_forward<double>(rows_of(wanted, shape.rows), rows_of(x, shape.rows));
+    run_everywhere({&out}, Capture::yes, [&] { Ops<T>::swiglu_forward(out.view(), gate_up.constant()); });
+    CHECK(error_of(out.values(), wanted) <= tolerance<T>);
+    std::vector<double> d_out = out.fill(random);
+    ops::swiglu_backward<double>(rows_of(wanted_grad, shape.rows), rows_of(d_out, shape.rows), rows_of(x, shape.rows));
+    run_everywhere({&grad, &out}, Capture::yes, [&] { Ops<T>::swiglu_backward(grad.view(), out.view(), gate_up.constant()); });
+    CHECK(error_of(grad.values(), wanted_grad) <= tolerance<T>);
+    CHECK(error_of(out.values(), d_out) <= tolerance<T>);
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: the embedding and its gradient", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    const Index vocabulary = 19;
+    std::vector<std::int32_t> tokens;
+    for (Index t = 0; t < shape.rows; ++t) tokens.push_back(static_cast<std::int32_t>(random() % 19));
+    Buffer<T> weight(vocabulary, shape.columns), gradient(vocabulary, shape.columns), out(shape.rows, shape.columns), d_out(shape.rows, shape.columns);
+    const std::vector<double> ws = weight.fill(random), g = d_out.fill(random), before = gradient.fill(random);
+    run_everywhere({&out}, Capture::no, [&] { Ops<T>::embedding_forward(out.view(), tokens, weight.constant()); });
+    const std::vector<double> got = out.values();
+    std::vector<double> sums(ws.size());
+    for (Index t = 0; t < shape.rows; ++t)
+      for (Index j = 0; j < shape.columns; ++j) {
+        const auto at = static_cast<std::size_t>(t * shape.columns + j);
+        const auto of = static_cast<std::size_t>(tokens[static_cast<std::size_t>(t)] * shape.columns + j);
+        if (got[at] != ws[of]) FAIL("another row's element");
+        sums[of] += g[at];
+      }
+    run_everywhere({&gradient}, Capture::no,
+                   [&] { Ops<T>::embedding_backward(gradient.view(), Accumulate::overwrite, d_out.constant(), tokens); });
+    CHECK(error_of(gradient.values(), sums) <= tolerance<T>);
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += before[i];
+    run_everywhere({&gradient}, Capture::no, [&] { Ops<T>::embedding_backward(gradient.view(), Accumulate::add, d_out.constant(), tokens); });
+    CHECK(error_of(gradient.values(), sums) <= tolerance<T>);
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: losses and their gradient", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> logits(shape.rows, shape.columns);
+    Buffer<float> losses(1, shape.rows);
+    Buffer<std::int32_t> targets(1, shape.rows, [&] {
+      std::vector<double> ids;
+      for (Index t = 0; t < shape.rows; ++t) ids.push_back(t == 2 ? -100.0 : static_cast<double>(random() % static_cast<std::uint64_t>(shape.columns)));
+      return ids;
+    }());
+    std::vector<std::int32_t> ids;
+    for (const double id : targets.values()) ids.push_back(static_cast<std::int32_t>(id));
+    std::vector<double> wanted = logits.fill(random), wanted_losses(ids.size());
+    const auto counted = static_cast<std::size_t>(std::count_if(ids.begin(), ids.end(), [](std::int32_t id) { return id != -100; }));
+    ops::cross_entropy_rows<double>(rows_of(wanted, shape.rows), wanted_losses.data(), ids.data(), -100, counted, true);
+    run_everywhere({&logits, &losses}, Capture::yes,
+                   [&] { Ops<T>::cross_entropy_rows(logits.view(), losses.data(), targets.data(), -100, counted, true); });
+    CHECK(error_of(logits.values(), wanted) <= tolerance<T>);
+    CHECK(error_of(losses.values(), wanted_losses) <= 1e-5);
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: 4-bit weights expand to those of the CPU", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : {Shape{64, 256}, Shape{9, 65}}) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    std::normal_distribution<float> normal(0.0f, 0.02f);
+    std::vector<float> values(static_cast<std::size_t>(shape.rows * shape.columns)), expanded(values.size());
+    for (float& value : values) value = normal(random);
+    const MatrixView<const float> view(values.data(), shape.rows, shape.columns);
+    ops::Nf4Matrix::quantize(view).dequantize(MatrixView<float>(expanded.data(), shape.rows, shape.columns));
+    Buffer<T> wanted(shape.rows, shape.columns, {expanded.begin(), expanded.end()}), got(shape.rows, shape.columns);
+    const auto quantized = ops::BasicNf4Matrix<Cuda>::quantize(view);
+    run_everywhere({&got}, Capture::yes, [&] { quantized.dequantize(got.view()); });
+    CHECK(got.values() == wanted.values());
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: AdamW over many parameters in one launch", "", DROPBP_SCALARS) {
+  using T = TestType;
+  INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
+  auto random = generator({3, 3});
+  const ops::AdamWOptions options{.learning_rate = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+  for (const Index size : {Index{1}, Index{1000}, Index{70001}}) {
+    Buffer<T> value(1, size), gradient(1, size);
+    Buffer<float> master(1, size), first(1, size), second(1, size);
+    const std::vector<double> g = gradient.fill(random), before = value.fill(random), exact = master.fill(random), m = first.fill(random);
+    std::vector<double> v;
+    for (const double x : m) v.push_back(x * x);
+    second = Buffer<float>(1, size, v);
+    const float step_size = 0.01f, correction = 1.5f, keep = 0.999f;
+    std::vector<double> wanted(g.size());
+    for (std::size_t i = 0; i < g.size(); ++i) {
+      const double scaled = 0.5 * g[i], mi = options.beta1 * m[i] + (1 - options.beta1) * scaled;
+      const double vi = options.beta2 * v[i] + (1 - options.beta2) * scaled * scaled;
+      wanted[i] = double{keep} * (std::is_same_v<T, float> ? before[i] : exact[i]) - double{step_size} * mi / (std::sqrt(vi) * double{correction} + options.eps);
+    }
+    cuda::UpdateSegment<T> segment{.value = value.data(), .gradient = gradient.data(), .master = std::is_same_v<T, float> ? nullptr : master.data(),
+                                   .first_moment = first.data(), .second_moment = second.data(), .size = size, .step_size = step_size,
+                                   .root_correction = correction, .keep = keep, .first_chunk = 0};
+    run_everywhere({&value, &master, &first, &second}, Capture::no, [&] { Ops<T>::adamw({&segment, 1}, options, 0.5); });
+    CHECK(error_of(value.values(), wanted) <= tolerance<T>);
+  }
+}
+
+TEMPLATE_TEST_CASE("gpu: squared norms and distances", "", DROPBP_SCALARS) {
+  using T = TestType;
+  INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
+  auto random = generator({5, 5});
+  std::vector<Buffer<T>> tensors;
+  std::vector<double> wanted;
+  for (const Index size : {Index{0}, Index{1}, Index{1000}, Index{200003}}) {
+    tensors.emplace_back(1, size);
+    double sum = 0.0;
+    for (const double x : tensors.back().fill(random)) sum += x * x;
+    wanted.push_back(sum);
+  }
+  std::vector<ops::DeviceSpan<const T, Cuda>> spans;
+  for (Buffer<T>& tensor : tensors) spans.emplace_back(tensor.data(), static_cast<std::size_t>(tensor.view().columns));
+  const std::vector<double> got = Ops<T>::squared_norms(spans);
+  CHECK(got == Ops<T>::squared_norms(spans));
+  for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == Approx(wanted[i]).epsilon(1e-5));
+
+  Buffer<T> other(1, 200003);
+  const std::vector<double> x = tensors.back().values(), y = other.fill(random);
+  double distance = 0.0;
+  for (std::size_t i = 0; i < x.size(); ++i) distance += (x[i] - y[i]) * (x[i] - y[i]);
+  CHECK(Ops<T>::squared_distance(tensors.back().data(), other.data(), x.size()) == Approx(distance).epsilon(1e-5));
+}
+
+TEST_CASE("gpu: memory, copies and what is refused") {
+  using test::Device;
+  CHECK(Device::missing() == "");
+  CHECK(Device::processors() > 0);
+  CHECK(Device::allocate(0) == nullptr);
+  void* const memory = Device::allocate(1000);
+  std::vector<unsigned char> bytes(1000, 7), back(1000);
+  Device::copy_to_device(memory, bytes.data(), 1000);
+  std::fill(bytes.begin(), bytes.end(), static_cast<unsigned char>(9));  // it may change at once
+  Device::copy_to_host(back.data(), memory, 1000);
+  CHECK(back == std::vector<unsigned char>(1000, 7));
+  Device::fill(memory, 0x5A, 500);
+  Device::copy_to_host(back.data(), memory, 1000);
+  CHECK((back[499] == 0x5A && back[500] == 7));
+  test::check_throws<std::runtime_error>([] { Device::allocate(std::size_t{1} << 50); },
+                                         {"1125899906842624 bytes of device memory are needed", "are free", "--batch", "--activation-budget"});
+  cudaStream_t stream = nullptr;
+  test::require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  {
+    const cuda::StreamScope scope(stream);
+    test::require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    test::check_throws<std::logic_error>([&] { Device::copy_to_device(memory, bytes.data(), 1000); }, {"is being captured"});
+    test::check_throws<std::logic_error>([&] { Device::copy_to_host(back.data(), memory, 1000); }, {"is being captured"});
+    cudaGraph_t graph = nullptr;
+    test::require_cuda(cudaStreamEndCapture(stream, &graph));
+    cudaGraphDestroy(graph);
+  }
+  cudaStreamDestroy(stream);
+  Device::release(memory, 1000);
+}

@@ -1,0 +1,136 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The kernels of attention, on the host emulator.
+#include "dropbp/backend/cuda/attention.hpp"
+
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda/attention_cases.hpp"
+#include "dropbp/ops/attention.hpp"
+#include "support/catch.hpp"
+#include "support/simt.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace dropbp;
+using test::AttentionCase;
+using test::GappedRows;
+
+template <class T>
+struct Run {
+  explicit Run(const AttentionCase& c)
+      : qkv(c.tokens(), c.width(), c.gap), o(c.tokens(), c.shape.q_width(), 2 * c.gap), grad_o(c.tokens(), c.shape.q_width(), 2 * c.gap),
+        grad_qkv(c.tokens(), c.width(), c.gap), lse(static_cast<std::size_t>(c.shape.statistics()), std::nanf("")), delta(lse) {}
+
+  void forward(const AttentionCase& c, std::uint64_t seed) {
+    simt::Launcher launch(seed);
+    cuda::attention_forward(launch, o.rows(), lse.data(), std::as_const(qkv).rows(), c.shape);
+  }
+  void backward(const AttentionCase& c, std::uint64_t seed) {
+    simt::Launcher launch(seed);
+    cuda::attention_backward(launch, grad_qkv.rows(), std::as_const(grad_o).rows(), std::as_const(qkv).rows(), std::as_const(o).rows(),
+                             lse.data(), delta.data(), c.shape);
+  }
+
+  GappedRows<T> qkv, o, grad_o, grad_qkv;
+  std::vector<float> lse, delta;
+};
+
+template <class E>
+bool same_bits(const std::vector<E>& x, const std::vector<E>& y) {
+  return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(E)) == 0;
+}
+
+std::vector<double> doubles(const std::vector<float>& x) { return {x.begin(), x.end()}; }
+
+template <class T>
+void check(const AttentionCase& c) {
+  INFO(c.text());
+  Run<T> run(c);
+  std::mt19937_64 random(static_cast<std::uint64_t>(c.shape.statistics() + 1000 * c.shape.head_size));
+  const std::vector<double> qkv = run.qkv.fill(random, 2.0), grad_o = run.grad_o.fill(random);
+  run.forward(c, 1);
+  const auto forward = test::attention_reference<T>(c, qkv, grad_o);
+  CHECK(test::problem("o", run.o.dense(), forward.o) == "");
+  CHECK(test::problem("lse", doubles(run.lse), forward.lse) == "");
+  CHECK(run.o.gaps_are_untouched());
+
+  run.backward(c, 2);
+  const std::vector<double> o = run.o.dense(), lse = doubles(run.lse);
+  const auto backward = test::attention_reference<T>(c, qkv, grad_o, &o, &lse);
+  CHECK(test::problem("grad_qkv", run.grad_qkv.dense(), backward.grad_qkv) == "");
+  CHECK(run.grad_qkv.gaps_are_untouched());
+
+  Run<T> again(c);
+  again.qkv = run.qkv, again.grad_o = run.grad_o;
+  again.forward(c, 3);
+  again.backward(c, 4);
+  CHECK(same_bits(run.o.elements, again.o.elements));
+  CHECK(same_bits(run.lse, again.lse));
+  CHECK(same_bits(run.grad_qkv.elements, again.grad_qkv.elements));
+}
+
+// Each size of a head that there are kernels for, others, rows that cannot be read 16 bytes at a time; tiles that are full, that are not.
+const std::vector<AttentionCase>& cases() {
+  static const std::vector<AttentionCase> all = {
+      {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
+      {{.batch = 2, .sequence = 2, .heads = 2, .kv_heads = 1, .head_size = 32}, 8},
+      {{.batch = 1, .sequence = 63, .heads = 2, .kv_heads = 2, .head_size = 64}, 0},
+      {{.batch = 1, .sequence = 64, .heads = 3, .kv_heads = 1, .head_size = 40}, 16},
+      {{.batch = 1, .sequence = 20, .heads = 4, .kv_heads = 2, .head_size = 16}, 4},
+      {{.batch = 2, .sequence = 65, .heads = 2, .kv_heads = 1, .head_size = 96}, 8},
+      {{.batch = 1, .sequence = 65, .heads = 1, .kv_heads = 1, .head_size = 7}, 3},
+      {{.batch = 1, .sequence = 33, .heads = 2, .kv_heads = 1, .head_size = 65}, 1},
+      {{.batch = 1, .sequence = 130, .heads = 2, .kv_heads = 1, .head_size = 128}, 0},
+      {{.batch = 1, .sequence = 130, .heads = 1, .kv_heads = 1, .head_size = 31}, 0},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("attention's kernels stay within their bounds, whatever the schedule", "", float, Half, BFloat16) {
+  for (const AttentionCase& c : cases()) check<TestType>(c);
+}
+
+TEST_CASE("attention's reference is what the CPU computes") {
+  for (const AttentionCase& c : cases()) {
+    INFO(c.text());
+    std::mt19937_64 random(7);
+    GappedRows<float> x(c.tokens(), c.width(), 0), g(c.tokens(), c.shape.q_width(), 0);
+    const std::vector<double> qkv = x.fill(random, 2.0), grad_o = g.fill(random);
+    const auto wanted = test::attention_reference<float>(c, qkv, grad_o);
+    const ops::HeadLayout layout{c.shape.heads, c.shape.kv_heads, c.shape.head_size};
+    const ops::SequenceShape shape{c.shape.batch, c.shape.sequence};
+    std::vector<double> o(grad_o.size()), lse(static_cast<std::size_t>(c.shape.statistics())), grad_qkv(qkv.size());
+    const ops::MatrixView<const double> qkv_rows(qkv.data(), c.tokens(), c.width());
+    const ops::MatrixView<double> o_rows(o.data(), c.tokens(), c.shape.q_width());
+    ops::attention_forward<double>(o_rows, lse.data(), qkv_rows, layout, shape);
+    ops::attention_backward<double>({grad_qkv.data(), c.tokens(), c.width()}, {grad_o.data(), c.tokens(), c.shape.q_width()}, qkv_rows,
+                                    o_rows, lse.data(), layout, shape);
+    const auto worst = [](const std::vector<double>& x1, const std::vector<double>& x2) {
+      double most = 0.0;
+      for (std::size_t i = 0; i < x1.size(); ++i) most = std::max(most, std::abs(x1[i] - x2[i]));
+      return most;
+    };
+    CHECK(worst(o, wanted.o.value) < 1e-13);
+    CHECK(worst(lse, wanted.lse.value) < 1e-13);
+    CHECK(worst(grad_qkv, wanted.grad_qkv.value) < 1e-12);
+  }
+}
+
+TEST_CASE("attention on a device refuses what it has no kernels for") {
+  simt::Launcher launch;
+  const auto forward = [&](const cuda::AttentionShape& shape) {
+    cuda::attention_forward(launch, cuda::Rows<float>{nullptr, 0}, nullptr, cuda::Rows<const float>{nullptr, 0}, shape);
+  };
+  test::check_throws<std::invalid_argument>([&] { forward({1, 1, 2, 2, 129}); }, {"heads of 1 to 128 elements", "2 heads of 129", "use the CPU"});
+  test::check_throws<std::invalid_argument>([&] { forward({1, 1, 3, 2, 64}); }, {"that the kv heads divide", "3 heads", "2 kv heads"});
+  test::check_throws<std::invalid_argument>([&] { forward({1, -1, 2, 2, 64}); }, {"of -1 tokens"});
+  forward({0, 5, 2, 2, 64});  // nothing to do, nothing launched
+  forward({5, 0, 2, 2, 64});
+}

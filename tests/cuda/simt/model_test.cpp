@@ -1,0 +1,229 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Whole models and trainings on the emulated device, the code that CUDA would run, against the CPU's.
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/emulated.hpp"
+
+// Its templates, for one more backend; those for a card are compiled elsewhere.
+#undef DROPBP_LLAMA_CUDA
+#include "llama/model.cpp"
+
+namespace {
+
+using namespace llama;
+
+LlamaConfig small_config(bool tie_embeddings) {
+  LlamaConfig config;
+  config.vocabulary = 31;
+  config.hidden = 16;
+  config.intermediate = 24;
+  config.layers = 2;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.tie_embeddings = tie_embeddings;
+  return config;
+}
+
+Batch small_batch(std::uint64_t step) {
+  Batch batch;
+  batch.shape = {2, 9};
+  for (std::uint64_t i = 0; i < 18; ++i) {
+    batch.inputs.push_back(static_cast<std::int32_t>((7 * i + 5 * step) % 31));
+    batch.labels.push_back(static_cast<std::int32_t>((11 * i + 3 * step) % 31));
+  }
+  batch.labels[3] = -100;
+  return batch;
+}
+
+template <class T>
+float value_of(T x) {
+  if constexpr (std::is_floating_point_v<T>)
+    return static_cast<float>(x);
+  else
+    return dropbp::cuda::to_float(x);
+}
+
+// Adapters' B begin as zeros, under which A has no gradient.
+template <class Model>
+void disturb_adapters(Model& model) {
+  int count = 0;
+  model.for_each_tensor([&](const auto& tensor) {
+    if (tensor.name.find("lora_B") == std::string::npos) return;
+    for (std::size_t i = 0; i < tensor.size(); ++i) {
+      const float value = 0.01f * static_cast<float>(++count % 17 - 8);
+      using Value = std::remove_cvref_t<decltype(*tensor.value)>;
+      if constexpr (std::is_floating_point_v<Value>)
+        tensor.value[i] = value;
+      else
+        tensor.value[i] = dropbp::cuda::from_float<Value>(value);
+    }
+  });
+}
+
+// |x - y| / |y| over all elements of the tensors with a gradient.
+template <class T>
+double worst_difference(LlamaModel<T, Emulated>& device, LlamaModel<float>& cpu, bool gradients) {
+  std::vector<std::vector<float>> expected;
+  std::vector<std::string> names;
+  cpu.for_each_tensor([&](const ops::ParameterSlice<float>& tensor) {
+    const float* const from = gradients ? tensor.gradient : tensor.value;
+    expected.emplace_back(from, from == nullptr ? nullptr : from + tensor.size());
+    names.push_back(tensor.name);
+  });
+  double worst = 0;
+  std::size_t i = 0;
+  device.for_each_tensor([&](const ops::ParameterSlice<T, Emulated>& tensor) {
+    REQUIRE(tensor.name == names[i]);
+    const std::vector<float>& y = expected[i++];
+    const T* const x = gradients ? tensor.gradient : tensor.value;
+    INFO(tensor.name);
+    REQUIRE((x != nullptr) == !y.empty());  // absent is not zero, on both
+    double difference = 0, norm = 0;
+    for (std::size_t k = 0; k < y.size(); ++k) {
+      const double d = static_cast<double>(value_of(x[k])) - static_cast<double>(y[k]);
+      difference += d * d, norm += static_cast<double>(y[k]) * static_cast<double>(y[k]);
+    }
+    if (norm > 0 && !(std::sqrt(difference / norm) <= worst)) worst = std::sqrt(difference / norm);
+  });
+  return worst;
+}
+
+struct Run {
+  double loss = 0;      // largest relative difference of any step
+  double first_gradient = 0;  // of any tensor, while the weights are still the same
+  double gradient = 0;  // of any tensor in any step
+  double weight = 0;    // after the last step
+};
+
+// The same steps on both: same plans, dropout, batches; AdamW.
+template <class T>
+Run compare(ops::Adaptation adaptation, bool tie_embeddings, std::uint64_t steps, bool recompute = false) {
+  const LlamaConfig config = small_config(tie_embeddings);
+  LlamaModel<float> cpu(config, 9, {.adaptation = adaptation, .recompute = recompute});
+  LlamaModel<T, Emulated> device(config, 9, {.adaptation = adaptation, .recompute = recompute, .fill = ops::PoolFill::nan});
+  cpu.initialize(3), device.initialize(3);
+  cpu.initialize_adapters(4), device.initialize_adapters(4);
+  disturb_adapters(cpu), disturb_adapters(device);
+  const dropbp::DropOptions options{.drop_rate = 0.5, .seed = 1, .trains_below = cpu.trains_below()};
+  dropbp::DropBPHandler cpu_handler{cpu, options};
+  dropbp::DropBPHandler device_handler{device, options};
+  const ops::AdamWOptions adamw{.learning_rate = 1e-3};
+  ops::AdamW<float> cpu_optimizer(cpu.parameters(), adamw);
+  ops::AdamW<T, Emulated> device_optimizer(device.parameters(), adamw);
+
+  Run run;
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    cpu.set_moment({.seed = 1, .step = step}), device.set_moment({.seed = 1, .step = step});
+    cpu_handler.begin_step(step), device_handler.begin_step(step);
+    REQUIRE(cpu_handler.plan().fingerprint() == device_handler.plan().fingerprint());
+    cpu.clear_gradients(), device.clear_gradients();
+    const Batch batch = small_batch(step);
+    if (!cpu_handler.backward_needed()) {
+      CHECK(std::abs(cpu.loss(batch) - device.loss(batch)) < 1e-2);
+      continue;
+    }
+    const double expected = cpu.loss_and_gradients(batch), loss = device.loss_and_gradients(batch);
+    run.loss = std::max(run.loss, std::abs(loss - expected) / expected);
+    run.gradient = std::max(run.gradient, worst_difference(device, cpu, true));
+    if (run.first_gradient == 0) run.first_gradient = run.gradient;
+    const double cpu_norm = ops::global_norm(ops::squared_gradient_norms<float>(cpu_optimizer.parameters()));
+    const double norm = ops::global_norm(ops::squared_gradient_norms<T>(device_optimizer.parameters()));
+    run.gradient = std::max(run.gradient, std::abs(norm - cpu_norm) / cpu_norm);
+    cpu_optimizer.step(0.5), device_optimizer.step(0.5);
+    CHECK(device.saved_memory().bytes_in_use() == 0);
+  }
+  run.weight = worst_difference(device, cpu, false);
+  return run;
+}
+
+}  // namespace
+
+// Float sums in another order: differences of some 1e-7 an operation, over the depth of the model. An update divides by the
+// root of the second moment, so that small gradients make differences as large as 1e-5 of a weight.
+TEST_CASE("emulated device: whole trainings in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
+  const auto check = [](const Run& run) {
+    CHECK(run.loss < 1e-6);
+    CHECK(run.gradient < 5e-5);
+    CHECK(run.weight < 1e-4);
+  };
+  SECTION("all weights") { check(compare<float>({}, false, 4)); }
+  SECTION("tied embeddings") { check(compare<float>({}, true, 4)); }
+  SECTION("recomputed") { check(compare<float>({}, true, 3, true)); }
+  SECTION("LoRA with dropout") {
+    check(compare<float>({.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false, 4));
+  }
+  SECTION("LoRA on some linear maps") { check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false, 4)); }
+  SECTION("QLoRA") { check(compare<float>({.rank = 2, .quantize = true}, false, 4)); }
+}
+
+// A bfloat16 has 8 bits: 2^-9 = 0.2 % an operation, which add up like a random walk over a pass of some dozen: about 1 %. The
+// gradients of q and k are small differences while attention is nearly uniform, and the adapters' alone show it, 7 %. After an
+// update only losses and weights can be compared: AdamW makes of a small gradient a step as large as of any other.
+TEST_CASE("emulated device: whole trainings in bfloat16 stay within its rounding of the CPU's in float") {
+  const auto check = [](const Run& run, double gradient) {
+    CHECK(run.loss < 1e-3);
+    CHECK(run.first_gradient > 0);
+    CHECK(run.first_gradient < gradient);
+    CHECK(run.weight < 0.02);
+  };
+  SECTION("all weights") { check(compare<dropbp::BFloat16>({}, true, 4), 0.02); }
+  SECTION("LoRA") { check(compare<dropbp::BFloat16>({.rank = 2}, false, 4), 0.1); }
+  SECTION("QLoRA") { check(compare<dropbp::BFloat16>({.rank = 2, .quantize = true}, false, 4), 0.1); }
+}
+
+TEST_CASE("emulated device: two runs give the same bits under other schedules") {
+  const auto train = [] {
+    LlamaModel<float, Emulated> model(small_config(true), 9, {});
+    model.initialize(7);
+    dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 2}};
+    ops::AdamW<float, Emulated> optimizer(model.parameters());
+    std::vector<float> values;
+    for (std::uint64_t step = 0; step < 2; ++step) {
+      handler.begin_step(step);
+      model.clear_gradients();
+      values.push_back(static_cast<float>(model.loss_and_gradients(small_batch(step))));
+      optimizer.step();
+    }
+    model.for_each_tensor([&](const auto& tensor) { values.insert(values.end(), tensor.value, tensor.value + tensor.size()); });
+    return values;
+  };
+  CHECK(train() == train());
+}
+
+TEST_CASE("emulated device: sensitivities are those of the CPU, measured and running") {
+  LlamaModel<float> cpu(small_config(true), 9, {});
+  LlamaModel<float, Emulated> device(small_config(true), 9, {});
+  cpu.initialize(5), device.initialize(5);
+  const Batch batch = small_batch(0);
+  const dropbp::DropOptions options{.drop_rate = 0.5, .seed = 1};
+  dropbp::DropBPHandler cpu_handler{cpu, options};
+  dropbp::DropBPHandler device_handler{device, options};
+  const auto check = [](const std::vector<double>& x, const std::vector<double>& y) {
+    REQUIRE(x.size() == y.size());
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 1e-4 * std::abs(y[i]));
+  };
+  BranchwisePass<float> cpu_pass(cpu, batch);
+  BranchwisePass<float, Emulated> device_pass(device, batch);
+  check(device_handler.measure_sensitivities_nested(device_pass, dropbp::GradientNormSensitivity{}),
+        cpu_handler.measure_sensitivities_nested(cpu_pass, dropbp::GradientNormSensitivity{}));
+  check(device_handler.measure_sensitivities_nested(device_pass, dropbp::GradientSensitivity{}),
+        cpu_handler.measure_sensitivities_nested(cpu_pass, dropbp::GradientSensitivity{}));
+  dropbp::RunningSensitivity cpu_running(cpu_handler.size()), device_running(device_handler.size());
+  cpu_handler.observe_stream(true), device_handler.observe_stream(true);
+  for (std::uint64_t step = 0; step < 3; ++step) {
+    cpu_handler.begin_step(step), device_handler.begin_step(step);
+    cpu.clear_gradients(), device.clear_gradients();
+    static_cast<void>(cpu.loss_and_gradients(batch)), static_cast<void>(device.loss_and_gradients(batch));
+    cpu_handler.observe_gradients(cpu_running), device_handler.observe_gradients(device_running);
+  }
+  check(device_running.sensitivities(), cpu_running.sensitivities());
+}

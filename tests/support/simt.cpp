@@ -1,0 +1,475 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+#include "support/simt.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string_view>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define DROPBP_FIBERS_UNDER_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define DROPBP_FIBERS_UNDER_ASAN 1
+#endif
+#endif
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if defined(__x86_64__)
+// Saves what a call preserves, leaves the stack pointer in *from and goes on where `to` was left. ucontext would make two
+// system calls for each switch.
+extern "C" void dropbp_switch_fiber(void** from, void* to);
+asm(R"(
+.text
+.globl dropbp_switch_fiber
+.type dropbp_switch_fiber,@function
+dropbp_switch_fiber:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size dropbp_switch_fiber,.-dropbp_switch_fiber
+)");
+#else
+#include <ucontext.h>
+#endif
+
+namespace simt {
+namespace {
+
+constexpr std::size_t stack_bytes = 128 * 1024;
+
+// Stacks are kept for the next block: a thousand of them are a hundred megabytes of addresses, little of it touched.
+class Stacks {
+ public:
+  std::byte* at(std::size_t i) {
+    while (stacks_.size() <= i) stacks_.push_back(std::make_unique_for_overwrite<std::byte[]>(stack_bytes));
+    return stacks_[i].get();
+  }
+
+ private:
+  std::vector<std::unique_ptr<std::byte[]>> stacks_;
+};
+
+Stacks& stacks() {
+  static Stacks all;
+  return all;
+}
+
+enum class State { runnable, at_barrier, at_warp_operation, done };
+enum class Operation { sync_warp, exchange, mma };
+
+struct Copy {
+  void* to;
+  const void* from;
+};
+
+struct Fiber {
+  State state = State::runnable;
+#if defined(__x86_64__)
+  void* stack_pointer = nullptr;
+#else
+  ucontext_t context = {};
+#endif
+  void* fake_stack = nullptr;  // AddressSanitizer's
+
+  const char* barrier_file = nullptr;
+  int barrier_line = 0;
+  Operation operation = Operation::sync_warp;
+  std::uint64_t bits = 0;
+  unsigned lane = 0;
+  std::array<std::uint32_t, 4> a = {};
+  std::array<std::uint32_t, 2> b = {};
+  std::array<float, 4> d = {};
+
+  std::vector<Copy> uncommitted;
+  std::vector<std::vector<Copy>> groups;
+};
+
+// One access to global memory.
+struct Access {
+  std::uintptr_t begin, end;
+  std::uint64_t block;
+  bool written;
+};
+
+// The accesses seen so far that reach furthest: of one block, and of any other.
+struct Reach {
+  std::uintptr_t end = 0, other_end = 0;
+  std::uint64_t block = 0;
+
+  void add(const Access& access) {
+    if (access.block == block) {
+      end = std::max(end, access.end);
+    } else if (access.end > end) {
+      other_end = end, end = access.end, block = access.block;
+    } else {
+      other_end = std::max(other_end, access.end);
+    }
+  }
+  bool overlaps(const Access& access) const { return (access.block == block ? other_end : end) > access.begin; }
+};
+
+// Whether a block touches what another one writes.
+bool is_race(std::vector<Access>& accesses) {
+  std::sort(accesses.begin(), accesses.end(), [](const Access& a, const Access& b) { return a.begin < b.begin; });
+  Reach reads, writes;
+  for (const Access& access : accesses) {
+    if (writes.overlaps(access) || (access.written && reads.overlaps(access))) return true;
+    (access.written ? writes : reads).add(access);
+  }
+  return false;
+}
+
+float upper(std::uint32_t pair, unsigned half) {
+  return dropbp::cuda::to_float(dropbp::BFloat16{static_cast<std::uint16_t>(pair >> (16 * half))});
+}
+
+}  // namespace
+
+class Block {
+ public:
+  Block(const char* name, dropbp::cuda::Grid grid, std::array<unsigned, 3> index, unsigned threads, std::uint64_t seed,
+        const std::function<void(HostContext)>& body, std::vector<Access>& accesses)
+      : name_(name), grid_(grid), index_(index), body_(body), accesses_(accesses), fibers_(threads), random_(seed),
+        shared_(static_cast<std::byte*>(::operator new(grid.shared_bytes, std::align_val_t{128}))) {
+    std::memset(shared_, 0xFF, grid.shared_bytes);
+    for (unsigned i = 0; i < threads; ++i) prepare(i);
+  }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  ~Block() {
+    ::operator delete(shared_, std::align_val_t{128});
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+    // What a failure left behind on the stacks must not be seen by who gets them next.
+    for (unsigned i = 0; i < fibers_.size(); ++i)
+      if (fibers_[i].state != State::done) __asan_unpoison_memory_region(stacks().at(i), stack_bytes);
+#endif
+  }
+
+  void run() {
+    const auto warps = static_cast<unsigned>(fibers_.size() / 32);
+    std::vector<unsigned> order(warps);
+    std::iota(order.begin(), order.end(), 0u);
+    for (;;) {
+      std::shuffle(order.begin(), order.end(), random_);
+      bool moved = false;
+      for (const unsigned warp : order) moved = run_warp(warp) || moved;
+      if (!failure_.empty()) throw std::runtime_error("kernel " + std::string(name_) + ": " + failure_);
+      const auto is = [](State state) { return [state](const Fiber& fiber) { return fiber.state == state; }; };
+      if (std::all_of(fibers_.begin(), fibers_.end(), is(State::done))) return;
+      if (std::all_of(fibers_.begin(), fibers_.end(), is(State::at_barrier))) {
+        require_same_barrier();
+        for (Fiber& fiber : fibers_) fiber.state = State::runnable;
+        continue;
+      }
+      if (moved) continue;
+      const auto count = [&](State state) { return std::to_string(std::count_if(fibers_.begin(), fibers_.end(), is(state))); };
+      throw std::runtime_error("kernel " + std::string(name_) + ": its threads wait for each other forever: " +
+                               count(State::at_barrier) + " at a barrier, " + count(State::at_warp_operation) +
+                               " at an operation of a warp, " + count(State::done) + " have left");
+    }
+  }
+
+  unsigned index(int axis) const { return index_[static_cast<std::size_t>(axis)]; }
+  unsigned blocks(int axis) const { return axis == 0 ? grid_.x : axis == 1 ? grid_.y : grid_.z; }
+  std::byte* shared() const { return shared_; }
+  Fiber& fiber(unsigned thread) { return fibers_[thread]; }
+
+  // The calling fiber waits in this state until it is made runnable.
+  void wait(unsigned thread, State state) {
+    fibers_[thread].state = state;
+    leave(thread);
+  }
+
+  void note(const void* p, std::size_t bytes, bool written) {
+    if (std::uint64_t{grid_.x} * grid_.y * grid_.z == 1) return;
+    const auto begin = reinterpret_cast<std::uintptr_t>(p);
+    accesses_.push_back({begin, begin + bytes, (std::uint64_t{index_[2]} * grid_.y + index_[1]) * grid_.x + index_[0], written});
+  }
+
+ private:
+  bool run_warp(unsigned warp) {
+    Fiber* const lanes = &fibers_[std::size_t{32} * warp];
+    bool moved = false;
+    for (;;) {
+      bool again = false;
+      std::array<unsigned, 32> order;
+      std::iota(order.begin(), order.end(), 0u);
+      std::shuffle(order.begin(), order.end(), random_);
+      for (const unsigned lane : order) {
+        if (lanes[lane].state != State::runnable) continue;
+        enter(32 * warp + lane);
+        if (!failure_.empty()) return true;
+        again = true;
+      }
+      if (std::all_of(lanes, lanes + 32, [](const Fiber& f) { return f.state == State::at_warp_operation; })) {
+        operate(warp, lanes);
+        if (!failure_.empty()) return true;
+        again = true;
+      }
+      if (!again) return moved;
+      moved = true;
+    }
+  }
+
+  void require_same_barrier() const {
+    const Fiber& first = fibers_[0];
+    for (const Fiber& fiber : fibers_)
+      if (fiber.barrier_line != first.barrier_line || std::string_view(fiber.barrier_file) != first.barrier_file)
+        throw std::runtime_error("kernel " + std::string(name_) + ": its threads wait at different barriers, in lines " +
+                                 std::to_string(std::min(first.barrier_line, fiber.barrier_line)) + " and " +
+                                 std::to_string(std::max(first.barrier_line, fiber.barrier_line)));
+  }
+
+  void operate(unsigned warp, Fiber* lanes) {
+    if (!std::all_of(lanes, lanes + 32, [&](const Fiber& f) { return f.operation == lanes[0].operation; })) {
+      failure_ = "the lanes of warp " + std::to_string(warp) + " take part in different operations";
+      return;
+    }
+    if (lanes[0].operation == Operation::exchange) {
+      std::array<std::uint64_t, 32> given;
+      for (unsigned i = 0; i < 32; ++i) given[i] = lanes[i].bits;
+      for (unsigned i = 0; i < 32; ++i) lanes[i].bits = given[lanes[i].lane];
+    } else if (lanes[0].operation == Operation::mma) {
+      multiply(lanes);
+    }
+    for (unsigned i = 0; i < 32; ++i) lanes[i].state = State::runnable;
+  }
+
+  // The fragments of mma.m16n8k16 for .bf16, as the PTX ISA lays them out: lane = 4 * group + member.
+  static void multiply(Fiber* lanes) {
+    float a[16][16], b[16][8];
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      const unsigned group = lane / 4, column = lane % 4 * 2;
+      for (unsigned half = 0; half < 2; ++half) {
+        a[group][column + half] = upper(lanes[lane].a[0], half);
+        a[group + 8][column + half] = upper(lanes[lane].a[1], half);
+        a[group][column + 8 + half] = upper(lanes[lane].a[2], half);
+        a[group + 8][column + 8 + half] = upper(lanes[lane].a[3], half);
+        b[column + half][group] = upper(lanes[lane].b[0], half);
+        b[column + 8 + half][group] = upper(lanes[lane].b[1], half);
+      }
+    }
+    for (unsigned lane = 0; lane < 32; ++lane)
+      for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        float sum = lanes[lane].d[i];
+        for (unsigned k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
+        lanes[lane].d[i] = sum;
+      }
+  }
+
+  // ---- switching
+
+  static void entry() {
+    Block& block = *starting;
+    const unsigned thread = starting_thread;
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+    __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_bottom_, &block.scheduler_size_);
+#endif
+    try {
+      block.body_(HostContext(block, thread));
+      for (const auto& group : block.fibers_[thread].groups)
+        for (const Copy& copy : group) std::memcpy(copy.to, copy.from, 16);
+    } catch (const std::exception& error) {
+      block.failure_ = "thread " + std::to_string(thread) + ": " + error.what();
+    } catch (...) {
+      block.failure_ = "thread " + std::to_string(thread) + ": an exception that is none of std::exception";
+    }
+    block.end(thread);
+  }
+
+  [[noreturn]] void end(unsigned thread) {
+    fibers_[thread].state = State::done;
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+    __sanitizer_start_switch_fiber(nullptr, scheduler_bottom_, scheduler_size_);
+#endif
+    swap_out(thread);
+    std::terminate();
+  }
+
+  void leave(unsigned thread) {
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+    __sanitizer_start_switch_fiber(&fibers_[thread].fake_stack, scheduler_bottom_, scheduler_size_);
+#endif
+    swap_out(thread);
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+    __sanitizer_finish_switch_fiber(fibers_[thread].fake_stack, &scheduler_bottom_, &scheduler_size_);
+#endif
+  }
+
+  void enter(unsigned thread) {
+    starting = this;
+    starting_thread = thread;
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+    void* fake_stack = nullptr;
+    __sanitizer_start_switch_fiber(&fake_stack, stacks().at(thread), stack_bytes);
+#endif
+    swap_in(thread);
+#if defined(DROPBP_FIBERS_UNDER_ASAN)
+    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#endif
+  }
+
+#if defined(__x86_64__)
+  void prepare(unsigned thread) {
+    std::byte* const stack = stacks().at(thread);
+    // As if dropbp_switch_fiber had been called: six registers, the address to return to, and a stack aligned as after a call.
+    auto top = reinterpret_cast<std::uintptr_t>(stack + stack_bytes) / 16 * 16 - 24;
+    auto* const words = reinterpret_cast<void**>(top) - 7;
+    std::fill_n(words, 6, nullptr);
+    words[6] = reinterpret_cast<void*>(&Block::entry);
+    words[7] = nullptr;
+    fibers_[thread].stack_pointer = words;
+  }
+  void swap_in(unsigned thread) { dropbp_switch_fiber(&scheduler_, fibers_[thread].stack_pointer); }
+  void swap_out(unsigned thread) { dropbp_switch_fiber(&fibers_[thread].stack_pointer, scheduler_); }
+  void* scheduler_ = nullptr;
+#else
+  void prepare(unsigned thread) {
+    ucontext_t& context = fibers_[thread].context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stacks().at(thread);
+    context.uc_stack.ss_size = stack_bytes;
+    context.uc_link = nullptr;
+    makecontext(&context, &Block::entry, 0);
+  }
+  void swap_in(unsigned thread) { swapcontext(&scheduler_, &fibers_[thread].context); }
+  void swap_out(unsigned thread) { swapcontext(&fibers_[thread].context, &scheduler_); }
+  ucontext_t scheduler_ = {};
+#endif
+
+  static inline Block* starting = nullptr;
+  static inline unsigned starting_thread = 0;
+
+  const char* name_;
+  dropbp::cuda::Grid grid_;
+  std::array<unsigned, 3> index_;
+  const std::function<void(HostContext)>& body_;
+  std::vector<Access>& accesses_;
+  std::vector<Fiber> fibers_;
+  std::minstd_rand random_;
+  std::byte* shared_;
+  std::string failure_;
+  [[maybe_unused]] const void* scheduler_bottom_ = nullptr;  // AddressSanitizer's, as the size
+  [[maybe_unused]] std::size_t scheduler_size_ = 0;
+};
+
+unsigned HostContext::block(int axis) const { return block_->index(axis); }
+unsigned HostContext::blocks(int axis) const { return block_->blocks(axis); }
+std::byte* HostContext::shared() const { return block_->shared(); }
+void HostContext::sync(const char* file, int line) const {
+  block_->fiber(thread_).barrier_file = file;
+  block_->fiber(thread_).barrier_line = line;
+  block_->wait(thread_, State::at_barrier);
+}
+
+void HostContext::note(const void* p, std::size_t bytes, bool written) const { block_->note(p, bytes, written); }
+
+void HostContext::sync_warp() const {
+  block_->fiber(thread_).operation = Operation::sync_warp;
+  block_->wait(thread_, State::at_warp_operation);
+}
+
+std::uint64_t HostContext::exchange(std::uint64_t bits, unsigned lane) const {
+  Fiber& fiber = block_->fiber(thread_);
+  fiber.operation = Operation::exchange;
+  fiber.bits = bits;
+  fiber.lane = lane;
+  block_->wait(thread_, State::at_warp_operation);
+  return fiber.bits;
+}
+
+void HostContext::mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) const {
+  Fiber& fiber = block_->fiber(thread_);
+  fiber.operation = Operation::mma;
+  std::copy_n(a, 4, fiber.a.begin());
+  std::copy_n(b, 2, fiber.b.begin());
+  std::copy_n(d, 4, fiber.d.begin());
+  block_->wait(thread_, State::at_warp_operation);
+  std::copy_n(fiber.d.begin(), 4, d);
+}
+
+void HostContext::async_copy_16(void* shared, const void* global) const {
+  require_aligned(shared, 16, "an asynchronous copy");
+  require_aligned(global, 16, "an asynchronous copy");
+  block_->fiber(thread_).uncommitted.push_back({shared, global});
+}
+
+void HostContext::async_commit() const {
+  Fiber& fiber = block_->fiber(thread_);
+  fiber.groups.push_back(std::move(fiber.uncommitted));
+  fiber.uncommitted.clear();
+}
+
+// As late as allowed: only now.
+void HostContext::async_wait_for(unsigned groups) const {
+  auto& pending = block_->fiber(thread_).groups;
+  while (pending.size() > groups) {
+    for (const Copy& copy : pending.front()) std::memcpy(copy.to, copy.from, 16);
+    pending.erase(pending.begin());
+  }
+}
+
+void HostContext::require_aligned(const void* p, std::size_t bytes, const char* what) const {
+  if (reinterpret_cast<std::uintptr_t>(p) % bytes == 0) return;
+  throw std::runtime_error(std::string(what) + " of " + std::to_string(bytes) + " bytes must be aligned to as many, but its address is " +
+                           std::to_string(reinterpret_cast<std::uintptr_t>(p) % 16) + " behind a multiple of 16");
+}
+
+std::map<std::string, std::size_t>& kernels_run() {
+  struct Counts : std::map<std::string, std::size_t> {
+    ~Counts() {
+      const char* const path = std::getenv("DROPBP_EMULATED");
+      if (path == nullptr) return;
+      std::ofstream file(path, std::ios::app);
+      for (const auto& [name, count] : *this) file << name << '\n';
+    }
+  };
+  static Counts counts;
+  return counts;
+}
+
+void run(const char* name, dropbp::cuda::Grid grid, unsigned threads, std::uint64_t seed,
+         const std::function<void(HostContext)>& body) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0)
+    throw std::runtime_error("kernel " + std::string(name) + ": a grid must have a block, but one of its sizes is 0");
+  ++kernels_run()[name];
+  std::vector<std::uint64_t> order(std::uint64_t{grid.x} * grid.y * grid.z);
+  std::iota(order.begin(), order.end(), std::uint64_t{0});
+  std::minstd_rand random(static_cast<unsigned>(seed * 2654435761u + 1));
+  std::shuffle(order.begin(), order.end(), random);
+  std::vector<Access> accesses;
+  for (const std::uint64_t i : order) {
+    const std::array<unsigned, 3> index = {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                                           static_cast<unsigned>(i / grid.x / grid.y)};
+    Block(name, grid, index, threads, random(), body, accesses).run();
+  }
+  if (is_race(accesses))
+    throw std::runtime_error("kernel " + std::string(name) + ": a block touches memory that another block writes");
+}
+
+}  // namespace simt
