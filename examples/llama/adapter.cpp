@@ -41,16 +41,23 @@ bool is_nothing(const json& value) {
          ((value.is_object() || value.is_array()) && value.empty());
 }
 
-template <class T>
-std::vector<NamedTensor> adapter_tensors(LlamaModel<T>& model) {
+template <class T, class Backend>
+std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
   std::vector<NamedTensor> tensors;
-  model.for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+  model.for_each_tensor([&](const ops::ParameterSlice<T, Backend>& tensor) {
     if (!tensor.name.ends_with(".lora_A.weight") && !tensor.name.ends_with(".lora_B.weight")) return;
     NamedTensor one{.name = std::string(peft_prefix) + tensor.name, .shape = {tensor.rows, tensor.columns}};
-    if constexpr (std::is_same_v<T, float>)
+    if constexpr (std::is_same_v<T, float> && !dropbp::DeviceBackend<Backend>) {
       one.values = {tensor.value, tensor.size()};
-    else
-      one.take = [to = tensor.value](std::span<const float> values) { std::ranges::copy(values, to); };
+    } else {
+      const ops::MatrixView<T, Backend> view(tensor.value, tensor.rows, tensor.columns);
+      one.take = [view](std::span<const float> values) {
+        ops::upload(view, ops::MatrixView<const float>(values.data(), view.rows, view.columns));
+      };
+      one.make = [view](std::span<float> values) {
+        ops::download(ops::MatrixView<float>(values.data(), view.rows, view.columns), view);
+      };
+    }
     tensors.push_back(std::move(one));
   });
   return tensors;
@@ -131,8 +138,8 @@ std::string adapter_config_json(const ops::Adaptation& adaptation, const std::st
   return config.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-template <class T>
-void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model) {
+template <class T, class Backend>
+void load_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model) {
   const std::vector<NamedTensor> tensors = adapter_tensors(model);
   check_checkpoint(folder, tensors, adapter_format);
   const std::string base = fmt::format("{:08x}", model.base_checksum());
@@ -145,7 +152,8 @@ void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model) {
   load_checkpoint(folder, tensors, adapter_format);
 }
 
-void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base, DType dtype) {
+template <class T, class Backend>
+void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, const std::string& base, DType dtype) {
   std::map<std::string, std::string> metadata;
   if (model.base_checksum() != 0) metadata[base_key] = fmt::format("{:08x}", model.base_checksum());
   save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base), adapter_tensors(model), dtype,
@@ -154,5 +162,12 @@ void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model,
 
 template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);
 template void load_adapter(const std::filesystem::path&, LlamaModel<double>&);
+template void save_adapter(const std::filesystem::path&, LlamaModel<float>&, const std::string&, DType);
+#if defined(DROPBP_LLAMA_CUDA)
+template void load_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&);
+template void load_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16, dropbp::Cuda>&);
+template void save_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&, const std::string&, DType);
+template void save_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16, dropbp::Cuda>&, const std::string&, DType);
+#endif
 
 }  // namespace llama

@@ -29,11 +29,12 @@ namespace llama {
 /// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model, naming the tensor and both shapes,
 /// and for one of other weights of the same shapes, where it says which: adapters that save_adapter wrote carry their
 /// base's checksum, those of other programs fit any. The base must have its weights by then.
-template <class T>
-void load_adapter(const std::filesystem::path& folder, LlamaModel<T>& model);
+template <class T, class Backend>
+void load_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
 
 /// Writes the adapters alone; see save_folder for what happens when that fails.
-void save_adapter(const std::filesystem::path& folder, LlamaModel<float>& model, const std::string& base,
+template <class T, class Backend>
+void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, const std::string& base,
                   DType dtype = DType::f32);
 
 }  // namespace llama

@@ -63,17 +63,17 @@ TokenData load_data(const Options& options, const LlamaConfig& config, const Tok
   return TokenData::from_text(options.data ? *options.data : find_default_corpus(), data, tokenizer);
 }
 
-std::string adapter_text(const Options& options, LlamaModel<float>& model) {
+std::string adapter_text(const Options& options, auto& model) {
   if (options.mode == ModeChoice::full) return "";
   std::size_t trained = 0;
-  for (const ops::Parameter<float>* parameter : model.parameters())
+  for (const auto* parameter : model.parameters())
     if (parameter->trained) trained += parameter->size();
   return fmt::format(" in {:.1f} MiB, of adapters {}", static_cast<double>(model.base_bytes()) / (1 << 20), trained);
 }
 
 std::string optional_number(const std::optional<double>& value) { return value ? fmt::format("{:.4f}", *value) : "-"; }
 
-std::string table_row(const std::string& name, const Trainer& trainer) {
+std::string table_row(const std::string& name, const auto& trainer) {
   const Summary summary = trainer.summary();
   if (trainer.records().empty())
     return fmt::format("{:<16} {:>8} {:>10} {:>9} {:>10} {:>11} {:>12} {:>15}\n", name, "-", optional_number(summary.validation_loss),
@@ -89,7 +89,8 @@ std::string table_row(const std::string& name, const Trainer& trainer) {
                      static_cast<double>(summary.peak_activation_bytes) / (1 << 20));
 }
 
-void print_result(const Options& options, const Trainer& run, const Trainer* baseline) {
+template <class T, class B>
+void print_result(const Options& options, const BasicTrainer<T, B>& run, const BasicTrainer<T, B>* baseline) {
   std::string text = "                     loss validation  tokens/s forward ms backward ms optimizer ms activations MiB\n";
   if (baseline != nullptr) text += table_row("drop rate 0", *baseline);
   text += table_row(fmt::format("drop rate {:g}", options.drop_rate), run);
@@ -109,12 +110,13 @@ void print_result(const Options& options, const Trainer& run, const Trainer* bas
   std::fputs(text.c_str(), stdout);
 }
 
-Plot loss_plot(const Options& options, const Trainer& run, const Trainer* baseline) {
+template <class T, class B>
+Plot loss_plot(const Options& options, const BasicTrainer<T, B>& run, const BasicTrainer<T, B>* baseline) {
   Plot plot{.title = "Loss while training, with and without dropped backward passes",
             .x_label = "training time (s)",
             .y_label = "loss (nats per token)",
             .series = {}};
-  const auto add = [&](const std::string& name, const Trainer& trainer) {
+  const auto add = [&](const std::string& name, const BasicTrainer<T, B>& trainer) {
     Series loss{.name = name + ", training (mean of 10 steps)", .points = {}};
     Series validation{.name = name + ", validation", .points = {}};
     double seconds = 0.0, sum = 0.0;
@@ -154,8 +156,9 @@ class Attempts {
   std::exception_ptr first_;
 };
 
-void train(const Options& options, Trainer& trainer, Trainer* baseline, TrainingCheckpoints* checkpoints, Progress& progress,
-           Attempts& attempts) {
+template <class T, class B>
+void train(const Options& options, BasicTrainer<T, B>& trainer, BasicTrainer<T, B>* baseline, TrainingCheckpoints* checkpoints,
+           Progress& progress, Attempts& attempts) {
   if (options.steps == 0 && trainer.can_validate()) {
     if (baseline != nullptr) baseline->validate();
     trainer.validate();
@@ -194,7 +197,7 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline, Training
 
 /// Null without --checkpoint. With --resume the trainer stands where the run was interrupted.
 std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options, const LlamaConfig& config, const TokenData& data,
-                                                      Trainer& trainer) {
+                                                      auto& trainer) {
   if (!options.checkpoint) return nullptr;
   auto checkpoints = std::make_unique<TrainingCheckpoints>(*options.checkpoint, identity_of(options, config, data, trainer.model()));
   const auto note = [](std::string_view text) { fmt::print(stderr, "llama-finetune: {}\n", text); };
@@ -206,7 +209,9 @@ std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options, co
   return checkpoints;
 }
 
+template <class T, class Backend>
 int run(const Options& options) {
+  using Trainer = BasicTrainer<T, Backend>;
   // Whatever cannot be written is found out now, not after the training.
   if (options.report) check_writable(*options.report);
   if (options.plot) check_writable(*options.plot);
@@ -244,7 +249,7 @@ int run(const Options& options) {
                                  trainer.steps_done() > 0 ? fmt::format(", resumed after step {}", trainer.steps_done()) : ""));
   // What goes wrong is thrown at the end: hours of training may be in whatever can still be written.
   Attempts attempts;
-  const bool trained = attempts([&] { train(options, trainer, baseline.get(), checkpoints.get(), progress, attempts); });
+  const bool trained = attempts([&] { train<T, Backend>(options, trainer, baseline.get(), checkpoints.get(), progress, attempts); });
   progress.clear();
   if (trained) {
     if (options.out && options.mode == ModeChoice::full)
@@ -260,8 +265,8 @@ int run(const Options& options) {
       write_report(*options.report, options, config, trainer.model().adaptation(), {trainer.records(), trainer.summary()},
                    baseline ? std::optional(RunReport{baseline->records(), baseline->summary()}) : std::nullopt);
     });
-  if (trained) print_result(options, trainer, baseline.get());
-  if (trained && options.plot) attempts([&] { write_svg(*options.plot, loss_plot(options, trainer, baseline.get())); });
+  if (trained) print_result<T, Backend>(options, trainer, baseline.get());
+  if (trained && options.plot) attempts([&] { write_svg(*options.plot, loss_plot<T, Backend>(options, trainer, baseline.get())); });
   attempts.rethrow();
   if (trainer.steps_done() < options.steps) {
     fmt::print(stderr, "llama-finetune: interrupted after step {} of {}; everything up to there was written{}\n",
@@ -269,6 +274,18 @@ int run(const Options& options) {
     return 1;
   }
   return 0;
+}
+
+int run(const Options& options) {
+  if (options.device == DeviceChoice::cpu) return run<float, dropbp::Cpu>(options);
+#if defined(DROPBP_LLAMA_CUDA)
+  if (const std::string why = dropbp::device_runtime<dropbp::Cuda>::missing(); !why.empty()) throw std::runtime_error(why);
+  return options.precision == PrecisionChoice::bfloat16 ? run<dropbp::BFloat16, dropbp::Cuda>(options)
+                                                        : run<float, dropbp::Cuda>(options);
+#else
+  throw std::runtime_error("--device cuda needs a program that was built with CUDA, but this one was built without; configure with "
+                           "-DDROPBP_ENABLE_CUDA=ON where nvcc is, or use --device cpu");
+#endif
 }
 
 }  // namespace

@@ -18,11 +18,15 @@
 #include <dropbp/dropbp.hpp>
 #include <dropbp/ops/attention_branch.hpp>
 #include <dropbp/ops/cross_entropy.hpp>
+#include <dropbp/ops/device.hpp>
 #include <dropbp/ops/embedding.hpp>
 #include <dropbp/ops/parameter.hpp>
 #include <dropbp/ops/recompute.hpp>
 #include <dropbp/ops/rms_norm.hpp>
 #include <dropbp/ops/swiglu_branch.hpp>
+#if defined(DROPBP_LLAMA_CUDA)
+#include <dropbp/backend/cuda/device.hpp>
+#endif
 
 #include "checkpoint.hpp"
 #include "config.hpp"
@@ -67,13 +71,17 @@ struct ModelOptions {
 };
 
 /// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output layer. T is float or
-/// double. All weights train, or, with adapters, these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight"
+/// double, or on a device also BFloat16. All weights train, or, with adapters, these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight"
 /// and "X.lora_B.weight" for the weight "X.weight".
-template <class T>
+template <class T, class Backend = dropbp::Cpu>
 class LlamaModel {
  public:
-  using Attention = dropbp::DropBPLayer<ops::Recompute<ops::AttentionBranch<T>, T>>;
-  using Mlp = dropbp::DropBPLayer<ops::Recompute<ops::SwiGLUBranch<T>, T>>;
+  using Tensor = ops::Matrix<T, Backend>;
+  using Parameter = ops::Parameter<T, Backend>;
+  using Slice = ops::ParameterSlice<T, Backend>;
+  using Projection = ops::Projection<T, Backend>;
+  using Attention = dropbp::DropBPLayer<ops::Recompute<ops::AttentionBranch<T, Backend>, T, Backend>>;
+  using Mlp = dropbp::DropBPLayer<ops::Recompute<ops::SwiGLUBranch<T, Backend>, T, Backend>>;
   struct Block {
     Attention attention;
     Mlp mlp;
@@ -96,21 +104,21 @@ class LlamaModel {
   }
 
   void for_each_gradient(auto&& visit) {
-    for_each_tensor([&](const ops::ParameterSlice<T>& tensor) {
+    for_each_tensor([&](const Slice& tensor) {
       if (!tensor.trained) return;
-      const std::span<T> gradient(tensor.gradient, tensor.gradient == nullptr ? 0 : tensor.size());
+      const ops::Elements<T, Backend> gradient(tensor.gradient, tensor.gradient == nullptr ? 0 : tensor.size());
       visit(tensor.gradient == nullptr ? nullptr : &gradient);
     });
   }
 
   // ---- parameters
 
-  /// visit(const ops::ParameterSlice<T>&) for every tensor that is kept as such, adapters among them and quantised weights
+  /// visit(const Slice&) for every tensor that is kept as such, adapters among them and quantised weights
   /// not, from the embedding upwards.
   void for_each_tensor(auto&& visit) {
-    for (ops::Parameter<T>* parameter : parameters_) parameter->for_each_slice(visit);
+    for (Parameter* parameter : parameters_) parameter->for_each_slice(visit);
   }
-  const std::vector<ops::Parameter<T>*>& parameters() const noexcept { return parameters_; }
+  const std::vector<Parameter*>& parameters() const noexcept { return parameters_; }
   const LlamaConfig& config() const noexcept { return config_; }
   const ops::Adaptation& adaptation() const noexcept { return adaptation_; }
   /// Whether anything below the branches trains: the embedding does unless adapters alone train.
@@ -121,19 +129,27 @@ class LlamaModel {
     const std::string& name;
     Index rows, columns;
     T* value;                        ///< where it is kept as such, else null
-    ops::Projection<T>* projection;  ///< the linear maps it is one of, or null
+    Projection* projection;          ///< the linear maps it is one of, or null
     std::size_t part;                ///< of the projection
+
+    /// Gives it its values [rows, columns], quantising them where the model does.
+    void set(ops::MatrixView<const float> values) const {
+      if (value != nullptr)
+        ops::upload(ops::MatrixView<T, Backend>(value, rows, columns), values);
+      else
+        projection->set_weight(part, values);
+    }
   };
   /// visit(const BaseWeight&) for every weight, from the embedding upwards.
   void for_each_weight(auto&& visit) {
-    const auto visit_parameter = [&](ops::Parameter<T>& parameter) {
-      parameter.for_each_slice([&](const ops::ParameterSlice<T>& tensor) {
+    const auto visit_parameter = [&](Parameter& parameter) {
+      parameter.for_each_slice([&](const Slice& tensor) {
         visit(BaseWeight{tensor.name, tensor.rows, tensor.columns, tensor.value, nullptr, 0});
       });
     };
     const auto visit_branch = [&](auto& branch) {
       visit_parameter(branch.norm);
-      branch.for_each_projection([&](ops::Projection<T>& projection) {
+      branch.for_each_projection([&](Projection& projection) {
         for (std::size_t part = 0; part < projection.parts().size(); ++part)
           visit(BaseWeight{projection.parts()[part].name, projection.parts()[part].rows, projection.input(),
                            projection.weight_of(part), &projection, part});
@@ -171,7 +187,7 @@ class LlamaModel {
 
   /// Makes every gradient absent: for the start of an optimizer step.
   void clear_gradients() {
-    for (ops::Parameter<T>* parameter : parameters_) parameter->drop_gradient();
+    for (Parameter* parameter : parameters_) parameter->drop_gradient();
   }
 
   // ---- passes
@@ -187,59 +203,62 @@ class LlamaModel {
   std::size_t saved_bytes(std::size_t branch, Index tokens) const;
 
   /// Activations that branches keep for their backward pass, and all that lives only during a pass.
-  ops::MemoryPool& saved_memory() noexcept { return saved_; }
-  ops::MemoryPool& workspace() noexcept { return workspace_; }
+  ops::BasicMemoryPool<Backend>& saved_memory() noexcept { return saved_; }
+  ops::BasicMemoryPool<Backend>& workspace() noexcept { return workspace_; }
 
  private:
-  template <class>
+  template <class, class>
   friend class BranchwisePass;
-  template <class U>
-  friend void load_weights(const std::filesystem::path& folder, LlamaModel<U>& model);
+  template <class U, class B>
+  friend void load_weights(const std::filesystem::path& folder, LlamaModel<U, B>& model);
 
-  ops::Matrix<T> forward(const Batch& batch);
+  Tensor forward(const Batch& batch);
 
   // Forward pass, loss, and the backward pass down to the highest branch's output.
-  ops::Matrix<T> top_gradient(const Batch& batch, PassTimes& spent);
-  ops::Parameter<T>& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
+  Tensor top_gradient(const Batch& batch, PassTimes& spent);
+  Parameter& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
 
   LlamaConfig config_;
   std::shared_ptr<ops::TrainingMoment> moment_ = std::make_shared<ops::TrainingMoment>();
   ops::Adaptation adaptation_;
-  ops::MemoryPool saved_;
-  ops::MemoryPool workspace_;
-  ops::CrossEntropy<T> cross_entropy_;
-  ops::Parameter<T> embedding_;
-  ops::Parameter<T> final_norm_;
-  ops::Parameter<T> head_;
+  ops::BasicMemoryPool<Backend> saved_;
+  ops::BasicMemoryPool<Backend> workspace_;
+  ops::CrossEntropy<T, Backend> cross_entropy_;
+  Parameter embedding_;
+  Parameter final_norm_;
+  Parameter head_;
   std::deque<Block> blocks_;
-  std::vector<ops::Parameter<T>*> parameters_;
+  std::vector<Parameter*> parameters_;
   std::uint32_t base_checksum_ = 0;
 };
 
 /// The passes of DropBPHandler::measure_sensitivities_nested on one batch. Both must outlive it.
-template <class T>
+template <class T, class Backend = dropbp::Cpu>
 class BranchwisePass {
  public:
-  BranchwisePass(LlamaModel<T>& model, const Batch& batch) : model_(model), batch_(batch) {}
+  using Tensor = ops::Matrix<T, Backend>;
 
-  ops::Matrix<T> forward();
-  ops::Matrix<T> backward(std::size_t branch, const ops::Matrix<T>& grad_output);
-  void backward_below(const ops::Matrix<T>& grad);
+  BranchwisePass(LlamaModel<T, Backend>& model, const Batch& batch) : model_(model), batch_(batch) {}
+
+  Tensor forward();
+  Tensor backward(std::size_t branch, const Tensor& grad_output);
+  void backward_below(const Tensor& grad);
   void clear_gradients(std::size_t branches);
 
  private:
-  LlamaModel<T>& model_;
+  LlamaModel<T, Backend>& model_;
   const Batch& batch_;
-  std::vector<T> heads_share_;  // of the embedding's gradient, where the output layer is tied to it
+  Tensor heads_share_;  // of the embedding's gradient, where the output layer is tied to it
 };
 
 /// Fills the model's weights from a checkpoint folder, quantising them one after the other where the model does: besides
 /// the model itself one weight at a time is in memory. The adapters stay as they are. See load_checkpoint for the errors.
-template <class T>
-void load_weights(const std::filesystem::path& folder, LlamaModel<T>& model);
+template <class T, class Backend>
+void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
 
 /// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights; see save_checkpoint.
-void save_weights(const std::filesystem::path& folder, LlamaModel<float>& model, DType dtype = DType::f32,
+template <class T, class Backend>
+void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype = DType::f32,
                   std::uint64_t shard_bytes = default_shard_bytes);
 
 extern template class LlamaModel<float>;

@@ -50,6 +50,9 @@ constexpr std::array scalings{Named{ScalingChoice::none, "none"},
                               Named{ScalingChoice::inverse_keep_rate, "inverse-keep-rate"}};
 constexpr std::array progresses{Named{ProgressChoice::automatic, "auto"}, Named{ProgressChoice::always, "always"},
                                 Named{ProgressChoice::never, "never"}};
+constexpr std::array devices{Named{DeviceChoice::cpu, "cpu"}, Named{DeviceChoice::cuda, "cuda"}};
+constexpr std::array precisions{Named{PrecisionChoice::automatic, "auto"}, Named{PrecisionChoice::float32, "float32"},
+                                Named{PrecisionChoice::bfloat16, "bfloat16"}};
 constexpr std::array out_dtypes{Named{DType::f32, "f32"}, Named{DType::f16, "f16"}, Named{DType::bf16, "bf16"}};
 
 template <typename Table, typename Choice>
@@ -266,6 +269,9 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "largest global norm of the gradients; 0 is no limit");
   flags.integer<std::uint64_t>("--seed", o.seed, 0, std::numeric_limits<std::uint64_t>::max(), "N",
                                "random number that fixes weights, batches and drops");
+  flags.choice("--device", o.device, devices, "where to compute; cuda needs a program built with it and a card");
+  flags.choice("--precision", o.precision, precisions,
+               "of weights and activations; auto is float32 on the CPU and bfloat16, with float32 for the optimizer, on a card");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N", "threads; the results do not depend on it", "0, all cores");
   flags.integer<std::uint64_t>("--eval-every", o.eval_every, 0, count_limit, "N",
                                "steps between validation losses; 0 is only at the end");
@@ -366,6 +372,10 @@ void check_combinations(Options& o, const Special& given) {
           o.shape.vocabulary));
     }
   }
+  if (o.precision == PrecisionChoice::automatic)
+    o.precision = o.device == DeviceChoice::cpu ? PrecisionChoice::float32 : PrecisionChoice::bfloat16;
+  if (o.device == DeviceChoice::cpu && o.precision == PrecisionChoice::bfloat16)
+    throw UsageError("the CPU computes in float32, but --precision bfloat16 was given; leave it out or add --device cuda");
   if (o.mode == ModeChoice::full) {
     for (const CLI::Option* option : given.adapters)
       if (option->count() > 0)
@@ -422,9 +432,11 @@ std::string_view name_of(SamplingChoice choice) noexcept { return find_name(samp
 std::string_view name_of(SensitivityChoice choice) noexcept { return find_name(sensitivities, choice); }
 std::string_view name_of(ScalingChoice choice) noexcept { return find_name(scalings, choice); }
 std::string_view name_of(ProgressChoice choice) noexcept { return find_name(progresses, choice); }
+std::string_view name_of(DeviceChoice choice) noexcept { return find_name(devices, choice); }
+std::string_view name_of(PrecisionChoice choice) noexcept { return find_name(precisions, choice); }
 
 CommandLine parse_options(int argc, const char* const* argv, std::string_view version) {
-  CLI::App app("Trains a LLaMA-style model on the CPU, dropping the backward pass of random branches (DropBP).",
+  CLI::App app("Trains a LLaMA-style model, dropping the backward pass of random branches (DropBP).",
                "llama-finetune");
   app.set_version_flag("--version", fmt::format("llama-finetune {}", version), "print the version and exit")
       ->group("Help");

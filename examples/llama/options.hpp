@@ -24,6 +24,8 @@ enum class SamplingChoice { bernoulli, at_least_target, fixed_budget };
 enum class SensitivityChoice { gradient_norm, gradient, running };
 enum class ScalingChoice { none, inverse_keep_rate };
 enum class ProgressChoice { automatic, always, never };
+enum class DeviceChoice { cpu, cuda };
+enum class PrecisionChoice { automatic, float32, bfloat16 };
 
 // As on the command line and in the report: "at-least-target".
 [[nodiscard]] std::string_view name_of(TokenType choice) noexcept;
@@ -33,6 +35,8 @@ enum class ProgressChoice { automatic, always, never };
 [[nodiscard]] std::string_view name_of(SensitivityChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(ScalingChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(ProgressChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(DeviceChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(PrecisionChoice choice) noexcept;
 
 /// All choices of one run. The initial values are the defaults that --help shows.
 struct Options {
@@ -68,6 +72,8 @@ struct Options {
   std::uint64_t warmup = 20;  ///< steps
   double grad_clip = 1.0;     ///< global norm; 0 is off
   std::uint64_t seed = 1;
+  DeviceChoice device = DeviceChoice::cpu;
+  PrecisionChoice precision = PrecisionChoice::automatic;  ///< after parsing never that
   int threads = 0;                ///< 0 is all cores
   std::uint64_t eval_every = 50;  ///< steps; 0 is only at the end
   std::ptrdiff_t eval_batches = 8;

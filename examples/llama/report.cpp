@@ -58,6 +58,8 @@ json config_of(const Options& o, const LlamaConfig& m, const ops::Adaptation& ad
   config["warmup"] = o.warmup;
   config["grad_clip"] = number(o.grad_clip);
   config["seed"] = o.seed;
+  config["device"] = name_of(o.device);
+  config["precision"] = name_of(o.precision);
   config["threads"] = o.threads;
   config["eval_every"] = o.eval_every;
   config["eval_batches"] = o.eval_batches;

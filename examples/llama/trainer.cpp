@@ -33,7 +33,7 @@ ops::Adaptation adaptation_of(const Options& options) {
   return adaptation;
 }
 
-dropbp::DropOptions drop_options(const Options& options, double drop_rate, const LlamaModel<float>& model, std::size_t branches) {
+dropbp::DropOptions drop_options(const Options& options, double drop_rate, const auto& model, std::size_t branches) {
   dropbp::DropOptions result{.drop_rate = drop_rate,
                              .seed = options.seed,
                              .trains_below = model.trains_below(),
@@ -47,7 +47,7 @@ dropbp::DropOptions drop_options(const Options& options, double drop_rate, const
 // Matrices that a kept branch saves at most: each may leave a gap of less than 64 bytes in the arena.
 constexpr std::size_t most_saved_matrices = 16;
 
-std::size_t saved_by_all(const LlamaModel<float>& model, std::size_t branches, std::ptrdiff_t tokens) {
+std::size_t saved_by_all(const auto& model, std::size_t branches, std::ptrdiff_t tokens) {
   std::size_t bytes = 0;
   for (std::size_t i = 0; i < branches; ++i) bytes += model.saved_bytes(i, tokens);
   return bytes;
@@ -57,7 +57,7 @@ std::size_t saved_by_all(const LlamaModel<float>& model, std::size_t branches, s
 double mebibytes(std::size_t bytes) { return std::ceil(static_cast<double>(bytes) / 0x1p20 * 100.0 + 1e-9) / 100.0; }
 
 // That some plan fits the budget, and what a measurement of sensitivities keeps, too.
-void require_budget(const Options& options, double drop_rate, const LlamaModel<float>& model, std::size_t branches) {
+void require_budget(const Options& options, double drop_rate, const auto& model, std::size_t branches) {
   if (options.activation_budget_mib == 0.0 || drop_rate != options.drop_rate) return;  // the baseline has none
   const double budget = options.activation_budget_mib * 0x1p20;
   const std::ptrdiff_t tokens = options.batch * options.sequence;
@@ -79,7 +79,7 @@ void require_budget(const Options& options, double drop_rate, const LlamaModel<f
                                  mebibytes(sample), options.activation_budget_mib));
 }
 
-ChosenSampling chosen_sampling(const Options& options, double drop_rate, const LlamaModel<float>& model, std::size_t branches) {
+ChosenSampling chosen_sampling(const Options& options, double drop_rate, const auto& model, std::size_t branches) {
   require_budget(options, drop_rate, model, branches);
   ChosenSampling sampling{options.sampling};
   sampling.fixed_budget.weigh = dropbp::BranchWeight::flops;
@@ -94,7 +94,8 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const L
 
 }  // namespace
 
-Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
+template <class T, class Backend>
+BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
     : options_(options),
       model_(config, options.sequence, {.adaptation = adaptation_of(options), .recompute = options.recompute}),
       handler_(model_, drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
@@ -110,7 +111,7 @@ Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenD
   branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
   std::size_t branch = 0;
   model_.for_each_layer([&](auto& layer) {
-    layer.op().for_each_parameter([&](const ops::Parameter<float>& parameter) {
+    layer.op().for_each_parameter([&](const ops::Parameter<T, Backend>& parameter) {
       for (std::size_t i = 0; i < branch_of_parameter_.size(); ++i)
         if (model_.parameters()[i] == &parameter) branch_of_parameter_[i] = branch;
     });
@@ -133,7 +134,8 @@ Trainer::Trainer(const Options& options, const LlamaConfig& config, const TokenD
   records_.reserve(options.steps);
 }
 
-const StepRecord& Trainer::step() {
+template <class T, class Backend>
+const StepRecord& BasicTrainer<T, Backend>::step() {
   const std::uint64_t number = steps_done();
   const auto allocate_at = static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
   const std::uint64_t period = reallocation_period();
@@ -175,15 +177,16 @@ const StepRecord& Trainer::step() {
   double optimizer_seconds = 0.0;
   Stopwatch watch;
   double factor = 1.0 / static_cast<double>(options_.micro_steps);
-  const std::vector<double> squared_norms = ops::squared_gradient_norms<float>(optimizer_.parameters());
+  const std::vector<double> squared_norms = ops::squared_gradient_norms<T>(optimizer_.parameters());
   record.gradient_norm = factor * ops::global_norm(squared_norms);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
   if (options_.grad_clip > 0.0) factor *= ops::clip_factor(record.gradient_norm, options_.grad_clip);
   optimizer_.step(factor, learning_rate_scale(number));
+  if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();  // the clocks below are the host's
   watch.add_to(optimizer_seconds);
 
   std::size_t updated = 0, all = 0;
-  for (const ops::Parameter<float>* parameter : optimizer_.parameters()) {
+  for (const ops::Parameter<T, Backend>* parameter : optimizer_.parameters()) {
     if (!parameter->trained) continue;
     all += parameter->size();
     if (parameter->has_gradient()) updated += parameter->size();
@@ -206,14 +209,16 @@ const StepRecord& Trainer::step() {
   return records_.emplace_back(std::move(record));
 }
 
-double Trainer::forward_alone(PassTimes& times) {
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::forward_alone(PassTimes& times) {
   Stopwatch watch;
   const double loss = model_.loss(batch_);
   watch.add_to(times.forward);
   return loss;
 }
 
-std::size_t Trainer::activation_bound() const {
+template <class T, class Backend>
+std::size_t BasicTrainer<T, Backend>::activation_bound() const {
   const auto& schedule = handler_.schedule();
   std::size_t bytes = 0;
   for (const std::uint32_t group : {0u, 1u})  // attention and MLP: of a group all branches save alike
@@ -222,17 +227,20 @@ std::size_t Trainer::activation_bound() const {
   return std::min(bytes, static_cast<std::size_t>(std::ceil(schedule.max_kept_weight())));
 }
 
-void Trainer::reserve_activations(std::size_t bytes) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::reserve_activations(std::size_t bytes) {
   model_.saved_memory().reserve(bytes, most_saved_matrices * handler_.size());
 }
 
-std::uint64_t Trainer::reallocation_period() const {
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::reallocation_period() const {
   if (options_.reallocate_every > 0) return options_.reallocate_every;
   return options_.sensitivity == SensitivityChoice::running ? std::max<std::uint64_t>(1, options_.steps / 10) : 0;
 }
 
 // The norms are those that clipping needs anyway: the estimate costs nothing.
-void Trainer::observe_gradients(std::span<const double> squared_norms) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::observe_gradients(std::span<const double> squared_norms) {
   std::vector<double> of_branches(handler_.size() + 1);
   for (std::size_t i = 0; i < squared_norms.size(); ++i) of_branches[branch_of_parameter_[i]] += squared_norms[i];
   of_branches.pop_back();
@@ -241,7 +249,8 @@ void Trainer::observe_gradients(std::span<const double> squared_norms) {
   handler_.observe_gradients(running_, of_branches);
 }
 
-void Trainer::allocate() {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::allocate() {
   if (options_.allocation == AllocationChoice::uniform || handler_.drop_rate() == 0.0) return;
   if (options_.sensitivity == SensitivityChoice::running) {
     handler_.allocate(running_.sensitivities());
@@ -260,7 +269,7 @@ void Trainer::allocate() {
     const std::ptrdiff_t begin = number * options_.sequence, end = begin + options_.sequence;
     sample.inputs.assign(batch_.inputs.begin() + begin, batch_.inputs.begin() + end);
     sample.labels.assign(batch_.labels.begin() + begin, batch_.labels.begin() + end);
-    BranchwisePass<float> pass(model_, sample);
+    BranchwisePass<T, Backend> pass(model_, sample);
     const std::vector<double> one = options_.sensitivity == SensitivityChoice::gradient
                                         ? handler_.measure_sensitivities_nested(pass, dropbp::GradientSensitivity{})
                                         : handler_.measure_sensitivities_nested(pass, dropbp::GradientNormSensitivity{});
@@ -273,7 +282,8 @@ void Trainer::allocate() {
 }
 
 // Linear warm-up, then a cosine down to a tenth.
-double Trainer::learning_rate_scale(std::uint64_t step) const {
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::learning_rate_scale(std::uint64_t step) const {
   const double done = static_cast<double>(step) + 1.0, warmup = static_cast<double>(options_.warmup);
   if (done < warmup) return done / warmup;
   const double rest = std::max(1.0, static_cast<double>(options_.steps) - warmup);
@@ -281,7 +291,8 @@ double Trainer::learning_rate_scale(std::uint64_t step) const {
   return final_learning_rate + (1.0 - final_learning_rate) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
 }
 
-double Trainer::validate() {
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::validate() {
   handler_.begin_evaluation();
   model_.set_moment({.training = false});
   double sum = 0.0;
@@ -294,7 +305,8 @@ double Trainer::validate() {
   return *last_validation_loss_;
 }
 
-RunState Trainer::state() const {
+template <class T, class Backend>
+RunState BasicTrainer<T, Backend>::state() const {
   return {.handler = handler_.state(),
           .running = running_.state(),
           .records = records_,
@@ -303,7 +315,8 @@ RunState Trainer::state() const {
           .measurement_seconds = measurement_seconds_};
 }
 
-void Trainer::restore(RunState state) {
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::restore(RunState state) {
   if (state.handler.next_step != state.records.size())
     throw std::invalid_argument(fmt::format("a state must have a record of each step, but it has {} of {}; use an intact one",
                                             state.records.size(), state.handler.next_step));
@@ -317,7 +330,8 @@ void Trainer::restore(RunState state) {
   measurement_seconds_ = state.measurement_seconds;
 }
 
-Summary Trainer::summary() const {
+template <class T, class Backend>
+Summary BasicTrainer<T, Backend>::summary() const {
   const dropbp::Report report = handler_.report();
   Summary summary;
   const double tokens = static_cast<double>(records_.size()) *
@@ -331,5 +345,11 @@ Summary Trainer::summary() const {
     summary.peak_activation_bytes = std::max(summary.peak_activation_bytes, record.activation_bytes);
   return summary;
 }
+
+template class BasicTrainer<float, dropbp::Cpu>;
+#if defined(DROPBP_LLAMA_CUDA)
+template class BasicTrainer<float, dropbp::Cuda>;
+template class BasicTrainer<dropbp::BFloat16, dropbp::Cuda>;
+#endif
 
 }  // namespace llama

@@ -89,12 +89,13 @@ struct RunState {
   double measurement_seconds = 0.0;
 };
 
-/// Trains one model at one target drop rate.
-class Trainer {
+/// Trains one model at one target drop rate. T and Backend are the model's.
+template <class T, class Backend>
+class BasicTrainer {
  public:
   /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do not fit, and UsageError for
   /// an activation budget that no plan fits.
-  Trainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate);
+  BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate);
 
   /// Runs step number steps_done(); steps follow each other from 0.
   const StepRecord& step();
@@ -114,8 +115,8 @@ class Trainer {
   std::span<const StepRecord> records() const noexcept { return records_; }
   Summary summary() const;
   dropbp::Report drop_report() const { return handler_.report(); }
-  LlamaModel<float>& model() noexcept { return model_; }
-  ops::AdamW<float>& optimizer() noexcept { return optimizer_; }
+  LlamaModel<T, Backend>& model() noexcept { return model_; }
+  ops::AdamW<T, Backend>& optimizer() noexcept { return optimizer_; }
 
   /// With the weights and the optimizer's states, all that decides the next steps: batches are a function of seed and step.
   RunState state() const;
@@ -135,9 +136,9 @@ class Trainer {
   double learning_rate_scale(std::uint64_t step) const;
 
   Options options_;
-  LlamaModel<float> model_;
-  dropbp::DropBPHandler<LlamaModel<float>, ChosenAllocation, ChosenSampling> handler_;
-  dropbp::ops::AdamW<float> optimizer_;
+  LlamaModel<T, Backend> model_;
+  dropbp::DropBPHandler<LlamaModel<T, Backend>, ChosenAllocation, ChosenSampling> handler_;
+  dropbp::ops::AdamW<T, Backend> optimizer_;
   BatchSampler sampler_;
   std::optional<EvaluationWindows> validation_;
   Batch batch_;
@@ -148,5 +149,10 @@ class Trainer {
   double training_seconds_ = 0.0;
   double measurement_seconds_ = 0.0;
 };
+
+/// On the CPU.
+using Trainer = BasicTrainer<float, dropbp::Cpu>;
+
+extern template class BasicTrainer<float, dropbp::Cpu>;
 
 }  // namespace llama

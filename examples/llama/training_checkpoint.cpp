@@ -59,19 +59,20 @@ Shape shape_of(std::initializer_list<std::size_t> sizes) {
 }
 
 /// visit(slice, index of its parameter, its first element within the parameter) for every part that trains.
-void for_each_trained(Trainer& trainer, auto&& visit) {
+void for_each_trained(auto& trainer, auto&& visit) {
   const auto parameters = trainer.optimizer().parameters();
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     if (!parameters[i]->trained) continue;
     std::size_t first = 0;
-    parameters[i]->for_each_slice([&](const ops::ParameterSlice<float>& slice) {
+    parameters[i]->for_each_slice([&](const auto& slice) {
       visit(slice, i, first);
       first += slice.size();
     });
   }
 }
 
-Shape shape_of(const ops::ParameterSlice<float>& slice) { return {slice.rows, slice.columns}; }
+template <class T, class Backend>
+Shape shape_of(const ops::ParameterSlice<T, Backend>& slice) { return {slice.rows, slice.columns}; }
 std::string first_moment_name(const std::string& name) { return "dropbp.first_moment." + name; }
 std::string second_moment_name(const std::string& name) { return "dropbp.second_moment." + name; }
 
@@ -128,15 +129,37 @@ void write_records(Writer& writer, const std::vector<StepRecord>& records, std::
   writer.keep("dropbp.records.dropped", shape_of({records.size(), branches}), std::move(dropped));
 }
 
-void write_state(AtomicFile& file, Trainer& trainer, const RunIdentity& identity) {
+// `count` numbers of a trainer's memory: as they are, or fetched.
+template <class Backend>
+void write_numbers(Writer& writer, std::string name, Shape shape, const float* numbers, std::size_t count) {
+  if constexpr (dropbp::DeviceBackend<Backend>) {
+    std::vector<float> fetched(count);
+    dropbp::device_runtime<Backend>::copy_to_host(fetched.data(), numbers, count * sizeof(float));
+    writer.keep(std::move(name), std::move(shape), std::move(fetched));
+  } else {
+    writer.add(std::move(name), std::move(shape), numbers, count);
+  }
+}
+
+template <class T, class Backend>
+void write_state(AtomicFile& file, BasicTrainer<T, Backend>& trainer, const RunIdentity& identity) {
   const RunState state = trainer.state();
   Writer writer;
-  for_each_trained(trainer, [&](const ops::ParameterSlice<float>& slice, std::size_t i, std::size_t first) {
-    writer.add(slice.name, shape_of(slice), slice.value, slice.size());
-    const ops::AdamWState<float>& moments = trainer.optimizer().state(i);
+  for_each_trained(trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t first) {
+    const ops::AdamWState<T, Backend>& moments = trainer.optimizer().state(i);
+    if constexpr (std::is_same_v<T, float>) {
+      write_numbers<Backend>(writer, slice.name, shape_of(slice), slice.value, slice.size());
+    } else if (moments.master.size() > 0) {
+      write_numbers<Backend>(writer, slice.name, shape_of(slice), moments.master.data() + first, slice.size());
+    } else {
+      std::vector<float> values(slice.size());
+      ops::download(ops::MatrixView<float>(values.data(), slice.rows, slice.columns),
+                    ops::MatrixView<T, Backend>(slice.value, slice.rows, slice.columns));
+      writer.keep(slice.name, shape_of(slice), std::move(values));
+    }
     if (moments.steps == 0) return;
-    writer.add(first_moment_name(slice.name), shape_of(slice), moments.first_moment.data() + first, slice.size());
-    writer.add(second_moment_name(slice.name), shape_of(slice), moments.second_moment.data() + first, slice.size());
+    write_numbers<Backend>(writer, first_moment_name(slice.name), shape_of(slice), moments.first_moment.data() + first, slice.size());
+    write_numbers<Backend>(writer, second_moment_name(slice.name), shape_of(slice), moments.second_moment.data() + first, slice.size());
   });
   std::vector<std::uint64_t> updates;
   for (std::size_t i = 0; i < trainer.optimizer().parameters().size(); ++i)
@@ -277,14 +300,15 @@ void require_same(const SafetensorsFile& file, const RunIdentity& identity) {
                                  file.path().string(), fmt::join(differences, ", ")));
 }
 
-void read_state(const SafetensorsFile& file, Trainer& trainer) {
+template <class T, class Backend>
+void read_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& trainer) {
   Reader reader(file);
   RunState state;
   const auto steps = number_from(require_entry(file, step_key));
   const std::size_t branches = trainer.drop_rates().size();
   auto& optimizer = trainer.optimizer();
   const auto updates = reader.read<std::uint64_t>("dropbp.optimizer.steps", shape_of({optimizer.parameters().size()}));
-  for_each_trained(trainer, [&](const ops::ParameterSlice<float>& slice, std::size_t i, std::size_t) {
+  for_each_trained(trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t) {
     reader.expect<float>(slice.name, shape_of(slice));
     if (updates[i] == 0) return;
     reader.expect<float>(first_moment_name(slice.name), shape_of(slice));
@@ -306,22 +330,40 @@ void read_state(const SafetensorsFile& file, Trainer& trainer) {
 
   // From here on only the disk can fail.
   for (std::size_t i = 0; i < updates.size(); ++i) {
-    const ops::Parameter<float>& parameter = *optimizer.parameters()[i];
-    ops::AdamWState<float>& moments = optimizer.state(i);
+    const ops::Parameter<T, Backend>& parameter = *optimizer.parameters()[i];
+    ops::AdamWState<T, Backend>& moments = optimizer.state(i);
     moments = {};
     if (updates[i] == 0) continue;
     moments.steps = updates[i];
-    moments.first_moment = ops::Matrix<float>(parameter.rows(), parameter.columns());
-    moments.second_moment = ops::Matrix<float>(parameter.rows(), parameter.columns());
+    moments.first_moment = ops::Matrix<float, Backend>(parameter.rows(), parameter.columns());
+    moments.second_moment = ops::Matrix<float, Backend>(parameter.rows(), parameter.columns());
+    if (!std::is_same_v<T, float>) moments.master = ops::Matrix<float, Backend>(parameter.rows(), parameter.columns());
   }
-  for_each_trained(trainer, [&](const ops::ParameterSlice<float>& slice, std::size_t i, std::size_t first) {
+  std::vector<float> staged;
+  for_each_trained(trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t first) {
     const auto read = [&](const std::string& name, float* to) {
-      file.read_bytes(name, std::as_writable_bytes(std::span(to, slice.size())));
+      if constexpr (dropbp::DeviceBackend<Backend>) {
+        staged.resize(slice.size());
+        file.read_bytes(name, std::as_writable_bytes(std::span(staged)));
+        dropbp::device_runtime<Backend>::copy_to_device(to, staged.data(), slice.size() * sizeof(float));
+      } else {
+        file.read_bytes(name, std::as_writable_bytes(std::span(to, slice.size())));
+      }
     };
-    read(slice.name, slice.value);
+    ops::AdamWState<T, Backend>& moments = optimizer.state(i);
+    if constexpr (std::is_same_v<T, float>) {
+      read(slice.name, slice.value);
+    } else {
+      staged.resize(slice.size());
+      file.read_bytes(slice.name, std::as_writable_bytes(std::span(staged)));
+      ops::upload(ops::MatrixView<T, Backend>(slice.value, slice.rows, slice.columns),
+                  ops::MatrixView<const float>(staged.data(), slice.rows, slice.columns));
+      if (updates[i] > 0)
+        dropbp::device_runtime<Backend>::copy_to_device(moments.master.data() + first, staged.data(), slice.size() * sizeof(float));
+    }
     if (updates[i] == 0) return;
-    read(first_moment_name(slice.name), optimizer.state(i).first_moment.data() + first);
-    read(second_moment_name(slice.name), optimizer.state(i).second_moment.data() + first);
+    read(first_moment_name(slice.name), moments.first_moment.data() + first);
+    read(second_moment_name(slice.name), moments.second_moment.data() + first);
   });
 }
 
@@ -334,7 +376,8 @@ std::optional<std::uint64_t> step_of(std::string_view name, std::string_view end
 
 }  // namespace
 
-RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data, LlamaModel<float>& model) {
+RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data, const ops::Adaptation& adaptation,
+                        std::uint32_t base_checksum) {
   RunIdentity identity;
   const auto add = [&](const char* flag, const auto& value) { identity.emplace_back(flag, fmt::format("{}", value)); };
   add("--layers", c.layers);
@@ -347,7 +390,8 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("rms_norm_eps (--model)", c.norm_epsilon);
   add("rope_theta (--model)", c.rope_theta);
   add("--mode", name_of(o.mode));
-  const ops::Adaptation& adaptation = model.adaptation();
+  add("--device", name_of(o.device));
+  add("--precision", name_of(o.precision));
   add("--lora-rank", adaptation.rank);
   add("--lora-alpha", adaptation.alpha);
   add("--lora-dropout", adaptation.dropout);
@@ -376,25 +420,10 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   const bool recompute_decides = o.activation_budget_mib > 0.0 && o.recompute;
   add("--activation-budget", fmt::format("{}{}", o.activation_budget_mib, recompute_decides ? " with --recompute" : ""));
 
-  std::uint32_t tokens = 0, frozen = 0;
+  std::uint32_t tokens = 0;
   for (const auto part : {data.train(), data.validation()}) tokens = crc32c(tokens, part.data(), part.size_bytes());
   add("what --data or --tokens holds", fmt::format("{} + {} tokens of CRC-32C {:08x}", data.train().size(), data.validation().size(), tokens));
-  const auto frozen_add = [&](const void* bytes, std::size_t size) { frozen = crc32c(frozen, bytes, size); };
-  if (adaptation.enabled())
-    model.for_each_weight([&](const LlamaModel<float>::BaseWeight& weight) {
-      frozen_add(weight.name.data(), weight.name.size());
-      if (weight.value != nullptr) {
-        frozen_add(weight.value, static_cast<std::size_t>(weight.rows * weight.columns) * sizeof(float));
-        return;
-      }
-      const ops::Nf4Matrix& quantized = weight.projection->quantized(weight.part);
-      frozen_add(quantized.codes().data(), quantized.codes().size());
-      frozen_add(quantized.scales().data(), quantized.scales().size());
-      frozen_add(quantized.group_scales().data(), quantized.group_scales().size() * sizeof(float));
-      const float offset = quantized.offset();
-      frozen_add(&offset, sizeof offset);
-    });
-  add("what does not train of --model", fmt::format("CRC-32C {:08x}", frozen));
+  add("what does not train of --model", fmt::format("CRC-32C {:08x}", base_checksum));
   return identity;
 }
 
@@ -437,7 +466,8 @@ std::vector<std::pair<std::uint64_t, fs::path>> TrainingCheckpoints::list() cons
   return found;
 }
 
-bool TrainingCheckpoints::resume(Trainer& trainer, const std::function<void(std::string_view)>& note) {
+template <class T, class Backend>
+bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>& trainer, const std::function<void(std::string_view)>& note) {
   auto found = list();
   for (; !found.empty(); found.pop_back()) {
     const auto& [step, path] = found.back();
@@ -456,7 +486,8 @@ bool TrainingCheckpoints::resume(Trainer& trainer, const std::function<void(std:
   return false;
 }
 
-void TrainingCheckpoints::save(Trainer& trainer) {
+template <class T, class Backend>
+void TrainingCheckpoints::save(BasicTrainer<T, Backend>& trainer) {
   const std::uint64_t step = trainer.steps_done();
   if (last_good_ == step) return;
   AtomicFile file(folder_ / name_of(step));
@@ -478,5 +509,14 @@ void TrainingCheckpoints::prune(std::uint64_t newest) const {
   }
   for (const fs::path& path : old) fs::remove(path, ignored);
 }
+
+template bool TrainingCheckpoints::resume(Trainer&, const std::function<void(std::string_view)>&);
+template void TrainingCheckpoints::save(Trainer&);
+#if defined(DROPBP_LLAMA_CUDA)
+template bool TrainingCheckpoints::resume(BasicTrainer<float, dropbp::Cuda>&, const std::function<void(std::string_view)>&);
+template bool TrainingCheckpoints::resume(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&, const std::function<void(std::string_view)>&);
+template void TrainingCheckpoints::save(BasicTrainer<float, dropbp::Cuda>&);
+template void TrainingCheckpoints::save(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&);
+#endif
 
 }  // namespace llama

@@ -21,7 +21,11 @@ namespace llama {
 /// and of the weights that do not train.
 using RunIdentity = std::vector<std::pair<std::string, std::string>>;
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config, const TokenData& data,
-                                      LlamaModel<float>& model);
+                                      const ops::Adaptation& adaptation, std::uint32_t base_checksum);
+/// Of a run with this model.
+[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config, const TokenData& data, const auto& model) {
+  return identity_of(options, config, data, model.adaptation(), model.base_checksum());
+}
 
 /// A folder with the two newest checkpoints of one run, `step-00000200.safetensors` after 200 steps. Each is one file that
 /// appears by one rename (see AtomicFile), and holds the trained weights, the optimizer's moments and step counts, the
@@ -41,11 +45,13 @@ class TrainingCheckpoints {
   /// Brings the trainer to where the newest intact checkpoint was written; false if there is none. `note` is told of each
   /// damaged one. Throws UsageError if the identities differ, naming how, and std::runtime_error for a checkpoint that does not
   /// fit the trainer; the trainer is then as it was, unless the disk failed half-way.
-  bool resume(Trainer& trainer, const std::function<void(std::string_view)>& note);
+  template <class T, class Backend>
+  bool resume(BasicTrainer<T, Backend>& trainer, const std::function<void(std::string_view)>& note);
 
   /// Writes the trainer's state after its last step, then removes all older checkpoints but the last good one. Throws
   /// std::runtime_error, with every checkpoint as it was.
-  void save(Trainer& trainer);
+  template <class T, class Backend>
+  void save(BasicTrainer<T, Backend>& trainer);
 
  private:
   std::vector<std::pair<std::uint64_t, std::filesystem::path>> list() const;  // from the oldest
