@@ -1,0 +1,252 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// How close the CUDA kernels come to what the card can do: copying, reading and multiplying are measured first, and every
+// kernel is a fraction of one of them. Shapes of LLaMA2-7B.
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include <dropbp/backend/cuda/device.hpp>
+#include <dropbp/backend/cuda/products.hpp>
+#include <dropbp/backend/cuda/scalar.hpp>
+#include <dropbp/ops/device.hpp>
+
+#include "benchmark.hpp"
+#include "cuda/read.hpp"
+
+namespace {
+
+using namespace dropbp;
+using bench::Json;
+using ops::Index;
+using ops::Matrix;
+using ops::MatrixView;
+using Device = device_runtime<Cuda>;
+
+void require_cuda(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+class Event {
+ public:
+  Event() { require_cuda(cudaEventCreate(&event_)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record() { require_cuda(cudaEventRecord(event_, Device::stream())); }
+  double seconds_since(const Event& start) const {
+    require_cuda(cudaEventSynchronize(event_));
+    float milliseconds = 0.0f;
+    require_cuda(cudaEventElapsedTime(&milliseconds, start.event_, event_));
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// The median of several rounds, each of enough calls to hide the launch.
+double seconds_of(int rounds, const std::function<void()>& call) {
+  Event start, end;
+  const auto round = [&](int calls) {
+    start.record();
+    for (int i = 0; i < calls; ++i) call();
+    end.record();
+    return end.seconds_since(start) / calls;
+  };
+  round(2);
+  const double once = round(1);
+  const int calls = static_cast<int>(std::clamp(0.02 / once, 1.0, 200.0));
+  std::vector<double> times;
+  for (int i = 0; i < rounds; ++i) times.push_back(round(calls));
+  return bench::median(std::move(times));
+}
+
+struct Ceilings {
+  double copy, read, multiply;  ///< bytes a second (of a copy: read and written), the same, floating-point operations a second
+};
+
+class Table {
+ public:
+  Table(int rounds, Json& rows) : rounds_(rounds), rows_(rows) {}
+
+  Ceilings ceilings{};
+
+  enum class Of { copy, read, multiply };
+  /// `work` is the fewest bytes that must be moved, or the operations.
+  double add(const std::string& name, const char* scalar, Of of, double work, const std::function<void()>& call) {
+    const double seconds = seconds_of(rounds_, call), rate = work / seconds;
+    const double ceiling = of == Of::copy ? ceilings.copy : of == Of::read ? ceilings.read : ceilings.multiply;
+    const char* const unit = of == Of::multiply ? "TFLOP/s" : "TB/s";
+    const char* const ceiling_name = of == Of::copy ? "copy" : of == Of::read ? "read" : "GEMM";
+    const double fraction = ceiling > 0 ? rate / ceiling : 1.0;
+    fmt::print("{:<34} {:<9} {:>10.1f} us {:>8.2f} {:<8} {:>5.2f} of {}\n", name, scalar, 1e6 * seconds, 1e-12 * rate, unit, fraction, ceiling_name);
+    std::fflush(stdout);
+    rows_.push_back({{"kernel", name}, {"scalar", scalar}, {"seconds", seconds}, {"rate", rate}, {"fraction", fraction}, {"ceiling", ceiling_name}});
+    return rate;
+  }
+
+ private:
+  int rounds_;
+  Json& rows_;
+};
+
+/// Random enough: small finite values, the same in each run.
+template <class T>
+Matrix<T, Cuda> filled(Index rows, Index columns) {
+  std::vector<float> row(static_cast<std::size_t>(columns));
+  std::uint32_t state = 1;
+  for (float& x : row) x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 16) * 0x1p-15f - 1.0f;
+  Matrix<float, Cuda> one(1, columns);
+  Device::copy_to_device(one.data(), row.data(), row.size() * sizeof(float));
+  Matrix<T, Cuda> result(rows, columns);
+  const MatrixView<const float, Cuda> repeated(one.data(), rows, columns, 0);
+  ops::detail::device_ops<T, Cuda>::convert_from(result.view(), repeated);
+  return result;
+}
+
+template <class T>
+void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick) {
+  using Ops = ops::detail::device_ops<T, Cuda>;
+  using Of = Table::Of;
+  constexpr Index hidden = 4096, intermediate = 11008, heads = 32, head_size = 128;
+  const double n = static_cast<double>(tokens) * hidden * sizeof(T), m = static_cast<double>(tokens) * intermediate * sizeof(T);
+  const auto overwrite = ops::Accumulate::overwrite;
+  {
+    Matrix<T, Cuda> x = filled<T>(tokens, hidden), y = filled<T>(tokens, hidden), dy = filled<T>(tokens, hidden), w = filled<T>(1, hidden);
+    Matrix<float, Cuda> rstd(1, tokens);
+    ops::BasicMemoryPool<Cuda> pool;
+    table.add("copy", scalar, Of::copy, 2 * n, [&] { Ops::copy(y.view(), x.view()); });
+    table.add("residual add", scalar, Of::copy, 3 * n, [&] { Ops::add(y.view(), x.view()); });
+    table.add("dropout", scalar, Of::copy, 2 * n, [&] { Ops::dropout(y.view(), x.view(), 0.1, {.seed = 1}, 1); });
+    table.add("RMSNorm forward", scalar, Of::copy, 2 * n, [&] { Ops::rms_norm_forward(y.view(), rstd.data(), x.view(), w.data(), 1e-5); });
+    table.add("RMSNorm backward, joined", scalar, Of::copy, 4 * n, [&] {
+      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(), rstd.data(), nullptr, overwrite, pool);
+    });
+    const std::vector<ops::DeviceSpan<const T, Cuda>> spans(1, {x.data(), x.size()});
+    table.add("squared norm, waits", scalar, Of::read, n, [&] { Ops::squared_norms(spans); });
+    table.add("squared distance, waits", scalar, Of::read, 2 * n, [&] { Ops::squared_distance(x.data(), y.data(), x.size()); });
+  }
+  {
+    Matrix<T, Cuda> gate_up = filled<T>(tokens, 2 * intermediate), out = filled<T>(tokens, intermediate), grad(tokens, 2 * intermediate);
+    table.add("SwiGLU forward", scalar, Of::copy, 3 * m, [&] { Ops::swiglu_forward(out.view(), gate_up.view()); });
+    table.add("SwiGLU backward", scalar, Of::copy, 6 * m, [&] { Ops::swiglu_backward(grad.view(), out.view(), gate_up.view()); });
+  }
+  {
+    const Index rows = std::min(tokens, Index{1024}), vocabulary = 32000;
+    Matrix<T, Cuda> logits = filled<T>(rows, vocabulary);
+    Matrix<float, Cuda> losses(1, rows);
+    Matrix<std::int32_t, Cuda> targets(1, rows);
+    Device::fill(targets.data(), 0, targets.size() * sizeof(std::int32_t));
+    table.add("cross-entropy with its gradient", scalar, Of::copy, 2.0 * static_cast<double>(rows * vocabulary) * sizeof(T), [&] {
+      Ops::cross_entropy_rows(logits.view(), losses.data(), targets.data(), -100, static_cast<std::size_t>(rows), true);
+    });
+  }
+  {
+    const Index size = quick ? 1 << 24 : 1 << 27;
+    Matrix<T, Cuda> value = filled<T>(size / 4096, 4096), gradient = filled<T>(size / 4096, 4096);
+    Matrix<float, Cuda> master(size / 4096, 4096), first(size / 4096, 4096), second(size / 4096, 4096);
+    for (auto* x : {&master, &first, &second}) Device::fill(x->data(), 0, x->size() * sizeof(float));
+    std::vector<cuda::UpdateSegment<T>> segments = {{.value = value.data(), .gradient = gradient.data(),
+                                                     .master = std::is_same_v<T, float> ? nullptr : master.data(), .first_moment = first.data(),
+                                                     .second_moment = second.data(), .size = size, .step_size = 1e-4f, .root_correction = 1.0f,
+                                                     .keep = 1.0f, .first_chunk = 0}};
+    // 28 bytes an element: float 4 + 8 + 8 + 8, narrow ones 2 + 2 + 8 + 8 + 8.
+    table.add("AdamW", scalar, Of::copy, 28.0 * static_cast<double>(size), [&] { Ops::adamw(segments, {}, 1.0); });
+  }
+  {
+    const std::vector<float> weights(static_cast<std::size_t>(hidden * hidden), 0.01f);
+    const auto quantized = ops::BasicNf4Matrix<Cuda>::quantize(MatrixView<const float>(weights.data(), hidden, hidden));
+    Matrix<T, Cuda> expanded(hidden, hidden);
+    table.add("NF4 expansion", scalar, Of::copy, (0.516 + sizeof(T)) * static_cast<double>(hidden * hidden), [&] { quantized.dequantize(expanded.view()); });
+  }
+  {
+    const Index sequence = std::min(tokens, Index{4096}), batch = tokens / sequence;
+    const ops::HeadLayout layout{heads, heads, head_size};
+    const ops::SequenceShape shape{batch, sequence};
+    Matrix<T, Cuda> qkv = filled<T>(batch * sequence, 3 * hidden), o(batch * sequence, hidden), d_o = filled<T>(batch * sequence, hidden), grad(batch * sequence, 3 * hidden);
+    Matrix<float, Cuda> lse(1, batch * heads * sequence);
+    const ops::RopeTable<T, Cuda> rope(sequence, head_size);
+    table.add("rotation of q and k", scalar, Of::copy, 4 * static_cast<double>(batch * sequence * hidden) * sizeof(T), [&] {
+      Ops::rope(qkv.view(), rope.cosine(), rope.sine(), 2 * heads, head_size / 2, sequence, false);
+    });
+    const double flops = 2.0 * static_cast<double>(batch * heads * sequence * sequence * head_size);  // two products, half of them masked
+    table.add("attention forward", scalar, Of::multiply, flops, [&] { Ops::attention_forward(o.view(), lse.data(), qkv.view(), layout, shape); });
+    table.add("attention backward", scalar, Of::multiply, 2.5 * flops, [&] {
+      Ops::attention_backward(grad.view(), d_o.view(), qkv.view(), o.view(), lse.data(), layout, shape);
+    });
+  }
+  struct Linear {
+    const char* name;
+    Index n, k;
+  };
+  for (const Linear& linear : {Linear{"q, k, v", 3 * hidden, hidden}, Linear{"o", hidden, hidden}, Linear{"gate, up", 2 * intermediate, hidden},
+                               Linear{"down", hidden, intermediate}}) {
+    Matrix<T, Cuda> x = filled<T>(tokens, linear.k), w = filled<T>(linear.n, linear.k), y = filled<T>(tokens, linear.n);
+    const double flops = 2.0 * static_cast<double>(tokens * linear.n) * static_cast<double>(linear.k);
+    const std::string name = std::string("product ") + linear.name;
+    table.add(name + ", y = x W^T", scalar, Of::multiply, flops, [&] { Ops::product(ProductLayout::abt, y.view(), x.view(), w.view(), overwrite); });
+    table.add(name + ", dx = dy W", scalar, Of::multiply, flops, [&] { Ops::product(ProductLayout::ab, x.view(), y.view(), w.view(), overwrite); });
+    table.add(name + ", dW = dy^T x", scalar, Of::multiply, flops, [&] { Ops::product(ProductLayout::atb, w.view(), y.view(), x.view(), overwrite); });
+  }
+}
+
+template <class T>
+double multiply_ceiling(Table& table, const char* scalar) {
+  const Index n = 8192;
+  Matrix<T, Cuda> a = filled<T>(n, n), b = filled<T>(n, n), c(n, n);
+  const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
+  table.ceilings.multiply = 0;
+  return table.add("ceiling: product 8192 x 8192 x 8192", scalar, Table::Of::multiply, flops, [&] {
+    ops::detail::device_ops<T, Cuda>::product(ProductLayout::abt, c.view(), a.view(), b.view(), ops::Accumulate::overwrite);
+  });
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"The CUDA kernels beside what the card can do: every row a fraction of the rate of copying, reading or multiplying, measured first.",
+               "cuda_kernels"};
+  bench::Options common(app, "2048 tokens, 3 rounds", false);
+  Index tokens = 16384;
+  app.add_option("--tokens", tokens, "rows of the matrices, a multiple of 1024")->check(CLI::Range(1024, 1 << 20))->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  if (const std::string missing = Device::missing(); !missing.empty()) throw std::runtime_error(missing);
+  common.begin();
+  if (common.quick) tokens = 2048;
+  tokens = tokens / 1024 * 1024;
+
+  cudaDeviceProp card{};
+  int driver = 0, device = 0;
+  require_cuda(cudaGetDevice(&device));
+  require_cuda(cudaGetDeviceProperties(&card, device));
+  require_cuda(cudaDriverGetVersion(&driver));
+  fmt::print("{}, {} multiprocessors, driver for CUDA {}.{}, {} tokens\n\n", card.name, card.multiProcessorCount, driver / 1000, driver % 1000 / 10, tokens);
+  Json rows = Json::array();
+  Table table(common.quick ? 3 : 9, rows);
+  {
+    const std::size_t bytes = std::size_t{common.quick ? 1u : 4u} << 28;
+    Matrix<float, Cuda> from(1, static_cast<Index>(bytes / sizeof(float))), to(1, static_cast<Index>(bytes / sizeof(float)));
+    Device::fill(from.data(), 0, bytes);
+    table.ceilings.copy = table.add("ceiling: copy", "", Table::Of::copy, 2.0 * static_cast<double>(bytes), [&] { Device::copy(to.data(), from.data(), bytes); });
+    table.ceilings.read = table.add("ceiling: read", "", Table::Of::read, static_cast<double>(bytes), [&] { bench::read_everything(from.data(), bytes, to.data()); });
+  }
+  Json ceilings{{"copy_bytes_per_second", table.ceilings.copy}, {"read_bytes_per_second", table.ceilings.read}};
+  table.ceilings.multiply = multiply_ceiling<BFloat16>(table, "bfloat16");
+  ceilings["bfloat16_flops"] = table.ceilings.multiply;
+  measure_kernels<BFloat16>(table, "bfloat16", tokens, common.quick);
+  table.ceilings.multiply = multiply_ceiling<float>(table, "float");
+  ceilings["float_flops"] = table.ceilings.multiply;
+  measure_kernels<float>(table, "float", tokens / 4, common.quick);
+
+  common.write(Json{{"card", card.name}, {"multiprocessors", card.multiProcessorCount}, {"driver", driver}, {"tokens", tokens}, {"ceilings", ceilings}, {"rows", rows}});
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return bench::main_of("cuda_kernels", argc, argv, run); }
