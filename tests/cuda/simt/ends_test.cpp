@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // The two ends of a model, against the CPU's ops: the embedding bit for bit, the loss within what its roundings add up to.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -215,6 +216,7 @@ TEST_CASE("logits of minus infinity have no probability, wherever they stand; Na
         std::vector<float> logits(static_cast<std::size_t>(2 * vocabulary), -infinity);
         const auto finite = static_cast<std::size_t>(at_the_end ? 0 : vocabulary - 1);
         logits[finite] = 2.0f;
+        std::fill(logits.begin() + vocabulary, logits.end(), 1.0f);
         logits[static_cast<std::size_t>(vocabulary)] = std::nanf("");
         const simt::Buffer<std::int32_t> targets(std::vector<std::int32_t>{static_cast<std::int32_t>(finite), 1});
         simt::Launcher launch;
