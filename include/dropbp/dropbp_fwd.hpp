@@ -20,6 +20,13 @@ struct Cpu;
 struct Cuda;
 template <class Backend, class Scalar>
 struct backend_kernels;
+template <class Backend>
+struct device_runtime;
+template <class Backend>
+struct device_launcher;
+template <class Backend, class T>
+struct device_products;
+enum class ProductLayout : std::uint8_t;
 template <class T>
 struct tensor_traits;
 

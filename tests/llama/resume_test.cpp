@@ -394,14 +394,17 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   free.out = "o", free.report = "r", free.plot = "p", free.checkpoint = "c", free.data = "moved", free.out_dtype = DType::bf16;
   CHECK(refusal_of(free, saved.data) == "accepted");
 
-  // Frozen weights are not in the checkpoint: other ones are noticed.
-  const auto frozen = trainer_of(saved.options, saved.data, true), other = trainer_of(saved.options, saved.data, true);
-  const RunIdentity identity = identity_of(saved.options, saved.data, *frozen);
-  CHECK(identity == identity_of(saved.options, saved.data, *other));
-  frozen->model().for_each_tensor([&](const auto& tensor) {
+  // Frozen weights are not in the checkpoint: others in the folder of --model are noticed.
+  Options based = saved.options;
+  based.model = saved.folder / "base";
+  save_weights(*based.model, saved.trainer->model());
+  const RunIdentity identity = identity_of(based, saved.data, *trainer_of(based, saved.data, true));
+  CHECK(identity == identity_of(based, saved.data, *trainer_of(based, saved.data, true)));
+  saved.trainer->model().for_each_tensor([&](const auto& tensor) {
     if (tensor.name == "model.norm.weight") tensor.value[1] += 1.0f;
   });
-  CHECK(identity != identity_of(saved.options, saved.data, *frozen));
+  save_weights(*based.model, saved.trainer->model());
+  CHECK(identity != identity_of(based, saved.data, *trainer_of(based, saved.data, true)));
 }
 
 TEST_CASE("resume: every flag of the command line either must be repeated or is known to be free") {
