@@ -10,7 +10,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
 file(READ ${README} readme)
 cmake_path(GET README FILENAME page)
-file(GLOB_RECURSE examples ${SOURCE_DIR}/examples/*.cpp ${SOURCE_DIR}/examples/*.hpp)
+file(GLOB_RECURSE examples ${SOURCE_DIR}/examples/*.cpp ${SOURCE_DIR}/examples/*.hpp ${SOURCE_DIR}/examples/*.cu)
 
 # The text between the next `open` and the next closing fence, cut off the front of `rest`.
 macro(take_block open)
