@@ -55,7 +55,8 @@ struct default_tensor_traits<T> {
 ///       of a view may return another tensor, which owns what it keeps: squared_distance then takes that one first
 /// Instead of all of these, contiguous memory:
 ///   data(T&), data(const T&), size(const T&)
-///   using backend = ...                                     where that memory lives: dropbp::Cpu unless stated
+///   using backend = ...                                     where that memory lives: dropbp::Cpu unless stated; memory of another
+///                                                           backend needs squared_distance and clone even so
 /// For example:
 ///   struct Field {
 ///     struct dropbp_tensor_traits {
@@ -99,6 +100,10 @@ template <class T>
 struct backend_of<T> {
   using type = typename tensor_traits<T>::backend;
 };
+
+// Memory whose elements can be copied here. Those of another backend cannot, they need a clone.
+template <class T>
+concept has_host_memory = has_contiguous_memory<T> && std::same_as<typename backend_of<T>::type, Cpu>;
 
 template <has_contiguous_memory T>
 using scalar_of = std::remove_cvref_t<decltype(*tensor_traits<T>::data(std::declval<const T&>()))>;
@@ -157,7 +162,7 @@ concept NormedTensor = detail::has_own_norms<T> || detail::has_contiguous_memory
 
 /// A tensor that can be kept and compared with a later one: what GradientSensitivity needs of a gradient.
 template <class T>
-concept ComparableTensor = detail::has_own_distances<T> || detail::has_contiguous_memory<T>;
+concept ComparableTensor = detail::has_own_distances<T> || detail::has_host_memory<T>;
 
 /// y += x, element by element. Throws std::invalid_argument when contiguous tensors differ in size.
 template <class T>

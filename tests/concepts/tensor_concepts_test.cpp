@@ -119,6 +119,17 @@ struct Contiguous {
 };
 static_assert(Tensor<Contiguous> && NormedTensor<Contiguous> && ComparableTensor<Contiguous>);
 
+// But for a copy, where the host cannot touch it.
+struct InDeviceMemory {
+  struct dropbp_tensor_traits {
+    using backend = dropbp::Cuda;
+    static double* data(InDeviceMemory& x);
+    static const double* data(const InDeviceMemory& x);
+    static int size(const InDeviceMemory& x);
+  };
+};
+static_assert(Tensor<InDeviceMemory> && NormedTensor<InDeviceMemory> && !ComparableTensor<InDeviceMemory>);
+
 struct WithoutSize {
   struct dropbp_tensor_traits {
     static double* data(WithoutSize& x);

@@ -143,7 +143,7 @@ struct GradientSensitivity {
   static void require_comparable(const T*) {
     static_assert(ComparableTensor<T>,
                   "dropbp: GradientSensitivity keeps and compares every gradient: give the gradients' type data() and "
-                  "size(), or tensor_traits with squared_norm, squared_distance and clone.");
+                  "size() of host memory, or tensor_traits with squared_norm, squared_distance and clone.");
   }
 };
 

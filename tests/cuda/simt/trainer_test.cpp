@@ -1,0 +1,132 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// llama-finetune's trainer on the emulated device: what is fetched from it for checkpoints and adapters, and brought back.
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "llama/files.hpp"
+#include "support/catch.hpp"
+#include "support/emulated.hpp"
+
+// Their templates, for one more backend; those for a card are compiled elsewhere.
+#undef DROPBP_LLAMA_CUDA
+#include "llama/adapter.cpp"
+#include "llama/model.cpp"
+#include "llama/trainer.cpp"
+#include "llama/training_checkpoint.cpp"
+
+namespace {
+
+using namespace llama;
+
+template <class T>
+using EmulatedTrainer = BasicTrainer<T, Emulated>;
+
+Options small_options(ModeChoice mode) {
+  Options options;
+  options.shape = {};
+  options.shape.vocabulary = 31;
+  options.shape.hidden = 16;
+  options.shape.intermediate = 24;
+  options.shape.layers = 2;
+  options.shape.heads = 4;
+  options.shape.kv_heads = 2;
+  options.mode = mode;
+  options.lora_rank = 2;
+  options.steps = 4;
+  options.batch = 2;
+  options.sequence = 8;
+  options.eval_batches = 1;
+  options.drop_rate = 0.5;
+  options.sensitivity_samples = 1;
+  options.learning_rate = 1e-2;
+  return options;
+}
+
+TokenData small_text() {
+  std::vector<std::int32_t> tokens;
+  for (std::uint64_t i = 0; i < 400; ++i) tokens.push_back(static_cast<std::int32_t>(i * i % 31));
+  return {std::move(tokens), 0.2};
+}
+
+// Losses, and everything that the device holds.
+template <class T>
+std::vector<float> numbers_of(EmulatedTrainer<T>& trainer) {
+  std::vector<float> numbers;
+  for (const StepRecord& record : trainer.records()) numbers.push_back(static_cast<float>(record.loss));
+  trainer.model().for_each_tensor([&](const ops::ParameterSlice<T, Emulated>& tensor) {
+    for (std::size_t i = 0; i < tensor.size(); ++i) numbers.push_back(dropbp::cuda::to_float(tensor.value[i]));
+  });
+  for (std::size_t i = 0; i < trainer.optimizer().parameters().size(); ++i) {
+    const auto& state = trainer.optimizer().state(i);
+    for (const auto* matrix : {&state.first_moment, &state.second_moment, &state.master})
+      numbers.insert(numbers.end(), matrix->data(), matrix->data() + matrix->size());
+  }
+  return numbers;
+}
+
+template <class T>
+void check_resume(ModeChoice mode) {
+  const test::TemporaryFolder folder;
+  const Options options = small_options(mode);
+  const TokenData data = small_text();
+  EmulatedTrainer<T> whole(options, options.shape, data, options.drop_rate);
+  for (int i = 0; i < 4; ++i) whole.step();
+
+  const auto half = std::make_unique<EmulatedTrainer<T>>(options, options.shape, data, options.drop_rate);
+  const RunIdentity identity = identity_of(options, options.shape, data, half->model());
+  for (int i = 0; i < 2; ++i) half->step();
+  TrainingCheckpoints(folder / "checkpoints", identity).save(*half);
+
+  EmulatedTrainer<T> resumed(options, options.shape, data, options.drop_rate);
+  REQUIRE(TrainingCheckpoints(folder / "checkpoints", identity).resume(resumed, [](std::string_view) {}));
+  CHECK(numbers_of(resumed) == numbers_of(*half));
+  for (int i = 0; i < 2; ++i) resumed.step();
+  CHECK(numbers_of(resumed) == numbers_of(whole));
+}
+
+}  // namespace
+
+TEST_CASE("emulated device: a training that is resumed from a checkpoint ends with the same bits") {
+  SECTION("float, all weights") { check_resume<float>(ModeChoice::full); }
+  SECTION("bfloat16 with master weights, all weights") { check_resume<dropbp::BFloat16>(ModeChoice::full); }
+  SECTION("bfloat16, QLoRA") { check_resume<dropbp::BFloat16>(ModeChoice::qlora); }
+}
+
+TEST_CASE("emulated device: adapters and merged models on disk are those of the device") {
+  const test::TemporaryFolder folder;
+  Options options = small_options(ModeChoice::lora);
+  const TokenData data = small_text();
+  EmulatedTrainer<float> trained(options, options.shape, data, options.drop_rate);
+  for (int i = 0; i < 2; ++i) trained.step();
+  save_adapter(folder / "adapter", trained.model(), "");
+  save_weights(folder / "merged", trained.model());
+  const double loss = trained.validate();
+
+  // On the CPU, and on the device again.
+  options.adapter = folder / "adapter";
+  Trainer cpu(options, options.shape, data, 0.5);
+  CHECK(std::abs(cpu.validate() - loss) < 1e-6 * loss);
+  CHECK(EmulatedTrainer<float>(options, options.shape, data, 0.5).validate() == loss);
+
+  // Losses of so young a model say little about its weights.
+  save_weights(folder / "cpu", cpu.model());
+  LlamaModel<float> merged(options.shape, 8), expected(options.shape, 8);
+  LlamaModel<float, Emulated> again(options.shape, 8);
+  load_weights(folder / "merged", merged), load_weights(folder / "cpu", expected), load_weights(folder / "merged", again);
+  const auto values_of = [](auto& model) {
+    std::vector<float> values;
+    model.for_each_tensor([&](const auto& tensor) { values.insert(values.end(), tensor.value, tensor.value + tensor.size()); });
+    return values;
+  };
+  const std::vector<float> x = values_of(merged), y = values_of(expected);
+  REQUIRE(x.size() == y.size());
+  for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(std::abs(x[i] - y[i]) < 1e-7f);
+  CHECK(values_of(again) == x);
+}
