@@ -8,129 +8,54 @@
 
 #include <cmath>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
-#include <dropbp/ops/adamw.hpp>
 #include <dropbp/ops/product.hpp>
 #include <dropbp/ops/product_eigen.hpp>
 
 #include "benchmark.hpp"
 #include "instructions.hpp"
-#include "modes.hpp"
 #include "plain_llama.hpp"
+#include "training_step.hpp"
 
 namespace {
 
+using bench::Training, bench::plan_of;
 using llama::Index;
 
-struct Settings {
-  llama::LlamaConfig shape{.hidden = 512, .intermediate = 1376, .layers = 8, .heads = 8, .kv_heads = 8};
-  Index sequence = 256, batch = 4;
+using Trainer = bench::Trainer<float>;
+
+struct Settings : Training {
   int rounds = 9;
-  std::string mode = "full";
   std::vector<double> drop_rates = {0.0, 0.5, 0.75, 0.875};
-
-  bool full() const noexcept { return mode == "full"; }
 };
 
-struct Times {
-  double forward = 0.0, backward = 0.0, branches_backward = 0.0, optimizer = 0.0, branches_optimizer = 0.0, step = 0.0;
-};
-
-llama::Batch batch_of(const Settings& settings) {
-  llama::Batch batch{.shape = {settings.batch, settings.sequence}, .inputs = {}, .labels = {}};
-  const dropbp::CounterRandom random(1, dropbp::RandomStream::user, 0);
-  const auto vocabulary = static_cast<std::uint64_t>(settings.shape.vocabulary);
-  for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(batch.shape.tokens()); ++i) {
-    batch.inputs.push_back(static_cast<std::int32_t>(random(2 * i) % vocabulary));
-    batch.labels.push_back(static_cast<std::int32_t>(random(2 * i + 1) % vocabulary));
-  }
-  return batch;
+Settings default_settings() {
+  Settings settings;
+  settings.shape = {.hidden = 512, .intermediate = 1376, .layers = 8, .heads = 8, .kv_heads = 8};
+  return settings;
 }
 
-// Clipping, as every fine-tuning does it, and AdamW.
-void update(dropbp::ops::AdamW<float>& optimizer) {
-  const double norm = dropbp::ops::global_gradient_norm<float>(optimizer.parameters());
-  optimizer.step(dropbp::ops::clip_factor(norm, 1.0));
-}
-
-constexpr dropbp::ops::AdamWOptions adamw{.learning_rate = 1e-5};
-
-// The trainer with the library.
-class Trainer {
- public:
-  explicit Trainer(const Settings& settings)
-      : model_(settings.shape, settings.sequence, {.adaptation = bench::adaptation_of(settings.mode)}),
-        handler_(model_, {.drop_rate = 0.0, .trains_below = model_.trains_below()}),
-        optimizer_(model_.parameters(), adamw),
-        batch_(batch_of(settings)) {
-    model_.initialize(1);
-    model_.initialize_adapters(1);
-    std::size_t all = 0, of_branches = 0;
-    for (const auto* parameter : model_.parameters()) all += parameter->trained ? parameter->size() : 0;
-    model_.for_each_layer([&](auto& layer) {
-      layer.op().for_each_parameter([&](const auto& parameter) { of_branches += parameter.trained ? parameter.size() : 0; });
-    });
-    branches_share_ = static_cast<double>(of_branches) / static_cast<double>(all);
-  }
-
-  Times step(const dropbp::DropPlan& plan) {
-    Times times;
-    llama::PassTimes passes;
-    times.step = bench::seconds_of([&] {
-      model_.clear_gradients();
-      handler_.begin_step(plan);
-      loss_ = model_.loss_and_gradients(batch_, &passes);
-      times.optimizer = bench::seconds_of([&] { update(optimizer_); });
-    });
-    times.forward = passes.forward;
-    times.backward = passes.backward;
-    times.branches_backward = passes.branches_backward;
-    times.branches_optimizer = branches_share_ * times.optimizer;  // meaningful where all branches are kept
-    return times;
-  }
-
-  double loss() const noexcept { return loss_; }
-  std::size_t allocations() { return model_.saved_memory().allocations() + model_.workspace().allocations(); }
-  std::span<const double> flops() const noexcept { return handler_.flops(); }
-  // What of the branches' backward FLOPs a plan leaves, without the input gradients that nobody needs.
-  double backward_share(const dropbp::DropPlan& plan) const {
-    double kept = 0.0, all = 0.0;
-    for (std::size_t i = 0; i < plan.size(); ++i) {
-      all += model_.backward_flops(i, true);
-      if (plan.kept(i)) kept += model_.backward_flops(i, plan.input_gradient_needed(i));
-    }
-    return kept / all;
-  }
-  const std::vector<dropbp::ops::Parameter<float>*>& parameters() const noexcept { return model_.parameters(); }
-
- private:
-  llama::LlamaModel<float> model_;
-  dropbp::DropBPHandler<llama::LlamaModel<float>> handler_;
-  dropbp::ops::AdamW<float> optimizer_;
-  llama::Batch batch_;
-  double loss_ = 0.0, branches_share_ = 0.0;
-};
+void fill(Trainer::Model& model) { model.initialize(1); }
 
 // The same without it.
 class PlainTrainer {
  public:
-  explicit PlainTrainer(const Settings& settings, const Trainer& other)
-      : model_(settings.shape, settings.sequence), optimizer_(model_.parameters(), adamw), batch_(batch_of(settings)) {
+  explicit PlainTrainer(const Settings& settings, Trainer& other)
+      : model_(settings.shape, settings.sequence), optimizer_(model_.parameters(), bench::adamw), batch_(bench::batch_of(settings)) {
     for (std::size_t i = 0; i < model_.parameters().size(); ++i)
-      dropbp::ops::copy<float>(model_.parameters()[i]->value(), other.parameters()[i]->value());
+      dropbp::ops::copy<float>(model_.parameters()[i]->value(), other.model().parameters()[i]->value());
   }
 
   double step() {
     return bench::seconds_of([&] {
       for (auto* parameter : model_.parameters()) parameter->drop_gradient();
       loss_ = model_.loss_and_gradients(batch_);
-      update(optimizer_);
+      bench::update(optimizer_);
     });
   }
 
@@ -142,41 +67,6 @@ class PlainTrainer {
   llama::Batch batch_;
   double loss_ = 0.0;
 };
-
-// As many attention branches and as many MLPs as the rate leaves, evenly spread, others in every round.
-dropbp::DropPlan plan_of(const Settings& settings, double drop_rate, int round) {
-  const auto size = static_cast<std::size_t>(settings.shape.layers);
-  const auto kept = static_cast<std::size_t>(std::lround((1.0 - drop_rate) * static_cast<double>(size)));
-  std::vector<std::uint8_t> dropped(2 * size, 1);
-  for (std::size_t i = 0; i < kept; ++i) {
-    const std::size_t block = (i * size / kept + static_cast<std::size_t>(round)) % size;
-    dropped[2 * block] = dropped[2 * block + 1] = 0;
-  }
-  return dropbp::DropPlan(dropped, settings.full());
-}
-
-double kept_flops_share(const dropbp::DropPlan& plan, std::span<const double> flops) {
-  double kept = 0.0, all = 0.0;
-  for (std::size_t i = 0; i < plan.size(); ++i) {
-    all += flops[i];
-    if (plan.kept(i)) kept += flops[i];
-  }
-  return kept / all;
-}
-
-// Multiply-adds count as two; the attention's causal half is counted, not the other. Over frozen weights a backward pass has
-// the inputs' gradients alone; the adapters' own products, below a tenth, are not counted.
-struct StepFlops {
-  double forward, branches_backward, rest;
-  double all() const noexcept { return forward + branches_backward + rest; }
-};
-StepFlops flops_of(const Settings& settings, std::span<const double> branches, double backward_share) {
-  const double tokens = static_cast<double>(settings.batch * settings.sequence);
-  double forward = 0.0;
-  for (const double flops : branches) forward += tokens * flops;
-  const double head = 2.0 * tokens * static_cast<double>(settings.shape.hidden * settings.shape.vocabulary);
-  return {forward, (settings.full() ? 2.0 : 1.0) * backward_share * forward, (settings.full() ? 3.0 : 2.0) * head};
-}
 
 // FLOP/s of C = A B^T with square matrices: the better of the library's product and Eigen's.
 class ProductRate {
@@ -206,13 +96,13 @@ class ProductRate {
 
 // What --count-instructions runs under valgrind: a tiny model, since what the library adds does not depend on the sizes.
 int count(const std::string& trainer, int steps) {
-  Settings settings;
+  Settings settings = default_settings();
   settings.shape.hidden = 32;
   settings.shape.intermediate = 48;
   settings.sequence = 8;
   settings.batch = 1;
   dropbp::ops::set_thread_count(1);
-  Trainer with(settings);
+  Trainer with(settings, fill);
   PlainTrainer without(settings, with);
   const dropbp::DropPlan plan = plan_of(settings, 0.0, 0);
   for (int step = 0; step < steps; ++step) trainer == "plain" ? void(without.step()) : void(with.step(plan));
@@ -221,7 +111,7 @@ int count(const std::string& trainer, int steps) {
 
 // One rate alone, for comparisons from outside (versus_pytorch.py): the times and memory of this process.
 int run_alone(const Settings& settings, double drop_rate) {
-  Trainer trainer(settings);
+  Trainer trainer(settings, fill);
   std::vector<double> milliseconds;
   for (int round = 0; round <= settings.rounds; ++round) {
     const double seconds = trainer.step(plan_of(settings, drop_rate, round)).step;
@@ -229,14 +119,14 @@ int run_alone(const Settings& settings, double drop_rate) {
   }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  fmt::print("{}\n", bench::Json{{"step_ms", milliseconds}, {"peak_rss_bytes", usage.ru_maxrss * 1024}}.dump());
+  fmt::print("{}\n", bench::Json{{"step_ms", milliseconds}, {"peak_bytes", usage.ru_maxrss * 1024}}.dump());
   return 0;
 }
 
 int run(int argc, char** argv) {
   CLI::App app(
       "Times training steps of a LLaMA at several drop rates, in turn, and compares what is saved with what can be.");
-  Settings settings;
+  Settings settings = default_settings();
   bench::Options common(app, "a smaller model, 5 rounds");
   const auto size = [&](const char* flag, Index& target, const char* help) {
     app.add_option(flag, target, help)->check(CLI::Range(1, 1 << 20))->capture_default_str();
@@ -278,14 +168,12 @@ int run(int argc, char** argv) {
   std::erase(settings.drop_rates, 0.0);
   settings.drop_rates.insert(settings.drop_rates.begin(), 0.0);
 
-  Trainer trainer(settings);
+  Trainer trainer(settings, fill);
   std::optional<PlainTrainer> plain;
   if (settings.full()) plain.emplace(settings, trainer);
   ProductRate product(common.quick ? 512 : 2048);
-  const std::size_t rates = settings.drop_rates.size();
-  std::vector<std::vector<Times>> times(rates);
-  std::vector<std::vector<double>> ratios(rates), limits(rates);
-  std::vector<double> kept_shares(rates), backward_shares(rates), plain_seconds, overheads, product_rates;
+  bench::RateTable table(trainer, settings, settings.drop_rates);
+  std::vector<double> plain_seconds, overheads, product_rates;
 
   // Once each beforehand: memory is taken, and what the two trainers compute is the same.
   trainer.step(plan_of(settings, 0.0, 0));
@@ -297,87 +185,25 @@ int run(int argc, char** argv) {
   std::size_t allocations = 0;
   for (int round = -1; round < settings.rounds; ++round) {
     if (round == 0) allocations = trainer.allocations();
-    std::vector<Times> of_round(rates);
     double of_plain = 0.0;
-    for (std::size_t turn = 0; turn <= rates; ++turn) {
-      const std::size_t i = (turn + static_cast<std::size_t>(round + 1)) % (rates + 1);
-      if (i == rates) {
-        if (plain) of_plain = plain->step();
-        continue;
-      }
-      const dropbp::DropPlan plan = plan_of(settings, settings.drop_rates[i], round + 1);
-      of_round[i] = trainer.step(plan);
-      kept_shares[i] = kept_flops_share(plan, trainer.flops());
-      backward_shares[i] = trainer.backward_share(plan);
-    }
+    table.run_round(round, [&] {
+      if (plain) of_plain = plain->step();
+    });
     const double rate = product.measure();
     if (round < 0) continue;
-    const Times& full = of_round[0];
-    for (std::size_t i = 0; i < rates; ++i) {
-      const double saved = (1.0 - backward_shares[i] / backward_shares[0]) * full.branches_backward +
-                           (1.0 - kept_shares[i]) * full.branches_optimizer;
-      times[i].push_back(of_round[i]);
-      ratios[i].push_back(of_round[i].step / full.step);
-      limits[i].push_back((full.step - saved) / full.step);
-    }
-    if (plain) overheads.push_back(full.step / of_plain - 1.0), plain_seconds.push_back(of_plain);
+    if (plain) overheads.push_back(table.last_seconds() / of_plain - 1.0), plain_seconds.push_back(of_plain);
     product_rates.push_back(rate);
     fmt::print(stderr, "round {} of {}\n", round + 1, settings.rounds);
   }
   allocations = trainer.allocations() - allocations;
 
-  const StepFlops flops = flops_of(settings, trainer.flops(), backward_shares[0]);
-  const auto milliseconds = [](const std::vector<Times>& of, double Times::*part) {
-    std::vector<double> values;
-    for (const Times& one : of) values.push_back(1e3 * one.*part);
-    return bench::spread_of(values);
-  };
-  fmt::print(
-      "LLaMA of {} blocks, hidden {}, intermediate {}, {} heads; {} x {} tokens, float, {}; {} "
-      "threads\n"
-      "median of {} rounds in turn; ratio: time / that at rate 0 (least to most); limit: from the parts at rate 0;\n"
-      "flops limit: by FLOPs alone; efficiency: (1 - ratio) / (1 - limit)\n"
-      "drop rate  forward ms  backward ms  optimizer ms   step ms   ratio                    limit  flops limit  "
-      "efficiency\n",
-      settings.shape.layers, settings.shape.hidden, settings.shape.intermediate, settings.shape.heads, settings.batch,
-      settings.sequence,
-      settings.full()             ? "all weights trained"
-      : settings.mode == "qlora" ? "adapters over 4-bit weights trained"
-                                  : "adapters trained",
-      dropbp::ops::thread_count(), settings.rounds);
-  bench::Json rows = bench::Json::array();
-  llama::Plot plot{.title = "Time of a training step",
-                   .x_label = "drop rate",
-                   .y_label = "time / that at rate 0",
-                   .series = {{"measured", {}}, {"limit", {}}}};
-  for (std::size_t i = 0; i < rates; ++i) {
-    const bench::Spread ratio = bench::spread_of(ratios[i]);
-    const double limit = bench::median(limits[i]);
-    const double flops_limit = (flops.all() - (1.0 - backward_shares[i] / backward_shares[0]) * flops.branches_backward) / flops.all();
-    const double efficiency = limit < 1.0 ? (1.0 - ratio.median) / (1.0 - limit) : 1.0;
-    const double forward = milliseconds(times[i], &Times::forward).median,
-                 backward = milliseconds(times[i], &Times::backward).median,
-                 optimizer = milliseconds(times[i], &Times::optimizer).median,
-                 step = milliseconds(times[i], &Times::step).median;
-    fmt::print("{:>9} {:>11.1f} {:>12.1f} {:>13.1f} {:>9.1f}   {:.4f} ({:.4f}-{:.4f})  {:>7.4f} {:>12.4f} {:>11.3f}\n",
-               1.0 - kept_shares[i], forward, backward, optimizer, step, ratio.median, ratio.least, ratio.most, limit,
-               flops_limit, efficiency);
-    rows.push_back({{"drop_rate", 1.0 - kept_shares[i]},
-                    {"forward_ms", forward},
-                    {"backward_ms", backward},
-                    {"optimizer_ms", optimizer},
-                    {"step_ms", step},
-                    {"ratio", ratio.median},
-                    {"limit", limit},
-                    {"flops_limit", flops_limit},
-                    {"efficiency", efficiency}});
-    plot.series[0].points.emplace_back(1.0 - kept_shares[i], ratio.median);
-    plot.series[1].points.emplace_back(1.0 - kept_shares[i], limit);
-  }
+  fmt::print("{}; float, {} threads\n", settings.text(), dropbp::ops::thread_count());
+  const auto [rows, plot] = table.print();
+  const bench::StepFlops flops = table.flops();
   const bench::Spread rate = bench::spread_of(product_rates);
-  const double step_seconds = milliseconds(times[0], &Times::step).median / 1e3;
+  const double step_seconds = table.seconds();
   const double fraction = flops.all() / step_seconds / rate.median;
-  const double tokens_per_second = static_cast<double>(settings.batch * settings.sequence) / step_seconds;
+  const double tokens_per_second = static_cast<double>(settings.tokens()) / step_seconds;
   bench::Json json{{"rows", rows}, {"mode", settings.mode}, {"sgemm_fraction", fraction}, {"tokens_per_second", tokens_per_second}};
   if (plain) {
     const bench::Spread overhead = bench::spread_of(overheads);

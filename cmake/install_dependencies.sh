@@ -7,7 +7,7 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-Usage: cmake/install_dependencies.sh [--dry-run] GROUP...
+Usage: cmake/install_dependencies.sh [--dry-run | --into DIR] GROUP...
 
 Installs the Debian or Ubuntu packages that are missing, with apt-get and, for users other than root, sudo.
 What is installed already, by a package or in /usr/local, is left alone: then nothing touches the network and
@@ -29,6 +29,8 @@ Groups:
 
 Options:
   --dry-run  only print what would be installed
+  --into DIR install nothing: unpack the packages of the groups, there or not, in DIR, for a machine without network or rights; there
+             give CMake -DCMAKE_PREFIX_PATH=DIR/usr. Not for compilers
   --help     this text
 
 Exit codes: 0 all there, 1 something could not be installed, 2 wrong usage.
@@ -91,24 +93,62 @@ is_present() {
 }
 
 dry_run=false
+into=""
 groups=()
-for argument in "$@"; do
-  case $argument in
+while [ $# -gt 0 ]; do
+  case $1 in
     -h | --help)
       usage
       exit 0
       ;;
     --dry-run) dry_run=true ;;
+    --into)
+      if [ $# -lt 2 ]; then
+        echo "install_dependencies.sh: --into needs a folder; see --help." >&2
+        exit 2
+      fi
+      into=$2
+      shift
+      ;;
     -*)
-      echo "install_dependencies.sh: unknown option '$argument'; see --help." >&2
+      echo "install_dependencies.sh: unknown option '$1'; see --help." >&2
       exit 2
       ;;
-    *) groups+=("$argument") ;;
+    *) groups+=("$1") ;;
   esac
+  shift
 done
 if [ ${#groups[@]} -eq 0 ]; then
   usage >&2
   exit 2
+fi
+
+# The packages, and the libraries that they depend on but those of the compiler.
+unpack() {
+  local packages=() group requirement
+  for group in "${groups[@]}"; do
+    while read -r -a requirement; do packages+=("${requirement[0]}"); done < <(requirements_of "$group")
+  done
+  mkdir -p "$into"
+  into=$(realpath "$into")
+  archives=$(mktemp -d)
+  trap 'rm -rf "$archives"' EXIT
+  cd "$archives"
+  chmod a+rwx .  # apt's own user
+  # shellcheck disable=SC2046
+  apt-get -q download "${packages[@]}" $(apt-cache depends "${packages[@]}" |
+    sed -n 's/^ *Depends: \(lib[a-z0-9.+-]*\)$/\1/p' | grep -v -E '^lib(c6|c|gcc|stdc\+\+)' | sort -u) >/dev/null
+  for archive in *.deb; do dpkg-deb -x "$archive" "$into"; done
+  echo "unpacked in $into: $(echo *.deb); give CMake -DCMAKE_PREFIX_PATH=$into/usr"
+}
+if [ -n "$into" ]; then
+  if ! command -v apt-get >/dev/null 2>&1; then
+    echo "--into needs apt-get, and there is none here." >&2
+    exit 1
+  fi
+  for group in "${groups[@]}"; do requirements_of "$group" >/dev/null; done
+  unpack
+  exit 0
 fi
 
 missing=()

@@ -3,11 +3,8 @@
 
 // How close the CUDA kernels come to what the card can do: copying, reading and multiplying are measured first, and every
 // kernel is a fraction of one of them. Shapes of LLaMA2-7B.
-#include <cuda_runtime.h>
-
 #include <cstdint>
 #include <functional>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -17,8 +14,8 @@
 #include <dropbp/backend/cuda/scalar.hpp>
 #include <dropbp/ops/device.hpp>
 
-#include "benchmark.hpp"
-#include "cuda/read.hpp"
+#include "cuda/card.hpp"
+#include "cuda/extra.hpp"
 
 namespace {
 
@@ -27,46 +24,7 @@ using bench::Json;
 using ops::Index;
 using ops::Matrix;
 using ops::MatrixView;
-using Device = device_runtime<Cuda>;
-
-void require_cuda(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
-
-class Event {
- public:
-  Event() { require_cuda(cudaEventCreate(&event_)); }
-  ~Event() { cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  void record() { require_cuda(cudaEventRecord(event_, Device::stream())); }
-  double seconds_since(const Event& start) const {
-    require_cuda(cudaEventSynchronize(event_));
-    float milliseconds = 0.0f;
-    require_cuda(cudaEventElapsedTime(&milliseconds, start.event_, event_));
-    return 1e-3 * static_cast<double>(milliseconds);
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-/// The median of several rounds, each of enough calls to hide the launch.
-double seconds_of(int rounds, const std::function<void()>& call) {
-  Event start, end;
-  const auto round = [&](int calls) {
-    start.record();
-    for (int i = 0; i < calls; ++i) call();
-    end.record();
-    return end.seconds_since(start) / calls;
-  };
-  round(2);
-  const double once = round(1);
-  const int calls = static_cast<int>(std::clamp(0.02 / once, 1.0, 200.0));
-  std::vector<double> times;
-  for (int i = 0; i < rounds; ++i) times.push_back(round(calls));
-  return bench::median(std::move(times));
-}
+using bench::Device, bench::filled;
 
 struct Ceilings {
   double copy, read, multiply;  ///< bytes a second (of a copy: read and written), the same, floating-point operations a second
@@ -81,7 +39,7 @@ class Table {
   enum class Of { copy, read, multiply };
   /// `work` is the fewest bytes that must be moved, or the operations.
   double add(const std::string& name, const char* scalar, Of of, double work, const std::function<void()>& call) {
-    const double seconds = seconds_of(rounds_, call), rate = work / seconds;
+    const double seconds = bench::seconds_on_card(rounds_, call), rate = work / seconds;
     const double ceiling = of == Of::copy ? ceilings.copy : of == Of::read ? ceilings.read : ceilings.multiply;
     const char* const unit = of == Of::multiply ? "TFLOP/s" : "TB/s";
     const char* const ceiling_name = of == Of::copy ? "copy" : of == Of::read ? "read" : "GEMM";
@@ -97,20 +55,6 @@ class Table {
   Json& rows_;
 };
 
-/// Random enough: small finite values, the same in each run.
-template <class T>
-Matrix<T, Cuda> filled(Index rows, Index columns) {
-  std::vector<float> row(static_cast<std::size_t>(columns));
-  std::uint32_t state = 1;
-  for (float& x : row) x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 16) * 0x1p-15f - 1.0f;
-  Matrix<float, Cuda> one(1, columns);
-  Device::copy_to_device(one.data(), row.data(), row.size() * sizeof(float));
-  Matrix<T, Cuda> result(rows, columns);
-  const MatrixView<const float, Cuda> repeated(one.data(), rows, columns, 0);
-  ops::detail::device_ops<T, Cuda>::convert_from(result.view(), repeated);
-  return result;
-}
-
 template <class T>
 void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick) {
   using Ops = ops::detail::device_ops<T, Cuda>;
@@ -124,6 +68,11 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     ops::BasicMemoryPool<Cuda> pool;
     table.add("copy", scalar, Of::copy, 2 * n, [&] { Ops::copy(y.view(), x.view()); });
     table.add("residual add", scalar, Of::copy, 3 * n, [&] { Ops::add(y.view(), x.view()); });
+    table.add("zero", scalar, Of::copy, n, [&] { Ops::set_zero(y.view()); });
+    table.add("scale", scalar, Of::copy, 2 * n, [&] { Ops::multiply(y.view(), 1.0f); });
+    table.add("add and RMSNorm forward", scalar, Of::copy, 4 * n, [&] {
+      bench::add_rms_norm<T>(y.data(), rstd.data(), dy.data(), x.data(), w.data(), tokens, hidden);
+    });
     table.add("dropout", scalar, Of::copy, 2 * n, [&] { Ops::dropout(y.view(), x.view(), 0.1, {.seed = 1}, 1); });
     table.add("RMSNorm forward", scalar, Of::copy, 2 * n, [&] { Ops::rms_norm_forward(y.view(), rstd.data(), x.view(), w.data(), 1e-5); });
     table.add("RMSNorm backward, joined", scalar, Of::copy, 4 * n, [&] {
@@ -197,17 +146,6 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
   }
 }
 
-template <class T>
-double multiply_ceiling(Table& table, const char* scalar) {
-  const Index n = 8192;
-  Matrix<T, Cuda> a = filled<T>(n, n), b = filled<T>(n, n), c(n, n);
-  const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
-  table.ceilings.multiply = 0;
-  return table.add("ceiling: product 8192 x 8192 x 8192", scalar, Table::Of::multiply, flops, [&] {
-    ops::detail::device_ops<T, Cuda>::product(ProductLayout::abt, c.view(), a.view(), b.view(), ops::Accumulate::overwrite);
-  });
-}
-
 int run(int argc, char** argv) {
   CLI::App app{"The CUDA kernels beside what the card can do: every row a fraction of the rate of copying, reading or multiplying, measured first.",
                "cuda_kernels"};
@@ -215,17 +153,11 @@ int run(int argc, char** argv) {
   Index tokens = 16384;
   app.add_option("--tokens", tokens, "rows of the matrices, a multiple of 1024")->check(CLI::Range(1024, 1 << 20))->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  if (const std::string missing = Device::missing(); !missing.empty()) throw std::runtime_error(missing);
+  const bench::Card card;
   common.begin();
   if (common.quick) tokens = 2048;
   tokens = tokens / 1024 * 1024;
-
-  cudaDeviceProp card{};
-  int driver = 0, device = 0;
-  require_cuda(cudaGetDevice(&device));
-  require_cuda(cudaGetDeviceProperties(&card, device));
-  require_cuda(cudaDriverGetVersion(&driver));
-  fmt::print("{}, {} multiprocessors, driver for CUDA {}.{}, {} tokens\n\n", card.name, card.multiProcessorCount, driver / 1000, driver % 1000 / 10, tokens);
+  fmt::print("{}; {} tokens\n\n", card.text(), tokens);
   Json rows = Json::array();
   Table table(common.quick ? 3 : 9, rows);
   {
@@ -236,14 +168,16 @@ int run(int argc, char** argv) {
     table.ceilings.read = table.add("ceiling: read", "", Table::Of::read, static_cast<double>(bytes), [&] { bench::read_everything(from.data(), bytes, to.data()); });
   }
   Json ceilings{{"copy_bytes_per_second", table.ceilings.copy}, {"read_bytes_per_second", table.ceilings.read}};
-  table.ceilings.multiply = multiply_ceiling<BFloat16>(table, "bfloat16");
-  ceilings["bfloat16_flops"] = table.ceilings.multiply;
-  measure_kernels<BFloat16>(table, "bfloat16", tokens, common.quick);
-  table.ceilings.multiply = multiply_ceiling<float>(table, "float");
-  ceilings["float_flops"] = table.ceilings.multiply;
-  measure_kernels<float>(table, "float", tokens / 4, common.quick);
+  const auto measure = [&]<class T>(T, const char* scalar, Index rows_of_matrices) {
+    table.ceilings.multiply = bench::product_rate<T>(common.quick ? 3 : 9);
+    fmt::print("ceiling: product 8192 x 8192 x 8192 of {}: {:.1f} TFLOP/s\n", scalar, 1e-12 * table.ceilings.multiply);
+    ceilings[std::string(scalar) + "_flops"] = table.ceilings.multiply;
+    measure_kernels<T>(table, scalar, rows_of_matrices, common.quick);
+  };
+  measure(BFloat16{}, "bfloat16", tokens);
+  measure(float{}, "float", tokens / 4);
 
-  common.write(Json{{"card", card.name}, {"multiprocessors", card.multiProcessorCount}, {"driver", driver}, {"tokens", tokens}, {"ceilings", ceilings}, {"rows", rows}});
+  common.write(Json{{"card", card.json()}, {"tokens", tokens}, {"ceilings", ceilings}, {"rows", rows}});
   return 0;
 }
 

@@ -280,6 +280,14 @@ class BasicNf4Matrix<Backend> {
     return result;
   }
 
+  /// The same codes and scales, in memory of their own.
+  BasicNf4Matrix clone() const {
+    BasicNf4Matrix copy;
+    copy.rows_ = rows_, copy.columns_ = columns_, copy.offset_ = offset_;
+    copy.codes_ = copied(codes_), copy.scales_ = copied(scales_), copy.group_scales_ = copied(group_scales_);
+    return copy;
+  }
+
   Index rows() const noexcept { return rows_; }        ///< number of rows
   Index columns() const noexcept { return columns_; }  ///< elements of a row
   std::size_t bytes() const noexcept { return Nf4Matrix::bytes(rows_, columns_); }  ///< of codes, scales, their floats and the mean
@@ -307,6 +315,12 @@ class BasicNf4Matrix<Backend> {
   static Matrix<E, Backend> uploaded(const Matrix<E>& host) {
     Matrix<E, Backend> copy(host.rows(), host.columns());
     if (host.size() > 0) device_runtime<Backend>::copy_to_device(copy.data(), host.data(), host.size() * sizeof(E));
+    return copy;
+  }
+  template <class E>
+  static Matrix<E, Backend> copied(const Matrix<E, Backend>& from) {
+    Matrix<E, Backend> copy(from.rows(), from.columns());
+    device_runtime<Backend>::copy(copy.data(), from.data(), from.size() * sizeof(E));
     return copy;
   }
 

@@ -64,7 +64,8 @@ class BasicMemoryPool {
   BasicMemoryBlock<Backend> allocate(std::size_t bytes);
 
   /// From now on all blocks come from an arena with room for `blocks` of them with `bytes` together; one that is as large
-  /// stays. Throws std::logic_error where it would have to grow while blocks of it are alive, and std::bad_alloc.
+  /// stays. Throws std::logic_error where it would have to grow while blocks of it are alive, and what its memory throws where
+  /// there is no room; both leave the arena as it was.
   void reserve(std::size_t bytes, std::size_t blocks) {
     const std::lock_guard lock(state_->mutex);
     state_->reserve(bytes + blocks * grain, blocks);
@@ -84,10 +85,12 @@ class BasicMemoryPool {
   /// How often the system was asked for memory: constant in steady steps.
   std::size_t allocations() const { return locked([](const State& s) { return s.allocations; }); }
 
-  /// Gives the blocks that wait for reuse back to the system; an arena stays.
+  /// Gives back to the system what no block uses: those that wait for reuse, and an arena that is empty; then blocks come from
+  /// the system again, until reserve().
   void trim() {
     const std::lock_guard lock(state_->mutex);
     state_->release_waiting();
+    if (state_->arena.pieces.empty()) state_->release_arena();
   }
 
  private:
@@ -145,10 +148,19 @@ class BasicMemoryPool {
                             std::to_string(arena.used()) + " of its " + std::to_string(arena.capacity) + " are in use",
                             "reserve enough before the forward pass, when all backward passes have run");
       arena.pieces.reserve(blocks);
-      void* const memory = Memory::allocate(capacity);
-      release_arena();
+      // The smaller one first: both together may be more than there is.
+      const std::size_t before = arena.capacity;
       release_waiting();
-      arena.memory = static_cast<std::byte*>(memory);
+      release_arena();
+      try {
+        make_arena(capacity);
+      } catch (...) {
+        if (before > 0) make_arena(before);
+        throw;
+      }
+    }
+    void make_arena(std::size_t capacity) {
+      arena.memory = static_cast<std::byte*>(Memory::allocate(capacity));
       arena.capacity = capacity;
       reserved += capacity;
       ++allocations;

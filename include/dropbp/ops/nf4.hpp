@@ -128,6 +128,15 @@ class BasicNf4Matrix<Cpu> {
     return result;
   }
 
+  /// The same codes and scales, in memory of their own.
+  BasicNf4Matrix clone() const {
+    BasicNf4Matrix copy(rows_, columns_);
+    ops::copy<std::uint8_t>(copy.codes_.view(), codes_.view()), ops::copy<std::uint8_t>(copy.scales_.view(), scales_.view());
+    ops::copy<float>(copy.group_scales_.view(), group_scales_.view());
+    copy.offset_ = offset_;
+    return copy;
+  }
+
   Index rows() const noexcept { return rows_; }                   ///< number of rows
   Index columns() const noexcept { return columns_; }             ///< elements of a row
   Index size() const noexcept { return rows_ * columns_; }        ///< elements

@@ -152,14 +152,19 @@ class Projection {
   /// Gives the weight of a linear map its values [outputs, input], quantising them where the base is. Throws
   /// std::invalid_argument for another shape and, where it quantises, for values that are not finite.
   void set_weight(std::size_t part, MatrixView<const float> values) {
-    if (values.rows != parts_.at(part).rows || values.columns != input_)
-      detail::throw_invalid("the weight '" + parts_[part].name + "' has the shape " + detail::shape_text(parts_[part].rows, input_),
-                            detail::shape_text(values.rows, values.columns) + " was given", "pass one row for each output");
+    require_shape(part, values.rows, values.columns);
     if (!quantized_.empty()) {
       quantized_.at(part) = BasicNf4Matrix<Backend>::quantize(values, parts_[part].name);
       return;
     }
     upload(weight.value().rows_from(first_row(part), parts_.at(part).rows), values);
+  }
+
+  /// The same of a base that is quantised, with codes that are there already. Throws std::out_of_range where it is not, and
+  /// std::invalid_argument for another shape.
+  void set_weight(std::size_t part, BasicNf4Matrix<Backend> codes) {
+    require_shape(part, codes.rows(), codes.columns());
+    quantized_.at(part) = std::move(codes);
   }
 
   /// The weight of a linear map [outputs, input], with its adapter merged into it: W + alpha / rank * B A.
@@ -194,6 +199,12 @@ class Projection {
   static const Adaptation& checked(const Adaptation& adaptation) {
     require_valid(adaptation);
     return adaptation;
+  }
+
+  void require_shape(std::size_t part, Index rows, Index columns) const {
+    if (rows != parts_.at(part).rows || columns != input_)
+      detail::throw_invalid("the weight '" + parts_[part].name + "' has the shape " + detail::shape_text(parts_[part].rows, input_),
+                            detail::shape_text(rows, columns) + " was given", "pass one row for each output");
   }
 
   static std::string_view linear_name(std::string_view weight_name) {

@@ -11,6 +11,7 @@
 #include "dropbp/ops/adamw.hpp"
 #include "dropbp/ops/nf4.hpp"
 #include "simt_test.hpp"
+#include "support/emulated.hpp"
 
 using namespace dropbp::test;
 using dropbp::BFloat16;
@@ -71,6 +72,20 @@ TEST_CASE("4-bit weights expand to those of the CPU, bit for bit, from any row o
         }
     }
   });
+}
+
+TEST_CASE("a copy of 4-bit weights on a device is in memory of its own, with the same values") {
+  auto values = random_values<float>(9 * 33, 1, -0.05, 0.05);
+  auto matrix = ops::BasicNf4Matrix<Emulated>::quantize({values.data(), 9, 33});
+  const auto expanded = [](const auto& quantized) {
+    ops::Matrix<float, Emulated> result(9, 33);
+    quantized.dequantize(result.view());
+    return std::vector<float>(result.data(), result.data() + result.size());
+  };
+  const std::vector<float> wanted = expanded(matrix);
+  const auto copy = matrix.clone();
+  matrix = {};
+  CHECK(same_bits(expanded(copy), wanted));
 }
 
 TEST_CASE("AdamW updates all segments as the CPU does, in one launch, and leaves the others alone") {

@@ -4,11 +4,33 @@
 // Pools, matrices and parameters: what is counted, what is reused, who may outlive whom.
 #include "dropbp/ops/memory.hpp"
 
+#include <cstring>
+#include <new>
 #include <optional>
+#include <stdexcept>
 #include <thread>
 
 #include "dropbp/tensor.hpp"
 #include "unit/ops/ops_test.hpp"
+
+// Memory with a limit, as that of a card.
+struct Limited {
+  static inline std::size_t limit = 0, in_use = 0;
+};
+
+template <>
+struct dropbp::device_runtime<Limited> {
+  static void* allocate(std::size_t bytes) {
+    if (Limited::in_use + bytes > Limited::limit) throw std::runtime_error("the limit");
+    Limited::in_use += bytes;
+    return ::operator new(bytes);
+  }
+  static void release(void* memory, std::size_t bytes) noexcept {
+    Limited::in_use -= bytes;
+    ::operator delete(memory);
+  }
+  static void fill(void* memory, int byte, std::size_t bytes) { std::memset(memory, byte, bytes); }
+};
 
 using namespace dropbp::ops;
 using namespace dropbp::test;
@@ -109,7 +131,7 @@ TEST_CASE("an arena cuts blocks from one piece and has room again from its end")
   CHECK(pool.bytes_in_use() == 0);
   CHECK(pool.allocations() == allocations);
   pool.trim();
-  CHECK(pool.reserved_bytes() == 1000 + 4 * 64);
+  CHECK(pool.reserved_bytes() == 0);
 }
 
 TEST_CASE("an arena holds the blocks it was reserved for, however they are divided, and refuses more") {
@@ -153,6 +175,30 @@ TEST_CASE("an arena grows only while it is empty") {
   CHECK(pool.reserved_bytes() == 2128);
   CHECK(pool.allocations() == allocations + 1);
   const Matrix<float> large(1, 500, pool);
+}
+
+TEST_CASE("an arena grows where both sizes together would not fit, and stays as it was where the new one does not") {
+  Limited::limit = 3000;
+  {
+    BasicMemoryPool<Limited> pool;
+    pool.reserve(1000, 2);
+    pool.reserve(2000, 2);
+    CHECK(Limited::in_use == 2128);
+    CHECK_THROWS_AS(pool.reserve(4000, 2), std::runtime_error);
+    CHECK(Limited::in_use == 2128);
+    CHECK(pool.reserved_bytes() == 2128);
+    {
+      const auto block = pool.allocate(2000);
+      CHECK(block.bytes() == 2000);
+      pool.trim();
+      CHECK(Limited::in_use == 2128);
+    }
+    pool.trim();
+    CHECK(Limited::in_use == 0);
+    CHECK(pool.reserved_bytes() == 0);
+    CHECK(pool.allocate(2500).bytes() == 2500);
+  }
+  CHECK(Limited::in_use == 0);
 }
 
 TEST_CASE("blocks outlive their arena, and a poisoned one hands out NaN") {

@@ -43,6 +43,20 @@ const Matrix<T> forward(Projection<T>& projection, const Matrix<T>& x, Index out
 
 }  // namespace
 
+TEST_CASE("projection: a weight that is quantised already is taken as it is") {
+  Adaptation quantised = some();
+  quantised.quantize = true;
+  Projection<float> expected = random_projection<float>({{"b.q_proj.weight", 6}}, 70, quantised, 10);
+  Projection<float> projection = random_projection<float>({{"b.q_proj.weight", 6}}, 70, quantised, 20);
+  projection.set_weight(0, expected.quantized(0).clone());
+  Matrix<float> x(6, 70), y(6, 70);
+  expected.quantized(0).dequantize(x.view()), projection.quantized(0).dequantize(y.view());
+  CHECK(same_bits(elements(x), elements(y)));
+  CHECK_THROWS_AS(projection.set_weight(0, Nf4Matrix::quantize(random_matrix<float>(5, 70, 1).view())), std::invalid_argument);
+  Projection<float> dense = random_projection<float>({{"b.q_proj.weight", 6}}, 70, some(), 10);
+  CHECK_THROWS_AS(dense.set_weight(0, expected.quantized(0).clone()), std::out_of_range);
+}
+
 TEST_CASE("projection: adapters add alpha / rank * x A^T B^T to their own linear maps") {
   Projection<double> projection = random_projection<double>(three, 5, some(), 10);
   const Matrix<double> x = random_matrix<double>(7, 5, 99);

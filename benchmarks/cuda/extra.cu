@@ -1,17 +1,18 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The fastest that memory can be read: 16 bytes a load, four loads on their way in each thread, almost nothing computed.
-#include "cuda/read.hpp"
+#include "cuda/extra.hpp"
 
 #include <cstdint>
 
 #include <dropbp/backend/cuda/device.cuh>
+#include <dropbp/backend/cuda/rms_norm.hpp>
 
 namespace bench {
 
 using dropbp::cuda::Index;
 
+// The fastest that memory can be read: 16 bytes a load, four loads on their way in each thread, almost nothing computed.
 struct ReadEverything {
   static constexpr const char* name = "read_everything";
   static constexpr unsigned threads = 512, min_blocks = 2;
@@ -37,5 +38,16 @@ void read_everything(const void* data, std::size_t bytes, void* sink) {
   launch(dropbp::cuda::Grid{.x = launch.processors() * 4}, ReadEverything{}, static_cast<const std::uint32_t*>(data),
          static_cast<Index>(bytes / 16), static_cast<std::uint32_t*>(sink));
 }
+
+template <class T>
+void add_rms_norm(T* y, float* rstd, T* sum, const T* branch, const T* weight, std::ptrdiff_t rows, std::ptrdiff_t columns) {
+  using dropbp::cuda::Rows;
+  auto launch = dropbp::device_launcher<dropbp::Cuda>::current();
+  dropbp::cuda::add_rms_norm_forward(launch, Rows<T>{y, columns}, rstd, Rows<T>{sum, columns}, Rows<const T>{branch, columns}, weight,
+                                     rows, columns, 1e-5);
+}
+template void add_rms_norm(float*, float*, float*, const float*, const float*, std::ptrdiff_t, std::ptrdiff_t);
+template void add_rms_norm(dropbp::BFloat16*, float*, dropbp::BFloat16*, const dropbp::BFloat16*, const dropbp::BFloat16*, std::ptrdiff_t,
+                           std::ptrdiff_t);
 
 }  // namespace bench

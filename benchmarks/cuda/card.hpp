@@ -1,0 +1,133 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What the benchmarks on a card share: what card it is, its clock, matrices with something in them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <dropbp/backend/cuda/device.hpp>
+#include <dropbp/backend/cuda/products.hpp>
+#include <dropbp/ops/device.hpp>
+
+#include "benchmark.hpp"
+
+namespace bench {
+
+using dropbp::Cuda;
+using Device = dropbp::device_runtime<Cuda>;
+
+inline void require_cuda(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+/// The current one.
+struct Card {
+  std::string name;
+  int processors = 0, driver = 0;  ///< multiprocessors; the CUDA version that the driver is for, 1000 * major + 10 * minor
+  std::size_t bytes = 0;           ///< of memory
+
+  /// Throws std::runtime_error, saying what is missing, where there is none.
+  Card() {
+    if (const std::string missing = Device::missing(); !missing.empty()) throw std::runtime_error(missing);
+    cudaDeviceProp properties{};
+    int device = 0;
+    require_cuda(cudaGetDevice(&device));
+    require_cuda(cudaGetDeviceProperties(&properties, device));
+    require_cuda(cudaDriverGetVersion(&driver));
+    name = properties.name, processors = properties.multiProcessorCount, bytes = properties.totalGlobalMem;
+  }
+
+  std::string text() const {
+    return fmt::format("{}, {} multiprocessors, {:.1f} GiB, driver for CUDA {}.{}", name, processors, static_cast<double>(bytes) * 0x1p-30,
+                       driver / 1000, driver % 1000 / 10);
+  }
+  Json json() const { return {{"name", name}, {"multiprocessors", processors}, {"bytes", bytes}, {"driver", driver}}; }
+};
+
+/// Bytes of the card's memory in use, by this process (its context and what its pool keeps included) and by others.
+inline std::size_t used_bytes() {
+  std::size_t free = 0, total = 0;
+  require_cuda(cudaMemGetInfo(&free, &total));
+  return total - free;
+}
+
+/// Gives what the pool keeps back to the driver.
+inline void release_kept_memory() {
+  cudaMemPool_t pool = nullptr;
+  int device = 0;
+  Device::synchronize();
+  require_cuda(cudaGetDevice(&device));
+  require_cuda(cudaDeviceGetDefaultMemPool(&pool, device));
+  require_cuda(cudaMemPoolTrimTo(pool, 0));
+}
+
+class Event {
+ public:
+  Event() { require_cuda(cudaEventCreate(&event_)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record() { require_cuda(cudaEventRecord(event_, Device::stream())); }
+  double seconds_since(const Event& start) const {
+    require_cuda(cudaEventSynchronize(event_));
+    float milliseconds = 0.0f;
+    require_cuda(cudaEventElapsedTime(&milliseconds, start.event_, event_));
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// The median of several rounds, each of enough calls to hide the launch.
+inline double seconds_on_card(int rounds, const std::function<void()>& call) {
+  Event start, end;
+  const auto round = [&](int calls) {
+    start.record();
+    for (int i = 0; i < calls; ++i) call();
+    end.record();
+    return end.seconds_since(start) / calls;
+  };
+  round(2);
+  const double once = round(1);
+  const int calls = static_cast<int>(std::clamp(0.02 / once, 1.0, 200.0));
+  std::vector<double> times;
+  for (int i = 0; i < rounds; ++i) times.push_back(round(calls));
+  return median(std::move(times));
+}
+
+/// Random enough: small finite values, the same in each run and in each row.
+template <class T>
+dropbp::ops::Matrix<T, Cuda> filled(dropbp::ops::Index rows, dropbp::ops::Index columns) {
+  std::vector<float> row(static_cast<std::size_t>(columns));
+  std::uint32_t state = 1;
+  for (float& x : row) x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 16) * 0x1p-15f - 1.0f;
+  dropbp::ops::Matrix<float, Cuda> one(1, columns);
+  Device::copy_to_device(one.data(), row.data(), row.size() * sizeof(float));
+  dropbp::ops::Matrix<T, Cuda> result(rows, columns);
+  const dropbp::ops::MatrixView<const float, Cuda> repeated(one.data(), rows, columns, 0);
+  dropbp::ops::detail::device_ops<T, Cuda>::convert_from(result.view(), repeated);
+  return result;
+}
+
+/// FLOP/s of a large product, the ceiling of everything that multiplies.
+template <class T>
+double product_rate(int rounds, dropbp::ops::Index size = 8192) {
+  dropbp::ops::Matrix<T, Cuda> a = filled<T>(size, size), b = filled<T>(size, size), c(size, size);
+  const double n = static_cast<double>(size);
+  return 2.0 * n * n * n / seconds_on_card(rounds, [&] {
+           dropbp::ops::detail::device_ops<T, Cuda>::product(dropbp::ProductLayout::abt, c.view(), a.view(), b.view(),
+                                                             dropbp::ops::Accumulate::overwrite);
+         });
+}
+
+}  // namespace bench
