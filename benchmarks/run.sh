@@ -11,7 +11,7 @@ Usage: benchmarks/run.sh [options]
 
 Installs what is missing (Debian and Ubuntu; it says which), builds, runs every benchmark and writes
 build/benchmarks/report.html, with a table, a plot and a JSON file a benchmark beside it. Under 20 minutes on two cores;
-leave the machine alone meanwhile.
+leave the machine alone meanwhile. cuda_kernels and cuda_step run where nvcc and a card are; benchmarks/cuda/run.sh does more there.
 
 Options:
   --quick            every benchmark on its smallest settings: to see that all work, not to conclude from
@@ -55,6 +55,7 @@ for source in benchmarks/*.cpp; do
   name=$(basename "$source" .cpp)
   case " ${names[*]} " in *" $name "*) ;; *) names+=("$name") ;; esac
 done
+if nvidia-smi -L >/dev/null 2>&1; then names+=(cuda_kernels cuda_step); fi
 if [ -n "$only" ]; then
   for name in ${only//,/ }; do
     case " ${names[*]} " in *" $name "*) ;; *) fail_usage "'$name' is none of ${names[*]}" ;; esac
@@ -62,7 +63,7 @@ if [ -n "$only" ]; then
 fi
 
 if $install; then bash cmake/install_dependencies.sh build ops programs plot; fi
-cmake --preset benchmark >/dev/null
+cmake --preset benchmark -DDROPBP_ENABLE_CUDA=AUTO >/dev/null
 cmake --build build/benchmark -j "$(nproc)"
 programs=build/benchmark/benchmarks
 out=build/benchmarks

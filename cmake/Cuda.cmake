@@ -13,6 +13,11 @@ if(NOT DROPBP_ENABLE_CUDA)
   return()
 endif()
 find_package(CUDAToolkit QUIET)
+if(DROPBP_ENABLE_CUDA STREQUAL "AUTO" AND NOT CUDAToolkit_NVCC_EXECUTABLE)
+  message(STATUS "dropbp: there is no nvcc, so its own CUDA code is left out")
+  set(DROPBP_ENABLE_CUDA OFF)
+  return()
+endif()
 if(NOT CUDAToolkit_FOUND)
   message(FATAL_ERROR
     "DROPBP_ENABLE_CUDA needs NVIDIA's CUDA Toolkit, and it was found neither by nvcc on PATH nor in /usr/local/cuda. Install it, set "

@@ -10,9 +10,9 @@ usage() {
 Usage: examples/run.sh [options]
 
 Installs the packages that the demo needs and that are missing (Debian and Ubuntu; it says which), builds the
-example llama-finetune in Release for this machine's processor, and runs the demo: a LLaMA-style model is
-pre-trained on real text and then fine-tuned twice, with drop rates 0 and 0.5. Prints a table; writes
-build/demo/report.json and build/demo/loss.svg. Two cores need about two minutes after the build.
+example llama-finetune in Release for this machine's processor and, where nvcc is, for --device cuda, and runs the
+demo: a LLaMA-style model is pre-trained on real text and then fine-tuned twice, with drop rates 0 and 0.5. Prints a
+table; writes build/demo/report.json and build/demo/loss.svg. Two cores need about two minutes after the build.
 
 Options:
   --build-dir DIR   where to build                              (default: build/demo-build)
@@ -63,7 +63,7 @@ generator=()
 if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then generator=(-G Ninja); fi
 # ${generator[@]+...}: an empty array counts as unset in older shells.
 cmake -S . -B "$build_dir" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release -DDROPBP_NATIVE=ON \
-  -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_BENCHMARKS=OFF
+  -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_BENCHMARKS=OFF -DDROPBP_ENABLE_CUDA=AUTO
 cmake --build "$build_dir" -j "$jobs" --target llama-finetune
 program=$build_dir/examples/llama/llama-finetune
 

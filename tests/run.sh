@@ -102,9 +102,7 @@ else
 fi
 
 # Kernels are compiled once: where the other compilers and the sanitizers are looked at, they are not what is tested.
-if [ -z "$compiler$sanitize" ] && { command -v nvcc || [ -x /usr/local/cuda/bin/nvcc ]; } >/dev/null; then
-  options+=(-DDROPBP_ENABLE_CUDA=ON)
-fi
+if [ -z "$compiler$sanitize" ]; then options+=(-DDROPBP_ENABLE_CUDA=AUTO); fi
 
 cmake -S . -B "$build_dir" "${options[@]}"
 cmake --build "$build_dir" -j "$jobs"

@@ -3,6 +3,7 @@
 
 # Compiles the kernels of SOURCE for each of ARCHITECTURES (with | between), with what makes them slow being an error: registers
 # spilled to memory, arrays in local memory, arithmetic in double. Says how many kernels there are; leaves their PTX in WORK_DIR.
+# The environment's DROPBP_COMPILED, if there, is a file that gets a line with their number.
 # NVCC, INCLUDE_DIR and DEFINE (FLAGS of the preprocessor, with | between) come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
@@ -51,4 +52,7 @@ foreach(architecture IN LISTS ARCHITECTURES)
   set(count ${here})
 endforeach()
 list(JOIN ARCHITECTURES ", sm_" text)
+if(DEFINED ENV{DROPBP_COMPILED})
+  file(APPEND $ENV{DROPBP_COMPILED} "${count} ${DEFINE}\n")
+endif()
 message(NOTICE "${count} kernels compiled for each of sm_${text}; none spills; at most ${most_registers} registers")

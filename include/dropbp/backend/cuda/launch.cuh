@@ -5,6 +5,9 @@
 #if !defined(__CUDACC__)
 #error "dropbp: launch.cuh is for .cu files; other files include dropbp/backend/cuda/device.hpp and need no CUDA compiler"
 #endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "dropbp: the CUDA backend needs compute capability 8.0 or newer (bfloat16 products, asynchronous copies); set CMAKE_CUDA_ARCHITECTURES, or nvcc -arch, to 80 or more"
+#endif
 #pragma once
 
 // "will not be called": of conversions that add const, where there is none to add. nvcc does not see that they are constrained.
