@@ -26,7 +26,7 @@ Options:
   --no-install       install nothing; use what is there
   --help             this text
 
-Exit codes: 0 all passed, 1 something failed, 2 wrong usage.
+Exit codes: 0 all passed, 1 something failed or there is no card, 2 wrong usage.
 END
 }
 
@@ -113,8 +113,13 @@ else
   longest=(--shape llama2-70b --longest 80)
   large=(--shape llama2-70b --rounds 3)
 fi
+export DROPBP_REQUIRE_GPU=1
 if [ ${#failed[@]} -eq 0 ]; then
-  export DROPBP_REQUIRE_GPU=1
+  if ! "$build/tests/cuda/dropbp_gpu_tests" --list-test-names-only >"$out/tests.txt"; then
+    cat "$out/tests.txt" >&2
+    exit 1
+  fi
+  rm "$out/tests.txt"
   tests=(ctest --test-dir "$build" --output-on-failure --no-tests=error -L '^gpu$')
   cuda_step=$build/benchmarks/cuda_step
   step tests 240 "${tests[@]}" -E sanitizer --output-junit "$out/tests.xml"

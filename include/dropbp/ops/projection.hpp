@@ -192,9 +192,11 @@ class Projection {
 
  private:
   // Rows of a quantised base that are expanded at a time. On the host few enough to stay in a cache of some megabytes, and as
-  // many as a product's block has depth, so that it works as well on the panels as on the whole; on a device as many as keep
-  // all of it busy, within a few hundred megabytes for the largest models.
-  static constexpr Index panel_rows = std::same_as<Backend, Cpu> ? 256 : 8192;
+  // many as a product's block has depth, so that it works as well on the panels as on the whole. On a device 512 MiB of BFloat16,
+  // a whole weight of most models: each panel more reads and writes the input's gradient once more.
+  Index panel_rows() const noexcept {
+    return std::same_as<Backend, Cpu> ? 256 : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
+  }
 
   static const Adaptation& checked(const Adaptation& adaptation) {
     require_valid(adaptation);
@@ -249,8 +251,8 @@ class Projection {
     if (quantized_.empty()) return visit(Index(0), weight.value());
     Index output = 0;
     for (const BasicNf4Matrix<Backend>& part : quantized_) {
-      for (Index first = 0; first < part.rows(); first += panel_rows) {
-        Tensor panel((std::min)(panel_rows, part.rows() - first), input_, workspace_);
+      for (Index first = 0; first < part.rows(); first += panel_rows()) {
+        Tensor panel((std::min)(panel_rows(), part.rows() - first), input_, workspace_);
         part.dequantize_rows(first, panel.rows(), panel.view());
         visit(output + first, std::as_const(panel).view());
       }
