@@ -1,25 +1,31 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Whole models and trainings on the emulated device, the code that CUDA would run, against the CPU's.
+// Whole models and trainings on a device against the CPU's: 20 steps on a card, the first of them on the emulator.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "cuda/gpu/llama_model.hpp"
 #include "support/catch.hpp"
-#include "support/emulated.hpp"
-
-// Its templates, for one more backend; those for a card are compiled elsewhere.
-#undef DROPBP_LLAMA_CUDA
-#include "llama/model.cpp"
+#include "support/values.hpp"
 
 namespace {
 
 using namespace llama;
+using test::Backend;
+
+// On the emulator fewer, unless DROPBP_TEST_STEPS says how many.
+std::uint64_t steps_to_run(std::uint64_t emulated) {
+  const char* const given = std::getenv("DROPBP_TEST_STEPS");
+  return given != nullptr ? std::strtoull(given, nullptr, 10) : test::on_card ? 20 : emulated;
+}
 
 LlamaConfig small_config(bool tie_embeddings) {
   LlamaConfig config;
@@ -44,34 +50,21 @@ Batch small_batch(std::uint64_t step) {
   return batch;
 }
 
-template <class T>
-float value_of(T x) {
-  if constexpr (std::is_floating_point_v<T>)
-    return static_cast<float>(x);
-  else
-    return dropbp::cuda::to_float(x);
-}
-
 // Adapters' B begin as zeros, under which A has no gradient.
-template <class Model>
-void disturb_adapters(Model& model) {
+template <class T, class B>
+void disturb_adapters(LlamaModel<T, B>& model) {
   int count = 0;
-  model.for_each_tensor([&](const auto& tensor) {
+  model.for_each_tensor([&](const ops::ParameterSlice<T, B>& tensor) {
     if (tensor.name.find("lora_B") == std::string::npos) return;
-    for (std::size_t i = 0; i < tensor.size(); ++i) {
-      const float value = 0.01f * static_cast<float>(++count % 17 - 8);
-      using Value = std::remove_cvref_t<decltype(*tensor.value)>;
-      if constexpr (std::is_floating_point_v<Value>)
-        tensor.value[i] = value;
-      else
-        tensor.value[i] = dropbp::cuda::from_float<Value>(value);
-    }
+    std::vector<float> values(tensor.size());
+    for (float& value : values) value = 0.01f * static_cast<float>(++count % 17 - 8);
+    test::set_values<B>(tensor.value, values);
   });
 }
 
 // |x - y| / |y| over all elements of the tensors with a gradient.
 template <class T>
-double worst_difference(LlamaModel<T, Emulated>& device, LlamaModel<float>& cpu, bool gradients) {
+double worst_difference(LlamaModel<T, Backend>& device, LlamaModel<float>& cpu, bool gradients) {
   std::vector<std::vector<float>> expected;
   std::vector<std::string> names;
   cpu.for_each_tensor([&](const ops::ParameterSlice<float>& tensor) {
@@ -81,15 +74,16 @@ double worst_difference(LlamaModel<T, Emulated>& device, LlamaModel<float>& cpu,
   });
   double worst = 0;
   std::size_t i = 0;
-  device.for_each_tensor([&](const ops::ParameterSlice<T, Emulated>& tensor) {
+  device.for_each_tensor([&](const ops::ParameterSlice<T, Backend>& tensor) {
     REQUIRE(tensor.name == names[i]);
     const std::vector<float>& y = expected[i++];
-    const T* const x = gradients ? tensor.gradient : tensor.value;
+    T* const from = gradients ? tensor.gradient : tensor.value;
     INFO(tensor.name);
-    REQUIRE((x != nullptr) == !y.empty());  // absent is not zero, on both
+    REQUIRE((from != nullptr) == !y.empty());  // absent is not zero, on both
+    const std::vector<float> x = test::values_of<Backend>(from, y.size());
     double difference = 0, norm = 0;
     for (std::size_t k = 0; k < y.size(); ++k) {
-      const double d = static_cast<double>(value_of(x[k])) - static_cast<double>(y[k]);
+      const double d = static_cast<double>(x[k]) - static_cast<double>(y[k]);
       difference += d * d, norm += static_cast<double>(y[k]) * static_cast<double>(y[k]);
     }
     if (norm > 0 && !(std::sqrt(difference / norm) <= worst)) worst = std::sqrt(difference / norm);
@@ -109,7 +103,7 @@ template <class T>
 Run compare(ops::Adaptation adaptation, bool tie_embeddings, std::uint64_t steps, bool recompute = false) {
   const LlamaConfig config = small_config(tie_embeddings);
   LlamaModel<float> cpu(config, 9, {.adaptation = adaptation, .recompute = recompute});
-  LlamaModel<T, Emulated> device(config, 9, {.adaptation = adaptation, .recompute = recompute, .fill = ops::PoolFill::nan});
+  LlamaModel<T, Backend> device(config, 9, {.adaptation = adaptation, .recompute = recompute, .fill = ops::PoolFill::nan});
   cpu.initialize(3), device.initialize(3);
   cpu.initialize_adapters(4), device.initialize_adapters(4);
   disturb_adapters(cpu), disturb_adapters(device);
@@ -118,7 +112,7 @@ Run compare(ops::Adaptation adaptation, bool tie_embeddings, std::uint64_t steps
   dropbp::DropBPHandler device_handler{device, options};
   const ops::AdamWOptions adamw{.learning_rate = 1e-3};
   ops::AdamW<float> cpu_optimizer(cpu.parameters(), adamw);
-  ops::AdamW<T, Emulated> device_optimizer(device.parameters(), adamw);
+  ops::AdamW<T, Backend> device_optimizer(device.parameters(), adamw);
 
   Run run;
   for (std::uint64_t step = 0; step < steps; ++step) {
@@ -149,43 +143,43 @@ Run compare(ops::Adaptation adaptation, bool tie_embeddings, std::uint64_t steps
 
 // Float sums in another order: differences of some 1e-7 an operation, over the depth of the model. An update divides by the
 // root of the second moment, so that small gradients make differences as large as 1e-5 of a weight.
-TEST_CASE("emulated device: whole trainings in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
+TEST_CASE("device: whole trainings in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
   const auto check = [](const Run& run) {
     CHECK(run.loss < 1e-6);
     CHECK(run.gradient < 5e-5);
     CHECK(run.weight < 1e-4);
   };
-  SECTION("all weights") { check(compare<float>({}, false, 4)); }
-  SECTION("tied embeddings") { check(compare<float>({}, true, 4)); }
-  SECTION("recomputed") { check(compare<float>({}, true, 3, true)); }
+  SECTION("all weights") { check(compare<float>({}, false, steps_to_run(4))); }
+  SECTION("tied embeddings") { check(compare<float>({}, true, steps_to_run(4))); }
+  SECTION("recomputed") { check(compare<float>({}, true, steps_to_run(3), true)); }
   SECTION("LoRA with dropout") {
-    check(compare<float>({.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false, 4));
+    check(compare<float>({.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false, steps_to_run(4)));
   }
-  SECTION("LoRA on some linear maps") { check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false, 4)); }
-  SECTION("QLoRA") { check(compare<float>({.rank = 2, .quantize = true}, false, 4)); }
+  SECTION("LoRA on some linear maps") { check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false, steps_to_run(4))); }
+  SECTION("QLoRA") { check(compare<float>({.rank = 2, .quantize = true}, false, steps_to_run(4))); }
 }
 
 // A bfloat16 has 8 bits: 2^-9 = 0.2 % an operation, which add up like a random walk over a pass of some dozen: about 1 %. The
 // gradients of q and k are small differences while attention is nearly uniform, and the adapters' alone show it, 7 %. After an
 // update only losses and weights can be compared: AdamW makes of a small gradient a step as large as of any other.
-TEST_CASE("emulated device: whole trainings in bfloat16 stay within its rounding of the CPU's in float") {
+TEST_CASE("device: whole trainings in bfloat16 stay within its rounding of the CPU's in float") {
   const auto check = [](const Run& run, double gradient) {
     CHECK(run.loss < 1e-3);
     CHECK(run.first_gradient > 0);
     CHECK(run.first_gradient < gradient);
     CHECK(run.weight < 0.02);
   };
-  SECTION("all weights") { check(compare<dropbp::BFloat16>({}, true, 4), 0.02); }
-  SECTION("LoRA") { check(compare<dropbp::BFloat16>({.rank = 2}, false, 4), 0.1); }
-  SECTION("QLoRA") { check(compare<dropbp::BFloat16>({.rank = 2, .quantize = true}, false, 4), 0.1); }
+  SECTION("all weights") { check(compare<dropbp::BFloat16>({}, true, steps_to_run(4)), 0.02); }
+  SECTION("LoRA") { check(compare<dropbp::BFloat16>({.rank = 2}, false, steps_to_run(4)), 0.1); }
+  SECTION("QLoRA") { check(compare<dropbp::BFloat16>({.rank = 2, .quantize = true}, false, steps_to_run(4)), 0.1); }
 }
 
-TEST_CASE("emulated device: two runs give the same bits under other schedules") {
+TEST_CASE("device: two runs give the same bits under other schedules") {
   const auto train = [] {
-    LlamaModel<float, Emulated> model(small_config(true), 9, {});
+    LlamaModel<float, Backend> model(small_config(true), 9, {});
     model.initialize(7);
     dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 2}};
-    ops::AdamW<float, Emulated> optimizer(model.parameters());
+    ops::AdamW<float, Backend> optimizer(model.parameters());
     std::vector<float> values;
     for (std::uint64_t step = 0; step < 2; ++step) {
       handler.begin_step(step);
@@ -193,15 +187,18 @@ TEST_CASE("emulated device: two runs give the same bits under other schedules") 
       values.push_back(static_cast<float>(model.loss_and_gradients(small_batch(step))));
       optimizer.step();
     }
-    model.for_each_tensor([&](const auto& tensor) { values.insert(values.end(), tensor.value, tensor.value + tensor.size()); });
+    model.for_each_tensor([&](const auto& tensor) {
+      const std::vector<float> part = test::values_of<Backend>(tensor.value, tensor.size());
+      values.insert(values.end(), part.begin(), part.end());
+    });
     return values;
   };
   CHECK(train() == train());
 }
 
-TEST_CASE("emulated device: sensitivities are those of the CPU, measured and running") {
+TEST_CASE("device: sensitivities are those of the CPU, measured and running") {
   LlamaModel<float> cpu(small_config(true), 9, {});
-  LlamaModel<float, Emulated> device(small_config(true), 9, {});
+  LlamaModel<float, Backend> device(small_config(true), 9, {});
   cpu.initialize(5), device.initialize(5);
   const Batch batch = small_batch(0);
   const dropbp::DropOptions options{.drop_rate = 0.5, .seed = 1};
@@ -212,7 +209,7 @@ TEST_CASE("emulated device: sensitivities are those of the CPU, measured and run
     for (std::size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 1e-4 * std::abs(y[i]));
   };
   BranchwisePass<float> cpu_pass(cpu, batch);
-  BranchwisePass<float, Emulated> device_pass(device, batch);
+  BranchwisePass<float, Backend> device_pass(device, batch);
   check(device_handler.measure_sensitivities_nested(device_pass, dropbp::GradientNormSensitivity{}),
         cpu_handler.measure_sensitivities_nested(cpu_pass, dropbp::GradientNormSensitivity{}));
   check(device_handler.measure_sensitivities_nested(device_pass, dropbp::GradientSensitivity{}),
