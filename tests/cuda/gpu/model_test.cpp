@@ -1,11 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Whole models and trainings on a device against the CPU's: 20 steps on a card, the first of them on the emulator.
-#include <algorithm>
+// Whole models and trainings on a device against the CPU's.
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,17 +13,12 @@
 #include "cuda/gpu/llama_model.hpp"
 #include "support/catch.hpp"
 #include "support/values.hpp"
+#include "support/worst.hpp"
 
 namespace {
 
 using namespace llama;
 using test::Backend;
-
-// On the emulator fewer, unless DROPBP_TEST_STEPS says how many.
-std::uint64_t steps_to_run(std::uint64_t emulated) {
-  const char* const given = std::getenv("DROPBP_TEST_STEPS");
-  return given != nullptr ? std::strtoull(given, nullptr, 10) : test::on_card ? 20 : emulated;
-}
 
 LlamaConfig small_config(bool tie_embeddings) {
   LlamaConfig config;
@@ -62,9 +55,13 @@ void disturb_adapters(LlamaModel<T, B>& model) {
   });
 }
 
-// |x - y| / |y| over all elements of the tensors with a gradient.
+// |x - y| / |y|: the largest of any tensor, and of all their elements together.
+struct Difference {
+  double tensor = 0, whole = 0;
+};
+
 template <class T>
-double worst_difference(LlamaModel<T, Backend>& device, LlamaModel<float>& cpu, bool gradients) {
+Difference difference_of(LlamaModel<T, Backend>& device, LlamaModel<float>& cpu, bool gradients) {
   std::vector<std::vector<float>> expected;
   std::vector<std::string> names;
   cpu.for_each_tensor([&](const ops::ParameterSlice<float>& tensor) {
@@ -72,7 +69,8 @@ double worst_difference(LlamaModel<T, Backend>& device, LlamaModel<float>& cpu, 
     expected.emplace_back(from, from == nullptr ? nullptr : from + tensor.size());
     names.push_back(tensor.name);
   });
-  double worst = 0;
+  Difference result;
+  double all_differences = 0, all_norms = 0;
   std::size_t i = 0;
   device.for_each_tensor([&](const ops::ParameterSlice<T, Backend>& tensor) {
     REQUIRE(tensor.name == names[i]);
@@ -86,21 +84,25 @@ double worst_difference(LlamaModel<T, Backend>& device, LlamaModel<float>& cpu, 
       const double d = static_cast<double>(x[k]) - static_cast<double>(y[k]);
       difference += d * d, norm += static_cast<double>(y[k]) * static_cast<double>(y[k]);
     }
-    if (norm > 0 && !(std::sqrt(difference / norm) <= worst)) worst = std::sqrt(difference / norm);
+    if (norm > 0) dropbp::test::keep_worst(result.tensor, std::sqrt(difference / norm));
+    all_differences += difference, all_norms += norm;
   });
-  return worst;
+  result.whole = std::sqrt(all_differences / all_norms);
+  return result;
 }
 
+// The largest of any step, relative.
 struct Run {
-  double loss = 0;      // largest relative difference of any step
-  double first_gradient = 0;  // of any tensor, while the weights are still the same
-  double gradient = 0;  // of any tensor in any step
-  double weight = 0;    // after the last step
+  double loss = 0;
+  Difference first_gradient;  // while the weights are still the same
+  Difference gradient;
+  double weights = 0;  // all together, after the last step
 };
 
 // The same steps on both: same plans, dropout, batches; AdamW.
 template <class T>
-Run compare(ops::Adaptation adaptation, bool tie_embeddings, std::uint64_t steps, bool recompute = false) {
+Run compare(ops::Adaptation adaptation, bool tie_embeddings, bool recompute = false) {
+  constexpr std::uint64_t steps = 20;
   const LlamaConfig config = small_config(tie_embeddings);
   LlamaModel<float> cpu(config, 9, {.adaptation = adaptation, .recompute = recompute});
   LlamaModel<T, Backend> device(config, 9, {.adaptation = adaptation, .recompute = recompute, .fill = ops::PoolFill::nan});
@@ -115,66 +117,78 @@ Run compare(ops::Adaptation adaptation, bool tie_embeddings, std::uint64_t steps
   ops::AdamW<T, Backend> device_optimizer(device.parameters(), adamw);
 
   Run run;
+  std::uint64_t compared = 0;
   for (std::uint64_t step = 0; step < steps; ++step) {
     cpu.set_moment({.seed = 1, .step = step}), device.set_moment({.seed = 1, .step = step});
     cpu_handler.begin_step(step), device_handler.begin_step(step);
     REQUIRE(cpu_handler.plan().fingerprint() == device_handler.plan().fingerprint());
     cpu.clear_gradients(), device.clear_gradients();
     const Batch batch = small_batch(step);
+    const auto keep_loss = [&](double x, double y) { dropbp::test::keep_worst(run.loss, std::abs(x - y) / y); };
     if (!cpu_handler.backward_needed()) {
-      CHECK(std::abs(cpu.loss(batch) - device.loss(batch)) < 1e-2);
+      keep_loss(device.loss(batch), cpu.loss(batch));
       continue;
     }
-    const double expected = cpu.loss_and_gradients(batch), loss = device.loss_and_gradients(batch);
-    run.loss = std::max(run.loss, std::abs(loss - expected) / expected);
-    run.gradient = std::max(run.gradient, worst_difference(device, cpu, true));
-    if (run.first_gradient == 0) run.first_gradient = run.gradient;
+    keep_loss(device.loss_and_gradients(batch), cpu.loss_and_gradients(batch));
+    const Difference gradient = difference_of(device, cpu, true);
+    if (compared++ == 0) run.first_gradient = gradient;
+    dropbp::test::keep_worst(run.gradient.tensor, gradient.tensor);
+    dropbp::test::keep_worst(run.gradient.whole, gradient.whole);
     const double cpu_norm = ops::global_norm(ops::squared_gradient_norms<float>(cpu_optimizer.parameters()));
     const double norm = ops::global_norm(ops::squared_gradient_norms<T>(device_optimizer.parameters()));
-    run.gradient = std::max(run.gradient, std::abs(norm - cpu_norm) / cpu_norm);
+    dropbp::test::keep_worst(run.gradient.whole, std::abs(norm - cpu_norm) / cpu_norm);
     cpu_optimizer.step(0.5), device_optimizer.step(0.5);
     CHECK(device.saved_memory().bytes_in_use() == 0);
   }
-  run.weight = worst_difference(device, cpu, false);
+  CHECK(compared >= 10);
+  run.weights = difference_of(device, cpu, false).whole;
   return run;
 }
 
 }  // namespace
 
-// Float sums in another order: differences of some 1e-7 an operation, over the depth of the model. An update divides by the
-// root of the second moment, so that small gradients make differences as large as 1e-5 of a weight.
-TEST_CASE("device: whole trainings in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
+// Seen on the emulator, with products summed in another order than the CPU's, from 8 beginnings: losses 9e-8, the first
+// gradient 2e-5 (q and k of adapters, whose gradients are small differences while attention is nearly uniform), any gradient 3e-4 (AdamW
+// divides by the root of the second moment and makes of a small gradient a step as large as of any other), weights 1.5e-7.
+TEST_CASE("device: 20 steps in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
   const auto check = [](const Run& run) {
     CHECK(run.loss < 1e-6);
-    CHECK(run.gradient < 5e-5);
-    CHECK(run.weight < 1e-4);
+    CHECK(run.first_gradient.tensor < 1e-4);
+    CHECK(run.gradient.tensor < 2e-3);
+    CHECK(run.weights < 1e-6);
   };
-  SECTION("all weights") { check(compare<float>({}, false, steps_to_run(4))); }
-  SECTION("tied embeddings") { check(compare<float>({}, true, steps_to_run(4))); }
-  SECTION("recomputed") { check(compare<float>({}, true, steps_to_run(3), true)); }
+  SECTION("all weights") { check(compare<float>({}, false)); }
+  SECTION("tied embeddings") { check(compare<float>({}, true)); }
+  SECTION("recomputed") { check(compare<float>({}, true, true)); }
   SECTION("LoRA with dropout") {
-    check(compare<float>({.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false, steps_to_run(4)));
+    check(compare<float>({.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false));
   }
-  SECTION("LoRA on some linear maps") { check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false, steps_to_run(4))); }
-  SECTION("QLoRA") { check(compare<float>({.rank = 2, .quantize = true}, false, steps_to_run(4))); }
+  SECTION("LoRA on some linear maps") { check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false)); }
+  SECTION("QLoRA") { check(compare<float>({.rank = 2, .quantize = true}, false)); }
 }
 
-// A bfloat16 has 8 bits: 2^-9 = 0.2 % an operation, which add up like a random walk over a pass of some dozen: about 1 %. The
-// gradients of q and k are small differences while attention is nearly uniform, and the adapters' alone show it, 7 %. After an
-// update only losses and weights can be compared: AdamW makes of a small gradient a step as large as of any other.
-TEST_CASE("device: whole trainings in bfloat16 stay within its rounding of the CPU's in float") {
-  const auto check = [](const Run& run, double gradient) {
-    CHECK(run.loss < 1e-3);
-    CHECK(run.first_gradient > 0);
-    CHECK(run.first_gradient < gradient);
-    CHECK(run.weight < 0.02);
+// A bfloat16 has 8 bits: 2^-9 = 0.2 % an operation, which add up like a random walk over a pass of some dozen: about 1 % of a
+// gradient of all weights, and of stored weights 2^-9 / sqrt(3) = 0.11 %. Over frozen weights the small gradients of q and k count for more.
+// After an update only losses and weights can be compared. Seen as above: see each bound.
+TEST_CASE("device: 20 steps in bfloat16 stay within its rounding of the CPU's in float") {
+  struct Bounds {
+    double loss, tensor, whole, weights;
   };
-  SECTION("all weights") { check(compare<dropbp::BFloat16>({}, true, steps_to_run(4)), 0.02); }
-  SECTION("LoRA") { check(compare<dropbp::BFloat16>({.rank = 2}, false, steps_to_run(4)), 0.1); }
-  SECTION("QLoRA") { check(compare<dropbp::BFloat16>({.rank = 2, .quantize = true}, false, steps_to_run(4)), 0.1); }
+  const auto check = [](const Run& run, Bounds bounds) {
+    CHECK(run.loss < bounds.loss);
+    CHECK(run.first_gradient.whole > 1e-4);  // it is bfloat16
+    CHECK(run.first_gradient.tensor < bounds.tensor);
+    CHECK(run.first_gradient.whole < bounds.whole);
+    CHECK(run.weights < bounds.weights);
+  };
+  const Bounds all{.loss = 5e-4, .tensor = 0.03, .whole = 0.01, .weights = 4e-3};       // seen: 1.3e-4, 0.013, 0.005, 2.0e-3
+  const Bounds adapters{.loss = 1e-2, .tensor = 0.4, .whole = 0.15, .weights = 8e-3};  // seen: 3.1e-3, 0.17, 0.074, 3.6e-3
+  SECTION("all weights") { check(compare<dropbp::BFloat16>({}, true), all); }
+  SECTION("LoRA") { check(compare<dropbp::BFloat16>({.rank = 2}, false), adapters); }
+  SECTION("QLoRA") { check(compare<dropbp::BFloat16>({.rank = 2, .quantize = true}, false), adapters); }
 }
 
-TEST_CASE("device: two runs give the same bits under other schedules") {
+TEST_CASE("device: two runs of a training give the same bits") {
   const auto train = [] {
     LlamaModel<float, Backend> model(small_config(true), 9, {});
     model.initialize(7);
