@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: MIT
 
 // Parity with the published implementation, which PyTorch computed in float64, of the same models on a device: the CPU's tests
-// and tolerances, in float. Those leave room: float's rounding errors show at a hundredth of them.
+// and tolerances, in float: losses 1e-5, gradients 1e-6 + 1e-4 |g| each element, sensitivities 1e-5 relative. Seen on the emulator: 5e-7, a
+// fifth, 5e-7.
 #include <string>
 
 #include "cuda/gpu/llama_model.hpp"
