@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -124,6 +125,12 @@ TEMPLATE_TEST_CASE("device: products of each layout, written and added, dense an
         Buffer<T> a(a_rows, a_columns + s.gap), b(b_rows, b_columns + s.gap), c(s.m, s.n + s.gap);
         const std::vector<double> as = a.fill(random), bs = b.fill(random), cs = c.fill(random);
         std::vector<double> wanted = cs;
+        if (mode == Accumulate::overwrite) {  // NaN where the product goes: 0 * NaN would show
+          std::vector<double> before = cs;
+          for (std::size_t i = 0; i < before.size(); ++i)
+            if (static_cast<Index>(i) % (s.n + s.gap) < s.n) before[i] = std::numeric_limits<double>::quiet_NaN();
+          c = Buffer<T>(s.m, s.n + s.gap, before);
+        }
         const auto strided = [](auto& x, Index rows, Index columns, Index gap) { return MatrixView(x.data(), rows, columns, columns + gap); };
         const MatrixView<const double> av = strided(as, a_rows, a_columns, s.gap), bv = strided(bs, b_rows, b_columns, s.gap);
         const MatrixView<double> cv = strided(wanted, s.m, s.n, s.gap);
