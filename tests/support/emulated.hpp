@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "dropbp/ops/device_kernels.hpp"
@@ -14,7 +15,21 @@
 #include "support/simt.hpp"
 
 /// The tag.
-struct Emulated {};
+struct Emulated {
+  /// While one lives, the current stream counts as being captured into a graph: kernels run all the same, and what waits for
+  /// the device or copies from or to the host is refused.
+  class Capturing {
+   public:
+    Capturing() { active() = true; }
+    ~Capturing() { active() = false; }
+    Capturing(const Capturing&) = delete;
+    Capturing& operator=(const Capturing&) = delete;
+    static bool& active() {
+      static bool value = false;
+      return value;
+    }
+  };
+};
 
 DROPBP_NAMESPACE_BEGIN
 
@@ -27,11 +42,22 @@ struct device_runtime<Emulated> {
     return memory;
   }
   static void release(void* memory, std::size_t) noexcept { ::operator delete(memory, std::align_val_t{256}); }
-  static void copy_to_device(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
-  static void copy_to_host(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  static void copy_to_device(void* to, const void* from, std::size_t bytes) {
+    require_no_capture("a copy from host memory");
+    std::memcpy(to, from, bytes);
+  }
+  static void copy_to_host(void* to, const void* from, std::size_t bytes) {
+    require_no_capture("a copy to host memory");
+    std::memcpy(to, from, bytes);
+  }
   static void copy(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
   static void fill(void* memory, int byte, std::size_t bytes) { std::memset(memory, byte, bytes); }
-  static void synchronize() {}
+  static void synchronize() { require_no_capture("waiting"); }
+  static void require_no_capture(const char* what) {
+    if (Emulated::Capturing::active())
+      dropbp::detail::throw_order(std::string(what) + " needs a stream that is not being captured",
+                                  "the current stream is being captured into a graph", "move it before or behind the captured part");
+  }
 };
 
 template <>

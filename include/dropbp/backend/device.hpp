@@ -23,6 +23,7 @@ concept DeviceBackend = !std::same_as<Backend, Cpu>;
 ///   void copy(void* to, const void* from, std::size_t bytes)               within the device
 ///   void fill(void* memory, int byte, std::size_t bytes)
 ///   void synchronize()                                                     waits for the stream
+///   void require_no_capture(const char* what)                              throws std::logic_error where work is recorded, not done
 ///   std::string missing()                                                  empty, or why no device can be used
 template <class Backend>
 struct device_runtime {

@@ -247,6 +247,7 @@ void embedding_backward(MatrixView<const T, Backend> grad_output, std::span<cons
   detail::require_tokens(tokens, weight.rows());
   detail::require_rows("the embedding's grad_output", grad_output.rows, tokens.size());
   if (!weight.trained) return;
+  device_runtime<Backend>::require_no_capture("an embedding's gradient");  // before it begins
   const Accumulate mode = weight.begin_gradient();
   detail::device_ops<T, Backend>::embedding_backward(weight.gradient(), mode, grad_output, tokens);
 }
@@ -333,6 +334,7 @@ class BasicNf4Matrix<Backend> {
 template <class T, DeviceBackend Backend>
 void adamw_updates(std::span<Parameter<T, Backend>* const> parameters, std::span<AdamWState<T, Backend>> states,
                    const AdamWOptions& options, double gradient_factor) {
+  device_runtime<Backend>::require_no_capture("an AdamW step");  // before steps are counted and states get their memory
   std::vector<cuda::UpdateSegment<T>> segments;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     Parameter<T, Backend>& parameter = *parameters[i];

@@ -1,11 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Matrices on a card with a known beginning, and running an op in every way that it must work: on CUDA's default stream, on
+// Matrices on a device with a known beginning, and running an op in every way that it must work: on CUDA's default stream, on
 // another one, and as a captured graph; each time with the same bits.
 #pragma once
-
-#include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,29 +14,23 @@
 #include <initializer_list>
 #include <limits>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
 
-#include "dropbp/backend/cuda/device.hpp"
+#include "cuda/gpu/backend.hpp"
 #include "dropbp/backend/cuda/scalar.hpp"
 #include "dropbp/ops/device.hpp"
 #include "support/catch.hpp"
 
 namespace test {
 
-using dropbp::BFloat16, dropbp::Cuda, dropbp::Half;
+using dropbp::BFloat16, dropbp::Half;
 using dropbp::ops::Index, dropbp::ops::Matrix, dropbp::ops::MatrixView;
-using Device = dropbp::device_runtime<Cuda>;
 
 /// Issue's figures: the largest error over the largest value.
 template <class T>
 inline constexpr double tolerance = std::is_same_v<T, float> ? 1e-5 : std::is_same_v<T, Half> ? 2e-3 : 1e-2;
-
-inline void require_cuda(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
-}
 
 /// Fresh numbers in each run; the seed is printed with a failure.
 inline std::uint64_t fresh_seed() {
@@ -56,7 +48,7 @@ class AnyBuffer {
   virtual std::vector<unsigned char> fetch() = 0;  ///< what is there now; waits
 };
 
-/// Rows of E on the card. All bytes are 0xFF at first, NaN in each scalar, or what fill() made.
+/// Rows of E on the device. All bytes are 0xFF at first, NaN in each scalar, or what fill() made.
 template <class E>
 class Buffer : public AnyBuffer {
  public:
@@ -99,10 +91,10 @@ class Buffer : public AnyBuffer {
   }
 
   E* data() { return device_.data(); }
-  MatrixView<E, Cuda> view() { return device_.view(); }
-  MatrixView<const E, Cuda> constant() { return device_.view(); }
+  MatrixView<E, Backend> view() { return device_.view(); }
+  MatrixView<const E, Backend> constant() { return device_.view(); }
   /// Columns of it: rows further apart than they are long.
-  MatrixView<E, Cuda> columns(Index first, Index count) { return device_.view().columns_from(first, count); }
+  MatrixView<E, Backend> columns(Index first, Index count) { return device_.view().columns_from(first, count); }
 
  private:
   static E narrow(double value) {
@@ -120,11 +112,12 @@ class Buffer : public AnyBuffer {
 
   Index rows_, columns_;
   std::vector<E> initial_;
-  Matrix<E, Cuda> device_;
+  Matrix<E, Backend> device_;
 };
 
-/// Ops that read host memory cannot be captured.
-enum class Capture { yes, no };
+/// Whether a stream that is being captured takes an op. Those that read arrays of the host, or return numbers to it, refuse: a graph
+/// would repeat the tokens, step counts and addresses of one step.
+enum class Capture { yes, refused };
 
 /// Runs `op` in every way, from the same beginning; the outputs keep what came last.
 inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture capture, const std::function<void()>& op) {
@@ -138,39 +131,23 @@ inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture ca
     return all;
   };
   begin();
+  const auto before = results();
+  if (capture == Capture::refused) {
+    check_refused_in_capture(op);
+    CHECK(results() == before);
+  }
   op();
   const auto wanted = results();
   begin();
   op();
   CHECK(results() == wanted);
-
-  cudaStream_t stream = nullptr;
-  require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   begin();
-  {
-    const dropbp::cuda::StreamScope scope(stream);
-    op();
-    Device::synchronize();
-  }
+  in_another_stream(op);
   CHECK(results() == wanted);
-  if (capture == Capture::yes) {
-    begin();
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t instance = nullptr;
-    {
-      const dropbp::cuda::StreamScope scope(stream);
-      require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-      op();
-      require_cuda(cudaStreamEndCapture(stream, &graph));
-    }
-    require_cuda(cudaGraphInstantiate(&instance, graph, 0));
-    require_cuda(cudaGraphLaunch(instance, stream));
-    require_cuda(cudaStreamSynchronize(stream));
-    CHECK(results() == wanted);
-    cudaGraphExecDestroy(instance);
-    cudaGraphDestroy(graph);
-  }
-  cudaStreamDestroy(stream);
+  if (capture == Capture::refused) return;
+  begin();
+  run_captured(op);
+  CHECK(results() == wanted);
 }
 
 /// The largest difference over the largest value wanted; infinite for NaN.

@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Every op of the CUDA backend on a card, with fresh random inputs, against the CPU's in double.
+// Every op of the CUDA backend on a card, with fresh random inputs, against the CPU's in double; on the emulator too (backend.hpp).
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -12,9 +13,13 @@
 
 #include "cuda/attention_cases.hpp"
 #include "cuda/gpu/device_buffers.hpp"
-#include "dropbp/backend/cuda/products.hpp"
+#include "cuda/gpu/more_ops.hpp"
 #include "dropbp/ops/device.hpp"
+#if !defined(DROPBP_TEST_EMULATED)
+#include "dropbp/backend/cuda/products.hpp"
+#endif
 #include "support/throws.hpp"
+#include "support/values.hpp"
 
 namespace {
 
@@ -29,7 +34,9 @@ using ops::Index;
 using ops::MatrixView;
 
 template <class T>
-using Ops = ops::detail::device_ops<T, Cuda>;
+using Ops = ops::detail::device_ops<T, test::Backend>;
+template <class T>
+using MoreOps = test::more_ops<T, test::Backend>;
 
 /// Shapes with rows of whole 16-byte packs, and without.
 struct Shape {
@@ -46,7 +53,7 @@ std::mt19937_64 generator(Shape shape) { return std::mt19937_64(test::fresh_seed
 
 #define DROPBP_SCALARS float, dropbp::Half, dropbp::BFloat16
 
-TEMPLATE_TEST_CASE("gpu: rows are copied, zeroed, added, scaled and converted", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: rows are copied, zeroed, added, scaled and converted", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Shape shape : shapes) {
     INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -84,7 +91,7 @@ TEMPLATE_TEST_CASE("gpu: rows are copied, zeroed, added, scaled and converted", 
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: dropout has the CPU's masks", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: dropout has the CPU's masks", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Shape shape : shapes) {
     INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -102,7 +109,7 @@ TEMPLATE_TEST_CASE("gpu: dropout has the CPU's masks", "", DROPBP_SCALARS) {
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: products of each layout, written and added, dense and of columns of wider matrices", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: products of each layout, written and added, dense and of columns of wider matrices", "", DROPBP_SCALARS) {
   using T = TestType;
   struct Size {
     Index m, n, k, gap;
@@ -118,6 +125,12 @@ TEMPLATE_TEST_CASE("gpu: products of each layout, written and added, dense and o
         Buffer<T> a(a_rows, a_columns + s.gap), b(b_rows, b_columns + s.gap), c(s.m, s.n + s.gap);
         const std::vector<double> as = a.fill(random), bs = b.fill(random), cs = c.fill(random);
         std::vector<double> wanted = cs;
+        if (mode == Accumulate::overwrite) {  // NaN where the product goes: 0 * NaN would show
+          std::vector<double> before = cs;
+          for (std::size_t i = 0; i < before.size(); ++i)
+            if (static_cast<Index>(i) % (s.n + s.gap) < s.n) before[i] = std::numeric_limits<double>::quiet_NaN();
+          c = Buffer<T>(s.m, s.n + s.gap, before);
+        }
         const auto strided = [](auto& x, Index rows, Index columns, Index gap) { return MatrixView(x.data(), rows, columns, columns + gap); };
         const MatrixView<const double> av = strided(as, a_rows, a_columns, s.gap), bv = strided(bs, b_rows, b_columns, s.gap);
         const MatrixView<double> cv = strided(wanted, s.m, s.n, s.gap);
@@ -129,13 +142,9 @@ TEMPLATE_TEST_CASE("gpu: products of each layout, written and added, dense and o
         });
         CHECK(error_of(c.values(), wanted) <= tolerance<T>);
       }
-  T* const none = nullptr;
-  test::check_throws<std::invalid_argument>(
-      [&] { device_products<Cuda, T>::product(ProductLayout::ab, 4, 4, 4, none, 3, none, 4, none, 4, false); },
-      {"rows that do not overlap", "C [4, 4] (rows 3 apart)"});
 }
 
-TEMPLATE_TEST_CASE("gpu: RMSNorm forward, recomputed and backward", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: RMSNorm forward, recomputed and backward", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Shape shape : shapes) {
     INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -164,7 +173,7 @@ TEMPLATE_TEST_CASE("gpu: RMSNorm forward, recomputed and backward", "", DROPBP_S
       ops::MemoryPool host_pool;
       ops::rms_norm_backward<double>(rows_of(wanted_dx, shape.rows), mode, rows_of(dys, shape.rows), rows_of(xs, shape.rows), weight,
                                      wanted_rstd.data(), host_pool);
-      ops::BasicMemoryPool<Cuda> pool;
+      ops::BasicMemoryPool<test::Backend> pool;
       run_everywhere({&dx, &dw}, Capture::yes, [&] {
         Ops<T>::rms_norm_backward(dx.view(), mode, dy.constant(), x.constant(), w.data(), rstd.data(), dw.data(), mode, pool);
       });
@@ -175,7 +184,111 @@ TEMPLATE_TEST_CASE("gpu: RMSNorm forward, recomputed and backward", "", DROPBP_S
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: heads are rotated, forward and back", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: RMSNorm fused with the addition before it", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> sum(shape.rows, shape.columns), branch(shape.rows, shape.columns), y(shape.rows, shape.columns), w(1, shape.columns);
+    Buffer<float> rstd(1, shape.rows);
+    std::vector<double> added = sum.fill(random), wanted(added.size()), wanted_rstd(static_cast<std::size_t>(shape.rows));
+    const std::vector<double> branches = branch.fill(random), ws = w.fill(random);
+    for (std::size_t i = 0; i < added.size(); ++i) added[i] += branches[i];
+    run_everywhere({&sum, &y, &rstd}, Capture::yes,
+                   [&] { MoreOps<T>::add_rms_norm_forward(y.view(), rstd.data(), sum.view(), branch.constant(), w.data(), 1e-5); });
+    const std::vector<double> got = sum.values();  // the norm is that of the sum as rounded to T
+    CHECK(error_of(got, added) <= tolerance<T>);
+    ops::rms_norm_forward<double>(rows_of(wanted, shape.rows), wanted_rstd.data(), rows_of(got, shape.rows), ws.data(), 1e-5);
+    CHECK(error_of(y.values(), wanted) <= tolerance<T>);
+    CHECK(error_of(rstd.values(), wanted_rstd) <= 1e-5);
+  }
+}
+
+namespace {
+
+// LayerNorm and its gradients, as the formulas say.
+struct LayerNormReference {
+  std::vector<double> y, mean, rstd, dx, dw, db;
+
+  LayerNormReference(Shape shape, const std::vector<double>& x, const std::vector<double>& w, const std::vector<double>& b,
+                     const std::vector<double>& dy)
+      : y(x.size()), dx(x.size()), dw(w.size()), db(w.size()) {
+    const auto columns = static_cast<double>(shape.columns);
+    for (Index i = 0; i < shape.rows; ++i) {
+      const auto first = static_cast<std::size_t>(i * shape.columns);
+      double sum = 0.0, squares = 0.0, down = 0.0, back = 0.0;
+      for (std::size_t j = 0; j < w.size(); ++j) sum += x[first + j];
+      for (std::size_t j = 0; j < w.size(); ++j) squares += (x[first + j] - sum / columns) * (x[first + j] - sum / columns);
+      mean.push_back(sum / columns), rstd.push_back(1.0 / std::sqrt(squares / columns + 1e-5));
+      const auto normed = [&](std::size_t j) { return (x[first + j] - mean.back()) * rstd.back(); };
+      for (std::size_t j = 0; j < w.size(); ++j) {
+        y[first + j] = w[j] * normed(j) + b[j];
+        dw[j] += dy[first + j] * normed(j), db[j] += dy[first + j];
+        down += w[j] * dy[first + j], back += w[j] * dy[first + j] * normed(j);
+      }
+      for (std::size_t j = 0; j < w.size(); ++j)
+        dx[first + j] = rstd.back() * (w[j] * dy[first + j] - down / columns - normed(j) * back / columns);
+    }
+  }
+};
+
+std::vector<double> sum_of(const std::vector<double>& x, const std::vector<double>& y) {
+  std::vector<double> sum = x;
+  for (std::size_t i = 0; i < y.size(); ++i) sum[i] += y[i];
+  return sum;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("device: LayerNorm forward, fused with the addition before it, recomputed and backward", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> x(shape.rows, shape.columns), y(shape.rows, shape.columns), dy(shape.rows, shape.columns), dx(shape.rows, shape.columns);
+    Buffer<T> w(1, shape.columns), b(1, shape.columns), dw(1, shape.columns), db(1, shape.columns), sum(shape.rows, shape.columns);
+    Buffer<float> mean(1, shape.rows), rstd(1, shape.rows), share(1, MoreOps<T>::layer_norm_backward_workspace(shape.rows, shape.columns));
+    const std::vector<double> xs = x.fill(random), ws = w.fill(random), bs = b.fill(random), dys = dy.fill(random), dxs = dx.fill(random);
+    const std::vector<double> dws = dw.fill(random), dbs = db.fill(random), sums = sum.fill(random);
+
+    run_everywhere({&sum, &y, &mean, &rstd}, Capture::yes, [&] {
+      MoreOps<T>::add_layer_norm_forward(y.view(), mean.data(), rstd.data(), sum.view(), x.constant(), w.data(), b.data(), 1e-5);
+    });
+    const std::vector<double> got = sum.values();
+    CHECK(error_of(got, sum_of(sums, xs)) <= tolerance<T>);
+    CHECK(error_of(y.values(), LayerNormReference(shape, got, ws, bs, dys).y) <= tolerance<T>);
+
+    const LayerNormReference wanted(shape, xs, ws, bs, dys);
+    run_everywhere({&y, &mean, &rstd}, Capture::yes, [&] {
+      MoreOps<T>::layer_norm_forward(y.view(), mean.data(), rstd.data(), x.constant(), w.data(), b.data(), 1e-5);
+    });
+    CHECK(error_of(y.values(), wanted.y) <= tolerance<T>);
+    CHECK(error_of(mean.values(), wanted.mean) <= 1e-5);
+    CHECK(error_of(rstd.values(), wanted.rstd) <= 1e-5);
+    const std::vector<double> forward = y.values();
+    run_everywhere({&y}, Capture::yes,
+                   [&] { MoreOps<T>::layer_norm_recompute(y.view(), x.constant(), w.data(), b.data(), mean.data(), rstd.data()); });
+    CHECK(y.values() == forward);
+
+    for (const bool add : {false, true}) {
+      if (shape.columns == 1 && !add) continue;  // a single element's gradient is rounding errors
+      run_everywhere({&dx, &dw, &db}, Capture::yes, [&] {
+        MoreOps<T>::layer_norm_backward(dx.view(), add, dy.constant(), x.constant(), w.data(), mean.data(), rstd.data(), dw.data(), db.data(),
+                                        add, share.data());
+      });
+      CHECK(error_of(dx.values(), add ? sum_of(dxs, wanted.dx) : wanted.dx) <= tolerance<T>);
+      CHECK(error_of(dw.values(), add ? sum_of(dws, wanted.dw) : wanted.dw) <= tolerance<T>);
+      CHECK(error_of(db.values(), add ? sum_of(dbs, wanted.db) : wanted.db) <= tolerance<T>);
+      run_everywhere({&dx}, Capture::yes, [&] {  // frozen
+        MoreOps<T>::layer_norm_backward(dx.view(), add, dy.constant(), x.constant(), w.data(), mean.data(), rstd.data(), nullptr, nullptr,
+                                        false, nullptr);
+      });
+      CHECK(error_of(dx.values(), add ? sum_of(dxs, wanted.dx) : wanted.dx) <= tolerance<T>);
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("device: heads are rotated, forward and back", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Index head_size : {Index{64}, Index{6}}) {
     INFO("heads of " << head_size << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -184,7 +297,7 @@ TEMPLATE_TEST_CASE("gpu: heads are rotated, forward and back", "", DROPBP_SCALAR
     Buffer<T> x(rows, 4 * head_size);
     const std::vector<double> xs = x.fill(random);
     const ops::RopeTable<double> table(sequence, head_size);
-    const ops::RopeTable<T, Cuda> device_table(sequence, head_size);
+    const ops::RopeTable<T, test::Backend> device_table(sequence, head_size);
     for (const ops::Rotation rotation : {ops::Rotation::forward, ops::Rotation::inverse}) {
       std::vector<double> wanted = xs;
       ops::rope<double>(rows_of(wanted, rows), table, heads, sequence, rotation);
@@ -196,7 +309,7 @@ TEMPLATE_TEST_CASE("gpu: heads are rotated, forward and back", "", DROPBP_SCALAR
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: attention stays within its bounds", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: attention stays within its bounds", "", DROPBP_SCALARS) {
   using T = TestType;
   const std::vector<test::AttentionCase> cases = {
       {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
@@ -227,7 +340,7 @@ TEMPLATE_TEST_CASE("gpu: attention stays within its bounds", "", DROPBP_SCALARS)
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: SwiGLU forward and backward", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: SwiGLU forward and backward", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Shape shape : shapes) {
     INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -246,7 +359,31 @@ TEMPLATE_TEST_CASE("gpu: SwiGLU forward and backward", "", DROPBP_SCALARS) {
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: the embedding and its gradient", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: GELU forward and backward", "", DROPBP_SCALARS) {
+  using T = TestType;
+  for (const Shape shape : shapes) {
+    INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator(shape);
+    Buffer<T> in(shape.rows, shape.columns), out(shape.rows, shape.columns), grad(shape.rows, shape.columns);
+    const std::vector<double> x = in.fill(random);
+    std::vector<double> wanted, wanted_grad, d_out;
+    const double root = std::sqrt(2.0 / std::acos(-1.0));
+    for (const double v : x) wanted.push_back(0.5 * v * (1.0 + std::tanh(root * (v + 0.044715 * v * v * v))));
+    run_everywhere({&out}, Capture::yes, [&] { MoreOps<T>::gelu_forward(out.view(), in.constant()); });
+    CHECK(error_of(out.values(), wanted) <= tolerance<T>);
+    d_out = out.fill(random);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double v = x[i], t = std::tanh(root * (v + 0.044715 * v * v * v));
+      wanted_grad.push_back(d_out[i] * (0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * v * v)));
+    }
+    run_everywhere({&grad}, Capture::yes, [&] { MoreOps<T>::gelu_backward(grad.view(), out.constant(), in.constant()); });
+    CHECK(error_of(grad.values(), wanted_grad) <= tolerance<T>);
+    run_everywhere({&out}, Capture::yes, [&] { MoreOps<T>::gelu_backward(out.view(), out.constant(), in.constant()); });  // in place
+    CHECK(error_of(out.values(), wanted_grad) <= tolerance<T>);
+  }
+}
+
+TEMPLATE_TEST_CASE("device: the embedding and its gradient", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Shape shape : shapes) {
     INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -256,7 +393,7 @@ TEMPLATE_TEST_CASE("gpu: the embedding and its gradient", "", DROPBP_SCALARS) {
     for (Index t = 0; t < shape.rows; ++t) tokens.push_back(static_cast<std::int32_t>(random() % 19));
     Buffer<T> weight(vocabulary, shape.columns), gradient(vocabulary, shape.columns), out(shape.rows, shape.columns), d_out(shape.rows, shape.columns);
     const std::vector<double> ws = weight.fill(random), g = d_out.fill(random), before = gradient.fill(random);
-    run_everywhere({&out}, Capture::no, [&] { Ops<T>::embedding_forward(out.view(), tokens, weight.constant()); });
+    run_everywhere({&out}, Capture::refused, [&] { Ops<T>::embedding_forward(out.view(), tokens, weight.constant()); });
     const std::vector<double> got = out.values();
     std::vector<double> sums(ws.size());
     for (Index t = 0; t < shape.rows; ++t)
@@ -266,16 +403,16 @@ TEMPLATE_TEST_CASE("gpu: the embedding and its gradient", "", DROPBP_SCALARS) {
         if (got[at] != ws[of]) FAIL("another row's element");
         sums[of] += g[at];
       }
-    run_everywhere({&gradient}, Capture::no,
+    run_everywhere({&gradient}, Capture::refused,
                    [&] { Ops<T>::embedding_backward(gradient.view(), Accumulate::overwrite, d_out.constant(), tokens); });
     CHECK(error_of(gradient.values(), sums) <= tolerance<T>);
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += before[i];
-    run_everywhere({&gradient}, Capture::no, [&] { Ops<T>::embedding_backward(gradient.view(), Accumulate::add, d_out.constant(), tokens); });
+    run_everywhere({&gradient}, Capture::refused, [&] { Ops<T>::embedding_backward(gradient.view(), Accumulate::add, d_out.constant(), tokens); });
     CHECK(error_of(gradient.values(), sums) <= tolerance<T>);
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: losses and their gradient", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: losses and their gradient", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Shape shape : shapes) {
     INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -299,7 +436,7 @@ TEMPLATE_TEST_CASE("gpu: losses and their gradient", "", DROPBP_SCALARS) {
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: 4-bit weights expand to those of the CPU", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: 4-bit weights expand to those of the CPU", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Shape shape : {Shape{64, 256}, Shape{9, 65}}) {
     INFO(shape.rows << " x " << shape.columns << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -310,13 +447,13 @@ TEMPLATE_TEST_CASE("gpu: 4-bit weights expand to those of the CPU", "", DROPBP_S
     const MatrixView<const float> view(values.data(), shape.rows, shape.columns);
     ops::Nf4Matrix::quantize(view).dequantize(MatrixView<float>(expanded.data(), shape.rows, shape.columns));
     Buffer<T> wanted(shape.rows, shape.columns, {expanded.begin(), expanded.end()}), got(shape.rows, shape.columns);
-    const auto quantized = ops::BasicNf4Matrix<Cuda>::quantize(view);
+    const auto quantized = ops::BasicNf4Matrix<test::Backend>::quantize(view);
     run_everywhere({&got}, Capture::yes, [&] { quantized.dequantize(got.view()); });
     CHECK(got.values() == wanted.values());
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: AdamW over many parameters in one launch", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: AdamW over many parameters in one launch", "", DROPBP_SCALARS) {
   using T = TestType;
   INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
   auto random = generator({3, 3});
@@ -338,12 +475,12 @@ TEMPLATE_TEST_CASE("gpu: AdamW over many parameters in one launch", "", DROPBP_S
     cuda::UpdateSegment<T> segment{.value = value.data(), .gradient = gradient.data(), .master = std::is_same_v<T, float> ? nullptr : master.data(),
                                    .first_moment = first.data(), .second_moment = second.data(), .size = size, .step_size = step_size,
                                    .root_correction = correction, .keep = keep, .first_chunk = 0};
-    run_everywhere({&value, &master, &first, &second}, Capture::no, [&] { Ops<T>::adamw({&segment, 1}, options, 0.5); });
+    run_everywhere({&value, &master, &first, &second}, Capture::refused, [&] { Ops<T>::adamw({&segment, 1}, options, 0.5); });
     CHECK(error_of(value.values(), wanted) <= tolerance<T>);
   }
 }
 
-TEMPLATE_TEST_CASE("gpu: squared norms and distances", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: squared norms and distances", "", DROPBP_SCALARS) {
   using T = TestType;
   INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
   auto random = generator({5, 5});
@@ -355,23 +492,43 @@ TEMPLATE_TEST_CASE("gpu: squared norms and distances", "", DROPBP_SCALARS) {
     for (const double x : tensors.back().fill(random)) sum += x * x;
     wanted.push_back(sum);
   }
-  std::vector<ops::DeviceSpan<const T, Cuda>> spans;
+  std::vector<ops::DeviceSpan<const T, test::Backend>> spans;
   for (Buffer<T>& tensor : tensors) spans.emplace_back(tensor.data(), static_cast<std::size_t>(tensor.view().columns));
   const std::vector<double> got = Ops<T>::squared_norms(spans);
   CHECK(got == Ops<T>::squared_norms(spans));
+  test::check_refused_in_capture([&] { static_cast<void>(Ops<T>::squared_norms(spans)); });
   for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == Approx(wanted[i]).epsilon(1e-5));
 
   Buffer<T> other(1, 200003);
   const std::vector<double> x = tensors.back().values(), y = other.fill(random);
   double distance = 0.0;
   for (std::size_t i = 0; i < x.size(); ++i) distance += (x[i] - y[i]) * (x[i] - y[i]);
-  CHECK(Ops<T>::squared_distance(tensors.back().data(), other.data(), x.size()) == Approx(distance).epsilon(1e-5));
+  const auto measured = [&] { return Ops<T>::squared_distance(tensors.back().data(), other.data(), x.size()); };
+  CHECK(measured() == Approx(distance).epsilon(1e-5));
+  CHECK(measured() == measured());
+  test::check_refused_in_capture([&] { static_cast<void>(measured()); });
 }
 
-TEST_CASE("gpu: memory, copies and what is refused") {
+TEMPLATE_TEST_CASE("device: what cannot be captured leaves an optimizer and a gradient as they were", "", DROPBP_SCALARS) {
+  using T = TestType;
+  ops::Parameter<T, test::Backend> weight("w", 3, 8);
+  test::set_values<test::Backend>(weight.value().data, std::vector<float>(24, 1.0f));
+  ops::AdamW<T, test::Backend> optimizer({&weight}, {.learning_rate = 0.5, .weight_decay = 0.0});
+  const std::vector<std::int32_t> tokens = {2, 0, 2};
+  Buffer<T> grad_output(3, 8);
+  test::check_refused_in_capture([&] { ops::embedding_backward(grad_output.constant(), tokens, weight); });
+  CHECK_FALSE(weight.has_gradient());
+  weight.begin_gradient();
+  test::set_values<test::Backend>(weight.gradient().data, std::vector<float>(24, 1.0f));
+  test::check_refused_in_capture([&] { optimizer.step(); });
+  CHECK(optimizer.state(0).steps == 0);
+  CHECK(optimizer.state(0).first_moment.size() == 0);
+  optimizer.step();
+  for (const float value : test::values_of<test::Backend>(weight.value().data, 24)) CHECK(value == Approx(0.5f));  // the first step is the rate's
+}
+
+TEST_CASE("device: memory and copies") {
   using test::Device;
-  CHECK(Device::missing() == "");
-  CHECK(Device::processors() > 0);
   CHECK(Device::allocate(0) == nullptr);
   void* const memory = Device::allocate(1000);
   std::vector<unsigned char> bytes(1000, 7), back(1000);
@@ -382,19 +539,19 @@ TEST_CASE("gpu: memory, copies and what is refused") {
   Device::fill(memory, 0x5A, 500);
   Device::copy_to_host(back.data(), memory, 1000);
   CHECK((back[499] == 0x5A && back[500] == 7));
+  test::check_refused_in_capture([&] { Device::copy_to_device(memory, bytes.data(), 1000); });
+  test::check_refused_in_capture([&] { Device::copy_to_host(back.data(), memory, 1000); });
+  Device::copy_to_host(back.data(), memory, 1000);
+  CHECK((back[499] == 0x5A && back[500] == 7));
+  Device::release(memory, 1000);
+#if !defined(DROPBP_TEST_EMULATED)
+  CHECK(Device::missing() == "");
+  CHECK(Device::processors() > 0);
   test::check_throws<std::runtime_error>([] { Device::allocate(std::size_t{1} << 50); },
                                          {"1125899906842624 bytes of device memory are needed", "are free", "--batch", "--activation-budget"});
-  cudaStream_t stream = nullptr;
-  test::require_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  {
-    const cuda::StreamScope scope(stream);
-    test::require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    test::check_throws<std::logic_error>([&] { Device::copy_to_device(memory, bytes.data(), 1000); }, {"is being captured"});
-    test::check_throws<std::logic_error>([&] { Device::copy_to_host(back.data(), memory, 1000); }, {"is being captured"});
-    cudaGraph_t graph = nullptr;
-    test::require_cuda(cudaStreamEndCapture(stream, &graph));
-    cudaGraphDestroy(graph);
-  }
-  cudaStreamDestroy(stream);
-  Device::release(memory, 1000);
+  float* const none = nullptr;
+  test::check_throws<std::invalid_argument>(
+      [&] { device_products<Cuda, float>::product(ProductLayout::ab, 4, 4, 4, none, 3, none, 4, none, 4, false); },
+      {"rows that do not overlap", "C [4, 4] (rows 3 apart)"});
+#endif
 }

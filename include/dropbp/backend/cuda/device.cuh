@@ -70,14 +70,6 @@ inline void keep_pool_memory() {
   if (device < remembered_devices) done.values[device].store(1, std::memory_order_relaxed);
 }
 
-inline void refuse_capture(const char* what) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  require_success(cudaStreamIsCapturing(current_stream(), &status), "the current stream must be usable");
-  if (status != cudaStreamCaptureStatusNone)
-    dropbp::detail::throw_order(std::string(what) + " needs a stream that is not being captured",
-                                "the current stream is being captured into a graph", "move it before or behind the captured part");
-}
-
 }  // namespace detail
 
 template <class Tag>
@@ -127,7 +119,7 @@ void Runtime<Tag>::release(void* memory, std::size_t) noexcept {
 template <class Tag>
 void Runtime<Tag>::copy_to_device(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  detail::refuse_capture("a copy from host memory");
+  require_no_capture("a copy from host memory");
   detail::require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, detail::current_stream()),
                 std::to_string(bytes) + " bytes must be copied to the device");
   // Pageable memory has been staged by now; pinned memory is still being read.
@@ -139,7 +131,7 @@ void Runtime<Tag>::copy_to_device(void* to, const void* from, std::size_t bytes)
 template <class Tag>
 void Runtime<Tag>::copy_to_host(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  detail::refuse_capture("a copy to host memory");
+  require_no_capture("a copy to host memory");
   detail::require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, detail::current_stream()),
                 std::to_string(bytes) + " bytes must be copied to the host");
   synchronize();
@@ -161,6 +153,15 @@ void Runtime<Tag>::fill(void* memory, int byte, std::size_t bytes) {
 template <class Tag>
 void Runtime<Tag>::synchronize() {
   detail::require_success(cudaStreamSynchronize(detail::current_stream()), "the work of the current stream must succeed");
+}
+
+template <class Tag>
+void Runtime<Tag>::require_no_capture(const char* what) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  detail::require_success(cudaStreamIsCapturing(detail::current_stream(), &status), "the current stream must be usable");
+  if (status != cudaStreamCaptureStatusNone)
+    dropbp::detail::throw_order(std::string(what) + " needs a stream that is not being captured",
+                                "the current stream is being captured into a graph", "move it before or behind the captured part");
 }
 
 template <class Tag>

@@ -39,6 +39,8 @@ struct Runtime {
   static void fill(void* memory, int byte, std::size_t bytes);
   /// Waits for the current stream; errors of kernels that ran in it surface here.
   static void synchronize();
+  /// Throws std::logic_error while the current stream is being captured into a graph: for `what` cannot be.
+  static void require_no_capture(const char* what);
   /// Streaming multiprocessors of the current device.
   static unsigned processors();
   /// Empty where a device can be used; else a sentence that says what is missing: driver, card, or code for this card.
