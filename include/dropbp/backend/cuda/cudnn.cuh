@@ -11,10 +11,8 @@
 #include <cuda_runtime.h>
 #include <cudnn.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -28,16 +26,6 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
-
-/// Where everything is; in the forward pass without grad_o, grad_qkv and delta, and o is written.
-struct AttentionMemory {
-  const void* qkv;
-  const void* o;
-  const float* lse;
-  const void* grad_o;
-  const void* grad_qkv;
-  const float* delta;
-};
 
 /// What is kept for the whole program: a handle for each device, a plan, or that there is none, for each shape.
 class CudnnAttention {
@@ -57,9 +45,7 @@ class CudnnAttention {
     const cudnnHandle_t handle = handles_[key.device];
     require_started(cudnnSetStream(handle, Runtime<>::stream()));
     const Workspace workspace(plan->workspace);
-    for (Index sequence = 0; sequence < key.shape.batch; sequence += plan->choice.part.batch)
-      for (Index kv_head = 0; kv_head < key.shape.kv_heads; kv_head += plan->choice.part.kv_heads)
-        start(handle, *plan, key, memory, sequence, kv_head, workspace.data);
+    for_each_part(key, plan->choice.part, memory, [&](const AttentionCall& call) { start(handle, *plan, call, workspace.data); });
     return true;
   }
 
@@ -93,38 +79,11 @@ class CudnnAttention {
     return plans_.emplace(key, std::move(plan)).first->second;
   }
 
-  /// From this sequence and kv head on, as much as the plan is for.
-  static void start(cudnnHandle_t handle, const AttentionPlan& plan, const AttentionKey& key, const AttentionMemory& memory, Index sequence,
-                    Index kv_head, void* workspace) {
-    const AttentionShape& shape = key.shape;
-    const Index row = sequence * shape.sequence, head = kv_head * shape.group(), statistic = (sequence * shape.heads + head) * shape.sequence;
-    const auto element = [&](const void* data, Index stride, Index first_head) -> void* {
-      // Both scalars have 2 bytes. cuDNN takes pointers to what it only reads, too, without const.
-      return static_cast<char*>(const_cast<void*>(data)) + 2 * (row * stride + first_head * shape.head_size);
-    };
-    const auto number = [](const float* data) -> void* { return const_cast<float*>(data); };
-    const Index k = shape.heads + kv_head, v = k + shape.kv_heads;
-    const float scale = attention_scale(shape), masked = -std::numeric_limits<float>::infinity(), one = 1.0f;
-
-    std::array<std::int64_t, last_id> ids{q_id, k_id, v_id, o_id, lse_id, scale_id, masked_id};
-    std::array<void*, last_id> pointers{element(memory.qkv, key.qkv_stride, head), element(memory.qkv, key.qkv_stride, k),
-                                        element(memory.qkv, key.qkv_stride, v),    element(memory.o, key.o_stride, head),
-                                        number(memory.lse + statistic),            number(&scale),
-                                        number(&masked)};
-    std::size_t count = 7;
-    if (key.backward) {
-      const auto add = [&](AttentionId id, void* pointer) { ids[count] = id, pointers[count] = pointer, ++count; };
-      add(grad_o_id, element(memory.grad_o, key.grad_o_stride, head));
-      add(grad_q_id, element(memory.grad_qkv, key.grad_qkv_stride, head));
-      add(grad_k_id, element(memory.grad_qkv, key.grad_qkv_stride, k));
-      add(grad_v_id, element(memory.grad_qkv, key.grad_qkv_stride, v));
-      add(delta_id, number(memory.delta + statistic));
-      add(one_id, number(&one));
-    }
+  static void start(cudnnHandle_t handle, const AttentionPlan& plan, const AttentionCall& call, void* workspace) {
     try {
       Descriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-      pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, ids.data(), count);
-      pack.set_pointers(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, pointers.data(), count);
+      pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, call.ids, call.count);
+      pack.set_pointers(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, call.pointers, call.count);
       pack.set_pointers(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, &workspace, 1);
       pack.finish("memory of the plan's tensors must be given");
       require_taken(cudnnBackendExecute(handle, plan.plan.get(), pack.get()), "attention must start");

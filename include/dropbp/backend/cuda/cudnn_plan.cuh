@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "dropbp/backend/cuda/attention_tiles.hpp"
+#include "dropbp/backend/cuda/attention.hpp"
 
 // Before 9.16 cuDNN wants sequences to be padded to multiples of 128 tokens, before 9.18 it is not deterministic on Blackwell.
 #if CUDNN_VERSION < 91800
@@ -171,6 +171,9 @@ class AttentionGraph {
     else
       forward();
   }
+
+  /// In an order in which they could be computed.
+  const std::vector<Descriptor>& nodes() const { return nodes_; }
 
   /// Ready to be asked for engines.
   Descriptor finish(const CudnnTarget& target) const {
@@ -361,6 +364,60 @@ class AttentionGraph {
   std::vector<Descriptor> tensors_, nodes_;
   std::int64_t next_id_ = 100;
 };
+
+/// Where everything is; in the forward pass there is no grad_o, grad_qkv and delta, and o and lse are written.
+struct AttentionMemory {
+  const void* qkv;
+  const void* o;
+  const float* lse;
+  const void* grad_o;
+  const void* grad_qkv;
+  const float* delta;
+};
+
+/// What one call gives to its graph. cuDNN takes pointers without const, to what it only reads, too.
+struct AttentionCall {
+  std::int64_t ids[last_id] = {};
+  void* pointers[last_id] = {};
+  std::size_t count = 0;
+
+  void add(AttentionId id, const void* pointer) {
+    ids[count] = id;
+    pointers[count++] = const_cast<void*>(pointer);
+  }
+};
+
+/// Calls `run` with the memory of each part: of all sequences, or of one sequence with some of its kv heads and their query heads.
+template <class Run>
+void for_each_part(const AttentionKey& key, const AttentionShape& part, const AttentionMemory& memory, Run run) {
+  const AttentionShape& shape = key.shape;
+  const float scale = attention_scale(shape), masked = -std::numeric_limits<float>::infinity(), one = 1.0f;
+  for (Index sequence = 0; sequence < shape.batch; sequence += part.batch)
+    for (Index kv_head = 0; kv_head < shape.kv_heads; kv_head += part.kv_heads) {
+      const Index q = kv_head * shape.group(), k = shape.heads + kv_head, v = k + shape.kv_heads;
+      const auto head = [&](const void* data, Index stride, Index number) {
+        return static_cast<const char*>(data) + 2 * (sequence * shape.sequence * stride + number * shape.head_size);  // a scalar has 2 bytes
+      };
+      const Index statistic = (sequence * shape.heads + q) * shape.sequence;
+      AttentionCall call;
+      call.add(q_id, head(memory.qkv, key.qkv_stride, q));
+      call.add(k_id, head(memory.qkv, key.qkv_stride, k));
+      call.add(v_id, head(memory.qkv, key.qkv_stride, v));
+      call.add(o_id, head(memory.o, key.o_stride, q));
+      call.add(lse_id, memory.lse + statistic);
+      call.add(scale_id, &scale);
+      call.add(masked_id, &masked);
+      if (key.backward) {
+        call.add(grad_o_id, head(memory.grad_o, key.grad_o_stride, q));
+        call.add(grad_q_id, head(memory.grad_qkv, key.grad_qkv_stride, q));
+        call.add(grad_k_id, head(memory.grad_qkv, key.grad_qkv_stride, k));
+        call.add(grad_v_id, head(memory.grad_qkv, key.grad_qkv_stride, v));
+        call.add(delta_id, memory.delta + statistic);
+        call.add(one_id, &one);
+      }
+      run(static_cast<const AttentionCall&>(call));
+    }
+}
 
 /// An engine of cuDNN with its knobs, and the memory it works in.
 struct AttentionConfiguration {
