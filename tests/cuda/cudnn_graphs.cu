@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What our graphs for cuDNN mean. The backend API that they are made with is defined here, so that every node is known and computed on the host,
-// in the memory that cuDNN would be given; the result must be attention's, with the bounds that the kernels have. cuDNN itself is not linked.
+// What our graphs for cuDNN mean. The backend API that they are made with is defined here, so that every node is known
+// and computed on the host, in the memory that cuDNN would be given; the result must be attention's, with the bounds
+// that the kernels have. cuDNN itself is not linked.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +44,9 @@ struct Recorded {
   V one(cudnnBackendAttributeName_t name) const {
     return all<V>(name).at(0);
   }
-  const Recorded& part(cudnnBackendAttributeName_t name) const { return *static_cast<const Recorded*>(one<cudnnBackendDescriptor_t>(name)); }
+  const Recorded& part(cudnnBackendAttributeName_t name) const {
+    return *static_cast<const Recorded*>(one<cudnnBackendDescriptor_t>(name));
+  }
 };
 
 struct Tensor {
@@ -53,8 +56,10 @@ struct Tensor {
   bool is_virtual;
 
   explicit Tensor(const Recorded& d)
-      : id(d.one<std::int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID)), type(d.one<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE)),
-        sizes(d.all<std::int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS)), strides(d.all<std::int64_t>(CUDNN_ATTR_TENSOR_STRIDES)),
+      : id(d.one<std::int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID)),
+        type(d.one<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE)),
+        sizes(d.all<std::int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS)),
+        strides(d.all<std::int64_t>(CUDNN_ATTR_TENSOR_STRIDES)),
         is_virtual(d.one<std::byte>(CUDNN_ATTR_TENSOR_IS_VIRTUAL) != std::byte{0}) {}
 };
 
@@ -83,11 +88,20 @@ class Host {
     for (const Descriptor& descriptor : graph.nodes()) {
       const Recorded& node = *static_cast<const Recorded*>(descriptor.get());
       switch (node.type) {
-        case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR: product(node); break;
-        case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR: pointwise(node); break;
-        case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR: reduction(node); break;
-        case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR: reshape(node); break;
-        default: throw std::runtime_error("a node of an unknown kind");
+        case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR:
+          product(node);
+          break;
+        case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:
+          pointwise(node);
+          break;
+        case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR:
+          reduction(node);
+          break;
+        case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR:
+          reshape(node);
+          break;
+        default:
+          throw std::runtime_error("a node of an unknown kind");
       }
     }
   }
@@ -114,27 +128,39 @@ class Host {
     for_each(y, [&](const Position& p) {
       const double u = mode == CUDNN_POINTWISE_GEN_INDEX ? 0.0 : get(x, p), v = has_b ? get(b, p) : 0.0;
       switch (mode) {
-        case CUDNN_POINTWISE_ADD: return put(y, p, u + v);
-        case CUDNN_POINTWISE_SUB: return put(y, p, u - v);
-        case CUDNN_POINTWISE_MUL: return put(y, p, u * v);
-        case CUDNN_POINTWISE_DIV: return put(y, p, u / v);
-        case CUDNN_POINTWISE_EXP: return put(y, p, std::exp(u));
-        case CUDNN_POINTWISE_LOG: return put(y, p, std::log(u));
-        case CUDNN_POINTWISE_CMP_GE: return put(y, p, u >= v ? 1.0 : 0.0);
-        case CUDNN_POINTWISE_GEN_INDEX: return put(y, p, static_cast<double>(p.i[kind.one<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS)]));
-        case CUDNN_POINTWISE_BINARY_SELECT: return put(y, p, get(Tensor(node.part(CUDNN_ATTR_OPERATION_POINTWISE_TDESC)), p) != 0.0 ? u : v);
-        default: throw std::runtime_error("an unknown function");
+        case CUDNN_POINTWISE_ADD:
+          return put(y, p, u + v);
+        case CUDNN_POINTWISE_SUB:
+          return put(y, p, u - v);
+        case CUDNN_POINTWISE_MUL:
+          return put(y, p, u * v);
+        case CUDNN_POINTWISE_DIV:
+          return put(y, p, u / v);
+        case CUDNN_POINTWISE_EXP:
+          return put(y, p, std::exp(u));
+        case CUDNN_POINTWISE_LOG:
+          return put(y, p, std::log(u));
+        case CUDNN_POINTWISE_CMP_GE:
+          return put(y, p, u >= v ? 1.0 : 0.0);
+        case CUDNN_POINTWISE_GEN_INDEX:
+          return put(y, p, static_cast<double>(p.i[kind.one<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS)]));
+        case CUDNN_POINTWISE_BINARY_SELECT:
+          return put(y, p, get(Tensor(node.part(CUDNN_ATTR_OPERATION_POINTWISE_TDESC)), p) != 0.0 ? u : v);
+        default:
+          throw std::runtime_error("an unknown function");
       }
     });
   }
 
   void reduction(const Recorded& node) {
-    const auto what = node.part(CUDNN_ATTR_OPERATION_REDUCTION_DESC).one<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR);
+    const auto what =
+        node.part(CUDNN_ATTR_OPERATION_REDUCTION_DESC).one<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR);
     const Tensor x(node.part(CUDNN_ATTR_OPERATION_REDUCTION_XDESC)), y(node.part(CUDNN_ATTR_OPERATION_REDUCTION_YDESC));
     std::map<std::size_t, std::pair<Position, double>> results;
     for_each(x, [&](Position p) {
       const double value = get(x, p);
-      for (std::size_t axis = 0; axis < 4; ++axis) p.i[axis] /= x.sizes[axis] / y.sizes[axis];  // those that lie side by side
+      for (std::size_t axis = 0; axis < 4; ++axis)
+        p.i[axis] /= x.sizes[axis] / y.sizes[axis];  // those that lie side by side
       const auto [found, is_first] = results.try_emplace(p.in(y), p, value);
       double& result = found->second.second;
       if (!is_first) result = what == CUDNN_REDUCE_TENSOR_ADD ? result + value : std::fmax(result, value);
@@ -158,9 +184,12 @@ class Host {
   double get(const Tensor& t, const Position& p) {
     if (t.is_virtual) return between_.at({t.id, p.in(t)});
     switch (t.type) {
-      case CUDNN_DATA_FLOAT: return static_cast<double>(static_cast<const float*>(memory(t.id))[p.in(t)]);
-      case CUDNN_DATA_HALF: return static_cast<double>(to_float(static_cast<const Half*>(memory(t.id))[p.in(t)]));
-      default: return static_cast<double>(to_float(static_cast<const BFloat16*>(memory(t.id))[p.in(t)]));
+      case CUDNN_DATA_FLOAT:
+        return static_cast<double>(static_cast<const float*>(memory(t.id))[p.in(t)]);
+      case CUDNN_DATA_HALF:
+        return static_cast<double>(to_float(static_cast<const Half*>(memory(t.id))[p.in(t)]));
+      default:
+        return static_cast<double>(to_float(static_cast<const BFloat16*>(memory(t.id))[p.in(t)]));
     }
   }
   void put(const Tensor& t, const Position& p, double value) {
@@ -168,7 +197,9 @@ class Host {
     const Half half = from_float<Half>(rounded);
     const BFloat16 brain = from_float<BFloat16>(rounded);
     if (t.is_virtual)
-      between_[{t.id, p.in(t)}] = static_cast<double>(t.type == CUDNN_DATA_HALF ? to_float(half) : t.type == CUDNN_DATA_BFLOAT16 ? to_float(brain) : rounded);
+      between_[{t.id, p.in(t)}] = static_cast<double>(t.type == CUDNN_DATA_HALF       ? to_float(half)
+                                                      : t.type == CUDNN_DATA_BFLOAT16 ? to_float(brain)
+                                                                                      : rounded);
     else if (t.type == CUDNN_DATA_FLOAT)
       static_cast<float*>(memory(t.id))[p.in(t)] = rounded;
     else if (t.type == CUDNN_DATA_HALF)
@@ -185,21 +216,28 @@ template <class T>
 std::string check(const test::AttentionCase& c, const AttentionShape& part) {
   const AttentionShape& s = c.shape;
   std::mt19937_64 random(static_cast<std::uint64_t>(c.tokens() * 31 + s.heads));
-  test::GappedRows<T> qkv(c.tokens(), c.width(), c.gap), grad_qkv(c.tokens(), c.width(), c.gap);
-  test::GappedRows<T> o(c.tokens(), s.q_width(), c.gap), grad_o(c.tokens(), s.q_width(), c.gap);
+  test::GappedRows<T> qkv(c.tokens(), c.width(), c.gap), grad_qkv(c.tokens(), c.width(), c.gap + 8);
+  test::GappedRows<T> o(c.tokens(), s.q_width(), c.gap), grad_o(c.tokens(), s.q_width(), c.gap + 16);
   const std::vector<double> x = qkv.fill(random), g = grad_o.fill(random);
   const std::vector<float> nothing(static_cast<std::size_t>(s.statistics()), std::numeric_limits<float>::quiet_NaN());
   std::vector<float> lse = nothing, delta = nothing;
-  const AttentionMemory memory{qkv.elements.data(), o.elements.data(), lse.data(), grad_o.elements.data(), grad_qkv.elements.data(), delta.data()};
+  const AttentionMemory memory{qkv.elements.data(),    o.elements.data(),        lse.data(),
+                               grad_o.elements.data(), grad_qkv.elements.data(), delta.data()};
   for (const bool backward : {false, true}) {
-    AttentionKey key{0, std::is_same_v<T, Half> ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16, backward, s, qkv.rows().stride,
-                     o.rows().stride, grad_qkv.rows().stride, grad_o.rows().stride};
+    AttentionKey key{0,
+                     std::is_same_v<T, Half> ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16,
+                     backward,
+                     s,
+                     qkv.rows().stride,
+                     o.rows().stride,
+                     grad_qkv.rows().stride,
+                     grad_o.rows().stride};
     AttentionKey its_part = key;
     its_part.shape = part;
     const AttentionGraph graph(its_part);
     for_each_part(key, part, memory, [&](const AttentionCall& call) { Host(call).run(graph); });
     const std::vector<double> os = o.dense(), ls(lse.begin(), lse.end());
-    const auto wanted = backward ? test::attention_reference<T>(c, x, g, &os, &ls, true) : test::attention_reference<T>(c, x, g, nullptr, nullptr, true);
+    const auto wanted = test::attention_reference<T>(c, x, g, backward ? &os : nullptr, backward ? &ls : nullptr, true);
     const std::string problem = backward ? test::problem("grad_qkv", grad_qkv.dense(), wanted.grad_qkv)
                                          : test::problem("o", os, wanted.o) + test::problem("lse", ls, wanted.lse);
     if (!problem.empty()) return problem;
@@ -213,22 +251,26 @@ std::string check(const test::AttentionCase& c, const AttentionShape& part) {
 // ---- cuDNN, as far as graphs need it
 
 extern "C" {
-cudnnStatus_t CUDNNWINAPI cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t* descriptor) {
+cudnnStatus_t CUDNNWINAPI cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type,
+                                                       cudnnBackendDescriptor_t* descriptor) {
   *descriptor = new Recorded{type, {}};
   return CUDNN_STATUS_SUCCESS;
 }
 // A node or tensor lives on in what it has been given to; nothing here is ever freed.
 cudnnStatus_t CUDNNWINAPI cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t CUDNNWINAPI cudnnBackendFinalize(cudnnBackendDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t CUDNNWINAPI cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
-                                                   cudnnBackendAttributeType_t type, int64_t count, const void* elements) {
-  const std::size_t size = type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_BACKEND_DESCRIPTOR ? 8 : type == CUDNN_TYPE_BOOLEAN ? sizeof(bool) : 4;
+cudnnStatus_t CUDNNWINAPI cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor,
+                                                   cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                                                   int64_t count, const void* elements) {
+  const std::size_t size = type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_BACKEND_DESCRIPTOR ? 8
+                           : type == CUDNN_TYPE_BOOLEAN                                      ? sizeof(bool)
+                                                                                             : 4;
   const auto* const bytes = static_cast<const std::byte*>(elements);
   static_cast<Recorded*>(descriptor)->attributes[name].assign(bytes, bytes + size * static_cast<std::size_t>(count));
   return CUDNN_STATUS_SUCCESS;
 }
-cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t,
-                                                   int64_t*, void*) {
+cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t, cudnnBackendAttributeName_t,
+                                                   cudnnBackendAttributeType_t, int64_t, int64_t*, void*) {
   return CUDNN_STATUS_NOT_SUPPORTED;
 }
 const char* CUDNNWINAPI cudnnGetErrorString(cudnnStatus_t) { return ""; }
@@ -247,7 +289,8 @@ int main() {
     ++checks;
     if (problem.empty()) return;
     ++failures;
-    std::printf("%s, %s, %td sequences and %td kv heads at a time: %s\n", scalar, c.text().c_str(), part.batch, part.kv_heads, problem.c_str());
+    std::printf("%s, %s, %td sequences and %td kv heads at a time: %s\n", scalar, c.text().c_str(), part.batch,
+                part.kv_heads, problem.c_str());
   };
   const test::AttentionCase cases[] = {
       {{.batch = 2, .sequence = 12, .heads = 2, .kv_heads = 2, .head_size = 8}, 0},

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention by cuDNN on a card, where this build has it and it takes the shape; what ran is printed. With the same bounds it is our own kernels'
-// turn elsewhere.
+// Attention by cuDNN on a card, where this build has it and it takes the shape; what ran is printed. With the same
+// bounds it is our own kernels' turn elsewhere.
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -53,11 +53,13 @@ struct Attention {
   Buffer<float> lse{1, c.shape.statistics()};
 
   AttentionCode forward(AttentionCode wanted) {
-    return Ops<T>::attention_forward(o.columns(0, c.shape.q_width()), lse.data(), qkv.columns(0, c.width()), layout, shape, wanted);
+    return Ops<T>::attention_forward(o.columns(0, c.shape.q_width()), lse.data(), qkv.columns(0, c.width()), layout,
+                                     shape, wanted);
   }
   AttentionCode backward(AttentionCode wanted) {
-    return Ops<T>::attention_backward(grad_qkv.columns(0, c.width()), grad_o.columns(0, c.shape.q_width()), qkv.columns(0, c.width()),
-                                      o.columns(0, c.shape.q_width()), lse.data(), layout, shape, wanted);
+    return Ops<T>::attention_backward(grad_qkv.columns(0, c.width()), grad_o.columns(0, c.shape.q_width()),
+                                      qkv.columns(0, c.width()), o.columns(0, c.shape.q_width()), lse.data(), layout,
+                                      shape, wanted);
   }
 };
 

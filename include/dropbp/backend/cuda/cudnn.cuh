@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention of BFloat16 and Half by cuDNN, part of dropbp.cuh where DROPBP_CUDNN is defined. Whether cuDNN takes a shape is found out once for
-// each shape and device, for both passes by themselves: what the forward pass keeps is the same either way.
+// Attention of BFloat16 and Half by cuDNN, part of dropbp.cuh where DROPBP_CUDNN is defined. Whether cuDNN takes a
+// shape is found out once for each shape and device, for both passes by themselves: what the forward pass keeps is the
+// same either way.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn.cuh is for .cu files; other files include dropbp/dropbp.hpp and need no CUDA compiler"
 #endif
@@ -38,14 +39,16 @@ class CudnnAttention {
 
   /// False where cuDNN does not take the shape.
   bool run(const AttentionKey& key, const AttentionMemory& memory) {
-    // A handle has one stream at a time. All that happens under the lock, but for the first call of a shape, is to start kernels.
+    // A handle has one stream at a time. All that happens under the lock, but for the first call of a shape, is to
+    // start kernels.
     const std::lock_guard lock(mutex_);
     const std::optional<AttentionPlan>& plan = prepare(key);
     if (!plan) return false;
     const cudnnHandle_t handle = handles_[key.device];
     require_started(cudnnSetStream(handle, Runtime<>::stream()));
     const Workspace workspace(plan->workspace);
-    for_each_part(key, plan->choice.part, memory, [&](const AttentionCall& call) { start(handle, *plan, call, workspace.data); });
+    for_each_part(key, plan->choice.part, memory,
+                  [&](const AttentionCall& call) { start(handle, *plan, call, workspace.data); });
     return true;
   }
 
@@ -96,8 +99,9 @@ class CudnnAttention {
     if (status != CUDNN_STATUS_SUCCESS) throw_failure(cudnnGetErrorString(status));
   }
   [[noreturn]] static void throw_failure(const std::string& reason) {
-    throw std::runtime_error(dropbp::detail::sentence("attention by cuDNN must start", "cuDNN says '" + reason + "'",
-                                                      "run the program with CUDNN_LOGLEVEL_DBG=2 for more, or compile without DROPBP_CUDNN"));
+    throw std::runtime_error(dropbp::detail::sentence(
+        "attention by cuDNN must start", "cuDNN says '" + reason + "'",
+        "run the program with CUDNN_LOGLEVEL_DBG=2 for more, or compile without DROPBP_CUDNN"));
   }
 
   std::mutex mutex_;
@@ -126,12 +130,14 @@ struct CudnnDeviceAttention {
     const AttentionKey key{current_device(), cudnn_type<T>, false, shape, qkv.stride, o.stride, 0, 0};
     return CudnnAttention::instance().run(key, AttentionMemory{qkv.data, o.data, lse, nullptr, nullptr, nullptr});
   }
-  static bool backward(Rows<T> grad_qkv, Rows<const T> grad_o, Rows<const T> qkv, Rows<const T> o, const float* lse, float* delta,
-                       const AttentionShape& shape) {
+  static bool backward(Rows<T> grad_qkv, Rows<const T> grad_o, Rows<const T> qkv, Rows<const T> o, const float* lse,
+                       float* delta, const AttentionShape& shape) {
     require_attention(shape);
     if (!cudnn_may_take(shape, lse, qkv, o, grad_o, grad_qkv) || !cudnn_may_take(shape, delta)) return false;
-    const AttentionKey key{current_device(), cudnn_type<T>, true, shape, qkv.stride, o.stride, grad_qkv.stride, grad_o.stride};
-    return CudnnAttention::instance().run(key, AttentionMemory{qkv.data, o.data, lse, grad_o.data, grad_qkv.data, delta});
+    const AttentionKey key{current_device(), cudnn_type<T>,   true,         shape, qkv.stride,
+                           o.stride,         grad_qkv.stride, grad_o.stride};
+    return CudnnAttention::instance().run(key,
+                                          AttentionMemory{qkv.data, o.data, lse, grad_o.data, grad_qkv.data, delta});
   }
 };
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Causal grouped-query attention as graphs of cuDNN's backend API, and the plans made of them. Nothing here needs a card: a plan is made for a
-// handle's device or for a description of one, so that tests build here what runs there.
+// Causal grouped-query attention as graphs of cuDNN's backend API, and the plans made of them. Nothing here needs a
+// card: a plan is made for a handle's device or for a description of one, so that tests build here what runs there.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn_plan.cuh is for .cu files; other files include dropbp/dropbp.hpp and need no CUDA compiler"
 #endif
@@ -17,12 +17,14 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "dropbp/backend/cuda/attention.hpp"
 
-// Before 9.16 cuDNN wants sequences to be padded to multiples of 128 tokens, before 9.18 it is not deterministic on Blackwell.
+// Before 9.16 cuDNN wants sequences to be padded to multiples of 128 tokens, before 9.18 it is not deterministic on
+// Blackwell.
 #if CUDNN_VERSION < 91800
 #error "dropbp: DROPBP_CUDNN needs cuDNN 9.18 or newer; install it, or compile without DROPBP_CUDNN"
 #endif
@@ -43,31 +45,37 @@ inline void require_taken(cudnnStatus_t status, const char* what) {
   if (status == CUDNN_STATUS_SUCCESS) return;
   char reason[512] = "";
   cudnnGetLastErrorString(reason, sizeof reason);
-  throw CudnnRefusal(std::string(what) + ": " + cudnnGetErrorString(status) + (reason[0] != '\0' ? std::string(", ") + reason : ""));
+  throw CudnnRefusal(std::string(what) + ": " + cudnnGetErrorString(status) +
+                     (reason[0] != '\0' ? std::string(", ") + reason : ""));
 }
 
 template <class V>
-inline constexpr cudnnBackendAttributeType_t attribute_type = CUDNN_TYPE_INT64;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnBackendDescriptor_t> = CUDNN_TYPE_BACKEND_DESCRIPTOR;  // a void*
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<bool> = CUDNN_TYPE_BOOLEAN;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<char> = CUDNN_TYPE_CHAR;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnHandle_t> = CUDNN_TYPE_HANDLE;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnDataType_t> = CUDNN_TYPE_DATA_TYPE;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnPointwiseMode_t> = CUDNN_TYPE_POINTWISE_MODE;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnReduceTensorOp_t> = CUDNN_TYPE_REDUCTION_OPERATOR_TYPE;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnBackendHeurMode_t> = CUDNN_TYPE_HEUR_MODE;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnBackendKnobType_t> = CUDNN_TYPE_KNOB_TYPE;
-template <>
-inline constexpr cudnnBackendAttributeType_t attribute_type<cudnnBackendNumericalNote_t> = CUDNN_TYPE_NUMERICAL_NOTE;
+constexpr cudnnBackendAttributeType_t attribute_type() {
+  if constexpr (std::is_same_v<V, std::int64_t>)
+    return CUDNN_TYPE_INT64;
+  else if constexpr (std::is_same_v<V, bool>)
+    return CUDNN_TYPE_BOOLEAN;
+  else if constexpr (std::is_same_v<V, char>)
+    return CUDNN_TYPE_CHAR;
+  else if constexpr (std::is_same_v<V, cudnnBackendDescriptor_t>)  // a void*
+    return CUDNN_TYPE_BACKEND_DESCRIPTOR;
+  else if constexpr (std::is_same_v<V, cudnnHandle_t>)
+    return CUDNN_TYPE_HANDLE;
+  else if constexpr (std::is_same_v<V, cudnnDataType_t>)
+    return CUDNN_TYPE_DATA_TYPE;
+  else if constexpr (std::is_same_v<V, cudnnPointwiseMode_t>)
+    return CUDNN_TYPE_POINTWISE_MODE;
+  else if constexpr (std::is_same_v<V, cudnnReduceTensorOp_t>)
+    return CUDNN_TYPE_REDUCTION_OPERATOR_TYPE;
+  else if constexpr (std::is_same_v<V, cudnnBackendHeurMode_t>)
+    return CUDNN_TYPE_HEUR_MODE;
+  else if constexpr (std::is_same_v<V, cudnnBackendKnobType_t>)
+    return CUDNN_TYPE_KNOB_TYPE;
+  else {
+    static_assert(std::is_same_v<V, cudnnBackendNumericalNote_t>);
+    return CUDNN_TYPE_NUMERICAL_NOTE;
+  }
+}
 
 /// One of the backend API's descriptors.
 class Descriptor {
@@ -86,35 +94,49 @@ class Descriptor {
 
   template <class V>
   void set(cudnnBackendAttributeName_t name, const V* values, std::size_t count) {
-    require_taken(cudnnBackendSetAttribute(descriptor_, name, attribute_type<V>, static_cast<std::int64_t>(count), values),
-                  "an attribute must be set");
+    require_taken(
+        cudnnBackendSetAttribute(descriptor_, name, attribute_type<V>(), static_cast<std::int64_t>(count), values),
+        "an attribute must be set");
   }
   template <class V>
   void set(cudnnBackendAttributeName_t name, const V& value) {
     set(name, &value, 1);
+  }
+  void set_pointers(cudnnBackendAttributeName_t name, void* const* values, std::size_t count) {
+    require_taken(
+        cudnnBackendSetAttribute(descriptor_, name, CUDNN_TYPE_VOID_PTR, static_cast<std::int64_t>(count), values),
+        "pointers must be set");
+  }
+  /// The only value of an attribute.
+  template <class V>
+  V get_one(cudnnBackendAttributeName_t name) const {
+    V value{};
+    std::int64_t count = 0;
+    require_taken(cudnnBackendGetAttribute(descriptor_, name, attribute_type<V>(), 1, &count, &value),
+                  "an attribute must be known");
+    return value;
   }
   /// What there is of it, at most `most` values.
   template <class V>
   std::vector<V> get(cudnnBackendAttributeName_t name, std::size_t most) const {
     std::vector<V> values(most);
     std::int64_t count = 0;
-    require_taken(cudnnBackendGetAttribute(descriptor_, name, attribute_type<V>, static_cast<std::int64_t>(most), &count, values.data()),
+    require_taken(cudnnBackendGetAttribute(descriptor_, name, attribute_type<V>(), static_cast<std::int64_t>(most),
+                                           &count, values.data()),
                   "an attribute must be known");
     values.resize(static_cast<std::size_t>(count) < most ? static_cast<std::size_t>(count) : most);
     return values;
   }
-  void set_pointers(cudnnBackendAttributeName_t name, void* const* values, std::size_t count) {
-    require_taken(cudnnBackendSetAttribute(descriptor_, name, CUDNN_TYPE_VOID_PTR, static_cast<std::int64_t>(count), values),
-                  "pointers must be set");
-  }
   /// The descriptors that an attribute is.
   std::vector<Descriptor> get_descriptors(cudnnBackendAttributeName_t name, cudnnBackendDescriptorType_t type) const {
     std::int64_t count = 0;
-    require_taken(cudnnBackendGetAttribute(descriptor_, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count, nullptr), "an attribute must be known");
+    constexpr auto kind = CUDNN_TYPE_BACKEND_DESCRIPTOR;
+    require_taken(cudnnBackendGetAttribute(descriptor_, name, kind, 0, &count, nullptr), "an attribute must be known");
     std::vector<Descriptor> made;
     std::vector<cudnnBackendDescriptor_t> raw;
     for (std::int64_t i = 0; i < count; ++i) raw.push_back(made.emplace_back(type).get());
-    require_taken(cudnnBackendGetAttribute(descriptor_, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, count, &count, raw.data()), "an attribute must be known");
+    require_taken(cudnnBackendGetAttribute(descriptor_, name, kind, count, &count, raw.data()),
+                  "an attribute must be known");
     made.erase(made.begin() + static_cast<std::ptrdiff_t>(count), made.end());
     return made;
   }
@@ -123,7 +145,8 @@ class Descriptor {
     Descriptor made(type);
     cudnnBackendDescriptor_t raw = made.get();
     std::int64_t count = 0;
-    require_taken(cudnnBackendGetAttribute(descriptor_, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &raw), "an attribute must be known");
+    require_taken(cudnnBackendGetAttribute(descriptor_, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &raw),
+                  "an attribute must be known");
     return made;
   }
   void finish(const char* what) { require_taken(cudnnBackendFinalize(descriptor_), what); }
@@ -149,20 +172,33 @@ struct AttentionKey {
   Index qkv_stride, o_stride, grad_qkv_stride, grad_o_stride;
 
   auto values() const {
-    return std::tie(device, type, backward, shape.batch, shape.sequence, shape.heads, shape.kv_heads, shape.head_size, qkv_stride, o_stride,
-                    grad_qkv_stride, grad_o_stride);
+    return std::tie(device, type, backward, shape.batch, shape.sequence, shape.heads, shape.kv_heads, shape.head_size,
+                    qkv_stride, o_stride, grad_qkv_stride, grad_o_stride);
   }
   friend bool operator<(const AttentionKey& x, const AttentionKey& y) { return x.values() < y.values(); }
 };
 
 /// The memory and the numbers that a graph names.
 enum AttentionId : std::int64_t {
-  q_id = 1, k_id, v_id, o_id, lse_id, grad_o_id, grad_q_id, grad_k_id, grad_v_id, delta_id, scale_id, masked_id, one_id,
+  q_id = 1,
+  k_id,
+  v_id,
+  o_id,
+  lse_id,
+  grad_o_id,
+  grad_q_id,
+  grad_k_id,
+  grad_v_id,
+  delta_id,
+  scale_id,
+  masked_id,
+  one_id,
   last_id = one_id
 };
 
-/// The operation graph of one pass, in cuDNN's terms: every tensor has sequences, heads, rows and columns. The patterns of nodes are those that
-/// cuDNN knows as attention; between nodes there are floats, but for the operands of products, which are of the scalar type.
+/// The operation graph of one pass, in cuDNN's terms: every tensor has sequences, heads, rows and columns. The patterns
+/// of nodes are those that cuDNN knows as attention; between nodes there are floats, but for the operands of products,
+/// which are of the scalar type.
 class AttentionGraph {
  public:
   explicit AttentionGraph(const AttentionKey& key) : key_(key), shape_(key.shape) {
@@ -209,7 +245,8 @@ class AttentionGraph {
   void backward() {
     const Tensor q = heads_of(q_id, key_.qkv_stride, shape_.heads), k = transposed_heads_of(k_id, key_.qkv_stride);
     const Tensor v = transposed_heads_of(v_id, key_.qkv_stride);
-    const Tensor o = heads_of(o_id, key_.o_stride, shape_.heads), grad_o = heads_of(grad_o_id, key_.grad_o_stride, shape_.heads);
+    const Tensor o = heads_of(o_id, key_.o_stride, shape_.heads),
+                 grad_o = heads_of(grad_o_id, key_.grad_o_stride, shape_.heads);
     const Tensor scale = number(scale_id);
     // The factor 1 is where a dropout's would be.
     const Tensor sums = reduced(CUDNN_REDUCE_TENSOR_ADD, pointwise(CUDNN_POINTWISE_MUL, grad_o, o), rows());
@@ -270,7 +307,9 @@ class AttentionGraph {
   }
 
   /// What only the next nodes see.
-  Tensor between(cudnnDataType_t type, const Four& sizes, const Four& strides) { return tensor(type, sizes, strides, next_id_++, true, false); }
+  Tensor between(cudnnDataType_t type, const Four& sizes, const Four& strides) {
+    return tensor(type, sizes, strides, next_id_++, true, false);
+  }
   Tensor scores(cudnnDataType_t type = CUDNN_DATA_FLOAT) {
     const Four sizes = {shape_.batch, shape_.heads, shape_.sequence, shape_.sequence};
     return between(type, sizes, packed(sizes));
@@ -279,9 +318,12 @@ class AttentionGraph {
     const Four sizes = {shape_.batch, shape_.heads, shape_.sequence, 1};
     return between(CUDNN_DATA_FLOAT, sizes, packed(sizes));
   }
-  Tensor heads_between(const Tensor& transposed) { return between(key_.type, swapped(transposed.sizes), swapped(transposed.strides)); }
+  Tensor heads_between(const Tensor& transposed) {
+    return between(key_.type, swapped(transposed.sizes), swapped(transposed.strides));
+  }
 
-  Tensor tensor(cudnnDataType_t type, const Four& sizes, const Four& strides, std::int64_t id, bool is_virtual, bool is_number) {
+  Tensor tensor(cudnnDataType_t type, const Four& sizes, const Four& strides, std::int64_t id, bool is_virtual,
+                bool is_number) {
     Descriptor& made = tensors_.emplace_back(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     made.set(CUDNN_ATTR_TENSOR_DATA_TYPE, type);
     made.set(CUDNN_ATTR_TENSOR_DIMENSIONS, sizes.data(), sizes.size());
@@ -324,13 +366,17 @@ class AttentionGraph {
   Tensor pointwise(cudnnPointwiseMode_t mode, const Tensor& x, const Tensor& b) {
     return pointwise_into(between(CUDNN_DATA_FLOAT, x.sizes, packed(x.sizes)), mode, x, b);
   }
-  Tensor pointwise_into(const Tensor& y, cudnnPointwiseMode_t mode, const Tensor& x, const Tensor& b, const Tensor* choice = nullptr) {
+  Tensor pointwise_into(const Tensor& y, cudnnPointwiseMode_t mode, const Tensor& x, const Tensor& b,
+                        const Tensor* choice = nullptr) {
     return pointwise_node(y, mode, x, &b, choice);
   }
   /// The number of its row (axis 2) or column (axis 3), for each element.
-  Tensor index(const Tensor& x, std::int64_t axis) { return pointwise_node(scores(CUDNN_DATA_INT32), CUDNN_POINTWISE_GEN_INDEX, x, nullptr, nullptr, axis); }
+  Tensor index(const Tensor& x, std::int64_t axis) {
+    return pointwise_node(scores(CUDNN_DATA_INT32), CUDNN_POINTWISE_GEN_INDEX, x, nullptr, nullptr, axis);
+  }
 
-  Tensor pointwise_node(const Tensor& y, cudnnPointwiseMode_t mode, const Tensor& x, const Tensor* b, const Tensor* choice, std::int64_t axis = -1) {
+  Tensor pointwise_node(const Tensor& y, cudnnPointwiseMode_t mode, const Tensor& x, const Tensor* b,
+                        const Tensor* choice, std::int64_t axis = -1) {
     Descriptor kind(CUDNN_BACKEND_POINTWISE_DESCRIPTOR), node(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
     kind.set(CUDNN_ATTR_POINTWISE_MODE, mode);
     kind.set(CUDNN_ATTR_POINTWISE_MATH_PREC, mode == CUDNN_POINTWISE_CMP_GE ? CUDNN_DATA_BOOLEAN : CUDNN_DATA_FLOAT);
@@ -387,7 +433,8 @@ struct AttentionCall {
   }
 };
 
-/// Calls `run` with the memory of each part: of all sequences, or of one sequence with some of its kv heads and their query heads.
+/// Calls `run` with the memory of each part: of all sequences, or of one sequence with some of its kv heads and their
+/// query heads.
 template <class Run>
 void for_each_part(const AttentionKey& key, const AttentionShape& part, const AttentionMemory& memory, Run run) {
   const AttentionShape& shape = key.shape;
@@ -396,7 +443,8 @@ void for_each_part(const AttentionKey& key, const AttentionShape& part, const At
     for (Index kv_head = 0; kv_head < shape.kv_heads; kv_head += part.kv_heads) {
       const Index q = kv_head * shape.group(), k = shape.heads + kv_head, v = k + shape.kv_heads;
       const auto head = [&](const void* data, Index stride, Index number) {
-        return static_cast<const char*>(data) + 2 * (sequence * shape.sequence * stride + number * shape.head_size);  // a scalar has 2 bytes
+        return static_cast<const char*>(data) +
+               2 * (sequence * shape.sequence * stride + number * shape.head_size);  // a scalar has 2 bytes
       };
       const Index statistic = (sequence * shape.heads + q) * shape.sequence;
       AttentionCall call;
@@ -415,7 +463,7 @@ void for_each_part(const AttentionKey& key, const AttentionShape& part, const At
         call.add(delta_id, memory.delta + statistic);
         call.add(one_id, &one);
       }
-      run(static_cast<const AttentionCall&>(call));
+      run(call);
     }
 }
 
@@ -427,15 +475,18 @@ struct AttentionConfiguration {
   bool deterministic = true;  ///< as far as its notes say
 
   explicit AttentionConfiguration(Descriptor made) : configuration(std::move(made)) {
-    const Descriptor its_engine = configuration.get_descriptor(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
-    engine = its_engine.get<std::int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, 1).at(0);
-    workspace = static_cast<std::size_t>(configuration.get<std::int64_t>(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE, 1).at(0));
-    for (const auto note : its_engine.get<cudnnBackendNumericalNote_t>(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT))
+    const Descriptor its_engine =
+        configuration.get_descriptor(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+    engine = its_engine.get_one<std::int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX);
+    workspace = static_cast<std::size_t>(configuration.get_one<std::int64_t>(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE));
+    for (const auto note :
+         its_engine.get<cudnnBackendNumericalNote_t>(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT))
       if (note == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) deterministic = false;
   }
 };
 
-/// On Blackwell's big chips: the one engine of the backward pass that adds dq in a fixed order without keeping ds.
+/// On Blackwell's big chips: the engine of the backward pass that adds dq in a fixed order, with the knobs that it had
+/// before cuDNN 9.23, without keeping ds.
 inline AttentionConfiguration blackwell_backward(const Descriptor& graph, const CudnnTarget& target) {
   Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR), made(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
   engine.set(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph.get());
@@ -444,7 +495,8 @@ inline AttentionConfiguration blackwell_backward(const Descriptor& graph, const 
   engine.finish("the engine must take this shape");
   std::vector<Descriptor> knobs;
   std::vector<cudnnBackendDescriptor_t> choices;
-  for (const auto& [type, value] : {std::pair{CUDNN_KNOB_TYPE_KERNEL_CFG, std::int64_t{31}}, std::pair{CUDNN_KNOB_TYPE_STAGES, std::int64_t{2}}}) {
+  for (const auto& [type, value] :
+       {std::pair{CUDNN_KNOB_TYPE_KERNEL_CFG, std::int64_t{31}}, std::pair{CUDNN_KNOB_TYPE_STAGES, std::int64_t{2}}}) {
     Descriptor& knob = knobs.emplace_back(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
     knob.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, type);
     knob.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, value);
@@ -457,11 +509,13 @@ inline AttentionConfiguration blackwell_backward(const Descriptor& graph, const 
   return AttentionConfiguration(std::move(made));
 }
 
-/// What can run the graph and gives the same bits each time, best first; not empty. That of the backward pass relies on its graph, which has
-/// no buffer to which dq is added, and on the notes of engines.
-inline std::vector<AttentionConfiguration> attention_configurations(const Descriptor& graph, const AttentionKey& key, const CudnnTarget& target) {
+/// What can run the graph and gives the same bits each time, best first; not empty. For the backward pass this relies on
+/// the graph, which has no buffer to which dq is added (what NVIDIA's frontend does for its deterministic option), and on
+/// the notes of engines, which alone would not tell.
+inline std::vector<AttentionConfiguration> attention_configurations(const Descriptor& graph, const AttentionKey& key,
+                                                                    const CudnnTarget& target) {
   std::vector<AttentionConfiguration> all;
-  if (key.backward && target.capability / 10 == 10) {
+  if (key.backward && (target.capability == 100 || target.capability == 103) && cudnnGetVersion() < 92300) {
     try {
       all.push_back(blackwell_backward(graph, target));
     } catch (const CudnnRefusal&) {
@@ -473,7 +527,8 @@ inline std::vector<AttentionConfiguration> attention_configurations(const Descri
   heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_HEUR_MODE_A);
   if (target.properties) heuristics.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, target.properties);
   heuristics.finish("cuDNN must know engines for attention");
-  for (Descriptor& found : heuristics.get_descriptors(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)) {
+  for (Descriptor& found :
+       heuristics.get_descriptors(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)) {
     AttentionConfiguration configuration(std::move(found));
     if (configuration.deterministic) all.push_back(std::move(configuration));
   }
@@ -486,8 +541,8 @@ struct AttentionChoice {
   // On all but Blackwell the backward pass in a fixed order keeps ds: 2 bytes for each head and pair of tokens.
   static constexpr std::size_t most_workspace = std::size_t{1} << 30;
 
-  AttentionShape part;  ///< of one call
-  Descriptor graph;     ///< of it
+  AttentionShape part;                                 ///< of one call
+  Descriptor graph;                                    ///< of it
   std::vector<AttentionConfiguration> configurations;  ///< best first, not empty, with a workspace that is small enough
 
   /// Throws CudnnRefusal where there is no way.
@@ -508,7 +563,8 @@ struct AttentionChoice {
   }
 
  private:
-  AttentionChoice(const AttentionKey& key, const CudnnTarget& target) : part(key.shape), graph(AttentionGraph(key).finish(target)) {
+  AttentionChoice(const AttentionKey& key, const CudnnTarget& target)
+      : part(key.shape), graph(AttentionGraph(key).finish(target)) {
     for (AttentionConfiguration& configuration : attention_configurations(graph, key, target))
       if (configuration.workspace <= most_workspace) configurations.push_back(std::move(configuration));
   }
@@ -520,13 +576,14 @@ struct AttentionPlan {
   std::size_t workspace = 0;  ///< bytes
   Descriptor plan;
 
-  AttentionPlan(AttentionChoice made, const CudnnTarget& target) : choice(std::move(made)), plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
+  AttentionPlan(AttentionChoice made, const CudnnTarget& target)
+      : choice(std::move(made)), plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
     for (std::size_t i = 0;; ++i) {
       try {
         if (target.handle) plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, target.handle);
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, choice.configurations[i].configuration.get());
         plan.finish("a plan must be possible");
-        workspace = static_cast<std::size_t>(plan.get<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, 1).at(0));
+        workspace = static_cast<std::size_t>(plan.get_one<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE));
         return;
       } catch (const CudnnRefusal&) {
         if (i + 1 == choice.configurations.size()) throw;
