@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What our graphs for cuDNN mean. The backend API that they are made with is defined here, so that every node is known
-// and computed on the host, in the memory that cuDNN would be given; the result must be attention's, with the bounds
-// that the kernels have. cuDNN itself is not linked.
+// Attention by cuDNN without it: the backend API that cudnn.cuh is written for is defined here, so that every graph is
+// computed on the host, node by node, in the memory that it is given; the result must be attention's, with the bounds
+// that the kernels have.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "cuda/attention_cases.hpp"
-#include "dropbp/backend/cuda/cudnn_plan.cuh"
+#include "dropbp/backend/cuda/cudnn.cuh"
 
 namespace {
 
@@ -82,11 +82,14 @@ void for_each(const Tensor& t, Run run) {
 
 class Host {
  public:
-  explicit Host(const AttentionCall& call) : call_(call) {}
+  explicit Host(const Recorded& pack)
+      : ids_(pack.all<std::int64_t>(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS)),
+        pointers_(pack.all<void*>(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS)) {}
 
-  void run(const AttentionGraph& graph) {
-    for (const Descriptor& descriptor : graph.nodes()) {
-      const Recorded& node = *static_cast<const Recorded*>(descriptor.get());
+  void run(const Recorded& graph) {
+    for (const cudnnBackendDescriptor_t descriptor :
+         graph.all<cudnnBackendDescriptor_t>(CUDNN_ATTR_OPERATIONGRAPH_OPS)) {
+      const Recorded& node = *static_cast<const Recorded*>(descriptor);
       switch (node.type) {
         case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR:
           product(node);
@@ -177,8 +180,8 @@ class Host {
   }
 
   void* memory(std::int64_t id) const {
-    for (std::size_t i = 0; i < call_.count; ++i)
-      if (call_.ids[i] == id) return call_.pointers[i];
+    for (std::size_t i = 0; i < ids_.size(); ++i)
+      if (ids_[i] == id) return pointers_.at(i);
     throw std::runtime_error("no memory was given for tensor " + std::to_string(id));
   }
   double get(const Tensor& t, const Position& p) {
@@ -208,12 +211,18 @@ class Host {
       static_cast<BFloat16*>(memory(t.id))[p.in(t)] = brain;
   }
 
-  const AttentionCall& call_;
+  std::vector<std::int64_t> ids_;
+  std::vector<void*> pointers_;
   std::map<std::pair<std::int64_t, std::size_t>, double> between_;
 };
 
+/// What this cuDNN takes: more sequences times heads at a time need more workspace than there may be.
+std::int64_t most_heads = 0;
+int executions = 0;
+
+/// At `device`, as no two calls with different limits may share a plan; it computes in so many parts.
 template <class T>
-std::string check(const test::AttentionCase& c, const AttentionShape& part) {
+std::string check(const test::AttentionCase& c, int device, int parts) {
   const AttentionShape& s = c.shape;
   std::mt19937_64 random(static_cast<std::uint64_t>(c.tokens() * 31 + s.heads));
   test::GappedRows<T> qkv(c.tokens(), c.width(), c.gap), grad_qkv(c.tokens(), c.width(), c.gap + 8);
@@ -224,18 +233,17 @@ std::string check(const test::AttentionCase& c, const AttentionShape& part) {
   const AttentionMemory memory{qkv.elements.data(),    o.elements.data(),        lse.data(),
                                grad_o.elements.data(), grad_qkv.elements.data(), delta.data()};
   for (const bool backward : {false, true}) {
-    AttentionKey key{0,
-                     std::is_same_v<T, Half> ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16,
-                     backward,
-                     s,
-                     qkv.rows().stride,
-                     o.rows().stride,
-                     grad_qkv.rows().stride,
-                     grad_o.rows().stride};
-    AttentionKey its_part = key;
-    its_part.shape = part;
-    const AttentionGraph graph(its_part);
-    for_each_part(key, part, memory, [&](const AttentionCall& call) { Host(call).run(graph); });
+    const AttentionKey key{device,
+                           std::is_same_v<T, Half> ? CUDNN_DATA_HALF : CUDNN_DATA_BFLOAT16,
+                           backward,
+                           s,
+                           qkv.rows().stride,
+                           o.rows().stride,
+                           grad_qkv.rows().stride,
+                           grad_o.rows().stride};
+    executions = 0;
+    if (!CudnnAttention::instance().run(key, memory)) return "the shape was refused";
+    if (executions != parts) return "it was computed in " + std::to_string(executions) + " parts";
     const std::vector<double> os = o.dense(), ls(lse.begin(), lse.end());
     const auto wanted = test::attention_reference<T>(c, x, g, backward ? &os : nullptr, backward ? &ls : nullptr, true);
     const std::string problem = backward ? test::problem("grad_qkv", grad_qkv.dense(), wanted.grad_qkv)
@@ -248,7 +256,7 @@ std::string check(const test::AttentionCase& c, const AttentionShape& part) {
 
 }  // namespace
 
-// ---- cuDNN, as far as graphs need it
+// ---- cuDNN, as far as attention needs it
 
 extern "C" {
 cudnnStatus_t CUDNNWINAPI cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type,
@@ -262,48 +270,117 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendFinalize(cudnnBackendDescriptor_t) { retur
 cudnnStatus_t CUDNNWINAPI cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor,
                                                    cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                                                    int64_t count, const void* elements) {
-  const std::size_t size = type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_BACKEND_DESCRIPTOR ? 8
-                           : type == CUDNN_TYPE_BOOLEAN                                      ? sizeof(bool)
-                                                                                             : 4;
+  const bool is_wide = type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_BACKEND_DESCRIPTOR ||
+                       type == CUDNN_TYPE_VOID_PTR || type == CUDNN_TYPE_HANDLE;
+  const std::size_t size = is_wide ? 8 : type == CUDNN_TYPE_BOOLEAN ? sizeof(bool) : 4;
   const auto* const bytes = static_cast<const std::byte*>(elements);
   static_cast<Recorded*>(descriptor)->attributes[name].assign(bytes, bytes + size * static_cast<std::size_t>(count));
   return CUDNN_STATUS_SUCCESS;
 }
-cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t, cudnnBackendAttributeName_t,
-                                                   cudnnBackendAttributeType_t, int64_t, int64_t*, void*) {
-  return CUDNN_STATUS_NOT_SUPPORTED;
+cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor,
+                                                   cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t,
+                                                   int64_t requested, int64_t* count, void* elements) {
+  const Recorded& asked = *static_cast<const Recorded*>(descriptor);
+  *count = 1;
+  switch (name) {
+    case CUDNN_ATTR_ENGINEHEUR_RESULTS:  // one, where anything is taken
+      if (most_heads == 0) *count = 0;
+      if (requested > 0) {
+        auto* const engine = new Recorded{CUDNN_BACKEND_ENGINE_DESCRIPTOR, {}};
+        engine->attributes[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] =
+            asked.attributes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
+        const cudnnBackendDescriptor_t raw = engine;
+        return cudnnBackendSetAttribute(*static_cast<cudnnBackendDescriptor_t*>(elements), CUDNN_ATTR_ENGINECFG_ENGINE,
+                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw);
+      }
+      return CUDNN_STATUS_SUCCESS;
+    case CUDNN_ATTR_ENGINECFG_ENGINE:
+      *static_cast<Recorded*>(*static_cast<cudnnBackendDescriptor_t*>(elements)) = asked.part(name);
+      return CUDNN_STATUS_SUCCESS;
+    case CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE: {
+      const Recorded& graph = asked.part(CUDNN_ATTR_ENGINECFG_ENGINE).part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
+      std::int64_t heads = 0;
+      for (const cudnnBackendDescriptor_t node : graph.all<cudnnBackendDescriptor_t>(CUDNN_ATTR_OPERATIONGRAPH_OPS)) {
+        const Recorded& product = *static_cast<const Recorded*>(node);
+        if (!product.has(CUDNN_ATTR_OPERATION_MATMUL_ADESC)) continue;
+        const Tensor a(product.part(CUDNN_ATTR_OPERATION_MATMUL_ADESC));
+        heads = a.sizes[0] * a.sizes[1];
+      }
+      *static_cast<std::int64_t*>(elements) = heads > most_heads ? std::int64_t{2} << 30 : 0;
+      return CUDNN_STATUS_SUCCESS;
+    }
+    case CUDNN_ATTR_ENGINE_GLOBAL_INDEX:
+    case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
+      *static_cast<std::int64_t*>(elements) = 0;
+      return CUDNN_STATUS_SUCCESS;
+    case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
+      *count = 0;
+      return CUDNN_STATUS_SUCCESS;
+    default:
+      return CUDNN_STATUS_NOT_SUPPORTED;
+  }
 }
+cudnnStatus_t CUDNNWINAPI cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t plan,
+                                              cudnnBackendDescriptor_t pack) {
+  ++executions;
+  const Recorded& engine = static_cast<const Recorded*>(plan)
+                               ->part(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
+                               .part(CUDNN_ATTR_ENGINECFG_ENGINE);
+  Host(*static_cast<const Recorded*>(pack)).run(engine.part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH));
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t CUDNNWINAPI cudnnCreate(cudnnHandle_t* handle) {
+  static int one;
+  *handle = reinterpret_cast<cudnnHandle_t>(&one);
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t CUDNNWINAPI cudnnSetStream(cudnnHandle_t, cudaStream_t) { return CUDNN_STATUS_SUCCESS; }
+size_t CUDNNWINAPI cudnnGetVersion() { return CUDNN_VERSION; }
 const char* CUDNNWINAPI cudnnGetErrorString(cudnnStatus_t) { return ""; }
 void CUDNNWINAPI cudnnGetLastErrorString(char*, size_t) {}
 }
 
 int main() {
-  int failures = 0, checks = 0;
-  const auto count = [&](const test::AttentionCase& c, AttentionShape part, const char* scalar, auto run) {
+  int failures = 0, checks = 0, device = 0;
+  const auto count = [&](const test::AttentionCase& c, int parts, auto run) {
     std::string problem;
     try {
-      problem = run(c, part);
+      problem = run(c, device++, parts);
     } catch (const std::exception& error) {
       problem = error.what();
     }
     ++checks;
     if (problem.empty()) return;
     ++failures;
-    std::printf("%s, %s, %td sequences and %td kv heads at a time: %s\n", scalar, c.text().c_str(), part.batch,
-                part.kv_heads, problem.c_str());
+    std::printf("%s, in %d parts: %s\n", c.text().c_str(), parts, problem.c_str());
   };
   const test::AttentionCase cases[] = {
       {{.batch = 2, .sequence = 12, .heads = 2, .kv_heads = 2, .head_size = 8}, 0},
       {{.batch = 2, .sequence = 16, .heads = 6, .kv_heads = 2, .head_size = 16}, 8},
       {{.batch = 3, .sequence = 7, .heads = 4, .kv_heads = 1, .head_size = 8}, 24},
   };
-  for (const test::AttentionCase& c : cases)
-    for (const Index pieces : {Index{0}, Index{1}, c.shape.kv_heads}) {
-      AttentionShape part = c.shape;
-      if (pieces > 0) part.batch = 1, part.heads /= pieces, part.kv_heads /= pieces;
-      count(c, part, "Half", check<Half>);
-      count(c, part, "BFloat16", check<BFloat16>);
+  for (const test::AttentionCase& c : cases) {
+    const AttentionShape& s = c.shape;
+    struct {
+      Index heads, parts;
+    } const limits[] = {{s.batch * s.heads, 1}, {s.heads, s.batch}, {s.group(), s.batch * s.kv_heads}};
+    for (const auto& [heads, parts] : limits) {
+      most_heads = heads;
+      count(c, static_cast<int>(parts), check<Half>);
+      count(c, static_cast<int>(parts), check<BFloat16>);
     }
+    // Nothing is computed where there is no engine, or none with little workspace; also the second time.
+    for (const Index few : {Index{0}, s.group() - 1})
+      for (int time = 0; time < 2; ++time) {
+        most_heads = few;
+        executions = 0;
+        const AttentionKey key{-1 - static_cast<int>(few), CUDNN_DATA_HALF, false, s, c.width(), s.q_width(), 0, 0};
+        ++checks;
+        if (!CudnnAttention::instance().run(key, {}) && executions == 0) continue;
+        ++failures;
+        std::printf("%s: it was not refused\n", c.text().c_str());
+      }
+  }
   std::printf("%d of %d cases are not attention\n", failures, checks);
   return failures == 0 ? 0 : 1;
 }
