@@ -126,10 +126,15 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
       Ops::rope(qkv.view(), rope.cosine(), rope.sine(), 2 * heads, head_size / 2, sequence, false);
     });
     const double flops = 2.0 * static_cast<double>(batch * heads * sequence * sequence * head_size);  // two products, half of them masked
-    table.add("attention forward", scalar, Of::multiply, flops, [&] { Ops::attention_forward(o.view(), lse.data(), qkv.view(), layout, shape); });
-    table.add("attention backward", scalar, Of::multiply, 2.5 * flops, [&] {
-      Ops::attention_backward(grad.view(), d_o.view(), qkv.view(), o.view(), lse.data(), layout, shape);
-    });
+    using Code = ops::detail::AttentionCode;
+    for (const Code code : {Code::own, Code::library}) {
+      const std::string by = code == Code::library ? ", cuDNN" : "";
+      const auto forward = [&] { return Ops::attention_forward(o.view(), lse.data(), qkv.view(), layout, shape, code); };
+      const auto backward = [&] { return Ops::attention_backward(grad.view(), d_o.view(), qkv.view(), o.view(), lse.data(), layout, shape, code); };
+      // Where cuDNN does not run there is nothing to measure a second time.
+      if (forward() == code) table.add("attention forward" + by, scalar, Of::multiply, flops, forward);
+      if (backward() == code) table.add("attention backward" + by, scalar, Of::multiply, 2.5 * flops, backward);
+    }
   }
   struct Linear {
     const char* name;

@@ -2,13 +2,17 @@
 // SPDX-License-Identifier: MIT
 
 // For .cu files: dropbp.hpp and the code of the CUDA backend. One .cu file of a program says DROPBP_INSTANTIATE_CUDA(T) for each
-// T it computes with; all its other files include .hpp files alone and need no CUDA compiler.
+// T it computes with; all its other files include .hpp files alone and need no CUDA compiler. With DROPBP_CUDNN, and libcudnn to link
+// with, cuDNN computes attention of BFloat16 and Half where it can.
 #if !defined(__CUDACC__)
 #error "dropbp: dropbp.cuh is for .cu files; other files include dropbp/dropbp.hpp and need no CUDA compiler"
 #endif
 #pragma once
 
 #include "dropbp/backend/cuda/blas.cuh"
+#if defined(DROPBP_CUDNN)
+#include "dropbp/backend/cuda/cudnn.cuh"
+#endif
 #include "dropbp/backend/cuda/device.cuh"
 #include "dropbp/backend/cuda/launch.cuh"
 #include "dropbp/dropbp.hpp"

@@ -64,12 +64,16 @@ struct AttentionReference {
 };
 
 /// Inputs are dense: qkv [tokens, width], grad_o [tokens, q_width]. The backward pass is that of the given o and lse, as the kernels' is.
+/// A library may round more to T: operands of any T, and the gradients of each query head before those that share a kv head are added.
 template <class T>
 AttentionReference attention_reference(const AttentionCase& c, const std::vector<double>& qkv, const std::vector<double>& grad_o,
-                                       const std::vector<double>* given_o = nullptr, const std::vector<double>* given_lse = nullptr) {
+                                       const std::vector<double>* given_o = nullptr, const std::vector<double>* given_lse = nullptr,
+                                       bool by_library = false) {
   const AttentionShape& s = c.shape;
   const double u = 0x1p-24, ut = unit_roundoff<T>;
-  const double operand = std::is_same_v<T, BFloat16> ? ut : 0.0;  // p and ds are rounded for the tensor cores
+  const double operand = std::is_same_v<T, BFloat16> || by_library ? ut : 0.0;  // p and ds are rounded for the tensor cores
+  const double tiny = std::is_same_v<T, Half> && by_library ? 0x1p-25 : 0.0;    // below Half's normal numbers
+  const double shared = by_library && s.group() > 1 ? ut : 0.0;
   const double scale = 1.0 / std::sqrt(static_cast<double>(s.head_size)), d = static_cast<double>(s.head_size);
   const double terms = static_cast<double>(s.sequence * s.group());
   AttentionReference r{Bounded(c.tokens() * s.q_width()), Bounded(s.statistics()), Bounded(c.tokens() * c.width())};
@@ -105,7 +109,7 @@ AttentionReference attention_reference(const AttentionCase& c, const std::vector
           const double p = std::exp(score[static_cast<std::size_t>(j)] - lse);
           for (Index e = 0; e < s.head_size; ++e) {
             const double term = p * at(qkv, key(j) + s.kv_width() + e);
-            r.o.add(o + e, term, std::abs(term) * (2 * error + operand + (2 * terms + 8) * u));
+            r.o.add(o + e, term, std::abs(term) * (2 * error + operand + (2 * terms + 8) * u) + tiny * std::abs(at(qkv, key(j) + s.kv_width() + e)));
           }
         }
 
@@ -124,12 +128,12 @@ AttentionReference attention_reference(const AttentionCase& c, const std::vector
             dp += term, dp_error += (d + 2) * u * std::abs(term);
           }
           const double ds = p * (dp - delta) * scale;
-          const double ds_error = std::abs(ds) * (p_error + operand + (terms + 8) * u) + p * scale * dp_error;
+          const double ds_error = std::abs(ds) * (p_error + operand + (terms + 8) * u) + p * scale * dp_error + tiny;
           for (Index e = 0; e < s.head_size; ++e) {
             const double k = at(qkv, key(j) + e), x = at(qkv, q + e), g = at(grad_o, o + e);
             r.grad_qkv.add(q + e, ds * k, ds_error * std::abs(k));
-            r.grad_qkv.add(key(j) + e, ds * x, ds_error * std::abs(x));
-            r.grad_qkv.add(key(j) + s.kv_width() + e, p * g, std::abs(p * g) * (p_error + operand + (terms + 8) * u));
+            r.grad_qkv.add(key(j) + e, ds * x, ds_error * std::abs(x) + shared * std::abs(ds * x));
+            r.grad_qkv.add(key(j) + s.kv_width() + e, p * g, std::abs(p * g) * (p_error + operand + shared + (terms + 8) * u) + tiny * std::abs(g));
           }
         }
       }

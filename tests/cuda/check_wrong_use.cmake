@@ -18,7 +18,7 @@ foreach(header IN LISTS headers)
     execute_process(COMMAND ${command} -std=c++20 -I ${INCLUDE_DIR} -c ${WORK_DIR}/wrong.cpp -o ${WORK_DIR}/wrong.o
       RESULT_VARIABLE status ERROR_VARIABLE messages OUTPUT_VARIABLE messages)
     string(REGEX MATCH "error[^\n]*" first "${messages}")
-    if(status EQUAL 0 OR NOT first MATCHES "dropbp: [a-z]+.cuh is for .cu files; other files include dropbp/[a-z/]+.hpp")
+    if(status EQUAL 0 OR NOT first MATCHES "dropbp: [a-z_]+.cuh is for .cu files; other files include dropbp/[a-z/]+.hpp")
       fail("${header} in a .cpp file: ${compiler} does not first say what to include, but: ${messages}")
     endif()
   endforeach()

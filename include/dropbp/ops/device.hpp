@@ -32,6 +32,9 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 namespace detail {
 
+// Which code computes attention: a library's where it takes the shape (device_attention), or ours.
+enum class AttentionCode : std::uint8_t { library, own };
+
 // Where the ops of one backend and scalar are: declared here for any compiler, defined in device_kernels.hpp, compiled once for
 // a whole program, by the compiler of that backend (for CUDA: DROPBP_INSTANTIATE_CUDA in one .cu file). All of them work in
 // the order of the current stream; only what says so waits for it.
@@ -54,9 +57,12 @@ struct device_ops {
   static void rms_norm_backward(View grad_input, Accumulate mode, ConstView grad_output, ConstView x, const T* w,
                                 const float* rstd, T* grad_weight, Accumulate weight_mode, BasicMemoryPool<Backend>& workspace);
   static void rope(View x, const float* cosine, const float* sine, Index heads, Index half, Index sequence, bool inverse);
-  static void attention_forward(View o, float* lse, ConstView qkv, const HeadLayout& layout, const SequenceShape& shape);
-  static void attention_backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const float* lse,
-                                 const HeadLayout& layout, const SequenceShape& shape);
+  // Both return what has run.
+  static AttentionCode attention_forward(View o, float* lse, ConstView qkv, const HeadLayout& layout, const SequenceShape& shape,
+                                         AttentionCode wanted = AttentionCode::library);
+  static AttentionCode attention_backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const float* lse,
+                                          const HeadLayout& layout, const SequenceShape& shape,
+                                          AttentionCode wanted = AttentionCode::library);
   static void swiglu_forward(View out, ConstView gate_up);
   static void swiglu_backward(View grad_gate_up, View out_gradient, ConstView gate_up);
   static void embedding_forward(View out, std::span<const std::int32_t> tokens, ConstView weight);

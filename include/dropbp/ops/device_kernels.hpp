@@ -140,19 +140,28 @@ void device_ops<T, Backend>::rope(View x, const float* cosine, const float* sine
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::attention_forward(View o, float* lse, ConstView qkv, const HeadLayout& layout,
-                                               const SequenceShape& shape) {
+AttentionCode device_ops<T, Backend>::attention_forward(View o, float* lse, ConstView qkv, const HeadLayout& layout,
+                                                        const SequenceShape& shape, AttentionCode wanted) {
+  const cuda::AttentionShape sizes = attention_shape(layout, shape);
+  if (wanted == AttentionCode::library && device_attention<Backend, T>::forward(rows_of(o), lse, rows_of(qkv), sizes))
+    return AttentionCode::library;
   auto launch = device_launcher<Backend>::current();
-  cuda::attention_forward<decltype(launch), T>(launch, rows_of(o), lse, rows_of(qkv), attention_shape(layout, shape));
+  cuda::attention_forward<decltype(launch), T>(launch, rows_of(o), lse, rows_of(qkv), sizes);
+  return AttentionCode::own;
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::attention_backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const float* lse,
-                                                const HeadLayout& layout, const SequenceShape& shape) {
-  auto launch = device_launcher<Backend>::current();
+AttentionCode device_ops<T, Backend>::attention_backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const float* lse,
+                                                         const HeadLayout& layout, const SequenceShape& shape, AttentionCode wanted) {
+  const cuda::AttentionShape sizes = attention_shape(layout, shape);
   Matrix<float, Backend> delta(shape.batch * layout.heads, shape.sequence);
+  if (wanted == AttentionCode::library && device_attention<Backend, T>::backward(rows_of(grad_qkv), rows_of(grad_o), rows_of(qkv),
+                                                                                 rows_of(o), lse, delta.data(), sizes))
+    return AttentionCode::library;
+  auto launch = device_launcher<Backend>::current();
   cuda::attention_backward<decltype(launch), T>(launch, rows_of(grad_qkv), rows_of(grad_o), rows_of(qkv), rows_of(o), lse,
-                           delta.data(), attention_shape(layout, shape));
+                           delta.data(), sizes);
+  return AttentionCode::own;
 }
 
 template <class T, DeviceBackend Backend>

@@ -311,6 +311,7 @@ TEMPLATE_TEST_CASE("device: heads are rotated, forward and back", "", DROPBP_SCA
 
 TEMPLATE_TEST_CASE("device: attention stays within its bounds", "", DROPBP_SCALARS) {
   using T = TestType;
+  constexpr auto own = ops::detail::AttentionCode::own;  // a library's: cudnn_test.cpp
   const std::vector<test::AttentionCase> cases = {
       {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
       {{.batch = 2, .sequence = 65, .heads = 4, .kv_heads = 2, .head_size = 32}, 0},
@@ -327,13 +328,13 @@ TEMPLATE_TEST_CASE("device: attention stays within its bounds", "", DROPBP_SCALA
     const std::vector<double> x = qkv.fill(random), g = grad_o.fill(random);
     const ops::HeadLayout layout{c.shape.heads, c.shape.kv_heads, c.shape.head_size};
     const ops::SequenceShape shape{c.shape.batch, c.shape.sequence};
-    run_everywhere({&o, &lse}, Capture::yes, [&] { Ops<T>::attention_forward(o.view(), lse.data(), qkv.constant(), layout, shape); });
+    run_everywhere({&o, &lse}, Capture::yes, [&] { Ops<T>::attention_forward(o.view(), lse.data(), qkv.constant(), layout, shape, own); });
     const auto forward = test::attention_reference<T>(c, x, g);
     CHECK(test::problem("o", o.values(), forward.o) == "");
     CHECK(test::problem("lse", lse.values(), forward.lse) == "");
     const std::vector<double> os = o.values(), statistics = lse.values();
     run_everywhere({&grad_qkv}, Capture::yes, [&] {
-      Ops<T>::attention_backward(grad_qkv.view(), grad_o.constant(), qkv.constant(), o.constant(), lse.data(), layout, shape);
+      Ops<T>::attention_backward(grad_qkv.view(), grad_o.constant(), qkv.constant(), o.constant(), lse.data(), layout, shape, own);
     });
     const auto backward = test::attention_reference<T>(c, x, g, &os, &statistics);
     CHECK(test::problem("grad_qkv", grad_qkv.values(), backward.grad_qkv) == "");

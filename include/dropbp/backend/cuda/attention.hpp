@@ -141,4 +141,18 @@ void attention_backward(Launcher& launch, Rows<T> grad_qkv, std::type_identity_t
 }
 
 }  // namespace cuda
+
+/// Attention by a library, which is asked before the kernels above run. Specialised where there is one (cudnn.cuh); false says that it
+/// has done nothing, because it does not take this shape. Arguments as of cuda::attention_forward and cuda::attention_backward.
+template <class Backend, class T>
+struct device_attention {
+  /// o and lse from qkv.
+  static bool forward(cuda::Rows<T>, float*, cuda::Rows<const T>, const cuda::AttentionShape&) { return false; }
+  /// grad_qkv from grad_o, qkv, o and lse; the second pointer is the scratch.
+  static bool backward(cuda::Rows<T>, cuda::Rows<const T>, cuda::Rows<const T>, cuda::Rows<const T>, const float*, float*,
+                       const cuda::AttentionShape&) {
+    return false;
+  }
+};
+
 DROPBP_NAMESPACE_END

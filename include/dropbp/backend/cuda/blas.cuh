@@ -170,15 +170,6 @@ class Products {
   }
 
  private:
-  // What is made once for a shape or stream may be made while that stream is being captured, and is no part of the graph.
-  struct AllowedUnderCapture {
-    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    AllowedUnderCapture() { cudaThreadExchangeStreamCaptureMode(&mode); }
-    ~AllowedUnderCapture() { cudaThreadExchangeStreamCaptureMode(&mode); }
-    AllowedUnderCapture(const AllowedUnderCapture&) = delete;
-    AllowedUnderCapture& operator=(const AllowedUnderCapture&) = delete;
-  };
-
   std::mutex mutex_;
   std::map<int, cublasLtHandle_t> handles_;
   std::map<ProductKey, ProductPlan> plans_;

@@ -70,6 +70,15 @@ inline void keep_pool_memory() {
   if (device < remembered_devices) done.values[device].store(1, std::memory_order_relaxed);
 }
 
+// What is made once for a shape or stream may be made while that stream is being captured, and is no part of the graph.
+struct AllowedUnderCapture {
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  AllowedUnderCapture() { cudaThreadExchangeStreamCaptureMode(&mode); }
+  ~AllowedUnderCapture() { cudaThreadExchangeStreamCaptureMode(&mode); }
+  AllowedUnderCapture(const AllowedUnderCapture&) = delete;
+  AllowedUnderCapture& operator=(const AllowedUnderCapture&) = delete;
+};
+
 }  // namespace detail
 
 template <class Tag>
