@@ -43,10 +43,12 @@ struct device_runtime<Emulated> {
   }
   static void release(void* memory, std::size_t) noexcept { ::operator delete(memory, std::align_val_t{256}); }
   static void copy_to_device(void* to, const void* from, std::size_t bytes) {
+    if (bytes == 0) return;
     require_no_capture("a copy from host memory");
     std::memcpy(to, from, bytes);
   }
   static void copy_to_host(void* to, const void* from, std::size_t bytes) {
+    if (bytes == 0) return;
     require_no_capture("a copy to host memory");
     std::memcpy(to, from, bytes);
   }

@@ -53,7 +53,7 @@ template <class E>
 class Buffer : public AnyBuffer {
  public:
   Buffer(Index rows, Index columns) : rows_(rows), columns_(columns), initial_(static_cast<std::size_t>(rows * columns)), device_(rows, columns) {
-    std::memset(static_cast<void*>(initial_.data()), 0xFF, initial_.size() * sizeof(E));
+    if (!initial_.empty()) std::memset(static_cast<void*>(initial_.data()), 0xFF, initial_.size() * sizeof(E));
     reset();
   }
   /// From host numbers, rounded to E.
