@@ -50,9 +50,9 @@ def describe(root):
             "sources": sources_of(root)}
 
 
-def tests_of(path):
-    """Counts of a JUnit file of ctest."""
-    cases = list(xml.etree.ElementTree.parse(path).getroot().iter("testcase"))
+def tests_of(paths):
+    """Counts of JUnit files of ctest."""
+    cases = [case for path in paths for case in xml.etree.ElementTree.parse(path).getroot().iter("testcase")]
     skipped = sum(case.find("skipped") is not None for case in cases)
     failed = sum(case.find("failure") is not None for case in cases)
     return {"passed": len(cases) - skipped - failed, "failed": failed, "skipped": skipped}
@@ -62,10 +62,10 @@ def collect(folder, failed):
     with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
         result = json.load(file)
     result["failed"] = [name for name in failed.split(",") if name]
-    for name in ("tests", "sanitizers"):
-        path = os.path.join(folder, name + ".xml")
-        if os.path.exists(path):
-            result[name] = tests_of(path)
+    for name, files in (("tests", ("tests",)), ("sanitizers", ("memcheck", "racecheck", "synccheck", "initcheck"))):
+        paths = [path for file in files if os.path.exists(path := os.path.join(folder, file + ".xml"))]
+        if paths:
+            result[name] = tests_of(paths)
     for name in PARTS:
         path = os.path.join(folder, name + ".json")
         if os.path.exists(path):

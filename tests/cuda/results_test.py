@@ -38,7 +38,8 @@ class Results(unittest.TestCase):
             self.write(os.path.join(self.root, path), path)
         for name, content in FILES.items():
             self.write(os.path.join(self.out, name), json.dumps(content))
-        self.write(os.path.join(self.out, "tests.xml"), JUNIT)
+        for name in ("tests", "memcheck", "initcheck"):
+            self.write(os.path.join(self.out, name + ".xml"), JUNIT)
         self.write(os.path.join(self.out, "run.json"), self.run_script("describe").stdout)
         self.run_script("collect", self.out, "--failed", "qlora,full")
         self.run_script("save", os.path.join(self.out, "cuda.json"))
@@ -61,7 +62,7 @@ class Results(unittest.TestCase):
     def test_the_page_shows_every_part(self):
         with open(os.path.join(self.root, "benchmarks", "results", "README.md"), encoding="utf-8") as file:
             page = file.read()
-        for text in ("2 passed, 1 failed, 1 skipped", "stopped for time: qlora, full", "1234 tokens/s at rate 0, 0.50 of a large product's rate",
+        for text in ("2 passed, 1 failed, 1 skipped", "4 passed, 2 failed, 2 skipped", "stopped for time: qlora, full", "1234 tokens/s at rate 0, 0.50 of a large product's rate",
                      "| 0.5 | 1.0 | 2.0 | 3.0 | 6.0 | 0.710 | 0.700 |", "| 0.5 | 1.0 | 2.0 | 10 | 20 |", "within 80 GiB",
                      "| 0.875 | 19000 | 64.00 | 6.90 |", "4.00 times as long", "| residual add | bfloat16 | 10.0 | 0.93 of copy |"):
             self.assertIn(text, page)
