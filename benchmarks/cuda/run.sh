@@ -79,7 +79,8 @@ out=${out:-$PWD/build/cuda}
 build=${build:-$PWD/build/cuda-build}
 log=$out/log.txt
 mkdir -p "$out"
-rm -f "$out"/*.json "$out"/*.xml "$log"
+# With --only the figures of another run stay beside the new ones.
+if [ -z "$only" ]; then rm -f "$out"/*.json "$out"/*.xml "$log"; fi
 python3 benchmarks/cuda/results.py describe >"$out/run.json"
 
 failed=()
@@ -96,9 +97,13 @@ step() {
 }
 
 if $install && [ -z "$prefix" ]; then bash cmake/install_dependencies.sh build ops programs tests; fi
-options=(-DCMAKE_BUILD_TYPE=Release -DDROPBP_ENABLE_CUDA=ON)
+# A card's machine may have a compiler that warns of more than those of CI do.
+options=(-DCMAKE_BUILD_TYPE=Release -DDROPBP_ENABLE_CUDA=ON -DDROPBP_WERROR=OFF)
 if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then options+=(-G Ninja); fi
-if [ -n "$prefix" ]; then options+=("-DCMAKE_PREFIX_PATH=$prefix/usr"); fi
+prefixes=${prefix:+$prefix/usr}
+# PyTorch brings cuDNN along, which the toolkit may have or not.
+if cudnn=$(python3 -c 'import nvidia.cudnn as found; print(found.__path__[0])' 2>/dev/null); then prefixes+=${prefixes:+;}$cudnn; fi
+if [ -n "$prefixes" ]; then options+=("-DCMAKE_PREFIX_PATH=$prefixes"); fi
 targets=(dropbp_gpu_tests dropbp_gpu_model_tests benchmark_cuda_kernels benchmark_cuda_step llama-finetune)
 # shellcheck disable=SC2016
 step build 400 bash -c 'cmake -S . -B "$0" "${@:4}" && cmake --build "$0" -j "$1" --target $2' \
@@ -112,6 +117,9 @@ else
   size=()
   longest=(--shape llama2-70b --longest 80)
   large=(--shape llama2-70b --rounds 3)
+  # 40 GB of weights, and at rate 0 61 GB of activations for 4096 tokens.
+  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -n 1) || memory=
+  case $memory in '' | *[!0-9]*) ;; *) if [ "$memory" -lt 110000 ]; then large+=(--sequence 2048); fi ;; esac
 fi
 export DROPBP_REQUIRE_GPU=1
 if [ ${#failed[@]} -eq 0 ]; then
