@@ -23,6 +23,7 @@ Options:
   --out DIR          instead of build/cuda
   --build-dir DIR    instead of build/cuda-build
   --jobs N           compilations at once                   (default: number of processors)
+  --minutes N        stop what runs then, leave out the rest, and still write the figures (default: no limit)
   --no-install       install nothing; use what is there
   --help             this text
 
@@ -41,6 +42,7 @@ prefix=""
 out=""
 build=""
 jobs=$(nproc)
+minutes=""
 quick=false
 save=false
 install=true
@@ -53,7 +55,7 @@ while [ $# -gt 0 ]; do
     --save) save=true ;;
     --quick) quick=true ;;
     --no-install) install=false ;;
-    --only | --prefix | --out | --build-dir | --jobs)
+    --only | --prefix | --out | --build-dir | --jobs | --minutes)
       [ $# -gt 1 ] || fail_usage "$1 needs a value"
       case $1 in
         --only) only=,$2, ;;
@@ -61,6 +63,7 @@ while [ $# -gt 0 ]; do
         --out) out=$(realpath -m "$2") ;;
         --build-dir) build=$(realpath -m "$2") ;;
         --jobs) jobs=$2 ;;
+        --minutes) minutes=$2 ;;
       esac
       shift
       ;;
@@ -69,6 +72,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $jobs in '' | *[!0-9]* | 0) fail_usage "--jobs needs a positive number, not '$jobs'" ;; esac
+case $minutes in *[!0-9]* | 0) fail_usage "--minutes needs a positive number, not '$minutes'" ;; esac
 for name in ${only//,/ }; do
   case " ${names[*]} " in *" $name "*) ;; *) fail_usage "'$name' is none of ${names[*]}" ;; esac
 done
@@ -86,9 +90,13 @@ python3 benchmarks/cuda/results.py describe >"$out/run.json"
 failed=()
 # step NAME SECONDS COMMAND...: one of the names above, if it was asked for.
 step() {
-  local name=$1 seconds=$2 start=$SECONDS status=0
+  local name=$1 seconds=$2 start=$SECONDS status=0 left
   shift 2
   if [ -n "$only" ] && [ "${only#*,"$name",}" = "$only" ]; then return 0; fi
+  if [ -n "$minutes" ]; then
+    left=$((60 * minutes - SECONDS))
+    if [ "$left" -lt "$seconds" ]; then seconds=$((left > 1 ? left : 1)); fi
+  fi
   echo "== $name: $*" | tee -a "$log"
   timeout "$seconds" "$@" 2>&1 | tee -a "$log" || status=${PIPESTATUS[0]}
   if [ "$status" -eq 124 ]; then echo "$name: stopped after $seconds s" | tee -a "$log"; fi
