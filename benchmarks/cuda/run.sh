@@ -90,13 +90,16 @@ python3 benchmarks/cuda/results.py describe >"$out/run.json"
 failed=()
 # step NAME SECONDS COMMAND...: one of the names above, if it was asked for.
 step() {
-  local name=$1 seconds=$2 start=$SECONDS status=0 left
+  local name=$1 seconds=$2 start=$SECONDS status=0 left word
   shift 2
   if [ -n "$only" ] && [ "${only#*,"$name",}" = "$only" ]; then return 0; fi
   if [ -n "$minutes" ]; then
     left=$((60 * minutes - SECONDS))
     if [ "$left" -lt "$seconds" ]; then seconds=$((left > 1 ? left : 1)); fi
   fi
+  for word in "$@"; do
+    case $word in "$out"/*.json | "$out"/*.xml) rm -f "$word" ;; esac  # of an earlier run
+  done
   echo "== $name: $*" | tee -a "$log"
   timeout "$seconds" "$@" 2>&1 | tee -a "$log" || status=${PIPESTATUS[0]}
   if [ "$status" -eq 124 ]; then echo "$name: stopped after $seconds s" | tee -a "$log"; fi
