@@ -147,7 +147,7 @@ if [ ${#failed[@]} -eq 0 ]; then
   rm -rf "$out/model"
   step kernels 120 "$build/benchmarks/cuda_kernels" "${size[@]}" --json "$out/kernels.json"
   step lora 90 "$cuda_step" "${size[@]}" --mode lora --json "$out/lora.json"
-  step pytorch 150 python3 benchmarks/versus_pytorch.py --device cuda "${size[@]}" --program "$cuda_step" --rounds 1 \
+  step pytorch 240 python3 benchmarks/versus_pytorch.py --device cuda "${size[@]}" --program "$cuda_step" --rounds 1 \
     --json "$out/pytorch.json"
   step longest 180 "$cuda_step" --mode qlora "${longest[@]}" --drop-rates 0,0.875 --json "$out/longest.json"
   step qlora 90 "$cuda_step" --mode qlora "${large[@]}" --json "$out/qlora.json"
