@@ -53,7 +53,7 @@ endif()
 set(dropbp_no_cudnn "DROPBP_CUDNN is OFF")
 if(DROPBP_CUDNN)
   find_path(DROPBP_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-  find_library(DROPBP_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+  find_library(DROPBP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})  # the second name: Python's packages
   mark_as_advanced(DROPBP_CUDNN_INCLUDE_DIR DROPBP_CUDNN_LIBRARY)
   set(dropbp_no_cudnn "cuDNN was not found")
   if(DROPBP_CUDNN_INCLUDE_DIR AND DROPBP_CUDNN_LIBRARY)

@@ -4,7 +4,10 @@
 # Flags of our own programs. Linked PRIVATE and never installed, so none of them reaches a consumer.
 # The header tests use the same list of warnings.
 set(dropbp_warning_flags
-  -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Werror)
+  -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow)
+if(DROPBP_WERROR)
+  list(APPEND dropbp_warning_flags -Werror)
+endif()
 
 add_library(dropbp_warnings INTERFACE)
 target_compile_options(dropbp_warnings INTERFACE ${dropbp_warning_flags})

@@ -110,10 +110,12 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     table.add("AdamW", scalar, Of::copy, 28.0 * static_cast<double>(size), [&] { Ops::adamw(segments, {}, 1.0); });
   }
   {
-    const std::vector<float> weights(static_cast<std::size_t>(hidden * hidden), 0.01f);
-    const auto quantized = ops::BasicNf4Matrix<Cuda>::quantize(MatrixView<const float>(weights.data(), hidden, hidden));
-    Matrix<T, Cuda> expanded(hidden, hidden);
-    table.add("NF4 expansion", scalar, Of::copy, (0.516 + sizeof(T)) * static_cast<double>(hidden * hidden), [&] { quantized.dequantize(expanded.view()); });
+    const Index rows = 4 * hidden;  // more than a cache holds
+    std::vector<float> weights(static_cast<std::size_t>(rows * hidden));
+    for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i * 2654435761u % 4001u) * 1e-5f - 0.02f;
+    const auto quantized = ops::BasicNf4Matrix<Cuda>::quantize(MatrixView<const float>(weights.data(), rows, hidden));
+    Matrix<T, Cuda> expanded(rows, hidden);
+    table.add("NF4 expansion", scalar, Of::copy, (0.516 + sizeof(T)) * static_cast<double>(rows * hidden), [&] { quantized.dequantize(expanded.view()); });
   }
   {
     const Index sequence = std::min(tokens, Index{4096}), batch = tokens / sequence;

@@ -42,10 +42,14 @@ def output_of(*command):
         return "unknown"
 
 
+def commit_of(root):
+    return output_of("git", "-C", root, "describe", "--always", "--dirty")
+
+
 def describe(root):
     card = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()[0].split(", ")
     return {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-            "commit": output_of("git", "-C", root, "describe", "--always", "--dirty"),
+            "commit": commit_of(root),
             "card": card[0], "driver": card[-1], "toolkit": output_of("nvcc", "--version").splitlines()[-1],
             "sources": sources_of(root)}
 
@@ -159,6 +163,9 @@ def check(root):
 def save(root, path):
     with open(path, encoding="utf-8") as file:
         results = json.load(file)
+    # A card's machine may have had the files alone. Of the same sources the commit is known here.
+    if results["commit"] == "unknown" and results["sources"] == sources_of(root):
+        results["commit"] = commit_of(root)
     folder = os.path.join(root, "benchmarks", "results")
     os.makedirs(folder, exist_ok=True)
     for name, text in (("cuda.json", json.dumps(results, indent=1) + "\n"), ("README.md", page_of(results))):

@@ -23,6 +23,7 @@ Options:
   --out DIR          instead of build/cuda
   --build-dir DIR    instead of build/cuda-build
   --jobs N           compilations at once                   (default: number of processors)
+  --minutes N        stop what runs then, leave out the rest, and still write the figures (default: no limit)
   --no-install       install nothing; use what is there
   --help             this text
 
@@ -41,6 +42,7 @@ prefix=""
 out=""
 build=""
 jobs=$(nproc)
+minutes=""
 quick=false
 save=false
 install=true
@@ -53,7 +55,7 @@ while [ $# -gt 0 ]; do
     --save) save=true ;;
     --quick) quick=true ;;
     --no-install) install=false ;;
-    --only | --prefix | --out | --build-dir | --jobs)
+    --only | --prefix | --out | --build-dir | --jobs | --minutes)
       [ $# -gt 1 ] || fail_usage "$1 needs a value"
       case $1 in
         --only) only=,$2, ;;
@@ -61,6 +63,7 @@ while [ $# -gt 0 ]; do
         --out) out=$(realpath -m "$2") ;;
         --build-dir) build=$(realpath -m "$2") ;;
         --jobs) jobs=$2 ;;
+        --minutes) minutes=$2 ;;
       esac
       shift
       ;;
@@ -69,6 +72,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $jobs in '' | *[!0-9]* | 0) fail_usage "--jobs needs a positive number, not '$jobs'" ;; esac
+case $minutes in *[!0-9]* | 0) fail_usage "--minutes needs a positive number, not '$minutes'" ;; esac
 for name in ${only//,/ }; do
   case " ${names[*]} " in *" $name "*) ;; *) fail_usage "'$name' is none of ${names[*]}" ;; esac
 done
@@ -79,15 +83,23 @@ out=${out:-$PWD/build/cuda}
 build=${build:-$PWD/build/cuda-build}
 log=$out/log.txt
 mkdir -p "$out"
-rm -f "$out"/*.json "$out"/*.xml "$log"
+# With --only the figures of another run stay beside the new ones.
+if [ -z "$only" ]; then rm -f "$out"/*.json "$out"/*.xml "$log"; fi
 python3 benchmarks/cuda/results.py describe >"$out/run.json"
 
 failed=()
 # step NAME SECONDS COMMAND...: one of the names above, if it was asked for.
 step() {
-  local name=$1 seconds=$2 start=$SECONDS status=0
+  local name=$1 seconds=$2 start=$SECONDS status=0 left word
   shift 2
   if [ -n "$only" ] && [ "${only#*,"$name",}" = "$only" ]; then return 0; fi
+  if [ -n "$minutes" ]; then
+    left=$((60 * minutes - SECONDS))
+    if [ "$left" -lt "$seconds" ]; then seconds=$((left > 1 ? left : 1)); fi
+  fi
+  for word in "$@"; do
+    case $word in "$out"/*.json | "$out"/*.xml) rm -f "$word" ;; esac  # of an earlier run
+  done
   echo "== $name: $*" | tee -a "$log"
   timeout "$seconds" "$@" 2>&1 | tee -a "$log" || status=${PIPESTATUS[0]}
   if [ "$status" -eq 124 ]; then echo "$name: stopped after $seconds s" | tee -a "$log"; fi
@@ -96,9 +108,13 @@ step() {
 }
 
 if $install && [ -z "$prefix" ]; then bash cmake/install_dependencies.sh build ops programs tests; fi
-options=(-DCMAKE_BUILD_TYPE=Release -DDROPBP_ENABLE_CUDA=ON)
+# A card's machine may have a compiler that warns of more than those of CI do.
+options=(-DCMAKE_BUILD_TYPE=Release -DDROPBP_ENABLE_CUDA=ON -DDROPBP_WERROR=OFF)
 if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then options+=(-G Ninja); fi
-if [ -n "$prefix" ]; then options+=("-DCMAKE_PREFIX_PATH=$prefix/usr"); fi
+prefixes=${prefix:+$prefix/usr}
+# PyTorch brings cuDNN along, which the toolkit may have or not.
+if cudnn=$(python3 -c 'import nvidia.cudnn as found; print(found.__path__[0])' 2>/dev/null); then prefixes+=${prefixes:+;}$cudnn; fi
+if [ -n "$prefixes" ]; then options+=("-DCMAKE_PREFIX_PATH=$prefixes"); fi
 targets=(dropbp_gpu_tests dropbp_gpu_model_tests benchmark_cuda_kernels benchmark_cuda_step llama-finetune)
 # shellcheck disable=SC2016
 step build 400 bash -c 'cmake -S . -B "$0" "${@:4}" && cmake --build "$0" -j "$1" --target $2' \
@@ -112,6 +128,9 @@ else
   size=()
   longest=(--shape llama2-70b --longest 80)
   large=(--shape llama2-70b --rounds 3)
+  # 40 GB of weights, and at rate 0 61 GB of activations for 4096 tokens.
+  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -n 1) || memory=
+  case $memory in '' | *[!0-9]*) ;; *) if [ "$memory" -lt 110000 ]; then large+=(--sequence 2048); fi ;; esac
 fi
 export DROPBP_REQUIRE_GPU=1
 if [ ${#failed[@]} -eq 0 ]; then
@@ -128,7 +147,7 @@ if [ ${#failed[@]} -eq 0 ]; then
   rm -rf "$out/model"
   step kernels 120 "$build/benchmarks/cuda_kernels" "${size[@]}" --json "$out/kernels.json"
   step lora 90 "$cuda_step" "${size[@]}" --mode lora --json "$out/lora.json"
-  step pytorch 150 python3 benchmarks/versus_pytorch.py --device cuda "${size[@]}" --program "$cuda_step" --rounds 1 \
+  step pytorch 240 python3 benchmarks/versus_pytorch.py --device cuda "${size[@]}" --program "$cuda_step" --rounds 1 \
     --json "$out/pytorch.json"
   step longest 180 "$cuda_step" --mode qlora "${longest[@]}" --drop-rates 0,0.875 --json "$out/longest.json"
   step qlora 90 "$cuda_step" --mode qlora "${large[@]}" --json "$out/qlora.json"

@@ -160,6 +160,8 @@ std::optional<double> memory_of_step(bench::Trainer<T, Backend>& trainer, Settin
     fmt::print(stderr, "rate {:g}, {} tokens: {:.2f} GiB, {:.2f} s\n", drop_rate, sequence, *used * 0x1p-30, seconds);
   } catch (const std::runtime_error& error) {
     fmt::print(stderr, "rate {:g}, {} tokens: {}\n", drop_rate, sequence, error.what());
+    // What a step that broke off has saved stays with its branches, and their arena must be empty before the next one.
+    model.for_each_layer([](auto& layer) { layer.release(); });
   }
   return used;
 }
@@ -191,16 +193,16 @@ Json longest_sequence(Settings settings, double gib) {
     if (!a || !b)
       throw std::runtime_error(fmt::format("{} tokens must fit {:g} GiB, but they do not: take a smaller --shape or --layers", 16 * grain, gib));
     Length below = *a, best = *b;
-    Index too_long = settings.sequence + grain;
-    for (int attempt = 0; attempt < 5; ++attempt) {
+    Index most = settings.sequence, less = 2;
+    for (int attempt = 0; attempt < 6; ++attempt) {
       const double of_token = (best.bytes - below.bytes) / static_cast<double>(best.tokens - below.tokens);
-      const Index wanted = best.tokens + static_cast<Index>((limit - best.bytes) / of_token);
-      const Index tokens = std::min(wanted, too_long * 98 / 100) / grain * grain;
+      const double wanted = static_cast<double>(best.tokens) + (limit - best.bytes) / std::max(of_token, 1.0);
+      const Index tokens = static_cast<Index>(std::min(wanted, static_cast<double>(most))) / grain * grain;
       if (tokens < best.tokens + best.tokens / 100) break;
       if (const auto next = measured(tokens))
         below = best, best = *next;
       else
-        too_long = tokens;
+        most = tokens * (100 - less) / 100, less *= 2;  // percent: 2, then 4, 8 and so on
     }
     if (first == 0.0) first = static_cast<double>(best.tokens);
     const double times = static_cast<double>(best.tokens) / first;

@@ -75,6 +75,19 @@ class Results(unittest.TestCase):
         self.assertTrue(output.startswith("skipped: changed since their last run on a card"), output)
         self.assertTrue(output.endswith(": include/dropbp/backend/cuda/new.hpp, include/dropbp/backend/cuda/norm.hpp\n"), output)
 
+    def test_a_commit_that_was_unknown_on_the_card_is_known_of_the_same_sources(self):
+        def kept():
+            self.run_script("save", os.path.join(self.out, "cuda.json"))
+            with open(os.path.join(self.root, "benchmarks/results/cuda.json"), encoding="utf-8") as file:
+                return json.load(file)["commit"]
+
+        self.assertEqual(kept(), "unknown")
+        for command in (("init", "-q"), ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one")):
+            subprocess.run(("git", "-C", self.root, *command), check=True)
+        self.assertNotEqual(kept(), "unknown")
+        self.write(os.path.join(self.root, "include/dropbp/backend/cuda/norm.hpp"), "another")
+        self.assertEqual(kept(), "unknown")
+
     def test_a_page_of_other_figures_is_a_failure(self):
         self.write(os.path.join(self.root, "benchmarks/results/README.md"), "faster than light")
         self.assertIn("it is another", self.run_script("check", status=1).stderr)

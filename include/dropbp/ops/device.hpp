@@ -346,7 +346,7 @@ void adamw_updates(std::span<Parameter<T, Backend>* const> parameters, std::span
     Parameter<T, Backend>& parameter = *parameters[i];
     AdamWState<T, Backend>& state = states[i];
     if (!parameter.trained || !parameter.has_gradient()) continue;
-    if (state.first_moment.size() != parameter.size()) {
+    if (state.second_moment.size() != parameter.size()) {  // of both the last to get its memory
       for (auto* moment : {&state.first_moment, &state.second_moment}) {
         *moment = Matrix<float, Backend>(parameter.rows(), parameter.columns());
         device_runtime<Backend>::fill(moment->data(), 0, parameter.size() * sizeof(float));

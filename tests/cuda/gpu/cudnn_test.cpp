@@ -105,7 +105,7 @@ TEMPLATE_TEST_CASE("device: attention by cuDNN stays within its bounds", "", Hal
   }
 }
 
-TEST_CASE("device: cuDNN takes in parts what would need too much workspace") {
+TEST_CASE("device: cuDNN takes in parts what would need too much workspace", "[large]") {
   // 2 GiB for ds of all heads, but on Blackwell. Passes of one code and of the other fit together.
   const test::AttentionCase c{{.batch = 2, .sequence = 4096, .heads = 32, .kv_heads = 8, .head_size = 128}, 0};
   INFO("DROPBP_TEST_SEED=" << test::fresh_seed());

@@ -70,6 +70,22 @@ inline void keep_pool_memory() {
   if (device < remembered_devices) done.values[device].store(1, std::memory_order_relaxed);
 }
 
+// Whether the device reads pageable memory where it lies (Grace Hopper, and drivers with heterogeneous memory management): CUDA promises
+// only for copies that must be staged that they have been read when they return.
+inline bool reads_pageable_memory() {
+  static PerDevice known;  // 1: no, 2: yes
+  const int device = current_device();
+  const bool remembered = device < remembered_devices;
+  std::size_t state = remembered ? known.values[device].load(std::memory_order_relaxed) : 0;
+  if (state == 0) {
+    int reads = 0;
+    require_success(cudaDeviceGetAttribute(&reads, cudaDevAttrPageableMemoryAccess, device), "the device's kind of memory must be known");
+    state = reads != 0 ? 2 : 1;
+    if (remembered) known.values[device].store(state, std::memory_order_relaxed);
+  }
+  return state == 2;
+}
+
 // What is made once for a shape or stream may be made while that stream is being captured, and is no part of the graph.
 struct AllowedUnderCapture {
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
@@ -131,10 +147,10 @@ void Runtime<Tag>::copy_to_device(void* to, const void* from, std::size_t bytes)
   require_no_capture("a copy from host memory");
   detail::require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, detail::current_stream()),
                 std::to_string(bytes) + " bytes must be copied to the device");
-  // Pageable memory has been staged by now; pinned memory is still being read.
+  // Pageable memory has been staged by now, where the device cannot read it; pinned memory is still being read.
   cudaPointerAttributes attributes{};
   detail::require_success(cudaPointerGetAttributes(&attributes, from), "the kind of the host memory must be known");
-  if (attributes.type != cudaMemoryTypeUnregistered) synchronize();
+  if (attributes.type != cudaMemoryTypeUnregistered || detail::reads_pageable_memory()) synchronize();
 }
 
 template <class Tag>

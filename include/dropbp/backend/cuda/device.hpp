@@ -28,7 +28,7 @@ struct Runtime {
   /// Gives back what allocate gave, once the work that is already in the current stream is done. Never throws: at the end of a
   /// program CUDA may be gone first.
   static void release(void* memory, std::size_t bytes) noexcept;
-  /// From host memory, which may change once this returns: it waits where the memory is pinned. Not under graph capture
+  /// From host memory, which may change once this returns: it waits where the device itself reads that memory. Not under graph capture
   /// (std::logic_error).
   static void copy_to_device(void* to, const void* from, std::size_t bytes);
   /// To host memory. Waits for the stream, so not under graph capture (std::logic_error).
