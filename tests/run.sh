@@ -25,6 +25,7 @@ Examples:
   tests/run.sh -- -LE packaging      all but the packaging tests
   tests/run.sh --sanitize -- -L 'unit|ops'
 
+With DROPBP_WERROR=ON in the environment a warning is an error, as in CI.
 Exit codes: 0 all tests passed, 2 wrong usage, 8 a test failed, others: installing or building failed.
 END
 }
@@ -90,7 +91,7 @@ if $install; then
   bash cmake/install_dependencies.sh "${groups[@]}"
 fi
 
-options=()
+options=("-DDROPBP_WERROR=${DROPBP_WERROR:-OFF}")
 if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then options+=(-G Ninja); fi
 if [ -n "$compiler" ]; then options+=("-DCMAKE_CXX_COMPILER=$compiler"); fi
 if [ -n "$sanitize" ]; then

@@ -78,6 +78,17 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     table.add("RMSNorm backward, joined", scalar, Of::copy, 4 * n, [&] {
       Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(), rstd.data(), nullptr, overwrite, pool);
     });
+    Matrix<T, Cuda> dw(1, hidden);
+    table.add("RMSNorm backward, with weight", scalar, Of::copy, 4 * n, [&] {
+      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(), rstd.data(), dw.data(), overwrite, pool);
+    });
+    std::vector<std::int32_t> tokens_of_rows(static_cast<std::size_t>(tokens));
+    for (std::size_t i = 0; i < tokens_of_rows.size(); ++i) tokens_of_rows[i] = static_cast<std::int32_t>(i * 7919 % 32000);
+    Matrix<T, Cuda> words = filled<T>(32000, hidden);
+    table.add("embedding forward", scalar, Of::copy, 2 * n, [&] { Ops::embedding_forward(y.view(), tokens_of_rows, words.view()); });
+    // Reads the rows' gradients and writes the whole weight's.
+    table.add("embedding backward", scalar, Of::copy, n + 32000.0 * hidden * sizeof(T),
+              [&] { Ops::embedding_backward(words.view(), overwrite, dy.view(), tokens_of_rows); });
     const std::vector<ops::DeviceSpan<const T, Cuda>> spans(1, {x.data(), x.size()});
     table.add("squared norm, waits", scalar, Of::read, n, [&] { Ops::squared_norms(spans); });
     table.add("squared distance, waits", scalar, Of::read, 2 * n, [&] { Ops::squared_distance(x.data(), y.data(), x.size()); });

@@ -108,8 +108,7 @@ step() {
 }
 
 if $install && [ -z "$prefix" ]; then bash cmake/install_dependencies.sh build ops programs tests; fi
-# A card's machine may have a compiler that warns of more than those of CI do.
-options=(-DCMAKE_BUILD_TYPE=Release -DDROPBP_ENABLE_CUDA=ON -DDROPBP_WERROR=OFF)
+options=(-DCMAKE_BUILD_TYPE=Release -DDROPBP_ENABLE_CUDA=ON)
 if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then options+=(-G Ninja); fi
 prefixes=${prefix:+$prefix/usr}
 # PyTorch brings cuDNN along, which the toolkit may have or not.

@@ -195,8 +195,12 @@ class DropBPLayer {
   }
   BranchTimes times() const noexcept { return times_; }  ///< seconds since set_clock, of all passes
 
-  /// Called by the handler before each micro-step.
-  void decide(const BranchDecision& decision) noexcept { decision_ = decision; }
+  /// Called by the handler before each micro-step. What an earlier one has saved, and no backward will use any more, is given
+  /// back: a step that broke off leaves no memory behind.
+  void decide(const BranchDecision& decision) noexcept {
+    decision_ = decision;
+    if (forward_stamp_ != decision_.stamp) saved_.reset();
+  }
 
  private:
   // These are called in static_asserts, so that their messages come before the compiler's own.

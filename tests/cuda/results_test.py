@@ -33,7 +33,7 @@ class Results(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.root, self.out = os.path.join(self.folder.name, "root"), os.path.join(self.folder.name, "out")
-        for path in ("include/dropbp/backend/cuda/norm.hpp", "include/dropbp/ops/device.hpp", "include/dropbp/ops/device_kernels.hpp",
+        for path in ("include/dropbp/backend/cuda/norm.hpp", "include/dropbp/dropbp.cuh", "include/dropbp/ops/device.hpp", "include/dropbp/ops/device_kernels.hpp",
                      "benchmarks/results/README.md"):
             self.write(os.path.join(self.root, path), path)
         for name, content in FILES.items():
@@ -68,7 +68,7 @@ class Results(unittest.TestCase):
             self.assertIn(text, page)
 
     def test_sources_that_changed_are_named(self):
-        self.assertIn("all 3 sources", self.run_script("check").stdout)
+        self.assertIn("all 4 sources", self.run_script("check").stdout)
         self.write(os.path.join(self.root, "include/dropbp/backend/cuda/norm.hpp"), "another")
         self.write(os.path.join(self.root, "include/dropbp/backend/cuda/new.hpp"), "new")
         output = self.run_script("check").stdout

@@ -261,6 +261,31 @@ TEST_CASE("begin_step between forward and backward is found out by the layers") 
   CHECK_THROWS_AS(chain.backward(), std::logic_error);
 }
 
+TEST_CASE("What a step that broke off has saved is given back when the next one begins, or an evaluation") {
+  Chain chain(3);
+  DropBPHandler handler{chain, {.drop_rate = 0.0}};
+  const auto holds = [&] {
+    std::size_t count = 0;
+    for (const auto& layer : chain.layers) count += layer.holds_saved();
+    return count;
+  };
+  handler.begin_step(0);
+  chain.forward();
+  REQUIRE(holds() == 3);
+  handler.begin_step(1);
+  CHECK(holds() == 0);
+  chain.forward();
+  handler.begin_micro_step(1);
+  CHECK(holds() == 0);
+  chain.forward();
+  handler.begin_evaluation();
+  CHECK(holds() == 0);
+  handler.begin_step(2);
+  chain.forward();
+  CHECK(holds() == 3);
+  chain.backward();
+}
+
 TEST_CASE("An evaluation saves nothing, counts no step, and the next step is as it would have been") {
   Chain chain(4);
   DropBPHandler handler{chain, {.drop_rate = 0.0}};

@@ -26,7 +26,7 @@ sanitizer=$(PATH="$PATH:${DROPBP_CUDA_BIN:-/usr/local/cuda/bin}" command -v comp
   skip "there is no compute-sanitizer on PATH or in ${DROPBP_CUDA_BIN:-/usr/local/cuda/bin}; install it from the CUDA Toolkit (Debian: cuda-sanitizer)"
 
 # Refused calls are no findings: some tests ask for too much memory, and every call's result is looked at anyway. Memory that is
-# kept to the end (the products' workspaces) is no leak either; owners that forget to release are found on the emulator, by
+# kept to the end (the libraries' handles) is no leak either; owners that forget to release are found on the emulator, by
 # LeakSanitizer. Outputs are poisoned by writing to them, so that initcheck sees what kernels leave unwritten of their own workspaces,
 # and the tests what they leave of outputs: NaN.
 case $tool in

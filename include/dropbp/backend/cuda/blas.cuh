@@ -19,7 +19,6 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
-#include <utility>
 
 #include "dropbp/backend/cuda/device.cuh"
 #include "dropbp/backend/cuda/products.hpp"
@@ -135,7 +134,7 @@ struct ProductPlan {
   }
 };
 
-/// What is kept for the whole program: a handle for each device, a plan for each shape, a workspace for each stream.
+/// What is kept for the whole program: a handle for each device, a plan for each shape.
 class Products {
  public:
   // Never destroyed: at the end of a program CUDA may be gone before it.
@@ -147,33 +146,22 @@ class Products {
   struct Prepared {
     cublasLtHandle_t handle;
     const ProductPlan* plan;
-    void* workspace;
   };
 
-  Prepared prepare(const ProductKey& key, cudaStream_t stream) {
-    unsigned long long id = 0;
-    detail::require_success(cudaStreamGetId(stream, &id), "the current stream must be usable");
+  Prepared prepare(const ProductKey& key) {
     const std::lock_guard lock(mutex_);
     const AllowedUnderCapture allowed;
     cublasLtHandle_t& handle = handles_[key.device];
     if (!handle) require_success(cublasLtCreate(&handle), "cuBLASLt must be ready");
     auto plan = plans_.find(key);
     if (plan == plans_.end()) plan = plans_.try_emplace(key, handle, key).first;
-    void* workspace = nullptr;
-    if (plan->second.workspace > 0) {
-      void*& kept = workspaces_[{key.device, id}];
-      if (!kept)
-        require_success(cudaMalloc(&kept, workspace_bytes), "the workspace of products (32 MiB a stream) must be allocated");
-      workspace = kept;
-    }
-    return {handle, &plan->second, workspace};
+    return {handle, &plan->second};
   }
 
  private:
   std::mutex mutex_;
   std::map<int, cublasLtHandle_t> handles_;
   std::map<ProductKey, ProductPlan> plans_;
-  std::map<std::pair<int, unsigned long long>, void*> workspaces_;
 };
 
 inline std::uint32_t alignment(const void* p) {
@@ -203,11 +191,12 @@ void device_products<Cuda, T>::product(ProductLayout layout, std::ptrdiff_t m, s
                               "a product over no terms must be set to zero");
     return;
   }
-  const detail::Products::Prepared prepared = detail::Products::instance().prepare(key, stream);
+  const detail::Products::Prepared prepared = detail::Products::instance().prepare(key);
   const detail::ProductPlan& plan = *prepared.plan;
+  const detail::Workspace workspace(plan.workspace);
   const float alpha = 1.0f, beta = add ? 1.0f : 0.0f;
   const cublasStatus_t status = cublasLtMatmul(prepared.handle, plan.operation.get(), &alpha, b, plan.b.get(), a, plan.a.get(), &beta,
-                                               c, plan.c.get(), c, plan.c.get(), &plan.algorithm, prepared.workspace,
+                                               c, plan.c.get(), c, plan.c.get(), &plan.algorithm, workspace.data(),
                                                plan.workspace, stream);
   if (status != CUBLAS_STATUS_SUCCESS) detail::require_success(status, key.text() + " must start");
 }

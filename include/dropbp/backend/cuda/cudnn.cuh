@@ -48,20 +48,11 @@ class CudnnAttention {
     require_started(cudnnSetStream(handle, Runtime<>::stream()));
     const Workspace workspace(plan->workspace);
     for_each_part(key, plan->choice.part, memory,
-                  [&](const AttentionCall& call) { start(handle, *plan, call, workspace.data); });
+                  [&](const AttentionCall& call) { start(handle, *plan, call, workspace.data()); });
     return true;
   }
 
  private:
-  struct Workspace {
-    std::size_t bytes;
-    void* data;
-    explicit Workspace(std::size_t size) : bytes(size), data(Runtime<>::allocate(size)) {}
-    ~Workspace() { Runtime<>::release(data, bytes); }
-    Workspace(const Workspace&) = delete;
-    Workspace& operator=(const Workspace&) = delete;
-  };
-
   const std::optional<AttentionPlan>& prepare(const AttentionKey& key) {
     const auto known = plans_.find(key);
     if (known != plans_.end()) return known->second;

@@ -216,6 +216,25 @@ std::string Runtime<Tag>::missing() {
 // Any number of .cu files may include this; the linker keeps one.
 template struct Runtime<void>;
 
+namespace detail {
+
+/// Memory for the length of a call; it is released in the order of the stream.
+class Workspace {
+ public:
+  explicit Workspace(std::size_t bytes) : bytes_(bytes), data_(Runtime<>::allocate(bytes)) {}
+  ~Workspace() { Runtime<>::release(data_, bytes_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  void* data() const noexcept { return data_; }
+
+ private:
+  std::size_t bytes_;
+  void* data_;
+};
+
+}  // namespace detail
+
 }  // namespace cuda
 
 /// Launches into the calling thread's current stream.
