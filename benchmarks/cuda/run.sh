@@ -133,6 +133,10 @@ else
 fi
 export DROPBP_REQUIRE_GPU=1
 if [ ${#failed[@]} -eq 0 ]; then
+  if [ ! -x "$build/tests/cuda/dropbp_gpu_tests" ]; then
+    echo "benchmarks/cuda/run.sh: nothing is built in $build; add build to --only" >&2
+    exit 1
+  fi
   if ! "$build/tests/cuda/dropbp_gpu_tests" --list-test-names-only >"$out/tests.txt"; then
     cat "$out/tests.txt" >&2
     exit 1

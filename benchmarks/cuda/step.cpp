@@ -83,7 +83,7 @@ Index layers_that_fit(const Training& training, std::size_t bytes) {
   const double hidden = static_cast<double>(s.hidden), kv = hidden * static_cast<double>(s.kv_heads) / static_cast<double>(s.heads);
   const double block = hidden * (2.0 * hidden + 2.0 * kv + 3.0 * static_cast<double>(s.intermediate) + 2.0);
   const double of_value = 2.0 * sizeof(T) + (sizeof(T) == 4 ? 8.0 : 12.0);
-  const double saved = static_cast<double>(training.tokens() * (5 * s.hidden + 2 * s.intermediate)) * sizeof(T);
+  const double saved = static_cast<double>(training.tokens() * (6 * s.hidden + 2 * s.intermediate)) * sizeof(T);
   const double workspace = 4.0 * static_cast<double>(training.tokens() * 2 * s.intermediate) * sizeof(T) + 0x1p30;
   const double ends = 2.0 * static_cast<double>(s.vocabulary) * hidden * of_value;
   return std::min(s.layers, static_cast<Index>((0.97 * static_cast<double>(bytes) - ends - workspace) / (block * of_value + saved)));

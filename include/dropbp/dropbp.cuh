@@ -19,6 +19,8 @@
 #include "dropbp/ops/device_kernels.hpp"
 
 /// Compiles the CUDA backend for one scalar: float, dropbp::BFloat16 or dropbp::Half. Outside of all namespaces.
-#define DROPBP_INSTANTIATE_CUDA(T)                       \
-  template struct dropbp::device_products<dropbp::Cuda, T>; \
+#define DROPBP_INSTANTIATE_CUDA(T)                                                      \
+  static_assert(dropbp::cuda::Scalar<T>,                                                \
+                "dropbp: DROPBP_INSTANTIATE_CUDA takes float, dropbp::BFloat16 or dropbp::Half"); \
+  template struct dropbp::device_products<dropbp::Cuda, T>;                             \
   template struct dropbp::ops::detail::device_ops<T, dropbp::Cuda>;

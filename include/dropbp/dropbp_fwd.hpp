@@ -18,6 +18,8 @@ enum class RandomStream : std::uint8_t;
 // backend/kernels.hpp, tensor.hpp
 struct Cpu;
 struct Cuda;
+struct BFloat16;
+struct Half;
 template <class Backend, class Scalar>
 struct backend_kernels;
 template <class Backend>

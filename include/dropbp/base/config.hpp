@@ -7,6 +7,10 @@
 
 #include "dropbp/version.hpp"
 
+#if (defined(_MSVC_LANG) && _MSVC_LANG < 202002L) || (!defined(_MSVC_LANG) && __cplusplus < 202002L)
+#error "dropbp: C++20 is needed; compile with -std=c++20, .cu files too (CMake: target_compile_features(... cxx_std_20), cuda_std_20)"
+#endif
+
 #define DROPBP_JOIN_(a, b, c, d) a##b##c##d
 #define DROPBP_JOIN(a, b, c, d) DROPBP_JOIN_(a, b, c, d)
 

@@ -40,6 +40,8 @@ enum class AttentionCode : std::uint8_t { library, own };
 // the order of the current stream; only what says so waits for it.
 template <class T, DeviceBackend Backend>
 struct device_ops {
+  static_assert(cuda::Scalar<T>, "dropbp: the ops of a device are there for float, dropbp::BFloat16 and dropbp::Half");
+
   using View = MatrixView<T, Backend>;
   using ConstView = MatrixView<const T, Backend>;
 

@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The model of examples/cuda on the emulated device, as on the CPU.
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "dropbp/ops/adamw.hpp"
+#include "examples/cuda/net.hpp"
+#include "support/catch.hpp"
+#include "support/emulated.hpp"
+
+namespace {
+
+template <class T, class Backend>
+std::vector<double> losses() {
+  const ops::SequenceShape shape{.batch = 2, .sequence = 8};
+  Net<T, Backend> net(shape.sequence);
+  dropbp::DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 1}};
+  ops::AdamW<T, Backend> optimizer(net.parameters(), {.learning_rate = 1e-2});
+  std::vector<std::int32_t> tokens, targets;
+  for (std::int32_t i = 0; i < 16; ++i) tokens.push_back(i * i % 128), targets.push_back((i + 1) * (i + 1) % 128);
+  std::vector<double> result;
+  for (std::uint64_t step = 0; step < 5; ++step) {
+    handler.begin_step(step);
+    result.push_back(net.backpropagate(tokens, targets, shape));
+    optimizer.step();
+  }
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("the example for a card learns, on the emulated device as on the CPU") {
+  const std::vector<double> cpu = losses<float, dropbp::Cpu>(), device = losses<float, Emulated>();
+  const std::vector<double> narrow = losses<dropbp::BFloat16, Emulated>();
+  CHECK(cpu.back() < 0.8 * cpu.front());
+  for (std::size_t i = 0; i < cpu.size(); ++i) {
+    CHECK(std::abs(device[i] - cpu[i]) < 1e-4 * cpu[i]);
+    CHECK(std::abs(narrow[i] - cpu[i]) < 2e-2 * cpu[i]);
+  }
+}
