@@ -1,26 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# dropbp_cuda: what a .cu file of a program needs. With DROPBP_ENABLE_CUDA our own CUDA code is built with it. As dropbp::cuda a
-# project around this one has it where the toolkit is found; an installed package looks for the consumer's own. Included after
-# Targets.cmake.
+# dropbp_cuda: what a .cu file of a program needs. With DROPBP_ENABLE_CUDA our own CUDA code is built with it. An installed package
+# looks for the consumer's toolkit. Included after Targets.cmake.
 
 add_library(dropbp_cuda INTERFACE)
 set_target_properties(dropbp_cuda PROPERTIES EXPORT_NAME cuda VERIFY_INTERFACE_HEADER_SETS OFF)
 target_link_libraries(dropbp_cuda INTERFACE dropbp CUDA::cudart_static CUDA::cublasLt)
 dropbp_add_headers(dropbp_cuda HEADERS ${dropbp_cuda_headers})
 
-if(NOT DROPBP_ENABLE_CUDA AND PROJECT_IS_TOP_LEVEL)
+# A project around this one finds the toolkit itself: looking for it here would leave variables behind, but no target.
+if(NOT PROJECT_IS_TOP_LEVEL)
+  add_library(dropbp::cuda ALIAS dropbp_cuda)
+  return()
+endif()
+if(NOT DROPBP_ENABLE_CUDA)
   return()
 endif()
 find_package(CUDAToolkit QUIET)
-# As a part of another project dropbp has no CUDA code to build, and offers the target where it can be used.
-if(NOT PROJECT_IS_TOP_LEVEL AND NOT DROPBP_ENABLE_CUDA)
-  if(CUDAToolkit_NVCC_EXECUTABLE)
-    add_library(dropbp::cuda ALIAS dropbp_cuda)
-  endif()
-  return()
-endif()
 if(DROPBP_ENABLE_CUDA STREQUAL "AUTO" AND NOT CUDAToolkit_NVCC_EXECUTABLE)
   message(STATUS "dropbp: there is no nvcc, so its own CUDA code is left out")
   set(DROPBP_ENABLE_CUDA OFF)
@@ -32,9 +29,6 @@ if(NOT CUDAToolkit_FOUND)
     "CUDAToolkit_ROOT, or configure with -DDROPBP_ENABLE_CUDA=OFF.")
 endif()
 add_library(dropbp::cuda ALIAS dropbp_cuda)
-if(NOT PROJECT_IS_TOP_LEVEL)
-  return()
-endif()
 
 if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})

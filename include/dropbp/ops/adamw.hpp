@@ -43,7 +43,7 @@ template <class T>
 void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOptions& options,
                   double gradient_factor = 1.0) {
   if (!parameter.trained || !parameter.has_gradient()) return;
-  if (state.first_moment.size() != parameter.size()) {
+  if (state.second_moment.size() != parameter.size()) {  // of both the last to get its memory
     state.first_moment = Matrix<T>(parameter.rows(), parameter.columns());
     state.second_moment = Matrix<T>(parameter.rows(), parameter.columns());
     std::fill_n(state.first_moment.data(), parameter.size(), T(0));
