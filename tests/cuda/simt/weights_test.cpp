@@ -184,6 +184,13 @@ TEST_CASE("AdamW updates all segments as the CPU does, in one launch, and leaves
   });
 }
 
+TEST_CASE("a sum of partial sums keeps what rounding to float leaves out") {
+  dropbp::cuda::ExactSum sum{0.0f, 0.0f};
+  dropbp::cuda::detail::add_exactly(sum, 1e8f);  // of which a float has every eighth number
+  for (int i = 0; i < 1000; ++i) dropbp::cuda::detail::add_exactly(sum, 1.0f);
+  CHECK(sum.value() == 100001000.0);
+}
+
 TEST_CASE("squared norms of many tensors, in two launches, and a squared distance") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
