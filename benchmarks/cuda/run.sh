@@ -11,8 +11,8 @@ Usage: benchmarks/cuda/run.sh [options]
 
 Builds the CUDA backend for the card that is here, runs its tests (ctest -L gpu, compute-sanitizer among them) and its
 benchmarks, beside PyTorch where that is installed, and writes the figures to build/cuda/cuda.json and all output to
-build/cuda/log.txt. Under 10 minutes on an H200 with 16 cores; what fails or takes too long is said at the end, and the
-rest runs all the same.
+build/cuda/log.txt. Meant to take under 10 minutes on an H200 with 16 cores (no card has run it yet); what fails or takes
+too long is said at the end, and the rest runs all the same.
 
 Options:
   --save             keep the figures: benchmarks/results/cuda.json and its page

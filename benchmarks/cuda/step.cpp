@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Training steps of LLaMA2's shapes on a card: what dropping saves of their time against what it can save, the longest sequence
-// that fits, and what measuring sensitivities costs. Weights are random: neither time nor memory depends on them.
+// that fits, and what measuring sensitivities costs. Weights are random: neither time nor memory depends on what a model has learnt.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -12,7 +12,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
