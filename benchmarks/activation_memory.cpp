@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How much less memory, and how much longer a sequence in the same memory? Peaks of real training steps of a LLaMA whose
-// plans keep a fixed number of branches, with all weights trained, with adapters (LoRA) and over 4-bit weights (QLoRA);
-// memory is everything that a step takes beyond weights, gradients and optimizer. And the same by arithmetic for LLaMA-2.
+// How much less memory, and how much longer a sequence in the same memory? Peaks of real training
+// steps of a LLaMA whose plans keep a fixed number of branches, with all weights trained, with
+// adapters (LoRA) and over 4-bit weights (QLoRA); memory is everything that a step takes beyond
+// weights, gradients and optimizer. And the same by arithmetic for LLaMA-2.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -16,15 +17,16 @@
 #include <dropbp/ops/adamw.hpp>
 
 #include "benchmark.hpp"
-#include "modes.hpp"
 #include "llama/model.hpp"
+#include "modes.hpp"
 
 namespace {
 
 using llama::Index;
 
 struct Settings {
-  llama::LlamaConfig shape{.hidden = 128, .intermediate = 344, .layers = 32, .heads = 4, .kv_heads = 4};
+  llama::LlamaConfig shape{
+      .hidden = 128, .intermediate = 344, .layers = 32, .heads = 4, .kv_heads = 4};
   Index sequence = 256;
   double budget_mib = 0.0;
   std::vector<std::string> modes = {"full", "lora", "qlora"};
@@ -32,7 +34,9 @@ struct Settings {
 };
 
 struct Peak {
-  std::size_t saved = 0, all = 0;  // bytes: what branches keep for their backward pass; that and everything transient
+  std::size_t
+      saved = 0,
+      all = 0;  // bytes: what branches keep for their backward pass; that and everything transient
 };
 
 class Trainer {
@@ -46,7 +50,8 @@ class Trainer {
 
   llama::LlamaModel<float>& model() noexcept { return model_; }
 
-  // Of one real step: the same plan in every run of a rate keeps its share of attention branches and of MLPs.
+  // Of one real step: the same plan in every run of a rate keeps its share of attention branches
+  // and of MLPs.
   Peak step(double drop_rate, Index sequence) {
     llama::Batch batch{.shape = {1, sequence}, .inputs = {}, .labels = {}};
     for (Index i = 0; i < sequence; ++i) {
@@ -54,7 +59,8 @@ class Trainer {
       batch.labels.push_back(static_cast<std::int32_t>((i * 5 + 2) % 256));
     }
     // What is kept never exceeds the rate's share: by count, in each of the two groups.
-    dropbp::DropOptions options{.drop_rate = drop_rate, .seed = 1, .trains_below = model_.trains_below()};
+    dropbp::DropOptions options{
+        .drop_rate = drop_rate, .seed = 1, .trains_below = model_.trains_below()};
     for (std::uint32_t i = 0; i < 2 * static_cast<std::uint32_t>(model_.config().layers); ++i)
       options.groups.push_back(i % 2);
     dropbp::DropBPHandler handler{model_, std::move(options), dropbp::UniformAllocation{},
@@ -67,7 +73,8 @@ class Trainer {
     handler.begin_step(steps_++);
     model_.loss_and_gradients(batch);
     optimizer_.step();
-    // Both pools peak at the start of the backward pass, or the sum is a little more than what is alive at once.
+    // Both pools peak at the start of the backward pass, or the sum is a little more than what is
+    // alive at once.
     const std::size_t saved = model_.saved_memory().peak_bytes();
     return {saved, saved + model_.workspace().peak_bytes()};
   }
@@ -78,23 +85,26 @@ class Trainer {
   std::uint64_t steps_ = 0;
 };
 
-// The longest sequence, in steps of 8 tokens, whose step stays within the budget: memory grows in proportion to it, so a
-// guess from two lengths is nearly right, and real steps decide.
+// The longest sequence, in steps of 8 tokens, whose step stays within the budget: memory grows in
+// proportion to it, so a guess from two lengths is nearly right, and real steps decide.
 Index longest_sequence(Trainer& trainer, double drop_rate, double budget, Index limit) {
   constexpr Index grain = 8;
-  const auto fits = [&](Index length) { return static_cast<double>(trainer.step(drop_rate, length).all) <= budget; };
+  const auto fits = [&](Index length) {
+    return static_cast<double>(trainer.step(drop_rate, length).all) <= budget;
+  };
   const double one = static_cast<double>(trainer.step(drop_rate, 128).all),
                two = static_cast<double>(trainer.step(drop_rate, 256).all);
   const double per_token = (two - one) / 128.0;
-  Index length =
-      grain * static_cast<Index>((budget - (one - 128.0 * per_token)) / per_token / static_cast<double>(grain));
+  Index length = grain * static_cast<Index>((budget - (one - 128.0 * per_token)) / per_token /
+                                            static_cast<double>(grain));
   length = std::clamp(length, grain, limit);
   while (length > grain && !fits(length)) length -= grain;
   while (length + grain <= limit && fits(length + grain)) length += grain;
   return length;
 }
 
-// Per token, in elements: what all branches keep, and what a step needs besides, whatever the drop rate.
+// Per token, in elements: what all branches keep, and what a step needs besides, whatever the drop
+// rate.
 struct PerToken {
   double branches = 0.0, rest = 0.0;
 
@@ -112,43 +122,57 @@ struct Shape {
 
 Shape shape_of(const llama::LlamaConfig& c) {
   const auto d = [](Index n) { return static_cast<double>(n); };
-  return {"", d(c.layers), d(c.hidden), d(c.intermediate), d(c.heads), d(c.kv_heads), d(c.vocabulary)};
+  return {"",         d(c.layers),   d(c.hidden),    d(c.intermediate),
+          d(c.heads), d(c.kv_heads), d(c.vocabulary)};
 }
 
-// What this library keeps (docs/memory.md), its stream and gradient of the stream, and the largest transient of a branch:
-// the MLP's backward (gradients of gate and up, the activation) or the attention's (those of q, k, v and of its output).
-// `wide` is how many elements a float takes: rstd and lse stay float when all else is narrower.
+// What this library keeps (docs/memory.md), its stream and gradient of the stream, and the largest
+// transient of a branch: the MLP's backward (gradients of gate and up, the activation) or the
+// attention's (those of q, k, v and of its output). `wide` is how many elements a float takes: rstd
+// and lse stay float when all else is narrower.
 PerToken library_needs(const Shape& m, double rank, double wide) {
   const double attention = 3 * m.hidden + 2 * m.kv() + wide * (1 + m.heads) + 4 * rank;
   const double mlp = m.hidden + wide + 2 * m.intermediate + 3 * rank;
-  const double transient = std::max(3 * m.intermediate, 2 * m.hidden + 2 * m.kv() + m.hidden) + m.hidden;
+  const double transient =
+      std::max(3 * m.intermediate, 2 * m.hidden + 2 * m.kv() + m.hidden) + m.hidden;
   return {m.layers * (attention + mlp), 2 * m.hidden + transient};
 }
 
-// The least that is known: what one pass over a row gives is computed again, results of products are kept; gradients overwrite
-// what they belong to. Attention's own backward adds its gradient in float.
+// The least that is known: what one pass over a row gives is computed again, results of products
+// are kept; gradients overwrite what they belong to. Attention's own backward adds its gradient in
+// float.
 PerToken least_needs(const Shape& m, double rank, double wide) {
   const double attention = 3 * m.hidden + 2 * m.kv() + wide * (1 + m.heads) + 4 * rank;
   const double mlp = m.hidden + wide + 2 * m.intermediate + 3 * rank;
-  const double backward = m.hidden + wide * m.hidden + (m.heads > m.kv_heads ? 2 * m.hidden : 0) + m.hidden + 2 * m.kv() + 2 * m.hidden;
-  const double transient = std::max({backward, 2 * m.intermediate + 2 * m.hidden, 3 * m.hidden + 2 * m.intermediate});
+  const double backward = m.hidden + wide * m.hidden + (m.heads > m.kv_heads ? 2 * m.hidden : 0) +
+                          m.hidden + 2 * m.kv() + 2 * m.hidden;
+  const double transient =
+      std::max({backward, 2 * m.intermediate + 2 * m.hidden, 3 * m.hidden + 2 * m.intermediate});
   return {m.layers * (attention + mlp), 2 * m.hidden + transient + 3 * wide};
 }
 
-// bf16 activations, micro-batches of one sequence, loss in chunks of 1024 tokens, on a GPU with this much memory.
+// bf16 activations, micro-batches of one sequence, loss in chunks of 1024 tokens, on a GPU with
+// this much memory.
 void print_accounting(const Settings& settings, bench::Json& json) {
   constexpr double gib = 0x1p30, memory = 80 * gib, rank = 8;
-  constexpr Shape shapes[] = {{"LLaMA-2 7B, LoRA", 32, 4096, 11008, 32, 32, 32000}, {"LLaMA-2 70B, QLoRA", 80, 8192, 28672, 64, 8, 32000}};
-  fmt::print("\nBy arithmetic, not measured: longest sequence on 80 GiB, bf16 activations, adapters of rank 8\n"
-             "                     drop rate   this library's set   / that at 0   least set   / that at 0\n");
+  constexpr Shape shapes[] = {{"LLaMA-2 7B, LoRA", 32, 4096, 11008, 32, 32, 32000},
+                              {"LLaMA-2 70B, QLoRA", 80, 8192, 28672, 64, 8, 32000}};
+  fmt::print(
+      "\nBy arithmetic, not measured: longest sequence on 80 GiB, bf16 activations, adapters of "
+      "rank 8\n"
+      "                     drop rate   this library's set   / that at 0   least set   / that at "
+      "0\n");
   for (const Shape& m : shapes) {
     const bool quantized = m.name.ends_with("QLoRA");
     const double linears = m.layers * (m.attention_weights() + m.mlp_weights());
-    const double adapters = m.layers * rank * (4 * m.hidden + 2 * (m.hidden + m.kv()) + 2 * (m.hidden + m.intermediate) +
-                                              m.intermediate + m.hidden);
-    // Weights (4.127 bits or bf16), embedding and head, adapters with gradient, float copy and moments, 1 GiB for the
-    // libraries, room to expand two of the largest weights, a chunk of logits with its gradient.
-    double fixed = linears * (quantized ? 4.127 / 8 : 2.0) + 4 * m.hidden * m.vocabulary + 16 * adapters + gib + 6 * 1024 * m.vocabulary;
+    const double adapters = m.layers * rank *
+                            (4 * m.hidden + 2 * (m.hidden + m.kv()) +
+                             2 * (m.hidden + m.intermediate) + m.intermediate + m.hidden);
+    // Weights (4.127 bits or bf16), embedding and head, adapters with gradient, float copy and
+    // moments, 1 GiB for the libraries, room to expand two of the largest weights, a chunk of
+    // logits with its gradient.
+    double fixed = linears * (quantized ? 4.127 / 8 : 2.0) + 4 * m.hidden * m.vocabulary +
+                   16 * adapters + gib + 6 * 1024 * m.vocabulary;
     if (quantized) fixed += 4 * m.hidden * m.intermediate;
     double first[2] = {};
     for (const double rate : settings.drop_rates) {
@@ -158,21 +182,28 @@ void print_accounting(const Settings& settings, bench::Json& json) {
         longest[i] = std::floor((memory - fixed) / (2 * needs[i].at(rate)));
         if (rate == 0.0) first[i] = longest[i];
       }
-      fmt::print("{:<20} {:>9} {:>20.0f} {:>13.2f} {:>11.0f} {:>13.2f}\n", m.name, rate, longest[0], longest[0] / first[0], longest[1],
-                 longest[1] / first[1]);
-      json.push_back({{"model", m.name}, {"drop_rate", rate}, {"longest_sequence", longest[0]}, {"least_set", longest[1]}});
+      fmt::print("{:<20} {:>9} {:>20.0f} {:>13.2f} {:>11.0f} {:>13.2f}\n", m.name, rate, longest[0],
+                 longest[0] / first[0], longest[1], longest[1] / first[1]);
+      json.push_back({{"model", m.name},
+                      {"drop_rate", rate},
+                      {"longest_sequence", longest[0]},
+                      {"least_set", longest[1]}});
     }
   }
 }
 
-void measure(const Settings& settings, std::string_view mode, Index longest, bench::Json& json, llama::Plot& plot) {
+void measure(const Settings& settings, std::string_view mode, Index longest, bench::Json& json,
+             llama::Plot& plot) {
   Trainer trainer(settings, longest, mode);
-  const double budget = settings.budget_mib > 0.0 ? settings.budget_mib * 0x1p20
-                                                  : static_cast<double>(trainer.step(0.0, settings.sequence).all);
+  const double budget = settings.budget_mib > 0.0
+                            ? settings.budget_mib * 0x1p20
+                            : static_cast<double>(trainer.step(0.0, settings.sequence).all);
   const PerToken least = least_needs(shape_of(settings.shape), mode == "full" ? 0 : 8, 1);
-  fmt::print("{}, weights of {:.1f} MiB, longest: of real steps within {:.1f} MiB\n"
-             "drop rate   saved MiB   peak MiB   / that at 0   longest sequence   / that at 0   limit   / limit\n",
-             mode, static_cast<double>(trainer.model().base_bytes()) / 0x1p20, budget / 0x1p20);
+  fmt::print(
+      "{}, weights of {:.1f} MiB, longest: of real steps within {:.1f} MiB\n"
+      "drop rate   saved MiB   peak MiB   / that at 0   longest sequence   / that at 0   limit   / "
+      "limit\n",
+      mode, static_cast<double>(trainer.model().base_bytes()) / 0x1p20, budget / 0x1p20);
   double first_peak = 0.0, first_length = 0.0;
   llama::Series series{std::string(mode), {}};
   for (const double rate : settings.drop_rates) {
@@ -180,9 +211,11 @@ void measure(const Settings& settings, std::string_view mode, Index longest, ben
     const Index length = longest_sequence(trainer, rate, budget, longest);
     const double all = static_cast<double>(peak.all);
     if (rate == 0.0) first_peak = all, first_length = static_cast<double>(length);
-    const double ratio = static_cast<double>(length) / first_length, limit = least.at(0.0) / least.at(rate);
+    const double ratio = static_cast<double>(length) / first_length,
+                 limit = least.at(0.0) / least.at(rate);
     fmt::print("{:>9} {:>11.1f} {:>10.1f} {:>13.3f} {:>18} {:>13.2f} {:>7.2f} {:>9.3f}\n", rate,
-               static_cast<double>(peak.saved) / 0x1p20, all / 0x1p20, all / first_peak, length, ratio, limit, ratio / limit);
+               static_cast<double>(peak.saved) / 0x1p20, all / 0x1p20, all / first_peak, length,
+               ratio, limit, ratio / limit);
     std::fflush(stdout);
     json.push_back({{"mode", mode},
                     {"drop_rate", rate},
@@ -199,8 +232,8 @@ void measure(const Settings& settings, std::string_view mode, Index longest, ben
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Measures the memory of a training step at several drop rates, and the longest sequence that the memory of an "
-      "ordinary step has room for.");
+      "Measures the memory of a training step at several drop rates, and the longest sequence that "
+      "the memory of an ordinary step has room for.");
   Settings settings;
   bench::Options common(app, "fewer blocks, shorter sequences");
   const auto size = [&](const char* flag, Index& target, const char* help) {
@@ -211,7 +244,8 @@ int run(int argc, char** argv) {
   size("--intermediate", settings.shape.intermediate, "width inside the MLP");
   size("--heads", settings.shape.heads, "attention heads");
   size("--sequence", settings.sequence, "tokens of the steps whose memory is shown");
-  app.add_option("--budget", settings.budget_mib, "MiB for the longest sequences; 0 is what --sequence needs at rate 0")
+  app.add_option("--budget", settings.budget_mib,
+                 "MiB for the longest sequences; 0 is what --sequence needs at rate 0")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--modes", settings.modes, "what trains")
@@ -234,12 +268,16 @@ int run(int argc, char** argv) {
   std::erase(settings.drop_rates, 0.0);
   settings.drop_rates.insert(settings.drop_rates.begin(), 0.0);
 
-  fmt::print("LLaMA of {} blocks, hidden {}, intermediate {}, float, one sequence; memory beyond weights, gradients and\n"
-             "optimizer. Limit: the same ratio with the least set of activations (docs/memory.md).\n\n",
-             settings.shape.layers, settings.shape.hidden, settings.shape.intermediate);
+  fmt::print(
+      "LLaMA of {} blocks, hidden {}, intermediate {}, float, one sequence; memory beyond weights, "
+      "gradients and\n"
+      "optimizer. Limit: the same ratio with the least set of activations (docs/memory.md).\n\n",
+      settings.shape.layers, settings.shape.hidden, settings.shape.intermediate);
   bench::Json rows = bench::Json::array(), accounting = bench::Json::array();
-  llama::Plot plot{
-      .title = "Longest sequence in the same memory", .x_label = "drop rate", .y_label = "/ that at rate 0", .series = {}};
+  llama::Plot plot{.title = "Longest sequence in the same memory",
+                   .x_label = "drop rate",
+                   .y_label = "/ that at rate 0",
+                   .series = {}};
   for (const std::string& mode : settings.modes) measure(settings, mode, longest, rows, plot);
   print_accounting(settings, accounting);
   common.write(bench::Json{{"rows", rows}, {"accounting", accounting}});

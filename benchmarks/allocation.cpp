@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What optimal rates gain over the published ones by the published objective, and what they cost for many branches.
+// What optimal rates gain over the published ones by the published objective, and what they cost
+// for many branches.
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -34,8 +35,10 @@ struct Instance {
 };
 
 Instance random_instance(std::mt19937_64& random, std::size_t size) {
-  std::lognormal_distribution<double> sensitivity(0.0, 1.0 + 2.0 * std::uniform_real_distribution<double>()(random));
-  std::lognormal_distribution<double> flops(0.0, std::uniform_real_distribution<double>(0.0, 1.0)(random));
+  std::lognormal_distribution<double> sensitivity(
+      0.0, 1.0 + 2.0 * std::uniform_real_distribution<double>()(random));
+  std::lognormal_distribution<double> flops(
+      0.0, std::uniform_real_distribution<double>(0.0, 1.0)(random));
   Instance instance;
   for (std::size_t i = 0; i < size; ++i) {
     instance.sensitivities.push_back(sensitivity(random));
@@ -46,7 +49,9 @@ Instance random_instance(std::mt19937_64& random, std::size_t size) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Compares the rates of the allocation policies by sum of sensitivity * rate^2 on random instances.");
+  CLI::App app(
+      "Compares the rates of the allocation policies by sum of sensitivity * rate^2 on random "
+      "instances.");
   int instances = 100000;
   std::size_t branches = 1000000;
   bench::Options common(app, "1000 instances", false);
@@ -70,14 +75,16 @@ int run(int argc, char** argv) {
     const std::vector<double> greedy_rates = dropbp::GreedyAllocation{}.allocate(input);
     const double greedy = instance.objective(greedy_rates);
     const double optimal = instance.objective(dropbp::OptimalAllocation<>{}.allocate(input));
-    // The published loop stops within a step of 0.1 beyond the budget, or by its float32 rates an ulp short of it: then the
-    // optimum of the budget it kept is the one to compare with.
+    // The published loop stops within a step of 0.1 beyond the budget, or by its float32 rates an
+    // ulp short of it: then the optimum of the budget it kept is the one to compare with.
     double kept = 0.0;
-    for (std::size_t i = 0; i < greedy_rates.size(); ++i) kept += instance.flops[i] * (1.0 - greedy_rates[i]);
+    for (std::size_t i = 0; i < greedy_rates.size(); ++i)
+      kept += instance.flops[i] * (1.0 - greedy_rates[i]);
     dropbp::AllocationInput same = input;
     same.kept_flops = std::max(kept, input.kept_flops);
-    const double fair =
-        kept > input.kept_flops ? instance.objective(dropbp::OptimalAllocation<>{}.allocate(same)) : optimal;
+    const double fair = kept > input.kept_flops
+                            ? instance.objective(dropbp::OptimalAllocation<>{}.allocate(same))
+                            : optimal;
     worse += optimal > uniform * (1.0 + 1e-12) || fair > greedy * (1.0 + 1e-12);
     of_greedy.push_back(greedy / optimal);
     of_uniform.push_back(uniform / optimal);
@@ -91,21 +98,26 @@ int run(int argc, char** argv) {
     const auto at = [&](double share) {
       return ratios[static_cast<std::size_t>(share * static_cast<double>(ratios.size() - 1))];
     };
-    fmt::print("{:<10} {:>8.3f} {:>8.3f} {:>8.3f} {:>8.3f}\n", name, at(0.0), at(0.5), at(0.99), at(1.0));
+    fmt::print("{:<10} {:>8.3f} {:>8.3f} {:>8.3f} {:>8.3f}\n", name, at(0.0), at(0.5), at(0.99),
+               at(1.0));
     plot.series.push_back({name, {}});
     for (int percent = 0; percent < 100; ++percent)
       plot.series.back().points.emplace_back(0.01 * percent, at(0.01 * percent));
-    return bench::Json{{"least", at(0.0)}, {"median", at(0.5)}, {"p99", at(0.99)}, {"most", at(1.0)}};
+    return bench::Json{
+        {"least", at(0.0)}, {"median", at(0.5)}, {"p99", at(0.99)}, {"most", at(1.0)}};
   };
-  fmt::print("objective / the optimal one's, {} instances\n              least   median      99%     most\n",
-             instances);
+  fmt::print(
+      "objective / the optimal one's, {} instances\n              least   median      99%     "
+      "most\n",
+      instances);
   bench::Json json;
   const bench::Json greedy = row("greedy", of_greedy), uniform = row("uniform", of_uniform);
   fmt::print("instances with an objective above another policy's: {}\n", worse);
 
   const Instance many = random_instance(random, branches);
   std::vector<double> rates;
-  const double seconds = bench::seconds_of([&] { rates = dropbp::OptimalAllocation<>{}.allocate(many.input()); });
+  const double seconds =
+      bench::seconds_of([&] { rates = dropbp::OptimalAllocation<>{}.allocate(many.input()); });
   fmt::print("{} branches: {:.3f} s\n", rates.size(), seconds);
   json["greedy_over_optimal_median"] = greedy["median"];
   json["seconds_for_1e6_branches"] = seconds * 1e6 / static_cast<double>(branches);

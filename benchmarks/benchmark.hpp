@@ -39,8 +39,8 @@ struct Spread {
 inline Spread spread_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t middle = values.size() / 2;
-  return {values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2, values.front(),
-          values.back()};
+  return {values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2,
+          values.front(), values.back()};
 }
 inline double median(std::vector<double> values) { return spread_of(std::move(values)).median; }
 
@@ -50,7 +50,8 @@ class Options {
   bool quick = false;
   int threads = 0;
 
-  /// `quick_means`: what --quick changes, for --help. Without threads the program is serial by nature.
+  /// `quick_means`: what --quick changes, for --help. Without threads the program is serial by
+  /// nature.
   explicit Options(CLI::App& app, const std::string& quick_means, bool has_threads = true) {
     app.add_flag("--quick", quick, "under a minute: " + quick_means);
     app.add_option("--json", json_, "file for the figures, too");
@@ -61,7 +62,8 @@ class Options {
           ->capture_default_str();
   }
 
-  /// To be called after the command line has been parsed, before the work: throws where the results could not be written.
+  /// To be called after the command line has been parsed, before the work: throws where the results
+  /// could not be written.
   void begin() const {
     for (const std::string& path : {json_, svg_})
       if (!path.empty()) llama::check_writable(path);

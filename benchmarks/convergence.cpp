@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Which policies are worth it: validation loss against time and backward FLOPs, each policy against ordinary training.
+// Which policies are worth it: validation loss against time and backward FLOPs, each policy against
+// ordinary training.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -37,22 +38,31 @@ struct Policy {
 // Each differs from the one above it, or from "greedy", in one thing.
 const Policy policies[] = {
     {"published",
-     [](Options& o) { o.allocation = AllocationChoice::greedy, o.sampling = SamplingChoice::at_least_target; }},
+     [](Options& o) {
+       o.allocation = AllocationChoice::greedy, o.sampling = SamplingChoice::at_least_target;
+     }},
     {"greedy", [](Options& o) { o.allocation = AllocationChoice::greedy; }},
     {"uniform", [](Options& o) { o.allocation = AllocationChoice::uniform; }},
     {"optimal", [](Options& o) { o.allocation = AllocationChoice::optimal; }},
     {"fixed budget",
-     [](Options& o) { o.allocation = AllocationChoice::optimal, o.sampling = SamplingChoice::fixed_budget; }},
+     [](Options& o) {
+       o.allocation = AllocationChoice::optimal, o.sampling = SamplingChoice::fixed_budget;
+     }},
     {"running",
-     [](Options& o) { o.allocation = AllocationChoice::optimal, o.sensitivity = SensitivityChoice::running; }},
+     [](Options& o) {
+       o.allocation = AllocationChoice::optimal, o.sensitivity = SensitivityChoice::running;
+     }},
     {"scaled",
      [](Options& o) {
-       o.allocation = AllocationChoice::optimal, o.gradient_scaling = ScalingChoice::inverse_keep_rate;
+       o.allocation = AllocationChoice::optimal,
+       o.gradient_scaling = ScalingChoice::inverse_keep_rate;
      }},
-    {"warm-up", [](Options& o) { o.allocation = AllocationChoice::optimal, o.drop_warmup = o.steps / 5; }},
+    {"warm-up",
+     [](Options& o) { o.allocation = AllocationChoice::optimal, o.drop_warmup = o.steps / 5; }},
 };
 
-// Ordinary training of these lengths, each with its whole learning-rate schedule: what time it takes to which loss.
+// Ordinary training of these lengths, each with its whole learning-rate schedule: what time it
+// takes to which loss.
 constexpr double full_lengths[] = {0.35, 0.5, 0.7, 1.0};
 
 struct Run {
@@ -75,26 +85,29 @@ struct Result {
   double time = 0.0;     // of that of the longest full run
   double flops = 0.0;    // the same
   double speedup = 0.0;  // seconds of a full run that reaches the same loss / seconds
-  int beyond =
-      0;  // -1: worse than the shortest full run, so that the speed-up is at most this; 1: better than the longest
+  int beyond = 0;  // -1: worse than the shortest full run, so that the speed-up is at most this; 1:
+                   // better than the longest
 };
 
 struct Figure {
   double mean = 0.0, deviation = 0.0;
 };
 
-Figure figure_of(const std::vector<Result>& results, double Result::*member) {
+Figure figure_of(const std::vector<Result>& results, double Result::* member) {
   Figure figure;
-  for (const Result& result : results) figure.mean += result.*member / static_cast<double>(results.size());
+  for (const Result& result : results)
+    figure.mean += result.*member / static_cast<double>(results.size());
   for (const Result& result : results)
     figure.deviation += (result.*member - figure.mean) * (result.*member - figure.mean);
-  if (results.size() > 1) figure.deviation = std::sqrt(figure.deviation / static_cast<double>(results.size() - 1));
+  if (results.size() > 1)
+    figure.deviation = std::sqrt(figure.deviation / static_cast<double>(results.size() - 1));
   return figure;
 }
 
 // When ordinary training reaches a loss: between the full runs, straight.
 std::pair<double, int> full_seconds(std::vector<Result> full, double loss) {
-  std::sort(full.begin(), full.end(), [](const Result& a, const Result& b) { return a.seconds < b.seconds; });
+  std::sort(full.begin(), full.end(),
+            [](const Result& a, const Result& b) { return a.seconds < b.seconds; });
   if (loss > full.front().loss) return {full.front().seconds, -1};
   for (std::size_t i = 1; i < full.size(); ++i) {
     if (loss < full[i].loss) continue;
@@ -109,7 +122,8 @@ struct Settings {
   std::uint64_t steps = 200, pretraining_steps = 600;
   double learning_rate = 5e-4;
   int seeds = 3, threads = 0, evaluations = 4;
-  llama::LlamaConfig shape{.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
+  llama::LlamaConfig shape{
+      .hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
   std::set<std::string> policies;  // none: all
   bool includes(const char* policy) const { return policies.empty() || policies.contains(policy); }
 };
@@ -129,8 +143,8 @@ void pretrain(const Settings& settings, const std::filesystem::path& model) {
   if (std::filesystem::exists(model / "config.json")) return;
   Options options = base_options(settings);
   options.steps = settings.pretraining_steps;
-  const auto data =
-      llama::TokenData::from_text(llama::find_default_corpus(), options.data_options(options.shape.vocabulary));
+  const auto data = llama::TokenData::from_text(llama::find_default_corpus(),
+                                                options.data_options(options.shape.vocabulary));
   llama::Trainer trainer(options, options.shape, data, 0.0);
   for (std::uint64_t step = 0; step < options.steps; ++step) {
     trainer.step();
@@ -143,16 +157,19 @@ void pretrain(const Settings& settings, const std::filesystem::path& model) {
 }
 
 // All runs of one seed, step by step in turn, so that drifts of the machine's speed meet all alike.
-std::vector<Run> train(const Settings& settings, const llama::TokenData& data, const std::filesystem::path& model,
-                       const std::vector<double>& drop_rates, std::uint64_t seed) {
+std::vector<Run> train(const Settings& settings, const llama::TokenData& data,
+                       const std::filesystem::path& model, const std::vector<double>& drop_rates,
+                       std::uint64_t seed) {
   const llama::LlamaConfig config = llama::load_config(model);
   std::vector<Run> runs;
-  const auto add = [&](const char* policy, double drop_rate, double length, void (*choose)(Options&)) {
+  const auto add = [&](const char* policy, double drop_rate, double length,
+                       void (*choose)(Options&)) {
     Options options = base_options(settings);
     options.model = model;
     options.learning_rate = settings.learning_rate;
     options.seed = seed;
-    options.steps = static_cast<std::uint64_t>(std::lround(length * static_cast<double>(settings.steps)));
+    options.steps =
+        static_cast<std::uint64_t>(std::lround(length * static_cast<double>(settings.steps)));
     options.drop_rate = drop_rate;
     options.sensitivity = SensitivityChoice::gradient_norm;
     if (choose != nullptr) choose(options);
@@ -182,35 +199,44 @@ std::vector<Run> train(const Settings& settings, const llama::TokenData& data, c
                              {"backward_flops", run.backward_flops()},
                              {"validation_loss", run.trainer->validate()}});
     }
-    if (step % 10 == 9) fmt::print(stderr, "seed {}: step {} of {}\n", seed, step + 1, settings.steps);
+    if (step % 10 == 9)
+      fmt::print(stderr, "seed {}: step {} of {}\n", seed, step + 1, settings.steps);
   }
   return runs;
 }
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Fine-tunes one small pre-trained LLaMA without dropping and with every policy at several drop rates, and "
-      "compares "
-      "validation losses by time and by backward FLOPs. Two cores need about half an hour.");
+      "Fine-tunes one small pre-trained LLaMA without dropping and with every policy at several "
+      "drop rates, and compares validation losses by time and by backward FLOPs. Two cores need "
+      "about half an hour.");
   Settings settings;
-  bench::Options common(app, "a tiny model, 20 steps, one seed, two policies at rate 0.5: nothing to conclude from");
+  bench::Options common(
+      app, "a tiny model, 20 steps, one seed, two policies at rate 0.5: nothing to conclude from");
   std::vector<std::string> chosen;
   std::vector<double> drop_rates = {0.5, 0.75, 0.875};
-  app.add_option("--data", settings.data, "text to fine-tune on, a file or a folder")->capture_default_str();
+  app.add_option("--data", settings.data, "text to fine-tune on, a file or a folder")
+      ->capture_default_str();
   app.add_option("--folder", settings.folder,
                  "where the pre-trained model is kept, and table, JSON and SVGs are written")
       ->capture_default_str();
-  app.add_option("--steps", settings.steps, "of a fine-tuning")->check(CLI::Range(20, 1000000))->capture_default_str();
+  app.add_option("--steps", settings.steps, "of a fine-tuning")
+      ->check(CLI::Range(20, 1000000))
+      ->capture_default_str();
   app.add_option("--learning-rate", settings.learning_rate, "peak, of the fine-tuning")
       ->check(CLI::Range(1e-8, 1.0))
       ->capture_default_str();
   app.add_option("--pretraining-steps", settings.pretraining_steps, "where no model is kept yet")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  app.add_option("--seeds", settings.seeds, "runs of everything")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--seeds", settings.seeds, "runs of everything")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   std::vector<std::string> names;
   for (const Policy& policy : policies) names.push_back(policy.name);
-  app.add_option("--policies", chosen, "beside full backward; none: all")->check(CLI::IsMember(names))->delimiter(',');
+  app.add_option("--policies", chosen, "beside full backward; none: all")
+      ->check(CLI::IsMember(names))
+      ->delimiter(',');
   app.add_option("--drop-rates", drop_rates, "target rates up to 0.9")
       ->check(CLI::Range(0.0, 0.9))
       ->delimiter(',')
@@ -232,7 +258,8 @@ int run(int argc, char** argv) {
   llama::check_writable(folder / "convergence.json");
   const std::filesystem::path model = folder / "base";
   pretrain(settings, model);
-  const auto data = llama::TokenData::from_text(settings.data, base_options(settings).data_options(256));
+  const auto data =
+      llama::TokenData::from_text(settings.data, base_options(settings).data_options(256));
 
   using Key = std::pair<std::string, double>;
   std::map<Key, std::vector<Result>> results;
@@ -286,11 +313,12 @@ int run(int argc, char** argv) {
   }
 
   std::string table = fmt::format(
-      "{} steps of 512 tokens, {} seeds: mean +- standard deviation. Time and FLOPs are relative to full backward of "
-      "as many\n"
-      "steps; speed-up: time of a full run that reaches the same loss / time (< and >: outside of the full runs' "
-      "losses)\n"
-      "policy         drop rate     validation loss              time    backward FLOPs           speed-up\n",
+      "{} steps of 512 tokens, {} seeds: mean +- standard deviation. Time and FLOPs are relative "
+      "to full backward of as many\n"
+      "steps; speed-up: time of a full run that reaches the same loss / time (< and >: outside of "
+      "the full runs' losses)\n"
+      "policy         drop rate     validation loss              time    backward FLOPs           "
+      "speed-up\n",
       settings.steps, settings.seeds);
   llama::Plot by_time{.title = "Validation loss by training time",
                       .x_label = "time / full backward's",
@@ -300,18 +328,21 @@ int run(int argc, char** argv) {
                        .x_label = "backward FLOPs / full backward's",
                        .y_label = "validation loss (nats per token)",
                        .series = {}};
-  const auto row = [&](const std::string& name, const std::string& rate, const std::vector<Result>& of) {
+  const auto row = [&](const std::string& name, const std::string& rate,
+                       const std::vector<Result>& of) {
     const Figure loss = figure_of(of, &Result::loss), time = figure_of(of, &Result::time),
                  flops = figure_of(of, &Result::flops), speedup = figure_of(of, &Result::speedup);
     int beyond = 0;
     for (const Result& result : of) beyond = result.beyond != 0 ? result.beyond : beyond;
-    table +=
-        fmt::format("{:<14} {:>9}   {:.4f} +- {:.4f}   {:.3f} +- {:.3f}   {:.3f} +- {:.3f}   {:>2}{:.2f} +- {:.2f}\n",
-                    name, rate, loss.mean, loss.deviation, time.mean, time.deviation, flops.mean, flops.deviation,
-                    beyond < 0   ? "<"
-                    : beyond > 0 ? ">"
-                                 : "",
-                    speedup.mean, speedup.deviation);
+    table += fmt::format(
+        "{:<14} {:>9}   {:.4f} +- {:.4f}   {:.3f} +- {:.3f}   {:.3f} +- {:.3f}   {:>2}{:.2f} +- "
+        "{:.2f}\n",
+        name, rate, loss.mean, loss.deviation, time.mean, time.deviation, flops.mean,
+        flops.deviation,
+        beyond < 0   ? "<"
+        : beyond > 0 ? ">"
+                     : "",
+        speedup.mean, speedup.deviation);
     by_time.series.back().points.emplace_back(time.mean, loss.mean);
     by_flops.series.back().points.emplace_back(flops.mean, loss.mean);
   };

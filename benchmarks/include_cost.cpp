@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What does including the library cost? Compiles files that include one header and nothing else, with each compiler, all
-// in turn, and compares the core with the four headers of the standard library that its interface is made of.
+// What does including the library cost? Compiles files that include one header and nothing else,
+// with each compiler, all in turn, and compares the core with the four headers of the standard
+// library that its interface is made of.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -25,14 +26,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string empty = "(empty)", standard = "<span> <vector> <string> <stdexcept>", core = "dropbp/dropbp.hpp";
+const std::string empty = "(empty)", standard = "<span> <vector> <string> <stdexcept>",
+                  core = "dropbp/dropbp.hpp";
 
 // A folder of its own under the system's for temporary files, removed at the end.
 class Workplace {
  public:
   Workplace() {
     std::string name = (fs::temp_directory_path() / "dropbp-include-cost-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), "cannot make " + name);
+    if (mkdtemp(name.data()) == nullptr)
+      throw std::system_error(errno, std::generic_category(), "cannot make " + name);
     path_ = name;
   }
   ~Workplace() {
@@ -47,13 +50,15 @@ class Workplace {
   fs::path path_;
 };
 
-// Processor seconds of a command and its children; throws when it does not succeed. Its messages go to `log`.
+// Processor seconds of a command and its children; throws when it does not succeed. Its messages go
+// to `log`.
 double processor_seconds(const std::vector<std::string>& command, const fs::path& log) {
   std::vector<char*> arguments;
   for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   const pid_t child = fork();
-  if (child < 0) throw std::system_error(errno, std::generic_category(), "cannot start " + command.front());
+  if (child < 0)
+    throw std::system_error(errno, std::generic_category(), "cannot start " + command.front());
   if (child == 0) {
     const int file = open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (file >= 0) dup2(file, STDOUT_FILENO), dup2(file, STDERR_FILENO);
@@ -86,7 +91,8 @@ std::vector<std::string> headers_below(const fs::path& include_dir, const std::s
   std::vector<std::string> headers;
   if (!fs::is_directory(include_dir / folder)) return headers;
   for (const fs::directory_entry& entry : fs::directory_iterator(include_dir / folder))
-    if (entry.path().extension() == ".hpp") headers.push_back(folder + "/" + entry.path().filename().string());
+    if (entry.path().extension() == ".hpp")
+      headers.push_back(folder + "/" + entry.path().filename().string());
   std::sort(headers.begin(), headers.end());
   return headers;
 }
@@ -117,7 +123,8 @@ std::string first_error(const fs::path& log) {
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Times compiling (-std=c++20 -O0 -c) a file that includes one header, in processor seconds, all headers and\n"
+      "Times compiling (-std=c++20 -O0 -c) a file that includes one header, in processor seconds, "
+      "all headers and\n"
       "compilers in turn. The core is compared with " +
       standard + ".");
   std::vector<std::string> compilers{"g++", "clang++"}, directories{DROPBP_THIRD_PARTY};
@@ -125,8 +132,10 @@ int run(int argc, char** argv) {
   int rounds = 9;
   double limit = 0.0;
   bench::Options common(app, "only the core, at most 3 rounds", false);
-  app.add_option("--compiler", compilers, "compilers; those that do not run are left out")->capture_default_str();
-  app.add_option("--rounds", rounds, "compilations of each file, median taken; a quarter for ops and interop")
+  app.add_option("--compiler", compilers, "compilers; those that do not run are left out")
+      ->capture_default_str();
+  app.add_option("--rounds", rounds,
+                 "compilations of each file, median taken; a quarter for ops and interop")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--include-dir", include_dir, "the library's headers")
@@ -134,7 +143,8 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--third-party", directories, "further folders of headers, for ops and interop")
       ->capture_default_str();
-  app.add_option("--limit", limit, "exit code 1 when the first compiler's ratio of the core is above this; 0: none");
+  app.add_option("--limit", limit,
+                 "exit code 1 when the first compiler's ratio of the core is above this; 0: none");
   CLI11_PARSE(app, argc, argv);
   common.begin();
   if (common.quick) rounds = std::min(rounds, 3);
@@ -144,7 +154,8 @@ int run(int argc, char** argv) {
   const auto compile = [&](const std::string& compiler, const Row& row) {
     std::vector<std::string> command{compiler, "-std=c++20", "-O0", "-I", include_dir};
     if (row.third_party)
-      for (const std::string& directory : directories) command.insert(command.end(), {"-isystem", directory});
+      for (const std::string& directory : directories)
+        command.insert(command.end(), {"-isystem", directory});
     command.insert(command.end(), {"-c", row.source.string(), "-o", object.string()});
     return processor_seconds(command, log);
   };
@@ -175,7 +186,8 @@ int run(int argc, char** argv) {
       for (const std::string& compiler : compilers) compile(compiler, row);
       return false;
     } catch (const std::runtime_error&) {
-      if (!row.third_party) throw std::runtime_error(row.header + " does not compile: " + first_error(log));
+      if (!row.third_party)
+        throw std::runtime_error(row.header + " does not compile: " + first_error(log));
       fmt::print("{} is left out: {}\n", row.header, first_error(log));
       return true;
     }
@@ -185,24 +197,30 @@ int run(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   int done = 0;
   for (; done < rounds; ++done) {
-    const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double elapsed =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (common.quick && done > 0 && elapsed * (done + 1) / done > 40.0) break;
     for (std::size_t c = 0; c < compilers.size(); ++c)
       for (Row& row : rows)
-        if (!row.third_party || done % 4 == 0) row.seconds[c].push_back(compile(compilers[c], row));  // those take seconds each
+        if (!row.third_party || done % 4 == 0)
+          row.seconds[c].push_back(compile(compilers[c], row));  // those take seconds each
   }
 
-  const auto of = [&](const std::string& header, std::size_t compiler) -> const std::vector<double>& {
-    return std::find_if(rows.begin(), rows.end(), [&](const Row& row) { return row.header == header; })
+  const auto of = [&](const std::string& header,
+                      std::size_t compiler) -> const std::vector<double>& {
+    return std::find_if(rows.begin(), rows.end(),
+                        [&](const Row& row) { return row.header == header; })
         ->seconds[compiler];
   };
   const auto over_empty = [&](const std::string& header, std::size_t compiler) {
     std::vector<double> seconds = of(header, compiler);
-    for (std::size_t round = 0; round < seconds.size(); ++round) seconds[round] -= of(empty, compiler)[round];
+    for (std::size_t round = 0; round < seconds.size(); ++round)
+      seconds[round] -= of(empty, compiler)[round];
     return seconds;
   };
 
-  fmt::print("median of {} rounds, processor seconds; over: more than an empty file\n{:<38}", done, "");
+  fmt::print("median of {} rounds, processor seconds; over: more than an empty file\n{:<38}", done,
+             "");
   for (const std::string& compiler : compilers) fmt::print(" {:>12}     over", compiler);
   fmt::print("\n");
   bench::Json json{{"rows", bench::Json::array()}};
@@ -215,8 +233,11 @@ int run(int argc, char** argv) {
     fmt::print("{:<38}", row.header);
     for (std::size_t c = 0; c < compilers.size(); ++c) {
       fmt::print(" {:>12.3f} {:>8.3f}", median(row.seconds[c]), median(over_empty(row.header, c)));
-      plot.series[c].points.emplace_back(static_cast<double>(plot.series[c].points.size() + 1), median(row.seconds[c]));
-      json["rows"].push_back({{"header", row.header}, {"compiler", compilers[c]}, {"seconds", median(row.seconds[c])}});
+      plot.series[c].points.emplace_back(static_cast<double>(plot.series[c].points.size() + 1),
+                                         median(row.seconds[c]));
+      json["rows"].push_back({{"header", row.header},
+                              {"compiler", compilers[c]},
+                              {"seconds", median(row.seconds[c])}});
     }
     fmt::print("\n");
   }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Instructions that a step of the library's trainer executes beyond those of a plain one, counted by valgrind: exact where
-// clocks are too noisy to tell.
+// Instructions that a step of the library's trainer executes beyond those of a plain one, counted
+// by valgrind: exact where clocks are too noisy to tell.
 #pragma once
 
 #include <cstdio>
@@ -18,9 +18,11 @@ namespace bench {
 namespace detail {
 
 // Of `program --count TRAINER --count-steps STEPS`, the whole process.
-inline std::optional<double> instructions(const std::string& program, const char* trainer, int steps) {
+inline std::optional<double> instructions(const std::string& program, const char* trainer,
+                                          int steps) {
   const std::string command = fmt::format(
-      "LC_ALL=C valgrind --tool=callgrind --callgrind-out-file=/dev/null '{}' --count {} --count-steps {} 2>&1",
+      "LC_ALL=C valgrind --tool=callgrind --callgrind-out-file=/dev/null '{}' --count {} "
+      "--count-steps {} 2>&1",
       program, trainer, steps);
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(popen(command.c_str(), "r"), pclose);
   if (pipe == nullptr) return std::nullopt;

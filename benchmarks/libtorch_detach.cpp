@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What does a dropped branch cost in libtorch when it never builds a graph (TorchBranch), against the published way: build it,
-// then detach? One branch alone, then whole training steps with equal plans; both ways in turn in one run.
+// What does a dropped branch cost in libtorch when it never builds a graph (TorchBranch), against
+// the published way: build it, then detach? One branch alone, then whole training steps with equal
+// plans; both ways in turn in one run.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -48,12 +49,14 @@ struct CountingAllocator final : c10::Allocator {
   static c10::DataPtr make(std::size_t bytes) {
     void* data = nullptr;
     if (bytes > 0) {
-      char* const begin = static_cast<char*>(std::aligned_alloc(header, (bytes + 2 * header - 1) / header * header));
+      char* const begin = static_cast<char*>(
+          std::aligned_alloc(header, (bytes + 2 * header - 1) / header * header));
       if (begin == nullptr) throw std::bad_alloc();
       *reinterpret_cast<std::size_t*>(begin) = bytes;
       data = begin + header;
       const std::size_t now = live += bytes;
-      for (std::size_t most = peak; now > most && !peak.compare_exchange_weak(most, now);) {}
+      for (std::size_t most = peak; now > most && !peak.compare_exchange_weak(most, now);) {
+      }
     }
     return {data, data, &release, c10::Device(c10::DeviceType::CPU)};
   }
@@ -91,10 +94,11 @@ struct BlockImpl : nn::Module {
   }
 
   Tensor attention(const Tensor& x) {
-    const auto parts = qkv(norm1(x))
-                           .view({sizes.batch, sizes.length, 3, sizes.heads, sizes.width / sizes.heads})
-                           .permute({2, 0, 3, 1, 4})
-                           .unbind(0);
+    const auto parts =
+        qkv(norm1(x))
+            .view({sizes.batch, sizes.length, 3, sizes.heads, sizes.width / sizes.heads})
+            .permute({2, 0, 3, 1, 4})
+            .unbind(0);
     return out(torch::softmax(parts[0].matmul(parts[1].transpose(-1, -2)) / 8.0, -1)
                    .matmul(parts[2])
                    .transpose(1, 2)
@@ -117,8 +121,9 @@ TORCH_MODULE(Block);
 // ---- measuring
 
 struct Figures {
-  double seconds = 1e300;          // of processor time, the least of all rounds
-  std::size_t peak = 0, held = 0;  // bytes above those before the step: at most, and after the forward pass
+  double seconds = 1e300;  // of processor time, the least of all rounds
+  std::size_t peak = 0,
+              held = 0;  // bytes above those before the step: at most, and after the forward pass
 };
 
 // Processor time of all threads, which other programs on the machine disturb least.
@@ -140,19 +145,26 @@ void measure(Figures& figures, int calls, Forward forward) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Compares dropped branches without a graph with detached ones, in libtorch on the CPU.");
+  CLI::App app(
+      "Compares dropped branches without a graph with detached ones, in libtorch on the CPU.");
   int rounds = 25, threads = 1;
   bool quick = false;
   std::string json_path;
-  app.add_option("--rounds", rounds, "timings of each, the least taken (6 times as many of single branches)")->check(CLI::Range(1, 10000))->capture_default_str();
-  app.add_option("--threads", threads, "threads of libtorch")->check(CLI::Range(1, 4096))->capture_default_str();
+  app.add_option("--rounds", rounds,
+                 "timings of each, the least taken (6 times as many of single branches)")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--threads", threads, "threads of libtorch")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
   app.add_flag("--quick", quick, "a small model and few rounds: whether it runs, not how fast");
   app.add_option("--json", json_path, "file for the figures, too");
   CLI11_PARSE(app, argc, argv);
   std::ofstream json_file;
   if (!json_path.empty()) {
     json_file.open(json_path);
-    if (!json_file) throw std::runtime_error("cannot write '" + json_path + "': choose another file for --json");
+    if (!json_file)
+      throw std::runtime_error("cannot write '" + json_path + "': choose another file for --json");
   }
   static CountingAllocator allocator;
   c10::SetCPUAllocator(&allocator, 255);
@@ -168,13 +180,18 @@ int run(int argc, char** argv) {
   Tensor x = torch::randn({sizes.batch, sizes.length, sizes.width}).requires_grad_();
 
   nlohmann::ordered_json rows = nlohmann::json::array();
-  std::printf("libtorch %s, %d threads, %lld blocks, hidden %lld, %lld x %lld tokens, %d rounds\n"
-              "                      processor ms (least of rounds)         peak MiB           held for backward MiB\n"
-              "                        ours   detach ours/detach      ours   detach   ours/detach     ours   detach\n",
-              TORCH_VERSION, threads, static_cast<long long>(sizes.blocks), static_cast<long long>(sizes.width),
-              static_cast<long long>(sizes.batch), static_cast<long long>(sizes.length), rounds);
+  std::printf(
+      "libtorch %s, %d threads, %lld blocks, hidden %lld, %lld x %lld tokens, %d rounds\n"
+      "                      processor ms (least of rounds)         peak MiB           held for "
+      "backward MiB\n"
+      "                        ours   detach ours/detach      ours   detach   ours/detach     ours "
+      "  detach\n",
+      TORCH_VERSION, threads, static_cast<long long>(sizes.blocks),
+      static_cast<long long>(sizes.width), static_cast<long long>(sizes.batch),
+      static_cast<long long>(sizes.length), rounds);
   bool less_memory = true;
-  const auto compare = [&](const std::string& what, nn::Module& module, int count, int calls, const auto& forward) {
+  const auto compare = [&](const std::string& what, nn::Module& module, int count, int calls,
+                           const auto& forward) {
     Figures of[2];
     for (int round = 0; round < count; ++round)
       for (int turn = 0; turn < 2; ++turn) {  // each is the first in every second round
@@ -186,24 +203,34 @@ int run(int argc, char** argv) {
       }
     constexpr double mib = 1024.0 * 1024.0;
     const auto bytes = [](std::size_t number) { return static_cast<double>(number) / mib; };
-    const double faster = of[0].seconds / of[1].seconds, smaller = static_cast<double>(of[0].peak) / static_cast<double>(of[1].peak);
+    const double faster = of[0].seconds / of[1].seconds,
+                 smaller = static_cast<double>(of[0].peak) / static_cast<double>(of[1].peak);
     less_memory = less_memory && of[0].peak <= of[1].peak && of[0].held <= of[1].held;
-    std::printf("%-19s %8.3f %8.3f %11.3f  %8.2f %8.2f %13.3f %8.2f %8.2f\n", what.c_str(), 1e3 * of[0].seconds, 1e3 * of[1].seconds,
-                faster, bytes(of[0].peak), bytes(of[1].peak), smaller, bytes(of[0].held), bytes(of[1].held));
+    std::printf("%-19s %8.3f %8.3f %11.3f  %8.2f %8.2f %13.3f %8.2f %8.2f\n", what.c_str(),
+                1e3 * of[0].seconds, 1e3 * of[1].seconds, faster, bytes(of[0].peak),
+                bytes(of[1].peak), smaller, bytes(of[0].held), bytes(of[1].held));
     std::fflush(stdout);
-    rows.push_back({{"what", what}, {"seconds", of[0].seconds}, {"detach_seconds", of[1].seconds}, {"time_ratio", faster},
-                    {"peak_bytes", of[0].peak}, {"detach_peak_bytes", of[1].peak}, {"peak_ratio", smaller},
-                    {"held_bytes", of[0].held}, {"detach_held_bytes", of[1].held}});
+    rows.push_back({{"what", what},
+                    {"seconds", of[0].seconds},
+                    {"detach_seconds", of[1].seconds},
+                    {"time_ratio", faster},
+                    {"peak_bytes", of[0].peak},
+                    {"detach_peak_bytes", of[1].peak},
+                    {"peak_ratio", smaller},
+                    {"held_bytes", of[0].held},
+                    {"detach_held_bytes", of[1].held}});
   };
 
-  // One dropped branch: the forward pass alone, since neither has a backward. The small one is called 50 times a round.
+  // One dropped branch: the forward pass alone, since neither has a backward. The small one is
+  // called 50 times a round.
   const auto compare_branches = [&](const std::string& name, const Sizes& size, int calls) {
     Block block(size, way);
     const Tensor input = torch::randn({size.batch, size.length, size.width}).requires_grad_();
     block->drop_attention->decide({.dropped = true});
     block->drop_mlp->decide({.dropped = true});
     compare(name + " attention", *block, 6 * rounds, calls, [&] {
-      return block->residual(input, block->drop_attention, [&] { return block->attention(input); }).detach();
+      return block->residual(input, block->drop_attention, [&] { return block->attention(input); })
+          .detach();
     });
     compare(name + " MLP", *block, 6 * rounds, calls, [&] {
       return block->residual(input, block->drop_mlp, [&] { return block->mlp(input); }).detach();
@@ -223,7 +250,11 @@ int run(int argc, char** argv) {
     });
   }
   if (json_file.is_open()) {
-    json_file << nlohmann::ordered_json{{"libtorch", TORCH_VERSION}, {"threads", threads}, {"rounds", rounds}, {"rows", rows}}.dump(1)
+    json_file << nlohmann::ordered_json{{"libtorch", TORCH_VERSION},
+                                        {"threads", threads},
+                                        {"rounds", rounds},
+                                        {"rows", rows}}
+                     .dump(1)
               << '\n';
     json_file.close();
     if (!json_file) throw std::runtime_error("could not write all of '" + json_path + "'");

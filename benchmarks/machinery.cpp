@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What does the machinery itself cost, from 64 to a million branches? Drawing plans, telling the layers, reports, states,
-// allocations: nanoseconds a branch, and allocations of a step.
+// What does the machinery itself cost, from 64 to a million branches? Drawing plans, telling the
+// layers, reports, states, allocations: nanoseconds a branch, and allocations of a step.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -19,7 +19,8 @@ namespace {
 std::size_t allocations = 0;
 }
 
-// Counts all of this program's. Not inlined: g++ would complain of malloc and free where it sees new and delete.
+// Counts all of this program's. Not inlined: g++ would complain of malloc and free where it sees
+// new and delete.
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
   ++allocations;
   if (void* const memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
@@ -65,7 +66,8 @@ int run(int argc, char** argv) {
 
   fmt::print(
       "nanoseconds a branch, fastest of {} rounds\n"
-      "branches  plan (independent)  plan (fixed budget)  begin_step  report  state  greedy  optimal   allocations a "
+      "branches  plan (independent)  plan (fixed budget)  begin_step  report  state  greedy  "
+      "optimal   allocations a "
       "step\n",
       rounds);
   bench::Json rows = bench::Json::array();
@@ -75,14 +77,18 @@ int run(int argc, char** argv) {
                    .series = {{"begin_step", {}}, {"plan, fixed budget", {}}}};
   for (const std::size_t size : sizes) {
     Branches model;
-    for (std::size_t i = 0; i < size; ++i) model.layers.emplace_back(Nothing{}, 1.0 + static_cast<double>(i % 3));
+    for (std::size_t i = 0; i < size; ++i)
+      model.layers.emplace_back(Nothing{}, 1.0 + static_cast<double>(i % 3));
     dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 1}};
     const dropbp::DropSchedule independent{std::vector<double>(size, 1.0), {.drop_rate = 0.5}};
-    const dropbp::DropSchedule fixed{std::vector<double>(size, 1.0), {.drop_rate = 0.5}, dropbp::FixedBudgetSampling{}};
+    const dropbp::DropSchedule fixed{
+        std::vector<double>(size, 1.0), {.drop_rate = 0.5}, dropbp::FixedBudgetSampling{}};
     std::vector<double> sensitivities;
-    for (std::size_t i = 0; i < size; ++i) sensitivities.push_back(1.0 + static_cast<double>((i * 7919) % 1000));
+    for (std::size_t i = 0; i < size; ++i)
+      sensitivities.push_back(1.0 + static_cast<double>((i * 7919) % 1000));
 
-    const std::uint64_t steps = std::max<std::uint64_t>(1, 65536 / size);  // enough work for the clock
+    const std::uint64_t steps =
+        std::max<std::uint64_t>(1, 65536 / size);  // enough work for the clock
     std::uint64_t step = 0;
     const auto for_steps = [&](const auto& call) {
       return 1e9 *
@@ -99,21 +105,26 @@ int run(int argc, char** argv) {
     handler.begin_step(step++);
     const std::size_t before = allocations;
     const double begin_ns = for_steps([&](std::uint64_t s) { handler.begin_step(s); });
-    const double of_a_step =
-        static_cast<double>(allocations - before) / static_cast<double>(steps * static_cast<std::uint64_t>(rounds));
+    const double of_a_step = static_cast<double>(allocations - before) /
+                             static_cast<double>(steps * static_cast<std::uint64_t>(rounds));
     std::size_t branches = 0;
-    const double report_ns = for_steps([&](std::uint64_t) { branches += handler.report().branches.size(); });
-    const double state_ns = for_steps([&](std::uint64_t) { branches += handler.state().drop_rates.size(); });
+    const double report_ns =
+        for_steps([&](std::uint64_t) { branches += handler.report().branches.size(); });
+    const double state_ns =
+        for_steps([&](std::uint64_t) { branches += handler.state().drop_rates.size(); });
     if (branches == 0) return 1;  // and so that they are not left out
     const int few = size > 100000 ? 3 : rounds;
     dropbp::DropSchedule schedule = independent;
-    const double greedy_ns = 1e9 * fastest(few, [&] { schedule.allocate(sensitivities, dropbp::GreedyAllocation{}); }) /
-                             static_cast<double>(size);
-    const double optimal_ns = 1e9 *
-                              fastest(few, [&] { schedule.allocate(sensitivities, dropbp::OptimalAllocation<>{}); }) /
-                              static_cast<double>(size);
-    fmt::print("{:>8} {:>19.1f} {:>20.1f} {:>11.1f} {:>7.1f} {:>6.1f} {:>7.1f} {:>8.1f} {:>20.1f}\n", size,
-               independent_ns, fixed_ns, begin_ns, report_ns, state_ns, greedy_ns, optimal_ns, of_a_step);
+    const double greedy_ns =
+        1e9 * fastest(few, [&] { schedule.allocate(sensitivities, dropbp::GreedyAllocation{}); }) /
+        static_cast<double>(size);
+    const double optimal_ns =
+        1e9 *
+        fastest(few, [&] { schedule.allocate(sensitivities, dropbp::OptimalAllocation<>{}); }) /
+        static_cast<double>(size);
+    fmt::print(
+        "{:>8} {:>19.1f} {:>20.1f} {:>11.1f} {:>7.1f} {:>6.1f} {:>7.1f} {:>8.1f} {:>20.1f}\n", size,
+        independent_ns, fixed_ns, begin_ns, report_ns, state_ns, greedy_ns, optimal_ns, of_a_step);
     std::fflush(stdout);
     rows.push_back({{"branches", size},
                     {"independent_ns", independent_ns},

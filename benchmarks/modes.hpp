@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What trains in a benchmark: "full", all weights; "lora", adapters; "qlora", adapters over 4-bit weights.
+// What trains in a benchmark: "full", all weights; "lora", adapters; "qlora", adapters over 4-bit
+// weights.
 #pragma once
 
 #include <string_view>

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The model of examples/llama as its author would write it who has never heard of dropping: the same operations, no layer,
-// no handler, every branch saves and runs backward. What step_time compares the library's overhead with.
+// The model of examples/llama as its author would write it who has never heard of dropping: the
+// same operations, no layer, no handler, every branch saves and runs backward. What step_time
+// compares the library's overhead with.
 #pragma once
 
 #include <deque>
@@ -24,22 +25,25 @@ class PlainLlama {
         final_norm_("model.norm.weight", 1, config.hidden),
         head_("lm_head.weight", config.vocabulary, config.hidden) {
     const llama::ops::BranchMemory memory{saved_, workspace_};
-    const auto rope =
-        std::make_shared<const llama::ops::RopeTable<float>>(sequence, config.head_size(), config.rope_theta);
+    const auto rope = std::make_shared<const llama::ops::RopeTable<float>>(
+        sequence, config.head_size(), config.rope_theta);
     parameters_.push_back(&embedding_);
     for (llama::Index i = 0; i < config.layers; ++i) {
       const std::string prefix = "model.layers." + std::to_string(i) + ".";
-      Block& block = blocks_.emplace_back(
-          Block{Attention({.hidden = config.hidden,
-                           .heads = config.heads,
-                           .kv_heads = config.kv_heads,
-                           .norm_eps = config.norm_epsilon},
-                          rope, memory, prefix),
-                Mlp({.hidden = config.hidden, .intermediate = config.intermediate, .norm_eps = config.norm_epsilon},
-                    memory, prefix),
-                {},
-                {}});
-      const auto add = [&](llama::ops::Parameter<float>& parameter) { parameters_.push_back(&parameter); };
+      Block& block = blocks_.emplace_back(Block{Attention({.hidden = config.hidden,
+                                                           .heads = config.heads,
+                                                           .kv_heads = config.kv_heads,
+                                                           .norm_eps = config.norm_epsilon},
+                                                          rope, memory, prefix),
+                                                Mlp({.hidden = config.hidden,
+                                                     .intermediate = config.intermediate,
+                                                     .norm_eps = config.norm_epsilon},
+                                                    memory, prefix),
+                                                {},
+                                                {}});
+      const auto add = [&](llama::ops::Parameter<float>& parameter) {
+        parameters_.push_back(&parameter);
+      };
       block.attention.for_each_parameter(add);
       block.mlp.for_each_parameter(add);
     }
@@ -48,7 +52,9 @@ class PlainLlama {
   }
 
   /// In the order of LlamaModel's, without tied embeddings.
-  const std::vector<llama::ops::Parameter<float>*>& parameters() const noexcept { return parameters_; }
+  const std::vector<llama::ops::Parameter<float>*>& parameters() const noexcept {
+    return parameters_;
+  }
 
   double loss_and_gradients(const llama::Batch& batch) {
     Stream stream(batch.shape.tokens(), config_.hidden, workspace_);
@@ -58,12 +64,13 @@ class PlainLlama {
       block.mlp.forward_residual(stream, &block.mlp_saved.emplace(), batch.shape);
     }
     Stream hidden(stream.rows(), stream.columns(), workspace_), rstd(1, stream.rows(), workspace_);
-    llama::ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(), final_norm_.value().data,
-                                 config_.norm_epsilon);
-    const double loss = cross_entropy_.loss_and_gradient(hidden.view(), hidden.view(), head_, batch.labels);
+    llama::ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(),
+                                 final_norm_.value().data, config_.norm_epsilon);
+    const double loss =
+        cross_entropy_.loss_and_gradient(hidden.view(), hidden.view(), head_, batch.labels);
     Stream grad(stream.rows(), stream.columns(), workspace_);
-    llama::ops::rms_norm_backward(grad.view(), llama::ops::Accumulate::overwrite, hidden.view(), stream.view(),
-                                  final_norm_, rstd.data(), workspace_);
+    llama::ops::rms_norm_backward(grad.view(), llama::ops::Accumulate::overwrite, hidden.view(),
+                                  stream.view(), final_norm_, rstd.data(), workspace_);
     for (std::size_t i = blocks_.size(); i-- > 0;) {
       Block& block = blocks_[i];
       block.mlp.backward_residual(grad, *block.mlp_saved, batch.shape);

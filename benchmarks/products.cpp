@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How fast are the library's matrix products, against Eigen's? The three products of a linear map's forward and backward
-// pass at shapes of the trainer, both engines in turn in one run. And what does a 4-bit weight add to a product?
+// How fast are the library's matrix products, against Eigen's? The three products of a linear map's
+// forward and backward pass at shapes of the trainer, both engines in turn in one run. And what
+// does a 4-bit weight add to a product?
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -39,7 +40,8 @@ using bench::spread_of;
 
 // What a 4-bit weight adds to a product: all of it is expanded first.
 bench::Json measure_expansion(const Shape& shape, int rounds) {
-  const Matrix<float> x = random_matrix(shape.tokens, shape.input, 1), w = random_matrix(shape.output, shape.input, 2);
+  const Matrix<float> x = random_matrix(shape.tokens, shape.input, 1),
+                      w = random_matrix(shape.output, shape.input, 2);
   const Nf4Matrix quantised = Nf4Matrix::quantize(w.view());
   Matrix<float> expanded(shape.output, shape.input), y(shape.tokens, shape.output);
   std::vector<double> rate, share;
@@ -47,11 +49,14 @@ bench::Json measure_expansion(const Shape& shape, int rounds) {
     const double expansion = seconds_of([&] { quantised.dequantize(expanded.view()); });
     const double product = seconds_of([&] { product_abt(y.view(), x.view(), expanded.view()); });
     if (round < 0) continue;
-    rate.push_back(4e-9 * static_cast<double>(expanded.size()) / expansion), share.push_back(expansion / product);
+    rate.push_back(4e-9 * static_cast<double>(expanded.size()) / expansion),
+        share.push_back(expansion / product);
   }
   const Spread gigabytes = spread_of(rate), part = spread_of(share);
-  fmt::print("{:<13} {:>6} {:>5} {:>5} {:>8.1f} ({:>4.1f} to {:>4.1f}) {:>8.3f} ({:.3f} to {:.3f})\n", shape.what, shape.tokens,
-             shape.output, shape.input, gigabytes.median, gigabytes.least, gigabytes.most, part.median, part.least, part.most);
+  fmt::print(
+      "{:<13} {:>6} {:>5} {:>5} {:>8.1f} ({:>4.1f} to {:>4.1f}) {:>8.3f} ({:.3f} to {:.3f})\n",
+      shape.what, shape.tokens, shape.output, shape.input, gigabytes.median, gigabytes.least,
+      gigabytes.most, part.median, part.least, part.most);
   std::fflush(stdout);
   return {{"layer", shape.what},
           {"tokens", shape.tokens},
@@ -81,28 +86,33 @@ int run(int argc, char** argv) {
                    .y_label = "GFLOP/s",
                    .series = {{"this library", {}}, {"Eigen", {}}}};
   fmt::print(
-      "{} threads, {} rounds; GFLOP/s: median (least to most) of each, ratio: median of the rounds\n"
+      "{} threads, {} rounds; GFLOP/s: median (least to most) of each, ratio: median of the "
+      "rounds\n"
       "layer         product      m     n     k        this library               Eigen    ratio\n",
       thread_count(), rounds);
   for (const Shape& shape : shapes) {
     const Matrix<float> x = random_matrix(shape.tokens, shape.input, 1),
                         w = random_matrix(shape.output, shape.input, 2),
                         dy = random_matrix(shape.tokens, shape.output, 3);
-    Matrix<float> y(shape.tokens, shape.output), dx(shape.tokens, shape.input), dw(shape.output, shape.input);
-    const auto measure = [&](const char* product, Matrix<float>& c, Index k, const auto& ours, const auto& eigen) {
+    Matrix<float> y(shape.tokens, shape.output), dx(shape.tokens, shape.input),
+        dw(shape.output, shape.input);
+    const auto measure = [&](const char* product, Matrix<float>& c, Index k, const auto& ours,
+                             const auto& eigen) {
       std::vector<double> our_rate, eigen_rate, ratio;
-      const double flops =
-          2e-9 * static_cast<double>(c.rows()) * static_cast<double>(c.columns()) * static_cast<double>(k);
+      const double flops = 2e-9 * static_cast<double>(c.rows()) * static_cast<double>(c.columns()) *
+                           static_cast<double>(k);
       for (int round = -2; round < rounds; ++round) {  // the first two warm up
         const double a = seconds_of(ours), b = seconds_of(eigen);
         if (round < 0) continue;
         our_rate.push_back(flops / a), eigen_rate.push_back(flops / b), ratio.push_back(b / a);
       }
-      const Spread us = spread_of(our_rate), them = spread_of(eigen_rate), faster = spread_of(ratio);
+      const Spread us = spread_of(our_rate), them = spread_of(eigen_rate),
+                   faster = spread_of(ratio);
       fmt::print(
-          "{:<13} {:<8} {:>5} {:>5} {:>5} {:>8.0f} ({:>4.0f} to {:>4.0f}) {:>6.0f} ({:>4.0f} to {:>4.0f}) {:>6.2f}\n",
-          shape.what, product, c.rows(), c.columns(), k, us.median, us.least, us.most, them.median, them.least,
-          them.most, faster.median);
+          "{:<13} {:<8} {:>5} {:>5} {:>5} {:>8.0f} ({:>4.0f} to {:>4.0f}) {:>6.0f} ({:>4.0f} to "
+          "{:>4.0f}) {:>6.2f}\n",
+          shape.what, product, c.rows(), c.columns(), k, us.median, us.least, us.most, them.median,
+          them.least, them.most, faster.median);
       std::fflush(stdout);
       const double size = std::log2(flops * 0.5e9);
       plot.series[0].points.emplace_back(size, us.median);
@@ -120,20 +130,20 @@ int run(int argc, char** argv) {
     measure(
         "y=xW^T", y, shape.input, [&] { product_abt(y.view(), x.view(), w.view()); },
         [&] {
-          detail::eigen_product<float, false, true>(y.view(), x.view(), w.view(), y.rows(), y.columns(), shape.input,
-                                                    overwrite);
+          detail::eigen_product<float, false, true>(y.view(), x.view(), w.view(), y.rows(),
+                                                    y.columns(), shape.input, overwrite);
         });
     measure(
         "dx=dyW", dx, shape.output, [&] { product_ab(dx.view(), dy.view(), w.view()); },
         [&] {
-          detail::eigen_product<float, false, false>(dx.view(), dy.view(), w.view(), dx.rows(), dx.columns(),
-                                                     shape.output, overwrite);
+          detail::eigen_product<float, false, false>(dx.view(), dy.view(), w.view(), dx.rows(),
+                                                     dx.columns(), shape.output, overwrite);
         });
     measure(
         "dW=dy^Tx", dw, shape.tokens, [&] { product_atb(dw.view(), dy.view(), x.view()); },
         [&] {
-          detail::eigen_product<float, true, false>(dw.view(), dy.view(), x.view(), dw.rows(), dw.columns(),
-                                                    shape.tokens, overwrite);
+          detail::eigen_product<float, true, false>(dw.view(), dy.view(), x.view(), dw.rows(),
+                                                    dw.columns(), shape.tokens, overwrite);
         });
   }
   for (llama::Series& series : plot.series) std::sort(series.points.begin(), series.points.end());
@@ -142,11 +152,15 @@ int run(int argc, char** argv) {
       "\nexpansion of a 4-bit weight: GB/s of floats written, and its time / that of y=xW^T\n"
       "layer         tokens     n     k                 GB/s                share\n");
   bench::Json expansions = bench::Json::array();
-  std::vector<Shape> expanded_shapes = {{"gate+up 512", 1024, 2752, 512}, {"LLaMA-7B q", 1024, 4096, 4096}};
+  std::vector<Shape> expanded_shapes = {{"gate+up 512", 1024, 2752, 512},
+                                        {"LLaMA-7B q", 1024, 4096, 4096}};
   if (common.quick) expanded_shapes.pop_back();
   for (const Shape& shape : expanded_shapes) expansions.push_back(measure_expansion(shape, rounds));
 
-  common.write(bench::Json{{"threads", thread_count()}, {"rounds", rounds}, {"products", rows}, {"expansions", expansions}});
+  common.write(bench::Json{{"threads", thread_count()},
+                           {"rounds", rounds},
+                           {"products", rows},
+                           {"expansions", expansions}});
   common.write(plot);
   return 0;
 }

@@ -27,7 +27,8 @@ using bench::seconds_of;
 std::vector<double> ranks(const std::vector<double>& values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
   std::vector<double> result(values.size());
   for (std::size_t i = 0; i < order.size(); ++i) result[order[i]] = static_cast<double>(i);
   return result;
@@ -42,7 +43,8 @@ double rank_correlation(const std::vector<double>& a, const std::vector<double>&
   return 1.0 - 6.0 * squares / (n * (n * n - 1.0));
 }
 
-// The passes of the nested measurement, which also note the norm of the gradient of every branch's output.
+// The passes of the nested measurement, which also note the norm of the gradient of every branch's
+// output.
 class NotingPass : public llama::BranchwisePass<float> {
  public:
   NotingPass(Model& model, const llama::Batch& batch, std::vector<double>& norms)
@@ -68,7 +70,8 @@ struct Trained {
   dropbp::DropBPHandler<Model> handler;
   llama::Batch batch;
 
-  Trained(const llama::LlamaConfig& shape, std::ptrdiff_t sequences, std::ptrdiff_t sequence, std::uint64_t seed = 1)
+  Trained(const llama::LlamaConfig& shape, std::ptrdiff_t sequences, std::ptrdiff_t sequence,
+          std::uint64_t seed = 1)
       : config(shape), model(config, sequence), handler(model, {.drop_rate = 0.5, .seed = seed}) {
     model.initialize(seed);
     batch.shape = {sequences, sequence};
@@ -88,10 +91,11 @@ struct Settings {
 };
 
 void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
-  Trained trained({.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4}, 4, 128, settings.seed);
+  Trained trained({.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4}, 4,
+                  128, settings.seed);
   auto& [config, model, handler, batch] = trained;
-  const auto data = llama::TokenData::from_text(llama::find_default_corpus(),
-                                                {.vocabulary = config.vocabulary, .max_bytes = 4 << 20});
+  const auto data = llama::TokenData::from_text(
+      llama::find_default_corpus(), {.vocabulary = config.vocabulary, .max_bytes = 4 << 20});
   const llama::BatchSampler sampler(data.train(), 4, 128, settings.seed);
   dropbp::ops::AdamW<float> optimizer(model.parameters(), {.learning_rate = 1e-3});
   const std::size_t size = handler.size();
@@ -118,11 +122,14 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
       observing = seconds_of([&] { handler.observe_gradients(running.front()); });
       // Clipping and warm-up as in llama-finetune.
       const double norm = dropbp::ops::global_gradient_norm<float>(optimizer.parameters());
-      optimizer.step(dropbp::ops::clip_factor(norm, 1.0), std::min(1.0, static_cast<double>(step + 1) / 20.0));
+      optimizer.step(dropbp::ops::clip_factor(norm, 1.0),
+                     std::min(1.0, static_cast<double>(step + 1) / 20.0));
     }));
-    // The layers look at the stream's gradient within their backward passes: twice for each kept branch.
+    // The layers look at the stream's gradient within their backward passes: twice for each kept
+    // branch.
     const double looking = seconds_of([&] {
-      for (std::size_t i = 0; i < 2 * handler.plan().kept_count(); ++i) unused_norm += dropbp::squared_norm(stream);
+      for (std::size_t i = 0; i < 2 * handler.plan().kept_count(); ++i)
+        unused_norm += dropbp::squared_norm(stream);
     });
     norm_seconds.push_back(observing), look_seconds.push_back(looking);
     for (std::size_t i = 1; i < running.size(); ++i) handler.observe_gradients(running[i]);
@@ -135,16 +142,17 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
       const std::vector<double> one = handler.measure_sensitivities([&] { trained.backprop(); });
       if (b == 0) exact_of_one = one;
       for (std::size_t i = 0; i < size; ++i) exact[i] += one[i];
-      // What a running estimate could see in a step that keeps all, with the lower branches' share from the ratio of the
-      // stream's gradient norms below and above the branch: dropping it would shrink all lower gradients by that ratio.
+      // What a running estimate could see in a step that keeps all, with the lower branches' share
+      // from the ratio of the stream's gradient norms below and above the branch: dropping it would
+      // shrink all lower gradients by that ratio.
       std::vector<double> norms, own_one;
       NotingPass pass(model, batch, norms);
       handler.measure_sensitivities_nested(pass);
       handler.begin_step(dropbp::DropPlan(std::vector<std::uint8_t>(size)));
       trained.backprop();
       model.for_each_layer([&](auto& layer) { own_one.push_back(layer.squared_gradient_norm()); });
-      double below = dropbp::backend_kernels<dropbp::Cpu, float>::squared_norm(model.parameters()[0]->gradient().data,
-                                                                               model.parameters()[0]->size());
+      double below = dropbp::backend_kernels<dropbp::Cpu, float>::squared_norm(
+          model.parameters()[0]->gradient().data, model.parameters()[0]->size());
       for (std::size_t i = 0; i < size; ++i) {
         const double shrinks = 1.0 - std::sqrt(norms[size - 1 - i] / norms[size - i]);
         own[i] += own_one[i];
@@ -157,16 +165,20 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
             .lifted = rank_correlation(lifted, exact),
             .sample = rank_correlation(exact_of_one, exact),
             .running = {}};
-    for (const auto& one : running) row.running.push_back(rank_correlation(one.sensitivities(), exact));
+    for (const auto& one : running)
+      row.running.push_back(rank_correlation(one.sensitivities(), exact));
     rows.push_back(row);
     fmt::print(stderr, "step {}\n", step + 1);
   }
 
   fmt::print(
-      "Spearman's rank correlation with one pass a branch (mean of {} batches), {} branches, drop rate 0.5:\n"
-      "  running: from the training steps; own share: the branches' own gradients on the same batches; lifted: with "
+      "Spearman's rank correlation with one pass a branch (mean of {} batches), {} branches, drop "
+      "rate 0.5:\n"
+      "  running: from the training steps; own share: the branches' own gradients on the same "
+      "batches; lifted: with "
       "the\n"
-      "  lower branches' share estimated from the stream's gradient norms; one batch: one pass a branch on one of "
+      "  lower branches' share estimated from the stream's gradient norms; one batch: one pass a "
+      "branch on one of "
       "them\n"
       "  step  running (decay 0)  (0.7)   (0.9)  own share  lifted  one batch\n",
       settings.batches, size);
@@ -177,8 +189,8 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
   };
   bench::Json points = bench::Json::array();
   for (const Row& row : rows) {
-    fmt::print("{:>6} {:>18.3f} {:>6.3f} {:>7.3f} {:>10.3f} {:>7.3f} {:>10.3f}\n", row.step, row.running[0],
-               row.running[1], row.running[2], row.own, row.lifted, row.sample);
+    fmt::print("{:>6} {:>18.3f} {:>6.3f} {:>7.3f} {:>10.3f} {:>7.3f} {:>10.3f}\n", row.step,
+               row.running[0], row.running[1], row.running[2], row.own, row.lifted, row.sample);
     points.push_back({{"step", row.step},
                       {"running", row.running},
                       {"own", row.own},
@@ -186,14 +198,17 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
                       {"one_batch", row.sample}});
   }
   fmt::print("  mean {:>18.3f} {:>6.3f} {:>7.3f} {:>10.3f} {:>7.3f} {:>10.3f}\n",
-             mean([](const Row& r) { return r.running[0]; }), mean([](const Row& r) { return r.running[1]; }),
-             mean([](const Row& r) { return r.running[2]; }), mean([](const Row& r) { return r.own; }),
-             mean([](const Row& r) { return r.lifted; }), mean([](const Row& r) { return r.sample; }));
-  const double norms = median(norm_seconds) / median(step_seconds), looks = median(look_seconds) / median(step_seconds);
+             mean([](const Row& r) { return r.running[0]; }),
+             mean([](const Row& r) { return r.running[1]; }),
+             mean([](const Row& r) { return r.running[2]; }),
+             mean([](const Row& r) { return r.own; }), mean([](const Row& r) { return r.lifted; }),
+             mean([](const Row& r) { return r.sample; }));
+  const double norms = median(norm_seconds) / median(step_seconds),
+               looks = median(look_seconds) / median(step_seconds);
   const double cost = norms + looks;
   fmt::print(
-      "observe_gradients: {:.2f} % of a step, {:.2f} % of it for the norms of the stream's gradient, the rest for those of the "
-      "parameters, which clipping needs anyway\n\n",
+      "observe_gradients: {:.2f} % of a step, {:.2f} % of it for the norms of the stream's "
+      "gradient, the rest for those of the parameters, which clipping needs anyway\n\n",
       100.0 * cost, 100.0 * looks);
   if (!std::isfinite(unused_norm)) fmt::print("\n");
   for (const Row& row : rows) {
@@ -210,13 +225,14 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
 
 void nested(const Settings& settings, bench::Json& json) {
   fmt::print(
-      "One forward pass with nested backwards against one pass a branch, one sequence of 256 tokens, {} rounds in "
-      "turn:\n"
-      "branches  largest difference   seconds, nested    one a branch   ratio   peak MiB saved and in use, nested   "
-      "one a branch\n",
+      "One forward pass with nested backwards against one pass a branch, one sequence of 256 "
+      "tokens, {} rounds in turn:\n"
+      "branches  largest difference   seconds, nested    one a branch   ratio   peak MiB saved and "
+      "in use, nested   one a branch\n",
       settings.rounds);
   for (const std::ptrdiff_t layers : settings.layers) {
-    Trained trained({.hidden = 128, .intermediate = 344, .layers = layers, .heads = 4, .kv_heads = 4}, 1, 256);
+    Trained trained(
+        {.hidden = 128, .intermediate = 344, .layers = layers, .heads = 4, .kv_heads = 4}, 1, 256);
     for (std::size_t i = 0; i < trained.batch.inputs.size(); ++i) {
       trained.batch.inputs[i] = static_cast<std::int32_t>((i * 7 + i * i * 3 + 1) % 256);
       trained.batch.labels[i] = static_cast<std::int32_t>((i * 5 + 2) % 256);
@@ -224,26 +240,33 @@ void nested(const Settings& settings, bench::Json& json) {
     std::vector<double> fast, slow, ratios, fast_seconds, slow_seconds;
     double fast_bytes = 0.0, slow_bytes = 0.0;
     const auto bytes = [&] {
-      return static_cast<double>(trained.model.saved_memory().peak_bytes() + trained.model.workspace().peak_bytes()) /
+      return static_cast<double>(trained.model.saved_memory().peak_bytes() +
+                                 trained.model.workspace().peak_bytes()) /
              0x1p20;
     };
-    const auto reset = [&] { trained.model.saved_memory().reset_peak(), trained.model.workspace().reset_peak(); };
+    const auto reset = [&] {
+      trained.model.saved_memory().reset_peak(), trained.model.workspace().reset_peak();
+    };
     for (int round = -1; round < settings.rounds; ++round) {
       reset();
       const double a = seconds_of([&] {
-        fast = trained.handler.measure_sensitivities_nested(llama::BranchwisePass<float>(trained.model, trained.batch));
+        fast = trained.handler.measure_sensitivities_nested(
+            llama::BranchwisePass<float>(trained.model, trained.batch));
       });
       fast_bytes = bytes();
       reset();
-      const double b = seconds_of([&] { slow = trained.handler.measure_sensitivities([&] { trained.backprop(); }); });
+      const double b = seconds_of(
+          [&] { slow = trained.handler.measure_sensitivities([&] { trained.backprop(); }); });
       slow_bytes = bytes();
       if (round < 0) continue;
       fast_seconds.push_back(a), slow_seconds.push_back(b), ratios.push_back(b / a);
     }
     double worst = 0.0;
-    for (std::size_t i = 0; i < fast.size(); ++i) worst = std::max(worst, std::abs(fast[i] / slow[i] - 1.0));
-    fmt::print("{:>8} {:>19.1e} {:>17.3f} {:>15.3f} {:>7.2f} {:>35.1f} {:>14.1f}\n", fast.size(), worst,
-               median(fast_seconds), median(slow_seconds), median(ratios), fast_bytes, slow_bytes);
+    for (std::size_t i = 0; i < fast.size(); ++i)
+      worst = std::max(worst, std::abs(fast[i] / slow[i] - 1.0));
+    fmt::print("{:>8} {:>19.1e} {:>17.3f} {:>15.3f} {:>7.2f} {:>35.1f} {:>14.1f}\n", fast.size(),
+               worst, median(fast_seconds), median(slow_seconds), median(ratios), fast_bytes,
+               slow_bytes);
     std::fflush(stdout);
     json["rows"].push_back({{"branches", fast.size()},
                             {"cost_ratio", median(ratios)},
@@ -256,11 +279,16 @@ void nested(const Settings& settings, bench::Json& json) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Trains a small LLaMA and compares running and nested sensitivities with the published measurement.");
+  CLI::App app(
+      "Trains a small LLaMA and compares running and nested sensitivities with the published "
+      "measurement.");
   Settings settings;
   bench::Options common(app, "30 training steps, one timed model of 8 blocks, one round");
-  app.add_option("--steps", settings.steps, "of the training")->check(CLI::Range(5, 1000000))->capture_default_str();
-  app.add_option("--seed", settings.seed, "of weights, data order and plans")->capture_default_str();
+  app.add_option("--steps", settings.steps, "of the training")
+      ->check(CLI::Range(5, 1000000))
+      ->capture_default_str();
+  app.add_option("--seed", settings.seed, "of weights, data order and plans")
+      ->capture_default_str();
   app.add_option("--rounds", settings.rounds, "timings, median taken")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
@@ -269,10 +297,11 @@ int run(int argc, char** argv) {
   common.begin();
   bench::Json json;
   json["rows"] = bench::Json::array();
-  llama::Plot plot{.title = "Rank correlation with one pass a branch",
-                   .x_label = "step",
-                   .y_label = "Spearman's coefficient",
-                   .series = {{"running, decay 0.7", {}}, {"own share", {}}, {"lifted", {}}, {"one batch", {}}}};
+  llama::Plot plot{
+      .title = "Rank correlation with one pass a branch",
+      .x_label = "step",
+      .y_label = "Spearman's coefficient",
+      .series = {{"running, decay 0.7", {}}, {"own share", {}}, {"lifted", {}}, {"one batch", {}}}};
   agreement(settings, json, plot);
   nested(settings, json);
   json["steps"] = settings.steps;

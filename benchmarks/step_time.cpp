@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How much time does a step save, against what it can save? Forward, backward, optimizer and whole step of a LLaMA at
-// several drop rates, with the limit that follows from the parts at rate 0, the overhead of the library there, and the
-// machine's rate of matrix products.
+// How much time does a step save, against what it can save? Forward, backward, optimizer and whole
+// step of a LLaMA at several drop rates, with the limit that follows from the parts at rate 0, the
+// overhead of the library there, and the machine's rate of matrix products.
 #include <sys/resource.h>
 
 #include <cmath>
@@ -46,9 +46,12 @@ void fill(Trainer::Model& model) { model.initialize(1); }
 class PlainTrainer {
  public:
   explicit PlainTrainer(const Settings& settings, Trainer& other)
-      : model_(settings.shape, settings.sequence), optimizer_(model_.parameters(), bench::adamw), batch_(bench::batch_of(settings)) {
+      : model_(settings.shape, settings.sequence),
+        optimizer_(model_.parameters(), bench::adamw),
+        batch_(bench::batch_of(settings)) {
     for (std::size_t i = 0; i < model_.parameters().size(); ++i)
-      dropbp::ops::copy<float>(model_.parameters()[i]->value(), other.model().parameters()[i]->value());
+      dropbp::ops::copy<float>(model_.parameters()[i]->value(),
+                               other.model().parameters()[i]->value());
   }
 
   double step() {
@@ -80,11 +83,12 @@ class ProductRate {
     }
   }
   double measure() {
-    const double ours = bench::seconds_of([&] { dropbp::ops::product_abt(c_.view(), a_.view(), b_.view()); });
+    const double ours =
+        bench::seconds_of([&] { dropbp::ops::product_abt(c_.view(), a_.view(), b_.view()); });
     const double eigen = bench::seconds_of([&] {
-      dropbp::ops::detail::eigen_product<float, false, true>(c_.view(), std::as_const(a_).view(),
-                                                             std::as_const(b_).view(), size_, size_, size_,
-                                                             dropbp::ops::Accumulate::overwrite);
+      dropbp::ops::detail::eigen_product<float, false, true>(
+          c_.view(), std::as_const(a_).view(), std::as_const(b_).view(), size_, size_, size_,
+          dropbp::ops::Accumulate::overwrite);
     });
     return 2.0 * std::pow(static_cast<double>(size_), 3) / std::min(ours, eigen);
   }
@@ -94,7 +98,8 @@ class ProductRate {
   dropbp::ops::Matrix<float> a_, b_, c_;
 };
 
-// What --count-instructions runs under valgrind: a tiny model, since what the library adds does not depend on the sizes.
+// What --count-instructions runs under valgrind: a tiny model, since what the library adds does not
+// depend on the sizes.
 int count(const std::string& trainer, int steps) {
   Settings settings = default_settings();
   settings.shape.hidden = 32;
@@ -105,11 +110,13 @@ int count(const std::string& trainer, int steps) {
   Trainer with(settings, fill);
   PlainTrainer without(settings, with);
   const dropbp::DropPlan plan = plan_of(settings, 0.0, 0);
-  for (int step = 0; step < steps; ++step) trainer == "plain" ? void(without.step()) : void(with.step(plan));
+  for (int step = 0; step < steps; ++step)
+    trainer == "plain" ? void(without.step()) : void(with.step(plan));
   return 0;
 }
 
-// One rate alone, for comparisons from outside (versus_pytorch.py): the times and memory of this process.
+// One rate alone, for comparisons from outside (versus_pytorch.py): the times and memory of this
+// process.
 int run_alone(const Settings& settings, double drop_rate) {
   Trainer trainer(settings, fill);
   std::vector<double> milliseconds;
@@ -119,13 +126,15 @@ int run_alone(const Settings& settings, double drop_rate) {
   }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  fmt::print("{}\n", bench::Json{{"step_ms", milliseconds}, {"peak_bytes", usage.ru_maxrss * 1024}}.dump());
+  fmt::print("{}\n",
+             bench::Json{{"step_ms", milliseconds}, {"peak_bytes", usage.ru_maxrss * 1024}}.dump());
   return 0;
 }
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Times training steps of a LLaMA at several drop rates, in turn, and compares what is saved with what can be.");
+      "Times training steps of a LLaMA at several drop rates, in turn, and compares what is saved "
+      "with what can be.");
   Settings settings = default_settings();
   bench::Options common(app, "a smaller model, 5 rounds");
   const auto size = [&](const char* flag, Index& target, const char* help) {
@@ -144,11 +153,13 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(0.0, 1.0))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--mode", settings.mode, "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
+  app.add_option("--mode", settings.mode,
+                 "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
       ->check(CLI::IsMember({"full", "lora", "qlora"}))
       ->capture_default_str();
   double only = -1.0;
-  app.add_option("--only", only, "no table: steps at this one rate, and their times and the peak memory as JSON")
+  app.add_option("--only", only,
+                 "no table: steps at this one rate, and their times and the peak memory as JSON")
       ->check(CLI::Range(0.0, 1.0));
   std::string counted;
   int counted_steps = 1;
@@ -179,9 +190,9 @@ int run(int argc, char** argv) {
   trainer.step(plan_of(settings, 0.0, 0));
   if (plain) plain->step();
   if (plain && trainer.loss() != plain->loss())
-    throw std::runtime_error(
-        fmt::format("the trainers with and without the library must have the same loss, but it is {} and {}",
-                    trainer.loss(), plain->loss()));
+    throw std::runtime_error(fmt::format(
+        "the trainers with and without the library must have the same loss, but it is {} and {}",
+        trainer.loss(), plain->loss()));
   std::size_t allocations = 0;
   for (int round = -1; round < settings.rounds; ++round) {
     if (round == 0) allocations = trainer.allocations();
@@ -191,7 +202,8 @@ int run(int argc, char** argv) {
     });
     const double rate = product.measure();
     if (round < 0) continue;
-    if (plain) overheads.push_back(table.last_seconds() / of_plain - 1.0), plain_seconds.push_back(of_plain);
+    if (plain)
+      overheads.push_back(table.last_seconds() / of_plain - 1.0), plain_seconds.push_back(of_plain);
     product_rates.push_back(rate);
     fmt::print(stderr, "round {} of {}\n", round + 1, settings.rounds);
   }
@@ -204,17 +216,24 @@ int run(int argc, char** argv) {
   const double step_seconds = table.seconds();
   const double fraction = flops.all() / step_seconds / rate.median;
   const double tokens_per_second = static_cast<double>(settings.tokens()) / step_seconds;
-  bench::Json json{{"rows", rows}, {"mode", settings.mode}, {"sgemm_fraction", fraction}, {"tokens_per_second", tokens_per_second}};
+  bench::Json json{{"rows", rows},
+                   {"mode", settings.mode},
+                   {"sgemm_fraction", fraction},
+                   {"tokens_per_second", tokens_per_second}};
   if (plain) {
     const bench::Spread overhead = bench::spread_of(overheads);
-    fmt::print("without the library: {:.1f} ms; overhead of the library at rate 0: {:.2f} % ({:.2f} % to {:.2f} %)\n",
-               1e3 * bench::median(plain_seconds), 100.0 * overhead.median, 100.0 * overhead.least,
-               100.0 * overhead.most);
+    fmt::print(
+        "without the library: {:.1f} ms; overhead of the library at rate 0: {:.2f} % ({:.2f} % to "
+        "{:.2f} %)\n",
+        1e3 * bench::median(plain_seconds), 100.0 * overhead.median, 100.0 * overhead.least,
+        100.0 * overhead.most);
     json["overhead_at_zero"] = overhead.median;
     if (const auto extra = bench::extra_instructions(argv[0])) {
       // A step's own instructions, at least: one for as many multiply-adds as a vector holds.
-      const double share = *extra / (flops.all() / (2.0 * static_cast<double>(dropbp::ops::detail::lanes<float>)));
-      fmt::print("by instructions: {:.0f} more a step, at most {:.4f} % of a step's\n", *extra, 100.0 * share);
+      const double share =
+          *extra / (flops.all() / (2.0 * static_cast<double>(dropbp::ops::detail::lanes<float>)));
+      fmt::print("by instructions: {:.0f} more a step, at most {:.4f} % of a step's\n", *extra,
+                 100.0 * share);
       json["extra_instructions_a_step"] = *extra;
       json["overhead_by_instructions"] = share;
     } else {
@@ -222,11 +241,10 @@ int run(int argc, char** argv) {
     }
   }
   fmt::print(
-      "{:.1f} GFLOP a step at rate 0 in {:.3f} s: {:.1f} GFLOP/s, {:.3f} of the {:.1f} GFLOP/s of a large matrix "
-      "product; "
-      "{:.0f} tokens/s; allocations in {} rounds: {}\n",
-      flops.all() / 1e9, step_seconds, flops.all() / step_seconds / 1e9, fraction, rate.median / 1e9, tokens_per_second,
-      settings.rounds, allocations);
+      "{:.1f} GFLOP a step at rate 0 in {:.3f} s: {:.1f} GFLOP/s, {:.3f} of the {:.1f} GFLOP/s of "
+      "a large matrix product; {:.0f} tokens/s; allocations in {} rounds: {}\n",
+      flops.all() / 1e9, step_seconds, flops.all() / step_seconds / 1e9, fraction,
+      rate.median / 1e9, tokens_per_second, settings.rounds, allocations);
   json["sgemm_gflops"] = rate.median / 1e9;
   json["allocations"] = allocations;
   json["threads"] = dropbp::ops::thread_count();

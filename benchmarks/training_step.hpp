@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Training steps of a LLaMA at several drop rates, timed in turn, beside the limit that follows from the parts of a step at
-// rate 0: on the host for step_time, on a card for cuda_step.
+// Training steps of a LLaMA at several drop rates, timed in turn, beside the limit that follows
+// from the parts of a step at rate 0: on the host for step_time, on a card for cuda_step.
 #pragma once
 
 #include <algorithm>
@@ -35,11 +35,12 @@ struct Training {
   bool full() const noexcept { return mode == "full"; }
   Index tokens() const noexcept { return batch * sequence; }
   std::string text() const {
-    return fmt::format("LLaMA of {} blocks, hidden {}, intermediate {}, {} heads; {} x {} tokens; {}", shape.layers, shape.hidden,
-                       shape.intermediate, shape.heads, batch, sequence,
-                       full()             ? "all weights trained"
-                       : mode == "qlora" ? "adapters over 4-bit weights trained"
-                                          : "adapters trained");
+    return fmt::format(
+        "LLaMA of {} blocks, hidden {}, intermediate {}, {} heads; {} x {} tokens; {}",
+        shape.layers, shape.hidden, shape.intermediate, shape.heads, batch, sequence,
+        full()            ? "all weights trained"
+        : mode == "qlora" ? "adapters over 4-bit weights trained"
+                          : "adapters trained");
   }
 };
 
@@ -57,7 +58,8 @@ inline llama::Batch batch_of(const Training& training) {
 /// Clipping, as every fine-tuning does it, and AdamW.
 template <class T, class Backend>
 void update(dropbp::ops::AdamW<T, Backend>& optimizer) {
-  const double norm = dropbp::ops::global_norm(dropbp::ops::squared_gradient_norms<T>(optimizer.parameters()));
+  const double norm =
+      dropbp::ops::global_norm(dropbp::ops::squared_gradient_norms<T>(optimizer.parameters()));
   optimizer.step(dropbp::ops::clip_factor(norm, 1.0));
 }
 
@@ -65,7 +67,8 @@ inline constexpr dropbp::ops::AdamWOptions adamw{.learning_rate = 1e-5};
 
 /// Seconds of one step and of its parts.
 struct StepTimes {
-  double forward = 0.0, backward = 0.0, branches_backward = 0.0, optimizer = 0.0, branches_optimizer = 0.0, step = 0.0;
+  double forward = 0.0, backward = 0.0, branches_backward = 0.0, optimizer = 0.0,
+         branches_optimizer = 0.0, step = 0.0;
 };
 
 /// The trainer with the library.
@@ -84,9 +87,11 @@ class Trainer {
     fill(model_);
     model_.initialize_adapters(1);
     std::size_t all = 0, of_branches = 0;
-    for (const auto* parameter : model_.parameters()) all += parameter->trained ? parameter->size() : 0;
+    for (const auto* parameter : model_.parameters())
+      all += parameter->trained ? parameter->size() : 0;
     model_.for_each_layer([&](auto& layer) {
-      layer.op().for_each_parameter([&](const auto& parameter) { of_branches += parameter.trained ? parameter.size() : 0; });
+      layer.op().for_each_parameter(
+          [&](const auto& parameter) { of_branches += parameter.trained ? parameter.size() : 0; });
     });
     branches_share_ = static_cast<double>(of_branches) / static_cast<double>(all);
   }
@@ -100,13 +105,15 @@ class Trainer {
       loss_ = model_.loss_and_gradients(batch_, &passes);
       times.optimizer = seconds_of([&] {
         update(optimizer_);
-        if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();
+        if constexpr (dropbp::DeviceBackend<Backend>)
+          dropbp::device_runtime<Backend>::synchronize();
       });
     });
     times.forward = passes.forward;
     times.backward = passes.backward;
     times.branches_backward = passes.branches_backward;
-    times.branches_optimizer = branches_share_ * times.optimizer;  // meaningful where all branches are kept
+    times.branches_optimizer =
+        branches_share_ * times.optimizer;  // meaningful where all branches are kept
     return times;
   }
 
@@ -115,9 +122,12 @@ class Trainer {
 
   double loss() const noexcept { return loss_; }
   Model& model() noexcept { return model_; }
-  std::size_t allocations() { return model_.saved_memory().allocations() + model_.workspace().allocations(); }
+  std::size_t allocations() {
+    return model_.saved_memory().allocations() + model_.workspace().allocations();
+  }
   std::span<const double> flops() const noexcept { return handler_.flops(); }
-  /// What of the branches' backward FLOPs a plan leaves, without the input gradients that nobody needs.
+  /// What of the branches' backward FLOPs a plan leaves, without the input gradients that nobody
+  /// needs.
   double backward_share(const dropbp::DropPlan& plan) const {
     double kept = 0.0, all = 0.0;
     for (std::size_t i = 0; i < plan.size(); ++i) {
@@ -135,10 +145,12 @@ class Trainer {
   double loss_ = 0.0, branches_share_ = 0.0;
 };
 
-/// As many attention branches and as many MLPs as the rate leaves, evenly spread, others in every round.
+/// As many attention branches and as many MLPs as the rate leaves, evenly spread, others in every
+/// round.
 inline dropbp::DropPlan plan_of(const Training& training, double drop_rate, int round) {
   const auto size = static_cast<std::size_t>(training.shape.layers);
-  const auto kept = static_cast<std::size_t>(std::lround((1.0 - drop_rate) * static_cast<double>(size)));
+  const auto kept =
+      static_cast<std::size_t>(std::lround((1.0 - drop_rate) * static_cast<double>(size)));
   std::vector<std::uint8_t> dropped(2 * size, 1);
   for (std::size_t i = 0; i < kept; ++i) {
     const std::size_t block = (i * size / kept + static_cast<std::size_t>(round)) % size;
@@ -156,21 +168,26 @@ inline double kept_flops_share(const dropbp::DropPlan& plan, std::span<const dou
   return kept / all;
 }
 
-/// Multiply-adds count as two; the attention's causal half is counted, not the other. Over frozen weights a backward pass has
-/// the inputs' gradients alone; the adapters' own products, below a tenth, are not counted.
+/// Multiply-adds count as two; the attention's causal half is counted, not the other. Over frozen
+/// weights a backward pass has the inputs' gradients alone; the adapters' own products, below a
+/// tenth, are not counted.
 struct StepFlops {
   double forward, branches_backward, rest;
   double all() const noexcept { return forward + branches_backward + rest; }
 };
-inline StepFlops flops_of(const Training& training, std::span<const double> branches, double backward_share) {
+inline StepFlops flops_of(const Training& training, std::span<const double> branches,
+                          double backward_share) {
   const double tokens = static_cast<double>(training.tokens());
   double forward = 0.0;
   for (const double flops : branches) forward += tokens * flops;
-  const double head = 2.0 * tokens * static_cast<double>(training.shape.hidden * training.shape.vocabulary);
-  return {forward, (training.full() ? 2.0 : 1.0) * backward_share * forward, (training.full() ? 3.0 : 2.0) * head};
+  const double head =
+      2.0 * tokens * static_cast<double>(training.shape.hidden * training.shape.vocabulary);
+  return {forward, (training.full() ? 2.0 : 1.0) * backward_share * forward,
+          (training.full() ? 3.0 : 2.0) * head};
 }
 
-/// Steps at several drop rates, of which the first is 0, in turn: each round times each once, and another one first.
+/// Steps at several drop rates, of which the first is 0, in turn: each round times each once, and
+/// another one first.
 template <class T, class Backend>
 class RateTable {
  public:
@@ -179,7 +196,8 @@ class RateTable {
     for (std::size_t i = 0; i < rows_.size(); ++i) rows_[i].drop_rate = drop_rates[i];
   }
 
-  /// `beside` is called once, in its turn. The round numbered -1 is not kept: it takes the memory that later ones use again.
+  /// `beside` is called once, in its turn. The round numbered -1 is not kept: it takes the memory
+  /// that later ones use again.
   template <class Beside>
   void run_round(int number, const Beside& beside) {
     std::vector<StepTimes> times(rows_.size());
@@ -197,8 +215,9 @@ class RateTable {
     if (number < 0) return;
     const StepTimes& full = times[0];
     for (std::size_t i = 0; i < rows_.size(); ++i) {
-      const double saved = (1.0 - rows_[i].backward_share / rows_[0].backward_share) * full.branches_backward +
-                           (1.0 - rows_[i].kept_share) * full.branches_optimizer;
+      const double saved =
+          (1.0 - rows_[i].backward_share / rows_[0].backward_share) * full.branches_backward +
+          (1.0 - rows_[i].kept_share) * full.branches_optimizer;
       rows_[i].times.push_back(times[i]);
       rows_[i].ratios.push_back(times[i].step / full.step);
       rows_[i].limits.push_back((full.step - saved) / full.step);
@@ -215,10 +234,11 @@ class RateTable {
   std::pair<Json, llama::Plot> print() const {
     const StepFlops flops = this->flops();
     fmt::print(
-        "median of {} rounds in turn; ratio: time / that at rate 0 (least to most); limit: from the parts at rate 0;\n"
+        "median of {} rounds in turn; ratio: time / that at rate 0 (least to most); limit: from "
+        "the parts at rate 0;\n"
         "flops limit: by FLOPs alone; efficiency: (1 - ratio) / (1 - limit)\n"
-        "drop rate  forward ms  backward ms  optimizer ms   step ms   ratio                    limit  flops limit  "
-        "efficiency\n",
+        "drop rate  forward ms  backward ms  optimizer ms   step ms   ratio                    "
+        "limit  flops limit  efficiency\n",
         rows_[0].times.size());
     Json json = Json::array();
     llama::Plot plot{.title = "Time of a training step",
@@ -228,13 +248,20 @@ class RateTable {
     for (const Row& row : rows_) {
       const Spread ratio = spread_of(row.ratios);
       const double limit = median(row.limits);
-      const double flops_limit = (flops.all() - (1.0 - row.backward_share / rows_[0].backward_share) * flops.branches_backward) / flops.all();
+      const double flops_limit =
+          (flops.all() -
+           (1.0 - row.backward_share / rows_[0].backward_share) * flops.branches_backward) /
+          flops.all();
       const double efficiency = limit < 1.0 ? (1.0 - ratio.median) / (1.0 - limit) : 1.0;
-      const double forward = milliseconds(row, &StepTimes::forward), backward = milliseconds(row, &StepTimes::backward),
-                   optimizer = milliseconds(row, &StepTimes::optimizer), step = milliseconds(row, &StepTimes::step);
-      fmt::print("{:>9} {:>11.1f} {:>12.1f} {:>13.1f} {:>9.1f}   {:.4f} ({:.4f}-{:.4f})  {:>7.4f} {:>12.4f} {:>11.3f}\n",
-                 1.0 - row.kept_share, forward, backward, optimizer, step, ratio.median, ratio.least, ratio.most, limit,
-                 flops_limit, efficiency);
+      const double forward = milliseconds(row, &StepTimes::forward),
+                   backward = milliseconds(row, &StepTimes::backward),
+                   optimizer = milliseconds(row, &StepTimes::optimizer),
+                   step = milliseconds(row, &StepTimes::step);
+      fmt::print(
+          "{:>9} {:>11.1f} {:>12.1f} {:>13.1f} {:>9.1f}   {:.4f} ({:.4f}-{:.4f})  {:>7.4f} "
+          "{:>12.4f} {:>11.3f}\n",
+          1.0 - row.kept_share, forward, backward, optimizer, step, ratio.median, ratio.least,
+          ratio.most, limit, flops_limit, efficiency);
       json.push_back({{"drop_rate", 1.0 - row.kept_share},
                       {"forward_ms", forward},
                       {"backward_ms", backward},
@@ -257,7 +284,7 @@ class RateTable {
     std::vector<double> ratios, limits;
   };
 
-  static double milliseconds(const Row& row, double StepTimes::*part) {
+  static double milliseconds(const Row& row, double StepTimes::* part) {
     std::vector<double> values;
     for (const StepTimes& one : row.times) values.push_back(1e3 * one.*part);
     return median(std::move(values));

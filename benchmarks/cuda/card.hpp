@@ -32,28 +32,35 @@ inline void require_cuda(cudaError_t error) {
 /// The current one.
 struct Card {
   std::string name;
-  int processors = 0, driver = 0;  ///< multiprocessors; the CUDA version that the driver is for, 1000 * major + 10 * minor
+  int processors = 0, driver = 0;  ///< multiprocessors; the CUDA version that the driver is for,
+                                   ///< 1000 * major + 10 * minor
   std::size_t bytes = 0;           ///< of memory
 
   /// Throws std::runtime_error, saying what is missing, where there is none.
   Card() {
-    if (const std::string missing = Device::missing(); !missing.empty()) throw std::runtime_error(missing);
+    if (const std::string missing = Device::missing(); !missing.empty())
+      throw std::runtime_error(missing);
     cudaDeviceProp properties{};
     int device = 0;
     require_cuda(cudaGetDevice(&device));
     require_cuda(cudaGetDeviceProperties(&properties, device));
     require_cuda(cudaDriverGetVersion(&driver));
-    name = properties.name, processors = properties.multiProcessorCount, bytes = properties.totalGlobalMem;
+    name = properties.name, processors = properties.multiProcessorCount,
+    bytes = properties.totalGlobalMem;
   }
 
   std::string text() const {
-    return fmt::format("{}, {} multiprocessors, {:.1f} GiB, driver for CUDA {}.{}", name, processors, static_cast<double>(bytes) * 0x1p-30,
-                       driver / 1000, driver % 1000 / 10);
+    return fmt::format("{}, {} multiprocessors, {:.1f} GiB, driver for CUDA {}.{}", name,
+                       processors, static_cast<double>(bytes) * 0x1p-30, driver / 1000,
+                       driver % 1000 / 10);
   }
-  Json json() const { return {{"name", name}, {"multiprocessors", processors}, {"bytes", bytes}, {"driver", driver}}; }
+  Json json() const {
+    return {{"name", name}, {"multiprocessors", processors}, {"bytes", bytes}, {"driver", driver}};
+  }
 };
 
-/// Bytes of the card's memory in use, by this process (its context and what its pool keeps included) and by others.
+/// Bytes of the card's memory in use, by this process (its context and what its pool keeps
+/// included) and by others.
 inline std::size_t used_bytes() {
   std::size_t free = 0, total = 0;
   require_cuda(cudaMemGetInfo(&free, &total));
@@ -105,22 +112,26 @@ inline double seconds_on_card(int rounds, const std::function<void()>& call) {
   return median(std::move(times));
 }
 
-/// Random enough: values in [-1, 1), the same in each run, a million of them over and over. Equal rows would not do: products of
-/// regular numbers take less power, and run faster, than those of a model's.
+/// Random enough: values in [-1, 1), the same in each run, a million of them over and over. Equal
+/// rows would not do: products of regular numbers take less power, and run faster, than those of a
+/// model's.
 template <class T>
 dropbp::ops::Matrix<T, Cuda> filled(dropbp::ops::Index rows, dropbp::ops::Index columns) {
   using dropbp::ops::Index, dropbp::ops::MatrixView;
-  const Index size = rows * columns, period = std::min(size, Index{(1 << 20) + 7});  // not a multiple of a row
+  const Index size = rows * columns,
+              period = std::min(size, Index{(1 << 20) + 7});  // not a multiple of a row
   std::vector<float> pattern(static_cast<std::size_t>(period));
   std::uint32_t state = 1;
-  for (float& x : pattern) x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 16) * 0x1p-15f - 1.0f;
+  for (float& x : pattern)
+    x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 16) * 0x1p-15f - 1.0f;
   dropbp::ops::Matrix<float, Cuda> repeated(1, period);
   Device::copy_to_device(repeated.data(), pattern.data(), pattern.size() * sizeof(float));
   dropbp::ops::Matrix<T, Cuda> result(rows, columns);
   for (Index i = 0; i < size; i += period) {
     const Index count = std::min(period, size - i);
-    dropbp::ops::detail::device_ops<T, Cuda>::convert_from(MatrixView<T, Cuda>(result.data() + i, 1, count),
-                                                           MatrixView<const float, Cuda>(repeated.data(), 1, count));
+    dropbp::ops::detail::device_ops<T, Cuda>::convert_from(
+        MatrixView<T, Cuda>(result.data() + i, 1, count),
+        MatrixView<const float, Cuda>(repeated.data(), 1, count));
   }
   return result;
 }
@@ -131,7 +142,8 @@ double product_rate(int rounds, dropbp::ops::Index size = 8192) {
   dropbp::ops::Matrix<T, Cuda> a = filled<T>(size, size), b = filled<T>(size, size), c(size, size);
   const double n = static_cast<double>(size);
   return 2.0 * n * n * n / seconds_on_card(rounds, [&] {
-           dropbp::ops::detail::device_ops<T, Cuda>::product(dropbp::ProductLayout::abt, c.view(), a.view(), b.view(),
+           dropbp::ops::detail::device_ops<T, Cuda>::product(dropbp::ProductLayout::abt, c.view(),
+                                                             a.view(), b.view(),
                                                              dropbp::ops::Accumulate::overwrite);
          });
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How close the CUDA kernels come to what the card can do: copying, reading and multiplying are measured first, and every
-// kernel is a fraction of one of them. Shapes of LLaMA2-7B.
+// How close the CUDA kernels come to what the card can do: copying, reading and multiplying are
+// measured first, and every kernel is a fraction of one of them. Shapes of LLaMA2-7B.
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -20,14 +20,15 @@
 namespace {
 
 using namespace dropbp;
+using bench::Device, bench::filled;
 using bench::Json;
 using ops::Index;
 using ops::Matrix;
 using ops::MatrixView;
-using bench::Device, bench::filled;
 
 struct Ceilings {
-  double copy, read, multiply;  ///< bytes a second (of a copy: read and written), the same, floating-point operations a second
+  double copy, read, multiply;  ///< bytes a second (of a copy: read and written), the same,
+                                ///< floating-point operations a second
 };
 
 class Table {
@@ -38,15 +39,24 @@ class Table {
 
   enum class Of { copy, read, multiply };
   /// `work` is the fewest bytes that must be moved, or the operations.
-  double add(const std::string& name, const char* scalar, Of of, double work, const std::function<void()>& call) {
+  double add(const std::string& name, const char* scalar, Of of, double work,
+             const std::function<void()>& call) {
     const double seconds = bench::seconds_on_card(rounds_, call), rate = work / seconds;
-    const double ceiling = of == Of::copy ? ceilings.copy : of == Of::read ? ceilings.read : ceilings.multiply;
+    const double ceiling = of == Of::copy   ? ceilings.copy
+                           : of == Of::read ? ceilings.read
+                                            : ceilings.multiply;
     const char* const unit = of == Of::multiply ? "TFLOP/s" : "TB/s";
     const char* const ceiling_name = of == Of::copy ? "copy" : of == Of::read ? "read" : "GEMM";
     const double fraction = ceiling > 0 ? rate / ceiling : 1.0;
-    fmt::print("{:<34} {:<9} {:>10.1f} us {:>8.2f} {:<8} {:>5.2f} of {}\n", name, scalar, 1e6 * seconds, 1e-12 * rate, unit, fraction, ceiling_name);
+    fmt::print("{:<34} {:<9} {:>10.1f} us {:>8.2f} {:<8} {:>5.2f} of {}\n", name, scalar,
+               1e6 * seconds, 1e-12 * rate, unit, fraction, ceiling_name);
     std::fflush(stdout);
-    rows_.push_back({{"kernel", name}, {"scalar", scalar}, {"seconds", seconds}, {"rate", rate}, {"fraction", fraction}, {"ceiling", ceiling_name}});
+    rows_.push_back({{"kernel", name},
+                     {"scalar", scalar},
+                     {"seconds", seconds},
+                     {"rate", rate},
+                     {"fraction", fraction},
+                     {"ceiling", ceiling_name}});
     return rate;
   }
 
@@ -60,10 +70,12 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
   using Ops = ops::detail::device_ops<T, Cuda>;
   using Of = Table::Of;
   constexpr Index hidden = 4096, intermediate = 11008, heads = 32, head_size = 128;
-  const double n = static_cast<double>(tokens) * hidden * sizeof(T), m = static_cast<double>(tokens) * intermediate * sizeof(T);
+  const double n = static_cast<double>(tokens) * hidden * sizeof(T),
+               m = static_cast<double>(tokens) * intermediate * sizeof(T);
   const auto overwrite = ops::Accumulate::overwrite;
   {
-    Matrix<T, Cuda> x = filled<T>(tokens, hidden), y = filled<T>(tokens, hidden), dy = filled<T>(tokens, hidden), w = filled<T>(1, hidden);
+    Matrix<T, Cuda> x = filled<T>(tokens, hidden), y = filled<T>(tokens, hidden),
+                    dy = filled<T>(tokens, hidden), w = filled<T>(1, hidden);
     Matrix<float, Cuda> rstd(1, tokens);
     ops::BasicMemoryPool<Cuda> pool;
     table.add("copy", scalar, Of::copy, 2 * n, [&] { Ops::copy(y.view(), x.view()); });
@@ -73,30 +85,40 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     table.add("add and RMSNorm forward", scalar, Of::copy, 4 * n, [&] {
       bench::add_rms_norm<T>(y.data(), rstd.data(), dy.data(), x.data(), w.data(), tokens, hidden);
     });
-    table.add("dropout", scalar, Of::copy, 2 * n, [&] { Ops::dropout(y.view(), x.view(), 0.1, {.seed = 1}, 1); });
-    table.add("RMSNorm forward", scalar, Of::copy, 2 * n, [&] { Ops::rms_norm_forward(y.view(), rstd.data(), x.view(), w.data(), 1e-5); });
+    table.add("dropout", scalar, Of::copy, 2 * n,
+              [&] { Ops::dropout(y.view(), x.view(), 0.1, {.seed = 1}, 1); });
+    table.add("RMSNorm forward", scalar, Of::copy, 2 * n,
+              [&] { Ops::rms_norm_forward(y.view(), rstd.data(), x.view(), w.data(), 1e-5); });
     table.add("RMSNorm backward, joined", scalar, Of::copy, 4 * n, [&] {
-      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(), rstd.data(), nullptr, overwrite, pool);
+      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(),
+                             rstd.data(), nullptr, overwrite, pool);
     });
     Matrix<T, Cuda> dw(1, hidden);
     table.add("RMSNorm backward, with weight", scalar, Of::copy, 4 * n, [&] {
-      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(), rstd.data(), dw.data(), overwrite, pool);
+      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(),
+                             rstd.data(), dw.data(), overwrite, pool);
     });
     std::vector<std::int32_t> tokens_of_rows(static_cast<std::size_t>(tokens));
-    for (std::size_t i = 0; i < tokens_of_rows.size(); ++i) tokens_of_rows[i] = static_cast<std::int32_t>(i * 7919 % 32000);
+    for (std::size_t i = 0; i < tokens_of_rows.size(); ++i)
+      tokens_of_rows[i] = static_cast<std::int32_t>(i * 7919 % 32000);
     Matrix<T, Cuda> words = filled<T>(32000, hidden);
-    table.add("embedding forward", scalar, Of::copy, 2 * n, [&] { Ops::embedding_forward(y.view(), tokens_of_rows, words.view()); });
+    table.add("embedding forward", scalar, Of::copy, 2 * n,
+              [&] { Ops::embedding_forward(y.view(), tokens_of_rows, words.view()); });
     // Reads the rows' gradients and writes the whole weight's.
     table.add("embedding backward", scalar, Of::copy, n + 32000.0 * hidden * sizeof(T),
               [&] { Ops::embedding_backward(words.view(), overwrite, dy.view(), tokens_of_rows); });
     const std::vector<ops::DeviceSpan<const T, Cuda>> spans(1, {x.data(), x.size()});
     table.add("squared norm, waits", scalar, Of::read, n, [&] { Ops::squared_norms(spans); });
-    table.add("squared distance, waits", scalar, Of::read, 2 * n, [&] { Ops::squared_distance(x.data(), y.data(), x.size()); });
+    table.add("squared distance, waits", scalar, Of::read, 2 * n,
+              [&] { Ops::squared_distance(x.data(), y.data(), x.size()); });
   }
   {
-    Matrix<T, Cuda> gate_up = filled<T>(tokens, 2 * intermediate), out = filled<T>(tokens, intermediate), grad(tokens, 2 * intermediate);
-    table.add("SwiGLU forward", scalar, Of::copy, 3 * m, [&] { Ops::swiglu_forward(out.view(), gate_up.view()); });
-    table.add("SwiGLU backward", scalar, Of::copy, 6 * m, [&] { Ops::swiglu_backward(grad.view(), out.view(), gate_up.view()); });
+    Matrix<T, Cuda> gate_up = filled<T>(tokens, 2 * intermediate),
+                    out = filled<T>(tokens, intermediate), grad(tokens, 2 * intermediate);
+    table.add("SwiGLU forward", scalar, Of::copy, 3 * m,
+              [&] { Ops::swiglu_forward(out.view(), gate_up.view()); });
+    table.add("SwiGLU backward", scalar, Of::copy, 6 * m,
+              [&] { Ops::swiglu_backward(grad.view(), out.view(), gate_up.view()); });
   }
   {
     const Index rows = std::min(tokens, Index{1024}), vocabulary = 32000;
@@ -104,72 +126,109 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     Matrix<float, Cuda> losses(1, rows);
     Matrix<std::int32_t, Cuda> targets(1, rows);
     Device::fill(targets.data(), 0, targets.size() * sizeof(std::int32_t));
-    table.add("cross-entropy with its gradient", scalar, Of::copy, 2.0 * static_cast<double>(rows * vocabulary) * sizeof(T), [&] {
-      Ops::cross_entropy_rows(logits.view(), losses.data(), targets.data(), -100, static_cast<std::size_t>(rows), true);
-    });
+    table.add("cross-entropy with its gradient", scalar, Of::copy,
+              2.0 * static_cast<double>(rows * vocabulary) * sizeof(T), [&] {
+                Ops::cross_entropy_rows(logits.view(), losses.data(), targets.data(), -100,
+                                        static_cast<std::size_t>(rows), true);
+              });
   }
   {
     const Index size = quick ? 1 << 24 : 1 << 27;
     Matrix<T, Cuda> value = filled<T>(size / 4096, 4096), gradient = filled<T>(size / 4096, 4096);
-    Matrix<float, Cuda> master(size / 4096, 4096), first(size / 4096, 4096), second(size / 4096, 4096);
-    for (auto* x : {&master, &first, &second}) Device::fill(x->data(), 0, x->size() * sizeof(float));
-    std::vector<cuda::UpdateSegment<T>> segments = {{.value = value.data(), .gradient = gradient.data(),
-                                                     .master = std::is_same_v<T, float> ? nullptr : master.data(), .first_moment = first.data(),
-                                                     .second_moment = second.data(), .size = size, .step_size = 1e-4f, .root_correction = 1.0f,
-                                                     .keep = 1.0f, .first_chunk = 0}};
+    Matrix<float, Cuda> master(size / 4096, 4096), first(size / 4096, 4096),
+        second(size / 4096, 4096);
+    for (auto* x : {&master, &first, &second})
+      Device::fill(x->data(), 0, x->size() * sizeof(float));
+    std::vector<cuda::UpdateSegment<T>> segments = {
+        {.value = value.data(),
+         .gradient = gradient.data(),
+         .master = std::is_same_v<T, float> ? nullptr : master.data(),
+         .first_moment = first.data(),
+         .second_moment = second.data(),
+         .size = size,
+         .step_size = 1e-4f,
+         .root_correction = 1.0f,
+         .keep = 1.0f,
+         .first_chunk = 0}};
     // 28 bytes an element: float 4 + 8 + 8 + 8, narrow ones 2 + 2 + 8 + 8 + 8.
-    table.add("AdamW", scalar, Of::copy, 28.0 * static_cast<double>(size), [&] { Ops::adamw(segments, {}, 1.0); });
+    table.add("AdamW", scalar, Of::copy, 28.0 * static_cast<double>(size),
+              [&] { Ops::adamw(segments, {}, 1.0); });
   }
   {
     const Index rows = 4 * hidden;  // more than a cache holds
     std::vector<float> weights(static_cast<std::size_t>(rows * hidden));
-    for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i * 2654435761u % 4001u) * 1e-5f - 0.02f;
-    const auto quantized = ops::BasicNf4Matrix<Cuda>::quantize(MatrixView<const float>(weights.data(), rows, hidden));
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      weights[i] = static_cast<float>(i * 2654435761u % 4001u) * 1e-5f - 0.02f;
+    const auto quantized =
+        ops::BasicNf4Matrix<Cuda>::quantize(MatrixView<const float>(weights.data(), rows, hidden));
     Matrix<T, Cuda> expanded(rows, hidden);
-    table.add("NF4 expansion", scalar, Of::copy, (0.516 + sizeof(T)) * static_cast<double>(rows * hidden), [&] { quantized.dequantize(expanded.view()); });
+    table.add("NF4 expansion", scalar, Of::copy,
+              (0.516 + sizeof(T)) * static_cast<double>(rows * hidden),
+              [&] { quantized.dequantize(expanded.view()); });
   }
   {
     const Index sequence = std::min(tokens, Index{4096}), batch = tokens / sequence;
     const ops::HeadLayout layout{heads, heads, head_size};
     const ops::SequenceShape shape{batch, sequence};
-    Matrix<T, Cuda> qkv = filled<T>(batch * sequence, 3 * hidden), o(batch * sequence, hidden), d_o = filled<T>(batch * sequence, hidden), grad(batch * sequence, 3 * hidden);
+    Matrix<T, Cuda> qkv = filled<T>(batch * sequence, 3 * hidden), o(batch * sequence, hidden),
+                    d_o = filled<T>(batch * sequence, hidden), grad(batch * sequence, 3 * hidden);
     Matrix<float, Cuda> lse(1, batch * heads * sequence);
     const ops::RopeTable<T, Cuda> rope(sequence, head_size);
-    table.add("rotation of q and k", scalar, Of::copy, 4 * static_cast<double>(batch * sequence * hidden) * sizeof(T), [&] {
-      Ops::rope(qkv.view(), rope.cosine(), rope.sine(), 2 * heads, head_size / 2, sequence, false);
-    });
-    const double flops = 2.0 * static_cast<double>(batch * heads * sequence * sequence * head_size);  // two products, half of them masked
+    table.add("rotation of q and k", scalar, Of::copy,
+              4 * static_cast<double>(batch * sequence * hidden) * sizeof(T), [&] {
+                Ops::rope(qkv.view(), rope.cosine(), rope.sine(), 2 * heads, head_size / 2,
+                          sequence, false);
+              });
+    const double flops = 2.0 * static_cast<double>(batch * heads * sequence * sequence *
+                                                   head_size);  // two products, half of them masked
     using Code = ops::detail::AttentionCode;
     for (const Code code : {Code::own, Code::library}) {
       const std::string by = code == Code::library ? ", cuDNN" : "";
-      const auto forward = [&] { return Ops::attention_forward(o.view(), lse.data(), qkv.view(), layout, shape, code); };
-      const auto backward = [&] { return Ops::attention_backward(grad.view(), d_o.view(), qkv.view(), o.view(), lse.data(), layout, shape, code); };
+      const auto forward = [&] {
+        return Ops::attention_forward(o.view(), lse.data(), qkv.view(), layout, shape, code);
+      };
+      const auto backward = [&] {
+        return Ops::attention_backward(grad.view(), d_o.view(), qkv.view(), o.view(), lse.data(),
+                                       layout, shape, code);
+      };
       // Where cuDNN does not run there is nothing to measure a second time.
-      if (forward() == code) table.add("attention forward" + by, scalar, Of::multiply, flops, forward);
-      if (backward() == code) table.add("attention backward" + by, scalar, Of::multiply, 2.5 * flops, backward);
+      if (forward() == code)
+        table.add("attention forward" + by, scalar, Of::multiply, flops, forward);
+      if (backward() == code)
+        table.add("attention backward" + by, scalar, Of::multiply, 2.5 * flops, backward);
     }
   }
   struct Linear {
     const char* name;
     Index n, k;
   };
-  for (const Linear& linear : {Linear{"q, k, v", 3 * hidden, hidden}, Linear{"o", hidden, hidden}, Linear{"gate, up", 2 * intermediate, hidden},
-                               Linear{"down", hidden, intermediate}}) {
-    Matrix<T, Cuda> x = filled<T>(tokens, linear.k), w = filled<T>(linear.n, linear.k), y = filled<T>(tokens, linear.n);
-    const double flops = 2.0 * static_cast<double>(tokens * linear.n) * static_cast<double>(linear.k);
+  for (const Linear& linear :
+       {Linear{"q, k, v", 3 * hidden, hidden}, Linear{"o", hidden, hidden},
+        Linear{"gate, up", 2 * intermediate, hidden}, Linear{"down", hidden, intermediate}}) {
+    Matrix<T, Cuda> x = filled<T>(tokens, linear.k), w = filled<T>(linear.n, linear.k),
+                    y = filled<T>(tokens, linear.n);
+    const double flops =
+        2.0 * static_cast<double>(tokens * linear.n) * static_cast<double>(linear.k);
     const std::string name = std::string("product ") + linear.name;
-    table.add(name + ", y = x W^T", scalar, Of::multiply, flops, [&] { Ops::product(ProductLayout::abt, y.view(), x.view(), w.view(), overwrite); });
-    table.add(name + ", dx = dy W", scalar, Of::multiply, flops, [&] { Ops::product(ProductLayout::ab, x.view(), y.view(), w.view(), overwrite); });
-    table.add(name + ", dW = dy^T x", scalar, Of::multiply, flops, [&] { Ops::product(ProductLayout::atb, w.view(), y.view(), x.view(), overwrite); });
+    table.add(name + ", y = x W^T", scalar, Of::multiply, flops,
+              [&] { Ops::product(ProductLayout::abt, y.view(), x.view(), w.view(), overwrite); });
+    table.add(name + ", dx = dy W", scalar, Of::multiply, flops,
+              [&] { Ops::product(ProductLayout::ab, x.view(), y.view(), w.view(), overwrite); });
+    table.add(name + ", dW = dy^T x", scalar, Of::multiply, flops,
+              [&] { Ops::product(ProductLayout::atb, w.view(), y.view(), x.view(), overwrite); });
   }
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"The CUDA kernels beside what the card can do: every row a fraction of the rate of copying, reading or multiplying, measured first.",
-               "cuda_kernels"};
+  CLI::App app{
+      "The CUDA kernels beside what the card can do: every row a fraction of the rate of copying, "
+      "reading or multiplying, measured first.",
+      "cuda_kernels"};
   bench::Options common(app, "2048 tokens, 3 rounds", false);
   Index tokens = 16384;
-  app.add_option("--tokens", tokens, "rows of the matrices, a multiple of 1024")->check(CLI::Range(1024, 1 << 20))->capture_default_str();
+  app.add_option("--tokens", tokens, "rows of the matrices, a multiple of 1024")
+      ->check(CLI::Range(1024, 1 << 20))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   const bench::Card card;
   common.begin();
@@ -180,22 +239,30 @@ int run(int argc, char** argv) {
   Table table(common.quick ? 3 : 9, rows);
   {
     const std::size_t bytes = std::size_t{common.quick ? 1u : 4u} << 28;
-    Matrix<float, Cuda> from(1, static_cast<Index>(bytes / sizeof(float))), to(1, static_cast<Index>(bytes / sizeof(float)));
+    Matrix<float, Cuda> from(1, static_cast<Index>(bytes / sizeof(float))),
+        to(1, static_cast<Index>(bytes / sizeof(float)));
     Device::fill(from.data(), 0, bytes);
-    table.ceilings.copy = table.add("ceiling: copy", "", Table::Of::copy, 2.0 * static_cast<double>(bytes), [&] { Device::copy(to.data(), from.data(), bytes); });
-    table.ceilings.read = table.add("ceiling: read", "", Table::Of::read, static_cast<double>(bytes), [&] { bench::read_everything(from.data(), bytes, to.data()); });
+    table.ceilings.copy =
+        table.add("ceiling: copy", "", Table::Of::copy, 2.0 * static_cast<double>(bytes),
+                  [&] { Device::copy(to.data(), from.data(), bytes); });
+    table.ceilings.read =
+        table.add("ceiling: read", "", Table::Of::read, static_cast<double>(bytes),
+                  [&] { bench::read_everything(from.data(), bytes, to.data()); });
   }
-  Json ceilings{{"copy_bytes_per_second", table.ceilings.copy}, {"read_bytes_per_second", table.ceilings.read}};
+  Json ceilings{{"copy_bytes_per_second", table.ceilings.copy},
+                {"read_bytes_per_second", table.ceilings.read}};
   const auto measure = [&]<class T>(T, const char* scalar, Index rows_of_matrices) {
     table.ceilings.multiply = bench::product_rate<T>(common.quick ? 3 : 9);
-    fmt::print("ceiling: product 8192 x 8192 x 8192 of {}: {:.1f} TFLOP/s\n", scalar, 1e-12 * table.ceilings.multiply);
+    fmt::print("ceiling: product 8192 x 8192 x 8192 of {}: {:.1f} TFLOP/s\n", scalar,
+               1e-12 * table.ceilings.multiply);
     ceilings[std::string(scalar) + "_flops"] = table.ceilings.multiply;
     measure_kernels<T>(table, scalar, rows_of_matrices, common.quick);
   };
   measure(BFloat16{}, "bfloat16", tokens);
   measure(float{}, "float", tokens / 4);
 
-  common.write(Json{{"card", card.json()}, {"tokens", tokens}, {"ceilings", ceilings}, {"rows", rows}});
+  common.write(
+      Json{{"card", card.json()}, {"tokens", tokens}, {"ceilings", ceilings}, {"rows", rows}});
   return 0;
 }
 

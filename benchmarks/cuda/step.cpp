@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Training steps of LLaMA2's shapes on a card: what dropping saves of their time against what it can save, the longest sequence
-// that fits, and what measuring sensitivities costs. Weights are random: neither time nor memory depends on what a model has learnt.
+// Training steps of LLaMA2's shapes on a card: what dropping saves of their time against what it
+// can save, the longest sequence that fits, and what measuring sensitivities costs. Weights are
+// random: neither time nor memory depends on what a model has learnt.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -34,18 +35,35 @@ struct Settings : Training {
 
 llama::LlamaConfig shape_of(std::string_view name) {
   if (name == "llama2-7b")
-    return {.vocabulary = 32000, .hidden = 4096, .intermediate = 11008, .layers = 32, .heads = 32, .kv_heads = 32};
+    return {.vocabulary = 32000,
+            .hidden = 4096,
+            .intermediate = 11008,
+            .layers = 32,
+            .heads = 32,
+            .kv_heads = 32};
   if (name == "llama2-70b")
-    return {.vocabulary = 32000, .hidden = 8192, .intermediate = 28672, .layers = 80, .heads = 64, .kv_heads = 8};
-  return {.vocabulary = 512, .hidden = 64, .intermediate = 96, .layers = 8, .heads = 4, .kv_heads = 2};  // "tiny"
+    return {.vocabulary = 32000,
+            .hidden = 8192,
+            .intermediate = 28672,
+            .layers = 80,
+            .heads = 64,
+            .kv_heads = 8};
+  return {.vocabulary = 512,
+          .hidden = 64,
+          .intermediate = 96,
+          .layers = 8,
+          .heads = 4,
+          .kv_heads = 2};  // "tiny"
 }
 
-// Normal numbers, as many as fit a cache, over and over: drawing seven thousand million takes minutes, and zeros would be
-// multiplied faster than numbers are. Of quantised weights each shape is quantised once.
+// Normal numbers, as many as fit a cache, over and over: drawing seven thousand million takes
+// minutes, and zeros would be multiplied faster than numbers are. Of quantised weights each shape
+// is quantised once.
 template <class T, class Backend>
 void fill(llama::LlamaModel<T, Backend>& model) {
   constexpr Index period = (1 << 20) + 7;  // not a multiple of a row
-  std::vector<float> pattern(static_cast<std::size_t>(period)), ones(static_cast<std::size_t>(model.config().hidden), 1.0f);
+  std::vector<float> pattern(static_cast<std::size_t>(period)),
+      ones(static_cast<std::size_t>(model.config().hidden), 1.0f);
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0.0f, 0.02f);
   for (float& value : pattern) value = normal(random);
@@ -58,7 +76,8 @@ void fill(llama::LlamaModel<T, Backend>& model) {
       if (codes.rows() == 0) {
         ops::Matrix<float> values(weight.rows, weight.columns);
         for (Index i = 0; i < static_cast<Index>(values.size()); i += period)
-          std::copy_n(pattern.data(), std::min(period, static_cast<Index>(values.size()) - i), values.data() + i);
+          std::copy_n(pattern.data(), std::min(period, static_cast<Index>(values.size()) - i),
+                      values.data() + i);
         codes = ops::BasicNf4Matrix<Backend>::quantize(std::as_const(values).view());
       }
       weight.projection->set_weight(weight.part, codes.clone());
@@ -68,24 +87,31 @@ void fill(llama::LlamaModel<T, Backend>& model) {
       const Index size = weight.rows * weight.columns;
       for (Index i = 0; i < size; i += period) {
         const Index count = std::min(period, size - i);
-        ops::copy(ops::MatrixView<T, Backend>(weight.value + i, 1, count), repeated.view().columns_from(0, count));
+        ops::copy(ops::MatrixView<T, Backend>(weight.value + i, 1, count),
+                  repeated.view().columns_from(0, count));
       }
     }
   });
 }
 
-// What a branch of each kind and the ends of the model take where all weights train: values and gradients in T, and the optimizer's
-// floats; and what is saved of a sequence.
+// What a branch of each kind and the ends of the model take where all weights train: values and
+// gradients in T, and the optimizer's floats; and what is saved of a sequence.
 template <class T>
 Index layers_that_fit(const Training& training, std::size_t bytes) {
   const auto& s = training.shape;
-  const double hidden = static_cast<double>(s.hidden), kv = hidden * static_cast<double>(s.kv_heads) / static_cast<double>(s.heads);
-  const double block = hidden * (2.0 * hidden + 2.0 * kv + 3.0 * static_cast<double>(s.intermediate) + 2.0);
+  const double hidden = static_cast<double>(s.hidden),
+               kv = hidden * static_cast<double>(s.kv_heads) / static_cast<double>(s.heads);
+  const double block =
+      hidden * (2.0 * hidden + 2.0 * kv + 3.0 * static_cast<double>(s.intermediate) + 2.0);
   const double of_value = 2.0 * sizeof(T) + (sizeof(T) == 4 ? 8.0 : 12.0);
-  const double saved = static_cast<double>(training.tokens() * (6 * s.hidden + 2 * s.intermediate)) * sizeof(T);
-  const double workspace = 4.0 * static_cast<double>(training.tokens() * 2 * s.intermediate) * sizeof(T) + 0x1p30;
+  const double saved =
+      static_cast<double>(training.tokens() * (6 * s.hidden + 2 * s.intermediate)) * sizeof(T);
+  const double workspace =
+      4.0 * static_cast<double>(training.tokens() * 2 * s.intermediate) * sizeof(T) + 0x1p30;
   const double ends = 2.0 * static_cast<double>(s.vocabulary) * hidden * of_value;
-  return std::min(s.layers, static_cast<Index>((0.97 * static_cast<double>(bytes) - ends - workspace) / (block * of_value + saved)));
+  return std::min(s.layers,
+                  static_cast<Index>((0.97 * static_cast<double>(bytes) - ends - workspace) /
+                                     (block * of_value + saved)));
 }
 
 // Of the memory that a plan's branches save, all at once.
@@ -106,7 +132,8 @@ Json time_steps(const Settings& settings, double product_rate, const bench::Opti
     table.run_round(round, [] {});
     if (round >= 0) fmt::print(stderr, "round {} of {}\n", round + 1, settings.rounds);
   }
-  if (!std::isfinite(trainer.loss())) throw std::runtime_error("the loss must be finite, but it is not: the steps are no training");
+  if (!std::isfinite(trainer.loss()))
+    throw std::runtime_error("the loss must be finite, but it is not: the steps are no training");
   const auto [rows, plot] = table.print();
   const bench::StepFlops flops = table.flops();
   const double seconds = table.seconds(), rate = flops.all() / seconds;
@@ -114,7 +141,8 @@ Json time_steps(const Settings& settings, double product_rate, const bench::Opti
   fmt::print("{:.1f} TFLOP a step at rate 0: {:.1f} TFLOP/s", 1e-12 * flops.all(), 1e-12 * rate);
   Json json{{"rows", rows}, {"tokens_per_second", tokens_per_second}, {"flops_per_second", rate}};
   if (product_rate > 0.0) {
-    fmt::print(", {:.3f} of the {:.1f} TFLOP/s of a large product", rate / product_rate, 1e-12 * product_rate);
+    fmt::print(", {:.3f} of the {:.1f} TFLOP/s of a large product", rate / product_rate,
+               1e-12 * product_rate);
     json["product_flops_per_second"] = product_rate;
   }
   fmt::print("; {:.0f} tokens/s; loss {:.3f}\n", tokens_per_second, trainer.loss());
@@ -140,7 +168,8 @@ int run_alone(const Settings& settings, double drop_rate) {
 
 // Bytes of the card in use after a step on one sequence; none where there was no room.
 template <class T, class Backend>
-std::optional<double> memory_of_step(bench::Trainer<T, Backend>& trainer, Settings settings, double drop_rate, Index sequence) {
+std::optional<double> memory_of_step(bench::Trainer<T, Backend>& trainer, Settings settings,
+                                     double drop_rate, Index sequence) {
   settings.sequence = sequence, settings.batch = 1;
   auto& model = trainer.model();
   const dropbp::DropPlan plan = bench::plan_of(settings, drop_rate, 0);
@@ -155,18 +184,21 @@ std::optional<double> memory_of_step(bench::Trainer<T, Backend>& trainer, Settin
     if constexpr (dropbp::DeviceBackend<Backend>)
       used = static_cast<double>(bench::used_bytes());
     else  // what the library asked for, without the weights
-      used = static_cast<double>(model.saved_memory().reserved_bytes() + model.workspace().reserved_bytes());
-    fmt::print(stderr, "rate {:g}, {} tokens: {:.2f} GiB, {:.2f} s\n", drop_rate, sequence, *used * 0x1p-30, seconds);
+      used = static_cast<double>(model.saved_memory().reserved_bytes() +
+                                 model.workspace().reserved_bytes());
+    fmt::print(stderr, "rate {:g}, {} tokens: {:.2f} GiB, {:.2f} s\n", drop_rate, sequence,
+               *used * 0x1p-30, seconds);
   } catch (const std::runtime_error& error) {
     fmt::print(stderr, "rate {:g}, {} tokens: {}\n", drop_rate, sequence, error.what());
-    // What a step that broke off has saved stays with its branches, and their arena must be empty before the next one.
+    // What a step that broke off has saved stays with its branches, and their arena must be empty
+    // before the next one.
     model.for_each_layer([](auto& layer) { layer.release(); });
   }
   return used;
 }
 
-// Memory grows by nearly the same for each token: from two lengths follows how many tokens would fit, and a step on as many shows
-// whether they do, again from there on until little can be gained.
+// Memory grows by nearly the same for each token: from two lengths follows how many tokens would
+// fit, and a step on as many shows whether they do, again from there on until little can be gained.
 template <class T, class Backend>
 Json longest_sequence(Settings settings, double gib) {
   constexpr Index grain = 64;
@@ -175,7 +207,10 @@ Json longest_sequence(Settings settings, double gib) {
   settings.shape.max_positions = settings.sequence;
   settings.batch = 1;
   bench::Trainer<T, Backend> trainer(settings, fill<T, Backend>);
-  fmt::print("The longest sequence of one step within {:g} GiB\ndrop rate     tokens        GiB  times as long\n", gib);
+  fmt::print(
+      "The longest sequence of one step within {:g} GiB\ndrop rate     tokens        GiB  times as "
+      "long\n",
+      gib);
   Json rows = Json::array();
   double first = 0.0;
   for (const double drop_rate : settings.drop_rates) {
@@ -190,13 +225,18 @@ Json longest_sequence(Settings settings, double gib) {
     memory_of_step(trainer, settings, drop_rate, 8 * grain);  // the optimizer's memory
     const auto a = measured(8 * grain), b = measured(16 * grain);
     if (!a || !b)
-      throw std::runtime_error(fmt::format("{} tokens must fit {:g} GiB, but they do not: take a smaller --shape or --layers", 16 * grain, gib));
+      throw std::runtime_error(fmt::format(
+          "{} tokens must fit {:g} GiB, but they do not: take a smaller --shape or --layers",
+          16 * grain, gib));
     Length below = *a, best = *b;
     Index most = settings.sequence, less = 2;
     for (int attempt = 0; attempt < 6; ++attempt) {
-      const double of_token = (best.bytes - below.bytes) / static_cast<double>(best.tokens - below.tokens);
-      const double wanted = static_cast<double>(best.tokens) + (limit - best.bytes) / std::max(of_token, 1.0);
-      const Index tokens = static_cast<Index>(std::min(wanted, static_cast<double>(most))) / grain * grain;
+      const double of_token =
+          (best.bytes - below.bytes) / static_cast<double>(best.tokens - below.tokens);
+      const double wanted =
+          static_cast<double>(best.tokens) + (limit - best.bytes) / std::max(of_token, 1.0);
+      const Index tokens =
+          static_cast<Index>(std::min(wanted, static_cast<double>(most))) / grain * grain;
       if (tokens < best.tokens + best.tokens / 100) break;
       if (const auto next = measured(tokens))
         below = best, best = *next;
@@ -205,29 +245,38 @@ Json longest_sequence(Settings settings, double gib) {
     }
     if (first == 0.0) first = static_cast<double>(best.tokens);
     const double times = static_cast<double>(best.tokens) / first;
-    fmt::print("{:>9} {:>10} {:>10.2f} {:>14.2f}\n", drop_rate, best.tokens, best.bytes * 0x1p-30, times);
-    rows.push_back({{"drop_rate", drop_rate}, {"tokens", best.tokens}, {"bytes", best.bytes}, {"times", times}});
+    fmt::print("{:>9} {:>10} {:>10.2f} {:>14.2f}\n", drop_rate, best.tokens, best.bytes * 0x1p-30,
+               times);
+    rows.push_back({{"drop_rate", drop_rate},
+                    {"tokens", best.tokens},
+                    {"bytes", best.bytes},
+                    {"times", times}});
   }
   return {{"gib", gib}, {"longest", rows}};
 }
 
-// All branches' sensitivities in one pass with nested backwards, and the published way, a pass a branch and one more.
+// All branches' sensitivities in one pass with nested backwards, and the published way, a pass a
+// branch and one more.
 template <class T, class Backend>
 Json time_sensitivities(Settings settings) {
   settings.batch = 1;
-  llama::LlamaModel<T, Backend> model(settings.shape, settings.sequence, {.adaptation = bench::adaptation_of(settings.mode)});
+  llama::LlamaModel<T, Backend> model(settings.shape, settings.sequence,
+                                      {.adaptation = bench::adaptation_of(settings.mode)});
   fill(model);
   model.initialize_adapters(1);
   // B is zero in the beginning, and then A has no gradient, and nothing a sensitivity.
   model.for_each_tensor([&](const auto& tensor) {
     const std::vector<float> values(tensor.size(), 1e-3f);
     if (tensor.name.ends_with("lora_B.weight"))
-      ops::upload(ops::MatrixView<T, Backend>(tensor.value, tensor.rows, tensor.columns), {values.data(), tensor.rows, tensor.columns});
+      ops::upload(ops::MatrixView<T, Backend>(tensor.value, tensor.rows, tensor.columns),
+                  {values.data(), tensor.rows, tensor.columns});
   });
   dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .trains_below = model.trains_below()}};
   const llama::Batch batch = bench::batch_of(settings);
   std::vector<double> nested, published;
-  const auto run_nested = [&] { nested = handler.measure_sensitivities_nested(llama::BranchwisePass<T, Backend>(model, batch)); };
+  const auto run_nested = [&] {
+    nested = handler.measure_sensitivities_nested(llama::BranchwisePass<T, Backend>(model, batch));
+  };
   const auto run_published = [&] {
     published = handler.measure_sensitivities([&] {
       model.clear_gradients();
@@ -238,15 +287,24 @@ Json time_sensitivities(Settings settings) {
   const double fast = bench::seconds_of(run_nested), slow = bench::seconds_of(run_published);
   double difference = 0.0;
   for (std::size_t i = 0; i < nested.size(); ++i)
-    difference = std::max(difference, std::abs(nested[i] - published[i]) / std::max(std::abs(published[i]), 1e-300));
-  fmt::print("sensitivities of {} branches: {:.3f} s in one pass, {:.3f} s by a pass a branch, {:.2f} times as long; largest difference {:.1e}\n",
-             nested.size(), fast, slow, slow / fast, difference);
-  return {{"branches", nested.size()}, {"nested_seconds", fast}, {"published_seconds", slow}, {"ratio", slow / fast}, {"difference", difference}};
+    difference = std::max(
+        difference, std::abs(nested[i] - published[i]) / std::max(std::abs(published[i]), 1e-300));
+  fmt::print(
+      "sensitivities of {} branches: {:.3f} s in one pass, {:.3f} s by a pass a branch, {:.2f} "
+      "times as long; largest difference {:.1e}\n",
+      nested.size(), fast, slow, slow / fast, difference);
+  return {{"branches", nested.size()},
+          {"nested_seconds", fast},
+          {"published_seconds", slow},
+          {"ratio", slow / fast},
+          {"difference", difference}};
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"Training steps of LLaMA2's shapes on a card, with random weights and fixed plans: bfloat16, the optimizer in float.",
-               "cuda_step"};
+  CLI::App app{
+      "Training steps of LLaMA2's shapes on a card, with random weights and fixed plans: bfloat16, "
+      "the optimizer in float.",
+      "cuda_step"};
   bench::Options common(app, "the shape \"tiny\", 3 rounds, unless said otherwise", false);
   Settings settings;
   settings.sequence = 4096, settings.batch = 1, settings.mode = "lora";
@@ -254,26 +312,45 @@ int run(int argc, char** argv) {
   Index layers = 0;
   double only = -1.0, longest = 0.0;
   bool sensitivities = false, host = false;
-  app.add_option("--shape", shape, "of the model")->check(CLI::IsMember({"llama2-7b", "llama2-70b", "tiny"}))->capture_default_str();
-  app.add_option("--mode", settings.mode, "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
+  app.add_option("--shape", shape, "of the model")
+      ->check(CLI::IsMember({"llama2-7b", "llama2-70b", "tiny"}))
+      ->capture_default_str();
+  app.add_option("--mode", settings.mode,
+                 "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
       ->check(CLI::IsMember({"full", "lora", "qlora"}))
       ->capture_default_str();
-  app.add_option("--layers", layers, "transformer blocks; 0: those of the shape, or as many as the card's memory holds where all weights train")
+  app.add_option("--layers", layers,
+                 "transformer blocks; 0: those of the shape, or as many as the card's memory holds "
+                 "where all weights train")
       ->check(CLI::Range(0, 1 << 10))
       ->capture_default_str();
-  app.add_option("--sequence", settings.sequence, "tokens of a sequence")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--batch", settings.batch, "sequences of a step")->check(CLI::Range(1, 1 << 16))->capture_default_str();
-  app.add_option("--rounds", settings.rounds, "timings of each, median taken")->check(CLI::Range(1, 10000))->capture_default_str();
-  app.add_option("--drop-rates", settings.drop_rates, "rates; rounded to whole blocks. For the table 0 is added")
+  app.add_option("--sequence", settings.sequence, "tokens of a sequence")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--batch", settings.batch, "sequences of a step")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--rounds", settings.rounds, "timings of each, median taken")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--drop-rates", settings.drop_rates,
+                 "rates; rounded to whole blocks. For the table 0 is added")
       ->check(CLI::Range(0.0, 1.0))
       ->delimiter(',')
       ->capture_default_str();
-  auto* const instead = app.add_option_group("instead", "one of these instead of the table and the plot");
-  instead->add_option("--only", only, "steps at this one rate, and their times and the card's memory as JSON")->check(CLI::Range(0.0, 1.0));
-  instead->add_option("--longest", longest, "the longest sequence at each rate within so many GiB")->check(CLI::PositiveNumber);
-  instead->add_flag("--sensitivities", sensitivities, "the time of measuring sensitivities, in one pass and by a pass a branch");
+  auto* const instead =
+      app.add_option_group("instead", "one of these instead of the table and the plot");
+  instead
+      ->add_option("--only", only,
+                   "steps at this one rate, and their times and the card's memory as JSON")
+      ->check(CLI::Range(0.0, 1.0));
+  instead->add_option("--longest", longest, "the longest sequence at each rate within so many GiB")
+      ->check(CLI::PositiveNumber);
+  instead->add_flag("--sensitivities", sensitivities,
+                    "the time of measuring sensitivities, in one pass and by a pass a branch");
   instead->require_option(0, 1);
-  app.add_flag("--host", host, "on the processor, in float: to see that this program works, not to conclude from");
+  app.add_flag("--host", host,
+               "on the processor, in float: to see that this program works, not to conclude from");
   CLI11_PARSE(app, argc, argv);
   if (common.quick) {
     if (app.count("--shape") == 0) shape = "tiny";
@@ -289,31 +366,45 @@ int run(int argc, char** argv) {
   if (card && settings.full() && layers == 0 && longest == 0.0) {
     settings.shape.layers = layers_that_fit<BFloat16>(settings, card->bytes - bench::used_bytes());
     if (settings.shape.layers < 1)
-      throw std::runtime_error(fmt::format("a block of this shape with all its weights trained must fit the card, but it has {:.1f} GiB; "
-                                           "use --mode lora or a smaller --shape", static_cast<double>(card->bytes) * 0x1p-30));
+      throw std::runtime_error(
+          fmt::format("a block of this shape with all its weights trained must fit the card, but "
+                      "it has {:.1f} GiB; use --mode lora or a smaller --shape",
+                      static_cast<double>(card->bytes) * 0x1p-30));
   }
 
   const auto on = [&](auto of_host, auto of_card) { return host ? of_host() : of_card(); };
   if (only >= 0.0)
-    return on([&] { return run_alone<float, Cpu>(settings, only); }, [&] { return run_alone<BFloat16, Cuda>(settings, only); });
-  fmt::print("{}\n{}, {}\n", card ? card->text() : "the processor", settings.text(), host ? "float" : "bfloat16");
+    return on([&] { return run_alone<float, Cpu>(settings, only); },
+              [&] { return run_alone<BFloat16, Cuda>(settings, only); });
+  fmt::print("{}\n{}, {}\n", card ? card->text() : "the processor", settings.text(),
+             host ? "float" : "bfloat16");
   if (settings.shape.layers < shape_of(shape).layers)
     fmt::print("{} of the shape's {} blocks{}\n", settings.shape.layers, shape_of(shape).layers,
                layers == 0 ? ", as many as the card's memory holds" : "");
-  Json json{{"shape", shape}, {"mode", settings.mode}, {"layers", settings.shape.layers}, {"sequence", settings.sequence},
+  Json json{{"shape", shape},
+            {"mode", settings.mode},
+            {"layers", settings.shape.layers},
+            {"sequence", settings.sequence},
             {"batch", settings.batch}};
   if (card) json["card"] = card->json();
   Json result;
   if (longest > 0.0) {
     result = on([&] { return longest_sequence<float, Cpu>(settings, longest); },
-                [&] { return longest_sequence<BFloat16, Cuda>(settings, std::min(longest, static_cast<double>(card->bytes) * 0x1p-30)); });
+                [&] {
+                  return longest_sequence<BFloat16, Cuda>(
+                      settings, std::min(longest, static_cast<double>(card->bytes) * 0x1p-30));
+                });
   } else if (sensitivities) {
-    result = on([&] { return time_sensitivities<float, Cpu>(settings); }, [&] { return time_sensitivities<BFloat16, Cuda>(settings); });
+    result = on([&] { return time_sensitivities<float, Cpu>(settings); },
+                [&] { return time_sensitivities<BFloat16, Cuda>(settings); });
   } else {
     std::erase(settings.drop_rates, 0.0);
     settings.drop_rates.insert(settings.drop_rates.begin(), 0.0);
-    result = on([&] { return time_steps<float, Cpu>(settings, 0.0, common); },
-                [&] { return time_steps<BFloat16, Cuda>(settings, bench::product_rate<BFloat16>(5), common); });
+    result =
+        on([&] { return time_steps<float, Cpu>(settings, 0.0, common); },
+           [&] {
+             return time_steps<BFloat16, Cuda>(settings, bench::product_rate<BFloat16>(5), common);
+           });
   }
   json.update(result);
   common.write(json);

@@ -4,4 +4,4 @@
 // The only file of a program that needs nvcc; see docs/cuda.md. Our own programs use this one.
 #include <dropbp/dropbp.cuh>
 
-DROPBP_INSTANTIATE_CUDA(dropbp::BFloat16)   // a line for each type you compute with
+DROPBP_INSTANTIATE_CUDA(dropbp::BFloat16)  // a line for each type you compute with

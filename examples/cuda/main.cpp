@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Trains the model of net.hpp on a card, with half of its backward passes dropped. Compiled by any C++20 compiler; the kernels are in
-// kernels.cu.
+// Trains the model of net.hpp on a card, with half of its backward passes dropped. Compiled by any
+// C++20 compiler; the kernels are in kernels.cu.
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -27,7 +27,8 @@ int main() try {
   ops::AdamW<T, Backend> optimizer(net.parameters(), {.learning_rate = 1e-2});
 
   std::vector<std::int32_t> tokens, targets;
-  for (std::int32_t i = 0; i < 128; ++i) tokens.push_back(i * i % 128), targets.push_back((i + 1) * (i + 1) % 128);
+  for (std::int32_t i = 0; i < 128; ++i)
+    tokens.push_back(i * i % 128), targets.push_back((i + 1) * (i + 1) % 128);
   for (std::uint64_t step = 0; step < 20; ++step) {
     handler.begin_step(step);
     const double loss = net.backpropagate(tokens, targets, shape);

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A small language model of attention and MLP branches. Backend says whose memory it lives in and whose kernels it runs: dropbp::Cuda
-// in main.cpp, and as well dropbp::Cpu with T = float or double.
+// A small language model of attention and MLP branches. Backend says whose memory it lives in and
+// whose kernels it runs: dropbp::Cuda in main.cpp, and as well dropbp::Cpu with T = float or
+// double.
 #pragma once
 
 #include <cstddef>
@@ -36,19 +37,23 @@ struct Net {
   ops::CrossEntropy<T, Backend> loss{memory.workspace};
 
   explicit Net(ops::Index longest_sequence) {
-    const auto rope = std::make_shared<const ops::RopeTable<T, Backend>>(longest_sequence, hidden / heads);
+    const auto rope =
+        std::make_shared<const ops::RopeTable<T, Backend>>(longest_sequence, hidden / heads);
     for (ops::Index i = 0; i < blocks; ++i) {
       attention.emplace_back(Attention({.hidden = hidden, .heads = heads}, rope, memory));
       mlp.emplace_back(Mlp({.hidden = hidden, .intermediate = 3 * hidden}, memory));
     }
-    // Weights begin uninitialised: yours come from a checkpoint. upload() takes floats and rounds them to T.
+    // Weights begin uninitialised: yours come from a checkpoint. upload() takes floats and rounds
+    // them to T.
     std::uint32_t number = 0;
     for (Parameter* parameter : parameters()) {
       const dropbp::CounterRandom random(1, dropbp::RandomStream::user, number++);
       std::vector<float> values(parameter->size(), 1.0f);  // of norms
       if (parameter->rows() > 1)
-        for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.1f * (static_cast<float>(random(i) >> 40) * 0x1p-24f - 0.5f);
-      ops::upload(parameter->value(), ops::MatrixView<const float>(values.data(), parameter->rows(), parameter->columns()));
+        for (std::size_t i = 0; i < values.size(); ++i)
+          values[i] = 0.1f * (static_cast<float>(random(i) >> 40) * 0x1p-24f - 0.5f);
+      ops::upload(parameter->value(), ops::MatrixView<const float>(values.data(), parameter->rows(),
+                                                                   parameter->columns()));
     }
   }
 
@@ -59,12 +64,16 @@ struct Net {
 
   std::vector<Parameter*> parameters() {
     std::vector<Parameter*> all{&embedding, &head};
-    for_each_layer([&](auto& layer) { layer.op().for_each_parameter([&](Parameter& parameter) { all.push_back(&parameter); }); });
+    for_each_layer([&](auto& layer) {
+      layer.op().for_each_parameter([&](Parameter& parameter) { all.push_back(&parameter); });
+    });
     return all;
   }
 
-  // The mean loss and its gradients. Tokens are the host's; nothing waits for a device before the loss is read at the end.
-  double backpropagate(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, const ops::SequenceShape& shape) {
+  // The mean loss and its gradients. Tokens are the host's; nothing waits for a device before the
+  // loss is read at the end.
+  double backpropagate(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
+                       const ops::SequenceShape& shape) {
     for (Parameter* parameter : parameters()) parameter->drop_gradient();
     Tensor x(shape.tokens(), hidden, memory.workspace);
     ops::embedding_forward(x.view(), tokens, embedding);

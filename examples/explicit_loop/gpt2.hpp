@@ -1,10 +1,13 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The mathematics of GPT-2 over bare pointers: every function forward and backward, its parameters and its optimizer.
+// The mathematics of GPT-2 over bare pointers: every function forward and backward, its parameters
+// and its optimizer.
 //
-// Shapes: a matrix is row-major, "rows x width"; the residual stream is tokens x hidden, with tokens = batch * sequence.
-// `=` and `+=` say whether a result is replaced or added to. A null gradient is one that nobody wants.
+// Shapes: a matrix is row-major, "rows x width"; the residual stream is tokens x hidden, with
+// tokens = batch * sequence.
+// `=` and `+=` say whether a result is replaced or added to. A null gradient is one that nobody
+// wants.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +25,8 @@ struct Shape {
   std::size_t stream() const { return tokens() * hidden; }
 };
 
-// Memory that is cut into pieces. Without memory it only counts: `used` is then what the same calls will need.
+// Memory that is cut into pieces. Without memory it only counts: `used` is then what the same calls
+// will need.
 template <class Real>
 struct Arena {
   Real* memory = nullptr;
@@ -35,12 +39,14 @@ struct Arena {
   }
 };
 
-// ---- the parts --------------------------------------------------------------------------------------------------------
+// ---- the parts
+// ------------------------------------------------------------------------------------------------
 
-// out = normalized * w + b with normalized = (x - mean) / deviation, for each row. Saves normalized and 1 / deviation.
+// out = normalized * w + b with normalized = (x - mean) / deviation, for each row. Saves normalized
+// and 1 / deviation.
 template <class Real>
-void layer_norm_forward(Real* out, Real* normalized, Real* inverse_deviation, const Real* x, const Real* w, const Real* b,
-                        std::size_t rows, std::size_t width) {
+void layer_norm_forward(Real* out, Real* normalized, Real* inverse_deviation, const Real* x,
+                        const Real* w, const Real* b, std::size_t rows, std::size_t width) {
   const Real n = static_cast<Real>(width);
   for (std::size_t r = 0; r < rows; ++r, x += width, out += width, normalized += width) {
     Real mean = 0, variance = 0;
@@ -54,10 +60,12 @@ void layer_norm_forward(Real* out, Real* normalized, Real* inverse_deviation, co
   }
 }
 
-// With h = grad_out * w: grad_x += (h - mean(h) - normalized * mean(h * normalized)) / deviation. grad_w, grad_b +=.
+// With h = grad_out * w: grad_x += (h - mean(h) - normalized * mean(h * normalized)) / deviation.
+// grad_w, grad_b +=.
 template <class Real>
-void layer_norm_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out, const Real* normalized,
-                         const Real* inverse_deviation, const Real* w, std::size_t rows, std::size_t width) {
+void layer_norm_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out,
+                         const Real* normalized, const Real* inverse_deviation, const Real* w,
+                         std::size_t rows, std::size_t width) {
   const Real n = static_cast<Real>(width);
   for (std::size_t r = 0; r < rows; ++r, grad_out += width, normalized += width) {
     Real mean = 0, slope = 0;
@@ -70,14 +78,15 @@ void layer_norm_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* g
     }
     if (grad_x == nullptr) continue;
     for (std::size_t i = 0; i < width; ++i)
-      grad_x[r * width + i] += (grad_out[i] * w[i] - mean - normalized[i] * slope) * inverse_deviation[r];
+      grad_x[r * width + i] +=
+          (grad_out[i] * w[i] - mean - normalized[i] * slope) * inverse_deviation[r];
   }
 }
 
 // out += x w + b. x is rows x in, w is in x out as in GPT-2's own files, b may be null.
 template <class Real>
-void linear_forward(Real* out, const Real* x, const Real* w, const Real* b, std::size_t rows, std::size_t in_width,
-                    std::size_t out_width) {
+void linear_forward(Real* out, const Real* x, const Real* w, const Real* b, std::size_t rows,
+                    std::size_t in_width, std::size_t out_width) {
   for (std::size_t r = 0; r < rows; ++r, x += in_width, out += out_width) {
     if (b != nullptr)
       for (std::size_t o = 0; o < out_width; ++o) out[o] += b[o];
@@ -86,10 +95,11 @@ void linear_forward(Real* out, const Real* x, const Real* w, const Real* b, std:
   }
 }
 
-// grad_x = grad_out w^T, grad_w += x^T grad_out, grad_b += the sum of grad_out's rows; grad_b may be null.
+// grad_x = grad_out w^T, grad_w += x^T grad_out, grad_b += the sum of grad_out's rows; grad_b may
+// be null.
 template <class Real>
-void linear_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out, const Real* x, const Real* w,
-                     std::size_t rows, std::size_t in_width, std::size_t out_width) {
+void linear_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out, const Real* x,
+                     const Real* w, std::size_t rows, std::size_t in_width, std::size_t out_width) {
   for (std::size_t r = 0; r < rows; ++r, x += in_width, grad_x += in_width, grad_out += out_width) {
     if (grad_b != nullptr)
       for (std::size_t o = 0; o < out_width; ++o) grad_b[o] += grad_out[o];
@@ -104,8 +114,9 @@ void linear_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_
   }
 }
 
-// Causal multi-head attention: out = softmax(q k^T / sqrt(head size)) v, token by token and head by head. qkv holds q, k
-// and v of a token side by side (tokens x 3 hidden). Saves the probabilities: batch x heads x sequence x sequence.
+// Causal multi-head attention: out = softmax(q k^T / sqrt(head size)) v, token by token and head by
+// head. qkv holds q, k and v of a token side by side (tokens x 3 hidden). Saves the probabilities:
+// batch x heads x sequence x sequence.
 template <class Real>
 void attention_forward(Real* out, Real* probabilities, const Real* qkv, const Shape& s) {
   const std::size_t head_size = s.hidden / s.heads, step = 3 * s.hidden;
@@ -135,7 +146,8 @@ void attention_forward(Real* out, Real* probabilities, const Real* qkv, const Sh
 
 // grad_qkv =. The gradient of a score is p * (grad_p - sum(p * grad_p)) with grad_p = grad_out . v.
 template <class Real>
-void attention_backward(Real* grad_qkv, const Real* grad_out, const Real* probabilities, const Real* qkv, const Shape& s) {
+void attention_backward(Real* grad_qkv, const Real* grad_out, const Real* probabilities,
+                        const Real* qkv, const Shape& s) {
   const std::size_t head_size = s.hidden / s.heads, step = 3 * s.hidden;
   const Real scale = 1 / std::sqrt(static_cast<Real>(head_size));
   std::fill_n(grad_qkv, s.tokens() * step, Real(0));
@@ -143,7 +155,8 @@ void attention_backward(Real* grad_qkv, const Real* grad_out, const Real* probab
     for (std::size_t h = 0; h < s.heads; ++h)
       for (std::size_t t = 0; t < s.sequence; ++t) {
         const std::size_t row = (b * s.sequence + t) * step + h * head_size;
-        const std::size_t first_k = b * s.sequence * step + s.hidden + h * head_size, first_v = first_k + s.hidden;
+        const std::size_t first_k = b * s.sequence * step + s.hidden + h * head_size,
+                          first_v = first_k + s.hidden;
         const Real* p = probabilities + ((b * s.heads + h) * s.sequence + t) * s.sequence;
         const Real* grad = grad_out + (b * s.sequence + t) * s.hidden + h * head_size;
         const auto grad_p = [&](std::size_t u) {
@@ -184,7 +197,8 @@ void gelu_backward(Real* grad, const Real* x, std::size_t count) {
 
 // The mean loss of all tokens; the logits (tokens x vocabulary) become their gradient.
 template <class Real>
-Real cross_entropy(Real* logits, const std::uint8_t* targets, std::size_t tokens, std::size_t vocabulary) {
+Real cross_entropy(Real* logits, const std::uint8_t* targets, std::size_t tokens,
+                   std::size_t vocabulary) {
   Real loss = 0;
   for (std::size_t t = 0; t < tokens; ++t, logits += vocabulary) {
     const Real largest = *std::max_element(logits, logits + vocabulary);
@@ -198,7 +212,8 @@ Real cross_entropy(Real* logits, const std::uint8_t* targets, std::size_t tokens
   return loss;
 }
 
-// ---- parameters -------------------------------------------------------------------------------------------------------
+// ---- parameters
+// ------------------------------------------------------------------------------------------------
 
 template <class Real>
 struct Parameter {
@@ -208,8 +223,12 @@ struct Parameter {
   std::uint64_t steps = 0;  // updates of this tensor: what its bias correction goes by
 
   Parameter(Arena<Real>& arena, std::size_t count, bool is_matrix)
-      : value(arena.take(count)), grad(arena.take(count)), moment(arena.take(count)), square(arena.take(count)),
-        size(count), decays(is_matrix) {}
+      : value(arena.take(count)),
+        grad(arena.take(count)),
+        moment(arena.take(count)),
+        square(arena.take(count)),
+        size(count),
+        decays(is_matrix) {}
 };
 
 // Matrices are drawn around zero, the others start with one value. The arena's memory is zero.
@@ -219,7 +238,8 @@ void initialise(Parameter<Real>& p, std::mt19937_64& random, Real value) {
     p.value[i] = p.decays ? value * (static_cast<Real>(random() >> 40) * Real(0x1p-23) - 1) : value;
 }
 
-// AdamW (Loshchilov, Hutter: "Decoupled weight decay regularization", ICLR 2019). Leaves the gradient at zero.
+// AdamW (Loshchilov, Hutter: "Decoupled weight decay regularization", ICLR 2019). Leaves the
+// gradient at zero.
 template <class Real>
 void adamw(Parameter<Real>& p, Real learning_rate) {
   const Real beta1 = Real(0.9), beta2 = Real(0.99), decay = p.decays ? Real(0.01) : Real(0);
@@ -228,13 +248,15 @@ void adamw(Parameter<Real>& p, Real learning_rate) {
   for (std::size_t i = 0; i < p.size; ++i) {
     p.moment[i] = beta1 * p.moment[i] + (1 - beta1) * p.grad[i];
     p.square[i] = beta2 * p.square[i] + (1 - beta2) * p.grad[i] * p.grad[i];
-    const Real direction = (p.moment[i] / correction1) / (std::sqrt(p.square[i] / correction2) + Real(1e-8));
+    const Real direction =
+        (p.moment[i] / correction1) / (std::sqrt(p.square[i] / correction2) + Real(1e-8));
     p.value[i] -= learning_rate * (direction + decay * p.value[i]);
     p.grad[i] = 0;
   }
 }
 
-// ---- the two branches of a layer: stream += branch(layer norm(stream)) -------------------------------------------------
+// ---- the two branches of a layer: stream += branch(layer norm(stream))
+// -------------------------------------------------
 
 // Memory that all branches share, in the backward pass only.
 template <class Real>
@@ -242,7 +264,9 @@ struct Work {
   Real *grad_norm, *grad_inner, *grad_qkv;
 
   Work(Arena<Real>& arena, const Shape& s)
-      : grad_norm(arena.take(s.stream())), grad_inner(arena.take(4 * s.stream())), grad_qkv(arena.take(3 * s.stream())) {}
+      : grad_norm(arena.take(s.stream())),
+        grad_inner(arena.take(4 * s.stream())),
+        grad_qkv(arena.take(3 * s.stream())) {}
 };
 
 template <class Real>
@@ -260,39 +284,50 @@ struct Attention {
 
    private:
     Saved(Arena<Real>& slot, const Shape& s, int)
-        : norm(slot.take(s.stream())), normalized(slot.take(s.stream())), inverse_deviation(slot.take(s.tokens())),
-          qkv(slot.take(3 * s.stream())), probabilities(slot.take(s.tokens() * s.heads * s.sequence)),
+        : norm(slot.take(s.stream())),
+          normalized(slot.take(s.stream())),
+          inverse_deviation(slot.take(s.tokens())),
+          qkv(slot.take(3 * s.stream())),
+          probabilities(slot.take(s.tokens() * s.heads * s.sequence)),
           mixed(slot.take(s.stream())) {}
   };
 
   Parameter<Real> norm_w, norm_b, qkv_w, qkv_b, out_w, out_b;
 
   Attention(Arena<Real>& arena, const Shape& s)
-      : norm_w(arena, s.hidden, false), norm_b(arena, s.hidden, false), qkv_w(arena, 3 * s.hidden * s.hidden, true),
-        qkv_b(arena, 3 * s.hidden, false), out_w(arena, s.hidden * s.hidden, true), out_b(arena, s.hidden, false) {}
+      : norm_w(arena, s.hidden, false),
+        norm_b(arena, s.hidden, false),
+        qkv_w(arena, 3 * s.hidden * s.hidden, true),
+        qkv_b(arena, 3 * s.hidden, false),
+        out_w(arena, s.hidden * s.hidden, true),
+        out_b(arena, s.hidden, false) {}
 
-  std::array<Parameter<Real>*, 6> parameters() { return {&norm_w, &norm_b, &qkv_w, &qkv_b, &out_w, &out_b}; }
+  std::array<Parameter<Real>*, 6> parameters() {
+    return {&norm_w, &norm_b, &qkv_w, &qkv_b, &out_w, &out_b};
+  }
 
   void forward(Real* stream, Real* slot, const Shape& s) const {
     const Saved saved({slot}, s);
-    layer_norm_forward(saved.norm, saved.normalized, saved.inverse_deviation, stream, norm_w.value, norm_b.value,
-                       s.tokens(), s.hidden);
+    layer_norm_forward(saved.norm, saved.normalized, saved.inverse_deviation, stream, norm_w.value,
+                       norm_b.value, s.tokens(), s.hidden);
     std::fill_n(saved.qkv, 3 * s.stream(), Real(0));
-    linear_forward(saved.qkv, saved.norm, qkv_w.value, qkv_b.value, s.tokens(), s.hidden, 3 * s.hidden);
+    linear_forward(saved.qkv, saved.norm, qkv_w.value, qkv_b.value, s.tokens(), s.hidden,
+                   3 * s.hidden);
     attention_forward(saved.mixed, saved.probabilities, saved.qkv, s);
     linear_forward(stream, saved.mixed, out_w.value, out_b.value, s.tokens(), s.hidden, s.hidden);
   }
 
   // grad_input +=, which may be the memory of grad_output; the parameters' gradients +=
-  void backward(Real* grad_input, const Real* grad_output, Real* slot, const Work<Real>& work, const Shape& s) {
+  void backward(Real* grad_input, const Real* grad_output, Real* slot, const Work<Real>& work,
+                const Shape& s) {
     const Saved saved({slot}, s);
-    linear_backward(work.grad_inner, out_w.grad, out_b.grad, grad_output, saved.mixed, out_w.value, s.tokens(), s.hidden,
-                    s.hidden);
+    linear_backward(work.grad_inner, out_w.grad, out_b.grad, grad_output, saved.mixed, out_w.value,
+                    s.tokens(), s.hidden, s.hidden);
     attention_backward(work.grad_qkv, work.grad_inner, saved.probabilities, saved.qkv, s);
-    linear_backward(work.grad_norm, qkv_w.grad, qkv_b.grad, work.grad_qkv, saved.norm, qkv_w.value, s.tokens(), s.hidden,
-                    3 * s.hidden);
-    layer_norm_backward(grad_input, norm_w.grad, norm_b.grad, work.grad_norm, saved.normalized, saved.inverse_deviation,
-                        norm_w.value, s.tokens(), s.hidden);
+    linear_backward(work.grad_norm, qkv_w.grad, qkv_b.grad, work.grad_qkv, saved.norm, qkv_w.value,
+                    s.tokens(), s.hidden, 3 * s.hidden);
+    layer_norm_backward(grad_input, norm_w.grad, norm_b.grad, work.grad_norm, saved.normalized,
+                        saved.inverse_deviation, norm_w.value, s.tokens(), s.hidden);
   }
 };
 
@@ -310,41 +345,54 @@ struct Mlp {
 
    private:
     Saved(Arena<Real>& slot, const Shape& s, int)
-        : norm(slot.take(s.stream())), normalized(slot.take(s.stream())), inverse_deviation(slot.take(s.tokens())),
-          inner(slot.take(4 * s.stream())), activated(slot.take(4 * s.stream())) {}
+        : norm(slot.take(s.stream())),
+          normalized(slot.take(s.stream())),
+          inverse_deviation(slot.take(s.tokens())),
+          inner(slot.take(4 * s.stream())),
+          activated(slot.take(4 * s.stream())) {}
   };
 
   Parameter<Real> norm_w, norm_b, in_w, in_b, out_w, out_b;
 
   Mlp(Arena<Real>& arena, const Shape& s)
-      : norm_w(arena, s.hidden, false), norm_b(arena, s.hidden, false), in_w(arena, 4 * s.hidden * s.hidden, true),
-        in_b(arena, 4 * s.hidden, false), out_w(arena, 4 * s.hidden * s.hidden, true), out_b(arena, s.hidden, false) {}
+      : norm_w(arena, s.hidden, false),
+        norm_b(arena, s.hidden, false),
+        in_w(arena, 4 * s.hidden * s.hidden, true),
+        in_b(arena, 4 * s.hidden, false),
+        out_w(arena, 4 * s.hidden * s.hidden, true),
+        out_b(arena, s.hidden, false) {}
 
-  std::array<Parameter<Real>*, 6> parameters() { return {&norm_w, &norm_b, &in_w, &in_b, &out_w, &out_b}; }
+  std::array<Parameter<Real>*, 6> parameters() {
+    return {&norm_w, &norm_b, &in_w, &in_b, &out_w, &out_b};
+  }
 
   void forward(Real* stream, Real* slot, const Shape& s) const {
     const Saved saved({slot}, s);
-    layer_norm_forward(saved.norm, saved.normalized, saved.inverse_deviation, stream, norm_w.value, norm_b.value,
-                       s.tokens(), s.hidden);
+    layer_norm_forward(saved.norm, saved.normalized, saved.inverse_deviation, stream, norm_w.value,
+                       norm_b.value, s.tokens(), s.hidden);
     std::fill_n(saved.inner, 4 * s.stream(), Real(0));
-    linear_forward(saved.inner, saved.norm, in_w.value, in_b.value, s.tokens(), s.hidden, 4 * s.hidden);
+    linear_forward(saved.inner, saved.norm, in_w.value, in_b.value, s.tokens(), s.hidden,
+                   4 * s.hidden);
     gelu_forward(saved.activated, saved.inner, 4 * s.stream());
-    linear_forward(stream, saved.activated, out_w.value, out_b.value, s.tokens(), 4 * s.hidden, s.hidden);
+    linear_forward(stream, saved.activated, out_w.value, out_b.value, s.tokens(), 4 * s.hidden,
+                   s.hidden);
   }
 
-  void backward(Real* grad_input, const Real* grad_output, Real* slot, const Work<Real>& work, const Shape& s) {
+  void backward(Real* grad_input, const Real* grad_output, Real* slot, const Work<Real>& work,
+                const Shape& s) {
     const Saved saved({slot}, s);
-    linear_backward(work.grad_inner, out_w.grad, out_b.grad, grad_output, saved.activated, out_w.value, s.tokens(),
-                    4 * s.hidden, s.hidden);
+    linear_backward(work.grad_inner, out_w.grad, out_b.grad, grad_output, saved.activated,
+                    out_w.value, s.tokens(), 4 * s.hidden, s.hidden);
     gelu_backward(work.grad_inner, saved.inner, 4 * s.stream());
-    linear_backward(work.grad_norm, in_w.grad, in_b.grad, work.grad_inner, saved.norm, in_w.value, s.tokens(), s.hidden,
-                    4 * s.hidden);
-    layer_norm_backward(grad_input, norm_w.grad, norm_b.grad, work.grad_norm, saved.normalized, saved.inverse_deviation,
-                        norm_w.value, s.tokens(), s.hidden);
+    linear_backward(work.grad_norm, in_w.grad, in_b.grad, work.grad_inner, saved.norm, in_w.value,
+                    s.tokens(), s.hidden, 4 * s.hidden);
+    layer_norm_backward(grad_input, norm_w.grad, norm_b.grad, work.grad_norm, saved.normalized,
+                        saved.inverse_deviation, norm_w.value, s.tokens(), s.hidden);
   }
 };
 
-// ---- what lies below and above the layers ------------------------------------------------------------------------------
+// ---- what lies below and above the layers
+// ------------------------------------------------------------------------------
 
 template <class Real>
 struct Ends {
@@ -352,12 +400,19 @@ struct Ends {
   Real *norm, *normalized, *inverse_deviation, *logits;
 
   Ends(Arena<Real>& arena, const Shape& s)
-      : bytes(arena, s.vocabulary * s.hidden, true), positions(arena, s.sequence * s.hidden, true),
-        norm_w(arena, s.hidden, false), norm_b(arena, s.hidden, false), head(arena, s.hidden * s.vocabulary, true),
-        norm(arena.take(s.stream())), normalized(arena.take(s.stream())), inverse_deviation(arena.take(s.tokens())),
+      : bytes(arena, s.vocabulary * s.hidden, true),
+        positions(arena, s.sequence * s.hidden, true),
+        norm_w(arena, s.hidden, false),
+        norm_b(arena, s.hidden, false),
+        head(arena, s.hidden * s.vocabulary, true),
+        norm(arena.take(s.stream())),
+        normalized(arena.take(s.stream())),
+        inverse_deviation(arena.take(s.tokens())),
         logits(arena.take(s.tokens() * s.vocabulary)) {}
 
-  std::array<Parameter<Real>*, 5> parameters() { return {&head, &norm_w, &norm_b, &bytes, &positions}; }
+  std::array<Parameter<Real>*, 5> parameters() {
+    return {&head, &norm_w, &norm_b, &bytes, &positions};
+  }
 
   // stream =
   void embed(Real* stream, const std::uint8_t* tokens, const Shape& s) const {
@@ -377,18 +432,20 @@ struct Ends {
 
   // The last norm, the head and the loss, whose gradient stays in `logits`.
   Real loss(const Real* stream, const std::uint8_t* targets, const Shape& s) {
-    layer_norm_forward(norm, normalized, inverse_deviation, stream, norm_w.value, norm_b.value, s.tokens(), s.hidden);
+    layer_norm_forward(norm, normalized, inverse_deviation, stream, norm_w.value, norm_b.value,
+                       s.tokens(), s.hidden);
     std::fill_n(logits, s.tokens() * s.vocabulary, Real(0));
-    linear_forward(logits, norm, head.value, static_cast<const Real*>(nullptr), s.tokens(), s.hidden, s.vocabulary);
+    linear_forward(logits, norm, head.value, static_cast<const Real*>(nullptr), s.tokens(),
+                   s.hidden, s.vocabulary);
     return cross_entropy(logits, targets, s.tokens(), s.vocabulary);
   }
 
   // grad =
   void loss_backward(Real* grad, const Work<Real>& work, const Shape& s) {
-    linear_backward(work.grad_norm, head.grad, static_cast<Real*>(nullptr), logits, norm, head.value, s.tokens(), s.hidden,
-                    s.vocabulary);
+    linear_backward(work.grad_norm, head.grad, static_cast<Real*>(nullptr), logits, norm,
+                    head.value, s.tokens(), s.hidden, s.vocabulary);
     std::fill_n(grad, s.stream(), Real(0));
-    layer_norm_backward(grad, norm_w.grad, norm_b.grad, work.grad_norm, normalized, inverse_deviation, norm_w.value,
-                        s.tokens(), s.hidden);
+    layer_norm_backward(grad, norm_w.grad, norm_b.grad, work.grad_norm, normalized,
+                        inverse_deviation, norm_w.value, s.tokens(), s.hidden);
   }
 };

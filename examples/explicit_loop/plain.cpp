@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Trains a byte-level GPT-2 over float pointers in one arena, with hand-written forward and backward loops.
+// Trains a byte-level GPT-2 over float pointers in one arena, with hand-written forward and
+// backward loops.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -13,8 +14,8 @@
 
 #include "gpt2.hpp"
 
-// Branch 2 l is the attention of layer l, branch 2 l + 1 its MLP. Arrays of two hold what there is for each kind: [0]
-// for attention and [1] for MLP.
+// Branch 2 l is the attention of layer l, branch 2 l + 1 its MLP. Arrays of two hold what there is
+// for each kind: [0] for attention and [1] for MLP.
 template <class Real>
 struct Trainer {
   Shape shape;
@@ -27,13 +28,18 @@ struct Trainer {
   std::array<Real*, 2> slots;  // what the branches save for the backward pass
 
   Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> slot_count)
-      : shape(s), ends(arena, s), work(arena, s), stream(arena.take(s.stream())), grad(arena.take(s.stream())),
+      : shape(s),
+        ends(arena, s),
+        work(arena, s),
+        stream(arena.take(s.stream())),
+        grad(arena.take(s.stream())),
         slot_size{Attention<Real>::Saved::size(s), Mlp<Real>::Saved::size(s)} {
     for (std::size_t l = 0; l < s.layers; ++l) {
       attention.emplace_back(arena, s);
       mlp.emplace_back(arena, s);
     }
-    for (std::size_t kind = 0; kind < 2; ++kind) slots[kind] = arena.take(slot_count[kind] * slot_size[kind]);
+    for (std::size_t kind = 0; kind < 2; ++kind)
+      slots[kind] = arena.take(slot_count[kind] * slot_size[kind]);
   }
 
   std::size_t branches() const { return 2 * shape.layers; }
@@ -43,15 +49,18 @@ struct Trainer {
   }
 
   Real* slot(std::size_t branch) const {
-    return slots[branch % 2] + branch / 2 * slot_size[branch % 2];
+    const std::size_t kind = branch % 2;
+    return slots[kind] + branch / 2 * slot_size[kind];
   }
 
   void initialise_all(std::uint64_t seed) {
     std::mt19937_64 random(seed);
-    for (Parameter<Real>* p : ends.parameters()) initialise(*p, random, p->decays ? Real(0.2) : Real(0));
+    for (Parameter<Real>* p : ends.parameters())
+      initialise(*p, random, p->decays ? Real(0.2) : Real(0));
     std::fill_n(ends.norm_w.value, shape.hidden, Real(1));
     for (std::size_t branch = 0; branch < branches(); ++branch) {
-      for (Parameter<Real>* p : parameters(branch)) initialise(*p, random, p->decays ? Real(0.1) : Real(0));
+      for (Parameter<Real>* p : parameters(branch))
+        initialise(*p, random, p->decays ? Real(0.1) : Real(0));
       std::fill_n(parameters(branch)[0]->value, shape.hidden, Real(1));
     }
   }
@@ -90,14 +99,19 @@ struct Trainer {
 };
 
 constexpr std::string_view text =
-    "In a residual network every branch adds its share to what came before. The forward pass adds all of them, and so "
-    "the loss is what it always was. On the way back each branch passes the gradient on and adds a share of its own. "
-    "Leave that share out, and the gradient still finds its way down: a little poorer, and a good deal sooner. What a "
-    "branch does not take part in it need not remember, and the memory that it would have filled is free for a longer "
-    "text.\n";
+    "In a residual network every branch adds its share to what came before. The forward pass adds "
+    "all of them, and so the loss is what it always was. On the way back each branch passes the "
+    "gradient on and adds a share of its own. Leave that share out, and the gradient still finds "
+    "its way down: a little poorer, and a good deal sooner. What a branch does not take part in it "
+    "need not remember, and the memory that it would have filled is free for a longer text.\n";
 
 int main(int argc, char** argv) {
-  const Shape shape{.layers = 4, .heads = 4, .hidden = 32, .sequence = 32, .batch = 4, .vocabulary = 256,
+  const Shape shape{.layers = 4,
+                    .heads = 4,
+                    .hidden = 32,
+                    .sequence = 32,
+                    .batch = 4,
+                    .vocabulary = 256,
                     .trains_embeddings = false};  // as in much fine-tuning
   const std::uint64_t steps = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 60;
 
@@ -108,9 +122,11 @@ int main(int argc, char** argv) {
   arena = {memory.data()};
   Trainer<float> trainer(arena, shape, slot_count);
   trainer.initialise_all(1);
-  std::printf("%zu attention slots and %zu MLP slots: %zu bytes; the whole arena: %zu bytes\n", slot_count[0],
-              slot_count[1], (slot_count[0] * trainer.slot_size[0] + slot_count[1] * trainer.slot_size[1]) * sizeof(float),
-              arena.used * sizeof(float));
+  std::printf(
+      "%zu attention slots and %zu MLP slots: %zu bytes; the whole arena: %zu bytes\n",
+      slot_count[0], slot_count[1],
+      (slot_count[0] * trainer.slot_size[0] + slot_count[1] * trainer.slot_size[1]) * sizeof(float),
+      arena.used * sizeof(float));
 
   std::mt19937_64 random(2);
   std::vector<std::uint8_t> tokens(shape.tokens()), targets(shape.tokens());
@@ -125,7 +141,8 @@ int main(int argc, char** argv) {
     const float loss = trainer.forward(tokens.data(), targets.data());
     trainer.backward(tokens.data());
     trainer.update(0.003f);
-    if (step % 10 == 0 || step + 1 == steps) std::printf("step %3d  loss %.9g\n", static_cast<int>(step), double(loss));
+    if (step % 10 == 0 || step + 1 == steps)
+      std::printf("step %3d  loss %.9g\n", static_cast<int>(step), double(loss));
   }
   return 0;
 }

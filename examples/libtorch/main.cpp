@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A small transformer in libtorch, pre-trained on sums such as 37+25=62 and fine-tuned to differences: once in the ordinary
-// way and once with dropped backward passes, from the same weights.
+// A small transformer in libtorch, pre-trained on sums such as 37+25=62 and fine-tuned to
+// differences: once in the ordinary way and once with dropped backward passes, from the same
+// weights.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -10,12 +11,12 @@
 #include <sstream>
 #include <string>
 
-#include <CLI/CLI.hpp>
-#include <dropbp/interop/libtorch.hpp>
 #include <torch/nn.h>
 #include <torch/optim.h>
 #include <torch/serialize.h>
 #include <torch/utils.h>
+#include <CLI/CLI.hpp>
+#include <dropbp/interop/libtorch.hpp>
 
 namespace nn = torch::nn;
 constexpr std::int64_t width = 128, heads = 4, length = 64, batch = 8, bytes = 128;
@@ -27,17 +28,22 @@ struct BlockImpl : nn::Module {
   nn::Linear out{register_module("out", nn::Linear(width, width))};
   nn::Linear up{register_module("up", nn::Linear(width, 4 * width))};
   nn::Linear down{register_module("down", nn::Linear(4 * width, width))};
-  dropbp::TorchBranch drop_attention{*this, "drop_attention", dropbp::attention_flops({batch, length, width, heads})};
-  dropbp::TorchBranch drop_mlp{*this, "drop_mlp", dropbp::mlp_flops({batch, length, width, 4 * width})};
+  dropbp::TorchBranch drop_attention{*this, "drop_attention",
+                                     dropbp::attention_flops({batch, length, width, heads})};
+  dropbp::TorchBranch drop_mlp{*this, "drop_mlp",
+                               dropbp::mlp_flops({batch, length, width, 4 * width})};
 
   torch::Tensor attention(const torch::Tensor& x) {
-    const auto parts = qkv(x).view({batch, length, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
-    torch::Tensor scores = parts[0].matmul(parts[1].transpose(-1, -2)) / std::sqrt(double(width / heads));
+    const auto parts =
+        qkv(x).view({batch, length, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
+    torch::Tensor scores =
+        parts[0].matmul(parts[1].transpose(-1, -2)) / std::sqrt(double(width / heads));
     scores = scores + torch::full({length, length}, -1e9f).triu(1);  // a byte sees those before it
     return out(scores.softmax(-1).matmul(parts[2]).transpose(1, 2).reshape({batch, length, width}));
   }
   torch::Tensor forward(torch::Tensor x) {
-    x = x + drop_attention([&] { return attention(norm1(x)); });  // was: x = x + attention(norm1(x));
+    x = x +
+        drop_attention([&] { return attention(norm1(x)); });  // was: x = x + attention(norm1(x));
     x = x + drop_mlp([&] { return down(torch::gelu(up(norm2(x)))); });
     return x;
   }
@@ -47,10 +53,12 @@ TORCH_MODULE(Block);
 struct NetImpl : nn::Module {
   nn::Embedding embedding{register_module("embedding", nn::Embedding(bytes, width))};
   nn::Embedding position{register_module("position", nn::Embedding(length, width))};
-  nn::Sequential blocks{register_module("blocks", nn::Sequential(Block(), Block(), Block(), Block()))};
+  nn::Sequential blocks{
+      register_module("blocks", nn::Sequential(Block(), Block(), Block(), Block()))};
   nn::Linear head{register_module("head", nn::Linear(width, bytes))};
 
-  torch::Tensor loss(const torch::Tensor& text) {  // [batch, length + 1]: each byte from those before it
+  torch::Tensor loss(
+      const torch::Tensor& text) {  // [batch, length + 1]: each byte from those before it
     const torch::Tensor x = embedding(text.narrow(1, 0, length)) + position(torch::arange(length));
     const torch::Tensor next = text.narrow(1, 1, length).reshape({-1});
     return nn::functional::cross_entropy(head(blocks->forward(x)).view({-1, bytes}), next);
@@ -70,7 +78,8 @@ torch::Tensor text_of(std::uint64_t number, bool differences) {
       const auto sum = std::to_string(std::stoi(a) + std::stoi(b));
       line += differences ? sum + "-" + b + "=" + a + ";" : a + "+" + b + "=" + sum + ";";
     }
-    for (std::int64_t i = 0; i <= length; ++i) text.data_ptr<std::int64_t>()[row * (length + 1) + i] = line[std::size_t(i)];
+    for (std::int64_t i = 0; i <= length; ++i)
+      text.data_ptr<std::int64_t>()[row * (length + 1) + i] = line[std::size_t(i)];
   }
   return text;
 }
@@ -93,23 +102,32 @@ void train(Net& net, double drop_rate, std::uint64_t steps, bool differences, co
     dropbp::backward(loss);  // nothing to do and no error where all is dropped
     optimizer.step();
     sum += loss.item<double>();
-    if (step % 30 == 29) std::printf("%s step %3d  loss %.3f\n", name, int(step + 1), sum / 30), sum = 0;
+    if (step % 30 == 29)
+      std::printf("%s step %3d  loss %.3f\n", name, int(step + 1), sum / 30), sum = 0;
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   handler.begin_evaluation();
   const torch::NoGradGuard no_grad;
-  std::printf("%s %.1f ms a step, validation loss %.3f\n", name, 1e3 * seconds.count() / double(steps),
+  std::printf("%s %.1f ms a step, validation loss %.3f\n", name,
+              1e3 * seconds.count() / double(steps),
               net->loss(text_of(1u << 20, differences)).item<double>());
   if (drop_rate > 0) std::fputs(to_text(handler.report()).c_str(), stdout);
 }
 
 int main(int argc, char** argv) try {
-  CLI::App app("Fine-tunes a small transformer in libtorch with and without dropped backward passes.");
+  CLI::App app(
+      "Fine-tunes a small transformer in libtorch with and without dropped backward passes.");
   double drop_rate = 0.5;
   std::uint64_t steps = 90, pre_steps = 120;
-  app.add_option("--drop-rate", drop_rate, "target drop rate")->check(CLI::Range(0.0, 0.9))->capture_default_str();
-  app.add_option("--steps", steps, "of each fine-tuning")->check(CLI::Range(1, 100000))->capture_default_str();
-  app.add_option("--pre-steps", pre_steps, "of the training before it")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--drop-rate", drop_rate, "target drop rate")
+      ->check(CLI::Range(0.0, 0.9))
+      ->capture_default_str();
+  app.add_option("--steps", steps, "of each fine-tuning")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  app.add_option("--pre-steps", pre_steps, "of the training before it")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
   torch::manual_seed(1);

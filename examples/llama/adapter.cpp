@@ -22,17 +22,20 @@ using json = nlohmann::json;
 
 constexpr auto& linears = ops::adaptable_linears;
 constexpr std::string_view peft_prefix = "base_model.model.";
-constexpr const char* base_key = "dropbp.base";  // in __metadata__: CRC-32C of the base, see LlamaModel::base_checksum
+constexpr const char* base_key =
+    "dropbp.base";  // in __metadata__: CRC-32C of the base, see LlamaModel::base_checksum
 
-[[noreturn]] void fail(const std::string& what, const std::string& required, const std::string& given) {
-  throw std::runtime_error(
-      fmt::format("{}: {}, but {}; use a plain LoRA adapter of a LLaMA model", what, required, given));
+[[noreturn]] void fail(const std::string& what, const std::string& required,
+                       const std::string& given) {
+  throw std::runtime_error(fmt::format("{}: {}, but {}; use a plain LoRA adapter of a LLaMA model",
+                                       what, required, given));
 }
 
 double number(const std::string& what, const json& config, const char* key) {
   const auto value = config.find(key);
   if (value == config.end() || !value->is_number())
-    fail(what, fmt::format("'{}' must be a number", key), value == config.end() ? "there is none" : fmt::format("it is {}", value->dump()));
+    fail(what, fmt::format("'{}' must be a number", key),
+         value == config.end() ? "there is none" : fmt::format("it is {}", value->dump()));
   return value->get<double>();
 }
 
@@ -45,8 +48,10 @@ template <class T, class Backend>
 std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
   std::vector<NamedTensor> tensors;
   model.for_each_tensor([&](const ops::ParameterSlice<T, Backend>& tensor) {
-    if (!tensor.name.ends_with(".lora_A.weight") && !tensor.name.ends_with(".lora_B.weight")) return;
-    NamedTensor one{.name = std::string(peft_prefix) + tensor.name, .shape = {tensor.rows, tensor.columns}};
+    if (!tensor.name.ends_with(".lora_A.weight") && !tensor.name.ends_with(".lora_B.weight"))
+      return;
+    NamedTensor one{.name = std::string(peft_prefix) + tensor.name,
+                    .shape = {tensor.rows, tensor.columns}};
     if constexpr (std::is_same_v<T, float> && !dropbp::DeviceBackend<Backend>) {
       one.values = {tensor.value, tensor.size()};
     } else {
@@ -75,16 +80,23 @@ std::vector<std::string> canonical_targets(const std::vector<std::string>& targe
 ops::Adaptation parse_adapter_config(std::string_view json_text, const std::string& what) {
   const json config = parse_strict_json(json_text, what);
   if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
-    fail(what, "'peft_type' must be \"LORA\"", type == config.end() ? "there is none" : fmt::format("it is {}", type->dump()));
-  for (const char* key : {"use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "layers_to_transform", "rank_pattern",
-                          "alpha_pattern", "lora_bias", "trainable_token_indices", "layer_replication", "target_parameters",
-                          "exclude_modules", "use_qalora", "use_bdlora"})
+    fail(what, "'peft_type' must be \"LORA\"",
+         type == config.end() ? "there is none" : fmt::format("it is {}", type->dump()));
+  for (const char* key :
+       {"use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "layers_to_transform",
+        "rank_pattern", "alpha_pattern", "lora_bias", "trainable_token_indices",
+        "layer_replication", "target_parameters", "exclude_modules", "use_qalora", "use_bdlora"})
     if (const auto value = config.find(key); value != config.end() && !is_nothing(*value))
-      fail(what, fmt::format("'{}' must be off or absent, because the adapters here have nothing like it", key),
+      fail(what,
+           fmt::format("'{}' must be off or absent, because the adapters here have nothing like it",
+                       key),
            fmt::format("it is {}", value->dump()));
-  // True, false and the names of plain distributions only say how training began; the rest also changes the base.
-  if (const auto init = config.find("init_lora_weights"); init != config.end() && init->is_string() && *init != "gaussian")
-    fail(what, "'init_lora_weights' must leave the base as it is", fmt::format("it is {}", init->dump()));
+  // True, false and the names of plain distributions only say how training began; the rest also
+  // changes the base.
+  if (const auto init = config.find("init_lora_weights");
+      init != config.end() && init->is_string() && *init != "gaussian")
+    fail(what, "'init_lora_weights' must leave the base as it is",
+         fmt::format("it is {}", init->dump()));
   if (const auto bias = config.find("bias"); bias != config.end() && *bias != "none")
     fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
 
@@ -101,11 +113,14 @@ ops::Adaptation parse_adapter_config(std::string_view json_text, const std::stri
   const auto targets = config.find("target_modules");
   if (targets != config.end() && *targets == "all-linear") return adaptation;
   if (targets == config.end() || !targets->is_array() || targets->empty())
-    fail(what, fmt::format("'target_modules' must be a list of some of {}", fmt::join(linears, ", ")),
+    fail(what,
+         fmt::format("'target_modules' must be a list of some of {}", fmt::join(linears, ", ")),
          targets == config.end() ? "there is none" : fmt::format("it is {}", targets->dump()));
   for (const json& target : *targets) {
-    if (!target.is_string() || std::ranges::find(linears, target.get<std::string>()) == linears.end())
-      fail(what, fmt::format("each of 'target_modules' must be one of {}", fmt::join(linears, ", ")),
+    if (!target.is_string() ||
+        std::ranges::find(linears, target.get<std::string>()) == linears.end())
+      fail(what,
+           fmt::format("each of 'target_modules' must be one of {}", fmt::join(linears, ", ")),
            fmt::format("one is {}", target.dump()));
     adaptation.targets.push_back(target.get<std::string>());
   }
@@ -146,28 +161,34 @@ void load_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
   const auto trained_on = find_metadata(folder, adapter_format, base_key);
   if (trained_on && model.base_checksum() != 0 && *trained_on != base)
     throw std::runtime_error(
-        fmt::format("the adapter in '{}' must be used with the base that it was trained on, weights of CRC-32C {}, but these are of "
-                    "{}; give that model, or for one without --model the same sizes and --seed",
+        fmt::format("the adapter in '{}' must be used with the base that it was trained on, "
+                    "weights of CRC-32C {}, but these are of {}; give that model, or for one "
+                    "without --model the same sizes and --seed",
                     folder.string(), *trained_on, base));
   load_checkpoint(folder, tensors, adapter_format);
 }
 
 template <class T, class Backend>
-void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, const std::string& base, DType dtype) {
+void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model,
+                  const std::string& base, DType dtype) {
   std::map<std::string, std::string> metadata;
   if (model.base_checksum() != 0) metadata[base_key] = fmt::format("{:08x}", model.base_checksum());
-  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base), adapter_tensors(model), dtype,
-              metadata);
+  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base),
+              adapter_tensors(model), dtype, metadata);
 }
 
 template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);
 template void load_adapter(const std::filesystem::path&, LlamaModel<double>&);
-template void save_adapter(const std::filesystem::path&, LlamaModel<float>&, const std::string&, DType);
+template void save_adapter(const std::filesystem::path&, LlamaModel<float>&, const std::string&,
+                           DType);
 #if defined(DROPBP_LLAMA_CUDA)
 template void load_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&);
-template void load_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16, dropbp::Cuda>&);
-template void save_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&, const std::string&, DType);
-template void save_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16, dropbp::Cuda>&, const std::string&, DType);
+template void load_adapter(const std::filesystem::path&,
+                           LlamaModel<dropbp::BFloat16, dropbp::Cuda>&);
+template void save_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&,
+                           const std::string&, DType);
+template void save_adapter(const std::filesystem::path&,
+                           LlamaModel<dropbp::BFloat16, dropbp::Cuda>&, const std::string&, DType);
 #endif
 
 }  // namespace llama

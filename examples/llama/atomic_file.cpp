@@ -24,12 +24,14 @@ namespace {
   const char* advice = error == ENOSPC || error == EDQUOT || error == EFBIG
                            ? "free some space or write elsewhere"
                            : "check the path, its permissions and the disk";
-  throw std::runtime_error(fmt::format(
-      "'{}' must be written whole, but {} failed: {} (the file that was there before, if any, is unchanged); {}",
-      path.string(), action, std::generic_category().message(error), advice));
+  throw std::runtime_error(
+      fmt::format("'{}' must be written whole, but {} failed: {} (the file that was there before, "
+                  "if any, is unchanged); {}",
+                  path.string(), action, std::generic_category().message(error), advice));
 }
 
-/// A file beyond RLIMIT_FSIZE raises SIGXFSZ, which kills by default; held back here, the write returns EFBIG.
+/// A file beyond RLIMIT_FSIZE raises SIGXFSZ, which kills by default; held back here, the write
+/// returns EFBIG.
 class HoldFileSizeSignal {
  public:
   HoldFileSizeSignal() {
@@ -74,9 +76,10 @@ std::filesystem::path resolve(const std::filesystem::path& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    throw std::runtime_error(
-        fmt::format("'{}' must be a regular file or not exist yet, but it is {}; give the name of a file",
-                    path.string(), std::filesystem::is_directory(status) ? "a folder" : "a device, pipe or socket"));
+    throw std::runtime_error(fmt::format(
+        "'{}' must be a regular file or not exist yet, but it is {}; give the name of a file",
+        path.string(),
+        std::filesystem::is_directory(status) ? "a folder" : "a device, pipe or socket"));
   }
   if (std::filesystem::is_symlink(path, error) && std::filesystem::exists(status)) {
     const auto target = std::filesystem::canonical(path, error);
@@ -93,12 +96,13 @@ std::filesystem::path temporary_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(resolve(path)), temporary_(temporary_of(path_)) {
+AtomicFile::AtomicFile(const std::filesystem::path& path)
+    : path_(resolve(path)), temporary_(temporary_of(path_)) {
   // A leftover of a killed run is removed first: O_EXCL then never writes through somebody's link.
   ::unlink(temporary_.c_str());
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail(path_, fmt::format("creating '{}'", temporary_.string()), errno);
-  struct stat old {};
+  struct stat old{};
   if (::stat(path_.c_str(), &old) == 0 && ::fchmod(descriptor_, old.st_mode & 07777) < 0) {
     const int error = errno;
     discard();
@@ -117,10 +121,12 @@ void AtomicFile::discard() noexcept {
 }
 
 void AtomicFile::write(const void* bytes, std::size_t size) {
-  if (descriptor_ < 0) throw std::logic_error("AtomicFile: write() must come before finish() and publish()");
+  if (descriptor_ < 0)
+    throw std::logic_error("AtomicFile: write() must come before finish() and publish()");
   const HoldFileSizeSignal hold;
   const auto* next = static_cast<const char*>(bytes);
-  constexpr std::size_t largest_write = std::size_t{1} << 30;  // one write(2) moves at most 2 GiB on Linux
+  constexpr std::size_t largest_write = std::size_t{1}
+                                        << 30;  // one write(2) moves at most 2 GiB on Linux
   while (size > 0) {
     const ssize_t written = ::write(descriptor_, next, std::min(size, largest_write));
     if (written < 0 && errno == EINTR) continue;
@@ -133,7 +139,8 @@ void AtomicFile::write(const void* bytes, std::size_t size) {
 
 void AtomicFile::finish() {
   if (finished_) return;
-  if (::fsync(descriptor_) < 0) fail(path_, fmt::format("fsync of '{}'", temporary_.string()), errno);
+  if (::fsync(descriptor_) < 0)
+    fail(path_, fmt::format("fsync of '{}'", temporary_.string()), errno);
   const int result = ::close(descriptor_);
   descriptor_ = -1;
   if (result < 0) fail(path_, fmt::format("closing '{}'", temporary_.string()), errno);
@@ -151,7 +158,8 @@ void AtomicFile::publish() {
 }
 
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (::rename(from.c_str(), to.c_str()) < 0) fail(to, fmt::format("renaming '{}'", from.string()), errno);
+  if (::rename(from.c_str(), to.c_str()) < 0)
+    fail(to, fmt::format("renaming '{}'", from.string()), errno);
   sync_folder(to);
 }
 

@@ -10,8 +10,9 @@
 
 namespace llama {
 
-/// A file being written beside its final place. Until `publish()` the old file, if any, is untouched; an object
-/// destroyed before that removes its `path.tmp`. Every failure is a std::runtime_error with the system's words.
+/// A file being written beside its final place. Until `publish()` the old file, if any, is
+/// untouched; an object destroyed before that removes its `path.tmp`. Every failure is a
+/// std::runtime_error with the system's words.
 class AtomicFile {
  public:
   /// `path` must be absent or a regular file (a symbolic link is followed), its folder must exist.
@@ -23,7 +24,8 @@ class AtomicFile {
   void write(const void* bytes, std::size_t size);
   void write(std::string_view text) { write(text.data(), text.size()); }
 
-  /// Makes the bytes and the name `path.tmp` durable. All that can run out of disk space has happened by then.
+  /// Makes the bytes and the name `path.tmp` durable. All that can run out of disk space has
+  /// happened by then.
   void finish();
   /// Renames `path.tmp` to `path` and makes that durable; calls finish() if it was not called.
   void publish();

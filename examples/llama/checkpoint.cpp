@@ -24,7 +24,8 @@ namespace llama {
 namespace {
 
 constexpr const char* embedded_config_key = "dropbp.config";
-constexpr const char* shards_key = "dropbp.shards";  // in an index's metadata: the header's checksum of each shard
+constexpr const char* shards_key =
+    "dropbp.shards";  // in an index's metadata: the header's checksum of each shard
 constexpr std::size_t names_in_message = 5;
 
 /// The weights of a folder: its files and, by tensor name, the file that counts.
@@ -41,25 +42,30 @@ bool is_there(const std::filesystem::path& path) {
 Weights open_single(const std::filesystem::path& path) {
   Weights weights;
   weights.files.emplace_back(path);
-  for (const TensorInfo& tensor : weights.files.front().tensors()) weights.file_of.emplace(tensor.name, 0);
+  for (const TensorInfo& tensor : weights.files.front().tensors())
+    weights.file_of.emplace(tensor.name, 0);
   return weights;
 }
 
 std::filesystem::path temporary_of(std::filesystem::path path) { return path += ".tmp"; }
 
-std::string index_name(const FolderFormat& format) { return fmt::format("{}.index.json", format.weights); }
+std::string index_name(const FolderFormat& format) {
+  return fmt::format("{}.index.json", format.weights);
+}
 
 /// Shard `number` of `count`, both from 1: "model-00001-of-00002.safetensors".
 std::string shard_name(const FolderFormat& format, std::size_t number, std::size_t count) {
   const std::filesystem::path weights(format.weights);
-  return fmt::format("{}-{:05}-of-{:05}{}", weights.stem().string(), number, count, weights.extension().string());
+  return fmt::format("{}-{:05}-of-{:05}{}", weights.stem().string(), number, count,
+                     weights.extension().string());
 }
 
 /// Whether it is the name of any shard, or what a killed save left of one.
 bool is_shard_name(const FolderFormat& format, std::string_view name) {
   if (name.ends_with(".tmp")) name.remove_suffix(4);
   const std::string pattern = shard_name(format, 0, 0);
-  return std::ranges::equal(name, pattern, [](char c, char p) { return p == '0' ? c >= '0' && c <= '9' : c == p; });
+  return std::ranges::equal(
+      name, pattern, [](char c, char p) { return p == '0' ? c >= '0' && c <= '9' : c == p; });
 }
 
 /// What an index says of its shards' checksums: those that were saved here, else none.
@@ -69,7 +75,8 @@ std::map<std::string, std::string> shard_checksums(const nlohmann::json& index) 
   if (metadata == index.end() || !metadata->is_object()) return checksums;
   const auto shards = metadata->find(shards_key);
   if (shards == metadata->end() || !shards->is_object()) return checksums;
-  for (const auto& [name, checksum] : shards->items()) checksums[name] = checksum.is_string() ? checksum.get<std::string>() : "";
+  for (const auto& [name, checksum] : shards->items())
+    checksums[name] = checksum.is_string() ? checksum.get<std::string>() : "";
   return checksums;
 }
 
@@ -77,15 +84,17 @@ bool has_checksum(const std::filesystem::path& path, const std::string& checksum
   return is_there(path) && SafetensorsFile(path).own_checksum() == checksum;
 }
 
-/// The file of a shard: the index is renamed before its shards, so that one may still have the name of before.
-std::filesystem::path find_shard(const std::filesystem::path& path, const std::map<std::string, std::string>& checksums) {
+/// The file of a shard: the index is renamed before its shards, so that one may still have the name
+/// of before.
+std::filesystem::path find_shard(const std::filesystem::path& path,
+                                 const std::map<std::string, std::string>& checksums) {
   const auto checksum = checksums.find(path.filename().string());
   if (checksum == checksums.end() || has_checksum(path, checksum->second)) return path;
   if (has_checksum(temporary_of(path), checksum->second)) return temporary_of(path);
   if (!is_there(path)) return path;  // opening it says so
   throw std::runtime_error(
-      fmt::format("'{}' must be the shard that its index was saved with, of checksum {}, but it is another one; fetch the shards "
-                  "that belong to the index",
+      fmt::format("'{}' must be the shard that its index was saved with, of checksum {}, but it is "
+                  "another one; fetch the shards that belong to the index",
                   path.string(), checksum->second));
 }
 
@@ -95,8 +104,8 @@ Weights open_shards(const std::filesystem::path& folder, const std::filesystem::
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object()) {
     throw std::runtime_error(
-        fmt::format("{} must have an object 'weight_map' from tensor to file names, but it has none; use the index "
-                    "that belongs to the shards",
+        fmt::format("{} must have an object 'weight_map' from tensor to file names, but it has "
+                    "none; use the index that belongs to the shards",
                     what));
   }
   Weights weights;
@@ -104,26 +113,28 @@ Weights open_shards(const std::filesystem::path& folder, const std::filesystem::
   std::map<std::string, std::size_t> opened;
   for (const auto& [name, file] : map->items()) {
     const std::string shard = file.is_string() ? file.get<std::string>() : std::string();
-    // Only names inside the folder: an index must not be able to point at other files of the machine.
+    // Only names inside the folder: an index must not be able to point at other files of the
+    // machine.
     if (shard.empty() || shard == "." || shard == ".." || shard.find('/') != std::string::npos ||
         shard.find('\0') != std::string::npos) {
       throw std::runtime_error(
-          fmt::format("{}: 'weight_map' must give the name of a file in the same folder for '{}', but it gives {}; "
-                      "correct the index",
+          fmt::format("{}: 'weight_map' must give the name of a file in the same folder for '{}', "
+                      "but it gives {}; correct the index",
                       what, name, file.dump()));
     }
     const auto [entry, is_new] = opened.emplace(shard, weights.files.size());
     if (is_new) weights.files.emplace_back(find_shard(folder / shard, checksums));
     if (weights.files[entry->second].find(name) == nullptr) {
       throw std::runtime_error(
-          fmt::format("{}: the tensor '{}' must be in '{}', but that file does not have it; fetch the shards that "
-                      "belong to the index",
+          fmt::format("{}: the tensor '{}' must be in '{}', but that file does not have it; fetch "
+                      "the shards that belong to the index",
                       what, name, shard));
     }
     weights.file_of.emplace(name, entry->second);
   }
   for (std::size_t i = 0; i < weights.files.size(); ++i) {
-    for (const TensorInfo& tensor : weights.files[i].tensors()) weights.file_of.emplace(tensor.name, i);
+    for (const TensorInfo& tensor : weights.files[i].tensors())
+      weights.file_of.emplace(tensor.name, i);
   }
   return weights;
 }
@@ -133,14 +144,15 @@ Weights open_weights(const std::filesystem::path& folder, const FolderFormat& fo
   if (is_there(folder / format.weights)) return open_single(folder / format.weights);
   if (is_there(folder / index)) return open_shards(folder, folder / index);
   throw std::runtime_error(
-      fmt::format("'{}' must contain '{}' or '{}', but it has neither; give a folder in Hugging Face's format whose weights "
-                  "are safetensors",
+      fmt::format("'{}' must contain '{}' or '{}', but it has neither; give a folder in Hugging "
+                  "Face's format whose weights are safetensors",
                   folder.string(), format.weights, index));
 }
 
 /// An adapter's tensors can also be right in themselves.
 const char* for_another_model(const FolderFormat& format) {
-  return format.weights == adapter_format.weights ? ", and that the adapter was made for this model" : "";
+  return format.weights == adapter_format.weights ? ", and that the adapter was made for this model"
+                                                  : "";
 }
 
 bool is_harmless(std::string_view name, bool has_head) {
@@ -158,14 +170,14 @@ void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& we
   }
   if (extra.empty()) return;
   const std::size_t shown = std::min(extra.size(), names_in_message);
-  throw std::runtime_error(
-      fmt::format("the weights in '{}' must have the model's {} tensors and no others, but they also have {}{}; this "
-                  "trainer would drop them, so {}",
-                  folder.string(), tensors.size(),
-                  fmt::join(extra.begin(), extra.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
-                  extra.size() > shown ? fmt::format(" and {} more", extra.size() - shown) : std::string(),
-                  format.weights == adapter_format.weights ? "choose an adapter that was made for this model"
-                                                           : "choose a plain LLaMA model (adapters merged)"));
+  throw std::runtime_error(fmt::format(
+      "the weights in '{}' must have the model's {} tensors and no others, but they also have "
+      "{}{}; this trainer would drop them, so {}",
+      folder.string(), tensors.size(),
+      fmt::join(extra.begin(), extra.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
+      extra.size() > shown ? fmt::format(" and {} more", extra.size() - shown) : std::string(),
+      format.weights == adapter_format.weights ? "choose an adapter that was made for this model"
+                                               : "choose a plain LLaMA model (adapters merged)"));
 }
 
 std::optional<std::string> metadata_of(const std::filesystem::path& weights, std::string_view key) {
@@ -176,44 +188,49 @@ std::optional<std::string> metadata_of(const std::filesystem::path& weights, std
 }
 
 /// None where one file has the weights, or there are none.
-std::optional<nlohmann::json> read_index(const std::filesystem::path& folder, const FolderFormat& format) {
+std::optional<nlohmann::json> read_index(const std::filesystem::path& folder,
+                                         const FolderFormat& format) {
   const std::filesystem::path path = folder / index_name(format);
   if (is_there(folder / format.weights) || !is_there(path)) return std::nullopt;
   return parse_strict_json(read_small_file(path), fmt::format("'{}'", path.string()));
 }
 
 /// The config that save_folder put into the weights, if any.
-std::optional<std::string> embedded_config(const std::filesystem::path& folder, const FolderFormat& format) {
+std::optional<std::string> embedded_config(const std::filesystem::path& folder,
+                                           const FolderFormat& format) {
   const auto index = read_index(folder, format);
   if (!index) return metadata_of(folder / format.weights, embedded_config_key);
   const auto metadata = index->find("metadata");
   if (metadata == index->end() || !metadata->is_object()) return std::nullopt;
   const auto config = metadata->find(embedded_config_key);
-  return config != metadata->end() && config->is_string() ? std::optional(config->get<std::string>()) : std::nullopt;
+  return config != metadata->end() && config->is_string()
+             ? std::optional(config->get<std::string>())
+             : std::nullopt;
 }
 
 bool has_text(const std::filesystem::path& path, std::string_view text) {
   std::error_code error;
-  return std::filesystem::is_regular_file(path, error) && std::filesystem::file_size(path, error) == text.size() &&
-         read_small_file(path) == text;
+  return std::filesystem::is_regular_file(path, error) &&
+         std::filesystem::file_size(path, error) == text.size() && read_small_file(path) == text;
 }
 
-std::filesystem::path pending_config(const std::filesystem::path& folder, const FolderFormat& format) {
+std::filesystem::path pending_config(const std::filesystem::path& folder,
+                                     const FolderFormat& format) {
   return temporary_of(folder / format.config);
 }
 
-/// A save that was cut between its two renames: the weights' own config is complete in the config's .tmp. A config that
-/// differs from the weights without that file was edited by hand and counts.
+/// A save that was cut between its two renames: the weights' own config is complete in the config's
+/// .tmp. A config that differs from the weights without that file was edited by hand and counts.
 bool has_interrupted_save(const std::filesystem::path& folder, const FolderFormat& format) {
   if (!is_there(pending_config(folder, format))) return false;
   const auto embedded = embedded_config(folder, format);
   return embedded && has_text(pending_config(folder, format), *embedded);
 }
 
-/// The files of a save that was cut between its renames that still are to be renamed, as (.tmp, name). An error while looking
-/// (weights damaged) means there is nothing worth completing.
-std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_files(const std::filesystem::path& folder,
-                                                                                   const FolderFormat& format) {
+/// The files of a save that was cut between its renames that still are to be renamed, as (.tmp,
+/// name). An error while looking (weights damaged) means there is nothing worth completing.
+std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_files(
+    const std::filesystem::path& folder, const FolderFormat& format) {
   std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending;
   try {
     if (const auto index = read_index(folder, format)) {
@@ -222,7 +239,8 @@ std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_fil
         if (is_shard_name(format, name) && find_shard(folder / name, checksums) != folder / name)
           pending.emplace_back(temporary_of(folder / name), folder / name);
     }
-    if (has_interrupted_save(folder, format)) pending.emplace_back(pending_config(folder, format), folder / format.config);
+    if (has_interrupted_save(folder, format))
+      pending.emplace_back(pending_config(folder, format), folder / format.config);
     return pending;
   } catch (const std::runtime_error&) {
     return {};
@@ -230,21 +248,25 @@ std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_fil
 }
 
 /// Consecutive tensors of at most `limit` bytes together, or one alone.
-std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWrite> tensors, DType dtype, std::uint64_t limit) {
+std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWrite> tensors,
+                                                      DType dtype, std::uint64_t limit) {
   std::vector<std::span<const TensorToWrite>> shards;
   std::size_t first = 0;
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const std::uint64_t own = bytes_of(tensors[i], dtype);
-    if (i > first && own > limit - std::min(limit, bytes)) shards.push_back(tensors.subspan(first, i - first)), first = i, bytes = 0;
+    if (i > first && own > limit - std::min(limit, bytes))
+      shards.push_back(tensors.subspan(first, i - first)), first = i, bytes = 0;
     bytes += own;
   }
   shards.push_back(tensors.subspan(first));
   return shards;
 }
 
-/// Shards of other saves, and, where there are none now, their index. What cannot be removed does no harm.
-void remove_other_shards(const std::filesystem::path& folder, const FolderFormat& format, std::size_t count) {
+/// Shards of other saves, and, where there are none now, their index. What cannot be removed does
+/// no harm.
+void remove_other_shards(const std::filesystem::path& folder, const FolderFormat& format,
+                         std::size_t count) {
   std::error_code ignored;
   if (count == 0) std::filesystem::remove(folder / index_name(format), ignored);
   std::set<std::string> own;
@@ -259,13 +281,16 @@ void remove_other_shards(const std::filesystem::path& folder, const FolderFormat
 }
 
 /// See save_folder. `config` is written but not published, or none where it is there already.
-void save_single(const std::filesystem::path& folder, const FolderFormat& format, std::span<const TensorToWrite> tensors, DType dtype,
-                 std::map<std::string, std::string> metadata, const std::string& config_text, AtomicFile* config) {
+void save_single(const std::filesystem::path& folder, const FolderFormat& format,
+                 std::span<const TensorToWrite> tensors, DType dtype,
+                 std::map<std::string, std::string> metadata, const std::string& config_text,
+                 AtomicFile* config) {
   metadata[embedded_config_key] = config_text;
   AtomicFile weights(folder / format.weights);
   write_safetensors(weights, tensors, dtype, metadata);
   weights.finish();
-  // Once the weights are renamed the config's .tmp must survive whatever fails, see has_interrupted_save.
+  // Once the weights are renamed the config's .tmp must survive whatever fails, see
+  // has_interrupted_save.
   if (config != nullptr) config->keep_temporary(true);
   try {
     weights.publish();
@@ -279,7 +304,8 @@ void save_single(const std::filesystem::path& folder, const FolderFormat& format
 
 void save_shards(const std::filesystem::path& folder, const FolderFormat& format,
                  std::span<const std::span<const TensorToWrite>> shards, DType dtype,
-                 const std::map<std::string, std::string>& metadata, const std::string& config_text, AtomicFile* config) {
+                 const std::map<std::string, std::string>& metadata, const std::string& config_text,
+                 AtomicFile* config) {
   std::deque<AtomicFile> files;
   nlohmann::ordered_json index, checksums, map;
   std::uint64_t bytes = 0;
@@ -289,9 +315,11 @@ void save_shards(const std::filesystem::path& folder, const FolderFormat& format
     write_safetensors(file, shards[i], dtype, metadata);
     file.finish();
     checksums[name] = SafetensorsFile(file.temporary()).own_checksum();
-    for (const TensorToWrite& tensor : shards[i]) map[tensor.name] = name, bytes += bytes_of(tensor, dtype);
+    for (const TensorToWrite& tensor : shards[i])
+      map[tensor.name] = name, bytes += bytes_of(tensor, dtype);
   }
-  index["metadata"] = {{"total_size", bytes}, {embedded_config_key, config_text}, {shards_key, checksums}};
+  index["metadata"] = {
+      {"total_size", bytes}, {embedded_config_key, config_text}, {shards_key, checksums}};
   index["weight_map"] = map;
   AtomicFile index_file(folder / index_name(format));
   index_file.write(index.dump(2) + "\n");
@@ -319,26 +347,30 @@ void save_shards(const std::filesystem::path& folder, const FolderFormat& format
 std::filesystem::path find_config(const std::filesystem::path& folder, const FolderFormat& format) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
-    throw std::runtime_error(fmt::format("'{}' must be a folder with '{}' and '{}', but it is {}; check the path",
-                                         folder.string(), format.config, format.weights,
-                                         is_there(folder) ? "not a folder" : "not there"));
+    throw std::runtime_error(fmt::format(
+        "'{}' must be a folder with '{}' and '{}', but it is {}; check the path", folder.string(),
+        format.config, format.weights, is_there(folder) ? "not a folder" : "not there"));
   }
-  return has_interrupted_save(folder, format) ? pending_config(folder, format) : folder / format.config;
+  return has_interrupted_save(folder, format) ? pending_config(folder, format)
+                                              : folder / format.config;
 }
 
-LlamaConfig load_config(const std::filesystem::path& folder) { return read_config(find_config(folder, model_format)); }
+LlamaConfig load_config(const std::filesystem::path& folder) {
+  return read_config(find_config(folder, model_format));
+}
 
 namespace {
 
 /// The weights of a folder, found to have all of these tensors and no others.
-Weights open_checked(const std::filesystem::path& folder, std::span<const NamedTensor> tensors, const FolderFormat& format) {
+Weights open_checked(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                     const FolderFormat& format) {
   Weights weights = open_weights(folder, format);
   for (const NamedTensor& tensor : tensors) {
     const auto found = weights.file_of.find(tensor.name);
     if (found == weights.file_of.end()) {
       throw std::runtime_error(
-          fmt::format("the weights in '{}' must have the tensor '{}' of shape {}, but they do not; check that "
-                      "{} and weights belong together{}",
+          fmt::format("the weights in '{}' must have the tensor '{}' of shape {}, but they do not; "
+                      "check that {} and weights belong together{}",
                       folder.string(), tensor.name, shape_text(tensor.shape), format.config,
                       for_another_model(format)));
     }
@@ -346,14 +378,15 @@ Weights open_checked(const std::filesystem::path& folder, std::span<const NamedT
     const TensorInfo& stored = *file.find(tensor.name);
     if (stored.shape != tensor.shape) {
       throw std::runtime_error(
-          fmt::format("'{}': the tensor '{}' must have the shape {}, but it has {}; check that {} and weights "
-                      "belong together{}",
-                      file.path().string(), tensor.name, shape_text(tensor.shape), shape_text(stored.shape),
-                      format.config, for_another_model(format)));
+          fmt::format("'{}': the tensor '{}' must have the shape {}, but it has {}; check that {} "
+                      "and weights belong together{}",
+                      file.path().string(), tensor.name, shape_text(tensor.shape),
+                      shape_text(stored.shape), format.config, for_another_model(format)));
     }
     if (!tensor.take && stored.elements() != tensor.values.size()) {
       throw std::invalid_argument(fmt::format(
-          "load_checkpoint: the room for '{}' must be {} values (shape {}), but it is {}; pass the matching span",
+          "load_checkpoint: the room for '{}' must be {} values (shape {}), but it is {}; pass the "
+          "matching span",
           tensor.name, stored.elements(), shape_text(tensor.shape), tensor.values.size()));
     }
   }
@@ -363,7 +396,8 @@ Weights open_checked(const std::filesystem::path& folder, std::span<const NamedT
 
 }  // namespace
 
-void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors, const FolderFormat& format) {
+void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                      const FolderFormat& format) {
   (void)open_checked(folder, tensors, format);
 }
 
@@ -382,7 +416,8 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
   }
 }
 
-std::optional<std::string> find_metadata(const std::filesystem::path& folder, const FolderFormat& format, std::string_view key) {
+std::optional<std::string> find_metadata(const std::filesystem::path& folder,
+                                         const FolderFormat& format, std::string_view key) {
   return metadata_of(folder / format.weights, key);
 }
 
@@ -390,21 +425,22 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder, const Folder
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (!std::filesystem::is_directory(folder)) {
-    throw std::runtime_error(fmt::format("'{}' must be a folder that can be created, but {}; choose another one",
-                                         folder.string(),
-                                         error ? error.message() : std::string("something else has that name")));
+    throw std::runtime_error(fmt::format(
+        "'{}' must be a folder that can be created, but {}; choose another one", folder.string(),
+        error ? error.message() : std::string("something else has that name")));
   }
   check_writable(folder / format.weights);
 }
 
-void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
-                 std::span<const NamedTensor> tensors, DType dtype, std::map<std::string, std::string> metadata,
-                 std::uint64_t shard_bytes) {
+void save_folder(const std::filesystem::path& folder, const FolderFormat& format,
+                 const std::string& config_text, std::span<const NamedTensor> tensors, DType dtype,
+                 std::map<std::string, std::string> metadata, std::uint64_t shard_bytes) {
   prepare_checkpoint_folder(folder, format);
   metadata["format"] = "pt";
   std::vector<TensorToWrite> to_write;
   to_write.reserve(tensors.size());
-  for (const NamedTensor& tensor : tensors) to_write.push_back({tensor.name, tensor.shape, tensor.values, tensor.make});
+  for (const NamedTensor& tensor : tensors)
+    to_write.push_back({tensor.name, tensor.shape, tensor.values, tensor.make});
 
   // First, or removing the old .tmp below would take away what makes the folder loadable.
   for (const auto& [pending, path] : pending_files(folder, format)) rename_durably(pending, path);
@@ -425,7 +461,9 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
 
 void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
                      std::span<const NamedTensor> tensors, DType dtype, std::uint64_t shard_bytes) {
-  const char* const name = dtype == DType::bf16 ? "bfloat16" : dtype == DType::f16 ? "float16" : "float32";
+  const char* const name = dtype == DType::bf16  ? "bfloat16"
+                           : dtype == DType::f16 ? "float16"
+                                                 : "float32";
   save_folder(folder, model_format, config_json(config, name), tensors, dtype, {}, shard_bytes);
 }
 

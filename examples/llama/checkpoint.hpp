@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Hugging Face LLaMA directories: `config.json` with `model.safetensors` or sharded weights, read and written.
+// Hugging Face LLaMA directories: `config.json` with `model.safetensors` or sharded weights, read
+// and written.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +21,9 @@
 
 namespace llama {
 
-/// A weight of the model and where its values live (row-major, as many as the shape says). Where they do not live as floats
-/// there are two functions instead, which see one tensor at a time: `take` is given what was loaded, `make` fills what is saved.
+/// A weight of the model and where its values live (row-major, as many as the shape says). Where
+/// they do not live as floats there are two functions instead, which see one tensor at a time:
+/// `take` is given what was loaded, `make` fills what is saved.
 struct NamedTensor {
   std::string name;  ///< Hugging Face's: "model.layers.0.self_attn.q_proj.weight"
   std::vector<std::ptrdiff_t> shape;
@@ -36,16 +38,19 @@ struct FolderFormat {
   std::string_view weights;  ///< "model.safetensors"
 };
 inline constexpr FolderFormat model_format{"config.json", "model.safetensors"};
-inline constexpr FolderFormat adapter_format{"adapter_config.json", "adapter_model.safetensors"};  ///< PEFT's
+inline constexpr FolderFormat adapter_format{"adapter_config.json",
+                                             "adapter_model.safetensors"};  ///< PEFT's
 
 /// The config that belongs to the weights in `folder` (see save_folder). Throws std::runtime_error.
-[[nodiscard]] std::filesystem::path find_config(const std::filesystem::path& folder, const FolderFormat& format);
+[[nodiscard]] std::filesystem::path find_config(const std::filesystem::path& folder,
+                                                const FolderFormat& format);
 [[nodiscard]] LlamaConfig load_config(const std::filesystem::path& folder);
 
-/// Fills every tensor from the format's weights or, without them, from the shards of their `.index.json`.
-/// Each must be there with exactly its shape, and nothing else may be there except buffers that carry no weights
-/// (rotary_emb.inv_freq, and lm_head.weight when `tensors` has none because it is tied). All names and shapes are
-/// checked before the first value is written. Throws std::runtime_error.
+/// Fills every tensor from the format's weights or, without them, from the shards of their
+/// `.index.json`. Each must be there with exactly its shape, and nothing else may be there except
+/// buffers that carry no weights (rotary_emb.inv_freq, and lm_head.weight when `tensors` has none
+/// because it is tied). All names and shapes are checked before the first value is written. Throws
+/// std::runtime_error.
 void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                      const FolderFormat& format = model_format);
 /// Throws what that would, but for damaged numbers, and fills nothing.
@@ -55,27 +60,34 @@ void check_checkpoint(const std::filesystem::path& folder, std::span<const Named
 /// Weights of more bytes than this are written as several files: Hugging Face's limit.
 inline constexpr std::uint64_t default_shard_bytes = 5'000'000'000;
 
-/// Creates the folder and fails now, rather than after hours of training, if no checkpoint could be saved there.
-void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format = model_format);
+/// Creates the folder and fails now, rather than after hours of training, if no checkpoint could be
+/// saved there.
+void prepare_checkpoint_folder(const std::filesystem::path& folder,
+                               const FolderFormat& format = model_format);
 
-/// Writes the config's text and the weights, creating the folder; on std::runtime_error what was there before is intact.
+/// Writes the config's text and the weights, creating the folder; on std::runtime_error what was
+/// there before is intact.
 ///
-/// Two files cannot be renamed in one stroke, so: both are written and synced as `.tmp` (every full disk is met here),
-/// then the weights are renamed, then the config. The weights carry a copy of their config; a kill between the two
-/// renames leaves new weights, the old config and the new config's `.tmp`, which find_config recognises and save_folder
-/// completes. A config that already says the same is left alone. So the old or the new folder loads, at any point.
+/// Two files cannot be renamed in one stroke, so: both are written and synced as `.tmp` (every full
+/// disk is met here), then the weights are renamed, then the config. The weights carry a copy of
+/// their config; a kill between the two renames leaves new weights, the old config and the new
+/// config's `.tmp`, which find_config recognises and save_folder completes. A config that already
+/// says the same is left alone. So the old or the new folder loads, at any point.
 ///
-/// Weights of more than `shard_bytes` become model-00001-of-0000N.safetensors with at most so many bytes of numbers each (a
-/// larger tensor has one of its own) and an index, model.safetensors.index.json, in Hugging Face's format. All of them are
-/// written as `.tmp` first. The index is renamed before the shards; it has the checksum of each and a copy of the config, by which
-/// load_checkpoint, find_config and save_folder recognise those that a kill left as `.tmp`. A model.safetensors that is there counts
-/// until it is removed, which is the last before the config. In the end shards of other saves are removed.
-/// `metadata` goes into the weights' own beside that.
-void save_folder(const std::filesystem::path& folder, const FolderFormat& format, const std::string& config_text,
-                 std::span<const NamedTensor> tensors, DType dtype, std::map<std::string, std::string> metadata = {},
+/// Weights of more than `shard_bytes` become model-00001-of-0000N.safetensors with at most so many
+/// bytes of numbers each (a larger tensor has one of its own) and an index,
+/// model.safetensors.index.json, in Hugging Face's format. All of them are written as `.tmp` first.
+/// The index is renamed before the shards; it has the checksum of each and a copy of the config, by
+/// which load_checkpoint, find_config and save_folder recognise those that a kill left as `.tmp`. A
+/// model.safetensors that is there counts until it is removed, which is the last before the config.
+/// In the end shards of other saves are removed. `metadata` goes into the weights' own beside that.
+void save_folder(const std::filesystem::path& folder, const FolderFormat& format,
+                 const std::string& config_text, std::span<const NamedTensor> tensors, DType dtype,
+                 std::map<std::string, std::string> metadata = {},
                  std::uint64_t shard_bytes = default_shard_bytes);
 /// What the weights in a folder have of it; none where it is not there.
-[[nodiscard]] std::optional<std::string> find_metadata(const std::filesystem::path& folder, const FolderFormat& format,
+[[nodiscard]] std::optional<std::string> find_metadata(const std::filesystem::path& folder,
+                                                       const FolderFormat& format,
                                                        std::string_view key);
 /// The same for a model.
 void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,

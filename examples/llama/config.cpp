@@ -22,12 +22,13 @@ using nlohmann::json;
 constexpr std::ptrdiff_t size_limit = 1 << 20;
 constexpr std::ptrdiff_t layer_limit = 1 << 14;
 
-[[noreturn]] void fail(const std::string& what, const std::string& required, const std::string& given,
-                       const std::string& advice) {
+[[noreturn]] void fail(const std::string& what, const std::string& required,
+                       const std::string& given, const std::string& advice) {
   throw std::runtime_error(fmt::format("{}: {}, but {}; {}", what, required, given, advice));
 }
 
-[[noreturn]] void fail_unsupported(const std::string& what, const char* key, const json& value, const char* required) {
+[[noreturn]] void fail_unsupported(const std::string& what, const char* key, const json& value,
+                                   const char* required) {
   fail(what, fmt::format("'{}' must be {}", key, required), fmt::format("it is {}", value.dump()),
        "this trainer has no such model, choose another one");
 }
@@ -38,12 +39,15 @@ const json* find(const json& object, const char* key) {
   return member == object.end() || member->is_null() ? nullptr : &*member;
 }
 
-std::optional<std::ptrdiff_t> integer(const std::string& what, const json& object, const char* key) {
+std::optional<std::ptrdiff_t> integer(const std::string& what, const json& object,
+                                      const char* key) {
   const json* value = find(object, key);
   if (value == nullptr) return std::nullopt;
   if (!value->is_number_unsigned() ||
-      value->get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
-    fail(what, fmt::format("'{}' must be a whole number", key), fmt::format("it is {}", value->dump()), "correct it");
+      value->get<std::uint64_t>() >
+          static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
+    fail(what, fmt::format("'{}' must be a whole number", key),
+         fmt::format("it is {}", value->dump()), "correct it");
   }
   return static_cast<std::ptrdiff_t>(value->get<std::uint64_t>());
 }
@@ -60,7 +64,8 @@ std::optional<double> number(const std::string& what, const json& object, const 
   const json* value = find(object, key);
   if (value == nullptr) return std::nullopt;
   if (!value->is_number())
-    fail(what, fmt::format("'{}' must be a number", key), fmt::format("it is {}", value->dump()), "correct it");
+    fail(what, fmt::format("'{}' must be a number", key), fmt::format("it is {}", value->dump()),
+         "correct it");
   return value->get<double>();
 }
 
@@ -68,11 +73,13 @@ std::optional<bool> boolean(const std::string& what, const json& object, const c
   const json* value = find(object, key);
   if (value == nullptr) return std::nullopt;
   if (!value->is_boolean())
-    fail(what, fmt::format("'{}' must be true or false", key), fmt::format("it is {}", value->dump()), "correct it");
+    fail(what, fmt::format("'{}' must be true or false", key),
+         fmt::format("it is {}", value->dump()), "correct it");
   return value->get<bool>();
 }
 
-/// Newer transformers put the type of RoPE into `rope_scaling` or `rope_parameters` even when it is the plain one.
+/// Newer transformers put the type of RoPE into `rope_scaling` or `rope_parameters` even when it is
+/// the plain one.
 bool is_plain_rope(const json& rope, const char* type_if_absent) {
   if (!rope.is_object()) return false;
   const json* type = find(rope, "rope_type");
@@ -88,13 +95,16 @@ void refuse_unsupported(const std::string& what, const json& root) {
   for (const char* key : {"attention_bias", "mlp_bias"}) {
     if (boolean(what, root, key).value_or(false)) fail_unsupported(what, key, root[key], "false");
   }
-  if (const json* value = find(root, "rope_scaling"); value != nullptr && !is_plain_rope(*value, "unknown"))
+  if (const json* value = find(root, "rope_scaling");
+      value != nullptr && !is_plain_rope(*value, "unknown"))
     fail_unsupported(what, "rope_scaling", *value, "null");
-  if (const json* value = find(root, "rope_parameters"); value != nullptr && !is_plain_rope(*value, "default")) {
+  if (const json* value = find(root, "rope_parameters");
+      value != nullptr && !is_plain_rope(*value, "default")) {
     fail_unsupported(what, "rope_parameters", *value, "of the rope_type \"default\"");
   }
   for (const char* key : {"quantization_config", "sliding_window"}) {
-    if (const json* value = find(root, key); value != nullptr) fail_unsupported(what, key, *value, "null");
+    if (const json* value = find(root, key); value != nullptr)
+      fail_unsupported(what, key, *value, "null");
   }
   if (const auto factor = number(what, root, "partial_rotary_factor"); factor && *factor != 1.0) {
     fail_unsupported(what, "partial_rotary_factor", root["partial_rotary_factor"], "1");
@@ -108,34 +118,41 @@ std::optional<std::string> problem_of(const LlamaConfig& c) {
     const char* name;
     std::ptrdiff_t value;
     std::ptrdiff_t limit = size_limit;
-  } sizes[] = {{"vocabulary", c.vocabulary},      {"hidden", c.hidden}, {"intermediate", c.intermediate},
-               {"layers", c.layers, layer_limit}, {"heads", c.heads},   {"kv_heads", c.kv_heads}};
+  } sizes[] = {
+      {"vocabulary", c.vocabulary},      {"hidden", c.hidden}, {"intermediate", c.intermediate},
+      {"layers", c.layers, layer_limit}, {"heads", c.heads},   {"kv_heads", c.kv_heads}};
   for (const auto& size : sizes) {
     if (size.value < 1 || size.value > size.limit) {
-      return fmt::format("{} must be from 1 to {}, but it is {}; choose a size in that range", size.name, size.limit,
-                         size.value);
+      return fmt::format("{} must be from 1 to {}, but it is {}; choose a size in that range",
+                         size.name, size.limit, size.value);
     }
   }
   if (c.heads % c.kv_heads != 0) {
     return fmt::format(
-        "heads must be a multiple of kv_heads, but they are {} and {}; choose kv_heads among the divisors of {}",
+        "heads must be a multiple of kv_heads, but they are {} and {}; choose kv_heads among the "
+        "divisors of {}",
         c.heads, c.kv_heads, c.heads);
   }
   if (c.hidden % c.heads != 0) {
-    return fmt::format("hidden must be a multiple of heads, but they are {} and {}; choose hidden = heads x head size",
-                       c.hidden, c.heads);
+    return fmt::format(
+        "hidden must be a multiple of heads, but they are {} and {}; choose hidden = heads x head "
+        "size",
+        c.hidden, c.heads);
   }
   if (c.head_size() % 2 != 0) {
     return fmt::format(
-        "the head size hidden / heads must be even (RoPE turns pairs), but it is {} / {} = {}; change hidden or heads",
+        "the head size hidden / heads must be even (RoPE turns pairs), but it is {} / {} = {}; "
+        "change hidden or heads",
         c.hidden, c.heads, c.head_size());
   }
   if (!std::isfinite(c.norm_epsilon) || c.norm_epsilon <= 0.0 || c.norm_epsilon >= 1.0) {
-    return fmt::format("norm_epsilon must be above 0 and below 1, but it is {}; the usual value is 1e-6",
-                       c.norm_epsilon);
+    return fmt::format(
+        "norm_epsilon must be above 0 and below 1, but it is {}; the usual value is 1e-6",
+        c.norm_epsilon);
   }
   if (!std::isfinite(c.rope_theta) || c.rope_theta <= 0.0) {
-    return fmt::format("rope_theta must be above 0, but it is {}; the usual value is 10000", c.rope_theta);
+    return fmt::format("rope_theta must be above 0, but it is {}; the usual value is 10000",
+                       c.rope_theta);
   }
   return std::nullopt;
 }
@@ -145,7 +162,8 @@ void validate(const LlamaConfig& config) {
 }
 
 std::ptrdiff_t parameter_count(const LlamaConfig& c) {
-  const std::ptrdiff_t attention = 2 * c.hidden * c.hidden + 2 * c.hidden * c.kv_heads * c.head_size();
+  const std::ptrdiff_t attention =
+      2 * c.hidden * c.hidden + 2 * c.hidden * c.kv_heads * c.head_size();
   const std::ptrdiff_t block = attention + 3 * c.hidden * c.intermediate + 2 * c.hidden;
   return c.layers * block + c.hidden + c.vocabulary * c.hidden * (c.tie_embeddings ? 1 : 2);
 }
@@ -166,10 +184,15 @@ LlamaConfig parse_config(std::string_view json_text, const std::string& what) {
     config.rope_theta = number(what, *rope, "rope_theta").value_or(config.rope_theta);
   config.tie_embeddings = boolean(what, root, "tie_word_embeddings").value_or(false);
   config.max_positions = integer(what, root, "max_position_embeddings").value_or(2048);
-  if (const auto problem = problem_of(config)) throw std::runtime_error(fmt::format("{}: {}", what, *problem));
-  if (const auto head_size = integer(what, root, "head_dim"); head_size && *head_size != config.head_size()) {
-    fail(what, fmt::format("'head_dim' must be hidden_size / num_attention_heads = {}", config.head_size()),
-         fmt::format("it is {}", *head_size), "this trainer has no other head size, choose another model");
+  if (const auto problem = problem_of(config))
+    throw std::runtime_error(fmt::format("{}: {}", what, *problem));
+  if (const auto head_size = integer(what, root, "head_dim");
+      head_size && *head_size != config.head_size()) {
+    fail(what,
+         fmt::format("'head_dim' must be hidden_size / num_attention_heads = {}",
+                     config.head_size()),
+         fmt::format("it is {}", *head_size),
+         "this trainer has no other head size, choose another model");
   }
   return config;
 }

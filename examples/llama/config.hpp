@@ -18,11 +18,12 @@ struct LlamaConfig {
   std::ptrdiff_t intermediate = 688;  ///< width inside SwiGLU
   std::ptrdiff_t layers = 4;          ///< blocks; each is two branches, attention and MLP
   std::ptrdiff_t heads = 4;           ///< query heads
-  std::ptrdiff_t kv_heads = 4;        ///< key and value heads, each shared by heads / kv_heads neighbours
+  std::ptrdiff_t kv_heads = 4;  ///< key and value heads, each shared by heads / kv_heads neighbours
   double norm_epsilon = 1e-6;
   double rope_theta = 10000.0;
-  bool tie_embeddings = false;          ///< the output layer is the embedding
-  std::ptrdiff_t max_positions = 2048;  ///< kept for other readers of config.json; nothing here depends on it
+  bool tie_embeddings = false;  ///< the output layer is the embedding
+  std::ptrdiff_t max_positions =
+      2048;  ///< kept for other readers of config.json; nothing here depends on it
 
   [[nodiscard]] std::ptrdiff_t head_size() const { return hidden / heads; }
   bool operator==(const LlamaConfig&) const = default;
@@ -35,12 +36,15 @@ void validate(const LlamaConfig& config);
 /// Numbers in all weight tensors. Needs a valid config.
 [[nodiscard]] std::ptrdiff_t parameter_count(const LlamaConfig& config);
 
-/// From the text of a `config.json`; absent keys have Hugging Face's defaults. What this model cannot represent
-/// (rope_scaling, biases, another activation, ...) is a std::runtime_error naming the key. `what` names the text.
+/// From the text of a `config.json`; absent keys have Hugging Face's defaults. What this model
+/// cannot represent (rope_scaling, biases, another activation, ...) is a std::runtime_error naming
+/// the key. `what` names the text.
 [[nodiscard]] LlamaConfig parse_config(std::string_view json_text, const std::string& what);
 [[nodiscard]] LlamaConfig read_config(const std::filesystem::path& path);
 
-/// The text of a `config.json` that Hugging Face transformers loads as LlamaForCausalLM with the given torch dtype.
-[[nodiscard]] std::string config_json(const LlamaConfig& config, std::string_view torch_dtype = "float32");
+/// The text of a `config.json` that Hugging Face transformers loads as LlamaForCausalLM with the
+/// given torch dtype.
+[[nodiscard]] std::string config_json(const LlamaConfig& config,
+                                      std::string_view torch_dtype = "float32");
 
 }  // namespace llama

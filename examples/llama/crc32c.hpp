@@ -9,7 +9,9 @@
 
 namespace llama {
 
-/// Of bytes that come in pieces: crc32c(crc32c(0, "a", 1), "b", 1) is that of "ab". As in iSCSI (RFC 3720, appendix B.4).
-[[nodiscard]] std::uint32_t crc32c(std::uint32_t before, const void* bytes, std::size_t size) noexcept;
+/// Of bytes that come in pieces: crc32c(crc32c(0, "a", 1), "b", 1) is that of "ab". As in iSCSI
+/// (RFC 3720, appendix B.4).
+[[nodiscard]] std::uint32_t crc32c(std::uint32_t before, const void* bytes,
+                                   std::size_t size) noexcept;
 
 }  // namespace llama

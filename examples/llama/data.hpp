@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Training data: text as bytes or files of token ids, split into a training and a validation part, and cut into
-// batches.
+// Training data: text as bytes or files of token ids, split into a training and a validation part,
+// and cut into batches.
 #pragma once
 
 #include <cstddef>
@@ -18,19 +18,22 @@ class Tokenizer;
 enum class TokenType { automatic, u16, i32 };  ///< automatic: by the file's extension .u16 or .i32
 
 struct DataOptions {
-  std::ptrdiff_t vocabulary = 256;                      ///< ids must be below it
-  double validation_fraction = 0.1;                     ///< of the tokens, from the end; in [0, 1)
-  std::uintmax_t max_bytes = std::uintmax_t{32} << 20;  ///< of text that is read; ignored for token files
+  std::ptrdiff_t vocabulary = 256;   ///< ids must be below it
+  double validation_fraction = 0.1;  ///< of the tokens, from the end; in [0, 1)
+  std::uintmax_t max_bytes = std::uintmax_t{32}
+                             << 20;  ///< of text that is read; ignored for token files
 };
 
 /// The tokens of a corpus. Errors are std::runtime_error.
 class TokenData {
  public:
-  /// A file, or all files under a folder in the order of their relative paths (compared byte by byte, so it is the same
-  /// on every machine), joined; each byte is an id, or `tokenizer` makes ids of the whole, which then must be
-  /// UTF-8 (a character that max_bytes cuts is left out). In a folder, what is hidden, not a regular file, unreadable or
-  /// binary (a NUL byte among the first 8,192) is skipped.
-  [[nodiscard]] static TokenData from_text(const std::filesystem::path& path, const DataOptions& options = {},
+  /// A file, or all files under a folder in the order of their relative paths (compared byte by
+  /// byte, so it is the same on every machine), joined; each byte is an id, or `tokenizer` makes
+  /// ids of the whole, which then must be UTF-8 (a character that max_bytes cuts is left out). In a
+  /// folder, what is hidden, not a regular file, unreadable or binary (a NUL byte among the first
+  /// 8,192) is skipped.
+  [[nodiscard]] static TokenData from_text(const std::filesystem::path& path,
+                                           const DataOptions& options = {},
                                            const Tokenizer* tokenizer = nullptr);
   /// Raw little-endian ids, uint16 or int32.
   [[nodiscard]] static TokenData from_tokens(const std::filesystem::path& path, TokenType type,
@@ -38,7 +41,9 @@ class TokenData {
 
   TokenData(std::vector<std::int32_t> tokens, double validation_fraction);
 
-  [[nodiscard]] std::span<const std::int32_t> train() const noexcept { return std::span(tokens_).first(train_size_); }
+  [[nodiscard]] std::span<const std::int32_t> train() const noexcept {
+    return std::span(tokens_).first(train_size_);
+  }
   [[nodiscard]] std::span<const std::int32_t> validation() const noexcept {
     return std::span(tokens_).subspan(train_size_);
   }
@@ -48,15 +53,18 @@ class TokenData {
   std::size_t train_size_ = 0;
 };
 
-/// The headers of the newest C++ standard library under `root`. std::runtime_error if there is none.
+/// The headers of the newest C++ standard library under `root`. std::runtime_error if there is
+/// none.
 [[nodiscard]] std::filesystem::path find_default_corpus(const std::filesystem::path& root = "/");
 
-/// Training batches as a pure function of (seed, step, micro_step): each row is `sequence + 1` neighbouring tokens from
-/// a random place; labels are the inputs shifted by one.
+/// Training batches as a pure function of (seed, step, micro_step): each row is `sequence + 1`
+/// neighbouring tokens from a random place; labels are the inputs shifted by one.
 class BatchSampler {
  public:
-  /// `tokens` must outlive the sampler and hold at least batch x (sequence + 1) (std::runtime_error).
-  BatchSampler(std::span<const std::int32_t> tokens, std::ptrdiff_t batch, std::ptrdiff_t sequence, std::uint64_t seed);
+  /// `tokens` must outlive the sampler and hold at least batch x (sequence + 1)
+  /// (std::runtime_error).
+  BatchSampler(std::span<const std::int32_t> tokens, std::ptrdiff_t batch, std::ptrdiff_t sequence,
+               std::uint64_t seed);
 
   /// Fills [batch, sequence] ids, row-major.
   void fill(std::uint64_t step, std::uint32_t micro_step, std::span<std::int32_t> input_ids,
@@ -69,16 +77,19 @@ class BatchSampler {
   std::uint64_t seed_;
 };
 
-/// The same `batches` x `batch` evenly spaced windows every time, so that validation losses can be compared.
+/// The same `batches` x `batch` evenly spaced windows every time, so that validation losses can be
+/// compared.
 class EvaluationWindows {
  public:
-  /// `tokens` must outlive this and hold at least sequence + 1 (std::runtime_error); windows overlap when it is short.
-  EvaluationWindows(std::span<const std::int32_t> tokens, std::ptrdiff_t batch, std::ptrdiff_t sequence,
-                    std::ptrdiff_t batches);
+  /// `tokens` must outlive this and hold at least sequence + 1 (std::runtime_error); windows
+  /// overlap when it is short.
+  EvaluationWindows(std::span<const std::int32_t> tokens, std::ptrdiff_t batch,
+                    std::ptrdiff_t sequence, std::ptrdiff_t batches);
 
   [[nodiscard]] std::size_t batches() const noexcept { return batches_; }
   /// Fills [batch, sequence] ids of batch `index` < batches().
-  void fill(std::size_t index, std::span<std::int32_t> input_ids, std::span<std::int32_t> labels) const;
+  void fill(std::size_t index, std::span<std::int32_t> input_ids,
+            std::span<std::int32_t> labels) const;
 
  private:
   std::span<const std::int32_t> tokens_;

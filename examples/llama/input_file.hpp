@@ -10,9 +10,10 @@
 
 namespace llama {
 
-/// Mapped into memory. Whatever happens to the file meanwhile is an error and no crash: where it was cut or the disk
-/// fails, touching the map raises SIGBUS, which a handler of this class turns into the std::runtime_error of read();
-/// the handler passes on every other SIGBUS. Writing into the file while it is read cannot be noticed here.
+/// Mapped into memory. Whatever happens to the file meanwhile is an error and no crash: where it
+/// was cut or the disk fails, touching the map raises SIGBUS, which a handler of this class turns
+/// into the std::runtime_error of read(); the handler passes on every other SIGBUS. Writing into
+/// the file while it is read cannot be noticed here.
 class InputFile {
  public:
   /// Throws std::runtime_error if `path` is not a readable regular file.

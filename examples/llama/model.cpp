@@ -63,7 +63,8 @@ std::uint32_t joined(const std::vector<std::uint32_t>& checksums) {
 }  // namespace
 
 template <class T, class Backend>
-LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options)
+LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence,
+                                   ModelOptions options)
     : config_(checked(config)),
       adaptation_(std::move(options.adaptation)),
       saved_(options.fill),
@@ -84,19 +85,24 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
                               .adaptation = adaptation_};
   // What is computed again lives within one call.
   const ops::BasicBranchMemory<Backend> memory{options.recompute ? workspace_ : saved_, workspace_};
-  const auto rope = std::make_shared<const ops::RopeTable<T, Backend>>(max_sequence, config.head_size(), config.rope_theta);
+  const auto rope = std::make_shared<const ops::RopeTable<T, Backend>>(
+      max_sequence, config.head_size(), config.rope_theta);
   parameters_.push_back(&embedding_);
   for (Index i = 0; i < config.layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
     Block& block = blocks_.emplace_back(Block{
-        Attention({ops::AttentionBranch<T, Backend>(attention, rope, memory, prefix), saved_, options.recompute}),
+        Attention({ops::AttentionBranch<T, Backend>(attention, rope, memory, prefix), saved_,
+                   options.recompute}),
         Mlp({ops::SwiGLUBranch<T, Backend>(mlp, memory, prefix), saved_, options.recompute})});
-    block.attention.op().for_each_parameter([&](Parameter& parameter) { parameters_.push_back(&parameter); });
-    block.mlp.op().for_each_parameter([&](Parameter& parameter) { parameters_.push_back(&parameter); });
+    block.attention.op().for_each_parameter(
+        [&](Parameter& parameter) { parameters_.push_back(&parameter); });
+    block.mlp.op().for_each_parameter(
+        [&](Parameter& parameter) { parameters_.push_back(&parameter); });
   }
   parameters_.push_back(&final_norm_);
   if (!config.tie_embeddings) parameters_.push_back(&head_);
-  for (Parameter* parameter : {&embedding_, &final_norm_, &head_}) parameter->trained = !adaptation_.enabled();
+  for (Parameter* parameter : {&embedding_, &final_norm_, &head_})
+    parameter->trained = !adaptation_.enabled();
   set_flops(max_sequence);
 }
 
@@ -112,8 +118,10 @@ void LlamaModel<T, Backend>::initialize(std::uint64_t seed) {
     const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
     const auto fill = [&](auto span) {
       if (name.ends_with("norm.weight")) return void(std::ranges::fill(span, 1));
-      const bool feeds_stream = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-      fill_normal(span, feeds_stream ? residual : 0.02, dropbp::CounterRandom(seed, weight_stream, index));
+      const bool feeds_stream =
+          name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+      fill_normal(span, feeds_stream ? residual : 0.02,
+                  dropbp::CounterRandom(seed, weight_stream, index));
     };
     if constexpr (!dropbp::DeviceBackend<Backend>) {
       if (weight.value != nullptr) {
@@ -144,7 +152,8 @@ void LlamaModel<T, Backend>::initialize_adapters(std::uint64_t seed) {
     const double bound = 1.0 / std::sqrt(static_cast<double>(tensor.columns));
     const auto fill = [&](auto* to) {
       using Element = std::remove_pointer_t<decltype(to)>;
-      for (std::size_t i = 0; i < tensor.size(); ++i) to[i] = static_cast<Element>(bound * (2.0 * uniform(random(i)) - 1.0));
+      for (std::size_t i = 0; i < tensor.size(); ++i)
+        to[i] = static_cast<Element>(bound * (2.0 * uniform(random(i)) - 1.0));
     };
     if constexpr (dropbp::DeviceBackend<Backend>) {
       values.resize(tensor.size());
@@ -161,7 +170,8 @@ std::size_t LlamaModel<T, Backend>::base_bytes() {
   std::size_t bytes = (embedding_.size() + final_norm_.size() + head_.size()) * sizeof(T);
   for_each_layer([&](auto& layer) {
     bytes += layer.op().norm.size() * sizeof(T);
-    layer.op().for_each_projection([&](const Projection& projection) { bytes += projection.base_bytes(); });
+    layer.op().for_each_projection(
+        [&](const Projection& projection) { bytes += projection.base_bytes(); });
   });
   return bytes;
 }
@@ -175,8 +185,8 @@ void LlamaModel<T, Backend>::set_flops(Index sequence) {
                                                     .kv_heads = size(config_.kv_heads),
                                                     .causal = true}) /
                            static_cast<double>(sequence);
-  const double mlp =
-      dropbp::swiglu_flops({.hidden = size(config_.hidden), .intermediate = size(config_.intermediate)});
+  const double mlp = dropbp::swiglu_flops(
+      {.hidden = size(config_.hidden), .intermediate = size(config_.intermediate)});
   for (Block& block : blocks_) {
     block.attention.set_flops(attention);
     block.mlp.set_flops(mlp);
@@ -184,15 +194,18 @@ void LlamaModel<T, Backend>::set_flops(Index sequence) {
 }
 
 template <class T, class Backend>
-double LlamaModel<T, Backend>::backward_flops(std::size_t branch, bool input_gradient_needed) const {
+double LlamaModel<T, Backend>::backward_flops(std::size_t branch,
+                                              bool input_gradient_needed) const {
   const Block& block = blocks_.at(branch / 2);
   const auto cost = [&](const auto& layer, const Projection& lowest) {
     if (input_gradient_needed || layer.op().norm.trained) return layer.flops();
     Index outputs = 0;
     for (const auto& part : lowest.parts()) outputs += part.rows;
-    return lowest.trains() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden) : 0.0;
+    return lowest.trains() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden)
+                           : 0.0;
   };
-  return branch % 2 == 0 ? cost(block.attention, block.attention.op().qkv) : cost(block.mlp, block.mlp.op().gate_up);
+  return branch % 2 == 0 ? cost(block.attention, block.attention.op().qkv)
+                         : cost(block.mlp, block.mlp.op().gate_up);
 }
 
 template <class T, class Backend>
@@ -213,19 +226,21 @@ ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch,
 
   Tensor hidden(stream.rows(), stream.columns(), workspace_);
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
-  ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(), final_norm_.value().data, config_.norm_epsilon);
+  ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(), final_norm_.value().data,
+                        config_.norm_epsilon);
   cross_entropy_.begin(batch.labels, config_.vocabulary);
   for (Index chunk = 0; chunk < cross_entropy_.chunks(); ++chunk) {
     cross_entropy_.forward_chunk(chunk, hidden.view(), head(), true);
     wait<Backend>();
     watch.add_to(spent.forward);
-    cross_entropy_.backward_chunk(chunk, hidden.view(), hidden.view(), head());  // the gradient replaces the hidden state
+    cross_entropy_.backward_chunk(chunk, hidden.view(), hidden.view(),
+                                  head());  // the gradient replaces the hidden state
     wait<Backend>();
     watch.add_to(spent.backward);
   }
   Tensor grad(stream.rows(), stream.columns(), workspace_);
-  ops::rms_norm_backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(), final_norm_, rstd.data(),
-                         workspace_);
+  ops::rms_norm_backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(),
+                         final_norm_, rstd.data(), workspace_);
   wait<Backend>();
   watch.add_to(spent.backward);
   return grad;
@@ -265,7 +280,8 @@ ops::Matrix<T, Backend> BranchwisePass<T, Backend>::forward() {
 }
 
 template <class T, class Backend>
-ops::Matrix<T, Backend> BranchwisePass<T, Backend>::backward(std::size_t branch, const Tensor& grad_output) {
+ops::Matrix<T, Backend> BranchwisePass<T, Backend>::backward(std::size_t branch,
+                                                             const Tensor& grad_output) {
   Tensor grad(grad_output.rows(), grad_output.columns(), model_.workspace_);
   ops::copy<T>(grad.view(), grad_output.view());
   auto& block = model_.blocks_.at(branch / 2);
@@ -298,16 +314,19 @@ template <class T, class Backend>
 double LlamaModel<T, Backend>::loss(const Batch& batch) {
   Tensor stream = forward(batch);
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
-  ops::rms_norm_forward(stream.view(), rstd.data(), stream.view(), final_norm_.value().data, config_.norm_epsilon);
+  ops::rms_norm_forward(stream.view(), rstd.data(), stream.view(), final_norm_.value().data,
+                        config_.norm_epsilon);
   return cross_entropy_.loss(stream.view(), head(), batch.labels);
 }
 
 template <class T, class Backend>
 std::size_t LlamaModel<T, Backend>::saved_bytes(std::size_t branch, Index tokens) const {
   const Block& block = blocks_.at(branch / 2);
-  if (block.mlp.op().enabled()) return static_cast<std::size_t>(tokens * config_.hidden) * sizeof(T);
-  return branch % 2 == 0 ? ops::AttentionBranch<T, Backend>::saved_bytes(block.attention.op().config(), tokens)
-                         : ops::SwiGLUBranch<T, Backend>::saved_bytes(block.mlp.op().config(), tokens);
+  if (block.mlp.op().enabled())
+    return static_cast<std::size_t>(tokens * config_.hidden) * sizeof(T);
+  return branch % 2 == 0
+             ? ops::AttentionBranch<T, Backend>::saved_bytes(block.attention.op().config(), tokens)
+             : ops::SwiGLUBranch<T, Backend>::saved_bytes(block.mlp.op().config(), tokens);
 }
 
 namespace {
@@ -326,12 +345,14 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
   std::vector<std::uint32_t> checksums;
   const bool summed = model.adaptation().enabled();
   model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
-    NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
+    NamedTensor tensor{.name = weight.name,
+                       .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
     const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
     if constexpr (std::is_same_v<T, float> && !dropbp::DeviceBackend<Backend>)
       if (weight.value != nullptr) tensor.values = {weight.value, size};
     if (tensor.values.data() == nullptr)
-      tensor.take = [weight, summed, at = tensors.size(), &checksums](std::span<const float> values) {
+      tensor.take = [weight, summed, at = tensors.size(),
+                     &checksums](std::span<const float> values) {
         if (summed) checksums[at] = checksum_of(values);
         weight.set({values.data(), weight.rows, weight.columns});
       };
@@ -346,13 +367,16 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
 }
 
 template <class T, class Backend>
-void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype, std::uint64_t shard_bytes) {
+void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype,
+                  std::uint64_t shard_bytes) {
   std::vector<NamedTensor> tensors;
   model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
-    NamedTensor tensor{.name = weight.name, .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
+    NamedTensor tensor{.name = weight.name,
+                       .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
     const bool merged = weight.projection != nullptr && model.adaptation().enabled();
     if constexpr (!dropbp::DeviceBackend<Backend>) {
-      if (!merged) tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
+      if (!merged)
+        tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
     }
     if (tensor.values.data() == nullptr)
       tensor.make = [weight, merged](std::span<float> values) {
@@ -364,7 +388,9 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
             made = ops::Matrix<T, Backend>(weight.rows, weight.columns);
             weight.projection->merged_weight(weight.part, made.view());
           }
-          ops::download(to, merged ? made.view() : ops::MatrixView<T, Backend>(weight.value, weight.rows, weight.columns));
+          ops::download(
+              to, merged ? made.view()
+                         : ops::MatrixView<T, Backend>(weight.value, weight.rows, weight.columns));
         } else {
           weight.projection->merged_weight(weight.part, to);
         }
@@ -382,11 +408,12 @@ template void load_weights(const std::filesystem::path&, LlamaModel<float>&);
 template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
 template void save_weights(const std::filesystem::path&, LlamaModel<float>&, DType, std::uint64_t);
 #if defined(DROPBP_LLAMA_CUDA)
-#define DROPBP_LLAMA_INSTANTIATE(T)                                                                     \
-  template class LlamaModel<T, dropbp::Cuda>;                                                           \
-  template class BranchwisePass<T, dropbp::Cuda>;                                                       \
-  template void load_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&);               \
-  template void save_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&, DType, std::uint64_t);
+#define DROPBP_LLAMA_INSTANTIATE(T)                                                             \
+  template class LlamaModel<T, dropbp::Cuda>;                                                   \
+  template class BranchwisePass<T, dropbp::Cuda>;                                               \
+  template void load_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&);       \
+  template void save_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&, DType, \
+                             std::uint64_t);
 DROPBP_LLAMA_INSTANTIATE(float)
 DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16)
 #endif

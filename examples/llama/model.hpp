@@ -65,14 +65,15 @@ class Stopwatch {
 
 /// What a model is besides its config.
 struct ModelOptions {
-  ops::Adaptation adaptation = {};                ///< its `moment` is the model's own
-  bool recompute = false;                         ///< branches save their input alone
-  ops::PoolFill fill = ops::PoolFill::nothing;    ///< poisons fresh memory in tests
+  ops::Adaptation adaptation = {};              ///< its `moment` is the model's own
+  bool recompute = false;                       ///< branches save their input alone
+  ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
 
-/// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output layer. T is float or
-/// double, or on a device also BFloat16. All weights train, or, with adapters, these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight"
-/// and "X.lora_B.weight" for the weight "X.weight".
+/// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output
+/// layer. T is float or double, or on a device also BFloat16. All weights train, or, with adapters,
+/// these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight" and
+/// "X.lora_B.weight" for the weight "X.weight".
 template <class T, class Backend = dropbp::Cpu>
 class LlamaModel {
  public:
@@ -80,15 +81,17 @@ class LlamaModel {
   using Parameter = ops::Parameter<T, Backend>;
   using Slice = ops::ParameterSlice<T, Backend>;
   using Projection = ops::Projection<T, Backend>;
-  using Attention = dropbp::DropBPLayer<ops::Recompute<ops::AttentionBranch<T, Backend>, T, Backend>>;
+  using Attention =
+      dropbp::DropBPLayer<ops::Recompute<ops::AttentionBranch<T, Backend>, T, Backend>>;
   using Mlp = dropbp::DropBPLayer<ops::Recompute<ops::SwiGLUBranch<T, Backend>, T, Backend>>;
   struct Block {
     Attention attention;
     Mlp mlp;
   };
 
-  /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize() or load_weights(), and
-  /// initialize_adapters() or load_adapter(). Throws std::invalid_argument for an impossible config or adaptation.
+  /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize()
+  /// or load_weights(), and initialize_adapters() or load_adapter(). Throws std::invalid_argument
+  /// for an impossible config or adaptation.
   explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options = {});
 
   LlamaModel(const LlamaModel&) = delete;
@@ -106,15 +109,16 @@ class LlamaModel {
   void for_each_gradient(auto&& visit) {
     for_each_tensor([&](const Slice& tensor) {
       if (!tensor.trained) return;
-      const ops::Elements<T, Backend> gradient(tensor.gradient, tensor.gradient == nullptr ? 0 : tensor.size());
+      const ops::Elements<T, Backend> gradient(tensor.gradient,
+                                               tensor.gradient == nullptr ? 0 : tensor.size());
       visit(tensor.gradient == nullptr ? nullptr : &gradient);
     });
   }
 
   // ---- parameters
 
-  /// visit(const Slice&) for every tensor that is kept as such, adapters among them and quantised weights
-  /// not, from the embedding upwards.
+  /// visit(const Slice&) for every tensor that is kept as such, adapters among them and quantised
+  /// weights not, from the embedding upwards.
   void for_each_tensor(auto&& visit) {
     for (Parameter* parameter : parameters_) parameter->for_each_slice(visit);
   }
@@ -124,13 +128,14 @@ class LlamaModel {
   /// Whether anything below the branches trains: the embedding does unless adapters alone train.
   bool trains_below() const noexcept { return embedding_.trained; }
 
-  /// A weight of the checkpoint format, whatever the model makes of it: the adapters belong to the linear maps.
+  /// A weight of the checkpoint format, whatever the model makes of it: the adapters belong to the
+  /// linear maps.
   struct BaseWeight {
     const std::string& name;
     Index rows, columns;
-    T* value;                        ///< where it is kept as such, else null
-    Projection* projection;          ///< the linear maps it is one of, or null
-    std::size_t part;                ///< of the projection
+    T* value;                ///< where it is kept as such, else null
+    Projection* projection;  ///< the linear maps it is one of, or null
+    std::size_t part;        ///< of the projection
 
     /// Gives it its values [rows, columns], quantising them where the model does.
     void set(ops::MatrixView<const float> values) const {
@@ -151,8 +156,8 @@ class LlamaModel {
       visit_parameter(branch.norm);
       branch.for_each_projection([&](Projection& projection) {
         for (std::size_t part = 0; part < projection.parts().size(); ++part)
-          visit(BaseWeight{projection.parts()[part].name, projection.parts()[part].rows, projection.input(),
-                           projection.weight_of(part), &projection, part});
+          visit(BaseWeight{projection.parts()[part].name, projection.parts()[part].rows,
+                           projection.input(), projection.weight_of(part), &projection, part});
       });
     };
     visit_parameter(embedding_);
@@ -161,17 +166,19 @@ class LlamaModel {
     if (!config_.tie_embeddings) visit_parameter(head_);
   }
 
-  /// Normal weights of standard deviation 0.02, those of the two projections that feed the residual stream divided by
-  /// sqrt(2 * layers) as in GPT-2; norms are 1. A pure function of `seed`.
+  /// Normal weights of standard deviation 0.02, those of the two projections that feed the residual
+  /// stream divided by sqrt(2 * layers) as in GPT-2; norms are 1. A pure function of `seed`.
   void initialize(std::uint64_t seed);
 
-  /// As PEFT does: A uniform in +-1 / sqrt(inputs), B zero, so that the model begins as its base. A pure function of `seed`.
+  /// As PEFT does: A uniform in +-1 / sqrt(inputs), B zero, so that the model begins as its base. A
+  /// pure function of `seed`.
   void initialize_adapters(std::uint64_t seed);
 
   /// Which micro-step the next passes belong to: the adapters' dropout is drawn from it.
   void set_moment(const ops::TrainingMoment& moment) noexcept { *moment_ = moment; }
 
-  /// CRC-32C of the weights as they were loaded or initialised, before any was quantised; only where adapters train, else 0.
+  /// CRC-32C of the weights as they were loaded or initialised, before any was quantised; only
+  /// where adapters train, else 0.
   std::uint32_t base_checksum() const noexcept { return base_checksum_; }
 
   /// Bytes of all weights but the adapters, as they are kept.
@@ -180,9 +187,10 @@ class LlamaModel {
   /// Tells every layer the FLOPs of its branch at this sequence length, per token.
   void set_flops(Index sequence);
 
-  /// The cost of a kept branch's backward pass, in the unit of its FLOPs; only ratios mean something. Over frozen weights it is
-  /// the inputs' gradients alone (the adapters' own products, below a tenth, are left out), and where nobody needs that of the
-  /// branch's input, its lowest product is saved, or all where no adapter would use the rest.
+  /// The cost of a kept branch's backward pass, in the unit of its FLOPs; only ratios mean
+  /// something. Over frozen weights it is the inputs' gradients alone (the adapters' own products,
+  /// below a tenth, are left out), and where nobody needs that of the branch's input, its lowest
+  /// product is saved, or all where no adapter would use the rest.
   double backward_flops(std::size_t branch, bool input_gradient_needed) const;
 
   /// Makes every gradient absent: for the start of an optimizer step.
@@ -192,11 +200,12 @@ class LlamaModel {
 
   // ---- passes
 
-  /// Mean cross-entropy of the batch, in nats a token; its gradients are added to those of the parameters. Call
-  /// clear_gradients() before the first of a step. Adds to `times`.
+  /// Mean cross-entropy of the batch, in nats a token; its gradients are added to those of the
+  /// parameters. Call clear_gradients() before the first of a step. Adds to `times`.
   double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
 
-  /// The loss alone. The handler must be in an evaluation: branches that save would keep their memory.
+  /// The loss alone. The handler must be in an evaluation: branches that save would keep their
+  /// memory.
   double loss(const Batch& batch);
 
   /// Bytes that a kept branch keeps between forward and backward.
@@ -238,7 +247,8 @@ class BranchwisePass {
  public:
   using Tensor = ops::Matrix<T, Backend>;
 
-  BranchwisePass(LlamaModel<T, Backend>& model, const Batch& batch) : model_(model), batch_(batch) {}
+  BranchwisePass(LlamaModel<T, Backend>& model, const Batch& batch)
+      : model_(model), batch_(batch) {}
 
   Tensor forward();
   Tensor backward(std::size_t branch, const Tensor& grad_output);
@@ -251,15 +261,17 @@ class BranchwisePass {
   Tensor heads_share_;  // of the embedding's gradient, where the output layer is tied to it
 };
 
-/// Fills the model's weights from a checkpoint folder, quantising them one after the other where the model does: besides
-/// the model itself one weight at a time is in memory. The adapters stay as they are. See load_checkpoint for the errors.
+/// Fills the model's weights from a checkpoint folder, quantising them one after the other where
+/// the model does: besides the model itself one weight at a time is in memory. The adapters stay as
+/// they are. See load_checkpoint for the errors.
 template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
 
-/// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights; see save_checkpoint.
+/// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights;
+/// see save_checkpoint.
 template <class T, class Backend>
-void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype = DType::f32,
-                  std::uint64_t shard_bytes = default_shard_bytes);
+void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model,
+                  DType dtype = DType::f32, std::uint64_t shard_bytes = default_shard_bytes);
 
 extern template class LlamaModel<float>;
 extern template class LlamaModel<double>;

@@ -13,7 +13,8 @@
 namespace llama {
 namespace {
 
-// In a double-quoted gnuplot string; the enhanced text mode is off, so that _ and ^ stand for themselves.
+// In a double-quoted gnuplot string; the enhanced text mode is off, so that _ and ^ stand for
+// themselves.
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
@@ -36,8 +37,8 @@ std::string script(const Plot& plot, const std::string& output) {
   }
   text += "plot ";
   for (std::size_t i = 0; i < plot.series.size(); ++i)
-    text += fmt::format("{}$series{} using 1:2 with lines linewidth 2 title {}", i == 0 ? "" : ", ", i,
-                        quoted(plot.series[i].name));
+    text += fmt::format("{}$series{} using 1:2 with lines linewidth 2 title {}", i == 0 ? "" : ", ",
+                        i, quoted(plot.series[i].name));
   return text + "\n";
 }
 
@@ -46,7 +47,8 @@ std::string script(const Plot& plot, const std::string& output) {
 void write_svg(const std::filesystem::path& path, const Plot& plot) {
   std::filesystem::path temporary = path;
   temporary += ".tmp";
-  // Where gnuplot is missing, the pipe is closed before anything is written: an error to report, not a signal to die of.
+  // Where gnuplot is missing, the pipe is closed before anything is written: an error to report,
+  // not a signal to die of.
   const auto previous = std::signal(SIGPIPE, SIG_IGN);
   std::FILE* const gnuplot = popen("gnuplot > /dev/null 2>&1", "w");
   bool written = gnuplot != nullptr;
@@ -60,10 +62,10 @@ void write_svg(const std::filesystem::path& path, const Plot& plot) {
   if (written) std::filesystem::rename(temporary, path, error);
   if (!written || error) {
     std::filesystem::remove(temporary, error);
-    throw std::runtime_error(fmt::format(
-        "a plot needs gnuplot and a folder that can be written, but {} could not be drawn: install gnuplot (Debian: "
-        "gnuplot-nox) or choose another path",
-        path.string()));
+    throw std::runtime_error(
+        fmt::format("a plot needs gnuplot and a folder that can be written, but {} could not be "
+                    "drawn: install gnuplot (Debian: gnuplot-nox) or choose another path",
+                    path.string()));
   }
 }
 

@@ -13,7 +13,8 @@ namespace llama {
 
 struct Series {
   std::string name;
-  std::vector<std::pair<double, double>> points;  ///< (x, y); points that are not finite are left out
+  std::vector<std::pair<double, double>>
+      points;  ///< (x, y); points that are not finite are left out
 };
 
 struct Plot {
@@ -23,8 +24,8 @@ struct Plot {
   std::vector<Series> series;
 };
 
-/// Draws `plot` into the SVG file `path`. Throws std::runtime_error when gnuplot is missing or fails; an older file then
-/// stays as it was.
+/// Draws `plot` into the SVG file `path`. Throws std::runtime_error when gnuplot is missing or
+/// fails; an older file then stays as it was.
 void write_svg(const std::filesystem::path& path, const Plot& plot);
 
 }  // namespace llama

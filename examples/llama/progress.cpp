@@ -32,17 +32,23 @@ std::string duration_text(double seconds) {
   return fmt::format("{}d{:02}h", total / (24 * 3600), total / 3600 % 24);
 }
 
-std::string rate_text(double tokens_per_second) { return fmt::format("{:.0f} tokens/s", tokens_per_second); }
+std::string rate_text(double tokens_per_second) {
+  return fmt::format("{:.0f} tokens/s", tokens_per_second);
+}
 
 double share_done(const ProgressUpdate& update, std::uint64_t steps) {
-  return steps == 0 ? 1.0 : std::min(1.0, static_cast<double>(update.steps_done) / static_cast<double>(steps));
+  return steps == 0
+             ? 1.0
+             : std::min(1.0, static_cast<double>(update.steps_done) / static_cast<double>(steps));
 }
 
 }  // namespace
 
-ProgressStyle choose_progress_style(ProgressChoice choice, bool quiet, bool out_is_terminal) noexcept {
+ProgressStyle choose_progress_style(ProgressChoice choice, bool quiet,
+                                    bool out_is_terminal) noexcept {
   if (quiet) return ProgressStyle::none;
-  const bool bar = choice == ProgressChoice::always || (choice == ProgressChoice::automatic && out_is_terminal);
+  const bool bar =
+      choice == ProgressChoice::always || (choice == ProgressChoice::automatic && out_is_terminal);
   return bar ? ProgressStyle::bar : ProgressStyle::lines;
 }
 
@@ -57,12 +63,14 @@ int terminal_width(std::FILE* out) noexcept {
   return 80;
 }
 
-std::string progress_bar(const ProgressUpdate& update, std::uint64_t steps, double seconds_left, int width) {
+std::string progress_bar(const ProgressUpdate& update, std::uint64_t steps, double seconds_left,
+                         int width) {
   const auto room = static_cast<std::size_t>(std::max(width, 0));
   // From the most to the least wanted: a narrow terminal loses the last ones first.
-  const std::string parts[] = {fmt::format("{}/{}", update.steps_done, steps), fmt::format("loss {:.4f}", update.loss),
-                               fmt::format("{} left", duration_text(seconds_left)), rate_text(update.tokens_per_second),
-                               fmt::format("dropped {:.0f}%", 100.0 * update.drop_rate)};
+  const std::string parts[] = {
+      fmt::format("{}/{}", update.steps_done, steps), fmt::format("loss {:.4f}", update.loss),
+      fmt::format("{} left", duration_text(seconds_left)), rate_text(update.tokens_per_second),
+      fmt::format("dropped {:.0f}%", 100.0 * update.drop_rate)};
   std::string text;
   for (const std::string& part : parts) {
     const std::size_t longer = text.size() + (text.empty() ? 0 : 2) + part.size();
@@ -74,21 +82,23 @@ std::string progress_bar(const ProgressUpdate& update, std::uint64_t steps, doub
   if (bar < smallest_bar) return text;
   const int inside = bar - 2;
   const int filled = static_cast<int>(share_done(update, steps) * inside);
-  return fmt::format("[{:=<{}}{:<{}}] {}", "", filled, filled < inside ? ">" : "", inside - filled, text);
+  return fmt::format("[{:=<{}}{:<{}}] {}", "", filled, filled < inside ? ">" : "", inside - filled,
+                     text);
 }
 
 std::string progress_line(const ProgressUpdate& update, std::uint64_t steps, double seconds_left) {
   std::string line = fmt::format("step {}/{}  loss {:.4f}", update.steps_done, steps, update.loss);
   if (update.validation_loss) line += fmt::format("  validation {:.4f}", *update.validation_loss);
-  line += fmt::format("  {}  dropped {:.1f}%  {} left", rate_text(update.tokens_per_second), 100.0 * update.drop_rate,
-                      duration_text(seconds_left));
+  line += fmt::format("  {}  dropped {:.1f}%  {} left", rate_text(update.tokens_per_second),
+                      100.0 * update.drop_rate, duration_text(seconds_left));
   return line;
 }
 
 Progress::Progress(Settings settings) : settings_(std::move(settings)) {
   if (!settings_.seconds) {
     settings_.seconds = [] {
-      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+          .count();
     };
   }
   if (!settings_.width) settings_.width = [out = settings_.out] { return terminal_width(out); };
@@ -115,7 +125,8 @@ void Progress::update(const ProgressUpdate& update) {
       message(progress_line(update, settings_.steps, left));
     return;
   }
-  // One column is kept free: a full line makes many terminals wrap, and a carriage return then comes back too low.
+  // One column is kept free: a full line makes many terminals wrap, and a carriage return then
+  // comes back too low.
   last_line_ = progress_bar(update, settings_.steps, left, settings_.width() - 1);
   if (update.validation_loss) message(progress_line(update, settings_.steps, left));
   const double now = settings_.seconds();
@@ -134,8 +145,11 @@ void Progress::message(std::string_view text) {
   std::fflush(settings_.out);
 }
 
-// A terminal may have become narrower since the bar was drawn; blanks beyond its edge would start a new line.
-std::size_t Progress::edge() const { return static_cast<std::size_t>(std::max(settings_.width() - 1, 0)); }
+// A terminal may have become narrower since the bar was drawn; blanks beyond its edge would start a
+// new line.
+std::size_t Progress::edge() const {
+  return static_cast<std::size_t>(std::max(settings_.width() - 1, 0));
+}
 
 void Progress::clear() {
   if (drawn_ == 0) return;

@@ -19,7 +19,8 @@ namespace llama {
 enum class ProgressStyle { bar, lines, none };
 
 /// `out_is_terminal`: see is_terminal().
-[[nodiscard]] ProgressStyle choose_progress_style(ProgressChoice choice, bool quiet, bool out_is_terminal) noexcept;
+[[nodiscard]] ProgressStyle choose_progress_style(ProgressChoice choice, bool quiet,
+                                                  bool out_is_terminal) noexcept;
 /// False also where TERM says "dumb": such a terminal cannot go back to the start of a line.
 [[nodiscard]] bool is_terminal(std::FILE* out) noexcept;
 /// Columns, 80 if unknown.
@@ -33,14 +34,16 @@ struct ProgressUpdate {
   double drop_rate = 0.0;  ///< realised so far, 0 to 1
 };
 
-/// The bar line, at most `width` characters, no control characters. What does not fit is left out from the right; a bar
-/// is drawn in the room that remains. `seconds_left` below 0 is unknown.
-[[nodiscard]] std::string progress_bar(const ProgressUpdate& update, std::uint64_t steps, double seconds_left,
-                                       int width);
+/// The bar line, at most `width` characters, no control characters. What does not fit is left out
+/// from the right; a bar is drawn in the room that remains. `seconds_left` below 0 is unknown.
+[[nodiscard]] std::string progress_bar(const ProgressUpdate& update, std::uint64_t steps,
+                                       double seconds_left, int width);
 /// The plain line, without the end of line.
-[[nodiscard]] std::string progress_line(const ProgressUpdate& update, std::uint64_t steps, double seconds_left);
+[[nodiscard]] std::string progress_line(const ProgressUpdate& update, std::uint64_t steps,
+                                        double seconds_left);
 
-/// Writes to stderr by default: stdout carries only the result, so it can be piped while the progress is still seen.
+/// Writes to stderr by default: stdout carries only the result, so it can be piped while the
+/// progress is still seen.
 class Progress {
  public:
   struct Settings {

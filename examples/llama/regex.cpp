@@ -42,12 +42,16 @@ class Translation {
  private:
   [[noreturn]] void fail(std::string_view part) const {
     throw std::runtime_error(
-        fmt::format("a pattern must consist of literals, classes, \\s, \\S, \\r, \\n, \\t, \\x{{code}}, \\p{{category}}, groups and "
-                    "quantifiers, but '{}' has '{}' at byte {}; encode the text elsewhere and pass the ids with --tokens",
+        fmt::format("a pattern must consist of literals, classes, \\s, \\S, \\r, \\n, \\t, "
+                    "\\x{{code}}, \\p{{category}}, groups and "
+                    "quantifiers, but '{}' has '{}' at byte {}; encode the text elsewhere and pass "
+                    "the ids with --tokens",
                     pattern_, part, at_));
   }
 
-  [[nodiscard]] bool next_is(std::string_view text) const { return pattern_.substr(at_).starts_with(text); }
+  [[nodiscard]] bool next_is(std::string_view text) const {
+    return pattern_.substr(at_).starts_with(text);
+  }
 
   void copy(std::size_t size) {
     result_ += pattern_.substr(at_, size);
@@ -56,7 +60,8 @@ class Translation {
 
   void outside() {
     switch (pattern_[at_]) {
-      case '\\': return escape();
+      case '\\':
+        return escape();
       case '[':
         in_class_ = true;
         copy(next_is("[^") ? 2 : 1);
@@ -68,24 +73,32 @@ class Translation {
         if (next_is("(?:") || next_is("(?=") || next_is("(?!")) return copy(3);
         if (next_is("(?") || next_is("(*")) fail(pattern_.substr(at_, 3));
         return copy(1);
-      case '{': return repetition();
+      case '{':
+        return repetition();
       // They depend on lines, whose ends the two libraries see differently.
       case '.':
       case '^':
-      case '$': fail(pattern_.substr(at_, 1));
-      default: return copy(1);
+      case '$':
+        fail(pattern_.substr(at_, 1));
+      default:
+        return copy(1);
     }
   }
 
   void class_member() {
     switch (pattern_[at_]) {
-      case '\\': return escape();
-      case '[': fail("[");  // a class in a class, or [:name:]
+      case '\\':
+        return escape();
+      case '[':
+        fail("[");  // a class in a class, or [:name:]
       case '&':
         if (next_is("&&")) fail("&&");
         return copy(1);
-      case ']': in_class_ = false; return copy(1);
-      default: return copy(1);
+      case ']':
+        in_class_ = false;
+        return copy(1);
+      default:
+        return copy(1);
     }
   }
 
@@ -102,17 +115,22 @@ class Translation {
     } else if (c == 'p') {
       const std::size_t end = std::min(pattern_.find('}', at_), pattern_.size() - 1);
       const std::string_view property = pattern_.substr(at_, end + 1 - at_);
-      const bool category = property.size() >= 5 && property.size() <= 6 && property[2] == '{' && property.back() == '}' &&
-                            std::string_view("CLMNPSZ").find(property[3]) != std::string_view::npos &&
-                            (property.size() == 5 || (property[4] >= 'a' && property[4] <= 'z'));
+      const bool category =
+          property.size() >= 5 && property.size() <= 6 && property[2] == '{' &&
+          property.back() == '}' &&
+          std::string_view("CLMNPSZ").find(property[3]) != std::string_view::npos &&
+          (property.size() == 5 || (property[4] >= 'a' && property[4] <= 'z'));
       if (!category) fail(property);
       copy(property.size());
     } else if (c == 'x') {
       const std::size_t end = std::min(pattern_.find('}', at_), pattern_.size() - 1);
       const std::string_view code = pattern_.substr(at_, end + 1 - at_);
-      if (code.size() < 5 || code[2] != '{' || code.find_first_not_of("0123456789ABCDEFabcdef", 3) != code.size() - 1) fail(code);
+      if (code.size() < 5 || code[2] != '{' ||
+          code.find_first_not_of("0123456789ABCDEFabcdef", 3) != code.size() - 1)
+        fail(code);
       copy(code.size());
-    } else if (c == 'r' || c == 'n' || c == 't' || std::string_view(R"(\/.-+*?()[]{}|^$'"#&)").find(c) != std::string_view::npos) {
+    } else if (c == 'r' || c == 'n' || c == 't' ||
+               std::string_view(R"(\/.-+*?()[]{}|^$'"#&)").find(c) != std::string_view::npos) {
       copy(2);
     } else {
       fail(two);
@@ -122,10 +140,13 @@ class Translation {
   /// {m}, {m,} or {m,n}; the other forms differ between the libraries, as does a '+' behind them.
   void repetition() {
     const std::size_t end = pattern_.find('}', at_);
-    const std::string_view inside = end == std::string_view::npos ? "" : pattern_.substr(at_ + 1, end - at_ - 1);
-    const bool plain = !inside.empty() && inside.front() != ',' && std::ranges::count(inside, ',') <= 1 &&
+    const std::string_view inside =
+        end == std::string_view::npos ? "" : pattern_.substr(at_ + 1, end - at_ - 1);
+    const bool plain = !inside.empty() && inside.front() != ',' &&
+                       std::ranges::count(inside, ',') <= 1 &&
                        inside.find_first_not_of("0123456789,") == std::string_view::npos;
-    if (!plain || pattern_.substr(end + 1).starts_with('+')) fail(pattern_.substr(at_, inside.size() + 3));
+    if (!plain || pattern_.substr(end + 1).starts_with('+'))
+      fail(pattern_.substr(at_, inside.size() + 3));
     copy(inside.size() + 2);
   }
 
@@ -164,13 +185,15 @@ Regex::Regex(const std::string& pattern) : program_(std::make_unique<Program>())
   const std::string translated = Translation(pattern).run();
   int error = 0;
   PCRE2_SIZE where = 0;
-  program_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), PCRE2_UTF | PCRE2_UCP,
-                                     &error, &where, nullptr));
+  program_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
+                                     translated.size(), PCRE2_UTF | PCRE2_UCP, &error, &where,
+                                     nullptr));
   const auto require = [&](bool good, const std::string& given) {
     if (!good)
-      throw std::runtime_error(fmt::format("a pattern must be a regular expression that matches no empty text, but '{}' {}; encode "
-                                           "the text elsewhere and pass the ids with --tokens",
-                                           pattern, given));
+      throw std::runtime_error(fmt::format(
+          "a pattern must be a regular expression that matches no empty text, but '{}' {}; encode "
+          "the text elsewhere and pass the ids with --tokens",
+          pattern, given));
   };
   require(program_->code != nullptr, fmt::format("gives: {}", message_of(error)));
   std::uint32_t matches_empty = 0;
@@ -180,21 +203,25 @@ Regex::Regex(const std::string& pattern) : program_(std::make_unique<Program>())
   pcre2_jit_compile(program_->code.get(), PCRE2_JIT_COMPLETE);
   program_->match.reset(pcre2_match_data_create_from_pattern(program_->code.get(), nullptr));
   program_->context.reset(pcre2_match_context_create(nullptr));
-  program_->stack.reset(pcre2_jit_stack_create(std::size_t{32} << 10, std::size_t{64} << 20, nullptr));
+  program_->stack.reset(
+      pcre2_jit_stack_create(std::size_t{32} << 10, std::size_t{64} << 20, nullptr));
   if (!program_->match || !program_->context) throw std::bad_alloc();
-  if (program_->stack) pcre2_jit_stack_assign(program_->context.get(), nullptr, program_->stack.get());
+  if (program_->stack)
+    pcre2_jit_stack_assign(program_->context.get(), nullptr, program_->stack.get());
   // The limit counts steps; one match may go through megabytes of spaces.
   pcre2_set_match_limit(program_->context.get(), 0xFFFFFFFF);
 }
 
 std::optional<Regex::Match> Regex::find(std::string_view text, std::size_t from) const {
-  const int result = pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                                 PCRE2_NO_UTF_CHECK, program_->match.get(), program_->context.get());
+  const int result =
+      pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                  from, PCRE2_NO_UTF_CHECK, program_->match.get(), program_->context.get());
   if (result == PCRE2_ERROR_NOMATCH) return std::nullopt;
   if (result < 0)
-    throw std::runtime_error(fmt::format("a text of {} bytes must be split by the tokenizer's pattern, but PCRE2 fails after byte "
-                                         "{}: {}; encode the text elsewhere and pass the ids with --tokens",
-                                         text.size(), from, message_of(result)));
+    throw std::runtime_error(fmt::format(
+        "a text of {} bytes must be split by the tokenizer's pattern, but PCRE2 fails after byte "
+        "{}: {}; encode the text elsewhere and pass the ids with --tokens",
+        text.size(), from, message_of(result)));
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(program_->match.get());
   return Match{range[0], range[1]};
 }
@@ -207,11 +234,14 @@ bool Regex::available() noexcept { return false; }
 
 Regex::Regex(const std::string&) {
   throw std::runtime_error(
-      "--tokenizer needs PCRE2, but this program was built without it; install it (apt-get install libpcre2-dev), configure and "
+      "--tokenizer needs PCRE2, but this program was built without it; install it (apt-get install "
+      "libpcre2-dev), configure and "
       "build again, or encode the text elsewhere and pass the ids with --tokens");
 }
 
-std::optional<Regex::Match> Regex::find(std::string_view, std::size_t) const { return std::nullopt; }
+std::optional<Regex::Match> Regex::find(std::string_view, std::size_t) const {
+  return std::nullopt;
+}
 
 #endif
 

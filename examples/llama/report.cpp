@@ -21,7 +21,9 @@ json number(double value) { return std::isfinite(value) ? json(value) : json(nul
 
 json number(const std::optional<double>& value) { return value ? number(*value) : json(nullptr); }
 
-json text(const std::optional<std::filesystem::path>& path) { return path ? json(path->string()) : json(nullptr); }
+json text(const std::optional<std::filesystem::path>& path) {
+  return path ? json(path->string()) : json(nullptr);
+}
 
 json config_of(const Options& o, const LlamaConfig& m, const ops::Adaptation& adaptation) {
   json config;
@@ -104,7 +106,8 @@ json json_of(const Summary& s) {
   return summary;
 }
 
-double mean_of(std::span<const StepRecord> records, std::size_t first, double StepRecord::*figure) {
+double mean_of(std::span<const StepRecord> records, std::size_t first,
+               double StepRecord::* figure) {
   double sum = 0.0;
   for (std::size_t i = first; i < records.size(); ++i) sum += records[i].*figure;
   return sum / static_cast<double>(records.size() - first);
@@ -123,7 +126,9 @@ json json_of(const Comparison& c) {
 }
 
 /// A path on the command line need not be UTF-8, JSON must be: odd bytes become U+FFFD.
-std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 /// The members "steps" and "summary", without braces.
 std::string members_of(const RunReport& run) {
@@ -151,7 +156,9 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
   for (std::size_t i = first; i < steps; ++i) {
     const StepRecord& base = baseline[i];
     // Over frozen weights the baseline's lowest branch is spared its input gradient as well.
-    const double kept = base.kept_flops_fraction > 0.0 ? run[i].kept_flops_fraction / base.kept_flops_fraction : 1.0;
+    const double kept = base.kept_flops_fraction > 0.0
+                            ? run[i].kept_flops_fraction / base.kept_flops_fraction
+                            : 1.0;
     backward_limit += base.backward_ms - (1.0 - kept) * base.branches_backward_ms;
     optimizer_limit += run[i].updated_parameter_fraction * base.optimizer_ms;
     kept_bytes += static_cast<double>(run[i].kept_activation_bytes);
@@ -177,17 +184,20 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
           .loss_difference = run[0].loss - baseline[0].loss};
 }
 
-std::string report_json(const Options& options, const LlamaConfig& model, const ops::Adaptation& adaptation, const RunReport& run,
+std::string report_json(const Options& options, const LlamaConfig& model,
+                        const ops::Adaptation& adaptation, const RunReport& run,
                         const std::optional<RunReport>& baseline) {
-  std::string out = fmt::format("{{\"config\": {},\n {}", dump(config_of(options, model, adaptation)), members_of(run));
+  std::string out = fmt::format("{{\"config\": {},\n {}",
+                                dump(config_of(options, model, adaptation)), members_of(run));
   if (baseline)
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));
   return out + "}\n";
 }
 
-void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
-                  const ops::Adaptation& adaptation, const RunReport& run, const std::optional<RunReport>& baseline) {
+void write_report(const std::filesystem::path& path, const Options& options,
+                  const LlamaConfig& model, const ops::Adaptation& adaptation, const RunReport& run,
+                  const std::optional<RunReport>& baseline) {
   write_file_atomically(path, report_json(options, model, adaptation, run, baseline));
 }
 

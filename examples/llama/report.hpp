@@ -32,10 +32,11 @@ struct StepRecord {
   std::size_t activation_bytes = 0;  ///< saved for the backward pass, at the peak of the step
 
   // What compare() needs; not in the JSON.
-  double step_ms = 0.0;                     ///< the whole step
-  double branches_backward_ms = 0.0;        ///< the branches' share of backward_ms
-  double gradient_norm = 0.0;               ///< global, before clipping
-  double kept_flops_fraction = 0.0;         ///< of the branches' backward FLOPs with all input gradients, what was to be computed
+  double step_ms = 0.0;               ///< the whole step
+  double branches_backward_ms = 0.0;  ///< the branches' share of backward_ms
+  double gradient_norm = 0.0;         ///< global, before clipping
+  double kept_flops_fraction =
+      0.0;  ///< of the branches' backward FLOPs with all input gradients, what was to be computed
   double updated_parameter_fraction = 0.0;  ///< numbers whose tensor had a gradient
   std::size_t kept_activation_bytes = 0;    ///< the kept branches' bytes by formula
 };
@@ -58,10 +59,12 @@ struct RunReport {
 /// The drop rate's saving against what is physically possible, both runs measured side by side.
 struct Comparison {
   double backward_ratio = 1.0;  ///< backward time per step, this run / baseline
-  double backward_limit = 1.0;  ///< if the branches' backward time were saved in proportion to the FLOPs that the plans leave out
+  double backward_limit = 1.0;  ///< if the branches' backward time were saved in proportion to the
+                                ///< FLOPs that the plans leave out
   double step_ratio = 1.0;
   double step_limit = 1.0;  ///< and the optimizer's share of the parameters without a gradient
-  double activation_ratio = 1.0;  ///< mean over the steps of the bytes saved for the backward pass, this run / baseline
+  double activation_ratio =
+      1.0;  ///< mean over the steps of the bytes saved for the backward pass, this run / baseline
   double activation_limit = 1.0;  ///< the kept branches' share of those bytes, by formula
   double loss_difference = 0.0;   ///< at step 0, where both models are the same: must be exactly 0
 };
@@ -69,15 +72,17 @@ struct Comparison {
 /// Compares two runs that took their steps in turn.
 Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline);
 
-/// A pure function of its arguments, so that an interrupted run reports what it has. Numbers that JSON lacks (NaN, infinity)
-/// become null; `config` holds the options, under "model" the shape in use, and the adapters in use, wherever they came from.
-/// A baseline appears under "baseline", and compare() of the two under "comparison".
-[[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model, const ops::Adaptation& adaptation,
-                                      const RunReport& run, const std::optional<RunReport>& baseline = std::nullopt);
+/// A pure function of its arguments, so that an interrupted run reports what it has. Numbers that
+/// JSON lacks (NaN, infinity) become null; `config` holds the options, under "model" the shape in
+/// use, and the adapters in use, wherever they came from. A baseline appears under "baseline", and
+/// compare() of the two under "comparison".
+[[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
+                                      const ops::Adaptation& adaptation, const RunReport& run,
+                                      const std::optional<RunReport>& baseline = std::nullopt);
 
 /// Writes it whole or leaves the old file (std::runtime_error).
-void write_report(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
-                  const ops::Adaptation& adaptation, const RunReport& run,
+void write_report(const std::filesystem::path& path, const Options& options,
+                  const LlamaConfig& model, const ops::Adaptation& adaptation, const RunReport& run,
                   const std::optional<RunReport>& baseline = std::nullopt);
 
 }  // namespace llama

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The safetensors format: u64 little-endian header length, JSON header, data. Rules: see the constructor.
+// The safetensors format: u64 little-endian header length, JSON header, data. Rules: see the
+// constructor.
 #include "safetensors.hpp"
 
 #include <fmt/format.h>
@@ -32,15 +33,18 @@ static_assert(std::endian::native == std::endian::little,
 
 using nlohmann::json;
 
-constexpr std::uint64_t header_limit = 100'000'000;  // bytes; the reference reader's MAX_HEADER_SIZE
-constexpr int nesting_limit = 4;                     // header {, tensor {, shape [; one to spare
-constexpr std::size_t chunk_elements = 1 << 16;      // converted at a time, through a small buffer
-constexpr std::size_t verified_at_once = 1 << 18;    // bytes
+constexpr std::uint64_t header_limit =
+    100'000'000;                                   // bytes; the reference reader's MAX_HEADER_SIZE
+constexpr int nesting_limit = 4;                   // header {, tensor {, shape [; one to spare
+constexpr std::size_t chunk_elements = 1 << 16;    // converted at a time, through a small buffer
+constexpr std::size_t verified_at_once = 1 << 18;  // bytes
 constexpr std::string_view metadata_key = "__metadata__";
 
-// In __metadata__: "dropbp.crc32c" of the header and "dropbp.crc32c.NAME" of each tensor, eight hexadecimal digits each.
+// In __metadata__: "dropbp.crc32c" of the header and "dropbp.crc32c.NAME" of each tensor, eight
+// hexadecimal digits each.
 constexpr std::string_view checksum_key = "dropbp.crc32c";
-constexpr std::string_view header_checksum_start = "\"dropbp.crc32c\":\"";  // quotes within a string would be escaped
+constexpr std::string_view header_checksum_start =
+    "\"dropbp.crc32c\":\"";  // quotes within a string would be escaped
 constexpr std::size_t checksum_digits = 8;
 
 struct DTypeRow {
@@ -92,15 +96,17 @@ std::optional<std::uint64_t> bytes_of(std::span<const std::ptrdiff_t> shape, DTy
   return *bits / 8;
 }
 
-[[noreturn]] void fail(const std::filesystem::path& path, const std::string& required, const std::string& given) {
-  throw std::runtime_error(
-      fmt::format("'{}': {}, but {}; the file is damaged or not safetensors, fetch or write it again", path.string(),
-                  required, given));
+[[noreturn]] void fail(const std::filesystem::path& path, const std::string& required,
+                       const std::string& given) {
+  throw std::runtime_error(fmt::format(
+      "'{}': {}, but {}; the file is damaged or not safetensors, fetch or write it again",
+      path.string(), required, given));
 }
 
 std::uint64_t read_header_length(const InputFile& file) {
   if (file.size() < 8)
-    fail(file.path(), "a safetensors file has at least 8 bytes", fmt::format("this one has {}", file.size()));
+    fail(file.path(), "a safetensors file has at least 8 bytes",
+         fmt::format("this one has {}", file.size()));
   std::uint64_t length = 0;
   file.read(0, &length, sizeof length);
   if (length > header_limit) {
@@ -109,45 +115,55 @@ std::uint64_t read_header_length(const InputFile& file) {
   }
   if (length > file.size() - 8) {
     fail(file.path(), "the header must lie within the file",
-         fmt::format("it is {} bytes long and the file has {} after its first 8", length, file.size() - 8));
+         fmt::format("it is {} bytes long and the file has {} after its first 8", length,
+                     file.size() - 8));
   }
   return length;
 }
 
-std::uint64_t unsigned_or_fail(const std::filesystem::path& path, const std::string& tensor, const char* what,
-                               const json& value) {
+std::uint64_t unsigned_or_fail(const std::filesystem::path& path, const std::string& tensor,
+                               const char* what, const json& value) {
   if (!value.is_number_unsigned()) {
-    fail(path, fmt::format("{} of tensor '{}' must be a whole number from 0 to 2^64-1", what, tensor),
+    fail(path,
+         fmt::format("{} of tensor '{}' must be a whole number from 0 to 2^64-1", what, tensor),
          fmt::format("it is {}", value.dump()));
   }
   return value.get<std::uint64_t>();
 }
 
-const json& member_or_fail(const std::filesystem::path& path, const std::string& tensor, const json& entry,
-                           const char* key) {
+const json& member_or_fail(const std::filesystem::path& path, const std::string& tensor,
+                           const json& entry, const char* key) {
   const auto member = entry.find(key);
-  if (member == entry.end()) fail(path, fmt::format("tensor '{}' must have a '{}'", tensor, key), "it has none");
+  if (member == entry.end())
+    fail(path, fmt::format("tensor '{}' must have a '{}'", tensor, key), "it has none");
   return *member;
 }
 
-TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& name, const json& entry) {
+TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& name,
+                        const json& entry) {
   if (!entry.is_object())
-    fail(path, fmt::format("tensor '{}' must be an object", name), fmt::format("it is a {}", entry.type_name()));
+    fail(path, fmt::format("tensor '{}' must be an object", name),
+         fmt::format("it is a {}", entry.type_name()));
   TensorInfo tensor;
   tensor.name = name;
 
   const json& dtype = member_or_fail(path, name, entry, "dtype");
   if (!dtype.is_string())
-    fail(path, fmt::format("the dtype of tensor '{}' must be a string", name), fmt::format("it is {}", dtype.dump()));
+    fail(path, fmt::format("the dtype of tensor '{}' must be a string", name),
+         fmt::format("it is {}", dtype.dump()));
   const auto known = dtype_from_name(dtype.get_ref<const std::string&>());
   if (!known)
-    fail(path, fmt::format("the dtype of tensor '{}' must be one of the format's (F32, F16, BF16, I32, ...)", name),
+    fail(path,
+         fmt::format(
+             "the dtype of tensor '{}' must be one of the format's (F32, F16, BF16, I32, ...)",
+             name),
          fmt::format("it is {}", dtype.dump()));
   tensor.dtype = *known;
 
   const json& shape = member_or_fail(path, name, entry, "shape");
   if (!shape.is_array())
-    fail(path, fmt::format("the shape of tensor '{}' must be a list", name), fmt::format("it is {}", shape.dump()));
+    fail(path, fmt::format("the shape of tensor '{}' must be a list", name),
+         fmt::format("it is {}", shape.dump()));
   for (const json& size : shape) {
     const std::uint64_t value = unsigned_or_fail(path, name, "a size in the shape", size);
     if (value > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
@@ -172,30 +188,38 @@ TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& na
   const auto bytes = bytes_of(tensor.shape, tensor.dtype);
   if (!bytes || *bytes != tensor.end - tensor.begin) {
     fail(path,
-         fmt::format("tensor '{}' of shape {} and dtype {} must span {}", name, shape_text(tensor.shape),
-                     dtype_name(tensor.dtype),
-                     bytes ? fmt::format("{} bytes", *bytes) : std::string("a whole number of bytes below 2^64")),
-         fmt::format("its data_offsets [{}, {}] span {}", tensor.begin, tensor.end, tensor.end - tensor.begin));
+         fmt::format("tensor '{}' of shape {} and dtype {} must span {}", name,
+                     shape_text(tensor.shape), dtype_name(tensor.dtype),
+                     bytes ? fmt::format("{} bytes", *bytes)
+                           : std::string("a whole number of bytes below 2^64")),
+         fmt::format("its data_offsets [{}, {}] span {}", tensor.begin, tensor.end,
+                     tensor.end - tensor.begin));
   }
   return tensor;
 }
 
-std::map<std::string, std::string> parse_metadata(const std::filesystem::path& path, const json& entry) {
+std::map<std::string, std::string> parse_metadata(const std::filesystem::path& path,
+                                                  const json& entry) {
   if (!entry.is_object())
-    fail(path, "'__metadata__' must be an object of strings", fmt::format("it is a {}", entry.type_name()));
+    fail(path, "'__metadata__' must be an object of strings",
+         fmt::format("it is a {}", entry.type_name()));
   std::map<std::string, std::string> metadata;
   for (const auto& [key, value] : entry.items()) {
     if (!value.is_string())
-      fail(path, "'__metadata__' must map strings to strings", fmt::format("'{}' is {}", key, value.dump()));
+      fail(path, "'__metadata__' must map strings to strings",
+           fmt::format("'{}' is {}", key, value.dump()));
     metadata.emplace(key, value.get<std::string>());
   }
   return metadata;
 }
 
 /// Sorts by position and checks that the spans tile the data section exactly.
-void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& tensors, std::uint64_t data_bytes) {
-  // Empty tensors share their position with the next one: the end decides, then the name, so the order is fixed.
-  std::ranges::sort(tensors, {}, [](const TensorInfo& t) { return std::tie(t.begin, t.end, t.name); });
+void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& tensors,
+                  std::uint64_t data_bytes) {
+  // Empty tensors share their position with the next one: the end decides, then the name, so the
+  // order is fixed.
+  std::ranges::sort(tensors, {},
+                    [](const TensorInfo& t) { return std::tie(t.begin, t.end, t.name); });
   std::uint64_t position = 0;
   for (const TensorInfo& tensor : tensors) {
     if (tensor.begin != position) {
@@ -207,22 +231,29 @@ void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& te
     position = tensor.end;
   }
   if (position != data_bytes) {
-    fail(path, fmt::format("the tensors end at byte {} of the data, so the data must have that many bytes", position),
-         fmt::format("the file has {}{}", data_bytes, data_bytes < position ? " (it is truncated)" : ""));
+    fail(
+        path,
+        fmt::format("the tensors end at byte {} of the data, so the data must have that many bytes",
+                    position),
+        fmt::format("the file has {}{}", data_bytes,
+                    data_bytes < position ? " (it is truncated)" : ""));
   }
 }
 
 std::optional<std::uint32_t> checksum_from(std::string_view text) {
   std::uint32_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
-  if (error != std::errc() || end != text.data() + text.size() || fmt::format("{:08x}", value) != text) return std::nullopt;
+  if (error != std::errc() || end != text.data() + text.size() ||
+      fmt::format("{:08x}", value) != text)
+    return std::nullopt;
   return value;
 }
 
 /// Where the digits of the header's checksum are; npos if there are none.
 std::size_t find_header_checksum(std::string_view header) {
   const std::size_t start = header.find(header_checksum_start);
-  if (start == std::string_view::npos || start + header_checksum_start.size() + checksum_digits > header.size())
+  if (start == std::string_view::npos ||
+      start + header_checksum_start.size() + checksum_digits > header.size())
     return std::string_view::npos;
   return start + header_checksum_start.size();
 }
@@ -236,8 +267,8 @@ std::uint32_t header_checksum(std::string header, std::size_t digits) {
 
 using Sink = std::function<void(const void*, std::size_t)>;
 
-/// A tensor on its way into a file: its place in the header and what makes its bytes, once for the checksum and once
-/// for the file, because the header comes first.
+/// A tensor on its way into a file: its place in the header and what makes its bytes, once for the
+/// checksum and once for the file, because the header comes first.
 struct Outgoing {
   const std::string& name;
   DType dtype;
@@ -272,14 +303,17 @@ void convert_to(const Sink& sink, std::span<const float> values, Convert convert
   }
 }
 
-std::string header_of(std::span<const Outgoing> tensors, const std::map<std::string, std::string>& metadata) {
+std::string header_of(std::span<const Outgoing> tensors,
+                      const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   nlohmann::ordered_json entries = nlohmann::ordered_json::object();
   header[std::string(metadata_key)] = nullptr;  // keeps its place before the tensors
   for (const auto& [key, value] : metadata) {
     if (key.starts_with(checksum_key))
-      throw std::invalid_argument(fmt::format(
-          "write_safetensors: keys that begin with '{}' are for checksums, but '{}' was given; rename it", checksum_key, key));
+      throw std::invalid_argument(
+          fmt::format("write_safetensors: keys that begin with '{}' are for checksums, but '{}' "
+                      "was given; rename it",
+                      checksum_key, key));
     entries[key] = value;
   }
   entries[std::string(checksum_key)] = std::string(checksum_digits, '0');
@@ -287,24 +321,27 @@ std::string header_of(std::span<const Outgoing> tensors, const std::map<std::str
   std::uint64_t position = 0;
   for (const Outgoing& tensor : tensors) {
     if (tensor.name == metadata_key || !names.insert(tensor.name).second) {
-      throw std::invalid_argument(fmt::format(
-          "write_safetensors: tensor names must be unique and not '__metadata__', but '{}' is not; rename it",
-          tensor.name));
+      throw std::invalid_argument(
+          fmt::format("write_safetensors: tensor names must be unique and not '__metadata__', but "
+                      "'{}' is not; rename it",
+                      tensor.name));
     }
-    const bool negative = std::ranges::any_of(tensor.shape, [](std::ptrdiff_t size) { return size < 0; });
+    const bool negative =
+        std::ranges::any_of(tensor.shape, [](std::ptrdiff_t size) { return size < 0; });
     const auto bytes = negative ? std::nullopt : bytes_of(tensor.shape, tensor.dtype);
     if (!bytes || *bytes != tensor.bytes) {
-      throw std::invalid_argument(
-          fmt::format("write_safetensors: tensor '{}' must have as many values as its shape {} says, but it has {}; "
-                      "pass the matching span",
-                      tensor.name, shape_text(tensor.shape), tensor.bytes * 8 / dtype_bits(tensor.dtype)));
+      throw std::invalid_argument(fmt::format(
+          "write_safetensors: tensor '{}' must have as many values as its shape {} says, but it "
+          "has {}; pass the matching span",
+          tensor.name, shape_text(tensor.shape), tensor.bytes * 8 / dtype_bits(tensor.dtype)));
     }
     header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
                            {"shape", std::vector(tensor.shape.begin(), tensor.shape.end())},
                            {"data_offsets", {position, position + *bytes}}};
     position += *bytes;
     std::uint32_t checksum = 0;
-    tensor.produce([&](const void* data, std::size_t size) { checksum = crc32c(checksum, data, size); });
+    tensor.produce(
+        [&](const void* data, std::size_t size) { checksum = crc32c(checksum, data, size); });
     entries[fmt::format("{}.{}", checksum_key, tensor.name)] = fmt::format("{:08x}", checksum);
   }
   header[std::string(metadata_key)] = std::move(entries);
@@ -312,19 +349,23 @@ std::string header_of(std::span<const Outgoing> tensors, const std::map<std::str
   try {
     text = header.dump();
   } catch (const nlohmann::json::exception&) {
-    throw std::invalid_argument("write_safetensors: names and metadata must be UTF-8, but some are not; rename them");
+    throw std::invalid_argument(
+        "write_safetensors: names and metadata must be UTF-8, but some are not; rename them");
   }
   text.resize((text.size() + 7) / 8 * 8, ' ');
   if (text.size() > header_limit) {
     throw std::invalid_argument(
-        fmt::format("write_safetensors: the header must be at most {} bytes, but it has {}; shorten the metadata",
+        fmt::format("write_safetensors: the header must be at most {} bytes, but it has {}; "
+                    "shorten the metadata",
                     header_limit, text.size()));
   }
   const std::size_t digits = find_header_checksum(text);
-  return text.replace(digits, checksum_digits, fmt::format("{:08x}", header_checksum(text, digits)));
+  return text.replace(digits, checksum_digits,
+                      fmt::format("{:08x}", header_checksum(text, digits)));
 }
 
-void write_outgoing(AtomicFile& file, std::span<const Outgoing> tensors, const std::map<std::string, std::string>& metadata) {
+void write_outgoing(AtomicFile& file, std::span<const Outgoing> tensors,
+                    const std::map<std::string, std::string>& metadata) {
   const std::string header = header_of(tensors, metadata);
   const std::uint64_t length = header.size();
   file.write(&length, sizeof length);
@@ -335,10 +376,16 @@ void write_outgoing(AtomicFile& file, std::span<const Outgoing> tensors, const s
 
 }  // namespace
 
-std::string_view dtype_name(DType dtype) noexcept { return dtype_table[static_cast<std::size_t>(dtype)].name; }
-std::size_t dtype_bits(DType dtype) noexcept { return dtype_table[static_cast<std::size_t>(dtype)].bits; }
+std::string_view dtype_name(DType dtype) noexcept {
+  return dtype_table[static_cast<std::size_t>(dtype)].name;
+}
+std::size_t dtype_bits(DType dtype) noexcept {
+  return dtype_table[static_cast<std::size_t>(dtype)].bits;
+}
 
-std::string shape_text(std::span<const std::ptrdiff_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_text(std::span<const std::ptrdiff_t> shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
   const std::uint64_t length = read_header_length(file_);
@@ -346,7 +393,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   file_.read(8, text.data(), text.size());
   data_begin_ = 8 + length;
 
-  const json header = parse_strict_json(text, fmt::format("the header of '{}'", path.string()), nesting_limit);
+  const json header =
+      parse_strict_json(text, fmt::format("the header of '{}'", path.string()), nesting_limit);
   for (const auto& [name, entry] : header.items()) {
     if (name == metadata_key) {
       metadata_ = parse_metadata(path, entry);
@@ -366,14 +414,16 @@ void SafetensorsFile::check_header(const std::string& text) {
   const auto stored = checksum_from(own->second);
   const std::size_t digits = find_header_checksum(text);
   if (!stored || digits == std::string::npos || header_checksum(text, digits) != *stored)
-    fail(path(), "the header must have the checksum that it says", fmt::format("that is {} and it has another", own->second));
+    fail(path(), "the header must have the checksum that it says",
+         fmt::format("that is {} and it has another", own->second));
   own_checksum_ = own->second;
   metadata_.erase(own);
   for (const TensorInfo& tensor : tensors_) {
     const auto entry = metadata_.find(fmt::format("{}.{}", checksum_key, tensor.name));
     const auto checksum = entry == metadata_.end() ? std::nullopt : checksum_from(entry->second);
     if (!checksum)
-      fail(path(), fmt::format("'__metadata__' must have a checksum of tensor '{}'", tensor.name), "it has none");
+      fail(path(), fmt::format("'__metadata__' must have a checksum of tensor '{}'", tensor.name),
+           "it has none");
     checksums_.emplace(tensor.name, *checksum);
     metadata_.erase(entry);
   }
@@ -382,7 +432,8 @@ void SafetensorsFile::check_header(const std::string& text) {
 void SafetensorsFile::check(const TensorInfo& tensor, std::uint32_t checksum) const {
   const auto stored = checksums_.find(tensor.name);
   if (stored == checksums_.end() || stored->second == checksum) return;
-  fail(path(), fmt::format("tensor '{}' must have the checksum {:08x}", tensor.name, stored->second),
+  fail(path(),
+       fmt::format("tensor '{}' must have the checksum {:08x}", tensor.name, stored->second),
        fmt::format("it has {:08x}", checksum));
 }
 
@@ -393,7 +444,8 @@ void SafetensorsFile::verify() const {
   for (const TensorInfo& tensor : tensors_) {
     std::uint32_t checksum = 0;
     for (std::uint64_t position = tensor.begin; position < tensor.end; position += buffer.size()) {
-      buffer.resize(static_cast<std::size_t>(std::min<std::uint64_t>(verified_at_once, tensor.end - position)));
+      buffer.resize(static_cast<std::size_t>(
+          std::min<std::uint64_t>(verified_at_once, tensor.end - position)));
       file_.read(data_begin_ + position, buffer.data(), buffer.size());
       checksum = crc32c(checksum, buffer.data(), buffer.size());
     }
@@ -409,20 +461,23 @@ const TensorInfo* SafetensorsFile::find(std::string_view name) const {
 const TensorInfo& SafetensorsFile::require(std::string_view name, std::size_t elements) const {
   const TensorInfo* tensor = find(name);
   if (tensor == nullptr) {
-    throw std::runtime_error(fmt::format(
-        "'{}' must contain the tensor '{}', but its {} tensors do not include it; check that it is the right file",
-        path().string(), name, tensors_.size()));
+    throw std::runtime_error(
+        fmt::format("'{}' must contain the tensor '{}', but its {} tensors do not include it; "
+                    "check that it is the right file",
+                    path().string(), name, tensors_.size()));
   }
   if (tensor->elements() != elements) {
     throw std::invalid_argument(
-        fmt::format("reading '{}' needs room for {} values (shape {}), but {} were given; pass a span of that size",
+        fmt::format("reading '{}' needs room for {} values (shape {}), but {} were given; pass a "
+                    "span of that size",
                     name, tensor->elements(), shape_text(tensor->shape), elements));
   }
   return *tensor;
 }
 
 template <typename Stored, typename Value, typename Convert>
-void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values, Convert convert) const {
+void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values,
+                              Convert convert) const {
   std::vector<Stored> buffer(std::min(values.size(), chunk_elements));
   std::uint64_t offset = data_begin_ + tensor.begin;
   std::uint32_t checksum = 0;
@@ -446,8 +501,9 @@ void SafetensorsFile::read_bytes(std::string_view name, std::span<std::byte> byt
   const TensorInfo* const tensor = find(name);
   const TensorInfo& info = require(name, tensor == nullptr ? 0 : tensor->elements());
   if (bytes.size() != info.end - info.begin)
-    throw std::invalid_argument(fmt::format("reading '{}' needs room for {} bytes, but {} were given; pass a span of that size",
-                                            name, info.end - info.begin, bytes.size()));
+    throw std::invalid_argument(fmt::format(
+        "reading '{}' needs room for {} bytes, but {} were given; pass a span of that size", name,
+        info.end - info.begin, bytes.size()));
   read_plain(info, bytes.data());
 }
 
@@ -465,17 +521,19 @@ void SafetensorsFile::read(std::string_view name, std::span<float> values) const
       break;
     case DType::f64:
       read_as<double>(tensor, values, [&](double value) {
-        if (std::isfinite(value) && std::abs(value) > static_cast<double>(std::numeric_limits<float>::max())) {
-          throw std::runtime_error(
-              fmt::format("'{}': the values of tensor '{}' must fit a float, but one is {}; scale it down",
-                          path().string(), name, value));
+        if (std::isfinite(value) &&
+            std::abs(value) > static_cast<double>(std::numeric_limits<float>::max())) {
+          throw std::runtime_error(fmt::format(
+              "'{}': the values of tensor '{}' must fit a float, but one is {}; scale it down",
+              path().string(), name, value));
         }
         return static_cast<float>(value);
       });
       break;
     default:
       throw std::runtime_error(
-          fmt::format("'{}': tensor '{}' must be F32, F16, BF16 or F64 to be read as numbers, but it is {}; convert it",
+          fmt::format("'{}': tensor '{}' must be F32, F16, BF16 or F64 to be read as numbers, but "
+                      "it is {}; convert it",
                       path().string(), name, dtype_name(tensor.dtype)));
   }
 }
@@ -484,9 +542,10 @@ void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values
   const TensorInfo& tensor = require(name, values.size());
   const auto narrow = [&](auto value) {
     if (!std::in_range<std::int32_t>(value)) {
-      throw std::runtime_error(fmt::format(
-          "'{}': the values of tensor '{}' must fit 32-bit integers, but one is {}; check that it holds ids",
-          path().string(), name, value));
+      throw std::runtime_error(
+          fmt::format("'{}': the values of tensor '{}' must fit 32-bit integers, but one is {}; "
+                      "check that it holds ids",
+                      path().string(), name, value));
     }
     return static_cast<std::int32_t>(value);
   };
@@ -517,18 +576,22 @@ void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values
       break;
     default:
       throw std::runtime_error(
-          fmt::format("'{}': tensor '{}' must have an integer dtype to be read as integers, but it is {}; convert it",
+          fmt::format("'{}': tensor '{}' must have an integer dtype to be read as integers, but it "
+                      "is {}; convert it",
                       path().string(), name, dtype_name(tensor.dtype)));
   }
 }
 
-std::uint64_t bytes_of(const TensorToWrite& tensor, DType dtype) { return elements_of(tensor) * dtype_bits(dtype) / 8; }
+std::uint64_t bytes_of(const TensorToWrite& tensor, DType dtype) {
+  return elements_of(tensor) * dtype_bits(dtype) / 8;
+}
 
 void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors, DType dtype,
                        const std::map<std::string, std::string>& metadata) {
   if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
     throw std::invalid_argument(fmt::format(
-        "write_safetensors: the dtype must be F32, F16 or BF16, but it is {}; choose one of them", dtype_name(dtype)));
+        "write_safetensors: the dtype must be F32, F16 or BF16, but it is {}; choose one of them",
+        dtype_name(dtype)));
   }
   std::vector<Outgoing> outgoing;
   for (const TensorToWrite& tensor : tensors) {
@@ -539,7 +602,8 @@ void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors,
             const std::uint16_t bits = narrow(value);
             if (std::isfinite(value) && !std::isfinite(widen(bits))) {
               throw std::runtime_error(
-                  fmt::format("write_safetensors: the values of tensor '{}' must fit {}, but one is {}; write F32",
+                  fmt::format("write_safetensors: the values of tensor '{}' must fit {}, but one "
+                              "is {}; write F32",
                               tensor.name, dtype_name(dtype), value));
             }
             return bits;
@@ -554,9 +618,12 @@ void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors,
       produce = narrowed(float_to_bfloat16, bfloat16_to_float);
     else
       produce = [&tensor](const Sink& sink) {
-        with_values(tensor, [&](std::span<const float> values) { sink(values.data(), values.size_bytes()); });
+        with_values(tensor, [&](std::span<const float> values) {
+          sink(values.data(), values.size_bytes());
+        });
       };
-    outgoing.push_back({tensor.name, dtype, tensor.shape, elements_of(tensor) * dtype_bits(dtype) / 8, std::move(produce)});
+    outgoing.push_back({tensor.name, dtype, tensor.shape,
+                        elements_of(tensor) * dtype_bits(dtype) / 8, std::move(produce)});
   }
   write_outgoing(file, outgoing, metadata);
 }
@@ -565,13 +632,14 @@ void write_safetensors(AtomicFile& file, std::span<const RawTensor> tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::vector<Outgoing> outgoing;
   for (const RawTensor& tensor : tensors)
-    outgoing.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.bytes.size(),
-                        [&tensor](const Sink& sink) { sink(tensor.bytes.data(), tensor.bytes.size()); }});
+    outgoing.push_back(
+        {tensor.name, tensor.dtype, tensor.shape, tensor.bytes.size(),
+         [&tensor](const Sink& sink) { sink(tensor.bytes.data(), tensor.bytes.size()); }});
   write_outgoing(file, outgoing, metadata);
 }
 
-void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors, DType dtype,
-                       const std::map<std::string, std::string>& metadata) {
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
+                       DType dtype, const std::map<std::string, std::string>& metadata) {
   AtomicFile file(path);
   write_safetensors(file, tensors, dtype, metadata);
   file.publish();
@@ -582,7 +650,8 @@ float half_to_float(std::uint16_t bits) noexcept {
   const std::uint32_t exponent = (bits >> 10) & 0x1fu;
   const std::uint32_t mantissa = bits & 0x3ffu;
   if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);  // bias 127 - 15
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);  // bias 127 - 15
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals, exact
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
 }
@@ -591,9 +660,11 @@ std::uint16_t float_to_half(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
-  if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // from 65520 on: infinity
-  std::uint32_t source = magnitude - 0x38000000u;                                   // exponent rebiased from 127 to 15
+  if (magnitude > 0x7f800000u)
+    return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+  if (magnitude >= 0x477ff000u)
+    return static_cast<std::uint16_t>(sign | 0x7c00u);  // from 65520 on: infinity
+  std::uint32_t source = magnitude - 0x38000000u;       // exponent rebiased from 127 to 15
   std::uint32_t shift = 13;
   if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24
     const std::uint32_t exponent = magnitude >> 23;
@@ -604,7 +675,8 @@ std::uint16_t float_to_half(float value) noexcept {
   std::uint32_t half = source >> shift;
   const std::uint32_t rest = source & ((1u << shift) - 1);
   const std::uint32_t tie = 1u << (shift - 1);
-  if (rest > tie || (rest == tie && (half & 1u) != 0)) ++half;  // a carry into the exponent is right
+  if (rest > tie || (rest == tie && (half & 1u) != 0))
+    ++half;  // a carry into the exponent is right
   return static_cast<std::uint16_t>(sign | half);
 }
 
@@ -614,7 +686,8 @@ float bfloat16_to_float(std::uint16_t bits) noexcept {
 
 std::uint16_t float_to_bfloat16(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);  // NaN stays NaN
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return static_cast<std::uint16_t>((bits >> 16) | 0x40u);  // NaN stays NaN
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 

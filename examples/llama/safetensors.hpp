@@ -18,8 +18,8 @@
 
 namespace llama {
 
-/// Element types of the format (safetensors/src/tensor.rs). Those narrower than a byte are accepted in a header
-/// but cannot be read here.
+/// Element types of the format (safetensors/src/tensor.rs). Those narrower than a byte are accepted
+/// in a header but cannot be read here.
 enum class DType {
   boolean,
   f4,
@@ -60,11 +60,13 @@ struct TensorInfo {
 /// "[64, 16]", for messages.
 [[nodiscard]] std::string shape_text(std::span<const std::ptrdiff_t> shape);
 
-/// An open file whose whole header has been checked (std::runtime_error otherwise): header length, UTF-8 JSON without
-/// duplicate keys, known dtypes, shape x dtype = span, spans contiguous from 0 to the end of the file.
+/// An open file whose whole header has been checked (std::runtime_error otherwise): header length,
+/// UTF-8 JSON without duplicate keys, known dtypes, shape x dtype = span, spans contiguous from 0
+/// to the end of the file.
 ///
-/// Files written here carry a CRC-32C of every tensor's bytes and of the header in `__metadata__`. Where they are there
-/// they must be right: the header's on opening, a tensor's whenever it is read.
+/// Files written here carry a CRC-32C of every tensor's bytes and of the header in `__metadata__`.
+/// Where they are there they must be right: the header's on opening, a tensor's whenever it is
+/// read.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -75,20 +77,25 @@ class SafetensorsFile {
   /// Null if there is none.
   [[nodiscard]] const TensorInfo* find(std::string_view name) const;
   /// Without the checksums.
-  [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept {
+    return metadata_;
+  }
 
-  /// The checksum of the header, which holds those of all tensors, as written in the file; empty in a file without.
+  /// The checksum of the header, which holds those of all tensors, as written in the file; empty in
+  /// a file without.
   [[nodiscard]] const std::string& own_checksum() const noexcept { return own_checksum_; }
 
-  /// Reads all tensors against their checksums. A file without checksums is a std::runtime_error here.
+  /// Reads all tensors against their checksums. A file without checksums is a std::runtime_error
+  /// here.
   void verify() const;
 
-  /// Fills `values` (exactly as many as the tensor has, std::invalid_argument otherwise) from F32, F16, BF16 or F64;
-  /// F64 is rounded, a finite value beyond float is an error.
+  /// Fills `values` (exactly as many as the tensor has, std::invalid_argument otherwise) from F32,
+  /// F16, BF16 or F64; F64 is rounded, a finite value beyond float is an error.
   void read(std::string_view name, std::span<float> values) const;
   /// The same for I8 to I64 and U8 to U64; a value that does not fit is an error.
   void read(std::string_view name, std::span<std::int32_t> values) const;
-  /// The bytes as they are; any dtype. `bytes` must be as long as the tensor (std::invalid_argument).
+  /// The bytes as they are; any dtype. `bytes` must be as long as the tensor
+  /// (std::invalid_argument).
   void read_bytes(std::string_view name, std::span<std::byte> bytes) const;
 
  private:
@@ -105,7 +112,8 @@ class SafetensorsFile {
   std::map<std::string, std::size_t, std::less<>> by_name_;
   std::map<std::string, std::string> metadata_;
   std::string own_checksum_;
-  std::map<std::string, std::uint32_t, std::less<>> checksums_;  // by tensor; empty in a file without
+  std::map<std::string, std::uint32_t, std::less<>>
+      checksums_;  // by tensor; empty in a file without
 };
 
 /// A tensor that is written as it lies in memory.
@@ -129,18 +137,21 @@ struct TensorToWrite {
 
 /// Where the bytes go while a file is written; `AtomicFile` is the one in use.
 class AtomicFile;
-void write_safetensors(AtomicFile& file, std::span<const RawTensor> tensors, const std::map<std::string, std::string>& metadata);
+void write_safetensors(AtomicFile& file, std::span<const RawTensor> tensors,
+                       const std::map<std::string, std::string>& metadata);
 void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors, DType dtype,
                        const std::map<std::string, std::string>& metadata);
 
-/// Writes a whole file or leaves the old one (std::runtime_error). `dtype` is F32, F16 or BF16, the narrow ones rounded
-/// to nearest even; a finite value that F16 cannot hold is an error. Wrong names and shapes: std::invalid_argument, as
-/// is a key in `metadata` that begins with "dropbp.crc32c".
+/// Writes a whole file or leaves the old one (std::runtime_error). `dtype` is F32, F16 or BF16, the
+/// narrow ones rounded to nearest even; a finite value that F16 cannot hold is an error. Wrong
+/// names and shapes: std::invalid_argument, as is a key in `metadata` that begins with
+/// "dropbp.crc32c".
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
                        DType dtype = DType::f32,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
-/// Bit conversions of IEEE binary16 and bfloat16. NaN stays NaN (made quiet when narrowed), overflow gives infinity.
+/// Bit conversions of IEEE binary16 and bfloat16. NaN stays NaN (made quiet when narrowed),
+/// overflow gives infinity.
 [[nodiscard]] float half_to_float(std::uint16_t bits) noexcept;
 [[nodiscard]] std::uint16_t float_to_half(float value) noexcept;
 [[nodiscard]] float bfloat16_to_float(std::uint16_t bits) noexcept;

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Strictness on top of nlohmann::json, whose defaults accept duplicate keys, a BOM and text behind a NUL byte.
+// Strictness on top of nlohmann::json, whose defaults accept duplicate keys, a BOM and text behind
+// a NUL byte.
 #include "strict_json.hpp"
 
 #include <fmt/format.h>
@@ -18,8 +19,8 @@ namespace {
 
 [[noreturn]] void fail(const std::string& what, const std::string& given) {
   throw std::runtime_error(
-      fmt::format("{} must be one JSON object in UTF-8 without duplicate keys, but {}; the file is damaged or of "
-                  "another format, fetch or write it again",
+      fmt::format("{} must be one JSON object in UTF-8 without duplicate keys, but {}; the file is "
+                  "damaged or of another format, fetch or write it again",
                   what, given));
 }
 
@@ -33,9 +34,11 @@ std::string reason_of(const std::exception& error) {
 }  // namespace
 
 nlohmann::json parse_strict_json(std::string_view text, const std::string& what, int max_depth) {
-  if (text.empty() || text.front() != '{') fail(what, text.empty() ? "it is empty" : "it does not begin with '{'");
+  if (text.empty() || text.front() != '{')
+    fail(what, text.empty() ? "it is empty" : "it does not begin with '{'");
   // nlohmann takes a NUL byte for the end of the text and would ignore what follows it.
-  if (const auto nul = text.find('\0'); nul != std::string_view::npos) fail(what, fmt::format("byte {} is a NUL", nul));
+  if (const auto nul = text.find('\0'); nul != std::string_view::npos)
+    fail(what, fmt::format("byte {} is a NUL", nul));
 
   using json = nlohmann::json;
   std::vector<std::set<std::string, std::less<>>> keys;  // of the objects that are open
@@ -44,14 +47,16 @@ nlohmann::json parse_strict_json(std::string_view text, const std::string& what,
     switch (event) {
       case json::parse_event_t::object_start:
       case json::parse_event_t::array_start:
-        if (depth >= max_depth) fail(what, fmt::format("it is nested more than {} deep", max_depth));
+        if (depth >= max_depth)
+          fail(what, fmt::format("it is nested more than {} deep", max_depth));
         if (event == json::parse_event_t::object_start) keys.emplace_back();
         break;
       case json::parse_event_t::object_end:
         keys.pop_back();
         break;
       case json::parse_event_t::key:
-        if (const auto& key = value.get_ref<const std::string&>(); !keys.back().insert(key).second) {
+        if (const auto& key = value.get_ref<const std::string&>();
+            !keys.back().insert(key).second) {
           fail(what, fmt::format("the key '{}' occurs twice", key));
         }
         break;
@@ -72,7 +77,8 @@ std::string read_small_file(const std::filesystem::path& path, std::size_t max_b
   const InputFile file(path);
   if (file.size() > max_bytes) {
     throw std::runtime_error(
-        fmt::format("'{}' must be at most {} bytes, but it has {}; it is not a file of this kind, check the path",
+        fmt::format("'{}' must be at most {} bytes, but it has {}; it is not a file of this kind, "
+                    "check the path",
                     path.string(), max_bytes, file.size()));
   }
   std::string text(static_cast<std::size_t>(file.size()), '\0');

@@ -31,8 +31,8 @@ constexpr const char* way_out = "encode the text elsewhere and pass the ids with
 constexpr const char* byte_level_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-// What NFC changes or may join to what stands before it (Unicode 14, and all marks of later versions): combining marks, jamo
-// that end a syllable, and the characters that NFC replaces.
+// What NFC changes or may join to what stands before it (Unicode 14, and all marks of later
+// versions): combining marks, jamo that end a syllable, and the characters that NFC replaces.
 constexpr const char* not_surely_nfc =
     R"((?![\x{FE00}-\x{FE0F}])[\p{M}\x{374}\x{37E}\x{387}\x{958}-\x{95F}\x{9DC}-\x{9DD}\x{9DF}\x{A33}\x{A36}\x{A59}-\x{A5B})"
     R"(\x{A5E}\x{B5C}-\x{B5D}\x{F43}\x{F4D}\x{F52}\x{F57}\x{F5C}\x{F69}\x{1161}-\x{1175}\x{11A8}-\x{11C2}\x{1F71}\x{1F73})"
@@ -47,7 +47,10 @@ std::size_t character_size(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned first = byte(0);
   if (first < 0x80) return 1;
-  const std::size_t size = first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3 : first >= 0xF0 && first < 0xF5 ? 4 : 0;
+  const std::size_t size = first >= 0xC2 && first < 0xE0   ? 2
+                           : first >= 0xE0 && first < 0xF0 ? 3
+                           : first >= 0xF0 && first < 0xF5 ? 4
+                                                           : 0;
   if (size == 0 || text.size() < size) return 0;
   // No overlong forms, no surrogates, nothing above U+10FFFF.
   const unsigned low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
@@ -62,12 +65,13 @@ std::size_t character_size(std::string_view text) {
 unsigned code_of(std::string_view text) {
   const std::size_t size = character_size(text);
   unsigned code = static_cast<unsigned char>(text[0]) & (size == 1 ? 0x7FU : 0xFFU >> (size + 1));
-  for (std::size_t i = 1; i < size; ++i) code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3FU);
+  for (std::size_t i = 1; i < size; ++i)
+    code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3FU);
   return code;
 }
 
-/// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 stands for itself, the other 68 bytes
-/// are counted up from U+0100.
+/// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 stands for
+/// itself, the other 68 bytes are counted up from U+0100.
 const std::unordered_map<unsigned, unsigned char>& byte_of_character() {
   static const auto map = [] {
     std::unordered_map<unsigned, unsigned char> result;
@@ -95,7 +99,9 @@ std::optional<std::string> bytes_of_token(std::string_view token) {
 
 struct StringHash {
   using is_transparent = void;
-  std::size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>()(text); }
+  std::size_t operator()(std::string_view text) const noexcept {
+    return std::hash<std::string_view>()(text);
+  }
 };
 template <typename Value>
 using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_to<>>;
@@ -104,14 +110,18 @@ using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_
 class File {
  public:
   explicit File(const std::filesystem::path& path)
-      : name_(fmt::format("'{}'", path.string())), root_(parse_strict_json(read_small_file(path), name_)) {}
+      : name_(fmt::format("'{}'", path.string())),
+        root_(parse_strict_json(read_small_file(path), name_)) {}
 
   [[nodiscard]] const json& root() const noexcept { return root_; }
 
-  [[noreturn]] void fail(const std::string& key, const std::string& required, const std::string& given) const {
-    throw std::runtime_error(fmt::format("{}: '{}' must be {}, but it is {}; {}", name_, key, required, given, way_out));
+  [[noreturn]] void fail(const std::string& key, const std::string& required,
+                         const std::string& given) const {
+    throw std::runtime_error(
+        fmt::format("{}: '{}' must be {}, but it is {}; {}", name_, key, required, given, way_out));
   }
-  [[noreturn]] void fail(const std::string& key, const std::string& required, const json& given) const {
+  [[noreturn]] void fail(const std::string& key, const std::string& required,
+                         const json& given) const {
     std::string text = given.dump(-1, ' ', true);
     if (text.size() > 60) text = text.substr(0, 60) + "...";
     fail(key, required, given.is_null() ? "missing or null" : text);
@@ -124,7 +134,8 @@ class File {
     return found == object.end() ? absent : *found;
   }
 
-  [[nodiscard]] bool boolean(const json& object, const std::string& prefix, const char* key, bool otherwise) const {
+  [[nodiscard]] bool boolean(const json& object, const std::string& prefix, const char* key,
+                             bool otherwise) const {
     const json& value = member(object, key);
     if (value.is_null()) return otherwise;
     if (!value.is_boolean()) fail(prefix + key, "true or false", value);
@@ -167,7 +178,8 @@ class Bpe {
   Bpe(const File& file, const json& model) {
     const json& vocab = File::member(model, "vocab");
     const json& merges = File::member(model, "merges");
-    if (const json& type = File::member(model, "type"); !type.is_null() && type != "BPE") file.fail("model.type", "BPE", type);
+    if (const json& type = File::member(model, "type"); !type.is_null() && type != "BPE")
+      file.fail("model.type", "BPE", type);
     if (!vocab.is_object() || vocab.empty()) file.fail("model.vocab", "an object of tokens", vocab);
     if (!merges.is_array()) file.fail("model.merges", "a list", merges);
     if (const json& dropout = File::member(model, "dropout"); !dropout.is_null() && dropout != 0.0)
@@ -182,7 +194,8 @@ class Bpe {
     for (const auto& [token, id] : vocab.items()) {
       const Id value = file.id(id, "model.vocab." + token);
       if (const auto [owner, fresh] = owners.emplace(value, token); !fresh)
-        file.fail("model.vocab." + token, "an id of its own", fmt::format("{}, that of '{}' too", value, owner->second));
+        file.fail("model.vocab." + token, "an id of its own",
+                  fmt::format("{}, that of '{}' too", value, owner->second));
       ids_.emplace(token, value);
       if (auto bytes = bytes_of_token(token)) words_.emplace(std::move(*bytes), value);
     }
@@ -196,10 +209,12 @@ class Bpe {
       const auto [left, right] = parts_of(file, merges[rank], key);
       const auto known = [&](const std::string& token) {
         const auto found = ids_.find(token);
-        if (found == ids_.end()) file.fail(key, "of tokens in model.vocab", fmt::format("of '{}'", token));
+        if (found == ids_.end())
+          file.fail(key, "of tokens in model.vocab", fmt::format("of '{}'", token));
         return found->second;
       };
-      merges_.insert_or_assign(pair_key(known(left), known(right)), Merge{rank, known(left + right)});
+      merges_.insert_or_assign(pair_key(known(left), known(right)),
+                               Merge{rank, known(left + right)});
     }
   }
 
@@ -220,11 +235,14 @@ class Bpe {
 
  private:
   /// "a b", or ["a", "b"].
-  static std::pair<std::string, std::string> parts_of(const File& file, const json& merge, const std::string& key) {
-    if (merge.is_array() && merge.size() == 2) return {file.string(merge[0], key), file.string(merge[1], key)};
+  static std::pair<std::string, std::string> parts_of(const File& file, const json& merge,
+                                                      const std::string& key) {
+    if (merge.is_array() && merge.size() == 2)
+      return {file.string(merge[0], key), file.string(merge[1], key)};
     const std::string& text = file.string(merge, key);
     const std::size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) file.fail(key, "two tokens", merge);
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos)
+      file.fail(key, "two tokens", merge);
     return {text.substr(0, space), text.substr(space + 1)};
   }
 
@@ -237,7 +255,9 @@ class Bpe {
     std::size_t rank;
     std::size_t at;
     Id result;
-    bool operator>(const Candidate& other) const noexcept { return rank != other.rank ? rank > other.rank : at > other.at; }
+    bool operator>(const Candidate& other) const noexcept {
+      return rank != other.rank ? rank > other.rank : at > other.at;
+    }
   };
   static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
 
@@ -249,15 +269,19 @@ class Bpe {
 
   void merge(std::string_view word, std::vector<Id>& result) {
     if (whole_words_) {
-      if (const auto found = words_.find(word); found != words_.end()) return result.push_back(found->second);
+      if (const auto found = words_.find(word); found != words_.end())
+        return result.push_back(found->second);
     }
     symbols_.clear();
     for (std::size_t i = 0; i < word.size(); ++i) {
       const auto byte = static_cast<unsigned char>(word[i]);
       if (byte_ids_[byte] < 0)
-        throw std::runtime_error(fmt::format("the tokenizer must have a token for each byte of the text, but it has none for 0x{:02X}; {}",
-                                             byte, way_out));
-      symbols_.push_back({byte_ids_[byte], i == 0 ? none : i - 1, i + 1 == word.size() ? none : i + 1});
+        throw std::runtime_error(
+            fmt::format("the tokenizer must have a token for each byte of the text, but it has "
+                        "none for 0x{:02X}; {}",
+                        byte, way_out));
+      symbols_.push_back(
+          {byte_ids_[byte], i == 0 ? none : i - 1, i + 1 == word.size() ? none : i + 1});
     }
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
     const auto propose = [&](std::size_t at) {
@@ -293,7 +317,8 @@ class Bpe {
   std::vector<Symbol> symbols_;
 };
 
-/// Tokens that are found in the text before anything else, the longest of those that begin leftmost.
+/// Tokens that are found in the text before anything else, the longest of those that begin
+/// leftmost.
 class AddedTokens {
  public:
   void add(std::string content, Id id) {
@@ -308,7 +333,8 @@ class AddedTokens {
     std::size_t begin = 0;
     for (std::size_t at = 0; at < text.size();) {
       const auto& list = by_first_byte_[static_cast<unsigned char>(text[at])];
-      const auto found = std::ranges::find_if(list, [&](const auto& one) { return text.substr(at).starts_with(one.first); });
+      const auto found = std::ranges::find_if(
+          list, [&](const auto& one) { return text.substr(at).starts_with(one.first); });
       if (found == list.end()) {
         ++at;
         continue;
@@ -340,10 +366,12 @@ std::vector<Step> steps_of(const File& file) {
     if (type == "ByteLevel") {
       byte_level = true;
       step.prefix_space = file.boolean(object, key + ".", "add_prefix_space", true);
-      if (file.boolean(object, key + ".", "use_regex", true)) step.regex.emplace(byte_level_pattern);
+      if (file.boolean(object, key + ".", "use_regex", true))
+        step.regex.emplace(byte_level_pattern);
     } else if (type == "Split") {
       const json& pattern = File::member(File::member(object, "pattern"), "Regex");
-      if (!pattern.is_string()) file.fail(key + ".pattern", "a Regex", File::member(object, "pattern"));
+      if (!pattern.is_string())
+        file.fail(key + ".pattern", "a Regex", File::member(object, "pattern"));
       if (File::member(object, "behavior") != "Isolated")
         file.fail(key + ".behavior", "Isolated", File::member(object, "behavior"));
       file.require_false(object, key + ".", "invert");
@@ -353,7 +381,8 @@ std::vector<Step> steps_of(const File& file) {
         throw std::runtime_error(fmt::format("'{}.pattern': {}", key, error.what()));
       }
     } else if (type == "Digits") {
-      step.regex.emplace(file.boolean(object, key + ".", "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
+      step.regex.emplace(file.boolean(object, key + ".", "individual_digits", false) ? R"(\p{N})"
+                                                                                     : R"(\p{N}+)");
     } else {
       file.fail(key + ".type", "ByteLevel, Split, Digits or a Sequence of them", type);
     }
@@ -363,7 +392,8 @@ std::vector<Step> steps_of(const File& file) {
   if (File::member(root, "type") == "Sequence") {
     const json& list = File::member(root, "pretokenizers");
     if (!list.is_array()) file.fail("pre_tokenizer.pretokenizers", "a list", list);
-    for (std::size_t i = 0; i < list.size(); ++i) add(list[i], fmt::format("pre_tokenizer.pretokenizers[{}]", i));
+    for (std::size_t i = 0; i < list.size(); ++i)
+      add(list[i], fmt::format("pre_tokenizer.pretokenizers[{}]", i));
   } else {
     add(root, "pre_tokenizer");
   }
@@ -377,17 +407,20 @@ void check_utf8(std::string_view text, const std::string& what) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t size = character_size(text.substr(at));
     if (size == 0)
-      throw std::runtime_error(fmt::format("{} must be UTF-8 for a tokenizer, but byte {} (0x{:02X}) is not; convert it, or leave "
-                                           "--tokenizer out to train on bytes",
-                                           what, at, static_cast<unsigned char>(text[at])));
+      throw std::runtime_error(fmt::format(
+          "{} must be UTF-8 for a tokenizer, but byte {} (0x{:02X}) is not; convert it, or leave "
+          "--tokenizer out to train on bytes",
+          what, at, static_cast<unsigned char>(text[at])));
     at += size;
   }
 }
 
 struct Tokenizer::Model {
-  explicit Model(const File& file) : steps(steps_of(file)), bpe(file, File::member(file.root(), "model")) {
+  explicit Model(const File& file)
+      : steps(steps_of(file)), bpe(file, File::member(file.root(), "model")) {
     if (const json& normalizer = File::member(file.root(), "normalizer"); !normalizer.is_null()) {
-      if (File::member(normalizer, "type") != "NFC") file.fail("normalizer", "null or NFC", normalizer);
+      if (File::member(normalizer, "type") != "NFC")
+        file.fail("normalizer", "null or NFC", normalizer);
       changed_by_nfc.emplace(not_surely_nfc);
     }
     std::unordered_map<Id, std::string> by_id;
@@ -400,20 +433,29 @@ struct Tokenizer::Model {
     if (!tokens.is_null() && !tokens.is_array()) file.fail("added_tokens", "a list", tokens);
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       const std::string key = fmt::format("added_tokens[{}]", i);
-      const std::string& content = file.string(File::member(tokens[i], "content"), key + ".content");
-      if (content.empty()) file.fail(key + ".content", "some text", File::member(tokens[i], "content"));
+      const std::string& content =
+          file.string(File::member(tokens[i], "content"), key + ".content");
+      if (content.empty())
+        file.fail(key + ".content", "some text", File::member(tokens[i], "content"));
       const Id id = file.id(File::member(tokens[i], "id"), key + ".id");
-      for (const char* flag : {"single_word", "lstrip", "rstrip"}) file.require_false(tokens[i], key + ".", flag);
+      for (const char* flag : {"single_word", "lstrip", "rstrip"})
+        file.require_false(tokens[i], key + ".", flag);
       // The library does not read the number but counts on.
       const auto in_model = bpe.ids().find(content);
-      const Id counted = in_model != bpe.ids().end() ? in_model->second : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
-      if (id != counted) file.fail(key + ".id", fmt::format("{} behind what is before it", counted), File::member(tokens[i], "id"));
+      const Id counted = in_model != bpe.ids().end()
+                             ? in_model->second
+                             : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
+      if (id != counted)
+        file.fail(key + ".id", fmt::format("{} behind what is before it", counted),
+                  File::member(tokens[i], "id"));
       last_added = std::max(last_added, id);
       if (const auto owner = by_id.emplace(id, content).first; owner->second != content)
-        file.fail(key + ".id", "an id of its own", fmt::format("{}, that of '{}' too", id, owner->second));
+        file.fail(key + ".id", "an id of its own",
+                  fmt::format("{}, that of '{}' too", id, owner->second));
       const bool normalized = file.boolean(tokens[i], key + ".", "normalized", false);
       if (normalized && changed_by_nfc && changed_by_nfc->find(content, 0))
-        file.fail(key + ".content", "text that NFC leaves alone", File::member(tokens[i], "content"));
+        file.fail(key + ".content", "text that NFC leaves alone",
+                  File::member(tokens[i], "content"));
       (normalized ? after_normalizer : before_normalizer).add(content, id);
       vocabulary = std::max<std::ptrdiff_t>(vocabulary, id + 1);
     }
@@ -423,7 +465,8 @@ struct Tokenizer::Model {
   void encode(std::string_view piece, std::size_t step, std::vector<Id>& result) {
     if (step == steps.size()) return bpe.encode(piece, result);
     std::string prefixed;
-    if (steps[step].prefix_space && !piece.starts_with(' ')) piece = prefixed = fmt::format(" {}", piece);
+    if (steps[step].prefix_space && !piece.starts_with(' '))
+      piece = prefixed = fmt::format(" {}", piece);
     std::size_t begin = 0;
     while (steps[step].regex) {
       const auto match = steps[step].regex->find(piece, begin);
@@ -462,11 +505,13 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const std::st
       if (const auto match = model_->changed_by_nfc->find(piece, 0)) {
         const std::string_view from = piece.substr(match->begin);
         throw std::runtime_error(
-            fmt::format("{} must have no character that the tokenizer's normalizer NFC may change, but byte {} begins U+{:04X}; {}",
+            fmt::format("{} must have no character that the tokenizer's normalizer NFC may change, "
+                        "but byte {} begins U+{:04X}; {}",
                         what, from.data() - text.data(), code_of(from), way_out));
       }
     }
-    model_->after_normalizer.split(piece, [&](std::string_view plain) { model_->encode(plain, 0, result); }, push);
+    model_->after_normalizer.split(
+        piece, [&](std::string_view plain) { model_->encode(plain, 0, result); }, push);
   };
   model_->before_normalizer.split(text, normalized, push);
   return result;

@@ -26,14 +26,16 @@ ops::Adaptation adaptation_of(const Options& options) {
   if (options.adapter)
     adaptation = load_adapter_config(*options.adapter);
   else
-    adaptation = {.rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
+    adaptation = {
+        .rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
   adaptation.targets = canonical_targets(adaptation.targets);
   adaptation.dropout = options.lora_dropout.value_or(adaptation.dropout);
   adaptation.quantize = options.mode == ModeChoice::qlora;
   return adaptation;
 }
 
-dropbp::DropOptions drop_options(const Options& options, double drop_rate, const auto& model, std::size_t branches) {
+dropbp::DropOptions drop_options(const Options& options, double drop_rate, const auto& model,
+                                 std::size_t branches) {
   dropbp::DropOptions result{.drop_rate = drop_rate,
                              .seed = options.seed,
                              .trains_below = model.trains_below(),
@@ -44,7 +46,8 @@ dropbp::DropOptions drop_options(const Options& options, double drop_rate, const
   return result;
 }
 
-// Matrices that a kept branch saves at most: each may leave a gap of less than 64 bytes in the arena.
+// Matrices that a kept branch saves at most: each may leave a gap of less than 64 bytes in the
+// arena.
 constexpr std::size_t most_saved_matrices = 16;
 
 std::size_t saved_by_all(const auto& model, std::size_t branches, std::ptrdiff_t tokens) {
@@ -54,32 +57,41 @@ std::size_t saved_by_all(const auto& model, std::size_t branches, std::ptrdiff_t
 }
 
 // Rounded up, so that a budget of what is printed suffices.
-double mebibytes(std::size_t bytes) { return std::ceil(static_cast<double>(bytes) / 0x1p20 * 100.0 + 1e-9) / 100.0; }
+double mebibytes(std::size_t bytes) {
+  return std::ceil(static_cast<double>(bytes) / 0x1p20 * 100.0 + 1e-9) / 100.0;
+}
 
 // That some plan fits the budget, and what a measurement of sensitivities keeps, too.
-void require_budget(const Options& options, double drop_rate, const auto& model, std::size_t branches) {
-  if (options.activation_budget_mib == 0.0 || drop_rate != options.drop_rate) return;  // the baseline has none
+void require_budget(const Options& options, double drop_rate, const auto& model,
+                    std::size_t branches) {
+  if (options.activation_budget_mib == 0.0 || drop_rate != options.drop_rate)
+    return;  // the baseline has none
   const double budget = options.activation_budget_mib * 0x1p20;
   const std::ptrdiff_t tokens = options.batch * options.sequence;
-  const std::size_t all = saved_by_all(model, branches, tokens), sample = saved_by_all(model, branches, options.sequence);
+  const std::size_t all = saved_by_all(model, branches, tokens),
+                    sample = saved_by_all(model, branches, options.sequence);
   const std::size_t heaviest = std::max(model.saved_bytes(0, tokens), model.saved_bytes(1, tokens));
   if (drop_rate == 0.0 && static_cast<double>(all) > budget)
-    throw UsageError(fmt::format("--activation-budget must hold what all branches save, {:.2f} MiB, where none is dropped, but it is "
-                                 "{:g} MiB; raise it, or --drop-rate above 0",
-                                 mebibytes(all), options.activation_budget_mib));
+    throw UsageError(
+        fmt::format("--activation-budget must hold what all branches save, {:.2f} MiB, where none "
+                    "is dropped, but it is {:g} MiB; raise it, or --drop-rate above 0",
+                    mebibytes(all), options.activation_budget_mib));
   if (drop_rate > 0.0 && static_cast<double>(heaviest) >= budget)
-    throw UsageError(fmt::format("--activation-budget must be more than the {:.2f} MiB that the largest branch saves, but it is {:g} "
-                                 "MiB; raise it, or lower --batch or --sequence",
-                                 mebibytes(heaviest), options.activation_budget_mib));
+    throw UsageError(
+        fmt::format("--activation-budget must be more than the {:.2f} MiB that the largest branch "
+                    "saves, but it is {:g} MiB; raise it, or lower --batch or --sequence",
+                    mebibytes(heaviest), options.activation_budget_mib));
   const bool measures = drop_rate > 0.0 && options.allocation != AllocationChoice::uniform &&
                         options.sensitivity != SensitivityChoice::running;
   if (measures && static_cast<double>(sample) > budget)
-    throw UsageError(fmt::format("--activation-budget must hold what all branches save of one sequence, {:.2f} MiB, to measure "
-                                 "sensitivities, but it is {:g} MiB; raise it, or use --sensitivity running",
-                                 mebibytes(sample), options.activation_budget_mib));
+    throw UsageError(fmt::format(
+        "--activation-budget must hold what all branches save of one sequence, {:.2f} MiB, to "
+        "measure sensitivities, but it is {:g} MiB; raise it, or use --sensitivity running",
+        mebibytes(sample), options.activation_budget_mib));
 }
 
-ChosenSampling chosen_sampling(const Options& options, double drop_rate, const auto& model, std::size_t branches) {
+ChosenSampling chosen_sampling(const Options& options, double drop_rate, const auto& model,
+                               std::size_t branches) {
   require_budget(options, drop_rate, model, branches);
   ChosenSampling sampling{options.sampling};
   sampling.fixed_budget.weigh = dropbp::BranchWeight::flops;
@@ -87,7 +99,8 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const a
     sampling.fixed_budget.weigh = dropbp::BranchWeight::bytes;
     sampling.fixed_budget.cap = options.activation_budget_mib * 0x1p20;
     for (std::size_t i = 0; i < branches; ++i)
-      sampling.fixed_budget.bytes.push_back(static_cast<double>(model.saved_bytes(i, options.batch * options.sequence)));
+      sampling.fixed_budget.bytes.push_back(
+          static_cast<double>(model.saved_bytes(i, options.batch * options.sequence)));
   }
   return sampling;
 }
@@ -95,12 +108,16 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const a
 }  // namespace
 
 template <class T, class Backend>
-BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate)
+BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config,
+                                       const TokenData& data, double drop_rate)
     : options_(options),
-      model_(config, options.sequence, {.adaptation = adaptation_of(options), .recompute = options.recompute}),
-      handler_(model_, drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
-               ChosenAllocation{options.allocation},
-               chosen_sampling(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers))),
+      model_(config, options.sequence,
+             {.adaptation = adaptation_of(options), .recompute = options.recompute}),
+      handler_(
+          model_,
+          drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
+          ChosenAllocation{options.allocation},
+          chosen_sampling(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers))),
       optimizer_(model_.parameters(), {.learning_rate = options.learning_rate,
                                        .beta1 = 0.9,
                                        .beta2 = 0.95,
@@ -137,9 +154,12 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
 template <class T, class Backend>
 const StepRecord& BasicTrainer<T, Backend>::step() {
   const std::uint64_t number = steps_done();
-  const auto allocate_at = static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
+  const auto allocate_at =
+      static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
   const std::uint64_t period = reallocation_period();
-  if (number == allocate_at || (period > 0 && number > allocate_at && (number - allocate_at) % period == 0)) allocate();
+  if (number == allocate_at ||
+      (period > 0 && number > allocate_at && (number - allocate_at) % period == 0))
+    allocate();
 
   StepRecord record;
   record.step = number;
@@ -159,20 +179,27 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
     for (std::size_t i = 0; i < handler_.size(); ++i)
       if (!handler_.plan().dropped(i)) kept_bytes += model_.saved_bytes(i, batch_.shape.tokens());
     // Without a bound the arena is as large as the largest plan so far.
-    reserve_activations(handler_.schedule().sampling().bounded() || handler_.drop_rate() == 0.0 ? activation_bound() : kept_bytes);
-    model_.set_moment({.seed = options_.seed, .step = number, .micro_step = static_cast<std::uint32_t>(micro)});
+    reserve_activations(handler_.schedule().sampling().bounded() || handler_.drop_rate() == 0.0
+                            ? activation_bound()
+                            : kept_bytes);
+    model_.set_moment(
+        {.seed = options_.seed, .step = number, .micro_step = static_cast<std::uint32_t>(micro)});
     // Where adapters alone train and all branches are dropped there is nothing to compute.
-    const double loss = handler_.backward_needed() ? model_.loss_and_gradients(batch_, &times) : forward_alone(times);
+    const double loss = handler_.backward_needed() ? model_.loss_and_gradients(batch_, &times)
+                                                   : forward_alone(times);
     record.loss += loss / static_cast<double>(options_.micro_steps);
 
     for (std::size_t i = 0; i < handler_.size(); ++i)
       if (!handler_.plan().dropped(i))
-        kept_flops += model_.backward_flops(i, handler_.plan().input_gradient_needed(i)), kept[i] = true;
+        kept_flops += model_.backward_flops(i, handler_.plan().input_gradient_needed(i)),
+            kept[i] = true;
     record.kept_activation_bytes = std::max(record.kept_activation_bytes, kept_bytes);
   }
   if (!std::isfinite(record.loss))
-    throw std::runtime_error(fmt::format("the loss must stay finite, but it is {} in step {}: lower --learning-rate or set --grad-clip",
-                                         record.loss, number));
+    throw std::runtime_error(
+        fmt::format("the loss must stay finite, but it is {} in step {}: lower --learning-rate or "
+                    "set --grad-clip",
+                    record.loss, number));
 
   double optimizer_seconds = 0.0;
   Stopwatch watch;
@@ -180,9 +207,11 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   const std::vector<double> squared_norms = ops::squared_gradient_norms<T>(optimizer_.parameters());
   record.gradient_norm = factor * ops::global_norm(squared_norms);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
-  if (options_.grad_clip > 0.0) factor *= ops::clip_factor(record.gradient_norm, options_.grad_clip);
+  if (options_.grad_clip > 0.0)
+    factor *= ops::clip_factor(record.gradient_norm, options_.grad_clip);
   optimizer_.step(factor, learning_rate_scale(number));
-  if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();  // the clocks below are the host's
+  if constexpr (dropbp::DeviceBackend<Backend>)
+    dropbp::device_runtime<Backend>::synchronize();  // the clocks below are the host's
   watch.add_to(optimizer_seconds);
 
   std::size_t updated = 0, all = 0;
@@ -221,7 +250,8 @@ template <class T, class Backend>
 std::size_t BasicTrainer<T, Backend>::activation_bound() const {
   const auto& schedule = handler_.schedule();
   std::size_t bytes = 0;
-  for (const std::uint32_t group : {0u, 1u})  // attention and MLP: of a group all branches save alike
+  for (const std::uint32_t group :
+       {0u, 1u})  // attention and MLP: of a group all branches save alike
     bytes += schedule.max_kept(group) * model_.saved_bytes(group, batch_.shape.tokens());
   if (schedule.sampling().fixed_budget.weigh != dropbp::BranchWeight::bytes) return bytes;
   return std::min(bytes, static_cast<std::size_t>(std::ceil(schedule.max_kept_weight())));
@@ -235,14 +265,17 @@ void BasicTrainer<T, Backend>::reserve_activations(std::size_t bytes) {
 template <class T, class Backend>
 std::uint64_t BasicTrainer<T, Backend>::reallocation_period() const {
   if (options_.reallocate_every > 0) return options_.reallocate_every;
-  return options_.sensitivity == SensitivityChoice::running ? std::max<std::uint64_t>(1, options_.steps / 10) : 0;
+  return options_.sensitivity == SensitivityChoice::running
+             ? std::max<std::uint64_t>(1, options_.steps / 10)
+             : 0;
 }
 
 // The norms are those that clipping needs anyway: the estimate costs nothing.
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::observe_gradients(std::span<const double> squared_norms) {
   std::vector<double> of_branches(handler_.size() + 1);
-  for (std::size_t i = 0; i < squared_norms.size(); ++i) of_branches[branch_of_parameter_[i]] += squared_norms[i];
+  for (std::size_t i = 0; i < squared_norms.size(); ++i)
+    of_branches[branch_of_parameter_[i]] += squared_norms[i];
   of_branches.pop_back();
   for (const double norm : of_branches)
     if (!std::isfinite(norm)) return;
@@ -270,9 +303,10 @@ void BasicTrainer<T, Backend>::allocate() {
     sample.inputs.assign(batch_.inputs.begin() + begin, batch_.inputs.begin() + end);
     sample.labels.assign(batch_.labels.begin() + begin, batch_.labels.begin() + end);
     BranchwisePass<T, Backend> pass(model_, sample);
-    const std::vector<double> one = options_.sensitivity == SensitivityChoice::gradient
-                                        ? handler_.measure_sensitivities_nested(pass, dropbp::GradientSensitivity{})
-                                        : handler_.measure_sensitivities_nested(pass, dropbp::GradientNormSensitivity{});
+    const std::vector<double> one =
+        options_.sensitivity == SensitivityChoice::gradient
+            ? handler_.measure_sensitivities_nested(pass, dropbp::GradientSensitivity{})
+            : handler_.measure_sensitivities_nested(pass, dropbp::GradientNormSensitivity{});
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
   }
   handler_.allocate(sum);
@@ -284,11 +318,13 @@ void BasicTrainer<T, Backend>::allocate() {
 // Linear warm-up, then a cosine down to a tenth.
 template <class T, class Backend>
 double BasicTrainer<T, Backend>::learning_rate_scale(std::uint64_t step) const {
-  const double done = static_cast<double>(step) + 1.0, warmup = static_cast<double>(options_.warmup);
+  const double done = static_cast<double>(step) + 1.0,
+               warmup = static_cast<double>(options_.warmup);
   if (done < warmup) return done / warmup;
   const double rest = std::max(1.0, static_cast<double>(options_.steps) - warmup);
   const double progress = std::min(1.0, (done - warmup) / rest);
-  return final_learning_rate + (1.0 - final_learning_rate) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+  return final_learning_rate +
+         (1.0 - final_learning_rate) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
 }
 
 template <class T, class Backend>
@@ -318,8 +354,9 @@ RunState BasicTrainer<T, Backend>::state() const {
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::restore(RunState state) {
   if (state.handler.next_step != state.records.size())
-    throw std::invalid_argument(fmt::format("a state must have a record of each step, but it has {} of {}; use an intact one",
-                                            state.records.size(), state.handler.next_step));
+    throw std::invalid_argument(fmt::format(
+        "a state must have a record of each step, but it has {} of {}; use an intact one",
+        state.records.size(), state.handler.next_step));
   dropbp::RunningSensitivity running = running_;
   running.restore(state.running);
   handler_.restore(state.handler);
@@ -334,15 +371,17 @@ template <class T, class Backend>
 Summary BasicTrainer<T, Backend>::summary() const {
   const dropbp::Report report = handler_.report();
   Summary summary;
-  const double tokens = static_cast<double>(records_.size()) *
-                        static_cast<double>(options_.batch * options_.sequence * options_.micro_steps);
+  const double tokens =
+      static_cast<double>(records_.size()) *
+      static_cast<double>(options_.batch * options_.sequence * options_.micro_steps);
   summary.tokens_per_second = training_seconds_ > 0.0 ? tokens / training_seconds_ : 0.0;
   summary.final_loss = records_.empty() ? std::nan("") : records_.back().loss;
   summary.validation_loss = last_validation_loss_;
   summary.mean_drop_rate = report.mean_drop_rate();
   summary.backward_flops_fraction = report.backward_flops_fraction();
   for (const StepRecord& record : records_)
-    summary.peak_activation_bytes = std::max(summary.peak_activation_bytes, record.activation_bytes);
+    summary.peak_activation_bytes =
+        std::max(summary.peak_activation_bytes, record.activation_bytes);
   return summary;
 }
 

@@ -28,12 +28,17 @@ struct ChosenAllocation {
 
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
     switch (choice) {
-      case AllocationChoice::uniform: return dropbp::UniformAllocation{}.allocate(input);
-      case AllocationChoice::greedy: return dropbp::GreedyAllocation{}.allocate(input);
-      case AllocationChoice::optimal: break;
+      case AllocationChoice::uniform:
+        return dropbp::UniformAllocation{}.allocate(input);
+      case AllocationChoice::greedy:
+        return dropbp::GreedyAllocation{}.allocate(input);
+      case AllocationChoice::optimal:
+        break;
     }
-    // Every branch is kept at least a quarter as often as the average: one that never is would not train at all.
-    return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}.allocate(input);
+    // Every branch is kept at least a quarter as often as the average: one that never is would not
+    // train at all.
+    return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}
+        .allocate(input);
   }
 };
 
@@ -52,19 +57,24 @@ struct ChosenSampling {
       case SamplingChoice::bernoulli:
         prepared.independent.independent = dropbp::BernoulliSampling{}.prepare(input);
         break;
-      case SamplingChoice::at_least_target: prepared.independent = dropbp::AtLeastTargetSampling{}.prepare(input); break;
-      case SamplingChoice::fixed_budget: prepared.fixed_budget = fixed_budget.prepare(input); break;
+      case SamplingChoice::at_least_target:
+        prepared.independent = dropbp::AtLeastTargetSampling{}.prepare(input);
+        break;
+      case SamplingChoice::fixed_budget:
+        prepared.fixed_budget = fixed_budget.prepare(input);
+        break;
     }
     return prepared;
   }
-  void draw(const Prepared& prepared, const dropbp::CounterRandom& random, std::span<std::uint8_t> dropped,
-            std::span<std::uint32_t> work) const {
+  void draw(const Prepared& prepared, const dropbp::CounterRandom& random,
+            std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) const {
     switch (choice) {
       case SamplingChoice::bernoulli:
         return dropbp::BernoulliSampling{}.draw(prepared.independent.independent, random, dropped);
       case SamplingChoice::at_least_target:
         return dropbp::AtLeastTargetSampling{}.draw(prepared.independent, random, dropped);
-      case SamplingChoice::fixed_budget: return fixed_budget.draw(prepared.fixed_budget, random, dropped, work);
+      case SamplingChoice::fixed_budget:
+        return fixed_budget.draw(prepared.fixed_budget, random, dropped, work);
     }
   }
   void limit(std::span<double> rates, const dropbp::SamplingInput& input) const {
@@ -72,10 +82,12 @@ struct ChosenSampling {
   }
   bool bounded() const noexcept { return choice == SamplingChoice::fixed_budget; }
   std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
-    return bounded() ? fixed_budget.max_kept(prepared.fixed_budget, group) : std::numeric_limits<std::size_t>::max();
+    return bounded() ? fixed_budget.max_kept(prepared.fixed_budget, group)
+                     : std::numeric_limits<std::size_t>::max();
   }
   double max_kept_weight(const Prepared& prepared) const {
-    return bounded() ? fixed_budget.max_kept_weight(prepared.fixed_budget) : dropbp::FixedBudgetSampling::no_limit;
+    return bounded() ? fixed_budget.max_kept_weight(prepared.fixed_budget)
+                     : dropbp::FixedBudgetSampling::no_limit;
   }
 };
 
@@ -93,9 +105,10 @@ struct RunState {
 template <class T, class Backend>
 class BasicTrainer {
  public:
-  /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do not fit, and UsageError for
-  /// an activation budget that no plan fits.
-  BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data, double drop_rate);
+  /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do
+  /// not fit, and UsageError for an activation budget that no plan fits.
+  BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data,
+               double drop_rate);
 
   /// Runs step number steps_done(); steps follow each other from 0.
   const StepRecord& step();
@@ -105,7 +118,8 @@ class BasicTrainer {
   double validate();
   bool can_validate() const noexcept { return validation_.has_value(); }
 
-  /// Seconds of training steps so far; validation and the measurement of sensitivities are not in it.
+  /// Seconds of training steps so far; validation and the measurement of sensitivities are not in
+  /// it.
   double training_seconds() const noexcept { return training_seconds_; }
   double measurement_seconds() const noexcept { return measurement_seconds_; }
 
@@ -118,13 +132,15 @@ class BasicTrainer {
   LlamaModel<T, Backend>& model() noexcept { return model_; }
   ops::AdamW<T, Backend>& optimizer() noexcept { return optimizer_; }
 
-  /// With the weights and the optimizer's states, all that decides the next steps: batches are a function of seed and step.
+  /// With the weights and the optimizer's states, all that decides the next steps: batches are a
+  /// function of seed and step.
   RunState state() const;
-  /// Goes on after the last step of `state`. Throws std::invalid_argument, with everything as it was, for one of another model.
+  /// Goes on after the last step of `state`. Throws std::invalid_argument, with everything as it
+  /// was, for one of another model.
   void restore(RunState state);
 
-  /// Bytes that the kept branches of any plan save at most, at the current rates: that of all branches where the sampling
-  /// has no bound.
+  /// Bytes that the kept branches of any plan save at most, at the current rates: that of all
+  /// branches where the sampling has no bound.
   std::size_t activation_bound() const;
 
  private:

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One safetensors file a checkpoint. Numbers are stored as they lie in memory, so that nothing is rounded on the way.
+// One safetensors file a checkpoint. Numbers are stored as they lie in memory, so that nothing is
+// rounded on the way.
 #include "training_checkpoint.hpp"
 
 #include <fcntl.h>
@@ -33,23 +34,33 @@ namespace fs = std::filesystem;
 using Shape = std::vector<std::ptrdiff_t>;
 
 constexpr std::string_view format_version = "1";
-constexpr std::string_view version_key = "dropbp.checkpoint", step_key = "dropbp.step", identity_key = "dropbp.identity",
-                           handler_key = "dropbp.handler";
-constexpr std::string_view name_start = "step-", name_end = ".safetensors", temporary_end = ".safetensors.tmp";
+constexpr std::string_view version_key = "dropbp.checkpoint", step_key = "dropbp.step",
+                           identity_key = "dropbp.identity", handler_key = "dropbp.handler";
+constexpr std::string_view name_start = "step-", name_end = ".safetensors",
+                           temporary_end = ".safetensors.tmp";
 constexpr std::size_t name_digits = 8;  // at least
 
-constexpr double StepRecord::*figures[] = {
-    &StepRecord::loss,          &StepRecord::forward_ms,           &StepRecord::backward_ms,
-    &StepRecord::optimizer_ms,  &StepRecord::step_ms,              &StepRecord::branches_backward_ms,
-    &StepRecord::gradient_norm, &StepRecord::kept_flops_fraction,  &StepRecord::updated_parameter_fraction};
+constexpr double StepRecord::* figures[] = {&StepRecord::loss,
+                                            &StepRecord::forward_ms,
+                                            &StepRecord::backward_ms,
+                                            &StepRecord::optimizer_ms,
+                                            &StepRecord::step_ms,
+                                            &StepRecord::branches_backward_ms,
+                                            &StepRecord::gradient_norm,
+                                            &StepRecord::kept_flops_fraction,
+                                            &StepRecord::updated_parameter_fraction};
 constexpr std::size_t figure_count = std::size(figures);
 
 template <class T>
 constexpr DType dtype_of() {
-  if constexpr (std::is_same_v<T, float>) return DType::f32;
-  else if constexpr (std::is_same_v<T, double>) return DType::f64;
-  else if constexpr (std::is_same_v<T, std::uint64_t>) return DType::u64;
-  else return DType::u8;
+  if constexpr (std::is_same_v<T, float>)
+    return DType::f32;
+  else if constexpr (std::is_same_v<T, double>)
+    return DType::f64;
+  else if constexpr (std::is_same_v<T, std::uint64_t>)
+    return DType::u64;
+  else
+    return DType::u8;
 }
 
 Shape shape_of(std::initializer_list<std::size_t> sizes) {
@@ -58,7 +69,8 @@ Shape shape_of(std::initializer_list<std::size_t> sizes) {
   return shape;
 }
 
-/// visit(slice, index of its parameter, its first element within the parameter) for every part that trains.
+/// visit(slice, index of its parameter, its first element within the parameter) for every part that
+/// trains.
 void for_each_trained(auto& trainer, auto&& visit) {
   const auto parameters = trainer.optimizer().parameters();
   for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -72,7 +84,9 @@ void for_each_trained(auto& trainer, auto&& visit) {
 }
 
 template <class T, class Backend>
-Shape shape_of(const ops::ParameterSlice<T, Backend>& slice) { return {slice.rows, slice.columns}; }
+Shape shape_of(const ops::ParameterSlice<T, Backend>& slice) {
+  return {slice.rows, slice.columns};
+}
 std::string first_moment_name(const std::string& name) { return "dropbp.first_moment." + name; }
 std::string second_moment_name(const std::string& name) { return "dropbp.second_moment." + name; }
 
@@ -83,7 +97,8 @@ class Writer {
   /// The numbers must stay where they are until the file is written.
   template <class T>
   void add(std::string name, Shape shape, const T* numbers, std::size_t count) {
-    tensors_.push_back({std::move(name), dtype_of<T>(), std::move(shape), std::as_bytes(std::span(numbers, count))});
+    tensors_.push_back({std::move(name), dtype_of<T>(), std::move(shape),
+                        std::as_bytes(std::span(numbers, count))});
   }
   template <class T>
   void keep(std::string name, Shape shape, std::vector<T> numbers) {
@@ -120,18 +135,20 @@ void write_records(Writer& writer, const std::vector<StepRecord>& records, std::
   for (std::size_t i = 0; i < records.size(); ++i) {
     for (const auto figure : figures) numbers.push_back(records[i].*figure);
     numbers.push_back(records[i].validation_loss.value_or(0.0));
-    counts.insert(counts.end(),
-                  {records[i].activation_bytes, records[i].kept_activation_bytes, records[i].validation_loss ? 1u : 0u});
+    counts.insert(counts.end(), {records[i].activation_bytes, records[i].kept_activation_bytes,
+                                 records[i].validation_loss ? 1u : 0u});
     for (const std::size_t branch : records[i].dropped) dropped.at(i * branches + branch) = 1;
   }
-  writer.keep("dropbp.records.figures", shape_of({records.size(), figure_count + 1}), std::move(numbers));
+  writer.keep("dropbp.records.figures", shape_of({records.size(), figure_count + 1}),
+              std::move(numbers));
   writer.keep("dropbp.records.counts", shape_of({records.size(), 3}), std::move(counts));
   writer.keep("dropbp.records.dropped", shape_of({records.size(), branches}), std::move(dropped));
 }
 
 // `count` numbers of a trainer's memory: as they are, or fetched.
 template <class Backend>
-void write_numbers(Writer& writer, std::string name, Shape shape, const float* numbers, std::size_t count) {
+void write_numbers(Writer& writer, std::string name, Shape shape, const float* numbers,
+                   std::size_t count) {
   if constexpr (dropbp::DeviceBackend<Backend>) {
     std::vector<float> fetched(count);
     dropbp::device_runtime<Backend>::copy_to_host(fetched.data(), numbers, count * sizeof(float));
@@ -145,22 +162,26 @@ template <class T, class Backend>
 void write_state(AtomicFile& file, BasicTrainer<T, Backend>& trainer, const RunIdentity& identity) {
   const RunState state = trainer.state();
   Writer writer;
-  for_each_trained(trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t first) {
-    const ops::AdamWState<T, Backend>& moments = trainer.optimizer().state(i);
-    if constexpr (std::is_same_v<T, float>) {
-      write_numbers<Backend>(writer, slice.name, shape_of(slice), slice.value, slice.size());
-    } else if (moments.master.size() > 0) {
-      write_numbers<Backend>(writer, slice.name, shape_of(slice), moments.master.data() + first, slice.size());
-    } else {
-      std::vector<float> values(slice.size());
-      ops::download(ops::MatrixView<float>(values.data(), slice.rows, slice.columns),
-                    ops::MatrixView<T, Backend>(slice.value, slice.rows, slice.columns));
-      writer.keep(slice.name, shape_of(slice), std::move(values));
-    }
-    if (moments.steps == 0) return;
-    write_numbers<Backend>(writer, first_moment_name(slice.name), shape_of(slice), moments.first_moment.data() + first, slice.size());
-    write_numbers<Backend>(writer, second_moment_name(slice.name), shape_of(slice), moments.second_moment.data() + first, slice.size());
-  });
+  for_each_trained(
+      trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t first) {
+        const ops::AdamWState<T, Backend>& moments = trainer.optimizer().state(i);
+        if constexpr (std::is_same_v<T, float>) {
+          write_numbers<Backend>(writer, slice.name, shape_of(slice), slice.value, slice.size());
+        } else if (moments.master.size() > 0) {
+          write_numbers<Backend>(writer, slice.name, shape_of(slice), moments.master.data() + first,
+                                 slice.size());
+        } else {
+          std::vector<float> values(slice.size());
+          ops::download(ops::MatrixView<float>(values.data(), slice.rows, slice.columns),
+                        ops::MatrixView<T, Backend>(slice.value, slice.rows, slice.columns));
+          writer.keep(slice.name, shape_of(slice), std::move(values));
+        }
+        if (moments.steps == 0) return;
+        write_numbers<Backend>(writer, first_moment_name(slice.name), shape_of(slice),
+                               moments.first_moment.data() + first, slice.size());
+        write_numbers<Backend>(writer, second_moment_name(slice.name), shape_of(slice),
+                               moments.second_moment.data() + first, slice.size());
+      });
   std::vector<std::uint64_t> updates;
   for (std::size_t i = 0; i < trainer.optimizer().parameters().size(); ++i)
     updates.push_back(trainer.optimizer().state(i).steps);
@@ -170,7 +191,8 @@ void write_state(AtomicFile& file, BasicTrainer<T, Backend>& trainer, const RunI
   write_records(writer, state.records, state.handler.drop_rates.size());
   writer.keep("dropbp.run", shape_of({4}),
               std::vector<double>{state.training_seconds, state.measurement_seconds,
-                                  state.last_validation_loss.value_or(0.0), state.last_validation_loss ? 1.0 : 0.0});
+                                  state.last_validation_loss.value_or(0.0),
+                                  state.last_validation_loss ? 1.0 : 0.0});
 
   nlohmann::ordered_json flags = nlohmann::ordered_json::object();
   for (const auto& [flag, value] : identity) flags[flag] = value;
@@ -191,10 +213,14 @@ class Reader {
   void expect(const std::string& name, const Shape& shape) {
     const TensorInfo* const tensor = file_.find(name);
     if (tensor == nullptr)
-      fail(fmt::format("the checkpoint must have the tensor '{}' of shape {}", name, shape_text(shape)), "it does not");
+      fail(fmt::format("the checkpoint must have the tensor '{}' of shape {}", name,
+                       shape_text(shape)),
+           "it does not");
     if (tensor->shape != shape || tensor->dtype != dtype_of<T>())
-      fail(fmt::format("the tensor '{}' must have the shape {} and be {}", name, shape_text(shape), dtype_name(dtype_of<T>())),
-           fmt::format("it has {} and is {}", shape_text(tensor->shape), dtype_name(tensor->dtype)));
+      fail(
+          fmt::format("the tensor '{}' must have the shape {} and be {}", name, shape_text(shape),
+                      dtype_name(dtype_of<T>())),
+          fmt::format("it has {} and is {}", shape_text(tensor->shape), dtype_name(tensor->dtype)));
     expected_.insert(name);
   }
   template <class T>
@@ -211,8 +237,8 @@ class Reader {
              fmt::format("it also has '{}'", tensor.name));
   }
   [[noreturn]] void fail(const std::string& required, const std::string& given) const {
-    throw std::runtime_error(fmt::format("'{}': {}, but {}; resume with the program that wrote it", file_.path().string(),
-                                         required, given));
+    throw std::runtime_error(fmt::format("'{}': {}, but {}; resume with the program that wrote it",
+                                         file_.path().string(), required, given));
   }
 
  private:
@@ -233,9 +259,11 @@ dropbp::RunningSensitivity::State read_running(Reader& reader, std::size_t branc
 }
 
 std::vector<StepRecord> read_records(Reader& reader, std::size_t steps, std::size_t branches) {
-  const auto numbers = reader.read<double>("dropbp.records.figures", shape_of({steps, figure_count + 1}));
+  const auto numbers =
+      reader.read<double>("dropbp.records.figures", shape_of({steps, figure_count + 1}));
   const auto counts = reader.read<std::uint64_t>("dropbp.records.counts", shape_of({steps, 3}));
-  const auto dropped = reader.read<std::uint8_t>("dropbp.records.dropped", shape_of({steps, branches}));
+  const auto dropped =
+      reader.read<std::uint8_t>("dropbp.records.dropped", shape_of({steps, branches}));
   std::vector<StepRecord> records(steps);
   for (std::size_t i = 0; i < steps; ++i) {
     StepRecord& record = records[i];
@@ -254,9 +282,10 @@ std::vector<StepRecord> read_records(Reader& reader, std::size_t steps, std::siz
 const std::string& require_entry(const SafetensorsFile& file, std::string_view key) {
   const auto entry = file.metadata().find(std::string(key));
   if (entry == file.metadata().end())
-    throw std::runtime_error(fmt::format("'{}' must be a checkpoint of a training, but its '__metadata__' has no '{}'; "
-                                         "remove it or give another folder",
-                                         file.path().string(), key));
+    throw std::runtime_error(
+        fmt::format("'{}' must be a checkpoint of a training, but its '__metadata__' has no '{}'; "
+                    "remove it or give another folder",
+                    file.path().string(), key));
   return entry->second;
 }
 
@@ -264,7 +293,8 @@ const std::string& require_entry(const SafetensorsFile& file, std::string_view k
 std::optional<std::uint64_t> number_from(std::string_view text, std::size_t digits = 1) {
   std::uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || fmt::format("{:0{}}", value, digits) != text)
+  if (error != std::errc() || end != text.data() + text.size() ||
+      fmt::format("{:0{}}", value, digits) != text)
     return std::nullopt;
   return value;
 }
@@ -275,29 +305,36 @@ SafetensorsFile open_intact(const fs::path& path, std::uint64_t step) {
   file.verify();
   (void)require_entry(file, version_key);
   if (number_from(require_entry(file, step_key)) != step)
-    throw std::runtime_error(fmt::format("'{}' must be of the step in its name, but it is of step {}; rename it back",
-                                         path.string(), require_entry(file, step_key)));
+    throw std::runtime_error(
+        fmt::format("'{}' must be of the step in its name, but it is of step {}; rename it back",
+                    path.string(), require_entry(file, step_key)));
   return file;
 }
 
 void require_same(const SafetensorsFile& file, const RunIdentity& identity) {
   if (const std::string& version = require_entry(file, version_key); version != format_version)
-    throw std::runtime_error(fmt::format("'{}' must be a checkpoint of version {}, but it is of version '{}'; resume with the "
-                                         "program that wrote it",
-                                         file.path().string(), format_version, version));
-  nlohmann::json saved = parse_strict_json(require_entry(file, identity_key), fmt::format("the flags in '{}'", file.path().string()));
+    throw std::runtime_error(
+        fmt::format("'{}' must be a checkpoint of version {}, but it is of version '{}'; resume "
+                    "with the program that wrote it",
+                    file.path().string(), format_version, version));
+  nlohmann::json saved = parse_strict_json(require_entry(file, identity_key),
+                                           fmt::format("the flags in '{}'", file.path().string()));
   std::vector<std::string> differences;
   for (const auto& [flag, value] : identity) {
     const auto entry = saved.find(flag);
-    const std::string was = entry != saved.end() && entry->is_string() ? entry->get<std::string>() : "not there";
+    const std::string was =
+        entry != saved.end() && entry->is_string() ? entry->get<std::string>() : "not there";
     if (was != value) differences.push_back(fmt::format("{} was {} and is {}", flag, was, value));
     if (entry != saved.end()) saved.erase(entry);
   }
   for (const auto& [flag, value] : saved.items())
-    differences.push_back(fmt::format("{} was {} and is not there", flag, value.is_string() ? value.get<std::string>() : value.dump()));
+    differences.push_back(fmt::format("{} was {} and is not there", flag,
+                                      value.is_string() ? value.get<std::string>() : value.dump()));
   if (!differences.empty())
-    throw UsageError(fmt::format("--resume goes on with the run that wrote '{}', but {}; give what it was, or another folder",
-                                 file.path().string(), fmt::join(differences, ", ")));
+    throw UsageError(
+        fmt::format("--resume goes on with the run that wrote '{}', but {}; give what it was, or "
+                    "another folder",
+                    file.path().string(), fmt::join(differences, ", ")));
 }
 
 template <class T, class Backend>
@@ -307,13 +344,15 @@ void read_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& trainer) 
   const auto steps = number_from(require_entry(file, step_key));
   const std::size_t branches = trainer.drop_rates().size();
   auto& optimizer = trainer.optimizer();
-  const auto updates = reader.read<std::uint64_t>("dropbp.optimizer.steps", shape_of({optimizer.parameters().size()}));
-  for_each_trained(trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t) {
-    reader.expect<float>(slice.name, shape_of(slice));
-    if (updates[i] == 0) return;
-    reader.expect<float>(first_moment_name(slice.name), shape_of(slice));
-    reader.expect<float>(second_moment_name(slice.name), shape_of(slice));
-  });
+  const auto updates = reader.read<std::uint64_t>("dropbp.optimizer.steps",
+                                                  shape_of({optimizer.parameters().size()}));
+  for_each_trained(trainer,
+                   [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t) {
+                     reader.expect<float>(slice.name, shape_of(slice));
+                     if (updates[i] == 0) return;
+                     reader.expect<float>(first_moment_name(slice.name), shape_of(slice));
+                     reader.expect<float>(second_moment_name(slice.name), shape_of(slice));
+                   });
   state.running = read_running(reader, branches);
   state.records = read_records(reader, static_cast<std::size_t>(*steps), branches);
   const auto run = reader.read<double>("dropbp.run", shape_of({4}));
@@ -337,49 +376,60 @@ void read_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& trainer) 
     moments.steps = updates[i];
     moments.first_moment = ops::Matrix<float, Backend>(parameter.rows(), parameter.columns());
     moments.second_moment = ops::Matrix<float, Backend>(parameter.rows(), parameter.columns());
-    if (!std::is_same_v<T, float>) moments.master = ops::Matrix<float, Backend>(parameter.rows(), parameter.columns());
+    if (!std::is_same_v<T, float>)
+      moments.master = ops::Matrix<float, Backend>(parameter.rows(), parameter.columns());
   }
   std::vector<float> staged;
-  for_each_trained(trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t first) {
-    const auto read = [&](const std::string& name, float* to) {
-      if constexpr (dropbp::DeviceBackend<Backend>) {
-        staged.resize(slice.size());
-        file.read_bytes(name, std::as_writable_bytes(std::span(staged)));
-        dropbp::device_runtime<Backend>::copy_to_device(to, staged.data(), slice.size() * sizeof(float));
-      } else {
-        file.read_bytes(name, std::as_writable_bytes(std::span(to, slice.size())));
-      }
-    };
-    ops::AdamWState<T, Backend>& moments = optimizer.state(i);
-    if constexpr (std::is_same_v<T, float>) {
-      read(slice.name, slice.value);
-    } else {
-      staged.resize(slice.size());
-      file.read_bytes(slice.name, std::as_writable_bytes(std::span(staged)));
-      ops::upload(ops::MatrixView<T, Backend>(slice.value, slice.rows, slice.columns),
-                  ops::MatrixView<const float>(staged.data(), slice.rows, slice.columns));
-      if (updates[i] > 0)
-        dropbp::device_runtime<Backend>::copy_to_device(moments.master.data() + first, staged.data(), slice.size() * sizeof(float));
-    }
-    if (updates[i] == 0) return;
-    read(first_moment_name(slice.name), moments.first_moment.data() + first);
-    read(second_moment_name(slice.name), moments.second_moment.data() + first);
-  });
+  for_each_trained(
+      trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t first) {
+        const auto read = [&](const std::string& name, float* to) {
+          if constexpr (dropbp::DeviceBackend<Backend>) {
+            staged.resize(slice.size());
+            file.read_bytes(name, std::as_writable_bytes(std::span(staged)));
+            dropbp::device_runtime<Backend>::copy_to_device(to, staged.data(),
+                                                            slice.size() * sizeof(float));
+          } else {
+            file.read_bytes(name, std::as_writable_bytes(std::span(to, slice.size())));
+          }
+        };
+        ops::AdamWState<T, Backend>& moments = optimizer.state(i);
+        if constexpr (std::is_same_v<T, float>) {
+          read(slice.name, slice.value);
+        } else {
+          staged.resize(slice.size());
+          file.read_bytes(slice.name, std::as_writable_bytes(std::span(staged)));
+          ops::upload(ops::MatrixView<T, Backend>(slice.value, slice.rows, slice.columns),
+                      ops::MatrixView<const float>(staged.data(), slice.rows, slice.columns));
+          if (updates[i] > 0)
+            dropbp::device_runtime<Backend>::copy_to_device(
+                moments.master.data() + first, staged.data(), slice.size() * sizeof(float));
+        }
+        if (updates[i] == 0) return;
+        read(first_moment_name(slice.name), moments.first_moment.data() + first);
+        read(second_moment_name(slice.name), moments.second_moment.data() + first);
+      });
 }
 
-fs::path name_of(std::uint64_t step) { return fmt::format("{}{:0{}}{}", name_start, step, name_digits, name_end); }
+fs::path name_of(std::uint64_t step) {
+  return fmt::format("{}{:0{}}{}", name_start, step, name_digits, name_end);
+}
 
 std::optional<std::uint64_t> step_of(std::string_view name, std::string_view end) {
-  if (!name.starts_with(name_start) || !name.ends_with(end) || name.size() < name_start.size() + end.size()) return std::nullopt;
-  return number_from(name.substr(name_start.size(), name.size() - name_start.size() - end.size()), name_digits);
+  if (!name.starts_with(name_start) || !name.ends_with(end) ||
+      name.size() < name_start.size() + end.size())
+    return std::nullopt;
+  return number_from(name.substr(name_start.size(), name.size() - name_start.size() - end.size()),
+                     name_digits);
 }
 
 }  // namespace
 
-RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data, const ops::Adaptation& adaptation,
-                        std::uint32_t base_checksum) {
+RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data,
+                        const ops::Adaptation& adaptation, std::uint32_t base_checksum) {
   RunIdentity identity;
-  const auto add = [&](const char* flag, const auto& value) { identity.emplace_back(flag, fmt::format("{}", value)); };
+  const auto add = [&](const char* flag, const auto& value) {
+    identity.emplace_back(flag, fmt::format("{}", value));
+  };
   add("--layers", c.layers);
   add("--hidden", c.hidden);
   add("--intermediate", c.intermediate);
@@ -395,7 +445,9 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--lora-rank", adaptation.rank);
   add("--lora-alpha", adaptation.alpha);
   add("--lora-dropout", adaptation.dropout);
-  add("--lora-targets", adaptation.targets.empty() ? std::string("all") : fmt::format("{}", fmt::join(adaptation.targets, ",")));
+  add("--lora-targets", adaptation.targets.empty()
+                            ? std::string("all")
+                            : fmt::format("{}", fmt::join(adaptation.targets, ",")));
   add("--validation-fraction", o.validation_fraction);
   add("--steps", o.steps);
   add("--batch", o.batch);
@@ -416,13 +468,18 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--reallocate-every", o.reallocate_every);
   add("--drop-warmup", o.drop_warmup);
   add("--gradient-scaling", name_of(o.gradient_scaling));
-  // With a budget plans are drawn by what branches save, which recomputing changes; without one it changes no bit.
+  // With a budget plans are drawn by what branches save, which recomputing changes; without one it
+  // changes no bit.
   const bool recompute_decides = o.activation_budget_mib > 0.0 && o.recompute;
-  add("--activation-budget", fmt::format("{}{}", o.activation_budget_mib, recompute_decides ? " with --recompute" : ""));
+  add("--activation-budget",
+      fmt::format("{}{}", o.activation_budget_mib, recompute_decides ? " with --recompute" : ""));
 
   std::uint32_t tokens = 0;
-  for (const auto part : {data.train(), data.validation()}) tokens = crc32c(tokens, part.data(), part.size_bytes());
-  add("what --data or --tokens holds", fmt::format("{} + {} tokens of CRC-32C {:08x}", data.train().size(), data.validation().size(), tokens));
+  for (const auto part : {data.train(), data.validation()})
+    tokens = crc32c(tokens, part.data(), part.size_bytes());
+  add("what --data or --tokens holds",
+      fmt::format("{} + {} tokens of CRC-32C {:08x}", data.train().size(), data.validation().size(),
+                  tokens));
   add("what does not train of --model", fmt::format("CRC-32C {:08x}", base_checksum));
   return identity;
 }
@@ -433,15 +490,17 @@ TrainingCheckpoints::TrainingCheckpoints(fs::path folder, RunIdentity identity)
   fs::create_directories(folder_, error);
   lock_ = ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock_ < 0)
-    throw std::runtime_error(fmt::format("'{}' must be a folder that can be created, but {}; choose another one with --checkpoint",
-                                         folder_.string(), std::generic_category().message(errno)));
+    throw std::runtime_error(fmt::format(
+        "'{}' must be a folder that can be created, but {}; choose another one with --checkpoint",
+        folder_.string(), std::generic_category().message(errno)));
   // Held until the process ends, however it ends. A file system without locks is used without.
   const bool in_use = ::flock(lock_, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
   try {
     if (in_use)
-      throw std::runtime_error(fmt::format("'{}' must belong to one run at a time, but another one is using it; wait for it or choose "
-                                           "another folder with --checkpoint",
-                                           folder_.string()));
+      throw std::runtime_error(
+          fmt::format("'{}' must belong to one run at a time, but another one is using it; wait "
+                      "for it or choose another folder with --checkpoint",
+                      folder_.string()));
     check_writable(folder_ / name_of(0));
   } catch (...) {
     ::close(lock_);
@@ -458,16 +517,19 @@ std::vector<std::pair<std::uint64_t, fs::path>> TrainingCheckpoints::list() cons
   std::error_code error;
   fs::directory_iterator walk(folder_, error);
   for (; !error && walk != fs::directory_iterator(); walk.increment(error))
-    if (const auto step = step_of(walk->path().filename().string(), name_end)) found.emplace_back(*step, walk->path());
+    if (const auto step = step_of(walk->path().filename().string(), name_end))
+      found.emplace_back(*step, walk->path());
   if (error)
-    throw std::runtime_error(fmt::format("'{}' must be a folder that can be listed, but {}; check its permissions", folder_.string(),
-                                         error.message()));
+    throw std::runtime_error(
+        fmt::format("'{}' must be a folder that can be listed, but {}; check its permissions",
+                    folder_.string(), error.message()));
   std::ranges::sort(found);
   return found;
 }
 
 template <class T, class Backend>
-bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>& trainer, const std::function<void(std::string_view)>& note) {
+bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>& trainer,
+                                 const std::function<void(std::string_view)>& note) {
   auto found = list();
   for (; !found.empty(); found.pop_back()) {
     const auto& [step, path] = found.back();
@@ -497,7 +559,8 @@ void TrainingCheckpoints::save(BasicTrainer<T, Backend>& trainer) {
   last_good_ = step;
 }
 
-// Damaged ones that are newer stay until they are overtaken. What cannot be removed now can be after the next save.
+// Damaged ones that are newer stay until they are overtaken. What cannot be removed now can be
+// after the next save.
 void TrainingCheckpoints::prune(std::uint64_t newest) const {
   std::error_code ignored;
   fs::directory_iterator walk(folder_, ignored);
@@ -505,7 +568,8 @@ void TrainingCheckpoints::prune(std::uint64_t newest) const {
   for (; !ignored && walk != fs::directory_iterator(); walk.increment(ignored)) {
     const std::string name = walk->path().filename().string();
     const auto step = step_of(name, name_end);
-    if ((step && *step < newest && step != last_good_) || step_of(name, temporary_end)) old.push_back(walk->path());
+    if ((step && *step < newest && step != last_good_) || step_of(name, temporary_end))
+      old.push_back(walk->path());
   }
   for (const fs::path& path : old) fs::remove(path, ignored);
 }
@@ -513,8 +577,10 @@ void TrainingCheckpoints::prune(std::uint64_t newest) const {
 template bool TrainingCheckpoints::resume(Trainer&, const std::function<void(std::string_view)>&);
 template void TrainingCheckpoints::save(Trainer&);
 #if defined(DROPBP_LLAMA_CUDA)
-template bool TrainingCheckpoints::resume(BasicTrainer<float, dropbp::Cuda>&, const std::function<void(std::string_view)>&);
-template bool TrainingCheckpoints::resume(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&, const std::function<void(std::string_view)>&);
+template bool TrainingCheckpoints::resume(BasicTrainer<float, dropbp::Cuda>&,
+                                          const std::function<void(std::string_view)>&);
+template bool TrainingCheckpoints::resume(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&,
+                                          const std::function<void(std::string_view)>&);
 template void TrainingCheckpoints::save(BasicTrainer<float, dropbp::Cuda>&);
 template void TrainingCheckpoints::save(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&);
 #endif

@@ -17,20 +17,23 @@
 
 namespace llama {
 
-/// What decides the bits of a run, as (flag, value): the flags that a resumed run must repeat, and checksums of the tokens
-/// and of the weights that do not train.
+/// What decides the bits of a run, as (flag, value): the flags that a resumed run must repeat, and
+/// checksums of the tokens and of the weights that do not train.
 using RunIdentity = std::vector<std::pair<std::string, std::string>>;
-[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config, const TokenData& data,
-                                      const ops::Adaptation& adaptation, std::uint32_t base_checksum);
+[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
+                                      const TokenData& data, const ops::Adaptation& adaptation,
+                                      std::uint32_t base_checksum);
 /// Of a run with this model.
-[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config, const TokenData& data, const auto& model) {
+[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
+                                      const TokenData& data, const auto& model) {
   return identity_of(options, config, data, model.adaptation(), model.base_checksum());
 }
 
-/// A folder with the two newest checkpoints of one run, `step-00000200.safetensors` after 200 steps. Each is one file that
-/// appears by one rename (see AtomicFile), and holds the trained weights, the optimizer's moments and step counts, the
-/// handler's state, running sensitivities, the figures of all steps and the run's identity, under checksums.
-/// The folder belongs to one process at a time.
+/// A folder with the two newest checkpoints of one run, `step-00000200.safetensors` after 200
+/// steps. Each is one file that appears by one rename (see AtomicFile), and holds the trained
+/// weights, the optimizer's moments and step counts, the handler's state, running sensitivities,
+/// the figures of all steps and the run's identity, under checksums. The folder belongs to one
+/// process at a time.
 class TrainingCheckpoints {
  public:
   /// Creates the folder. Throws std::runtime_error if it cannot be written or another run uses it.
@@ -42,14 +45,15 @@ class TrainingCheckpoints {
   /// Whether any checkpoint is there, damaged or not.
   [[nodiscard]] bool empty() const;
 
-  /// Brings the trainer to where the newest intact checkpoint was written; false if there is none. `note` is told of each
-  /// damaged one. Throws UsageError if the identities differ, naming how, and std::runtime_error for a checkpoint that does not
-  /// fit the trainer; the trainer is then as it was, unless the disk failed half-way.
+  /// Brings the trainer to where the newest intact checkpoint was written; false if there is none.
+  /// `note` is told of each damaged one. Throws UsageError if the identities differ, naming how,
+  /// and std::runtime_error for a checkpoint that does not fit the trainer; the trainer is then as
+  /// it was, unless the disk failed half-way.
   template <class T, class Backend>
   bool resume(BasicTrainer<T, Backend>& trainer, const std::function<void(std::string_view)>& note);
 
-  /// Writes the trainer's state after its last step, then removes all older checkpoints but the last good one. Throws
-  /// std::runtime_error, with every checkpoint as it was.
+  /// Writes the trainer's state after its last step, then removes all older checkpoints but the
+  /// last good one. Throws std::runtime_error, with every checkpoint as it was.
   template <class T, class Backend>
   void save(BasicTrainer<T, Backend>& trainer);
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A tensor type of one's own, gradient accumulation, and a training that is saved and resumed: it ends with the same
-// weights as one that was never interrupted. Exit code 1 if it does not.
+// A tensor type of one's own, gradient accumulation, and a training that is saved and resumed: it
+// ends with the same weights as one that was never interrupted. Exit code 1 if it does not.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -34,12 +34,15 @@ struct MyTensor {
 // use(a, b, ...) for all elements of tensors of one shape
 void for_each_element(auto&& use, MyTensor& first, auto&... others) {
   for (std::size_t r = 0; r < first.rows.size(); ++r)
-    for (std::size_t i = 0; i < first.rows[r].size(); ++i) use(first.rows[r][i], others.rows[r][i]...);
+    for (std::size_t i = 0; i < first.rows[r].size(); ++i)
+      use(first.rows[r][i], others.rows[r][i]...);
 }
 
 // f(x) = tanh(w * x), element by element
 struct Branch {
-  struct Saved { MyTensor x, f; };
+  struct Saved {
+    MyTensor x, f;
+  };
   MyTensor weight, gradient;
 
   MyTensor forward(const MyTensor& x, Saved* saved) {
@@ -59,20 +62,27 @@ struct Branch {
 
 struct Model {
   std::vector<dropbp::DropBPLayer<Branch>> branches;
-  void for_each_layer(auto&& visit) { for (auto& branch : branches) visit(branch); }
-  void for_each_gradient(auto&& visit) { for (auto& branch : branches) visit(branch.op().gradient); }
+  void for_each_layer(auto&& visit) {
+    for (auto& branch : branches) visit(branch);
+  }
+  void for_each_gradient(auto&& visit) {
+    for (auto& branch : branches) visit(branch.op().gradient);
+  }
 
   Model() {
     const dropbp::CounterRandom random{7, dropbp::RandomStream::user, 0};
     std::uint64_t draw = 0;
     for (int i = 0; i < 6; ++i) {
       branches.emplace_back(Branch{});
-      for_each_element([&](float& w) { w = static_cast<float>(random(draw++) >> 40) * 0x1p-24f - 0.5f; },
-                       branches.back().op().weight);
+      for_each_element(
+          [&](float& w) { w = static_cast<float>(random(draw++) >> 40) * 0x1p-24f - 0.5f; },
+          branches.back().op().weight);
     }
   }
 
-  void clear_gradients() { for (auto& branch : branches) branch.op().gradient = {}; }
+  void clear_gradients() {
+    for (auto& branch : branches) branch.op().gradient = {};
+  }
 
   // Adds to the gradients; the loss is that of sample k, half the squared distance from its target.
   double forward_and_backward(std::uint32_t k) {
@@ -113,7 +123,8 @@ int main() {
   std::string checkpoint;
   for (std::uint64_t step = 0; step < steps; ++step) {
     if (step == steps / 10)
-      handler.allocate_by_sensitivity([&] { model.clear_gradients(), model.forward_and_backward(0); });
+      handler.allocate_by_sensitivity(
+          [&] { model.clear_gradients(), model.forward_and_backward(0); });
     if (step == steps / 2) {  // between two steps: the weights, and
       checkpoint = to_text(handler.state());
       for (std::size_t i = 0; i < handler.size(); ++i)
@@ -125,7 +136,8 @@ int main() {
 
   dropbp::DropBPHandler resumed{resumed_model, options};
   resumed.restore(dropbp::handler_state_from_text(checkpoint));
-  for (std::uint64_t step = resumed.state().next_step; step < steps; ++step) train_step(resumed_model, resumed, step);
+  for (std::uint64_t step = resumed.state().next_step; step < steps; ++step)
+    train_step(resumed_model, resumed, step);
 
   bool same = true;
   for (std::size_t i = 0; i < handler.size(); ++i)

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A hand-written training loop over float arrays that asks dropbp only which branches to skip: no tensor type, no layer.
+// A hand-written training loop over float arrays that asks dropbp only which branches to skip: no
+// tensor type, no layer.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -11,13 +12,15 @@
 
 constexpr std::size_t width = 32, branches = 8;
 
-// f = tanh(w * x), element by element; saves f (x is the residual stream before the branch, saved beside it).
+// f = tanh(w * x), element by element; saves f (x is the residual stream before the branch, saved
+// beside it).
 void branch_forward(const float* w, const float* x, float* f) {
   for (std::size_t i = 0; i < width; ++i) f[i] = std::tanh(w[i] * x[i]);
 }
 
 // Adds to grad_w, and to grad_x where somebody needs it.
-void branch_backward(const float* w, const float* x, const float* f, const float* grad_f, float* grad_w, float* grad_x) {
+void branch_backward(const float* w, const float* x, const float* f, const float* grad_f,
+                     float* grad_w, float* grad_x) {
   for (std::size_t i = 0; i < width; ++i) {
     const float grad_sum = grad_f[i] * (1 - f[i] * f[i]);
     grad_w[i] += grad_sum * x[i];
@@ -27,7 +30,8 @@ void branch_backward(const float* w, const float* x, const float* f, const float
 
 int main() {
   std::vector<float> weights(branches * width, 0.1f), gradients(branches * width);
-  std::vector<float> arena(branches * 2 * width), scratch(width), stream(width), grad(width), grad_branch(width);
+  std::vector<float> arena(branches * 2 * width), scratch(width), stream(width), grad(width),
+      grad_branch(width);
   const std::vector<double> flops(branches, 1.0);  // all branches cost alike
 
   dropbp::DropSchedule schedule{flops, {.drop_rate = 0.5, .seed = 42, .trains_below = false}};
@@ -37,7 +41,8 @@ int main() {
     for (std::size_t i = 0; i < width; ++i) stream[i] = std::sin(float(i + 1));
     for (std::size_t l = 0; l < branches; ++l) {
       float* saved = plan.kept(l) ? &arena[plan.slot(l) * 2 * width] : nullptr;
-      float* f = saved != nullptr ? saved + width : scratch.data();  // a dropped branch saves nothing
+      float* f =
+          saved != nullptr ? saved + width : scratch.data();  // a dropped branch saves nothing
       if (saved != nullptr) std::copy(stream.begin(), stream.end(), saved);
       branch_forward(&weights[l * width], stream.data(), f);
       for (std::size_t i = 0; i < width; ++i) stream[i] += f[i];
@@ -48,19 +53,22 @@ int main() {
       grad[i] = stream[i] - 2 * std::sin(float(i + 1));
       loss += grad[i] * grad[i] / 2;
     }
-    if (step % 20 == 0 || step == 59) std::printf("step %2d  loss %.5f  kept %zu\n", int(step), double(loss), plan.kept_count());
+    if (step % 20 == 0 || step == 59)
+      std::printf("step %2d  loss %.5f  kept %zu\n", int(step), double(loss), plan.kept_count());
 
     std::fill(gradients.begin(), gradients.end(), 0.0f);
     for (std::size_t l = branches; l-- > 0;) {
       if (plan.dropped(l)) continue;  // the gradient passes straight through
       const float* saved = &arena[plan.slot(l) * 2 * width];
       grad_branch = grad;
-      branch_backward(&weights[l * width], saved, saved + width, grad_branch.data(), &gradients[l * width],
-                      plan.input_gradient_needed(l) ? grad.data() : nullptr);
+      branch_backward(&weights[l * width], saved, saved + width, grad_branch.data(),
+                      &gradients[l * width], plan.input_gradient_needed(l) ? grad.data() : nullptr);
     }
     for (std::size_t l = 0; l < branches; ++l) {
-      if (plan.dropped(l)) continue;  // no gradient is not a gradient of zero: leave momentum and decay alone too
-      for (std::size_t i = 0; i < width; ++i) weights[l * width + i] -= 0.05f * gradients[l * width + i];
+      if (plan.dropped(l))
+        continue;  // no gradient is not a gradient of zero: leave momentum and decay alone too
+      for (std::size_t i = 0; i < width; ++i)
+        weights[l * width + i] -= 0.05f * gradients[l * width + i];
     }
   }
 }

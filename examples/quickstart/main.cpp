@@ -13,7 +13,9 @@ constexpr std::size_t width = 32;
 
 // f(x) = tanh(W x): your operation. Only the two functions and Saved matter to the library.
 struct Branch {
-  struct Saved { Vector x, f; };
+  struct Saved {
+    Vector x, f;
+  };
   Vector weight = Vector(width * width), gradient = Vector(width * width);
 
   Vector forward(const Vector& x, Saved* saved) {
@@ -41,8 +43,12 @@ struct Branch {
 
 struct Model {
   std::vector<dropbp::DropBPLayer<Branch>> branches;  // y = x + branch(x)
-  void for_each_layer(auto&& visit) { for (auto& branch : branches) visit(branch); }
-  void for_each_gradient(auto&& visit) { for (auto& branch : branches) visit(branch.op().gradient); }
+  void for_each_layer(auto&& visit) {
+    for (auto& branch : branches) visit(branch);
+  }
+  void for_each_gradient(auto&& visit) {
+    for (auto& branch : branches) visit(branch.op().gradient);
+  }
 };
 
 int main() {
@@ -51,34 +57,41 @@ int main() {
   const dropbp::CounterRandom random{1, dropbp::RandomStream::user, 0};
   std::uint64_t draw = 0;
   for (auto& branch : model.branches)
-    for (float& w : branch.op().weight) w = 0.2f * (static_cast<float>(random(draw++) >> 40) * 0x1p-24f - 0.5f);
+    for (float& w : branch.op().weight)
+      w = 0.2f * (static_cast<float>(random(draw++) >> 40) * 0x1p-24f - 0.5f);
   Vector x(width), target(width);
-  for (std::size_t i = 0; i < width; ++i) x[i] = std::sin(float(i)), target[i] = std::cos(2 * float(i));
+  for (std::size_t i = 0; i < width; ++i)
+    x[i] = std::sin(float(i)), target[i] = std::cos(2 * float(i));
 
-  const auto backprop = [&] {  // clears the gradients, one forward and one backward pass; returns the loss
+  // Clears the gradients, runs one forward and one backward pass; returns the loss.
+  const auto backprop = [&] {
     for (auto& branch : model.branches) branch.op().gradient.assign(width * width, 0);
     Vector y = x;
     for (auto& branch : model.branches) y = branch.forward(y);
     float loss = 0;
     Vector grad(width);
-    for (std::size_t i = 0; i < width; ++i) grad[i] = y[i] - target[i], loss += grad[i] * grad[i] / 2;
-    for (std::size_t i = model.branches.size(); i-- > 0;) grad = model.branches[i].backward(std::move(grad));
+    for (std::size_t i = 0; i < width; ++i)
+      grad[i] = y[i] - target[i], loss += grad[i] * grad[i] / 2;
+    for (std::size_t i = model.branches.size(); i-- > 0;)
+      grad = model.branches[i].backward(std::move(grad));
     return loss;
   };
 
-  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42,
-                                        .trains_below = false}};  // no embedding: nobody needs the gradient of x
+  // trains_below: there is no embedding below the branches, so nobody needs the gradient of x.
+  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trains_below = false}};
   const std::uint64_t steps = 100;
   for (std::uint64_t step = 0; step < steps; ++step) {
     if (step == steps / 10) handler.allocate_by_sensitivity(backprop);
     handler.begin_step(step);  // draws what this step drops, before the forward pass
     const float loss = backprop();
     for (std::size_t i = 0; i < handler.size(); ++i) {
-      if (!handler.has_gradient(i)) continue;  // absent is not zero: the optimizer leaves the branch alone
+      if (!handler.has_gradient(i)) continue;  // absent is not zero: leave the branch alone
       Branch& branch = model.branches[i].op();
-      for (std::size_t j = 0; j < width * width; ++j) branch.weight[j] -= 0.002f * branch.gradient[j];
+      for (std::size_t j = 0; j < width * width; ++j)
+        branch.weight[j] -= 0.002f * branch.gradient[j];
     }
-    if (step % 20 == 0 || step + 1 == steps) std::printf("step %3d  loss %.4f\n", int(step), double(loss));
+    if (step % 20 == 0 || step + 1 == steps)
+      std::printf("step %3d  loss %.4f\n", int(step), double(loss));
   }
   std::fputs(to_text(handler.report()).c_str(), stdout);
 }

@@ -12,7 +12,9 @@
 struct Library {
   using Tensor = arma::fmat;
 
-  static Tensor make(const std::vector<float>& values) { return Tensor(values.data(), 3, width / 3); }
+  static Tensor make(const std::vector<float>& values) {
+    return Tensor(values.data(), 3, width / 3);
+  }
   static std::vector<float> read(const Tensor& t) { return {t.begin(), t.end()}; }
   static Tensor combine(Binary f, const Tensor& a, const Tensor& b) {
     Tensor result(a.n_rows, a.n_cols);

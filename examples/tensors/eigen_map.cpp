@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Eigen::Map with strides, over memory that is owned elsewhere: every second column of a wider matrix.
+// Eigen::Map with strides, over memory that is owned elsewhere: every second column of a wider
+// matrix.
 #include <deque>
 
 #include <Eigen/Core>
@@ -13,10 +14,13 @@
 
 using View = Eigen::Map<Eigen::MatrixXf, 0, Eigen::OuterStride<>>;
 
-// Assigning a Map writes through it; a trainer that hands tensors on needs one that can be set to other memory.
+// Assigning a Map writes through it; a trainer that hands tensors on needs one that can be set to
+// other memory.
 struct Handle : View {
   Handle() : Handle(nullptr) {}
-  explicit Handle(float* memory) : View(memory, memory == nullptr ? 0 : 3, memory == nullptr ? 0 : width / 3, Eigen::OuterStride<>(6)) {}
+  explicit Handle(float* memory)
+      : View(memory, memory == nullptr ? 0 : 3, memory == nullptr ? 0 : width / 3,
+             Eigen::OuterStride<>(6)) {}
   Handle(const Handle& other) : View(other) {}
   Handle& operator=(const Handle& other) {
     new (static_cast<View*>(this)) View(other);

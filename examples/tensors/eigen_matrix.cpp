@@ -12,7 +12,9 @@
 struct Library {
   using Tensor = Eigen::MatrixXf;
 
-  static Tensor make(const std::vector<float>& values) { return Eigen::Map<const Tensor>(values.data(), 3, width / 3); }
+  static Tensor make(const std::vector<float>& values) {
+    return Eigen::Map<const Tensor>(values.data(), 3, width / 3);
+  }
   static std::vector<float> read(const Tensor& t) { return {t.data(), t.data() + t.size()}; }
   static Tensor combine(Binary f, const Tensor& a, const Tensor& b) { return a.binaryExpr(b, f); }
 };

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A C library's tensor: a struct that is not yours, over memory from malloc. A specialisation says where its elements are.
+// A C library's tensor: a struct that is not yours, over memory from malloc. A specialisation says
+// where its elements are.
 #include <cstdlib>
 #include <new>
 
@@ -35,7 +36,9 @@ struct Library {
   static Tensor make(const std::vector<float>& values) {
     struct Owner {  // destroys all of them when the program ends
       std::vector<ct_tensor> tensors;
-      ~Owner() { for (const ct_tensor t : tensors) ct_destroy(t); }
+      ~Owner() {
+        for (const ct_tensor t : tensors) ct_destroy(t);
+      }
     };
     static Owner owner;
     const ct_tensor t = owner.tensors.emplace_back(ct_create(static_cast<long>(values.size())));

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A lazy tensor: a handle to work that is done when somebody reads it, without data(). One function is enough to train;
-// norms, and with them sensitivities, are left out, because they would have to wait for the work.
+// A lazy tensor: a handle to work that is done when somebody reads it, without data(). One function
+// is enough to train; norms, and with them sensitivities, are left out, because they would have to
+// wait for the work.
 #include <functional>
 #include <memory>
 
@@ -11,7 +12,8 @@
 class Lazy {
  public:
   Lazy() = default;
-  explicit Lazy(std::function<std::vector<float>()> work) : node_(std::make_shared<Node>(Node{std::move(work), {}})) {}
+  explicit Lazy(std::function<std::vector<float>()> work)
+      : node_(std::make_shared<Node>(Node{std::move(work), {}})) {}
 
   const std::vector<float>& read() const {
     if (node_->work) node_->values = node_->work(), node_->work = nullptr;
@@ -43,9 +45,13 @@ class Lazy {
 struct Library {
   using Tensor = Lazy;
 
-  static Tensor make(const std::vector<float>& values) { return Lazy([values] { return values; }); }
+  static Tensor make(const std::vector<float>& values) {
+    return Lazy([values] { return values; });
+  }
   static std::vector<float> read(const Tensor& t) { return t.read(); }
-  static Tensor combine(Binary f, const Tensor& a, const Tensor& b) { return Lazy::combine(f, a, b); }
+  static Tensor combine(Binary f, const Tensor& a, const Tensor& b) {
+    return Lazy::combine(f, a, b);
+  }
 };
 
 int main() { return train<Library>("lazy"); }

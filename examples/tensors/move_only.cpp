@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A tensor class of one's own that cannot be copied and spells data() and size() its own way: a nested struct says how.
+// A tensor class of one's own that cannot be copied and spells data() and size() its own way: a
+// nested struct says how.
 #include <memory>
 
 #include "train.hpp"
@@ -35,10 +36,13 @@ struct Library {
     for (std::size_t i = 0; i < values.size(); ++i) t.elements()[i] = values[i];
     return t;
   }
-  static std::vector<float> read(const Tensor& t) { return {t.elements(), t.elements() + t.count()}; }
+  static std::vector<float> read(const Tensor& t) {
+    return {t.elements(), t.elements() + t.count()};
+  }
   static Tensor combine(Binary f, const Tensor& a, const Tensor& b) {
     Buffer result(a.count());
-    for (std::size_t i = 0; i < a.count(); ++i) result.elements()[i] = f(a.elements()[i], b.elements()[i]);
+    for (std::size_t i = 0; i < a.count(); ++i)
+      result.elements()[i] = f(a.elements()[i], b.elements()[i]);
     return result;
   }
 };

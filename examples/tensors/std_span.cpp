@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// std::span<float> over memory that is owned elsewhere: a tensor as it is. A span that is copied is the same memory, and
-// y += x writes there.
+// std::span<float> over memory that is owned elsewhere: a tensor as it is. A span that is copied is
+// the same memory, and y += x writes there.
 #include <deque>
 #include <span>
 

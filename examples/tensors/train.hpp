@@ -1,13 +1,15 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Trains a small residual network over any tensor type, and compares it with the same training over bare arrays.
+// Trains a small residual network over any tensor type, and compares it with the same training over
+// bare arrays.
 //
 // A `Library` stands for the code that a trainer has around its tensors:
 //   using Tensor = ...
 //   static Tensor make(const std::vector<float>& values)
 //   static std::vector<float> read(const Tensor&)
-//   static Tensor combine(Binary f, const Tensor& a, const Tensor& b)      f(a[i], b[i]) for all i, in a new tensor
+//   static Tensor combine(Binary f, const Tensor& a, const Tensor& b)
+//       f(a[i], b[i]) for all i, in a new tensor
 #pragma once
 
 #include <cmath>
@@ -40,13 +42,17 @@ inline std::vector<float> input() {
   for (std::size_t i = 0; i < width; ++i) x[i] = std::cos(float(i));
   return x;
 }
-constexpr Binary difference = [](float y, float x) { return y - 2 * x; };  // the network learns to double its input
+constexpr Binary difference = [](float y, float x) {
+  return y - 2 * x;
+};  // the network learns to double its input
 
 // f(x) = tanh(w * x), element by element
 template <class Library>
 struct Branch {
   using Tensor = typename Library::Tensor;
-  struct Saved { Tensor x, f; };
+  struct Saved {
+    Tensor x, f;
+  };
   Tensor weight, gradient;
 
   Tensor forward(const Tensor& x, Saved* saved) {
@@ -65,10 +71,14 @@ template <class Library>
 struct Model {
   std::vector<dropbp::DropBPLayer<Branch<Library>>> branches;
 
-  void for_each_layer(auto&& visit) { for (auto& branch : branches) visit(branch); }
+  void for_each_layer(auto&& visit) {
+    for (auto& branch : branches) visit(branch);
+  }
   void for_each_gradient(auto&& visit)
     requires dropbp::NormedTensor<typename Library::Tensor>
-  { for (auto& branch : branches) visit(branch.op().gradient); }
+  {
+    for (auto& branch : branches) visit(branch.op().gradient);
+  }
 };
 
 // The last step's loss of the same training over bare arrays.
@@ -80,7 +90,8 @@ inline double loss_by_hand(const std::vector<dropbp::DropPlan>& plans) {
     loss = 0;
     for (std::size_t i = 0; i < width; ++i) {
       float stream[branch_count + 1] = {input()[i]};
-      for (std::size_t b = 0; b < branch_count; ++b) stream[b + 1] = stream[b] + std::tanh(weights[b][i] * stream[b]);
+      for (std::size_t b = 0; b < branch_count; ++b)
+        stream[b + 1] = stream[b] + std::tanh(weights[b][i] * stream[b]);
       float grad = stream[branch_count] - 2 * stream[0];
       loss += double(grad) * double(grad) / 2;
       for (std::size_t b = branch_count; b-- > 0;) {
@@ -101,10 +112,12 @@ int train(const char* name) {
   Model<Library> model;
   const Tensor x = Library::make(input());
   for (std::size_t b = 0; b < branch_count; ++b)
-    model.branches.emplace_back(Branch<Library>{Library::make(initial_weight(b)), Library::make(std::vector<float>(width))});
+    model.branches.emplace_back(Branch<Library>{Library::make(initial_weight(b)),
+                                                Library::make(std::vector<float>(width))});
 
   const auto backprop = [&] {  // returns the loss
-    for (auto& branch : model.branches) branch.op().gradient = Library::make(std::vector<float>(width));
+    for (auto& branch : model.branches)
+      branch.op().gradient = Library::make(std::vector<float>(width));
     Tensor y = Library::combine(first, x, x);
     for (auto& branch : model.branches) y = branch.forward(std::as_const(y));
     Tensor grad = Library::combine(difference, y, x);
@@ -132,6 +145,7 @@ int train(const char* name) {
   }
   const double expected = loss_by_hand(plans);
   const bool good = loss < first_loss / 10 && std::abs(loss - expected) < 1e-3 * expected;
-  std::printf("%s: loss %.5f, then %.5f (by hand %.5f)%s\n", name, first_loss, loss, expected, good ? "" : ": WRONG");
+  std::printf("%s: loss %.5f, then %.5f (by hand %.5f)%s\n", name, first_loss, loss, expected,
+              good ? "" : ": WRONG");
   return good ? 0 : 1;
 }

@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// For .cu files: dropbp.hpp and the code of the CUDA backend. One .cu file of a program says DROPBP_INSTANTIATE_CUDA(T) for each
-// T it computes with; all its other files include .hpp files alone and need no CUDA compiler. With DROPBP_CUDNN, and libcudnn to link
-// with, cuDNN computes attention of BFloat16 and Half where it can.
+// For .cu files: dropbp.hpp and the code of the CUDA backend. One .cu file of a program says
+// DROPBP_INSTANTIATE_CUDA(T) for each T it computes with; all its other files include .hpp files
+// alone and need no CUDA compiler. With DROPBP_CUDNN, and libcudnn to link with, cuDNN computes
+// attention of BFloat16 and Half where it can.
 #if !defined(__CUDACC__)
-#error "dropbp: dropbp.cuh is for .cu files; other files include dropbp/dropbp.hpp and need no CUDA compiler"
+#error "dropbp: dropbp.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
 #pragma once
 
@@ -18,9 +19,10 @@
 #include "dropbp/dropbp.hpp"
 #include "dropbp/ops/device_kernels.hpp"
 
-/// Compiles the CUDA backend for one scalar: float, dropbp::BFloat16 or dropbp::Half. Outside of all namespaces.
-#define DROPBP_INSTANTIATE_CUDA(T)                                                      \
-  static_assert(dropbp::cuda::Scalar<T>,                                                \
+/// Compiles the CUDA backend for one scalar: float, dropbp::BFloat16 or dropbp::Half. Outside of
+/// all namespaces.
+#define DROPBP_INSTANTIATE_CUDA(T)                                                                \
+  static_assert(dropbp::cuda::Scalar<T>,                                                          \
                 "dropbp: DROPBP_INSTANTIATE_CUDA takes float, dropbp::BFloat16 or dropbp::Half"); \
-  template struct dropbp::device_products<dropbp::Cuda, T>;                             \
+  template struct dropbp::device_products<dropbp::Cuda, T>;                                       \
   template struct dropbp::ops::detail::device_ops<T, dropbp::Cuda>;

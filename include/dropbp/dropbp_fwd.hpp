@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The names of the core's public types, for headers that only mention them. Default template arguments stand here and
-// nowhere else: every header that defines one of these templates includes this one.
+// The names of the core's public types, for headers that only mention them. Default template
+// arguments stand here and nowhere else: every header that defines one of these templates includes
+// this one.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +74,8 @@ class DropSchedule;
 // layer.hpp, handler.hpp
 template <class Op>
 class DropBPLayer;
-template <class ModelType, class AllocationPolicy = GreedyAllocation, class SamplingPolicy = BernoulliSampling>
+template <class ModelType, class AllocationPolicy = GreedyAllocation,
+          class SamplingPolicy = BernoulliSampling>
 class DropBPHandler;
 
 // report.hpp, state.hpp, steady_clock.hpp

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// FLOPs of the forward pass of transformer branches. One multiply-add counts as two FLOPs; norms, softmax and
-// activations are left out, as usual. Only ratios matter to the library.
+// FLOPs of the forward pass of transformer branches. One multiply-add counts as two FLOPs; norms,
+// softmax and activations are left out, as usual. Only ratios matter to the library.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,9 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// Sizes of one attention branch. `kv_heads` = 0 means as many as `heads` (multi-head attention); fewer is
-/// grouped-query, 1 multi-query attention. `causal`: the kernel skips the masked half of the scores.
+/// Sizes of one attention branch. `kv_heads` = 0 means as many as `heads` (multi-head attention);
+/// fewer is grouped-query, 1 multi-query attention. `causal`: the kernel skips the masked half of
+/// the scores.
 struct AttentionShape {
   std::size_t batch = 1;     ///< sequences of a step
   std::size_t sequence = 1;  ///< tokens of each
@@ -38,38 +39,45 @@ inline double positive_product(const char* what, std::initializer_list<std::size
   double product = 1.0;
   for (const std::size_t size : sizes) {
     if (size == 0)
-      throw_invalid(std::string(what) + " sizes must be at least 1", "one of them is 0", "pass the sizes of one step");
+      throw_invalid(std::string(what) + " sizes must be at least 1", "one of them is 0",
+                    "pass the sizes of one step");
     product *= static_cast<double>(size);
   }
   return product;
 }
 }  // namespace detail
 
-/// Attention: 8 b s h^2 for the projections (k and v shrink by kv_heads / heads) + 4 b s^2 h for scores and values
-/// (half with `causal`). Source: the corrected README of the published implementation. Throws std::invalid_argument
-/// for a size of 0 or heads that kv_heads does not divide.
+/// Attention: 8 b s h^2 for the projections (k and v shrink by kv_heads / heads) + 4 b s^2 h for
+/// scores and values (half with `causal`). Source: the corrected README of the published
+/// implementation. Throws std::invalid_argument for a size of 0 or heads that kv_heads does not
+/// divide.
 DROPBP_LAZY
 inline double attention_flops(const AttentionShape& shape) {
   const std::size_t kv_heads = shape.kv_heads == 0 ? shape.heads : shape.kv_heads;
-  const double tokens_hidden = detail::positive_product("attention", {shape.batch, shape.sequence, shape.hidden});
+  const double tokens_hidden =
+      detail::positive_product("attention", {shape.batch, shape.sequence, shape.hidden});
   if (shape.heads == 0 || shape.heads % kv_heads != 0)
-    detail::throw_invalid("heads must be a positive multiple of kv_heads",
-                          detail::text(shape.heads) + " and " + detail::text(kv_heads) + " were given",
-                          "let every group of query heads share one kv head");
+    detail::throw_invalid(
+        "heads must be a positive multiple of kv_heads",
+        detail::text(shape.heads) + " and " + detail::text(kv_heads) + " were given",
+        "let every group of query heads share one kv head");
   const double shared = static_cast<double>(kv_heads) / static_cast<double>(shape.heads);
-  const double projections = 4.0 * tokens_hidden * static_cast<double>(shape.hidden) * (1.0 + shared);
+  const double projections =
+      4.0 * tokens_hidden * static_cast<double>(shape.hidden) * (1.0 + shared);
   const double scores = 4.0 * tokens_hidden * static_cast<double>(shape.sequence);
   return projections + (shape.causal ? scores / 2.0 : scores);
 }
 
 /// MLP with one hidden layer (up, activation, down): 4 b s h m, which is 16 b s h^2 for m = 4 h.
 inline double mlp_flops(const MlpShape& shape) {
-  return 4.0 * detail::positive_product("MLP", {shape.batch, shape.sequence, shape.hidden, shape.intermediate});
+  return 4.0 * detail::positive_product(
+                   "MLP", {shape.batch, shape.sequence, shape.hidden, shape.intermediate});
 }
 
 /// SwiGLU (gate, up, down): 6 b s h m.
 inline double swiglu_flops(const MlpShape& shape) {
-  return 6.0 * detail::positive_product("SwiGLU", {shape.batch, shape.sequence, shape.hidden, shape.intermediate});
+  return 6.0 * detail::positive_product(
+                   "SwiGLU", {shape.batch, shape.sequence, shape.hidden, shape.intermediate});
 }
 
 DROPBP_NAMESPACE_END

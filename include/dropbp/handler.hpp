@@ -34,7 +34,8 @@ template <class Clock>
 concept tells_seconds = requires(const Clock& now) { static_cast<double>(now()); };
 
 template <class L>
-concept repeats_backward = requires { requires std::remove_reference_t<L>::backward_is_repeatable; };
+concept repeats_backward =
+    requires { requires std::remove_reference_t<L>::backward_is_repeatable; };
 
 template <class L>
 concept has_clock = requires(L& layer) {
@@ -69,36 +70,40 @@ concept has_pass_backward = requires(Pass& pass, const Gradient& grad) {
 };
 
 template <class Pass, class Gradient>
-concept has_backward_below = requires(Pass& pass, const Gradient& grad) { pass.backward_below(grad); };
+concept has_backward_below =
+    requires(Pass& pass, const Gradient& grad) { pass.backward_below(grad); };
 
 template <class Pass>
 concept has_clear_gradients = requires(Pass& pass) { pass.clear_gradients(std::size_t{}); };
 
 }  // namespace detail
 
-/// Tells the layers of a model, before each step, whose backward pass is dropped. Keeps a reference to the model, which
-/// must outlive it and keep the number of its layers; the layers may move in memory between calls.
-/// Branches are numbered in the order in which model.for_each_layer visits them.
-/// Calls in the wrong order throw std::logic_error.
+/// Tells the layers of a model, before each step, whose backward pass is dropped. Keeps a reference
+/// to the model, which must outlive it and keep the number of its layers; the layers may move in
+/// memory between calls. Branches are numbered in the order in which model.for_each_layer visits
+/// them. Calls in the wrong order throw std::logic_error.
 template <class ModelType, class AllocationPolicy, class SamplingPolicy>
 class DropBPHandler {
-  static_assert(Model<ModelType>,
-                "dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) with a reference to every "
-                "DropBPLayer. It must be public, and the model not constant.");
+  static_assert(
+      Model<ModelType>,
+      "dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) with a "
+      "reference to every DropBPLayer. It must be public, and the model not constant.");
   static_assert(Allocation<AllocationPolicy>,
-                "dropbp: a handler's second type and third argument is an allocation policy: a copyable type with "
-                "std::vector<double> allocate(const AllocationInput&) const. GreedyAllocation{} is the default; a sampling "
-                "policy comes after it.");
-  static_assert(Sampling<SamplingPolicy>,
-                "dropbp: a handler's third type and fourth argument is a sampling policy: a copyable type with a copyable, "
-                "default-constructible type Prepared, Prepared prepare(const SamplingInput&) const and "
-                "draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const. BernoulliSampling{} is "
-                "the default.");
+                "dropbp: a handler's second type and third argument is an allocation policy: a "
+                "copyable type with std::vector<double> allocate(const AllocationInput&) const. "
+                "GreedyAllocation{} is the default; a sampling policy comes after it.");
+  static_assert(
+      Sampling<SamplingPolicy>,
+      "dropbp: a handler's third type and fourth argument is a sampling policy: a copyable type "
+      "with a copyable, default-constructible type Prepared, Prepared prepare(const "
+      "SamplingInput&) const and draw(const Prepared&, const CounterRandom&, "
+      "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
 
  public:
-  /// Throws std::invalid_argument for a model without layers, FLOPs that are not positive, or a rate outside [0, 1].
-  explicit DropBPHandler(ModelType& model, DropOptions options = {}, AllocationPolicy allocation = {},
-                         SamplingPolicy sampling = {})
+  /// Throws std::invalid_argument for a model without layers, FLOPs that are not positive, or a
+  /// rate outside [0, 1].
+  explicit DropBPHandler(ModelType& model, DropOptions options = {},
+                         AllocationPolicy allocation = {}, SamplingPolicy sampling = {})
       : model_(detail::address_of(model)),
         schedule_(layer_flops(model), std::move(options), std::move(sampling)),
         allocation_(std::move(allocation)),
@@ -112,9 +117,9 @@ class DropBPHandler {
 
   // ---- steps
 
-  /// Draws the plan of an optimizer step's first micro-step and tells every layer. Call it before the forward pass.
-  /// Layers whose operation has trains() are asked for it in every step, so that it may change between steps; for all others
-  /// DropOptions::trains counts.
+  /// Draws the plan of an optimizer step's first micro-step and tells every layer. Call it before
+  /// the forward pass. Layers whose operation has trains() are asked for it in every step, so that
+  /// it may change between steps; for all others DropOptions::trains counts.
   void begin_step(std::uint64_t step) {
     require_no_measurement();
     require_same_layers();
@@ -124,16 +129,17 @@ class DropBPHandler {
     start(true);
   }
 
-  /// The next micro-step of the same optimizer step (gradient accumulation): 1, then 2 and so on, since begin_step has
-  /// begun number 0. With PlanPer::step it keeps the decisions of that one.
+  /// The next micro-step of the same optimizer step (gradient accumulation): 1, then 2 and so on,
+  /// since begin_step has begun number 0. With PlanPer::step it keeps the decisions of that one.
   void begin_micro_step(std::uint32_t micro_step) {
     require_no_measurement();
     require_begun();
     if (micro_step <= plan_.micro_step())
-      detail::throw_order("the micro-steps of a step must be numbered upwards, begin_step being number 0",
-                          "number " + detail::text(std::uint64_t{micro_step}) + " follows number " +
-                              detail::text(std::uint64_t{plan_.micro_step()}),
-                          "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
+      detail::throw_order(
+          "the micro-steps of a step must be numbered upwards, begin_step being number 0",
+          "number " + detail::text(std::uint64_t{micro_step}) + " follows number " +
+              detail::text(std::uint64_t{plan_.micro_step()}),
+          "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
     require_same_layers();
     if (schedule_.options().plan_per == PlanPer::step) {
       detail::require_micro_step(micro_step);
@@ -154,7 +160,8 @@ class DropBPHandler {
     start(true);
   }
 
-  /// Until the next begin_step, forward passes save nothing and no backward may follow: for validation losses.
+  /// Until the next begin_step, forward passes save nothing and no backward may follow: for
+  /// validation losses.
   void begin_evaluation() {
     require_no_measurement();
     evaluate_layers();
@@ -170,8 +177,9 @@ class DropBPHandler {
   /// Whether the branches need a backward pass: one is kept, or something below them trains.
   bool backward_needed() const noexcept { return plan_.backward_needed(); }
 
-  /// Whether a branch that trains was kept in any micro-step since begin_step: its parameters have a gradient, and the
-  /// optimizer must leave those of all other branches alone, their moments and decay too.
+  /// Whether a branch that trains was kept in any micro-step since begin_step: its parameters have
+  /// a gradient, and the optimizer must leave those of all other branches alone, their moments and
+  /// decay too.
   bool has_gradient(std::size_t branch) const {
     require_begun();
     static_cast<void>(plan_.dropped(branch));  // checks the number
@@ -181,15 +189,21 @@ class DropBPHandler {
   // ---- rates
 
   std::size_t size() const noexcept { return schedule_.size(); }  ///< number of branches
-  const DropSchedule<SamplingPolicy>& schedule() const noexcept { return schedule_; }  ///< what draws the plans
+  /// What draws the plans.
+  const DropSchedule<SamplingPolicy>& schedule() const noexcept { return schedule_; }
   double drop_rate() const noexcept { return schedule_.drop_rate(); }  ///< the target rate P
-  std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }  ///< of each branch
-  std::span<const double> flops() const noexcept { return schedule_.flops(); }  ///< cost of each branch
+  /// Of each branch.
+  std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }
+  /// Cost of each branch.
+  std::span<const double> flops() const noexcept { return schedule_.flops(); }
 
   /// See DropSchedule::learning_rate_scale.
-  double learning_rate_scale(std::size_t branch) const { return schedule_.learning_rate_scale(branch); }
+  double learning_rate_scale(std::size_t branch) const {
+    return schedule_.learning_rate_scale(branch);
+  }
 
-  /// One rate for all branches from the next draw on: the next begin_step or, with PlanPer::micro_step, begin_micro_step.
+  /// One rate for all branches from the next draw on: the next begin_step or, with
+  /// PlanPer::micro_step, begin_micro_step.
   void set_drop_rate(double rate) { schedule_.set_drop_rate(rate); }
 
   /// A rate for each branch from the next draw on.
@@ -201,21 +215,23 @@ class DropBPHandler {
     schedule_.set_flops(detail::view(flops));
   }
 
-  /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example seconds from measure_costs.
+  /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example seconds
+  /// from measure_costs.
   void set_flops(std::span<const double> flops) { schedule_.set_flops(flops); }
 
   /// The sensitivities measured or given last; empty before.
   std::span<const double> sensitivities() const noexcept { return detail::view(sensitivities_); }
 
-  /// Measures the sensitivity of every branch. `backprop()` clears the gradients, then runs one forward and backward
-  /// pass on the same data every time; it is called size() + 1 times, first with nothing dropped, then with one branch
-  /// dropped at a time. Plan, rates, counts and random generators are left alone; the gradients are those of the last
-  /// pass, and nothing of a forward pass before it is left for a backward pass after it. Average over several samples
-  /// by measuring several times.
-  /// Throws whatever backprop throws, std::runtime_error when a gradient is not finite, and std::logic_error when
-  /// backprop begins a step or runs none of the model's layers.
+  /// Measures the sensitivity of every branch. `backprop()` clears the gradients, then runs one
+  /// forward and backward pass on the same data every time; it is called size() + 1 times, first
+  /// with nothing dropped, then with one branch dropped at a time. Plan, rates, counts and random
+  /// generators are left alone; the gradients are those of the last pass, and nothing of a forward
+  /// pass before it is left for a backward pass after it. Average over several samples by measuring
+  /// several times. Throws whatever backprop throws, std::runtime_error when a gradient is not
+  /// finite, and std::logic_error when backprop begins a step or runs none of the model's layers.
   template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
-  std::vector<double> measure_sensitivities(Backprop&& backprop, const SensitivityPolicy& policy = {}) {
+  std::vector<double> measure_sensitivities(Backprop&& backprop,
+                                            const SensitivityPolicy& policy = {}) {
     static_assert(require_measurable<SensitivityPolicy>() && require_backprop<Backprop>());
     require_no_measurement();
     std::vector<double> sensitivities(size());
@@ -235,19 +251,26 @@ class DropBPHandler {
     return sensitivities;
   }
 
-  /// The same with one forward pass for all, for models whose branches can be run backward one by one: about 2.8 times
-  /// cheaper for 16 branches and 2.95 for 64 where all weights train. Dropping a branch changes nothing above it, so the
-  /// measurement of branch i starts from the gradient that the complete backward pass had there. `pass` offers
-  ///   Gradient forward()                                            clears all gradients; a forward pass, the loss, and the
-  ///                                                                 backward pass down to the output of the highest branch
-  ///   Gradient backward(std::size_t branch, const Gradient& grad)   through one branch, into a new gradient
-  ///   void backward_below(const Gradient& grad)                     through what lies below branch 0
-  ///   void clear_gradients(std::size_t branches)                    makes absent the gradients of the branches below this
-  ///                                                                 number and of all that lies below them
-  /// and the operations say `static constexpr bool backward_is_repeatable = true`: their backward leaves Saved as it was.
-  /// Memory at the peak: what all branches save, size() + 1 gradients of the residual stream, and the policy's reference.
+  /// The same with one forward pass for all, for models whose branches can be run backward one by
+  /// one: about 2.8 times cheaper for 16 branches and 2.95 for 64 where all weights train. Dropping
+  /// a branch changes nothing above it, so the measurement of branch i starts from the gradient
+  /// that the complete backward pass had there. `pass` offers
+  ///   Gradient forward()
+  ///       clears all gradients; a forward pass, the loss, and the
+  ///       backward pass down to the output of the highest branch
+  ///   Gradient backward(std::size_t branch, const Gradient& grad)
+  ///       through one branch, into a new gradient
+  ///   void backward_below(const Gradient& grad)
+  ///       through what lies below branch 0
+  ///   void clear_gradients(std::size_t branches)
+  ///       makes absent the gradients of the branches below this
+  ///       number and of all that lies below them
+  /// and the operations say `static constexpr bool backward_is_repeatable = true`: their backward
+  /// leaves Saved as it was. Memory at the peak: what all branches save, size() + 1 gradients of
+  /// the residual stream, and the policy's reference.
   template <class Pass, class SensitivityPolicy = GradientNormSensitivity>
-  std::vector<double> measure_sensitivities_nested(Pass&& pass, const SensitivityPolicy& policy = {}) {
+  std::vector<double> measure_sensitivities_nested(Pass&& pass,
+                                                   const SensitivityPolicy& policy = {}) {
     static_assert(require_measurable<SensitivityPolicy>() && require_pass<Pass>());
     using Gradient = std::remove_cvref_t<decltype(pass.forward())>;
     require_no_measurement();
@@ -257,8 +280,9 @@ class DropBPHandler {
     const Measurement measurement(*this);
     for_each_branch([](auto& layer, std::size_t) {
       static_assert(detail::repeats_backward<decltype(layer)>,
-                    "dropbp: measure_sensitivities_nested runs each backward several times; an operation whose backward "
-                    "leaves Saved as it was says so with static constexpr bool backward_is_repeatable = true.");
+                    "dropbp: measure_sensitivities_nested runs each backward several times; an "
+                    "operation whose backward leaves Saved as it was says so with static constexpr "
+                    "bool backward_is_repeatable = true.");
     });
     drop_only(size(), true);
     gradients.push_back(pass.forward());
@@ -268,7 +292,8 @@ class DropBPHandler {
     measurement.require_passes();
     const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
     require_finite(policy.difference(reference, *model_), "nothing");
-    // From the lowest up: what lies above the dropped branch keeps the gradients of the complete pass.
+    // From the lowest up: what lies above the dropped branch keeps the gradients of the complete
+    // pass.
     for (std::size_t i = 0; i < size(); ++i) {
       static_cast<void>(pass.clear_gradients(i + 1));
       Gradient gradient = std::move(gradients.back());
@@ -281,26 +306,29 @@ class DropBPHandler {
     return sensitivities;
   }
 
-  /// The seconds that each branch takes, for set_flops in place of FLOPs: of `passes` calls of backprop with nothing
-  /// dropped, the fastest pass of each branch. `now()` tells seconds as a double: SteadyClock (steady_clock.hpp), or for a
-  /// device a callable that waits for its stream first. What a plan saves is the backward time:
+  /// The seconds that each branch takes, for set_flops in place of FLOPs: of `passes` calls of
+  /// backprop with nothing dropped, the fastest pass of each branch. `now()` tells seconds as a
+  /// double: SteadyClock (steady_clock.hpp), or for a device a callable that waits for its stream
+  /// first. What a plan saves is the backward time:
   ///   handler.set_flops(std::vector<double> of times[i].backward)
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
     static_assert(require_backprop<Backprop>());
     static_assert(detail::tells_seconds<Clock>,
-                  "dropbp: the second argument of measure_costs is a clock: now() const returns seconds as a number. On the "
-                  "host that is SteadyClock{} (steady_clock.hpp).");
+                  "dropbp: the second argument of measure_costs is a clock: now() const returns "
+                  "seconds as a number. On the host that is SteadyClock{} (steady_clock.hpp).");
     require_no_measurement();
     std::vector<BranchTimes> times(size());
     const Measurement measurement(*this);
     const auto read = [&now] { return static_cast<double>(now()); };
-    const detail::ClockReference clock{[](const void* one) { return (*static_cast<const decltype(read)*>(one))(); }, &read};
+    const detail::ClockReference clock{
+        [](const void* one) { return (*static_cast<const decltype(read)*>(one))(); }, &read};
     for (int pass = 0; pass < passes; ++pass) {
       drop_only(size());
       for_each_branch([&](auto& layer, std::size_t) {
         static_assert(detail::has_clock<decltype(layer)>,
-                      "dropbp: measure_costs needs layers with set_clock(...) and BranchTimes times(), which DropBPLayer has.");
+                      "dropbp: measure_costs needs layers with set_clock(...) and BranchTimes "
+                      "times(), which DropBPLayer has.");
         layer.set_clock(clock);
       });
       static_cast<void>(backprop());
@@ -314,44 +342,50 @@ class DropBPHandler {
     return times;
   }
 
-  /// From the next step on kept branches look at the stream's gradient above and below themselves, two norms each.
+  /// From the next step on kept branches look at the stream's gradient above and below themselves,
+  /// two norms each.
   void observe_stream(bool observes = true) noexcept { observes_stream_ = observes; }
 
-  /// Tells a running estimate what a step's backward passes showed: the norms of the kept branches' own gradients (their sum
-  /// over the micro-steps is taken) and, where observe_stream() was called before it, how they changed the gradient of the
-  /// stream. It calls observe_stream() itself for the steps to come; a resumed training calls it before its first step. Call
-  /// this after the backward pass of a step's last micro-step, before anything scales the gradients.
+  /// Tells a running estimate what a step's backward passes showed: the norms of the kept branches'
+  /// own gradients (their sum over the micro-steps is taken) and, where observe_stream() was called
+  /// before it, how they changed the gradient of the stream. It calls observe_stream() itself for
+  /// the steps to come; a resumed training calls it before its first step. Call this after the
+  /// backward pass of a step's last micro-step, before anything scales the gradients.
   template <class = void>
   void observe_gradients(RunningSensitivity& running) {
     observe_gradients_as(running, [](auto& layer, std::size_t) {
       static_assert(detail::has_squared_gradient_norm<decltype(layer)>,
-                    "dropbp: observe_gradients needs layers with double squared_gradient_norm(), which DropBPLayer has. "
-                    "For others pass the branches' squared norms: observe_gradients(running, squared_norms).");
+                    "dropbp: observe_gradients needs layers with double squared_gradient_norm(), "
+                    "which DropBPLayer has. For others pass the branches' squared norms: "
+                    "observe_gradients(running, squared_norms).");
       return static_cast<double>(layer.squared_gradient_norm());
     });
   }
 
-  /// The same where the trainer has the norms already, for clipping: squared_norms[i] of the gradients of branch i's own
-  /// parameters, whatever it is for dropped ones. Throws std::invalid_argument for a norm that is not finite, with the
-  /// estimate as it was.
+  /// The same where the trainer has the norms already, for clipping: squared_norms[i] of the
+  /// gradients of branch i's own parameters, whatever it is for dropped ones. Throws
+  /// std::invalid_argument for a norm that is not finite, with the estimate as it was.
   template <class = void>
   void observe_gradients(RunningSensitivity& running, std::span<const double> squared_norms) {
     detail::require_count(squared_norms.size(), size(), "squared norm");
     observe_gradients_as(running, [&](auto&, std::size_t i) { return squared_norms[i]; });
   }
 
-  /// Rates from given sensitivities, one a branch. Throws std::invalid_argument, with the rates as they were, for wrong
-  /// ones or a target rate that the allocation policy cannot reach.
+  /// Rates from given sensitivities, one a branch. Throws std::invalid_argument, with the rates as
+  /// they were, for wrong ones or a target rate that the allocation policy cannot reach.
   void allocate(std::span<const double> sensitivities) {
     std::vector<double> copy(sensitivities.begin(), sensitivities.end());
     schedule_.allocate(sensitivities, allocation_);
     sensitivities_ = std::move(copy);
   }
 
-  /// measure_sensitivities, then allocate. The published recipe does this once, at 10 % of the training, on one sample.
+  /// measure_sensitivities, then allocate. The published recipe does this once, at 10 % of the
+  /// training, on one sample.
   template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
-  std::span<const double> allocate_by_sensitivity(Backprop&& backprop, const SensitivityPolicy& policy = {}) {
-    const std::vector<double> measured = measure_sensitivities(std::forward<Backprop>(backprop), policy);
+  std::span<const double> allocate_by_sensitivity(Backprop&& backprop,
+                                                  const SensitivityPolicy& policy = {}) {
+    const std::vector<double> measured =
+        measure_sensitivities(std::forward<Backprop>(backprop), policy);
     allocate(detail::view(measured));
     return sensitivities();
   }
@@ -388,15 +422,17 @@ class DropBPHandler {
     return state;
   }
 
-  /// Goes on from a saved state, with begin_step(state.next_step): it draws what it would have drawn then. Throws
-  /// std::invalid_argument, with everything as it was, for a state of another model or with impossible rates.
+  /// Goes on from a saved state, with begin_step(state.next_step): it draws what it would have
+  /// drawn then. Throws std::invalid_argument, with everything as it was, for a state of another
+  /// model or with impossible rates.
   void restore(const HandlerState& state) {
     require_no_measurement();
     detail::require_consistent(state);
     if (state.drop_rates.size() != size())
-      detail::throw_invalid("a state must be of a model with as many branches (" + detail::text(size()) + ")",
-                            "it has " + detail::text(state.drop_rates.size()),
-                            "restore it into the model that it was saved from");
+      detail::throw_invalid(
+          "a state must be of a model with as many branches (" + detail::text(size()) + ")",
+          "it has " + detail::text(state.drop_rates.size()),
+          "restore it into the model that it was saved from");
     DropSchedule<SamplingPolicy> schedule = schedule_;
     schedule.restore(state.seed, state.plan_per, state.drop_rate, detail::view(state.drop_rates));
     HandlerState copy = state;
@@ -410,7 +446,8 @@ class DropBPHandler {
     plan_ = {};
     begun_ = false;
     evaluating_ = false;
-    for_each_branch([&](auto& layer, std::size_t i) { layer.set_calls(BranchCalls(state.calls[i])); });
+    for_each_branch(
+        [&](auto& layer, std::size_t i) { layer.set_calls(BranchCalls(state.calls[i])); });
   }
 
  private:
@@ -418,41 +455,44 @@ class DropBPHandler {
   template <class SensitivityPolicy>
   static constexpr bool require_measurable() {
     static_assert(GradientModel<ModelType>,
-                  "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), which visits the gradient "
-                  "of every trained parameter tensor.");
+                  "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), "
+                  "which visits the gradient of every trained parameter tensor.");
     static_assert(Sensitivity<SensitivityPolicy>,
-                  "dropbp: the second argument of a measurement is a sensitivity policy, with a type Reference, "
-                  "Reference reference(Model&) const and double difference(const Reference&, Model&) const. "
-                  "GradientNormSensitivity{} is the default.");
+                  "dropbp: the second argument of a measurement is a sensitivity policy, with a "
+                  "type Reference, Reference reference(Model&) const and double difference(const "
+                  "Reference&, Model&) const. GradientNormSensitivity{} is the default.");
     return true;
   }
 
   template <class Backprop>
   static constexpr bool require_backprop() {
-    static_assert(requires(Backprop& backprop) { backprop(); },
-                  "dropbp: the first argument of a measurement is backprop, a function that is called without arguments: a "
-                  "lambda [&] { ... } that captures its batch.");
+    static_assert(
+        requires(Backprop& backprop) { backprop(); },
+        "dropbp: the first argument of a measurement is backprop, a function that is called "
+        "without arguments: a lambda [&] { ... } that captures its batch.");
     return true;
   }
 
   template <class Pass>
   static constexpr bool require_pass() {
     static_assert(detail::has_pass_forward<Pass>,
-                  "dropbp: the pass of measure_sensitivities_nested needs Gradient forward(), which returns the gradient of "
-                  "the highest branch's output as a movable type.");
+                  "dropbp: the pass of measure_sensitivities_nested needs Gradient forward(), "
+                  "which returns the gradient of the highest branch's output as a movable type.");
     if constexpr (detail::has_pass_forward<Pass>) {
       using Gradient = detail::pass_gradient<Pass>;
       static_assert(detail::has_pass_backward<Pass, Gradient>,
-                    "dropbp: the pass of measure_sensitivities_nested needs Gradient backward(std::size_t branch, "
-                    "const Gradient& grad), which returns the gradient of the branch's input, of the type that forward() "
-                    "returns.");
-      static_assert(detail::has_backward_below<Pass, Gradient>,
-                    "dropbp: the pass of measure_sensitivities_nested needs void backward_below(const Gradient& grad), for "
-                    "what lies below branch 0; where nothing does, an empty one.");
+                    "dropbp: the pass of measure_sensitivities_nested needs Gradient "
+                    "backward(std::size_t branch, const Gradient& grad), which returns the "
+                    "gradient of the branch's input, of the type that forward() returns.");
+      static_assert(
+          detail::has_backward_below<Pass, Gradient>,
+          "dropbp: the pass of measure_sensitivities_nested needs void backward_below(const "
+          "Gradient& grad), for what lies below branch 0; where nothing does, an empty one.");
     }
-    static_assert(detail::has_clear_gradients<Pass>,
-                  "dropbp: the pass of measure_sensitivities_nested needs void clear_gradients(std::size_t branches), for the "
-                  "branches below this number and all that lies below them.");
+    static_assert(
+        detail::has_clear_gradients<Pass>,
+        "dropbp: the pass of measure_sensitivities_nested needs void clear_gradients(std::size_t "
+        "branches), for the branches below this number and all that lies below them.");
     return true;
   }
 
@@ -460,10 +500,11 @@ class DropBPHandler {
   static std::size_t visit_layers(ModelType& model, Visit visit) {
     std::size_t count = 0;
     model.for_each_layer([&]<class Layer>(Layer&& layer) {
-      constexpr bool droppable = std::is_lvalue_reference_v<Layer> && DroppableLayer<std::remove_reference_t<Layer>>;
+      constexpr bool droppable =
+          std::is_lvalue_reference_v<Layer> && DroppableLayer<std::remove_reference_t<Layer>>;
       static_assert(droppable,
-                    "dropbp: for_each_layer must visit every DropBPLayer itself: not its operation, not a constant one, "
-                    "not a copy.");
+                    "dropbp: for_each_layer must visit every DropBPLayer itself: not its "
+                    "operation, not a constant one, not a copy.");
       if constexpr (droppable) visit(layer, count++);
     });
     return count;
@@ -471,7 +512,9 @@ class DropBPHandler {
 
   static std::vector<double> layer_flops(ModelType& model) {
     std::vector<double> flops;
-    visit_layers(model, [&](auto& layer, std::size_t) { flops.push_back(static_cast<double>(layer.flops())); });
+    visit_layers(model, [&](auto& layer, std::size_t) {
+      flops.push_back(static_cast<double>(layer.flops()));
+    });
     return flops;
   }
 
@@ -481,8 +524,10 @@ class DropBPHandler {
       if (i < size()) visit(layer, i);
     });
     if (count != size())
-      detail::throw_order("a model must keep the layers that its handler was made for (" + detail::text(size()) + ")",
-                          "for_each_layer visited " + detail::text(count), "make a new handler for the changed model");
+      detail::throw_order("a model must keep the layers that its handler was made for (" +
+                              detail::text(size()) + ")",
+                          "for_each_layer visited " + detail::text(count),
+                          "make a new handler for the changed model");
   }
 
   // Before the first change: where the model's layers have changed, everything stays as it was.
@@ -492,7 +537,8 @@ class DropBPHandler {
 
   void ask_what_trains() {
     for_each_branch([&](auto& layer, std::size_t i) {
-      if constexpr (detail::tells_what_trains<decltype(layer)>) schedule_.set_trains(i, static_cast<bool>(layer.trains()));
+      if constexpr (detail::tells_what_trains<decltype(layer)>)
+        schedule_.set_trains(i, static_cast<bool>(layer.trains()));
     });
   }
 
@@ -502,23 +548,29 @@ class DropBPHandler {
     require_same_layers();
     bool trains = schedule_.options().trains_below;
     for_each_branch([&](auto& layer, std::size_t i) {
-      // Nobody misses a branch with nothing to train in it and below it. Every plan drops it, so that it would stay unknown.
+      // Nobody misses a branch with nothing to train in it and below it. Every plan drops it, so
+      // that it would stay unknown.
       trains = trains || schedule_.trains(i);
       if (!trains) return running.observe(i, 0.0);
-      // The sums over the micro-steps that kept it, as a step without GradientScaling would have one.
+      // The sums over the micro-steps that kept it, as a step without GradientScaling would have
+      // one.
       const double scale = static_cast<double>(kept_micro_steps_[i]) * scales_[i];
       if (!(scale > 0.0)) return;
       double ratio = 1.0;
-      if constexpr (detail::has_stream_ratio<decltype(layer)>) ratio = static_cast<double>(layer.stream_ratio());
-      // Scaled, the branch added scales_[i] times as much to the stream: to first order 1 / ratio - 1 is.
+      if constexpr (detail::has_stream_ratio<decltype(layer)>)
+        ratio = static_cast<double>(layer.stream_ratio());
+      // Scaled, the branch added scales_[i] times as much to the stream: to first order 1 / ratio -
+      // 1 is.
       if (scales_[i] != 1.0 && ratio > 0.0) ratio = 1.0 / (1.0 + (1.0 / ratio - 1.0) / scales_[i]);
-      running.observe(i, squared_norm_of(layer, i) / (scale * scale), detail::is_finite(ratio) && ratio > 0.0 ? ratio : 1.0);
+      running.observe(i, squared_norm_of(layer, i) / (scale * scale),
+                      detail::is_finite(ratio) && ratio > 0.0 ? ratio : 1.0);
     });
     running.end_step();
     observe_stream();
   }
 
-  void tell_layers(const DropPlan& plan, std::span<const double> scales, bool retains_saved = false) {
+  void tell_layers(const DropPlan& plan, std::span<const double> scales,
+                   bool retains_saved = false) {
     ++stamp_;
     for_each_branch([&](auto& layer, std::size_t i) {
       const BranchDecision decision{.dropped = plan.dropped(i),
@@ -566,22 +618,25 @@ class DropBPHandler {
 
   void require_begun() const {
     if (!begun_)
-      detail::throw_order("this call belongs to a step", "none has begun since the handler was made or restored",
+      detail::throw_order("this call belongs to a step",
+                          "none has begun since the handler was made or restored",
                           "call begin_step(step) first");
   }
 
   void require_no_measurement() const {
     if (measuring_)
-      detail::throw_order("the passes that measure sensitivities must stay one step",
-                          "backprop began another one, or another measurement",
-                          "let backprop only clear the gradients and run one forward and one backward pass");
+      detail::throw_order(
+          "the passes that measure sensitivities must stay one step",
+          "backprop began another one, or another measurement",
+          "let backprop only clear the gradients and run one forward and one backward pass");
   }
 
   static void require_finite(double sensitivity, const std::string& dropped) {
     if (!detail::is_finite(sensitivity))
-      throw std::runtime_error(detail::sentence("gradients must be finite while sensitivities are measured",
-                                                "in the pass with " + dropped + " dropped one was not, or overflowed",
-                                                "look at the loss and its scale"));
+      throw std::runtime_error(
+          detail::sentence("gradients must be finite while sensitivities are measured",
+                           "in the pass with " + dropped + " dropped one was not, or overflowed",
+                           "look at the loss and its scale"));
   }
 
   // Branch `dropped` alone; size() for none.
@@ -591,7 +646,8 @@ class DropBPHandler {
     tell_layers(DropPlan(detail::view(std::as_const(mask))), {}, retains_saved);
   }
 
-  // Counts the layers' calls from zero, and puts counts and decisions back, whether the measurement ends well or throws.
+  // Counts the layers' calls from zero, and puts counts and decisions back, whether the measurement
+  // ends well or throws.
   class Measurement {
    public:
     explicit Measurement(DropBPHandler& handler) : handler_(handler) {
@@ -609,10 +665,12 @@ class DropBPHandler {
         handler_.for_each_branch([&](auto& layer, std::size_t i) {
           layer.set_calls(BranchCalls(calls_[i]));
           if constexpr (requires { layer.release(); }) layer.release();
-          if constexpr (detail::has_clock<decltype(layer)>) layer.set_clock(detail::ClockReference{});
+          if constexpr (detail::has_clock<decltype(layer)>)
+            layer.set_clock(detail::ClockReference{});
         });
         handler_.tell_layers_again();
-      } catch (const std::logic_error&) {  // the model's layers have changed: the next begin_step says so
+      } catch (const std::logic_error&) {  // the model's layers have changed: the next begin_step
+                                           // says so
       }
     }
 
@@ -623,8 +681,9 @@ class DropBPHandler {
         passed = passed || (calls.forward != 0 && calls.backward != 0);
       });
       if (!passed)
-        detail::throw_order("backprop must run a forward and a backward pass through the handler's model",
-                            "none of its layers ran both", "let it use the layers that for_each_layer visits");
+        detail::throw_order(
+            "backprop must run a forward and a backward pass through the handler's model",
+            "none of its layers ran both", "let it use the layers that for_each_layer visits");
     }
 
    private:
@@ -637,7 +696,7 @@ class DropBPHandler {
   [[no_unique_address]] AllocationPolicy allocation_;
   DropPlan plan_;
   DropPlan next_plan_;  // where the next one is drawn: should that throw, the old one is whole
-  std::vector<double> scales_;                    // GradientScaling in the step begun last
+  std::vector<double> scales_;                   // GradientScaling in the step begun last
   std::vector<std::uint32_t> kept_micro_steps_;  // since begin_step
   std::vector<double> sensitivities_;
   std::vector<std::uint64_t> kept_;

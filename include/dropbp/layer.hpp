@@ -17,33 +17,36 @@
 DROPBP_NAMESPACE_BEGIN
 
 /// A residual branch around an Operation (operation.hpp says what that is). Two faces:
-///   residual      y = layer.forward(x, args...)              grad = layer.backward(grad, args...)
-///   branch only   f = layer.forward_branch(x, args...)       optional grad = layer.backward_branch(grad, args...)
-/// the second for sums that are made elsewhere (parallel residuals, projected shortcuts). A DropBPHandler decides
-/// before each step; without one every branch is kept. A dropped branch computes the same forward, saves nothing, and
-/// its backward hands back the gradient it was given, in the same buffer.
-/// backward takes the extra arguments that forward took. Not for concurrent use; one forward is followed by at most one
-/// backward.
+///   residual      y = layer.forward(x, args...), grad = layer.backward(grad, args...)
+///   branch only   f = layer.forward_branch(x, args...),
+///                 optional grad = layer.backward_branch(grad, args...)
+/// the second for sums that are made elsewhere (parallel residuals, projected shortcuts). A
+/// DropBPHandler decides before each step; without one every branch is kept. A dropped branch
+/// computes the same forward, saves nothing, and its backward hands back the gradient it was given,
+/// in the same buffer. backward takes the extra arguments that forward took. Not for concurrent
+/// use; one forward is followed by at most one backward.
 template <class Op>
 class DropBPLayer {
   static_assert(detail::has_saved<Op>,
-                "dropbp: an operation needs a default-constructible, movable member type `struct Saved` for what its "
-                "forward keeps for its backward (an empty one will do).");
+                "dropbp: an operation needs a default-constructible, movable member type `struct "
+                "Saved` for what its forward keeps for its backward (an empty one will do).");
   static_assert(std::move_constructible<Op>,
-                "dropbp: a layer owns its operation, which must be movable: keep what cannot move (a mutex, an atomic) behind a "
-                "pointer.");
-  static_assert(!detail::mistakes_flops<Op>,
-                "dropbp: the operation's flops() must be const and return a number: double flops() const.");
-  static_assert(!detail::mistakes_trains<Op>,
-                "dropbp: the operation's trains() must be const and return a bool: bool trains() const.");
+                "dropbp: a layer owns its operation, which must be movable: keep what cannot move "
+                "(a mutex, an atomic) behind a pointer.");
+  static_assert(
+      !detail::mistakes_flops<Op>,
+      "dropbp: the operation's flops() must be const and return a number: double flops() const.");
+  static_assert(
+      !detail::mistakes_trains<Op>,
+      "dropbp: the operation's trains() must be const and return a bool: bool trains() const.");
 
  public:
   using Saved = typename Op::Saved;  ///< what the operation keeps for its backward pass
 
-  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model (flops.hpp computes it for
-  /// transformers). Left out, it is op.flops() where the operation has that, and 1 otherwise: all branches cost alike.
-  explicit DropBPLayer(Op op)
-      : op_(std::move(op)) {
+  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model
+  /// (flops.hpp computes it for transformers). Left out, it is op.flops() where the operation has
+  /// that, and 1 otherwise: all branches cost alike.
+  explicit DropBPLayer(Op op) : op_(std::move(op)) {
     if constexpr (detail::has_flops<Op>) flops_ = static_cast<double>(op_.flops());
   }
   /// With a cost of its own, in any unit common to the model.
@@ -61,31 +64,34 @@ class DropBPLayer {
     });
   }
 
-  /// x + op(x) in the buffer of x, where the operation has forward_residual: a residual stream that is moved through
-  /// the layers needs one buffer.
+  /// x + op(x) in the buffer of x, where the operation has forward_residual: a residual stream that
+  /// is moved through the layers needs one buffer.
   template <class T, class... Args>
     requires(!std::is_lvalue_reference_v<T> && !std::is_const_v<T>)
   T forward(T&& x, Args&&... args) {
     static_assert(require_residual_forward<T, Args...>() && require_forward_residual<T, Args...>());
     if constexpr (detail::has_forward_residual<Op, T, Args...>) {
       require_scale<T>();
-      run_forward([&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
+      run_forward(
+          [&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
       return std::move(x);
     } else {
       return forward(std::as_const(x), std::forward<Args>(args)...);
     }
   }
 
-  /// The gradient of the layer's input, from that of its output: grad_output + J^T grad_output for a kept branch,
-  /// in the buffer of `grad_output`; for a dropped one the very buffer it was given. Where nobody needs the input's
-  /// gradient (DropPlan::input_gradient_needed), only the parameters' gradients are computed and grad_output comes back.
-  /// Throws std::logic_error without a forward in the same micro-step.
+  /// The gradient of the layer's input, from that of its output: grad_output + J^T grad_output for
+  /// a kept branch, in the buffer of `grad_output`; for a dropped one the very buffer it was given.
+  /// Where nobody needs the input's gradient (DropPlan::input_gradient_needed), only the
+  /// parameters' gradients are computed and grad_output comes back. Throws std::logic_error without
+  /// a forward in the same micro-step.
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
     static_assert(require_residual_backward<T, Args...>());
     const double above = observed_norm(grad_output);
     if (scales()) {
-      run_backward([&](Saved& saved) { backward_scaled(grad_output, saved, std::forward<Args>(args)...); });
+      run_backward(
+          [&](Saved& saved) { backward_scaled(grad_output, saved, std::forward<Args>(args)...); });
     } else if constexpr (detail::has_backward_residual<Op, T, Args...>) {
       run_backward([&](Saved& saved) {
         if (decision_.input_gradient_needed)
@@ -96,14 +102,16 @@ class DropBPLayer {
     } else {
       run_backward([&](Saved& saved) {
         if (decision_.input_gradient_needed) {
-          const T grad_input = op_.backward(std::as_const(grad_output), saved, std::forward<Args>(args)...);
+          const T grad_input =
+              op_.backward(std::as_const(grad_output), saved, std::forward<Args>(args)...);
           dropbp::accumulate(grad_output, grad_input);
         } else {
           backward_parameters(grad_output, saved, std::forward<Args>(args)...);
         }
       });
     }
-    if (!decision_.dropped) stream_ratio_ = above > 0.0 ? detail::square_root(above / observed_norm(grad_output)) : 1.0;
+    if (!decision_.dropped)
+      stream_ratio_ = above > 0.0 ? detail::square_root(above / observed_norm(grad_output)) : 1.0;
     return grad_output;
   }
 
@@ -111,26 +119,31 @@ class DropBPLayer {
   template <class T, class... Args>
   auto forward_branch(const T& x, Args&&... args) {
     static_assert(require_forward<T, Args...>() && require_backward<T, Args...>());
-    return run_forward([&](Saved* saved) { return op_.forward(x, saved, std::forward<Args>(args)...); });
+    return run_forward(
+        [&](Saved* saved) { return op_.forward(x, saved, std::forward<Args>(args)...); });
   }
 
-  /// J^T grad_output alone; empty when the branch is dropped or nobody needs the gradient of its input.
-  /// With GradientScaling the gradient must be one that may be changed: std::move(gradient), or a copy of it.
+  /// J^T grad_output alone; empty when the branch is dropped or nobody needs the gradient of its
+  /// input. With GradientScaling the gradient must be one that may be changed: std::move(gradient),
+  /// or a copy of it.
   template <class G, class... Args>
   auto backward_branch(G&& grad, Args&&... args) {
     using T = std::remove_cvref_t<G>;
     static_assert(require_backward<T, Args...>());
     const T& grad_output = grad;
-    using Gradient = std::remove_cvref_t<decltype(op_.backward(grad_output, *saved_, std::forward<Args>(args)...))>;
+    using Gradient = std::remove_cvref_t<decltype(op_.backward(grad_output, *saved_,
+                                                               std::forward<Args>(args)...))>;
     std::optional<Gradient> grad_input;
     run_backward([&](Saved& saved) {
       if (scales()) {
         if constexpr (ScalableTensor<T> && !std::is_lvalue_reference_v<G> && !std::is_const_v<G>)
           dropbp::scale(grad, decision_.gradient_scale);
         else
-          detail::throw_order("with GradientScaling backward_branch must be given a gradient that it may scale",
-                              "it was given a constant or named one, or a type without scale",
-                              "call backward_branch(std::move(gradient)), with a copy where the gradient is used again");
+          detail::throw_order(
+              "with GradientScaling backward_branch must be given a gradient that it may scale",
+              "it was given a constant or named one, or a type without scale",
+              "call backward_branch(std::move(gradient)), with a copy where the gradient is used "
+              "again");
       }
       if (decision_.input_gradient_needed)
         grad_input.emplace(op_.backward(grad_output, saved, std::forward<Args>(args)...));
@@ -143,8 +156,9 @@ class DropBPLayer {
   Op& op() noexcept { return op_; }              ///< the operation inside
   const Op& op() const noexcept { return op_; }  ///< the operation inside
 
-  double flops() const noexcept { return flops_; }           ///< cost of one forward pass
-  void set_flops(double flops) noexcept { flops_ = flops; }  ///< for the next DropBPHandler::update_flops()
+  double flops() const noexcept { return flops_; }  ///< cost of one forward pass
+  /// For the next DropBPHandler::update_flops().
+  void set_flops(double flops) noexcept { flops_ = flops; }
 
   /// Whether any parameter of the branch trains, where the operation tells.
   template <class O = Op>
@@ -162,12 +176,14 @@ class DropBPLayer {
   /// Whether the operation's backward may run several times on what one forward saved.
   static constexpr bool backward_is_repeatable = detail::says_backward_is_repeatable<Op>;
 
-  /// Sum of the squares of the gradients of the branch's own parameters, in double. Absent ones count as zero.
+  /// Sum of the squares of the gradients of the branch's own parameters, in double. Absent ones
+  /// count as zero.
   template <class O = Op>
   double squared_gradient_norm() {
     static_assert(detail::has_for_each_gradient<O>,
-                  "dropbp: the norm of a branch's own gradients needs an operation with for_each_gradient(visit), which "
-                  "visits the gradient tensor of each of its trained parameters (or a null pointer for an absent one).");
+                  "dropbp: the norm of a branch's own gradients needs an operation with "
+                  "for_each_gradient(visit), which visits the gradient tensor of each of its "
+                  "trained parameters (or a null pointer for an absent one).");
     double sum = 0.0;
     detail::for_each_gradient_of(op_, [&]<class T>(const T* gradient) {
       if (gradient != nullptr) sum += dropbp::squared_norm(*gradient);
@@ -175,8 +191,9 @@ class DropBPLayer {
     return sum;
   }
 
-  /// ||gradient of the output|| / ||gradient of the input|| in the last backward of the whole layer that was kept, if it was
-  /// told to observe (BranchDecision::observes_stream) and the gradient is one with a norm; else 1.
+  /// ||gradient of the output|| / ||gradient of the input|| in the last backward of the whole layer
+  /// that was kept, if it was told to observe (BranchDecision::observes_stream) and the gradient is
+  /// one with a norm; else 1.
   double stream_ratio() const noexcept { return stream_ratio_; }
 
   /// Forgets what was saved: for a forward pass whose backward will not come.
@@ -188,15 +205,16 @@ class DropBPLayer {
   BranchCalls calls() const noexcept { return calls_; }           ///< how often it ran
   void set_calls(BranchCalls calls) noexcept { calls_ = calls; }  ///< called by the handler
 
-  /// Adds the seconds of forward and backward passes to times() from now on; without a clock nothing is measured.
+  /// Adds the seconds of forward and backward passes to times() from now on; without a clock
+  /// nothing is measured.
   void set_clock(detail::ClockReference clock) noexcept {
     clock_ = clock;
     times_ = {};
   }
   BranchTimes times() const noexcept { return times_; }  ///< seconds since set_clock, of all passes
 
-  /// Called by the handler before each micro-step. What an earlier one has saved, and no backward will use any more, is given
-  /// back: a step that broke off leaves no memory behind.
+  /// Called by the handler before each micro-step. What an earlier one has saved, and no backward
+  /// will use any more, is given back: a step that broke off leaves no memory behind.
   void decide(const BranchDecision& decision) noexcept {
     decision_ = decision;
     if (forward_stamp_ != decision_.stamp) saved_.reset();
@@ -206,58 +224,68 @@ class DropBPLayer {
   // These are called in static_asserts, so that their messages come before the compiler's own.
   template <class T, class... Args>
   static constexpr bool require_forward() {
-    static_assert(detail::has_forward<Op, T, Args...>,
-                  "dropbp: the operation needs forward(const T& x, Saved* saved, args...), which returns f(x), for the "
-                  "tensor type and the extra arguments that the layer was called with.");
+    static_assert(
+        detail::has_forward<Op, T, Args...>,
+        "dropbp: the operation needs forward(const T& x, Saved* saved, args...), which returns "
+        "f(x), for the tensor type and the extra arguments that the layer was called with.");
     return true;
   }
 
   template <class T, class... Args>
   static constexpr bool require_backward() {
     static_assert(detail::has_backward<Op, T, Args...>,
-                  "dropbp: the operation needs backward(const T& grad_output, Saved& saved, args...), which returns the "
-                  "gradient of its input, for the tensor type and the extra arguments that the layer was called with.");
-    static_assert(!detail::mistakes_backward_parameters<Op, T, Args...>,
-                  "dropbp: the operation's backward_parameters would never be called: it must take (const T& grad_output, "
-                  "Saved& saved, args...) with the extra arguments of backward.");
+                  "dropbp: the operation needs backward(const T& grad_output, Saved& saved, "
+                  "args...), which returns the gradient of its input, for the tensor type and the "
+                  "extra arguments that the layer was called with.");
+    static_assert(
+        !detail::mistakes_backward_parameters<Op, T, Args...>,
+        "dropbp: the operation's backward_parameters would never be called: it must take (const T& "
+        "grad_output, Saved& saved, args...) with the extra arguments of backward.");
     return true;
   }
 
   template <class T, class... Args>
   static constexpr bool require_residual_forward() {
-    static_assert(Tensor<T>, "dropbp: this tensor type does not know y += x: give it data() and size(), or "
-                             "tensor_traits with accumulate (see tensor.hpp).");
+    static_assert(Tensor<T>,
+                  "dropbp: this tensor type does not know y += x: give it data() and size(), or "
+                  "tensor_traits with accumulate (see tensor.hpp).");
     require_forward<T, Args...>();
     require_backward<T, Args...>();
-    static_assert(!detail::has_forward<Op, T, Args...> || detail::forward_returns_tensor<Op, T, Args...>,
-                  "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");
+    static_assert(
+        !detail::has_forward<Op, T, Args...> || detail::forward_returns_tensor<Op, T, Args...>,
+        "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");
     return true;
   }
 
   template <class T, class... Args>
   static constexpr bool require_forward_residual() {
     static_assert(!detail::mistakes_forward_residual<Op, T, Args...>,
-                  "dropbp: the operation's forward_residual would never be called: it must take (T& x, Saved* saved, args...) "
-                  "with the extra arguments of forward.");
-    static_assert(!detail::has_forward_residual<Op, T, Args...> || detail::forward_residual_is_in_place<Op, T, Args...>,
-                  "dropbp: forward_residual must add f(x) to x in place and return nothing: what it returns would be lost.");
+                  "dropbp: the operation's forward_residual would never be called: it must take "
+                  "(T& x, Saved* saved, args...) with the extra arguments of forward.");
+    static_assert(!detail::has_forward_residual<Op, T, Args...> ||
+                      detail::forward_residual_is_in_place<Op, T, Args...>,
+                  "dropbp: forward_residual must add f(x) to x in place and return nothing: what "
+                  "it returns would be lost.");
     return true;
   }
 
   template <class T, class... Args>
   static constexpr bool require_residual_backward() {
-    static_assert(Tensor<T>, "dropbp: this gradient type does not know y += x: give it data() and size(), or "
-                             "tensor_traits with accumulate (see tensor.hpp).");
+    static_assert(Tensor<T>,
+                  "dropbp: this gradient type does not know y += x: give it data() and size(), or "
+                  "tensor_traits with accumulate (see tensor.hpp).");
     require_backward<T, Args...>();
-    static_assert(!detail::has_backward<Op, T, Args...> || detail::backward_returns_tensor<Op, T, Args...>,
-                  "dropbp: backward must return the gradient of its input as a tensor of the type of grad_output.");
-    static_assert(!detail::mistakes_backward_residual<Op, T, Args...>,
-                  "dropbp: the operation's backward_residual would never be called: it must take (T& grad, Saved& saved, "
-                  "args...) with the extra arguments of backward.");
     static_assert(
-        !detail::has_backward_residual<Op, T, Args...> || detail::backward_residual_is_in_place<Op, T, Args...>,
-        "dropbp: backward_residual must add the input's gradient to grad in place and return nothing: what it returns would "
-        "be lost.");
+        !detail::has_backward<Op, T, Args...> || detail::backward_returns_tensor<Op, T, Args...>,
+        "dropbp: backward must return the gradient of its input as a tensor of the type of "
+        "grad_output.");
+    static_assert(!detail::mistakes_backward_residual<Op, T, Args...>,
+                  "dropbp: the operation's backward_residual would never be called: it must take "
+                  "(T& grad, Saved& saved, args...) with the extra arguments of backward.");
+    static_assert(!detail::has_backward_residual<Op, T, Args...> ||
+                      detail::backward_residual_is_in_place<Op, T, Args...>,
+                  "dropbp: backward_residual must add the input's gradient to grad in place and "
+                  "return nothing: what it returns would be lost.");
     return true;
   }
 
@@ -273,7 +301,8 @@ class DropBPLayer {
   template <class T>
   double observed_norm(const T& grad) const {
     if constexpr (detail::has_norm<T>)
-      if (decision_.observes_stream && !decision_.dropped && decision_.input_gradient_needed) return dropbp::squared_norm(grad);
+      if (decision_.observes_stream && !decision_.dropped && decision_.input_gradient_needed)
+        return dropbp::squared_norm(grad);
     return 0.0;
   }
 
@@ -283,12 +312,13 @@ class DropBPLayer {
   void require_scale() const {
     if constexpr (!ScalableTensor<T>)
       if (scales() && decision_.saves)
-        detail::throw_order("GradientScaling needs gradients that know y *= factor", "this tensor type does not",
-                            "give its tensor_traits scale(T& y, double factor), or choose GradientScaling::none");
+        detail::throw_order(
+            "GradientScaling needs gradients that know y *= factor", "this tensor type does not",
+            "give its tensor_traits scale(T& y, double factor), or choose GradientScaling::none");
   }
 
-  // grad + scale * J^T grad. Scaled as a whole before and back after: the operation is linear in its gradient, and owns
-  // nothing that could hold a second one.
+  // grad + scale * J^T grad. Scaled as a whole before and back after: the operation is linear in
+  // its gradient, and owns nothing that could hold a second one.
   template <class T, class... Args>
   void backward_scaled(T& grad, Saved& saved, Args&&... args) {
     if constexpr (ScalableTensor<T>) {
@@ -339,7 +369,8 @@ class DropBPLayer {
     if (forward_stamp_ != decision_.stamp || saved_.has_value() == decision_.dropped)
       detail::throw_order("forward and backward must belong to the same micro-step",
                           "the plan changed between them",
-                          "call begin_step or begin_micro_step before the forward pass, not between it and the backward");
+                          "call begin_step or begin_micro_step before the forward pass, not "
+                          "between it and the backward");
     if (!decision_.dropped) {
       const double begin = clock_();
       backward(*saved_);

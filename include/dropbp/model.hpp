@@ -14,18 +14,21 @@ DROPBP_NAMESPACE_BEGIN
 
 /// What one branch is told before a micro-step.
 struct BranchDecision {
-  bool dropped = false;               ///< the branch needs no backward pass
-  bool saves = true;                  ///< false in an evaluation: a kept branch, but no backward pass will come
+  bool dropped = false;  ///< the branch needs no backward pass
+  bool saves = true;     ///< false in an evaluation: a kept branch, but no backward pass will come
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
-  bool retains_saved = false;         ///< what is saved stays for further backwards, until release()
-  bool observes_stream = false;       ///< a kept branch measures how much of the gradient that it passes on is its own
-  double gradient_scale = 1.0;        ///< of what a kept branch adds to gradients: its parameters' and its input's
-  std::uint64_t stamp = 0;            ///< differs between micro-steps: finds a backward whose forward was another's
+  bool retains_saved = false;  ///< what is saved stays for further backwards, until release()
+  bool observes_stream =
+      false;  ///< a kept branch measures how much of the gradient that it passes on is its own
+  double gradient_scale =
+      1.0;  ///< of what a kept branch adds to gradients: its parameters' and its input's
+  std::uint64_t stamp =
+      0;  ///< differs between micro-steps: finds a backward whose forward was another's
 };
 
 /// How often a branch really ran.
 struct BranchCalls {
-  std::uint64_t forward = 0;  ///< forward passes, kept or dropped
+  std::uint64_t forward = 0;   ///< forward passes, kept or dropped
   std::uint64_t backward = 0;  ///< calls of the operation's backward: none for a dropped branch
   bool operator==(const BranchCalls&) const = default;  ///< by both counts
 };
@@ -68,9 +71,11 @@ concept has_calls = requires(L& layer, const L& constant) {
 
 }  // namespace detail
 
-/// A branch that can be told to drop its backward pass, and counts its calls. DropBPLayer is the library's model of it.
+/// A branch that can be told to drop its backward pass, and counts its calls. DropBPLayer is the
+/// library's model of it.
 template <class L>
-concept DroppableLayer = detail::has_decide<L> && detail::has_layer_flops<L> && detail::has_calls<L>;
+concept DroppableLayer =
+    detail::has_decide<L> && detail::has_layer_flops<L> && detail::has_calls<L>;
 
 namespace detail {
 
@@ -90,11 +95,17 @@ template <class Use>
 struct GradientVisitor {
   Use& use;
   template <class T>
-  void operator()(const T& gradient) const { use(detail::address_of(gradient)); }
+  void operator()(const T& gradient) const {
+    use(detail::address_of(gradient));
+  }
   template <class T>
-  void operator()(const T* gradient) const { use(gradient); }
+  void operator()(const T* gradient) const {
+    use(gradient);
+  }
   template <class T>
-  void operator()(T* gradient) const { use(static_cast<const T*>(gradient)); }
+  void operator()(T* gradient) const {
+    use(static_cast<const T*>(gradient));
+  }
 };
 
 // Calls use(const T*) for every visited gradient, null where the parameter has none.
@@ -111,14 +122,16 @@ concept has_for_each_gradient = requires(M& model) { model.for_each_gradient(Gra
 
 }  // namespace detail
 
-/// A model whose branches can be dropped: for_each_layer(visit) calls visit(layer) for every DropBPLayer, in the order
-/// of the forward pass, the same layers every time. The layers may be of different types.
+/// A model whose branches can be dropped: for_each_layer(visit) calls visit(layer) for every
+/// DropBPLayer, in the order of the forward pass, the same layers every time. The layers may be of
+/// different types.
 template <class M>
 concept Model = detail::has_for_each_layer<M>;
 
-/// A model whose sensitivities can be measured: for_each_gradient(visit) also calls visit(gradient) for every trained
-/// parameter tensor, in the same order every time. Where a parameter has no gradient at the moment, visit a null
-/// pointer (visit(static_cast<const T*>(nullptr))) or a gradient of zeros; visit(&gradient) is allowed too.
+/// A model whose sensitivities can be measured: for_each_gradient(visit) also calls visit(gradient)
+/// for every trained parameter tensor, in the same order every time. Where a parameter has no
+/// gradient at the moment, visit a null pointer (visit(static_cast<const T*>(nullptr))) or a
+/// gradient of zeros; visit(&gradient) is allowed too.
 template <class M>
 concept GradientModel = Model<M> && detail::has_for_each_gradient<M>;
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a residual branch must offer: a forward that may save, and a backward that uses what was saved.
+// What a residual branch must offer: a forward that may save, and a backward that uses what was
+// saved.
 #pragma once
 
 #include <concepts>
@@ -15,7 +16,8 @@ DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
 template <class Op>
-concept has_saved = std::default_initializable<typename Op::Saved> && std::movable<typename Op::Saved>;
+concept has_saved =
+    std::default_initializable<typename Op::Saved> && std::movable<typename Op::Saved>;
 
 template <class R>
 concept returns_something = !std::is_void_v<R>;
@@ -27,19 +29,22 @@ concept has_forward = requires(Op& op, const T& x, typename Op::Saved* saved, Ar
 
 // What a residual sum needs: f(x) of the type of x.
 template <class Op, class T, class... Args>
-concept forward_returns_tensor = requires(Op& op, const T& x, typename Op::Saved* saved, Args&&... args) {
-  { op.forward(x, saved, std::forward<Args>(args)...) } -> std::convertible_to<T>;
-};
+concept forward_returns_tensor =
+    requires(Op& op, const T& x, typename Op::Saved* saved, Args&&... args) {
+      { op.forward(x, saved, std::forward<Args>(args)...) } -> std::convertible_to<T>;
+    };
 
 template <class Op, class T, class... Args>
-concept has_backward = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
-  { op.backward(grad_output, saved, std::forward<Args>(args)...) } -> returns_something;
-};
+concept has_backward =
+    requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
+      { op.backward(grad_output, saved, std::forward<Args>(args)...) } -> returns_something;
+    };
 
 template <class Op, class T, class... Args>
-concept backward_returns_tensor = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
-  { op.backward(grad_output, saved, std::forward<Args>(args)...) } -> std::convertible_to<T>;
-};
+concept backward_returns_tensor =
+    requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
+      { op.backward(grad_output, saved, std::forward<Args>(args)...) } -> std::convertible_to<T>;
+    };
 
 template <class Op, class T, class... Args>
 concept has_forward_residual = requires(Op& op, T& x, typename Op::Saved* saved, Args&&... args) {
@@ -47,27 +52,31 @@ concept has_forward_residual = requires(Op& op, T& x, typename Op::Saved* saved,
 };
 
 template <class Op, class T, class... Args>
-concept has_backward_residual = requires(Op& op, T& grad, typename Op::Saved& saved, Args&&... args) {
-  op.backward_residual(grad, saved, std::forward<Args>(args)...);
-};
+concept has_backward_residual =
+    requires(Op& op, T& grad, typename Op::Saved& saved, Args&&... args) {
+      op.backward_residual(grad, saved, std::forward<Args>(args)...);
+    };
 
 template <class R>
 concept returns_nothing_new = std::is_void_v<R> || std::is_lvalue_reference_v<R>;
 
 template <class Op, class T, class... Args>
-concept forward_residual_is_in_place = requires(Op& op, T& x, typename Op::Saved* saved, Args&&... args) {
-  { op.forward_residual(x, saved, std::forward<Args>(args)...) } -> returns_nothing_new;
-};
+concept forward_residual_is_in_place =
+    requires(Op& op, T& x, typename Op::Saved* saved, Args&&... args) {
+      { op.forward_residual(x, saved, std::forward<Args>(args)...) } -> returns_nothing_new;
+    };
 
 template <class Op, class T, class... Args>
-concept backward_residual_is_in_place = requires(Op& op, T& grad, typename Op::Saved& saved, Args&&... args) {
-  { op.backward_residual(grad, saved, std::forward<Args>(args)...) } -> returns_nothing_new;
-};
+concept backward_residual_is_in_place =
+    requires(Op& op, T& grad, typename Op::Saved& saved, Args&&... args) {
+      { op.backward_residual(grad, saved, std::forward<Args>(args)...) } -> returns_nothing_new;
+    };
 
 template <class Op, class T, class... Args>
-concept has_backward_parameters = requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
-  op.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
-};
+concept has_backward_parameters =
+    requires(Op& op, const T& grad_output, typename Op::Saved& saved, Args&&... args) {
+      op.backward_parameters(grad_output, saved, std::forward<Args>(args)...);
+    };
 
 // static constexpr bool backward_is_repeatable = true
 template <class Op>
@@ -83,8 +92,9 @@ concept has_trains = requires(const Op& op) {
   { op.trains() } -> std::convertible_to<bool>;
 };
 
-// Optional members that are there but would never be called: Saved& and Saved* mixed up, the extra arguments of the others
-// forgotten, or not const. One that takes other tensors, or is disabled by a constraint, is no mistake.
+// Optional members that are there but would never be called: Saved& and Saved* mixed up, the extra
+// arguments of the others forgotten, or not const. One that takes other tensors, or is disabled by
+// a constraint, is no mistake.
 template <class Op, class T, class... Args>
 concept mistakes_forward_residual =
     !has_forward_residual<Op, T, Args...> &&
@@ -114,21 +124,31 @@ concept mistakes_trains = !has_trains<Op> && requires(Op& op) { op.trains(); };
 
 }  // namespace detail
 
-/// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T and with extra
-/// arguments Args (a mask, positions, an encoder's output) that pass through untouched:
-///   struct Saved                                     what backward needs; made by the layer, released after backward
-///   forward(const T& x, Saved* saved, args...)       returns f(x); with saved == nullptr it must keep nothing, and
-///                                                    return the same bits as otherwise
-///   backward(const T& grad_output, Saved&, args...)  returns J^T grad_output, and adds the gradients of f's own
-///                                                    parameters to wherever the trainer keeps them
-/// The returned tensors are new: they share no memory with the arguments. Optional, used where present, with the same
-/// arguments as these two:
-///   forward_residual(T& x, Saved*, args...)                x += f(x), in place; used when the layer is handed an rvalue
-///   backward_residual(T& grad, Saved&, args...)            grad += J^T grad, in place
-///   backward_parameters(const T& grad_output, Saved&, ...) the parameters' gradients only: nobody needs grad_input
-///   flops() const                                          the cost that drop rates are budgeted with
-///   trains() const                                         whether any parameter trains; left out, one does
+/// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T
+/// and with extra arguments Args (a mask, positions, an encoder's output) that pass through
+/// untouched:
+///   struct Saved
+///       what backward needs; made by the layer, released after backward
+///   forward(const T& x, Saved* saved, args...)
+///       returns f(x); with saved == nullptr it must keep nothing, and return the same
+///       bits as otherwise
+///   backward(const T& grad_output, Saved&, args...)
+///       returns J^T grad_output, and adds the gradients of f's own parameters to wherever
+///       the trainer keeps them
+/// The returned tensors are new: they share no memory with the arguments. Optional, used where
+/// present, with the same arguments as these two:
+///   forward_residual(T& x, Saved*, args...)
+///       x += f(x), in place; used when the layer is handed an rvalue
+///   backward_residual(T& grad, Saved&, args...)
+///       grad += J^T grad, in place
+///   backward_parameters(const T& grad_output, Saved&, args...)
+///       the parameters' gradients only: nobody needs grad_input
+///   flops() const
+///       the cost that drop rates are budgeted with
+///   trains() const
+///       whether any parameter trains; left out, one does
 template <class Op, class T, class... Args>
-concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> && detail::has_backward<Op, T, Args...>;
+concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> &&
+                    detail::has_backward<Op, T, Args...>;
 
 DROPBP_NAMESPACE_END

@@ -15,15 +15,16 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// How often a plan is drawn where several micro-steps (gradient accumulation) make one optimizer step.
+/// How often a plan is drawn where several micro-steps (gradient accumulation) make one optimizer
+/// step.
 enum class PlanPer : std::uint8_t {
   micro_step,  ///< every micro-step draws its own: a branch rarely goes without any gradient
-  step         ///< all micro-steps share one: what is dropped is dropped for the whole optimizer step
+  step  ///< all micro-steps share one: what is dropped is dropped for the whole optimizer step
 };
 
-/// Which residual branches are dropped in one micro-step: a value, independent of any model. Branches are numbered in
-/// the order of the forward pass, so lower branches come earlier. Queries about a branch beyond size() throw
-/// std::invalid_argument.
+/// Which residual branches are dropped in one micro-step: a value, independent of any model.
+/// Branches are numbered in the order of the forward pass, so lower branches come earlier. Queries
+/// about a branch beyond size() throw std::invalid_argument.
 class DropPlan {
  public:
   /// Of no branch.
@@ -31,19 +32,22 @@ class DropPlan {
 
   /// What a plan says beside its decisions.
   struct Context {
-    bool trains_below = true;  ///< something below the lowest branch trains (an embedding): the gradient is needed all the way down
-    std::uint64_t step = 0;  ///< optimizer step
+    bool trains_below = true;      ///< something below the lowest branch trains (an embedding): the
+                                   ///< gradient is needed all the way down
+    std::uint64_t step = 0;        ///< optimizer step
     std::uint32_t micro_step = 0;  ///< within the step, from 0
-    std::uint64_t rates_hash = 0;                   ///< distinguishes plans that were drawn from different rates
-    std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
-    std::span<const std::uint8_t> trains = {};   ///< of each branch, 0 where none of its parameters trains; none: all train
+    std::uint64_t rates_hash = 0;  ///< distinguishes plans that were drawn from different rates
+    std::span<const std::uint32_t> groups =
+        {};  ///< of each branch, numbered from 0; none: one group of all
+    std::span<const std::uint8_t> trains =
+        {};  ///< of each branch, 0 where none of its parameters trains; none: all train
   };
 
   /// A plan from a mask, one byte a branch, non-zero where dropped.
   DROPBP_LAZY
-  explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true, std::uint64_t step = 0,
-                    std::uint32_t micro_step = 0, std::uint64_t rates_hash = 0,
-                    std::span<const std::uint32_t> groups = {}) {
+  explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true,
+                    std::uint64_t step = 0, std::uint32_t micro_step = 0,
+                    std::uint64_t rates_hash = 0, std::span<const std::uint32_t> groups = {}) {
     redraw(dropped.size(), {trains_below, step, micro_step, rates_hash, groups},
            [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
              for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
@@ -54,39 +58,42 @@ class DropPlan {
   std::uint64_t step() const noexcept { return step_; }              ///< optimizer step
   std::uint32_t micro_step() const noexcept { return micro_step_; }  ///< within the step, from 0
 
-  bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }  ///< needs no backward pass
+  /// Needs no backward pass.
+  bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }
   bool kept(std::size_t branch) const { return !dropped(branch); }  ///< needs its backward pass
 
-  std::size_t kept_count() const noexcept { return kept_count_; }  ///< in all groups
+  std::size_t kept_count() const noexcept { return kept_count_; }              ///< in all groups
   std::size_t dropped_count() const noexcept { return size() - kept_count_; }  ///< in all groups
   bool all_dropped() const noexcept { return kept_count_ == 0; }  ///< no branch is kept
 
-  /// The lowest kept branch; size() when all are dropped. Where nothing trains below the branches, the backward pass
-  /// may stop here.
+  /// The lowest kept branch; size() when all are dropped. Where nothing trains below the branches,
+  /// the backward pass may stop here.
   std::size_t lowest_kept() const noexcept { return lowest_kept_; }
 
   /// Whether the branches need a backward pass at all: one is kept, or something below them trains.
   bool backward_needed() const noexcept { return trains_below_ || !all_dropped(); }
 
-  /// Whether a kept branch must compute the gradient of its input: something below it, a kept branch or a trained
-  /// parameter, uses it. False for a dropped branch, which computes nothing.
+  /// Whether a kept branch must compute the gradient of its input: something below it, a kept
+  /// branch or a trained parameter, uses it. False for a dropped branch, which computes nothing.
   bool input_gradient_needed(std::size_t branch) const {
     return kept(branch) && (trains_below_ || branch != lowest_kept_);
   }
 
-  /// Where a kept branch saves its activations in an arena of its group: 0 for the group's lowest kept branch, and so on
-  /// upwards, always below DropSchedule::max_kept(group). A dropped branch has no slot: asking for one throws
-  /// std::invalid_argument.
+  /// Where a kept branch saves its activations in an arena of its group: 0 for the group's lowest
+  /// kept branch, and so on upwards, always below DropSchedule::max_kept(group). A dropped branch
+  /// has no slot: asking for one throws std::invalid_argument.
   DROPBP_LAZY
   std::size_t slot(std::size_t branch) const {
     const std::uint32_t slot = slot_of(branch);
     if (slot == no_slot)
-      detail::throw_invalid("a slot belongs to a kept branch", "branch " + detail::text(branch) + " is dropped",
+      detail::throw_invalid("a slot belongs to a kept branch",
+                            "branch " + detail::text(branch) + " is dropped",
                             "ask kept(branch) first: a dropped branch saves nothing");
     return slot;
   }
 
-  /// 64 bits over (step, micro-step, size, rates, decisions): equal on all ranks, or the ranks have drifted apart.
+  /// 64 bits over (step, micro-step, size, rates, decisions): equal on all ranks, or the ranks have
+  /// drifted apart.
   std::uint64_t fingerprint() const noexcept {
     std::uint64_t hash = mix(mix(mix(mix(0, step_), micro_step_), size()), rates_hash_);
     hash = mix(hash, trains_below_ ? 1 : 0);
@@ -108,18 +115,22 @@ class DropPlan {
   /// The same decisions for another micro-step.
   void set_micro_step(std::uint32_t micro_step) noexcept { micro_step_ = micro_step; }
 
-  /// Becomes another plan, reusing its memory. draw(dropped, work) sets one byte a branch, non-zero where dropped; `work`
-  /// is as many words of working space. Where nothing trains below the branches, those below the lowest kept one that trains
-  /// are dropped as well: nobody would use what they compute.
+  /// Becomes another plan, reusing its memory. draw(dropped, work) sets one byte a branch, non-zero
+  /// where dropped; `work` is as many words of working space. Where nothing trains below the
+  /// branches, those below the lowest kept one that trains are dropped as well: nobody would use
+  /// what they compute.
   template <class Draw>
   void redraw(std::size_t size, const Context& context, Draw&& draw) {
-    detail::require_count(context.groups.empty() ? size : context.groups.size(), size, "group number");
-    detail::require_count(context.trains.empty() ? size : context.trains.size(), size, "answer whether a branch trains");
+    detail::require_count(context.groups.empty() ? size : context.groups.size(), size,
+                          "group number");
+    detail::require_count(context.trains.empty() ? size : context.trains.size(), size,
+                          "answer whether a branch trains");
     dropped_.resize(size);
     slots_.resize(size);
     draw(detail::view(dropped_), detail::view(slots_));
     if (!context.trains_below && !context.trains.empty())
-      for (std::size_t i = 0; i < size && (dropped_[i] != 0 || context.trains[i] == 0); ++i) dropped_[i] = 1;
+      for (std::size_t i = 0; i < size && (dropped_[i] != 0 || context.trains[i] == 0); ++i)
+        dropped_[i] = 1;
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
     lowest_kept_ = size;
@@ -139,8 +150,8 @@ class DropPlan {
     rates_hash_ = context.rates_hash;
   }
 
-  /// The finaliser of splitmix64 over a running hash (Steele, Lea, Flood: "Fast splittable pseudorandom number
-  /// generators", OOPSLA 2014).
+  /// The finaliser of splitmix64 over a running hash (Steele, Lea, Flood: "Fast splittable
+  /// pseudorandom number generators", OOPSLA 2014).
   static constexpr std::uint64_t mix(std::uint64_t hash, std::uint64_t value) noexcept {
     hash += value + 0x9E3779B97F4A7C15u;
     hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9u;

@@ -15,7 +15,8 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// One branch since the handler was made (or its state restored). Passes that only measured sensitivities do not count.
+/// One branch since the handler was made (or its state restored). Passes that only measured
+/// sensitivities do not count.
 struct BranchReport {
   double flops = 0.0;         ///< cost of one forward, in the model's own unit
   double drop_rate = 0.0;     ///< its rate now
@@ -49,8 +50,8 @@ struct Report {
     return all > 0.0 ? kept / all : 1.0;
   }
 
-  /// Whether every branch ran its backward exactly as often as it was kept: false when layers are skipped, called twice,
-  /// or not driven by begin_step.
+  /// Whether every branch ran its backward exactly as often as it was kept: false when layers are
+  /// skipped, called twice, or not driven by begin_step.
   DROPBP_LAZY
   bool consistent() const {
     for (const BranchReport& branch : branches)
@@ -66,13 +67,15 @@ inline std::string to_text(const Report& report) {
   char line[160];
   for (std::size_t i = 0; i < report.branches.size(); ++i) {
     const BranchReport& branch = report.branches[i];
-    std::snprintf(line, sizeof line, "%6zu %10.4g %6.3f %9llu %9llu %9llu %9llu\n", i, branch.flops, branch.drop_rate,
-                  static_cast<unsigned long long>(branch.kept), static_cast<unsigned long long>(branch.dropped),
+    std::snprintf(line, sizeof line, "%6zu %10.4g %6.3f %9llu %9llu %9llu %9llu\n", i, branch.flops,
+                  branch.drop_rate, static_cast<unsigned long long>(branch.kept),
+                  static_cast<unsigned long long>(branch.dropped),
                   static_cast<unsigned long long>(branch.calls.forward),
                   static_cast<unsigned long long>(branch.calls.backward));
     text += line;
   }
-  std::snprintf(line, sizeof line, "%llu micro-steps, mean drop rate %.4f, backward FLOPs of the branches %.1f %%%s\n",
+  std::snprintf(line, sizeof line,
+                "%llu micro-steps, mean drop rate %.4f, backward FLOPs of the branches %.1f %%%s\n",
                 static_cast<unsigned long long>(report.micro_steps), report.mean_drop_rate(),
                 100.0 * report.backward_flops_fraction(),
                 report.micro_steps == 0 ? ": no step has begun"

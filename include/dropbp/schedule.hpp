@@ -24,8 +24,9 @@ namespace detail {
 
 inline void require_micro_step(std::uint32_t micro_step) {
   if (micro_step > CounterRandom::max_micro_step)
-    throw_invalid("a micro-step must be at most " + text(std::uint64_t{CounterRandom::max_micro_step}),
-                  "it is " + text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
+    throw_invalid(
+        "a micro-step must be at most " + text(std::uint64_t{CounterRandom::max_micro_step}),
+        "it is " + text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
 }
 
 }  // namespace detail
@@ -33,36 +34,42 @@ inline void require_micro_step(std::uint32_t micro_step) {
 /// What a kept branch does with its share of the gradient, by its drop rate p.
 enum class GradientScaling : std::uint8_t {
   none,              ///< nothing, as published
-  inverse_keep_rate  ///< it grows by 1 / (1 - p), both what passes down and that of its own parameters
+  inverse_keep_rate  ///< it grows by 1 / (1 - p), both what passes down and that of its own
+                     ///< parameters
 };
 
 /// What to drop, and how plans are drawn.
 struct DropOptions {
-  double drop_rate = 0.5;                  ///< target rate P in [0, 1]; every branch starts with it
-  std::uint64_t seed = 0;                  ///< of the plans; equal on all ranks
-  bool trains_below = true;                ///< something below the lowest branch trains (an embedding)
+  double drop_rate = 0.5;    ///< target rate P in [0, 1]; every branch starts with it
+  std::uint64_t seed = 0;    ///< of the plans; equal on all ranks
+  bool trains_below = true;  ///< something below the lowest branch trains (an embedding)
   PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
-  /// With independent draws (BernoulliSampling) inverse_keep_rate makes the expected gradient exactly the full one: the
-  /// forward pass is untouched, and every factor I + (kept / (1 - p)) J^T of the backward pass has the mean I + J^T.
-  /// With dependent ones each factor still has, but not their products: what reaches a branch through several others is
-  /// off by their covariance. The price is variance, the more the higher the rate.
+  /// With independent draws (BernoulliSampling) inverse_keep_rate makes the expected gradient
+  /// exactly the full one: the forward pass is untouched, and every factor I + (kept / (1 - p)) J^T
+  /// of the backward pass has the mean I + J^T. With dependent ones each factor still has, but not
+  /// their products: what reaches a branch through several others is off by their covariance. The
+  /// price is variance, the more the higher the rate.
   GradientScaling gradient_scaling = GradientScaling::none;
-  std::uint64_t warm_up_steps = 0;          ///< rates grow in proportion to the step, from 0 at step 0 to all at this one
-  std::vector<std::uint32_t> groups = {};  ///< of each branch, numbered from 0 (attention and MLP, pipeline stages); none: one group
-  /// Of each branch, 0 where none of its parameters trains (adapters elsewhere, frozen layers); none: all train. Where nothing
-  /// trains below the branches either, every plan drops what lies below its lowest kept branch that trains.
+  std::uint64_t warm_up_steps =
+      0;  ///< rates grow in proportion to the step, from 0 at step 0 to all at this one
+  std::vector<std::uint32_t> groups = {};  ///< of each branch, numbered from 0 (attention and MLP,
+                                           ///< pipeline stages); none: one group
+  /// Of each branch, 0 where none of its parameters trains (adapters elsewhere, frozen layers);
+  /// none: all train. Where nothing trains below the branches either, every plan drops what lies
+  /// below its lowest kept branch that trains.
   std::vector<std::uint8_t> trains = {};
 };
 
-/// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates, sampling policy): nothing
-/// is consumed, any step can be asked for at any time, from any thread and on any rank, with the same answer.
+/// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates,
+/// sampling policy): nothing is consumed, any step can be asked for at any time, from any thread
+/// and on any rank, with the same answer.
 template <class SamplingPolicy>
 class DropSchedule {
   static_assert(Sampling<SamplingPolicy>,
-                "dropbp: a schedule's third argument is a sampling policy: a copyable type with a copyable, "
-                "default-constructible type Prepared, Prepared prepare(const SamplingInput&) const and "
-                "draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const. BernoulliSampling{} is "
-                "the default.");
+                "dropbp: a schedule's third argument is a sampling policy: a copyable type with a "
+                "copyable, default-constructible type Prepared, Prepared prepare(const "
+                "SamplingInput&) const and draw(const Prepared&, const CounterRandom&, "
+                "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
   static_assert(!detail::mistakes_max_kept<SamplingPolicy>,
                 "dropbp: the sampling policy's max_kept would never be called: it must be "
                 "std::size_t max_kept(const Prepared&, std::uint32_t group) const.");
@@ -70,26 +77,31 @@ class DropSchedule {
                 "dropbp: the sampling policy's max_kept_weight would never be called: it must be "
                 "double max_kept_weight(const Prepared&) const.");
   static_assert(!detail::mistakes_limit<SamplingPolicy>,
-                "dropbp: the sampling policy's limit would never be called: it must be "
-                "void limit(std::span<double> rates, const SamplingInput&) const.");
+                "dropbp: the sampling policy's limit would never be called: it must be void "
+                "limit(std::span<double> rates, const SamplingInput&) const.");
 
  public:
   /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
-  /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside [0, 1].
-  explicit DropSchedule(std::vector<double> flops, DropOptions options = {}, SamplingPolicy sampling = {})
+  /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside
+  /// [0, 1].
+  explicit DropSchedule(std::vector<double> flops, DropOptions options = {},
+                        SamplingPolicy sampling = {})
       : flops_(std::move(flops)), options_(std::move(options)), sampling_(std::move(sampling)) {
     if (flops_.empty())
       detail::throw_invalid("a model must have at least one residual branch", "this one has none",
                             "wrap its branches in DropBPLayer and let for_each_layer visit them");
     total_flops_ = checked_sum(detail::view(flops_));
-    if (!options_.groups.empty()) detail::require_count(options_.groups.size(), size(), "group number");
+    if (!options_.groups.empty())
+      detail::require_count(options_.groups.size(), size(), "group number");
     for (std::size_t i = 0; i < options_.groups.size(); ++i)
       if (options_.groups[i] >= size())
-        detail::throw_invalid("groups are numbered from 0, below the number of branches (" + detail::text(size()) + ")",
+        detail::throw_invalid("groups are numbered from 0, below the number of branches (" +
+                                  detail::text(size()) + ")",
                               "that of branch " + detail::text(i) + " is " +
                                   detail::text(std::uint64_t{options_.groups[i]}),
                               "number them densely, for example 0 for attention and 1 for MLP");
-    if (!options_.trains.empty()) detail::require_count(options_.trains.size(), size(), "answer whether a branch trains");
+    if (!options_.trains.empty())
+      detail::require_count(options_.trains.size(), size(), "answer whether a branch trains");
     set_drop_rate(options_.drop_rate);
   }
 
@@ -100,12 +112,14 @@ class DropSchedule {
     return plan;
   }
 
-  /// The same into a plan that exists: allocates nothing once that has been used, but in the warm-up.
+  /// The same into a plan that exists: allocates nothing once that has been used, but in the
+  /// warm-up.
   void draw(std::uint64_t step, std::uint32_t micro_step, DropPlan& plan) const {
     detail::require_micro_step(micro_step);
     const std::uint32_t drawn = options_.plan_per == PlanPer::step ? 0 : micro_step;
     const CounterRandom random{options_.seed, RandomStream::drop_decision, step, drawn};
-    const auto draw_from = [&](const typename SamplingPolicy::Prepared& prepared, std::uint64_t rates_hash) {
+    const auto draw_from = [&](const typename SamplingPolicy::Prepared& prepared,
+                               std::uint64_t rates_hash) {
       plan.redraw(size(),
                   {.trains_below = options_.trains_below,
                    .step = step,
@@ -122,17 +136,22 @@ class DropSchedule {
     };
     if (step >= options_.warm_up_steps) return draw_from(prepared_, rates_hash_);
     const std::vector<double> rates = drop_rates_at(step);
-    draw_from(sampling_.prepare(input(detail::view(rates), options_.drop_rate * warm_up(step))), hash(detail::view(rates)));
+    draw_from(sampling_.prepare(input(detail::view(rates), options_.drop_rate * warm_up(step))),
+              hash(detail::view(rates)));
   }
 
   std::size_t size() const noexcept { return flops_.size(); }  ///< number of branches
-  std::span<const double> flops() const noexcept { return detail::view(flops_); }  ///< cost of each branch
+  /// Cost of each branch.
+  std::span<const double> flops() const noexcept { return detail::view(flops_); }
   double total_flops() const noexcept { return total_flops_; }  ///< of all branches
-  const DropOptions& options() const noexcept { return options_; }  ///< with the target rate as it is now
+  /// With the target rate as it is now.
+  const DropOptions& options() const noexcept { return options_; }
   const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
 
   /// Whether a parameter of the branch trains, see DropOptions::trains.
-  bool trains(std::size_t branch) const { return options_.trains.empty() || options_.trains.at(branch) != 0; }
+  bool trains(std::size_t branch) const {
+    return options_.trains.empty() || options_.trains.at(branch) != 0;
+  }
 
   /// The same from now on. Throws std::out_of_range for a branch beyond size().
   void set_trains(std::size_t branch, bool trains) {
@@ -156,15 +175,17 @@ class DropSchedule {
     return rates;
   }
 
-  /// The largest number of branches of a group that any plan keeps at these rates: the slots that an arena for the
-  /// group's activations must have.
+  /// The largest number of branches of a group that any plan keeps at these rates: the slots that
+  /// an arena for the group's activations must have.
   std::size_t max_kept(std::uint32_t group = 0) const {
     std::size_t members = 0, kept = 0;
     for (std::size_t i = 0; i < size(); ++i)
-      if ((options_.groups.empty() ? 0 : options_.groups[i]) == group) ++members, kept += rates_[i] < 1.0;
+      if ((options_.groups.empty() ? 0 : options_.groups[i]) == group)
+        ++members, kept += rates_[i] < 1.0;
     if (members == 0)
-      detail::throw_invalid("a group must have branches", "group " + detail::text(std::uint64_t{group}) + " has none",
-                            "ask for a group of DropOptions::groups; without them all branches are in group 0");
+      detail::throw_invalid(
+          "a group must have branches", "group " + detail::text(std::uint64_t{group}) + " has none",
+          "ask for a group of DropOptions::groups; without them all branches are in group 0");
     if (options_.warm_up_steps > 0) return members;
     if constexpr (detail::has_max_kept<SamplingPolicy>) {
       const std::size_t most = sampling_.max_kept(prepared_, group);
@@ -173,28 +194,32 @@ class DropSchedule {
     return kept;
   }
 
-  /// The largest weight (count, FLOPs or bytes, as the sampling policy weighs) of the branches that any plan keeps.
+  /// The largest weight (count, FLOPs or bytes, as the sampling policy weighs) of the branches that
+  /// any plan keeps.
   template <class S = SamplingPolicy>
   double max_kept_weight() const {
-    static_assert(detail::has_max_kept_weight<S>,
-                  "dropbp: max_kept_weight() needs a sampling policy that bounds it: FixedBudgetSampling, or one with "
-                  "double max_kept_weight(const Prepared&) const.");
+    static_assert(
+        detail::has_max_kept_weight<S>,
+        "dropbp: max_kept_weight() needs a sampling policy that bounds it: FixedBudgetSampling, or "
+        "one with double max_kept_weight(const Prepared&) const.");
     if (options_.warm_up_steps == 0) return sampling_.max_kept_weight(prepared_);
     const std::vector<double> rates = drop_rates_at(0);
     return sampling_.max_kept_weight(sampling_.prepare(input(detail::view(rates), 0.0)));
   }
 
-  /// 1 / (1 - p) for the branch's rate p after the warm-up: the factor on the learning rate of its parameters (or on its
-  /// kept gradients) that makes up for the steps without one, as the first published version did. 1 for a branch that is
-  /// always dropped.
+  /// 1 / (1 - p) for the branch's rate p after the warm-up: the factor on the learning rate of its
+  /// parameters (or on its kept gradients) that makes up for the steps without one, as the first
+  /// published version did. 1 for a branch that is always dropped.
   double learning_rate_scale(std::size_t branch) const {
     if (branch >= size())
-      detail::throw_invalid("a branch is numbered below " + detail::text(size()), "it is " + detail::text(branch),
+      detail::throw_invalid("a branch is numbered below " + detail::text(size()),
+                            "it is " + detail::text(branch),
                             "number the branches from 0 in the order of the forward pass");
     return scale_at(rates_[branch]);
   }
 
-  /// What GradientScaling multiplies a kept branch's share of the gradient by in a step: one factor a branch.
+  /// What GradientScaling multiplies a kept branch's share of the gradient by in a step: one factor
+  /// a branch.
   void gradient_scales(std::uint64_t step, std::vector<double>& scales) const {
     scales.assign(size(), 1.0);
     if (options_.gradient_scaling == GradientScaling::none) return;
@@ -225,23 +250,27 @@ class DropSchedule {
       if (rates[i] < lowest) lowest = rates[i];
       if (rates[i] > highest) highest = rates[i];
     }
-    const double mean = detail::rounded(dropped / total_flops_);  // within the rates but for rounding: equal ones have exactly their mean
+    const double mean = detail::rounded(
+        dropped /
+        total_flops_);  // within the rates but for rounding: equal ones have exactly their mean
     apply(mean < lowest ? lowest : mean > highest ? highest : mean, {rates.begin(), rates.end()});
   }
 
-  /// Shares the target rate out by sensitivity. Throws std::invalid_argument for a wrong number of sensitivities, one
-  /// that is negative or not finite, or a target that the policy cannot reach; the rates then stay as they were.
+  /// Shares the target rate out by sensitivity. Throws std::invalid_argument for a wrong number of
+  /// sensitivities, one that is negative or not finite, or a target that the policy cannot reach;
+  /// the rates then stay as they were.
   template <class AllocationPolicy>
   void allocate(std::span<const double> sensitivities, const AllocationPolicy& policy) {
     static_assert(Allocation<AllocationPolicy>,
-                  "dropbp: the second argument of allocate is an allocation policy: a copyable type with "
-                  "std::vector<double> allocate(const AllocationInput&) const.");
+                  "dropbp: the second argument of allocate is an allocation policy: a copyable "
+                  "type with std::vector<double> allocate(const AllocationInput&) const.");
     detail::require_count(sensitivities.size(), size(), "sensitivity");
     for (std::size_t i = 0; i < size(); ++i)
       if (!detail::is_finite(sensitivities[i]) || sensitivities[i] < 0.0)
-        detail::throw_invalid("a sensitivity must be finite and not negative",
-                              "that of branch " + detail::text(i) + " is " + detail::text(sensitivities[i]),
-                              "look for an overflow or NaN in the gradients of the measurement");
+        detail::throw_invalid(
+            "a sensitivity must be finite and not negative",
+            "that of branch " + detail::text(i) + " is " + detail::text(sensitivities[i]),
+            "look for an overflow or NaN in the gradients of the measurement");
     std::vector<double> rates = policy.allocate(
         {.sensitivities = sensitivities,
          .flops = detail::view(flops_),
@@ -252,9 +281,10 @@ class DropSchedule {
     apply(options_.drop_rate, std::move(rates));
   }
 
-  /// Seed, target and rates as they were saved. Throws std::invalid_argument, with everything as it was, for rates that
-  /// are none or too many.
-  void restore(std::uint64_t seed, PlanPer plan_per, double drop_rate, std::span<const double> rates) {
+  /// Seed, target and rates as they were saved. Throws std::invalid_argument, with everything as it
+  /// was, for rates that are none or too many.
+  void restore(std::uint64_t seed, PlanPer plan_per, double drop_rate,
+               std::span<const double> rates) {
     detail::require_rate(drop_rate, "drop_rate");
     detail::require_count(rates.size(), size(), "drop rate");
     require_rates(rates);
@@ -263,7 +293,8 @@ class DropSchedule {
     options_.plan_per = plan_per;
   }
 
-  /// New costs, for example after the sequence length changed. The rates stay (but for a cap of the sampling policy).
+  /// New costs, for example after the sequence length changed. The rates stay (but for a cap of the
+  /// sampling policy).
   void set_flops(std::span<const double> flops) {
     detail::require_count(flops.size(), size(), "FLOPs figure");
     const double total = checked_sum(flops);
@@ -283,14 +314,15 @@ class DropSchedule {
     double sum = 0.0;
     for (std::size_t i = 0; i < flops.size(); ++i) {
       if (!detail::is_finite(flops[i]) || flops[i] <= 0.0)
-        detail::throw_invalid("the FLOPs of a branch must be positive and finite",
-                              "those of branch " + detail::text(i) + " are " + detail::text(flops[i]),
-                              "pass the cost of its forward pass in any unit common to all branches");
+        detail::throw_invalid(
+            "the FLOPs of a branch must be positive and finite",
+            "those of branch " + detail::text(i) + " are " + detail::text(flops[i]),
+            "pass the cost of its forward pass in any unit common to all branches");
       sum = detail::rounded(sum + flops[i]);
     }
     if (!detail::is_finite(sum))
-      detail::throw_invalid("the FLOPs of all branches must have a finite sum", "it overflows a double",
-                            "pass them in a larger unit");
+      detail::throw_invalid("the FLOPs of all branches must have a finite sum",
+                            "it overflows a double", "pass them in a larger unit");
     return sum;
   }
 
@@ -300,16 +332,21 @@ class DropSchedule {
   }
 
   SamplingInput input(std::span<const double> rates, double drop_rate) const {
-    return {.rates = rates, .flops = detail::view(flops_), .drop_rate = drop_rate, .groups = detail::view(options_.groups)};
+    return {.rates = rates,
+            .flops = detail::view(flops_),
+            .drop_rate = drop_rate,
+            .groups = detail::view(options_.groups)};
   }
 
   double warm_up(std::uint64_t step) const {
-    return detail::rounded(static_cast<double>(step) / detail::rounded(static_cast<double>(options_.warm_up_steps)));
+    return detail::rounded(static_cast<double>(step) /
+                           detail::rounded(static_cast<double>(options_.warm_up_steps)));
   }
 
   // A sampling policy with a cap on what is kept raises the rates that exceed it.
   void limit(std::span<double> rates) const {
-    if constexpr (detail::has_limit<SamplingPolicy>) sampling_.limit(rates, input(rates, options_.drop_rate));
+    if constexpr (detail::has_limit<SamplingPolicy>)
+      sampling_.limit(rates, input(rates, options_.drop_rate));
   }
 
   static double scale_at(double rate) { return rate < 1.0 ? 1.0 / (1.0 - rate) : 1.0; }
@@ -323,7 +360,8 @@ class DropSchedule {
   // Everything that can throw comes before the first change.
   void apply(double drop_rate, std::vector<double> rates) {
     limit(detail::view(rates));
-    typename SamplingPolicy::Prepared prepared = sampling_.prepare(input(detail::view(rates), drop_rate));
+    typename SamplingPolicy::Prepared prepared =
+        sampling_.prepare(input(detail::view(rates), drop_rate));
     prepared_ = std::move(prepared);
     rates_ = std::move(rates);
     rates_hash_ = hash(drop_rates());

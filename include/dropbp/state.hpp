@@ -17,20 +17,21 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// The state of a DropBPHandler between two steps, not between two micro-steps. Since plans are pure functions, this is
-/// all that a resumed training needs beside the program's own choices, which are not part of it: the policies' types and
-/// parameters, the layers' FLOPs, DropOptions::trains_below and trains.
+/// The state of a DropBPHandler between two steps, not between two micro-steps. Since plans are
+/// pure functions, this is all that a resumed training needs beside the program's own choices,
+/// which are not part of it: the policies' types and parameters, the layers' FLOPs,
+/// DropOptions::trains_below and trains.
 struct HandlerState {
-  std::uint64_t seed = 0;                                ///< of the plans
-  PlanPer plan_per = PlanPer::micro_step;                ///< how often a plan is drawn
-  std::uint64_t next_step = 0;                           ///< the step to begin next: one more than the last
-  std::uint64_t micro_steps = 0;                         ///< begun so far, in all steps
-  double drop_rate = 0.0;                                ///< target rate
-  std::vector<double> drop_rates;                        ///< of each branch
-  std::vector<double> sensitivities;                     ///< measured last; empty before the first measurement
-  std::vector<std::uint64_t> kept;                       ///< micro-steps that kept each branch
-  std::vector<std::uint64_t> dropped;                    ///< micro-steps that dropped it
-  std::vector<BranchCalls> calls;                        ///< how often each branch ran
+  std::uint64_t seed = 0;                  ///< of the plans
+  PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
+  std::uint64_t next_step = 0;             ///< the step to begin next: one more than the last
+  std::uint64_t micro_steps = 0;           ///< begun so far, in all steps
+  double drop_rate = 0.0;                  ///< target rate
+  std::vector<double> drop_rates;          ///< of each branch
+  std::vector<double> sensitivities;       ///< measured last; empty before the first measurement
+  std::vector<std::uint64_t> kept;         ///< micro-steps that kept each branch
+  std::vector<std::uint64_t> dropped;      ///< micro-steps that dropped it
+  std::vector<BranchCalls> calls;          ///< how often each branch ran
   bool operator==(const HandlerState&) const = default;  ///< of all fields
 };
 
@@ -42,27 +43,29 @@ inline void require_consistent(const HandlerState& state) {
   require_count(state.kept.size(), branches, "kept count in a state");
   require_count(state.dropped.size(), branches, "dropped count in a state");
   require_count(state.calls.size(), branches, "call count in a state");
-  if (!state.sensitivities.empty()) require_count(state.sensitivities.size(), branches, "sensitivity in a state");
+  if (!state.sensitivities.empty())
+    require_count(state.sensitivities.size(), branches, "sensitivity in a state");
 }
 
 }  // namespace detail
 
-/// One line a field, one line a branch; numbers are exact in every locale. Throws std::invalid_argument for a state whose
-/// lists are of different lengths.
+/// One line a field, one line a branch; numbers are exact in every locale. Throws
+/// std::invalid_argument for a state whose lists are of different lengths.
 DROPBP_LAZY
 inline std::string to_text(const HandlerState& state) {
   detail::require_consistent(state);
   const std::size_t branches = state.drop_rates.size();
   std::string text = "dropbp-state 1\n";
   text += "seed " + std::to_string(state.seed) + "\nplan_per " +
-          (state.plan_per == PlanPer::step ? "step" : "micro_step") + "\nnext_step " + std::to_string(state.next_step) + "\nmicro_steps " +
-          std::to_string(state.micro_steps) + "\ndrop_rate " + detail::real_to_text(state.drop_rate) + "\nbranches " +
+          (state.plan_per == PlanPer::step ? "step" : "micro_step") + "\nnext_step " +
+          std::to_string(state.next_step) + "\nmicro_steps " + std::to_string(state.micro_steps) +
+          "\ndrop_rate " + detail::real_to_text(state.drop_rate) + "\nbranches " +
           std::to_string(branches) + "\nsensitivities " +
           (state.sensitivities.empty() ? "no" : "yes") + "\n";
   for (std::size_t i = 0; i < branches; ++i) {
-    text += "branch " + detail::real_to_text(state.drop_rates[i]) + ' ' + std::to_string(state.kept[i]) + ' ' +
-            std::to_string(state.dropped[i]) + ' ' + std::to_string(state.calls[i].forward) + ' ' +
-            std::to_string(state.calls[i].backward);
+    text += "branch " + detail::real_to_text(state.drop_rates[i]) + ' ' +
+            std::to_string(state.kept[i]) + ' ' + std::to_string(state.dropped[i]) + ' ' +
+            std::to_string(state.calls[i].forward) + ' ' + std::to_string(state.calls[i].backward);
     if (!state.sensitivities.empty()) text += ' ' + detail::real_to_text(state.sensitivities[i]);
     text += '\n';
   }
@@ -97,7 +100,8 @@ class StateReader {
   }
   void expect_version(std::string_view version) {
     if (next() != version && !word_.empty())
-      throw_invalid("a saved dropbp state must be of version " + std::string(version), "it is of version " + quoted(word_),
+      throw_invalid("a saved dropbp state must be of version " + std::string(version),
+                    "it is of version " + quoted(word_),
                     "read it with the release of dropbp that wrote it");
     if (word_.empty()) fail(quoted(version));
   }
@@ -107,14 +111,16 @@ class StateReader {
     if (word.empty() || (word.front() == '0' && word.size() > 1)) fail("a whole number");
     for (const char c : word) {
       const auto digit = static_cast<std::uint64_t>(c - '0');
-      if (c < '0' || c > '9' || value > (~std::uint64_t{0} - digit) / 10) fail("a whole number below 2^64");
+      if (c < '0' || c > '9' || value > (~std::uint64_t{0} - digit) / 10)
+        fail("a whole number below 2^64");
       value = 10 * value + digit;
     }
     return value;
   }
   double real() {
     double value = 0.0;
-    if (!real_from_text(next(), value)) fail("a hexadecimal floating-point number such as 0x1.8p-1");
+    if (!real_from_text(next(), value))
+      fail("a hexadecimal floating-point number such as 0x1.8p-1");
     return value;
   }
   /// Whether the next word is `first`; it must be one of the two.
@@ -127,13 +133,15 @@ class StateReader {
     expect("end");
     if (!next().empty()) fail("nothing after `end`");
   }
-  /// Branches cannot outnumber the characters that describe them: keeps a corrupt count from exhausting memory.
+  /// Branches cannot outnumber the characters that describe them: keeps a corrupt count from
+  /// exhausting memory.
   std::size_t remaining() const noexcept { return text_.size(); }
 
   [[noreturn]] void fail(const std::string& required) const {
-    throw_invalid("line " + text(std::uint64_t{line_}) + " of a saved dropbp state must hold " + required,
-                  word_.empty() ? "it ends there" : "it holds " + quoted(word_),
-                  "restore from an intact copy");
+    throw_invalid(
+        "line " + text(std::uint64_t{line_}) + " of a saved dropbp state must hold " + required,
+        word_.empty() ? "it ends there" : "it holds " + quoted(word_),
+        "restore from an intact copy");
   }
 
  private:
@@ -167,7 +175,8 @@ inline HandlerState handler_state_from_text(std::string_view text) {
   reader.expect("dropbp-state");
   reader.expect_version("1");
   reader.expect("seed"), state.seed = reader.integer();
-  reader.expect("plan_per"), state.plan_per = reader.choice("step", "micro_step") ? PlanPer::step : PlanPer::micro_step;
+  reader.expect("plan_per"),
+      state.plan_per = reader.choice("step", "micro_step") ? PlanPer::step : PlanPer::micro_step;
   reader.expect("next_step"), state.next_step = reader.integer();
   reader.expect("micro_steps"), state.micro_steps = reader.integer();
   reader.expect("drop_rate"), state.drop_rate = reader.real();

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The host's clock, for DropBPHandler::measure_costs. Not in dropbp.hpp: <chrono> costs more than the library.
+// The host's clock, for DropBPHandler::measure_costs. Not in dropbp.hpp: <chrono> costs more than
+// the library.
 #pragma once
 
 #include <chrono>
@@ -14,7 +15,8 @@ DROPBP_NAMESPACE_BEGIN
 struct SteadyClock {
   /// Now; where 0 lies does not matter.
   double operator()() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
   }
 };
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a tensor must offer. One thing is enough: y += x. Norms and contiguous memory are optional further levels.
+// What a tensor must offer. One thing is enough: y += x. Norms and contiguous memory are optional
+// further levels.
 #pragma once
 
 #include <concepts>
@@ -21,7 +22,8 @@ namespace detail {
 template <class T>
 concept has_nested_traits = requires { typename T::dropbp_tensor_traits; };
 
-// Types with an outer stride (matrix views) may have gaps between rows: their data() and size() say too little.
+// Types with an outer stride (matrix views) may have gaps between rows: their data() and size() say
+// too little.
 template <class T>
 concept has_data_and_size = !std::is_const_v<T> && requires(T& t, const T& c) {
   { *c.data() } -> std::convertible_to<long double>;
@@ -45,18 +47,24 @@ struct default_tensor_traits<T> {
 
 }  // namespace detail
 
-/// How the library sees a tensor type. Nothing to do for types with contiguous data() and size(), such as
-/// std::vector<float> and std::span<float>. Others name static functions, in a nested struct `dropbp_tensor_traits` or,
-/// for a type that is not yours, in a specialisation of this template. What they are needed for adds up:
-///   void accumulate(T& y, const T& x)                       y += x, element by element: enough to train with
-///   void scale(T& y, double factor)                         y *= factor: for GradientScaling
-///   double squared_norm(const T&)                           sum of squares: for GradientNormSensitivity
-///   double squared_distance(const T&, const T&), T clone(const T&)   with squared_norm: for GradientSensitivity. clone
-///       of a view may return another tensor, which owns what it keeps: squared_distance then takes that one first
+/// How the library sees a tensor type. Nothing to do for types with contiguous data() and size(),
+/// such as std::vector<float> and std::span<float>. Others name static functions, in a nested
+/// struct `dropbp_tensor_traits` or, for a type that is not yours, in a specialisation of this
+/// template. What they are needed for adds up:
+///   void accumulate(T& y, const T& x)
+///       y += x, element by element: enough to train with
+///   void scale(T& y, double factor)
+///       y *= factor: for GradientScaling
+///   double squared_norm(const T&)
+///       sum of squares: for GradientNormSensitivity
+///   double squared_distance(const T&, const T&), T clone(const T&)
+///       with squared_norm: for GradientSensitivity. clone of a view may return another
+///       tensor, which owns what it keeps: squared_distance then takes that one first
 /// Instead of all of these, contiguous memory:
 ///   data(T&), data(const T&), size(const T&)
-///   using backend = ...                                     where that memory lives: dropbp::Cpu unless stated; memory of another
-///                                                           backend needs squared_distance and clone even so
+///   using backend = ...
+///       where that memory lives: dropbp::Cpu unless stated; memory of another backend
+///       needs squared_distance and clone even so
 /// For example:
 ///   struct Field {
 ///     struct dropbp_tensor_traits {
@@ -88,7 +96,9 @@ using clone_of = decltype(tensor_traits<T>::clone(std::declval<const T&>()));
 
 template <class T>
 concept has_own_distances = has_own_norms<T> && requires(const T& x) {
-  { tensor_traits<T>::squared_distance(tensor_traits<T>::clone(x), x) } -> std::convertible_to<double>;
+  {
+    tensor_traits<T>::squared_distance(tensor_traits<T>::clone(x), x)
+  } -> std::convertible_to<double>;
 } && (has_own_norms<clone_of<T>> || has_contiguous_memory<clone_of<T>>);
 
 template <class T>
@@ -103,7 +113,8 @@ struct backend_of<T> {
 
 // Memory whose elements can be copied here. Those of another backend cannot, they need a clone.
 template <class T>
-concept has_host_memory = has_contiguous_memory<T> && std::same_as<typename backend_of<T>::type, Cpu>;
+concept has_host_memory =
+    has_contiguous_memory<T> && std::same_as<typename backend_of<T>::type, Cpu>;
 
 template <has_contiguous_memory T>
 using scalar_of = std::remove_cvref_t<decltype(*tensor_traits<T>::data(std::declval<const T&>()))>;
@@ -130,9 +141,10 @@ concept has_scale_kernel = has_writable_memory<T> && has_kernels<T> && requires(
 
 // A norm that can really be taken: memory alone may be without kernels.
 template <class T>
-concept has_norm = has_own_norms<T> || (has_contiguous_memory<T> && has_kernels<T> && requires(const T& x) {
-  kernels_of<T>::squared_norm(tensor_traits<T>::data(x), std::size_t{1});
-});
+concept has_norm =
+    has_own_norms<T> || (has_contiguous_memory<T> && has_kernels<T> && requires(const T& x) {
+      kernels_of<T>::squared_norm(tensor_traits<T>::data(x), std::size_t{1});
+    });
 
 template <has_contiguous_memory T>
 std::size_t size_of(const T& x) {
@@ -160,31 +172,39 @@ concept ScalableTensor = detail::has_own_scale<T> || detail::has_scale_kernel<T>
 template <class T>
 concept NormedTensor = detail::has_own_norms<T> || detail::has_contiguous_memory<T>;
 
-/// A tensor that can be kept and compared with a later one: what GradientSensitivity needs of a gradient.
+/// A tensor that can be kept and compared with a later one: what GradientSensitivity needs of a
+/// gradient.
 template <class T>
 concept ComparableTensor = detail::has_own_distances<T> || detail::has_host_memory<T>;
 
 /// y += x, element by element. Throws std::invalid_argument when contiguous tensors differ in size.
 template <class T>
 void accumulate(T& y, const T& x) {
-  static_assert(Tensor<T>, "dropbp: this tensor type does not know y += x: give it data() and size() of memory that may be "
-                           "written, or tensor_traits with accumulate (see tensor.hpp).");
+  static_assert(Tensor<T>,
+                "dropbp: this tensor type does not know y += x: give it data() and size() of "
+                "memory that may be written, or tensor_traits with accumulate (see tensor.hpp).");
   if constexpr (detail::has_own_accumulate<T>) {
     tensor_traits<T>::accumulate(y, x);
   } else if constexpr (detail::has_writable_memory<T>) {
-    static_assert(requires { detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), 1u); },
-                  "dropbp: y += x needs accumulate(y, x, n) in the backend_kernels of this tensor's backend and scalar (see "
-                  "backend/kernels.hpp).");
+    static_assert(
+        requires {
+          detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x),
+                                            1u);
+        },
+        "dropbp: y += x needs accumulate(y, x, n) in the backend_kernels of this tensor's backend "
+        "and scalar (see backend/kernels.hpp).");
     detail::require_same_size(detail::size_of(y), detail::size_of(x));
-    detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x), detail::size_of(x));
+    detail::kernels_of<T>::accumulate(tensor_traits<T>::data(y), tensor_traits<T>::data(x),
+                                      detail::size_of(x));
   }
 }
 
 /// y *= factor, element by element.
 template <class T>
 void scale(T& y, double factor) {
-  static_assert(ScalableTensor<T>, "dropbp: this tensor type does not know y *= factor: give it data() and size() of memory "
-                                   "whose kernels have scale, or tensor_traits with scale (see tensor.hpp).");
+  static_assert(ScalableTensor<T>,
+                "dropbp: this tensor type does not know y *= factor: give it data() and size() of "
+                "memory whose kernels have scale, or tensor_traits with scale (see tensor.hpp).");
   if constexpr (detail::has_own_scale<T>)
     tensor_traits<T>::scale(y, factor);
   else if constexpr (detail::has_scale_kernel<T>)
@@ -194,14 +214,16 @@ void scale(T& y, double factor) {
 /// Sum of the squares of all elements, in double.
 template <class T>
 double squared_norm(const T& x) {
-  static_assert(NormedTensor<T>, "dropbp: this tensor type does not know its norm: give it data() and size(), or "
-                                 "tensor_traits with double squared_norm(const T&) (see tensor.hpp).");
+  static_assert(NormedTensor<T>,
+                "dropbp: this tensor type does not know its norm: give it data() and size(), or "
+                "tensor_traits with double squared_norm(const T&) (see tensor.hpp).");
   if constexpr (detail::has_own_norms<T>) {
     return tensor_traits<T>::squared_norm(x);
   } else if constexpr (NormedTensor<T>) {
-    static_assert(requires { detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), 1u); },
-                  "dropbp: a norm needs squared_norm(x, n) in the backend_kernels of this tensor's backend and scalar (see "
-                  "backend/kernels.hpp).");
+    static_assert(
+        requires { detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), 1u); },
+        "dropbp: a norm needs squared_norm(x, n) in the backend_kernels of this tensor's backend "
+        "and scalar (see backend/kernels.hpp).");
     return detail::kernels_of<T>::squared_norm(tensor_traits<T>::data(x), detail::size_of(x));
   } else {
     return 0.0;
@@ -236,9 +258,12 @@ class TensorCopy {
     if constexpr (has_own_distances<T>) {
       return tensor_traits<T>::squared_distance(copy_, x);
     } else {
-      static_assert(requires { kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), 1u); },
-                    "dropbp: a distance needs squared_distance(x, y, n) in the backend_kernels of this tensor's backend and "
-                    "scalar (see backend/kernels.hpp).");
+      static_assert(
+          requires {
+            kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), 1u);
+          },
+          "dropbp: a distance needs squared_distance(x, y, n) in the backend_kernels of this "
+          "tensor's backend and scalar (see backend/kernels.hpp).");
       require_same_size(copy_.size(), detail::size_of(x));
       return kernels_of<T>::squared_distance(copy_.data(), tensor_traits<T>::data(x), copy_.size());
     }

@@ -10,7 +10,9 @@
 
 struct Own {
 #ifdef DROPBP_TEST_WRONG
-  std::span<const double> allocate(const dropbp::AllocationInput& input) const { return input.flops; }
+  std::span<const double> allocate(const dropbp::AllocationInput& input) const {
+    return input.flops;
+  }
 #else
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
     return std::vector<double>(input.flops.size());

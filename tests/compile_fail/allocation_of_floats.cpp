@@ -9,7 +9,9 @@
 
 struct Own {
 #ifdef DROPBP_TEST_WRONG
-  std::vector<float> allocate(const dropbp::AllocationInput& input) const { return std::vector<float>(input.flops.size()); }
+  std::vector<float> allocate(const dropbp::AllocationInput& input) const {
+    return std::vector<float>(input.flops.size());
+  }
 #else
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
     return std::vector<double>(input.flops.size());

@@ -10,7 +10,9 @@
 
 struct Own {
 #ifdef DROPBP_TEST_WRONG
-  std::vector<double> allocate(const dropbp::AllocationInput& input) { return std::vector<double>(input.flops.size()); }
+  std::vector<double> allocate(const dropbp::AllocationInput& input) {
+    return std::vector<double>(input.flops.size());
+  }
 #else
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
     return std::vector<double>(input.flops.size());

@@ -1,6 +1,5 @@
-// expect: dropbp: the first argument of a measurement is backprop, a function that is called without arguments
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: the first argument of a measurement is backprop, a function that is called
+// without arguments SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // The function is handed over, not its result.
 #include "branch.hpp"

@@ -17,4 +17,6 @@ struct Branch {
 #endif
 };
 
-auto use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad) { return layer.backward_branch(grad); }
+auto use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad) {
+  return layer.backward_branch(grad);
+}

@@ -20,4 +20,6 @@ struct Branch {
 #endif
 };
 
-Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad) { return layer.backward(grad, 1.0f); }
+Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad) {
+  return layer.backward(grad, 1.0f);
+}

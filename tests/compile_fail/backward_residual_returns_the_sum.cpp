@@ -1,6 +1,5 @@
-// expect: dropbp: backward_residual must add the input.s gradient to grad in place and return nothing
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: backward_residual must add the input.s gradient to grad in place and return
+// nothing SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // What backward_residual returns would be lost.
 #include <vector>

@@ -1,6 +1,5 @@
-// expect: dropbp: backward must return the gradient of its input as a tensor of the type of grad_output
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: backward must return the gradient of its input as a tensor of the type of
+// grad_output SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // A residual sum needs the gradient of the input of the type of the one it is added to.
 #include <vector>

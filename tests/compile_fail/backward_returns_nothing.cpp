@@ -1,6 +1,5 @@
-// expect: dropbp: the operation needs backward\(const T& grad_output, Saved& saved, args\.\.\.\), which returns
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: the operation needs backward\(const T& grad_output, Saved& saved, args\.\.\.\),
+// which returns SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // The gradient of the input is returned, not written into the argument.
 #include <vector>

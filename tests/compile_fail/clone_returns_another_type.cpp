@@ -9,7 +9,9 @@ struct Field {
   float value = 0;
   struct dropbp_tensor_traits {
     static double squared_norm(const Field& x) { return static_cast<double>(x.value * x.value); }
-    static double squared_distance(const Field& x, const Field& y) { return squared_norm({x.value - y.value}); }
+    static double squared_distance(const Field& x, const Field& y) {
+      return squared_norm({x.value - y.value});
+    }
 #ifdef DROPBP_TEST_WRONG
     static float clone(const Field& x) { return x.value; }
 #else

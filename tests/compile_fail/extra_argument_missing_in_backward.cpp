@@ -15,7 +15,8 @@ struct Branch {
   Vector backward(const Vector& grad_output, Saved&, const Vector&) { return grad_output; }
 };
 
-Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad, [[maybe_unused]] const Vector& mask) {
+Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad,
+           [[maybe_unused]] const Vector& mask) {
 #ifdef DROPBP_TEST_WRONG
   return layer.backward(grad);
 #else

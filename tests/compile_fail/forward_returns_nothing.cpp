@@ -1,6 +1,5 @@
-// expect: dropbp: the operation needs forward\(const T& x, Saved\* saved, args\.\.\.\), which returns f\(x\)
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: the operation needs forward\(const T& x, Saved\* saved, args\.\.\.\), which
+// returns f\(x\) SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // What forward computes is returned, not written into its argument.
 #include <vector>

@@ -21,4 +21,6 @@ struct Branch {
   Gradient backward(const Gradient& grad_output, Saved&) { return grad_output; }
 };
 
-Gradient use(dropbp::DropBPLayer<Branch>& layer, Gradient grad) { return layer.backward(std::move(grad)); }
+Gradient use(dropbp::DropBPLayer<Branch>& layer, Gradient grad) {
+  return layer.backward(std::move(grad));
+}

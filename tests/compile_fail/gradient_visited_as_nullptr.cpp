@@ -18,6 +18,7 @@ struct Model {
   }
 };
 
-dropbp::GradientNormSensitivity::Reference use(const dropbp::GradientNormSensitivity& policy, Model& model) {
+dropbp::GradientNormSensitivity::Reference use(const dropbp::GradientNormSensitivity& policy,
+                                               Model& model) {
   return policy.reference(model);
 }

@@ -12,7 +12,9 @@ struct NormingCard {};
 template <>
 struct dropbp::backend_kernels<NormingCard, float> {
 #ifndef DROPBP_TEST_WRONG
-  static double squared_norm(const float* x, std::size_t n) { return n == 0 ? 0.0 : static_cast<double>(x[0]); }
+  static double squared_norm(const float* x, std::size_t n) {
+    return n == 0 ? 0.0 : static_cast<double>(x[0]);
+  }
 #endif
 };
 

@@ -1,6 +1,5 @@
-// expect: dropbp: a handler.s model needs for_each_layer\(visit\), which calls visit\(layer\) with a reference
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: a handler.s model needs for_each_layer\(visit\), which calls visit\(layer\) with
+// a reference SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // A visitor of copies would tell nobody.
 #include <functional>

@@ -27,7 +27,9 @@ struct Model {
 struct Pass {
   Model& model;
   Vector forward() { return {}; }
-  Vector backward(std::size_t branch, const Vector& grad) { return model.layers[branch].backward(grad); }
+  Vector backward(std::size_t branch, const Vector& grad) {
+    return model.layers[branch].backward(grad);
+  }
   void backward_below(const Vector&) {}
   void clear_gradients(std::size_t) {}
 };

@@ -1,6 +1,5 @@
-// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient backward\(std::size_t branch
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient backward\(std::size_t
+// branch SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // The gradient of a branch's output is used again.
 #include "branch.hpp"

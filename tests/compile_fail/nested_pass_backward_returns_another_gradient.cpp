@@ -1,6 +1,5 @@
-// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient backward\(std::size_t branch
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient backward\(std::size_t
+// branch SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // All gradients of the residual stream are of one type.
 #include "branch.hpp"
@@ -8,7 +7,9 @@
 struct Pass {
   Vector forward() { return {}; }
 #ifdef DROPBP_TEST_WRONG
-  std::vector<double> backward(std::size_t, const Vector& grad) { return std::vector<double>(grad.size()); }
+  std::vector<double> backward(std::size_t, const Vector& grad) {
+    return std::vector<double>(grad.size());
+  }
 #else
   Vector backward(std::size_t, const Vector& grad) { return grad; }
 #endif

@@ -14,4 +14,6 @@ struct Branch {
   std::vector<float> backward(const std::vector<float>& grad_output, auto&) { return grad_output; }
 };
 
-std::vector<float> use(dropbp::DropBPLayer<Branch>& layer, const std::vector<float>& x) { return layer.forward(x); }
+std::vector<float> use(dropbp::DropBPLayer<Branch>& layer, const std::vector<float>& x) {
+  return layer.forward(x);
+}

@@ -14,7 +14,9 @@ struct Own {
   struct Prepared {};
   Prepared prepare(const dropbp::SamplingInput&) const { return {}; }
 #ifdef DROPBP_TEST_WRONG
-  void draw(const Prepared&, std::uint64_t& generator, std::span<std::uint8_t>) const { ++generator; }
+  void draw(const Prepared&, std::uint64_t& generator, std::span<std::uint8_t>) const {
+    ++generator;
+  }
 #else
   void draw(const Prepared&, const dropbp::CounterRandom&, std::span<std::uint8_t>) const {}
 #endif

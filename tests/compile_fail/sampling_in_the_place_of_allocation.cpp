@@ -9,6 +9,7 @@ void use(PlainModel& model) {
 #ifdef DROPBP_TEST_WRONG
   dropbp::DropBPHandler handler{model, {}, dropbp::AtLeastTargetSampling{}};
 #else
-  dropbp::DropBPHandler handler{model, {}, dropbp::GreedyAllocation{}, dropbp::AtLeastTargetSampling{}};
+  dropbp::DropBPHandler handler{
+      model, {}, dropbp::GreedyAllocation{}, dropbp::AtLeastTargetSampling{}};
 #endif
 }

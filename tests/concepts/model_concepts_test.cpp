@@ -75,7 +75,8 @@ struct BackwardWithPointer {
   Vector forward(const Vector& x, Saved* saved);
   Vector backward(const Vector& grad_output, Saved* saved);
 };
-static_assert(!Operation<NoSaved, Vector> && !Operation<SavedWithoutDefault, Vector> && !Operation<SavedThatStays, Vector>);
+static_assert(!Operation<NoSaved, Vector> && !Operation<SavedWithoutDefault, Vector> &&
+              !Operation<SavedThatStays, Vector>);
 static_assert(!Operation<NoForward, Vector> && !Operation<NoBackward, Vector>);
 static_assert(!Operation<ForwardIntoX, Vector> && !Operation<BackwardWithPointer, Vector>);
 
@@ -84,7 +85,8 @@ struct WithArguments {
   struct Saved {};
   using Token = std::unique_ptr<int>;
   Vector forward(const Vector& x, Saved* saved, int& counter, const Vector& mask, Token token);
-  Vector backward(const Vector& grad_output, Saved& saved, int& counter, const Vector& mask, Token token);
+  Vector backward(const Vector& grad_output, Saved& saved, int& counter, const Vector& mask,
+                  Token token);
 };
 static_assert(Operation<WithArguments, Vector, int&, const Vector&, WithArguments::Token>);
 static_assert(Operation<WithArguments, Vector, int&, Vector, WithArguments::Token&&>);
@@ -121,7 +123,8 @@ struct Lacking {
     requires(missing != 3);
 };
 static_assert(DroppableLayer<Lacking<-1>>);
-static_assert(!DroppableLayer<Lacking<0>> && !DroppableLayer<Lacking<1>> && !DroppableLayer<Lacking<2>>);
+static_assert(!DroppableLayer<Lacking<0>> && !DroppableLayer<Lacking<1>> &&
+              !DroppableLayer<Lacking<2>>);
 static_assert(!DroppableLayer<Lacking<3>>);
 
 // ---- models
@@ -149,7 +152,8 @@ struct VisitsIntegers {
 static_assert(Model<LayersOnly> && !GradientModel<LayersOnly>);
 static_assert(Model<LayersAndGradients> && GradientModel<LayersAndGradients>);
 static_assert(Model<Erased> && GradientModel<Erased>);
-static_assert(!Model<GradientsOnly> && !GradientModel<GradientsOnly> && !Model<int> && !Model<DropBPLayer<Plain>>);
+static_assert(!Model<GradientsOnly> && !GradientModel<GradientsOnly> && !Model<int> &&
+              !Model<DropBPLayer<Plain>>);
 static_assert(!Model<const LayersOnly> && !Model<VisitsIntegers>);
 
 // A handler refers to its model: not to one that is about to vanish.
@@ -158,8 +162,10 @@ static_assert(!std::is_constructible_v<dropbp::DropBPHandler<LayersOnly>, Layers
 
 // ---- policies
 
-static_assert(dropbp::Sampling<dropbp::BernoulliSampling> && !dropbp::Sampling<dropbp::GreedyAllocation>);
-static_assert(dropbp::Allocation<dropbp::GreedyAllocation> && !dropbp::Allocation<dropbp::BernoulliSampling>);
+static_assert(dropbp::Sampling<dropbp::BernoulliSampling> &&
+              !dropbp::Sampling<dropbp::GreedyAllocation>);
+static_assert(dropbp::Allocation<dropbp::GreedyAllocation> &&
+              !dropbp::Allocation<dropbp::BernoulliSampling>);
 static_assert(dropbp::Sensitivity<dropbp::GradientSensitivity> && !dropbp::Sensitivity<int>);
 
 struct OwnAllocation {
@@ -217,7 +223,8 @@ struct Times {
 
 // Each branch a type of its own, in a tuple.
 struct TupleModel {
-  std::tuple<DropBPLayer<Times<1>>, DropBPLayer<Times<2>>, DropBPLayer<Times<3>>> layers{Times<1>{}, Times<2>{}, Times<3>{}};
+  std::tuple<DropBPLayer<Times<1>>, DropBPLayer<Times<2>>, DropBPLayer<Times<3>>> layers{
+      Times<1>{}, Times<2>{}, Times<3>{}};
   void for_each_layer(auto&& visit) {
     std::apply([&](auto&... layer) { (visit(layer), ...); }, layers);
   }

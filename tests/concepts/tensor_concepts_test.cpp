@@ -22,9 +22,11 @@ using dropbp::Tensor;
 
 // ---- without doing anything
 
-static_assert(Tensor<std::vector<float>> && NormedTensor<std::vector<float>> && ComparableTensor<std::vector<float>>);
+static_assert(Tensor<std::vector<float>> && NormedTensor<std::vector<float>> &&
+              ComparableTensor<std::vector<float>>);
 static_assert(Tensor<std::vector<double>> && Tensor<std::vector<long double>>);
-static_assert(Tensor<std::array<float, 3>> && Tensor<std::span<float>> && Tensor<std::span<double, 4>>);
+static_assert(Tensor<std::array<float, 3>> && Tensor<std::span<float>> &&
+              Tensor<std::span<double, 4>>);
 static_assert(NormedTensor<std::span<double>> && ComparableTensor<std::span<double>>);
 
 // A view of constants has a norm but cannot be added to.
@@ -32,9 +34,12 @@ static_assert(!Tensor<std::span<const float>> && NormedTensor<std::span<const fl
 static_assert(ComparableTensor<std::span<const float>>);
 static_assert(!Tensor<const std::vector<float>>);
 
-static_assert(!Tensor<float> && !Tensor<float*> && !Tensor<float[4]> && !Tensor<void> && !Tensor<std::nullptr_t>);
-static_assert(!Tensor<std::list<float>> && !Tensor<std::vector<bool>> && !Tensor<std::vector<float*>>);
-static_assert(!Tensor<std::vector<std::complex<float>>> && !Tensor<std::vector<std::vector<float>>>);
+static_assert(!Tensor<float> && !Tensor<float*> && !Tensor<float[4]> && !Tensor<void> &&
+              !Tensor<std::nullptr_t>);
+static_assert(!Tensor<std::list<float>> && !Tensor<std::vector<bool>> &&
+              !Tensor<std::vector<float*>>);
+static_assert(!Tensor<std::vector<std::complex<float>>> &&
+              !Tensor<std::vector<std::vector<float>>>);
 static_assert(!Tensor<std::unique_ptr<std::vector<float>>> && !NormedTensor<std::string_view*>);
 
 namespace {
@@ -128,7 +133,8 @@ struct InDeviceMemory {
     static int size(const InDeviceMemory& x);
   };
 };
-static_assert(Tensor<InDeviceMemory> && NormedTensor<InDeviceMemory> && !ComparableTensor<InDeviceMemory>);
+static_assert(Tensor<InDeviceMemory> && NormedTensor<InDeviceMemory> &&
+              !ComparableTensor<InDeviceMemory>);
 
 struct WithoutSize {
   struct dropbp_tensor_traits {
@@ -178,7 +184,9 @@ template <class Layer>
   auto h = layer.backward_branch(f);
   static_assert(std::same_as<decltype(*h), Weakest&>);
 }
-static_assert(requires(dropbp::DropBPLayer<WeakestOperation>& layer, Weakest& x) { use(layer, std::move(x)); });
+static_assert(requires(dropbp::DropBPLayer<WeakestOperation>& layer, Weakest& x) {
+  use(layer, std::move(x));
+});
 
 // ---- tensors that stay where they are, own their memory alone, or compute later
 
@@ -215,7 +223,9 @@ struct Lazy {
     return sum;
   }
   struct dropbp_tensor_traits {
-    static void accumulate(Lazy& y, const Lazy& x) { y.terms->insert(y.terms->end(), x.terms->begin(), x.terms->end()); }
+    static void accumulate(Lazy& y, const Lazy& x) {
+      y.terms->insert(y.terms->end(), x.terms->begin(), x.terms->end());
+    }
   };
 };
 static_assert(Tensor<Lazy> && !NormedTensor<Lazy>);
@@ -262,8 +272,11 @@ struct ForeignTriple {
 
 }  // namespace
 
-TEST_CASE("A tensor that can only be moved goes through a layer, and back in the same buffer when dropped") {
-  // On the heap: of a local one g++ 12 says, falsely, that its destructor reads what was never written.
+TEST_CASE(
+    "A tensor that can only be moved goes through a layer, and back in the same buffer when "
+    "dropped") {
+  // On the heap: of a local one g++ 12 says, falsely, that its destructor reads what was never
+  // written.
   const auto owner = std::make_unique<dropbp::DropBPLayer<MoveOnlyTriple>>(MoveOnlyTriple{});
   auto& layer = *owner;
   for (const bool dropped : {false, true}) {

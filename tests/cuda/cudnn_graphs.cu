@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention by cuDNN without it: the backend API that cudnn.cuh is written for is defined here, so that every graph is
-// computed on the host, node by node, in the memory that it is given; the result must be attention's, with the bounds
-// that the kernels have.
+// Attention by cuDNN without it: the backend API that cudnn.cuh is written for is defined here, so
+// that every graph is computed on the host, node by node, in the memory that it is given; the
+// result must be attention's, with the bounds that the kernels have.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -67,7 +67,8 @@ struct Position {
   std::int64_t i[4];
   std::size_t in(const Tensor& t) const {
     std::int64_t offset = 0;
-    for (std::size_t axis = 0; axis < 4; ++axis) offset += (t.sizes[axis] == 1 ? 0 : i[axis]) * t.strides[axis];
+    for (std::size_t axis = 0; axis < 4; ++axis)
+      offset += (t.sizes[axis] == 1 ? 0 : i[axis]) * t.strides[axis];
     return static_cast<std::size_t>(offset);
   }
 };
@@ -111,13 +112,15 @@ class Host {
 
  private:
   void product(const Recorded& node) {
-    const Tensor a(node.part(CUDNN_ATTR_OPERATION_MATMUL_ADESC)), b(node.part(CUDNN_ATTR_OPERATION_MATMUL_BDESC));
+    const Tensor a(node.part(CUDNN_ATTR_OPERATION_MATMUL_ADESC)),
+        b(node.part(CUDNN_ATTR_OPERATION_MATMUL_BDESC));
     const Tensor c(node.part(CUDNN_ATTR_OPERATION_MATMUL_CDESC));
     for_each(c, [&](const Position& p) {
       double sum = 0.0;
       // Heads of a that share one of b lie side by side.
       for (std::int64_t k = 0; k < a.sizes[3]; ++k)
-        sum += get(a, {p.i[0], p.i[1], p.i[2], k}) * get(b, {p.i[0], p.i[1] / (c.sizes[1] / b.sizes[1]), k, p.i[3]});
+        sum += get(a, {p.i[0], p.i[1], p.i[2], k}) *
+               get(b, {p.i[0], p.i[1] / (c.sizes[1] / b.sizes[1]), k, p.i[3]});
       put(c, p, sum);
     });
   }
@@ -125,11 +128,13 @@ class Host {
   void pointwise(const Recorded& node) {
     const Recorded& kind = node.part(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR);
     const auto mode = kind.one<cudnnPointwiseMode_t>(CUDNN_ATTR_POINTWISE_MODE);
-    const Tensor x(node.part(CUDNN_ATTR_OPERATION_POINTWISE_XDESC)), y(node.part(CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
+    const Tensor x(node.part(CUDNN_ATTR_OPERATION_POINTWISE_XDESC)),
+        y(node.part(CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
     const bool has_b = node.has(CUDNN_ATTR_OPERATION_POINTWISE_BDESC);
     const Tensor b = has_b ? Tensor(node.part(CUDNN_ATTR_OPERATION_POINTWISE_BDESC)) : x;
     for_each(y, [&](const Position& p) {
-      const double u = mode == CUDNN_POINTWISE_GEN_INDEX ? 0.0 : get(x, p), v = has_b ? get(b, p) : 0.0;
+      const double u = mode == CUDNN_POINTWISE_GEN_INDEX ? 0.0 : get(x, p),
+                   v = has_b ? get(b, p) : 0.0;
       switch (mode) {
         case CUDNN_POINTWISE_ADD:
           return put(y, p, u + v);
@@ -146,9 +151,11 @@ class Host {
         case CUDNN_POINTWISE_CMP_GE:
           return put(y, p, u >= v ? 1.0 : 0.0);
         case CUDNN_POINTWISE_GEN_INDEX:
-          return put(y, p, static_cast<double>(p.i[kind.one<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS)]));
+          return put(y, p,
+                     static_cast<double>(p.i[kind.one<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS)]));
         case CUDNN_POINTWISE_BINARY_SELECT:
-          return put(y, p, get(Tensor(node.part(CUDNN_ATTR_OPERATION_POINTWISE_TDESC)), p) != 0.0 ? u : v);
+          return put(
+              y, p, get(Tensor(node.part(CUDNN_ATTR_OPERATION_POINTWISE_TDESC)), p) != 0.0 ? u : v);
         default:
           throw std::runtime_error("an unknown function");
       }
@@ -156,9 +163,10 @@ class Host {
   }
 
   void reduction(const Recorded& node) {
-    const auto what =
-        node.part(CUDNN_ATTR_OPERATION_REDUCTION_DESC).one<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR);
-    const Tensor x(node.part(CUDNN_ATTR_OPERATION_REDUCTION_XDESC)), y(node.part(CUDNN_ATTR_OPERATION_REDUCTION_YDESC));
+    const auto what = node.part(CUDNN_ATTR_OPERATION_REDUCTION_DESC)
+                          .one<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR);
+    const Tensor x(node.part(CUDNN_ATTR_OPERATION_REDUCTION_XDESC)),
+        y(node.part(CUDNN_ATTR_OPERATION_REDUCTION_YDESC));
     std::map<std::size_t, std::pair<Position, double>> results;
     for_each(x, [&](Position p) {
       const double value = get(x, p);
@@ -166,14 +174,16 @@ class Host {
         p.i[axis] /= x.sizes[axis] / y.sizes[axis];  // those that lie side by side
       const auto [found, is_first] = results.try_emplace(p.in(y), p, value);
       double& result = found->second.second;
-      if (!is_first) result = what == CUDNN_REDUCE_TENSOR_ADD ? result + value : std::fmax(result, value);
+      if (!is_first)
+        result = what == CUDNN_REDUCE_TENSOR_ADD ? result + value : std::fmax(result, value);
     });
     for (const auto& [offset, result] : results) put(y, result.first, result.second);
   }
 
   /// The same memory, in other words.
   void reshape(const Recorded& node) {
-    const Tensor x(node.part(CUDNN_ATTR_OPERATION_RESHAPE_XDESC)), y(node.part(CUDNN_ATTR_OPERATION_RESHAPE_YDESC));
+    const Tensor x(node.part(CUDNN_ATTR_OPERATION_RESHAPE_XDESC)),
+        y(node.part(CUDNN_ATTR_OPERATION_RESHAPE_YDESC));
     std::map<std::size_t, double> memory;
     for_each(x, [&](const Position& p) { memory[p.in(x)] = get(x, p); });
     for_each(y, [&](const Position& p) { put(y, p, memory.at(p.in(y))); });
@@ -200,9 +210,10 @@ class Host {
     const Half half = from_float<Half>(rounded);
     const BFloat16 brain = from_float<BFloat16>(rounded);
     if (t.is_virtual)
-      between_[{t.id, p.in(t)}] = static_cast<double>(t.type == CUDNN_DATA_HALF       ? to_float(half)
-                                                      : t.type == CUDNN_DATA_BFLOAT16 ? to_float(brain)
-                                                                                      : rounded);
+      between_[{t.id, p.in(t)}] =
+          static_cast<double>(t.type == CUDNN_DATA_HALF       ? to_float(half)
+                              : t.type == CUDNN_DATA_BFLOAT16 ? to_float(brain)
+                                                              : rounded);
     else if (t.type == CUDNN_DATA_FLOAT)
       static_cast<float*>(memory(t.id))[p.in(t)] = rounded;
     else if (t.type == CUDNN_DATA_HALF)
@@ -216,19 +227,23 @@ class Host {
   std::map<std::pair<std::int64_t, std::size_t>, double> between_;
 };
 
-/// What this cuDNN takes: more sequences times heads at a time need more workspace than there may be.
+/// What this cuDNN takes: more sequences times heads at a time need more workspace than there may
+/// be.
 std::int64_t most_heads = 0;
 int executions = 0;
 
-/// At `device`, as no two calls with different limits may share a plan; it computes in so many parts.
+/// At `device`, as no two calls with different limits may share a plan; it computes in so many
+/// parts.
 template <class T>
 std::string check(const test::AttentionCase& c, int device, int parts) {
   const AttentionShape& s = c.shape;
   std::mt19937_64 random(static_cast<std::uint64_t>(c.tokens() * 31 + s.heads));
   test::GappedRows<T> qkv(c.tokens(), c.width(), c.gap), grad_qkv(c.tokens(), c.width(), c.gap + 8);
-  test::GappedRows<T> o(c.tokens(), s.q_width(), c.gap), grad_o(c.tokens(), s.q_width(), c.gap + 16);
+  test::GappedRows<T> o(c.tokens(), s.q_width(), c.gap),
+      grad_o(c.tokens(), s.q_width(), c.gap + 16);
   const std::vector<double> x = qkv.fill(random), g = grad_o.fill(random);
-  const std::vector<float> nothing(static_cast<std::size_t>(s.statistics()), std::numeric_limits<float>::quiet_NaN());
+  const std::vector<float> nothing(static_cast<std::size_t>(s.statistics()),
+                                   std::numeric_limits<float>::quiet_NaN());
   std::vector<float> lse = nothing, delta = nothing;
   const AttentionMemory memory{qkv.elements.data(),    o.elements.data(),        lse.data(),
                                grad_o.elements.data(), grad_qkv.elements.data(), delta.data()};
@@ -245,11 +260,14 @@ std::string check(const test::AttentionCase& c, int device, int parts) {
     if (!CudnnAttention::instance().run(key, memory)) return "the shape was refused";
     if (executions != parts) return "it was computed in " + std::to_string(executions) + " parts";
     const std::vector<double> os = o.dense(), ls(lse.begin(), lse.end());
-    const auto wanted = test::attention_reference<T>(c, x, g, backward ? &os : nullptr, backward ? &ls : nullptr, true);
-    const std::string problem = backward ? test::problem("grad_qkv", grad_qkv.dense(), wanted.grad_qkv)
-                                         : test::problem("o", os, wanted.o) + test::problem("lse", ls, wanted.lse);
+    const auto wanted = test::attention_reference<T>(c, x, g, backward ? &os : nullptr,
+                                                     backward ? &ls : nullptr, true);
+    const std::string problem =
+        backward ? test::problem("grad_qkv", grad_qkv.dense(), wanted.grad_qkv)
+                 : test::problem("o", os, wanted.o) + test::problem("lse", ls, wanted.lse);
     if (!problem.empty()) return problem;
-    if (!o.gaps_are_untouched() || !grad_qkv.gaps_are_untouched()) return "something was written between rows";
+    if (!o.gaps_are_untouched() || !grad_qkv.gaps_are_untouched())
+      return "something was written between rows";
   }
   return "";
 }
@@ -265,21 +283,29 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendCreateDescriptor(cudnnBackendDescriptorTyp
   return CUDNN_STATUS_SUCCESS;
 }
 // A node or tensor lives on in what it has been given to; nothing here is ever freed.
-cudnnStatus_t CUDNNWINAPI cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t CUDNNWINAPI cudnnBackendFinalize(cudnnBackendDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t CUDNNWINAPI cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t) {
+  return CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t CUDNNWINAPI cudnnBackendFinalize(cudnnBackendDescriptor_t) {
+  return CUDNN_STATUS_SUCCESS;
+}
 cudnnStatus_t CUDNNWINAPI cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor,
-                                                   cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-                                                   int64_t count, const void* elements) {
+                                                   cudnnBackendAttributeName_t name,
+                                                   cudnnBackendAttributeType_t type, int64_t count,
+                                                   const void* elements) {
   const bool is_wide = type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_BACKEND_DESCRIPTOR ||
                        type == CUDNN_TYPE_VOID_PTR || type == CUDNN_TYPE_HANDLE;
   const std::size_t size = is_wide ? 8 : type == CUDNN_TYPE_BOOLEAN ? sizeof(bool) : 4;
   const auto* const bytes = static_cast<const std::byte*>(elements);
-  static_cast<Recorded*>(descriptor)->attributes[name].assign(bytes, bytes + size * static_cast<std::size_t>(count));
+  static_cast<Recorded*>(descriptor)
+      ->attributes[name]
+      .assign(bytes, bytes + size * static_cast<std::size_t>(count));
   return CUDNN_STATUS_SUCCESS;
 }
 cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor,
-                                                   cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t,
-                                                   int64_t requested, int64_t* count, void* elements) {
+                                                   cudnnBackendAttributeName_t name,
+                                                   cudnnBackendAttributeType_t, int64_t requested,
+                                                   int64_t* count, void* elements) {
   const Recorded& asked = *static_cast<const Recorded*>(descriptor);
   *count = 1;
   switch (name) {
@@ -290,17 +316,20 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t desc
         engine->attributes[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] =
             asked.attributes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
         const cudnnBackendDescriptor_t raw = engine;
-        return cudnnBackendSetAttribute(*static_cast<cudnnBackendDescriptor_t*>(elements), CUDNN_ATTR_ENGINECFG_ENGINE,
-                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw);
+        return cudnnBackendSetAttribute(*static_cast<cudnnBackendDescriptor_t*>(elements),
+                                        CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                        1, &raw);
       }
       return CUDNN_STATUS_SUCCESS;
     case CUDNN_ATTR_ENGINECFG_ENGINE:
       *static_cast<Recorded*>(*static_cast<cudnnBackendDescriptor_t*>(elements)) = asked.part(name);
       return CUDNN_STATUS_SUCCESS;
     case CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE: {
-      const Recorded& graph = asked.part(CUDNN_ATTR_ENGINECFG_ENGINE).part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
+      const Recorded& graph =
+          asked.part(CUDNN_ATTR_ENGINECFG_ENGINE).part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
       std::int64_t heads = 0;
-      for (const cudnnBackendDescriptor_t node : graph.all<cudnnBackendDescriptor_t>(CUDNN_ATTR_OPERATIONGRAPH_OPS)) {
+      for (const cudnnBackendDescriptor_t node :
+           graph.all<cudnnBackendDescriptor_t>(CUDNN_ATTR_OPERATIONGRAPH_OPS)) {
         const Recorded& product = *static_cast<const Recorded*>(node);
         if (!product.has(CUDNN_ATTR_OPERATION_MATMUL_ADESC)) continue;
         const Tensor a(product.part(CUDNN_ATTR_OPERATION_MATMUL_ADESC));
@@ -334,7 +363,9 @@ cudnnStatus_t CUDNNWINAPI cudnnCreate(cudnnHandle_t* handle) {
   *handle = reinterpret_cast<cudnnHandle_t>(&one);
   return CUDNN_STATUS_SUCCESS;
 }
-cudnnStatus_t CUDNNWINAPI cudnnSetStream(cudnnHandle_t, cudaStream_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t CUDNNWINAPI cudnnSetStream(cudnnHandle_t, cudaStream_t) {
+  return CUDNN_STATUS_SUCCESS;
+}
 size_t CUDNNWINAPI cudnnGetVersion() { return CUDNN_VERSION; }
 const char* CUDNNWINAPI cudnnGetErrorString(cudnnStatus_t) { return ""; }
 void CUDNNWINAPI cudnnGetLastErrorString(char*, size_t) {}
@@ -363,18 +394,21 @@ int main() {
     const AttentionShape& s = c.shape;
     struct {
       Index heads, parts;
-    } const limits[] = {{s.batch * s.heads, 1}, {s.heads, s.batch}, {s.group(), s.batch * s.kv_heads}};
+    } const limits[] = {
+        {s.batch * s.heads, 1}, {s.heads, s.batch}, {s.group(), s.batch * s.kv_heads}};
     for (const auto& [heads, parts] : limits) {
       most_heads = heads;
       count(c, static_cast<int>(parts), check<Half>);
       count(c, static_cast<int>(parts), check<BFloat16>);
     }
-    // Nothing is computed where there is no engine, or none with little workspace; also the second time.
+    // Nothing is computed where there is no engine, or none with little workspace; also the second
+    // time.
     for (const Index few : {Index{0}, s.group() - 1})
       for (int time = 0; time < 2; ++time) {
         most_heads = few;
         executions = 0;
-        const AttentionKey key{-1 - static_cast<int>(few), CUDNN_DATA_HALF, false, s, c.width(), s.q_width(), 0, 0};
+        const AttentionKey key{
+            -1 - static_cast<int>(few), CUDNN_DATA_HALF, false, s, c.width(), s.q_width(), 0, 0};
         ++checks;
         if (!CudnnAttention::instance().run(key, {}) && executions == 0) continue;
         ++failures;

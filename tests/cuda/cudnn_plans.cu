@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What cuDNN says about our graphs of attention, for cards that are only described: that it knows the graphs, has
-// deterministic engines for them with a workspace that is small enough, and makes their kernels, up to loading them
-// into a driver. Without a card, with the toolkit's stub of libcuda.
+// What cuDNN says about our graphs of attention, for cards that are only described: that it knows
+// the graphs, has deterministic engines for them with a workspace that is small enough, and makes
+// their kernels, up to loading them into a driver. Without a card, with the toolkit's stub of
+// libcuda.
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -24,15 +25,18 @@ struct Card {
     const auto number = [](const char* key, long long value) {
       return std::string(",\"") + key + "\":" + std::to_string(value);
     };
-    return "{\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64]" + number("regsPerBlock", 65536) +
-           number("multiProcessorCount", processors) + number("warpSize", 32) +
-           number("maxSharedMemoryPerBlock", 49152) + number("maxSharedMemoryPerBlockOptin", shared_bytes) +
+    return "{\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64]" +
+           number("regsPerBlock", 65536) + number("multiProcessorCount", processors) +
+           number("warpSize", 32) + number("maxSharedMemoryPerBlock", 49152) +
+           number("maxSharedMemoryPerBlockOptin", shared_bytes) +
            number("reservedSharedMemoryPerBlock", 1024) + number("maxRegistersPerSM", 65536) +
-           number("maxCtasPerSM", 32) + number("maxThreadsPerBlock", 1024) + number("maxThreadsPerSM", 2048) +
-           number("pciDeviceId", 0) + number("isTccDriver", 0) + number("supportCoopLaunch", 1) +
-           number("smClockRateKHz", 1980000) + number("memClockRateKHz", 2619000) + number("l2CacheSize", 52428800) +
-           ",\"deviceName\":\"" + name + "\"" + number("deviceVer", 10 * capability) + number("driverVer", 13000) +
-           number("totalGlobalMem", 80LL << 30) + number("cudaDeviceId", 0) + "}";
+           number("maxCtasPerSM", 32) + number("maxThreadsPerBlock", 1024) +
+           number("maxThreadsPerSM", 2048) + number("pciDeviceId", 0) + number("isTccDriver", 0) +
+           number("supportCoopLaunch", 1) + number("smClockRateKHz", 1980000) +
+           number("memClockRateKHz", 2619000) + number("l2CacheSize", 52428800) +
+           ",\"deviceName\":\"" + name + "\"" + number("deviceVer", 10 * capability) +
+           number("driverVer", 13000) + number("totalGlobalMem", 80LL << 30) +
+           number("cudaDeviceId", 0) + "}";
   }
 };
 /// Which shapes are computed in parts or not at all is known of this version.
@@ -63,15 +67,18 @@ void require(bool condition, const char* what) {
 /// Throws what is wrong.
 void check(const Case& c, bool backward, const CudnnTarget& target) {
   const AttentionShape& s = c.shape;
-  const Index qkv = (s.heads + 2 * s.kv_heads) * s.head_size + c.gap, o = s.heads * s.head_size + c.gap;
+  const Index qkv = (s.heads + 2 * s.kv_heads) * s.head_size + c.gap,
+              o = s.heads * s.head_size + c.gap;
   const AttentionKey key{0, c.type, backward, s, qkv, o, backward ? qkv : 0, backward ? o : 0};
   std::printf("sm_%-3d %-8s %td x %td tokens, %td / %td heads of %td: ", target.capability,
-              backward ? "backward" : "forward", s.batch, s.sequence, s.heads, s.kv_heads, s.head_size);
+              backward ? "backward" : "forward", s.batch, s.sequence, s.heads, s.kv_heads,
+              s.head_size);
   std::fflush(stdout);
   AttentionChoice choice = AttentionChoice::make(key, target);
   const AttentionConfiguration& best = choice.configurations.front();
   std::printf("engine %lld, %zu bytes of workspace, %td sequences and %td kv heads at a time",
-              static_cast<long long>(best.engine), best.workspace, choice.part.batch, choice.part.kv_heads);
+              static_cast<long long>(best.engine), best.workspace, choice.part.batch,
+              choice.part.kv_heads);
   std::fflush(stdout);
   const bool keeps_ds = backward && target.capability / 10 != 10;
   if (is_known_version())
@@ -79,7 +86,8 @@ void check(const Case& c, bool backward, const CudnnTarget& target) {
                 choice.part.kv_heads == (keeps_ds ? c.part_kv_heads : s.kv_heads),
             "another part was expected");
   require(best.workspace <= AttentionChoice::most_workspace, "the workspace is too large");
-  require(choice.part.heads == choice.part.kv_heads * s.group(), "query heads were cut off from their keys");
+  require(choice.part.heads == choice.part.kv_heads * s.group(),
+          "query heads were cut off from their keys");
   try {
     const AttentionPlan plan(std::move(choice), target);
     require(plan.workspace <= AttentionChoice::most_workspace, "the plan needs too much workspace");
@@ -92,8 +100,10 @@ void check(const Case& c, bool backward, const CudnnTarget& target) {
 }
 
 /// Shapes that cuDNN does not take, or would at too high a price: the own kernels run.
-void check_refused(AttentionShape shape, bool backward, const char* why, const CudnnTarget& target) {
-  const Index qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_size, o = shape.heads * shape.head_size;
+void check_refused(AttentionShape shape, bool backward, const char* why,
+                   const CudnnTarget& target) {
+  const Index qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_size,
+              o = shape.heads * shape.head_size;
   std::string reason = "nothing was refused";
   try {
     AttentionChoice::make({0, CUDNN_DATA_BFLOAT16, backward, shape, qkv, o, qkv, o}, target);
@@ -121,7 +131,8 @@ int main() {
     const std::string json = card.json();
     properties.set(CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, json.data(), json.size());
     properties.finish("the card's description must be understood");
-    const CudnnTarget target{.capability = card.capability, .handle = nullptr, .properties = properties.get()};
+    const CudnnTarget target{
+        .capability = card.capability, .handle = nullptr, .properties = properties.get()};
     for (const Case& c : cases)
       for (const bool backward : {false, true}) count([&] { check(c, backward, target); });
     if (!is_known_version()) continue;
@@ -129,6 +140,7 @@ int main() {
     if (card.capability / 10 != 10)
       count([&] { check_refused({1, 32768, 4, 4, 64}, true, "more than 1 GiB", target); });
   }
-  std::printf(failures == 0 ? "every graph is one that cuDNN computes\n" : "%d failures\n", failures);
+  std::printf(failures == 0 ? "every graph is one that cuDNN computes\n" : "%d failures\n",
+              failures);
   return failures == 0 ? 0 : 1;
 }

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The decisions of many steps as one hash. It must be the same for every compiler, optimisation level, floating-point
-// mode and word size: ranks that were built differently must drop the same branches. CMakeLists.txt builds this several
-// ways. Input that is not a number must be refused in each of them, also under -ffast-math.
+// The decisions of many steps as one hash. It must be the same for every compiler, optimisation
+// level, floating-point mode and word size: ranks that were built differently must drop the same
+// branches. CMakeLists.txt builds this several ways. Input that is not a number must be refused in
+// each of them, also under -ffast-math.
 #include <cstdint>
 #include <cstdio>
 #include <limits>
@@ -26,7 +27,8 @@ std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
 void take(std::uint64_t byte) { hash = (hash ^ byte) * 0x100000001b3u; }
 
 template <class Sampling>
-void take_plans(const dropbp::DropSchedule<Sampling>& schedule, std::uint64_t first_step, std::uint64_t steps) {
+void take_plans(const dropbp::DropSchedule<Sampling>& schedule, std::uint64_t first_step,
+                std::uint64_t steps) {
   dropbp::DropPlan plan;
   for (std::uint64_t step = first_step; step < first_step + steps; ++step) {
     schedule.draw(step, static_cast<std::uint32_t>(step % 5), plan);
@@ -66,10 +68,11 @@ void take_schedules() {
 }
 
 bool is_as_expected(const char* what, std::uint64_t expected) {
-  std::printf("%s: %llu decisions, hash 0x%016llx\n", what, static_cast<unsigned long long>(decisions),
-              static_cast<unsigned long long>(hash));
+  std::printf("%s: %llu decisions, hash 0x%016llx\n", what,
+              static_cast<unsigned long long>(decisions), static_cast<unsigned long long>(hash));
   if (hash != expected)
-    std::printf("the decisions must have the hash 0x%016llx\n", static_cast<unsigned long long>(expected));
+    std::printf("the decisions must have the hash 0x%016llx\n",
+                static_cast<unsigned long long>(expected));
   return hash == expected;
 }
 
@@ -95,8 +98,12 @@ bool refuses_what_is_no_number() {
     refused = refused && refuses([&] { schedule.set_drop_rate(bad); });
     refused = refused && refuses([&] { schedule.set_drop_rates(std::vector<double>{0.5, bad}); });
     refused = refused && refuses([&] { schedule.set_flops(std::vector<double>{0.5, bad}); });
-    refused = refused && refuses([&] { schedule.allocate(std::vector<double>{0.5, bad}, dropbp::GreedyAllocation{}); });
-    refused = refused && refuses([&] { schedule.restore(0, dropbp::PlanPer::step, bad, std::vector<double>{0.5, 0.5}); });
+    refused = refused && refuses([&] {
+                schedule.allocate(std::vector<double>{0.5, bad}, dropbp::GreedyAllocation{});
+              });
+    refused = refused && refuses([&] {
+                schedule.restore(0, dropbp::PlanPer::step, bad, std::vector<double>{0.5, 0.5});
+              });
   }
   return refused;
 }

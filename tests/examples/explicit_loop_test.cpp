@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The two trainers of examples/explicit_loop, in double: their gradients are those of the mathematics, with and without
-// dropped branches, and what is dropped is left alone.
+// The two trainers of examples/explicit_loop, in double: their gradients are those of the
+// mathematics, with and without dropped branches, and what is dropped is left alone.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -31,7 +31,12 @@ using Bytes = std::vector<std::uint8_t>;
 using Mask = std::vector<std::uint8_t>;
 
 Shape small_shape(bool trains_embeddings) {
-  return {.layers = 2, .heads = 2, .hidden = 6, .sequence = 5, .batch = 2, .vocabulary = 7,
+  return {.layers = 2,
+          .heads = 2,
+          .hidden = 6,
+          .sequence = 5,
+          .batch = 2,
+          .vocabulary = 7,
           .trains_embeddings = trains_embeddings};
 }
 const Bytes tokens{0, 3, 1, 6, 2, 5, 4, 4, 0, 1}, targets{3, 1, 6, 2, 0, 4, 4, 0, 1, 2};
@@ -49,7 +54,8 @@ struct Net {
     std::mt19937_64 random(5);
     for (std::size_t branch = 0; branch < trainer.branches(); ++branch)
       for (Parameter<Real>* p : trainer.parameters(branch))
-        for (std::size_t i = 0; i < p->size; ++i) p->value[i] += static_cast<Real>(random() >> 40) * Real(0x1p-26);
+        for (std::size_t i = 0; i < p->size; ++i)
+          p->value[i] += static_cast<Real>(random() >> 40) * Real(0x1p-26);
   }
 
   static std::size_t needed(const Shape& shape, std::array<std::size_t, 2> slots) {
@@ -64,8 +70,10 @@ struct Net {
 
   // Those that train.
   std::vector<Parameter<Real>*> parameters() {
-    std::vector<Parameter<Real>*> all{&trainer.ends.head, &trainer.ends.norm_w, &trainer.ends.norm_b};
-    if (trainer.shape.trains_embeddings) all.insert(all.end(), {&trainer.ends.bytes, &trainer.ends.positions});
+    std::vector<Parameter<Real>*> all{&trainer.ends.head, &trainer.ends.norm_w,
+                                      &trainer.ends.norm_b};
+    if (trainer.shape.trains_embeddings)
+      all.insert(all.end(), {&trainer.ends.bytes, &trainer.ends.positions});
     for (std::size_t branch = 0; branch < trainer.branches(); ++branch)
       for (Parameter<Real>* p : trainer.parameters(branch)) all.push_back(p);
     return all;
@@ -75,7 +83,8 @@ struct Net {
 using PlainNet = Net<plain::Trainer, double>;
 using DroppingNet = Net<with_dropbp::Trainer, double>;
 
-// The loss of a net in which the outputs of some branches are constants: its gradient is what dropping them must give.
+// The loss of a net in which the outputs of some branches are constants: its gradient is what
+// dropping them must give.
 struct FrozenNet : PlainNet {
   std::vector<std::vector<double>> outputs;
 
@@ -86,7 +95,8 @@ struct FrozenNet : PlainNet {
       std::vector<double> before(trainer.stream, trainer.stream + shape.stream());
       run(branch);
       if (dropped[branch] == 0) continue;
-      for (std::size_t i = 0; i < before.size(); ++i) outputs[branch].push_back(trainer.stream[i] - before[i]);
+      for (std::size_t i = 0; i < before.size(); ++i)
+        outputs[branch].push_back(trainer.stream[i] - before[i]);
     }
   }
 
@@ -94,7 +104,8 @@ struct FrozenNet : PlainNet {
     trainer.ends.embed(trainer.stream, tokens.data(), trainer.shape);
     for (std::size_t branch = 0; branch < trainer.branches(); ++branch) {
       if (outputs[branch].empty()) run(branch);
-      for (std::size_t i = 0; i < outputs[branch].size(); ++i) trainer.stream[i] += outputs[branch][i];
+      for (std::size_t i = 0; i < outputs[branch].size(); ++i)
+        trainer.stream[i] += outputs[branch][i];
     }
     return trainer.ends.loss(trainer.stream, targets.data(), trainer.shape);
   }
@@ -108,7 +119,8 @@ struct FrozenNet : PlainNet {
   }
 };
 
-// The largest difference between the gradients of `net` and differences, of fourth order, of the frozen net's loss.
+// The largest difference between the gradients of `net` and differences, of fourth order, of the
+// frozen net's loss.
 template <class AnyNet>
 double worst_difference(AnyNet& net, FrozenNet& frozen) {
   const auto parameters = net.parameters();
@@ -150,7 +162,9 @@ TEST_CASE("explicit_loop: the plain gradient is that of finite differences") {
   }
 }
 
-TEST_CASE("explicit_loop: the gradient under every mask is that of a net whose dropped branches are constants") {
+TEST_CASE(
+    "explicit_loop: the gradient under every mask is that of a net whose dropped branches are "
+    "constants") {
   for (const bool trains_embeddings : {false, true})
     for (unsigned bits = 0; bits < 16; ++bits) {
       const Shape shape = small_shape(trains_embeddings);
@@ -170,17 +184,21 @@ TEST_CASE("explicit_loop: the gradient under every mask is that of a net whose d
       for (std::size_t branch = 0; branch < 4; ++branch)
         if (mask[branch] != 0)
           for (const Parameter<double>* p : net.trainer.parameters(branch))
-            absent = absent && std::all_of(p->grad, p->grad + p->size, [](double g) { return g == 0; });
+            absent =
+                absent && std::all_of(p->grad, p->grad + p->size, [](double g) { return g == 0; });
       CHECK(absent);
     }
 }
 
-TEST_CASE("explicit_loop: the lowest kept branch computes no gradient of its input where nothing below trains") {
+TEST_CASE(
+    "explicit_loop: the lowest kept branch computes no gradient of its input where nothing below "
+    "trains") {
   for (const bool trains_embeddings : {false, true}) {
     const Shape shape = small_shape(trains_embeddings);
     const auto gradient_of_the_stream = [&](const Mask& mask) {
       DroppingNet net(shape, {2, 2});
-      net.trainer.plan = dropbp::DropPlan(mask, trains_embeddings, 0, 0, 0, std::vector<std::uint32_t>{0, 1, 0, 1});
+      net.trainer.plan = dropbp::DropPlan(mask, trains_embeddings, 0, 0, 0,
+                                          std::vector<std::uint32_t>{0, 1, 0, 1});
       forward_and_backward(net.trainer);
       return std::vector<double>(net.trainer.grad, net.trainer.grad + shape.stream());
     };
@@ -193,22 +211,26 @@ TEST_CASE("explicit_loop: the lowest kept branch computes no gradient of its inp
   }
 }
 
-TEST_CASE("explicit_loop: without drops both trainers have the same losses and weights, bit for bit") {
+TEST_CASE(
+    "explicit_loop: without drops both trainers have the same losses and weights, bit for bit") {
   const Shape shape = small_shape(true);
   Net<plain::Trainer, float> one(shape, {2, 2});
   Net<with_dropbp::Trainer, float> other(shape, {2, 2});
-  const dropbp::DropSchedule schedule{std::vector<double>(4, 1.0), {.drop_rate = 0.0, .groups = {0, 1, 0, 1}},
+  const dropbp::DropSchedule schedule{std::vector<double>(4, 1.0),
+                                      {.drop_rate = 0.0, .groups = {0, 1, 0, 1}},
                                       dropbp::FixedBudgetSampling{}};
   for (std::uint64_t step = 0; step < 20; ++step) {
     other.trainer.plan = schedule.plan(step);
-    CHECK(one.trainer.forward(tokens.data(), targets.data()) == other.trainer.forward(tokens.data(), targets.data()));
+    CHECK(one.trainer.forward(tokens.data(), targets.data()) ==
+          other.trainer.forward(tokens.data(), targets.data()));
     one.trainer.backward(tokens.data());
     other.trainer.backward(tokens.data());
     one.trainer.update(0.01f);
     other.trainer.update(0.01f);
   }
   const auto a = one.parameters(), b = other.parameters();
-  for (std::size_t p = 0; p < a.size(); ++p) CHECK(std::equal(a[p]->value, a[p]->value + a[p]->size, b[p]->value));
+  for (std::size_t p = 0; p < a.size(); ++p)
+    CHECK(std::equal(a[p]->value, a[p]->value + a[p]->size, b[p]->value));
 }
 
 TEST_CASE("explicit_loop: the loss of a step does not depend on what it drops") {
@@ -216,23 +238,28 @@ TEST_CASE("explicit_loop: the loss of a step does not depend on what it drops") 
   double losses[2];
   for (const std::uint8_t dropped : {std::uint8_t{0}, std::uint8_t{1}}) {
     DroppingNet net(shape, {2, 2});
-    net.trainer.plan = dropbp::DropPlan(Mask(4, dropped), false, 0, 0, 0, std::vector<std::uint32_t>{0, 1, 0, 1});
+    net.trainer.plan =
+        dropbp::DropPlan(Mask(4, dropped), false, 0, 0, 0, std::vector<std::uint32_t>{0, 1, 0, 1});
     losses[dropped] = net.trainer.forward(tokens.data(), targets.data());
   }
   CHECK(losses[0] == losses[1]);
 }
 
-TEST_CASE("explicit_loop: the optimizer leaves dropped branches alone and counts the steps of each tensor") {
+TEST_CASE(
+    "explicit_loop: the optimizer leaves dropped branches alone and counts the steps of each "
+    "tensor") {
   const Shape shape = small_shape(true);
   DroppingNet net(shape, {1, 1});
-  const dropbp::DropSchedule schedule{std::vector<double>(4, 1.0), {.drop_rate = 0.5, .groups = {0, 1, 0, 1}},
+  const dropbp::DropSchedule schedule{std::vector<double>(4, 1.0),
+                                      {.drop_rate = 0.5, .groups = {0, 1, 0, 1}},
                                       dropbp::FixedBudgetSampling{}};
   REQUIRE(schedule.max_kept(0) == 1);
   REQUIRE(schedule.max_kept(1) == 1);
   std::array<std::uint64_t, 4> kept{};
   for (std::uint64_t step = 0; step < 30; ++step) {
     net.trainer.plan = schedule.plan(step);
-    for (std::size_t branch = 0; branch < 4; ++branch) kept[branch] += net.trainer.plan.kept(branch);
+    for (std::size_t branch = 0; branch < 4; ++branch)
+      kept[branch] += net.trainer.plan.kept(branch);
     const std::vector<double> before = net.memory;
     forward_and_backward(net.trainer);
     net.trainer.update(0.01);
@@ -242,7 +269,8 @@ TEST_CASE("explicit_loop: the optimizer leaves dropped branches alone and counts
         const auto same = [&](const double* now) {
           return std::equal(now, now + p->size, before.data() + (now - net.memory.data()));
         };
-        CHECK((same(p->value) && same(p->moment) && same(p->square)) == net.trainer.plan.dropped(branch));
+        CHECK((same(p->value) && same(p->moment) && same(p->square)) ==
+              net.trainer.plan.dropped(branch));
       }
   }
   CHECK(*std::min_element(kept.begin(), kept.end()) > 0);

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A model of tests/data on any backend beside what PyTorch computed for it in float64: losses, gradients, sensitivities and
-// optimizer steps.
+// A model of tests/data on any backend beside what PyTorch computed for it in float64: losses,
+// gradients, sensitivities and optimizer steps.
 #pragma once
 
 #include <cmath>
@@ -44,13 +44,15 @@ inline const Reference& reference_of(const std::string& name) {
 
 inline dropbp::ops::Adaptation adaptation_of(const nlohmann::json& expected) {
   if (!expected.contains("lora")) return {};
-  return {.rank = expected["lora"]["rank"].get<std::ptrdiff_t>(), .alpha = expected["lora"]["alpha"].get<double>()};
+  return {.rank = expected["lora"]["rank"].get<std::ptrdiff_t>(),
+          .alpha = expected["lora"]["alpha"].get<double>()};
 }
 
 // The files call adapters "q_proj.lora_A", PEFT and the library "q_proj.lora_A.weight".
 inline std::string golden_name(const std::string& name) {
   const auto adapter = name.find(".lora_");
-  return adapter == std::string::npos ? name : name.substr(0, adapter + std::string(".lora_A").size());
+  return adapter == std::string::npos ? name
+                                      : name.substr(0, adapter + std::string(".lora_A").size());
 }
 
 template <class T, class Backend = dropbp::Cpu>
@@ -59,7 +61,9 @@ struct Golden {
 
   const Reference& reference;
   const nlohmann::json& expected = reference.expected;
-  Model model{llama::load_config(reference.folder), 12, {.adaptation = adaptation_of(expected), .fill = dropbp::ops::PoolFill::nan}};
+  Model model{llama::load_config(reference.folder),
+              12,
+              {.adaptation = adaptation_of(expected), .fill = dropbp::ops::PoolFill::nan}};
   llama::Batch batch;
   dropbp::DropBPHandler<Model> handler{model, {.trains_below = model.trains_below()}};
 
@@ -72,7 +76,8 @@ struct Golden {
       test::set_values<Backend>(tensor.value, values);
     });
     const llama::SafetensorsFile tokens(folder / "tokens.safetensors");
-    batch.shape = {expected["batch"].get<std::ptrdiff_t>(), expected["sequence"].get<std::ptrdiff_t>()};
+    batch.shape = {expected["batch"].get<std::ptrdiff_t>(),
+                   expected["sequence"].get<std::ptrdiff_t>()};
     batch.inputs.resize(static_cast<std::size_t>(batch.shape.tokens()));
     batch.labels.resize(batch.inputs.size());
     tokens.read("input_ids", batch.inputs);
@@ -121,7 +126,8 @@ void gradients_agree(const std::string& model) {
       golden.read(name + "/" + golden_name(tensor.name), reference);
       for (std::size_t i = 0; i < reference.size(); ++i) {
         const double g = static_cast<double>(reference[i]);
-        const double error = std::abs(static_cast<double>(gradient[i]) - g) / (1e-6 + 1e-4 * std::abs(g));
+        const double error =
+            std::abs(static_cast<double>(gradient[i]) - g) / (1e-6 + 1e-4 * std::abs(g));
         dropbp::test::keep_worst(worst, error);
       }
     });
@@ -151,11 +157,12 @@ void optimizer_steps_agree(const std::string& model) {
   Golden<T, Backend> tiny(model);
   const nlohmann::json& expected = tiny.expected;
   const auto& recipe = expected["adamw"];
-  dropbp::ops::AdamW<T, Backend> optimizer(tiny.model.parameters(), {.learning_rate = recipe["lr"].get<double>(),
-                                                                     .beta1 = recipe["betas"][0].get<double>(),
-                                                                     .beta2 = recipe["betas"][1].get<double>(),
-                                                                     .eps = recipe["eps"].get<double>(),
-                                                                     .weight_decay = recipe["weight_decay"].get<double>()});
+  dropbp::ops::AdamW<T, Backend> optimizer(tiny.model.parameters(),
+                                           {.learning_rate = recipe["lr"].get<double>(),
+                                            .beta1 = recipe["betas"][0].get<double>(),
+                                            .beta2 = recipe["betas"][1].get<double>(),
+                                            .eps = recipe["eps"].get<double>(),
+                                            .weight_decay = recipe["weight_decay"].get<double>()});
   double worst = 0.0;
   REQUIRE(recipe["steps"].size() == 12);
   for (const auto& step : recipe["steps"]) {

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Parity with the published implementation: losses, gradients, sensitivities, rates and optimizer steps of a small
-// LLaMA, all weights trained (tests/data/llama-tiny) or adapters alone (llama-tiny-lora), which PyTorch computed in float64.
+// Parity with the published implementation: losses, gradients, sensitivities, rates and optimizer
+// steps of a small LLaMA, all weights trained (tests/data/llama-tiny) or adapters alone
+// (llama-tiny-lora), which PyTorch computed in float64.
 #include "golden.hpp"
 
 #include <string>
@@ -24,10 +25,18 @@ TEST_CASE("both sensitivities agree with the golden ones to 1e-5") {
   CAPTURE(model);
   const dropbp::GradientNormSensitivity norm;
   const dropbp::GradientSensitivity gradient;
-  SECTION("gradient norm, float") { sensitivities_agree<float>(model, "sensitivities_gradient_norm", norm); }
-  SECTION("gradient norm, double") { sensitivities_agree<double>(model, "sensitivities_gradient_norm", norm); }
-  SECTION("gradient, float") { sensitivities_agree<float>(model, "sensitivities_gradient", gradient); }
-  SECTION("gradient, double") { sensitivities_agree<double>(model, "sensitivities_gradient", gradient); }
+  SECTION("gradient norm, float") {
+    sensitivities_agree<float>(model, "sensitivities_gradient_norm", norm);
+  }
+  SECTION("gradient norm, double") {
+    sensitivities_agree<double>(model, "sensitivities_gradient_norm", norm);
+  }
+  SECTION("gradient, float") {
+    sensitivities_agree<float>(model, "sensitivities_gradient", gradient);
+  }
+  SECTION("gradient, double") {
+    sensitivities_agree<double>(model, "sensitivities_gradient", gradient);
+  }
 }
 
 TEST_CASE("the rates allocated from the golden sensitivities are the golden rates") {
@@ -36,7 +45,8 @@ TEST_CASE("the rates allocated from the golden sensitivities are the golden rate
     CAPTURE(target);
     tiny.handler.set_drop_rate(std::stod(target));
     tiny.handler.allocate_by_sensitivity([&] { tiny.backprop(); });
-    for (std::size_t i = 0; i < tiny.handler.size(); ++i) CHECK(tiny.handler.drop_rates()[i] == rates[i].get<double>());
+    for (std::size_t i = 0; i < tiny.handler.size(); ++i)
+      CHECK(tiny.handler.drop_rates()[i] == rates[i].get<double>());
   }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the policies promise of a whole model, on the small LLaMA of tests/data/llama-tiny and ones like it.
+// What the policies promise of a whole model, on the small LLaMA of tests/data/llama-tiny and ones
+// like it.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -55,7 +56,8 @@ struct Tiny {
     model.for_each_tensor([&](const auto& tensor) {
       std::vector<double>& gradient = result[tensor.name];
       gradient.resize(tensor.size());
-      if (tensor.gradient != nullptr) std::copy(tensor.gradient, tensor.gradient + tensor.size(), gradient.begin());
+      if (tensor.gradient != nullptr)
+        std::copy(tensor.gradient, tensor.gradient + tensor.size(), gradient.begin());
     });
     return result;
   }
@@ -83,8 +85,10 @@ std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
   return mask;
 }
 
-// The mean of the gradient over plans with these probabilities, by the mask of their dropped branches.
-Gradients mean_gradient(const std::vector<double>& rates, GradientScaling scaling, const std::vector<double>& probabilities) {
+// The mean of the gradient over plans with these probabilities, by the mask of their dropped
+// branches.
+Gradients mean_gradient(const std::vector<double>& rates, GradientScaling scaling,
+                        const std::vector<double>& probabilities) {
   Tiny<double> tiny;
   dropbp::DropBPHandler handler{tiny.model, {.gradient_scaling = scaling}};
   handler.set_drop_rates(rates);
@@ -102,7 +106,8 @@ Gradients mean_gradient(const std::vector<double>& rates, GradientScaling scalin
 std::vector<double> independent(const std::vector<double>& rates) {
   std::vector<double> probabilities(std::size_t{1} << rates.size(), 1.0);
   for (unsigned bits = 0; bits < probabilities.size(); ++bits)
-    for (std::size_t i = 0; i < rates.size(); ++i) probabilities[bits] *= (bits >> i & 1u) != 0 ? rates[i] : 1.0 - rates[i];
+    for (std::size_t i = 0; i < rates.size(); ++i)
+      probabilities[bits] *= (bits >> i & 1u) != 0 ? rates[i] : 1.0 - rates[i];
   return probabilities;
 }
 
@@ -117,11 +122,13 @@ TEST_CASE("Over all 64 plans the scaled gradient is the full one in the mean, ex
   const double bias = largest_difference(none, expected);
   CHECK(bias > 1e-4);  // as published
 
-  const Gradients scaled = mean_gradient(rates, GradientScaling::inverse_keep_rate, independent(rates));
+  const Gradients scaled =
+      mean_gradient(rates, GradientScaling::inverse_keep_rate, independent(rates));
   CAPTURE(bias, largest_difference(scaled, expected));
   CHECK(largest_difference(scaled, expected) <= 1e-10);
 
-  // Of dependent draws only what passes through no other branch has the right mean: that of the highest branch has.
+  // Of dependent draws only what passes through no other branch has the right mean: that of the
+  // highest branch has.
   std::vector<double> dependent(64);
   const std::vector<double> half(6, 0.5);
   for (unsigned bits = 0; bits < 64; ++bits)
@@ -132,13 +139,16 @@ TEST_CASE("Over all 64 plans the scaled gradient is the full one in the mean, ex
   const double dependent_bias = largest_difference(of_dependent, expected);
   CAPTURE(dependent_bias);
   CHECK(dependent_bias > 1e-6);
-  CHECK(dependent_bias < largest_difference(mean_gradient(half, GradientScaling::none, dependent), expected));
+  CHECK(dependent_bias <
+        largest_difference(mean_gradient(half, GradientScaling::none, dependent), expected));
 }
 
 TEST_CASE("The gradient scale of a step follows the rates that its plan was drawn with") {
   Tiny<double> tiny;
   dropbp::DropBPHandler handler{tiny.model,
-                                {.drop_rate = 0.5, .seed = 3, .gradient_scaling = GradientScaling::inverse_keep_rate,
+                                {.drop_rate = 0.5,
+                                 .seed = 3,
+                                 .gradient_scaling = GradientScaling::inverse_keep_rate,
                                  .warm_up_steps = 4}};
   std::vector<double> scales;
   handler.schedule().gradient_scales(0, scales);
@@ -171,9 +181,11 @@ TEST_CASE("Nested backward passes measure what one pass a branch measures") {
     handler.begin_step(7);
     const DropPlan before = handler.plan();
     const auto report = handler.report();
-    const auto nested = handler.measure_sensitivities_nested(llama::BranchwisePass<T>(model, batch), policy);
+    const auto nested =
+        handler.measure_sensitivities_nested(llama::BranchwisePass<T>(model, batch), policy);
     double worst = 0.0;
-    for (std::size_t i = 0; i < reference.size(); ++i) dropbp::test::keep_worst(worst, std::abs(nested[i] / reference[i] - 1.0));
+    for (std::size_t i = 0; i < reference.size(); ++i)
+      dropbp::test::keep_worst(worst, std::abs(nested[i] / reference[i] - 1.0));
     CAPTURE(worst);
     CHECK(worst <= tolerance);
 
@@ -192,21 +204,24 @@ TEST_CASE("Nested backward passes measure what one pass a branch measures") {
   agree(float{}, dropbp::GradientSensitivity{}, 1e-5);
 }
 
-TEST_CASE("A running estimate sees the own gradients of kept branches, whatever their number and scale") {
+TEST_CASE(
+    "A running estimate sees the own gradients of kept branches, whatever their number and scale") {
   Tiny<double> tiny;
   tiny.backprop();
   std::vector<double> own;
   tiny.model.for_each_layer([&](auto& layer) { own.push_back(layer.squared_gradient_norm()); });
   double sum = 0.0;
   for (const auto& [name, gradient] : tiny.gradients())
-    if (name.starts_with("model.layers.0.mlp") || name == "model.layers.0.post_attention_layernorm.weight")
+    if (name.starts_with("model.layers.0.mlp") ||
+        name == "model.layers.0.post_attention_layernorm.weight")
       for (const double g : gradient) sum += g * g;
   CHECK(std::abs(own[1] / sum - 1.0) < 1e-12);
 
-  // The highest branch gets the full gradient whenever it is kept: in one micro-step of two, in both, and scaled.
+  // The highest branch gets the full gradient whenever it is kept: in one micro-step of two, in
+  // both, and scaled.
   for (const std::uint32_t micro_steps : {1u, 2u}) {
-    dropbp::DropBPHandler handler{tiny.model,
-                                  {.drop_rate = 0.5, .gradient_scaling = GradientScaling::inverse_keep_rate}};
+    dropbp::DropBPHandler handler{
+        tiny.model, {.drop_rate = 0.5, .gradient_scaling = GradientScaling::inverse_keep_rate}};
     dropbp::RunningSensitivity running(handler.size());
     tiny.model.clear_gradients();
     std::uint64_t step = 0;
@@ -219,7 +234,8 @@ TEST_CASE("A running estimate sees the own gradients of kept branches, whatever 
     }
     handler.observe_gradients(running);
     CHECK(std::abs(running.sensitivities()[5] / own[5] - 1.0) < 1e-10);
-    for (std::size_t i = 0; i < handler.size(); ++i) CHECK(running.is_known(i) == handler.has_gradient(i));
+    for (std::size_t i = 0; i < handler.size(); ++i)
+      CHECK(running.is_known(i) == handler.has_gradient(i));
   }
 }
 
@@ -256,16 +272,19 @@ TEST_CASE("A running estimate adds what a branch sends down to the others") {
     below += own[i];
   }
 
-  // The same from norms that the trainer has; a wrong number of them, or one that overflowed, changes nothing.
+  // The same from norms that the trainer has; a wrong number of them, or one that overflowed,
+  // changes nothing.
   dropbp::RunningSensitivity given(handler.size());
   handler.observe_gradients(given, own);
   CHECK(given.sensitivities()[5] == running.sensitivities()[5]);
   const dropbp::RunningSensitivity before = given;
   std::vector<double> wrong = own;
   wrong[3] = std::numeric_limits<double>::infinity();
-  test::check_throws<std::invalid_argument>([&] { handler.observe_gradients(given, wrong); }, {"finite", "branch 3"});
+  test::check_throws<std::invalid_argument>([&] { handler.observe_gradients(given, wrong); },
+                                            {"finite", "branch 3"});
   wrong.pop_back();
-  test::check_throws<std::invalid_argument>([&] { handler.observe_gradients(given, wrong); }, {"squared norm", "5 were given"});
+  test::check_throws<std::invalid_argument>([&] { handler.observe_gradients(given, wrong); },
+                                            {"squared norm", "5 were given"});
   CHECK(given.sensitivities() == before.sensitivities());
 }
 
@@ -283,7 +302,8 @@ TEST_CASE("Costs are the seconds of each branch, and replace the FLOPs") {
     CHECK(one.backward == 1.0);
   }
   CHECK(handler.report().branches[0].calls == before);
-  for (const auto& one : handler.measure_costs([&] { tiny.backprop(); }, dropbp::SteadyClock{}, 1)) {
+  for (const auto& one :
+       handler.measure_costs([&] { tiny.backprop(); }, dropbp::SteadyClock{}, 1)) {
     CHECK(one.forward > 0.0);
     CHECK(one.backward > 0.0);
   }

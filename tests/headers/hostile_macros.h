@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Macros that real headers define: <windows.h>, <complex.h>, <termios.h>, <sys/sysmacros.h>, X11, Qt, Arduino,
-// macOS, and the habits of C programs. Each expands to something that cannot be compiled where a name stands.
+// Macros that real headers define: <windows.h>, <complex.h>, <termios.h>, <sys/sysmacros.h>, X11,
+// Qt, Arduino, macOS, and the habits of C programs. Each expands to something that cannot be
+// compiled where a name stands.
 #define min(a, b) @min
 #define max(a, b) @max
 #define near @near

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Torch modules whose branches are dropped, against the published way: the same branch, computed with autograd and then
-// detached. One file, because each includes libtorch.
+// Torch modules whose branches are dropped, against the published way: the same branch, computed
+// with autograd and then detached. One file, because each includes libtorch.
 #include <torch/autograd.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/nn.h>
@@ -33,13 +33,14 @@ using Mask = std::vector<std::uint8_t>;
 
 constexpr std::int64_t width = 12, heads = 3, length = 5, batch = 2, vocabulary = 17;
 
-// An attention and an MLP branch with dropout. `detached` is the reference: where it says so, a branch's output is
-// detached, and the TorchBranches are not used.
+// An attention and an MLP branch with dropout. `detached` is the reference: where it says so, a
+// branch's output is detached, and the TorchBranches are not used.
 struct BlockImpl : torch::nn::Module {
   torch::nn::LayerNorm norm1{nullptr}, norm2{nullptr};
   torch::nn::Linear qkv{nullptr}, out{nullptr}, up{nullptr}, down{nullptr};
   torch::nn::Dropout dropout{nullptr};
-  dropbp::TorchBranch drop_attention{*this, "drop_attention", 4.0}, drop_mlp{*this, "drop_mlp", 2.0};
+  dropbp::TorchBranch drop_attention{*this, "drop_attention", 4.0},
+      drop_mlp{*this, "drop_mlp", 2.0};
   const std::uint8_t* detached = nullptr;
 
   BlockImpl() {
@@ -53,7 +54,10 @@ struct BlockImpl : torch::nn::Module {
   }
 
   Tensor attention(const Tensor& x) {
-    const auto parts = qkv(norm1(x)).view({batch, length, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
+    const auto parts = qkv(norm1(x))
+                           .view({batch, length, 3, heads, width / heads})
+                           .permute({2, 0, 3, 1, 4})
+                           .unbind(0);
     const Tensor weights = torch::softmax(parts[0].matmul(parts[1].transpose(-1, -2)) / 2.0, -1);
     return out(dropout(weights).matmul(parts[2]).transpose(1, 2).reshape({batch, length, width}));
   }
@@ -73,7 +77,8 @@ TORCH_MODULE(Block);
 
 // Runs a block without autograd and again in the backward pass.
 struct Recomputed : torch::autograd::Function<Recomputed> {
-  static Tensor forward(torch::autograd::AutogradContext* context, Tensor x, BlockImpl* block, Tensor generator) {
+  static Tensor forward(torch::autograd::AutogradContext* context, Tensor x, BlockImpl* block,
+                        Tensor generator) {
     context->saved_data["block"] = reinterpret_cast<std::int64_t>(block);
     context->save_for_backward({x, std::move(generator)});
     return block->forward(x);
@@ -114,12 +119,14 @@ struct NetImpl : torch::nn::Module {
   Tensor forward(const Tensor& tokens) {
     Tensor x = embedding(tokens);
     for (std::size_t i = 0; i < blocks->size(); ++i)
-      x = recomputes ? Recomputed::apply(x, &block(i), at::detail::getDefaultCPUGenerator().get_state())
-                     : block(i).forward(x);
+      x = recomputes
+              ? Recomputed::apply(x, &block(i), at::detail::getDefaultCPUGenerator().get_state())
+              : block(i).forward(x);
     return head(x);
   }
   Tensor loss(const Tensor& tokens) {
-    return torch::nn::functional::cross_entropy(forward(tokens).view({-1, vocabulary}), tokens.flip(0).view({-1}));
+    return torch::nn::functional::cross_entropy(forward(tokens).view({-1, vocabulary}),
+                                                tokens.flip(0).view({-1}));
   }
 };
 TORCH_MODULE(Net);
@@ -151,7 +158,8 @@ std::vector<Tensor> gradients_of(torch::nn::Module& module) {
 bool same(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
   if (a.size() != b.size()) return false;
   for (std::size_t i = 0; i < a.size(); ++i)
-    if (a[i].defined() != b[i].defined() || (a[i].defined() && !torch::equal(a[i], b[i]))) return false;
+    if (a[i].defined() != b[i].defined() || (a[i].defined() && !torch::equal(a[i], b[i])))
+      return false;
   return true;
 }
 
@@ -235,7 +243,8 @@ TEST_CASE("an optimizer leaves dropped branches alone") {
   Net net;
   dropbp::TorchModel model(*net);
   dropbp::DropBPHandler handler(model);
-  torch::optim::AdamW optimizer(net->parameters(), torch::optim::AdamWOptions(0.1).weight_decay(0.5));
+  torch::optim::AdamW optimizer(net->parameters(),
+                                torch::optim::AdamWOptions(0.1).weight_decay(0.5));
   handler.begin_step(dropbp::DropPlan(mask_of(0)));
   backprop(*net);
   optimizer.step();  // moments that would move a parameter without a gradient
@@ -244,10 +253,12 @@ TEST_CASE("an optimizer leaves dropped branches alone") {
   handler.begin_step(dropbp::DropPlan(mask));
   std::vector<std::vector<Tensor>> before(4);
   for (std::size_t i = 0; i < 4; ++i)
-    for (const Tensor& one : parameters_of_branch(*net, i)) before[i].push_back(one.detach().clone());
+    for (const Tensor& one : parameters_of_branch(*net, i))
+      before[i].push_back(one.detach().clone());
   backprop(*net);
   optimizer.step();
-  for (std::size_t i = 0; i < 4; ++i) CHECK(same(before[i], parameters_of_branch(*net, i)) == (mask[i] != 0));
+  for (std::size_t i = 0; i < 4; ++i)
+    CHECK(same(before[i], parameters_of_branch(*net, i)) == (mask[i] != 0));
 }
 
 TEST_CASE("clear_gradients does what zero_grad(true) does") {
@@ -379,8 +390,10 @@ TEST_CASE("the handler finds branches at any depth, in order, shared ones once")
   dropbp::TorchModel model_of_one(*alone);
   CHECK(dropbp::DropBPHandler(model_of_one).size() == 1);
   torch::nn::Linear none(2, 2);
-  CHECK_THROWS_WITH(dropbp::TorchModel(*none), contains("must contain a registered TorchBranch, but none was found in "
-                                                        "torch::nn::LinearImpl"));
+  CHECK_THROWS_WITH(
+      dropbp::TorchModel(*none),
+      contains(
+          "must contain a registered TorchBranch, but none was found in torch::nn::LinearImpl"));
   Net changed;
   dropbp::TorchModel changing(*changed);
   dropbp::DropBPHandler stale(changing);
@@ -418,7 +431,8 @@ TEST_CASE("sensitivities are those of N + 1 passes by hand") {
   handler.begin_step(7);
   const auto pass = [&] { dropbp::clear_gradients(*ours), backprop(*ours); };
   const std::vector<double> by_norm = handler.measure_sensitivities(pass);
-  const std::vector<double> by_gradient = handler.measure_sensitivities(pass, dropbp::GradientSensitivity{});
+  const std::vector<double> by_gradient =
+      handler.measure_sensitivities(pass, dropbp::GradientSensitivity{});
 
   const auto gradients = [&](const Mask& mask) {
     theirs->detach(mask);
@@ -442,7 +456,8 @@ TEST_CASE("sensitivities are those of N + 1 passes by hand") {
     CHECK(by_gradient[i] == Approx(distances).epsilon(1e-10));
     CHECK(by_norm[i] > 0.0);
   }
-  for (std::size_t i = 0; i < 4; ++i) CHECK(ours->branch(i)->dropped() == handler.plan().dropped(i));
+  for (std::size_t i = 0; i < 4; ++i)
+    CHECK(ours->branch(i)->dropped() == handler.plan().dropped(i));
   handler.allocate_by_sensitivity(pass);
   CHECK(handler.drop_rates()[0] != handler.drop_rates()[1]);
   CHECK(handler.learning_rate_scale(0) == 1.0 / (1.0 - handler.drop_rates()[0]));
@@ -453,12 +468,13 @@ TEST_CASE("sensitivities are those of N + 1 passes by hand") {
 
 TEST_CASE("scaled gradients grow by 1 / (1 - p), what passes straight through does not") {
   struct Chain : torch::nn::Module {
-    Tensor a = register_parameter("a", torch::full({3}, 2.0)), b = register_parameter("b", torch::full({3}, 3.0));
+    Tensor a = register_parameter("a", torch::full({3}, 2.0)),
+           b = register_parameter("b", torch::full({3}, 3.0));
     dropbp::TorchBranch drop_a{*this, "drop_a"}, drop_b{*this, "drop_b"};
   } chain;
   dropbp::TorchModel model(chain);
-  dropbp::DropBPHandler handler(model,
-                                {.drop_rate = 0.75, .gradient_scaling = dropbp::GradientScaling::inverse_keep_rate});
+  dropbp::DropBPHandler handler(
+      model, {.drop_rate = 0.75, .gradient_scaling = dropbp::GradientScaling::inverse_keep_rate});
   handler.begin_step(dropbp::DropPlan(mask_of(0, 2)));
   const Tensor x = torch::full({3}, 5.0).requires_grad_();
   const bool in_place = GENERATE(false, true);
@@ -601,19 +617,22 @@ TEST_CASE("gradients of any kind have norms, in double") {
   CHECK(traits::squared_distance(absent, absent) == 0.0);
   CHECK(traits::squared_distance(x, x + 2) == 48.0);
   CHECK(traits::squared_norm(x.t()) == 506.0);
-  for (const auto type : {torch::kHalf, torch::kBFloat16, torch::kInt, torch::kLong, torch::kDouble}) {
+  for (const auto type :
+       {torch::kHalf, torch::kBFloat16, torch::kInt, torch::kLong, torch::kDouble}) {
     CHECK(traits::squared_norm(x.to(type)) == 506.0);
     CHECK(traits::squared_distance(x.to(type), x.to(type) + 1) == 12.0);
   }
-  CHECK(traits::squared_norm(torch::full({4}, 1e30f)) == Approx(4e60));              // beyond float
-  CHECK(traits::squared_norm(torch::full({5000}, 100).to(torch::kHalf)) == 5e7);     // beyond half
+  CHECK(traits::squared_norm(torch::full({4}, 1e30f)) == Approx(4e60));           // beyond float
+  CHECK(traits::squared_norm(torch::full({5000}, 100).to(torch::kHalf)) == 5e7);  // beyond half
   CHECK(traits::squared_norm(torch::full({(1 << 20) + 5}, 3.0f)) == 9.0 * ((1 << 20) + 5));
-  CHECK(traits::squared_distance(torch::zeros({(1 << 20) + 5}), torch::ones({(1 << 20) + 5})) == (1 << 20) + 5);
+  CHECK(traits::squared_distance(torch::zeros({(1 << 20) + 5}), torch::ones({(1 << 20) + 5})) ==
+        (1 << 20) + 5);
   CHECK(traits::squared_norm(torch::complex(x, x)) == 1012.0);
   CHECK(traits::squared_norm(x.to_sparse()) == 506.0);
   CHECK(traits::squared_distance(x.to_sparse(), x + 1) == 12.0);
   CHECK(traits::squared_norm(torch::zeros({0})) == 0.0);
-  CHECK(std::isnan(traits::squared_norm(torch::full({2}, std::numeric_limits<float>::quiet_NaN()))));
+  CHECK(
+      std::isnan(traits::squared_norm(torch::full({2}, std::numeric_limits<float>::quiet_NaN()))));
   CHECK(traits::squared_norm(torch::ones({4}).requires_grad_()) == 4.0);
   const Tensor copy = traits::clone(x);
   CHECK(copy.data_ptr() != x.data_ptr());
@@ -632,7 +651,8 @@ TEST_CASE("tensors add and scale in place") {
   CHECK(torch::equal(absent, y));
   CHECK(absent.data_ptr() != memory);
   CHECK_THROWS_AS(dropbp::accumulate(y, torch::ones({2})), std::invalid_argument);
-  CHECK_THROWS_WITH(dropbp::accumulate(y, torch::ones({2})), contains("one has [2, 2] and the other [2]"));
+  CHECK_THROWS_WITH(dropbp::accumulate(y, torch::ones({2})),
+                    contains("one has [2, 2] and the other [2]"));
   CHECK_THROWS_AS(traits::squared_distance(y, torch::ones({4})), std::invalid_argument);
 }
 
@@ -642,8 +662,10 @@ TEST_CASE("a DropBPLayer takes torch tensors too, for backward passes by hand") 
     Tensor forward(const Tensor& x, Saved*) { return 2 * x; }
     Tensor backward(const Tensor& grad_output, Saved&) { return 2 * grad_output; }
   };
-  static_assert(dropbp::Tensor<Tensor> && dropbp::ScalableTensor<Tensor> && dropbp::ComparableTensor<Tensor>);
-  static_assert(dropbp::DroppableLayer<dropbp::TorchBranchImpl> && dropbp::GradientModel<dropbp::TorchModel>);
+  static_assert(dropbp::Tensor<Tensor> && dropbp::ScalableTensor<Tensor> &&
+                dropbp::ComparableTensor<Tensor>);
+  static_assert(dropbp::DroppableLayer<dropbp::TorchBranchImpl> &&
+                dropbp::GradientModel<dropbp::TorchModel>);
   dropbp::DropBPLayer<Doubling> layer{Doubling{}};
   CHECK(torch::equal(layer.forward(torch::ones({2})), torch::full({2}, 3.0f)));
   CHECK(torch::equal(layer.backward(torch::ones({2})), torch::full({2}, 3.0f)));

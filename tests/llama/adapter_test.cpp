@@ -40,7 +40,8 @@ Options options_of(ModeChoice mode, double drop_rate = 0.5) {
 
 TokenData text() {
   std::vector<std::int32_t> tokens;
-  for (std::uint64_t i = 0; i < 2000; ++i) tokens.push_back(static_cast<std::int32_t>((i * i / 3 + 5 * i) % 61));
+  for (std::uint64_t i = 0; i < 2000; ++i)
+    tokens.push_back(static_cast<std::int32_t>((i * i / 3 + 5 * i) % 61));
   return {std::move(tokens), 0.2};
 }
 
@@ -48,7 +49,8 @@ bool is_adapter(const std::string& name) { return name.find(".lora_") != std::st
 
 }  // namespace
 
-TEST_CASE("lora: adapters train and nothing else does, to the bit; a fresh adapter changes no loss") {
+TEST_CASE(
+    "lora: adapters train and nothing else does, to the bit; a fresh adapter changes no loss") {
   const TokenData data = text();
   const Options options = options_of(ModeChoice::lora);
   Trainer full(options_of(ModeChoice::full), shape, data, 0.5), lora(options, shape, data, 0.5);
@@ -68,7 +70,9 @@ TEST_CASE("lora: adapters train and nothing else does, to the bit; a fresh adapt
   CHECK(changed == 3 * 7 * 2);
 }
 
-TEST_CASE("lora: a step that drops all runs no backward pass, and dropout is drawn anew in every step and micro-step") {
+TEST_CASE(
+    "lora: a step that drops all runs no backward pass, and dropout is drawn anew in every step "
+    "and micro-step") {
   const TokenData data = text();
   Trainer dropping(options_of(ModeChoice::lora, 1.0), shape, data, 1.0);
   const auto before = tensors_of(dropping);
@@ -84,13 +88,15 @@ TEST_CASE("lora: a step that drops all runs no backward pass, and dropout is dra
   Options options = options_of(ModeChoice::lora, 0.0);
   options.lora_dropout = 0.5;
   options.micro_steps = 2;
-  Trainer a(options, shape, data, 0.0), b(options, shape, data, 0.0), other(options_of(ModeChoice::lora, 0.0), shape, data, 0.0);
+  Trainer a(options, shape, data, 0.0), b(options, shape, data, 0.0),
+      other(options_of(ModeChoice::lora, 0.0), shape, data, 0.0);
   for (int i = 0; i < 3; ++i) CHECK(a.step().loss == b.step().loss);
   CHECK(tensors_of(a) == tensors_of(b));
   for (int i = 0; i < 3; ++i) other.step();
   CHECK(tensors_of(a) != tensors_of(other));
 
-  // The masks are those of the trainer's step and micro-step: with the same data twice, only they can differ.
+  // The masks are those of the trainer's step and micro-step: with the same data twice, only they
+  // can differ.
   const TokenData same{std::vector<std::int32_t>(2000, 7), 0.2};
   options.learning_rate = 1e-12;
   options.warmup = 0;
@@ -113,22 +119,28 @@ TEST_CASE("lora: a step that drops all runs no backward pass, and dropout is dra
   CHECK(masked.validate() == single.validate());
 }
 
-TEST_CASE("lora: below the lowest branch with an adapter nothing is computed, and the gradients are the same bits") {
+TEST_CASE(
+    "lora: below the lowest branch with an adapter nothing is computed, and the gradients are the "
+    "same bits") {
   const TokenData data = text();
-  for (const std::vector<std::string>& targets : {std::vector<std::string>{"down_proj"}, {"q_proj", "v_proj"}}) {
+  for (const std::vector<std::string>& targets :
+       {std::vector<std::string>{"down_proj"}, {"q_proj", "v_proj"}}) {
     Options options = options_of(ModeChoice::lora, 0.0);
     options.lora_targets = targets;
     const std::size_t untrained = targets.size() == 1 ? 1 : 0;  // of the branches from below
     CAPTURE(untrained);
     Trainer trainer(options, shape, data, 0.0);
     const StepRecord& record = trainer.step();
-    CHECK(record.dropped == (untrained == 1 ? std::vector<std::size_t>{0} : std::vector<std::size_t>{}));
+    CHECK(record.dropped ==
+          (untrained == 1 ? std::vector<std::size_t>{0} : std::vector<std::size_t>{}));
     CHECK(record.activation_bytes == record.kept_activation_bytes);
     CHECK(trainer.drop_report().consistent());
 
     auto& model = trainer.model();
     dropbp::DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
-    Batch batch{.shape = {2, 16}, .inputs = std::vector<std::int32_t>(32, 3), .labels = std::vector<std::int32_t>(32, 5)};
+    Batch batch{.shape = {2, 16},
+                .inputs = std::vector<std::int32_t>(32, 3),
+                .labels = std::vector<std::int32_t>(32, 5)};
     for (std::size_t i = 0; i < 32; ++i) batch.inputs[i] = static_cast<std::int32_t>(7 * i % 61);
     const auto gradients = [&](auto plan) {
       model.clear_gradients();
@@ -136,7 +148,8 @@ TEST_CASE("lora: below the lowest branch with an adapter nothing is computed, an
       static_cast<void>(model.loss_and_gradients(batch));
       std::map<std::string, std::vector<float>> result;
       model.for_each_tensor([&](const auto& tensor) {
-        if (tensor.gradient != nullptr) result[tensor.name].assign(tensor.gradient, tensor.gradient + tensor.size());
+        if (tensor.gradient != nullptr)
+          result[tensor.name].assign(tensor.gradient, tensor.gradient + tensor.size());
       });
       return result;
     };
@@ -148,11 +161,15 @@ TEST_CASE("lora: below the lowest branch with an adapter nothing is computed, an
   }
 }
 
-TEST_CASE("lora: the limits of what is saved count the input gradient that the lowest kept branch is spared") {
+TEST_CASE(
+    "lora: the limits of what is saved count the input gradient that the lowest kept branch is "
+    "spared") {
   const TokenData data = text();
   const double sequence = 16, hidden = 24, kv = 12, units = 40;
-  const double attention = 4 * hidden * hidden + 4 * hidden * kv + 2 * sequence * hidden, mlp = 6 * hidden * units;
-  const double all = 3 * (attention + mlp), qkv = 2 * hidden * (hidden + 2 * kv), gate_up = 4 * hidden * units;
+  const double attention = 4 * hidden * hidden + 4 * hidden * kv + 2 * sequence * hidden,
+               mlp = 6 * hidden * units;
+  const double all = 3 * (attention + mlp), qkv = 2 * hidden * (hidden + 2 * kv),
+               gate_up = 4 * hidden * units;
   const auto fraction = [&](std::vector<std::string> targets, ModeChoice mode) {
     Options options = options_of(mode, 0.0);
     options.lora_targets = std::move(targets);
@@ -192,7 +209,8 @@ TEST_CASE("lora: adapters and merged models are saved, and load to the same loss
     CHECK(read.alpha == 7.5);
     CHECK(read.dropout == 0.25);
     CHECK(read.targets == options.lora_targets);
-    CHECK(test::read_bytes(folder / "adapter" / "adapter_config.json").find("\"some/base\"") != std::string::npos);
+    CHECK(test::read_bytes(folder / "adapter" / "adapter_config.json").find("\"some/base\"") !=
+          std::string::npos);
 
     Options again = options_of(mode);
     again.model = folder / "base";
@@ -208,7 +226,9 @@ TEST_CASE("lora: adapters and merged models are saved, and load to the same loss
   }
 }
 
-TEST_CASE("lora: an adapter of another model is refused with the tensor and both shapes, and changes nothing") {
+TEST_CASE(
+    "lora: an adapter of another model is refused with the tensor and both shapes, and changes "
+    "nothing") {
   const TokenData data = text();
   const TemporaryFolder folder;
   Trainer small(options_of(ModeChoice::lora), shape, data, 0.0);
@@ -220,28 +240,35 @@ TEST_CASE("lora: an adapter of another model is refused with the tensor and both
   other.initialize_adapters(5);
   std::vector<float> before;
   other.for_each_tensor([&](const auto& tensor) {
-    if (is_adapter(tensor.name)) before.insert(before.end(), tensor.value, tensor.value + tensor.size());
+    if (is_adapter(tensor.name))
+      before.insert(before.end(), tensor.value, tensor.value + tensor.size());
   });
-  test::check_throws<std::runtime_error>([&] { load_adapter(folder / "adapter", other); },
-                                         {"mlp.gate_proj.lora_B.weight", "[44, 3]", "[40, 3]", "made for this model"});
+  test::check_throws<std::runtime_error>(
+      [&] { load_adapter(folder / "adapter", other); },
+      {"mlp.gate_proj.lora_B.weight", "[44, 3]", "[40, 3]", "made for this model"});
   std::vector<float> after;
   other.for_each_tensor([&](const auto& tensor) {
-    if (is_adapter(tensor.name)) after.insert(after.end(), tensor.value, tensor.value + tensor.size());
+    if (is_adapter(tensor.name))
+      after.insert(after.end(), tensor.value, tensor.value + tensor.size());
   });
   CHECK(after == before);
 
   LlamaConfig lower = shape;
   lower.layers = 2;
   LlamaModel<float> fewer(lower, 16, {.adaptation = small.model().adaptation()});
-  test::check_throws<std::runtime_error>([&] { load_adapter(folder / "adapter", fewer); },
-                                         {"model.layers.2.", "choose an adapter that was made for this model"});
+  test::check_throws<std::runtime_error>(
+      [&] { load_adapter(folder / "adapter", fewer); },
+      {"model.layers.2.", "choose an adapter that was made for this model"});
 
   options.shape = wider;
   options.adapter = folder / "nowhere";
-  test::check_throws<std::runtime_error>([&] { Trainer trainer(options, wider, data, 0.0); }, {"nowhere", "not there"});
+  test::check_throws<std::runtime_error>([&] { Trainer trainer(options, wider, data, 0.0); },
+                                         {"nowhere", "not there"});
 }
 
-TEST_CASE("lora: an adapter of other weights of the same shapes is refused, if it says which it belongs to") {
+TEST_CASE(
+    "lora: an adapter of other weights of the same shapes is refused, if it says which it belongs "
+    "to") {
   const TokenData data = text();
   const TemporaryFolder folder;
   Options options = options_of(ModeChoice::lora);
@@ -265,16 +292,20 @@ TEST_CASE("lora: an adapter of other weights of the same shapes is refused, if i
   CHECK(load(nullptr, ModeChoice::qlora) == load("base", ModeChoice::qlora));
   CHECK(load("base", ModeChoice::qlora) == load("base", ModeChoice::lora));
   // One bit of one weight, wherever it is.
-  for (const char* const changed : {"model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"}) {
+  for (const char* const changed :
+       {"model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"}) {
     Trainer base(options_of(ModeChoice::full), shape, data, 0.0);
     base.model().for_each_tensor([&](const auto& tensor) {
-      if (tensor.name == changed) tensor.value[tensor.size() - 1] = std::nextafter(tensor.value[tensor.size() - 1], 9.0f);
+      if (tensor.name == changed)
+        tensor.value[tensor.size() - 1] = std::nextafter(tensor.value[tensor.size() - 1], 9.0f);
     });
     save_weights(folder / "changed", base.model());
     for (const ModeChoice mode : {ModeChoice::lora, ModeChoice::qlora})
-      test::check_throws<std::runtime_error>([&] { load("changed", mode); }, {"adapter'", "base that it was trained on", "CRC-32C"});
+      test::check_throws<std::runtime_error>(
+          [&] { load("changed", mode); }, {"adapter'", "base that it was trained on", "CRC-32C"});
   }
-  test::check_throws<std::runtime_error>([&] { load("narrow", ModeChoice::lora); }, {"base that it was trained on"});
+  test::check_throws<std::runtime_error>([&] { load("narrow", ModeChoice::lora); },
+                                         {"base that it was trained on"});
 
   // An adapter of another program does not say it.
   const fs::path path = folder / "adapter" / "adapter_model.safetensors";
@@ -282,7 +313,8 @@ TEST_CASE("lora: an adapter of other weights of the same shapes is refused, if i
   std::vector<TensorToWrite> tensors;
   {
     const SafetensorsFile file(path);
-    for (const TensorInfo& tensor : file.tensors()) file.read(tensor.name, values.emplace_back(tensor.elements()));
+    for (const TensorInfo& tensor : file.tensors())
+      file.read(tensor.name, values.emplace_back(tensor.elements()));
     for (std::size_t i = 0; i < values.size(); ++i)
       tensors.push_back({file.tensors()[i].name, file.tensors()[i].shape, values[i]});
   }
@@ -306,14 +338,20 @@ TEST_CASE("lora: an adapter's own dropout counts where none is given") {
 
 TEST_CASE("lora: adapter configs that mean something else are refused by their key") {
   const auto config = [](const std::string& more) {
-    return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" + more + "}";
+    return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" +
+           more + "}";
   };
-  const ops::Adaptation good = parse_adapter_config(config(R"(,"use_dora":false,"rank_pattern":{},"modules_to_save":null,"init_lora_weights":true)"), "'c'");
+  const ops::Adaptation good = parse_adapter_config(
+      config(
+          R"(,"use_dora":false,"rank_pattern":{},"modules_to_save":null,"init_lora_weights":true)"),
+      "'c'");
   CHECK(good.rank == 4);
   CHECK(good.scale() == 2.0);
   CHECK(good.adapts("model.layers.0.self_attn.q_proj"));
   CHECK_FALSE(good.adapts("model.layers.0.self_attn.k_proj"));
-  CHECK(parse_adapter_config(R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":"all-linear"})", "'c'").targets.empty());
+  CHECK(parse_adapter_config(
+            R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":"all-linear"})", "'c'")
+            .targets.empty());
 
   const struct {
     std::string text;
@@ -340,18 +378,22 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
       {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":[]})", "target_modules"},
       {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":".*_proj"})", "target_modules"},
       {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":["c_attn"]})", "c_attn"},
-      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":["q_proj"],"bias":"all"})", "bias"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":["q_proj"],"bias":"all"})",
+       "bias"},
       {R"([1])", "JSON"},
   };
   for (const auto& one : bad) {
     CAPTURE(one.text);
-    test::check_throws<std::runtime_error>([&] { static_cast<void>(parse_adapter_config(one.text, "'c'")); }, {"'c'", one.key});
+    test::check_throws<std::runtime_error>(
+        [&] { static_cast<void>(parse_adapter_config(one.text, "'c'")); }, {"'c'", one.key});
   }
 }
 
-TEST_CASE("qlora: frozen linear maps are in 4 bits, trained or saved in no other way than dense ones") {
+TEST_CASE(
+    "qlora: frozen linear maps are in 4 bits, trained or saved in no other way than dense ones") {
   const TokenData data = text();
-  Trainer dense(options_of(ModeChoice::lora), shape, data, 0.5), quantized(options_of(ModeChoice::qlora), shape, data, 0.5);
+  Trainer dense(options_of(ModeChoice::lora), shape, data, 0.5),
+      quantized(options_of(ModeChoice::qlora), shape, data, 0.5);
   const std::size_t linears = 3u * (2u * 24u * 24u + 2u * 24u * 12u + 3u * 24u * 40u);
   const std::size_t rest = dense.model().base_bytes() - 4 * linears;
   // 4 bits, a byte for each 64, a few floats for each matrix.

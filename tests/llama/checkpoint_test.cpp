@@ -62,7 +62,8 @@ std::string loaded(const fs::path& folder) {
     for (const float value : weights.embedding) {
       if (value != weights.embedding[0]) return "mixed values";
     }
-    return std::to_string(config.hidden) + "/" + std::to_string(static_cast<int>(weights.embedding[0]));
+    return std::to_string(config.hidden) + "/" +
+           std::to_string(static_cast<int>(weights.embedding[0]));
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -83,7 +84,8 @@ TEST_CASE("config: read with Hugging Face's defaults, written and read back") {
   CHECK(!defaults.tie_embeddings);
   CHECK(defaults.head_size() == 4);
 
-  LlamaConfig config{.vocabulary = 77, .hidden = 24, .intermediate = 50, .layers = 5, .heads = 6, .kv_heads = 3};
+  LlamaConfig config{
+      .vocabulary = 77, .hidden = 24, .intermediate = 50, .layers = 5, .heads = 6, .kv_heads = 3};
   config.norm_epsilon = 1e-5;
   config.rope_theta = 123456.5;
   config.tie_embeddings = true;
@@ -94,21 +96,25 @@ TEST_CASE("config: read with Hugging Face's defaults, written and read back") {
   CHECK(golden == LlamaConfig{64, 16, 44, 3, 4, 2, 1e-5, 10000.0, false, 64});
 
   // Spellings of "plain" in newer transformers.
-  CHECK(parse_config(json_with(R"(,"rope_parameters":{"rope_type":"default","rope_theta":5e5})"), "'c'").rope_theta ==
-        5e5);
+  CHECK(parse_config(json_with(R"(,"rope_parameters":{"rope_type":"default","rope_theta":5e5})"),
+                     "'c'")
+            .rope_theta == 5e5);
   CHECK_NOTHROW((void)parse_config(
-      json_with(R"(,"rope_scaling":null,"head_dim":4,"hidden_act":"silu","mlp_bias":false,"sliding_window":null)"),
+      json_with(
+          R"(,"rope_scaling":null,"head_dim":4,"hidden_act":"silu","mlp_bias":false,"sliding_window":null)"),
       "'c'"));
-  CHECK_NOTHROW(
-      (void)parse_config(json_with(R"(,"rope_scaling":{"rope_type":"default"},"num_key_value_heads":null)"), "'c'"));
+  CHECK_NOTHROW((void)parse_config(
+      json_with(R"(,"rope_scaling":{"rope_type":"default"},"num_key_value_heads":null)"), "'c'"));
 }
 
-TEST_CASE("config: what this model is not, and what no model can be, is an error that names the key") {
+TEST_CASE(
+    "config: what this model is not, and what no model can be, is an error that names the key") {
   const struct {
     std::string text;
     std::vector<std::string_view> parts;
   } cases[] = {
-      {json_with(R"(,"rope_scaling":{"type":"linear","factor":2.0})"), {"'rope_scaling'", "null", "linear"}},
+      {json_with(R"(,"rope_scaling":{"type":"linear","factor":2.0})"),
+       {"'rope_scaling'", "null", "linear"}},
       {json_with(R"(,"rope_scaling":{"factor":2.0})"), {"'rope_scaling'"}},
       {json_with(R"(,"rope_parameters":{"rope_type":"llama3"})"), {"'rope_parameters'", "llama3"}},
       {json_with(R"(,"attention_bias":true)"), {"'attention_bias'", "false", "true"}},
@@ -146,10 +152,11 @@ TEST_CASE("config: what this model is not, and what no model can be, is an error
   };
   for (const auto& c : cases) {
     INFO(c.text);
-    test::check_throws<std::runtime_error>([&] { (void)parse_config(c.text, "'some/config.json'"); },
-                                           {"'some/config.json'", "; "});
+    test::check_throws<std::runtime_error>(
+        [&] { (void)parse_config(c.text, "'some/config.json'"); }, {"'some/config.json'", "; "});
     for (const auto part : c.parts)
-      test::check_throws<std::runtime_error>([&] { (void)parse_config(c.text, "'some/config.json'"); }, {part});
+      test::check_throws<std::runtime_error>(
+          [&] { (void)parse_config(c.text, "'some/config.json'"); }, {part});
   }
   test::check_throws<std::invalid_argument>([] { validate({.heads = 3, .kv_heads = 2}); },
                                             {"heads must be a multiple"});
@@ -180,22 +187,28 @@ TEST_CASE("checkpoint: what is missing, wrong or too much is named") {
   const LlamaConfig config = config_of(8);
   Weights weights(config);
   const auto load = [&] { load_checkpoint(dir, weights.tensors); };
-  const auto write = [&](std::vector<TensorToWrite> tensors) { write_safetensors(dir / "model.safetensors", tensors); };
+  const auto write = [&](std::vector<TensorToWrite> tensors) {
+    write_safetensors(dir / "model.safetensors", tensors);
+  };
   const std::vector<float> embedding(24, 5.0f), norm(8, 6.0f), extra(4);
-  const TensorToWrite e{"model.embed_tokens.weight", {3, 8}, embedding}, n{"model.norm.weight", {8}, norm};
+  const TensorToWrite e{"model.embed_tokens.weight", {3, 8}, embedding},
+      n{"model.norm.weight", {8}, norm};
 
-  test::check_throws<std::runtime_error>([&] { (void)load_config(dir); }, {"'" + dir.string() + "'", "not there"});
+  test::check_throws<std::runtime_error>([&] { (void)load_config(dir); },
+                                         {"'" + dir.string() + "'", "not there"});
   test::write_bytes(folder / "file", "x");
-  test::check_throws<std::runtime_error>([&] { (void)load_config(folder / "file"); }, {"not a folder"});
+  test::check_throws<std::runtime_error>([&] { (void)load_config(folder / "file"); },
+                                         {"not a folder"});
   fs::create_directories(dir);
-  test::check_throws<std::runtime_error>([&] { (void)load_config(dir); }, {"config.json", "No such file"});
+  test::check_throws<std::runtime_error>([&] { (void)load_config(dir); },
+                                         {"config.json", "No such file"});
   test::check_throws<std::runtime_error>(load, {"model.safetensors", "neither"});
 
   write({e});
   test::check_throws<std::runtime_error>(load, {"'model.norm.weight'", "[8]", "they do not"});
   write({e, {"model.norm.weight", {2, 4}, norm}});
-  test::check_throws<std::runtime_error>(
-      load, {"model.safetensors'", "'model.norm.weight'", "must have the shape [8]", "it has [2, 4]"});
+  test::check_throws<std::runtime_error>(load, {"model.safetensors'", "'model.norm.weight'",
+                                                "must have the shape [8]", "it has [2, 4]"});
   CHECK(weights.embedding[0] == 0.0f);  // nothing was read before all shapes were checked
   write({e, n, {"q.lora_A", {4}, extra}, {"q.lora_B", {4}, extra}});
   test::check_throws<std::runtime_error>(load, {"2 tensors and no others", "q.lora_A, q.lora_B"});
@@ -204,7 +217,10 @@ TEST_CASE("checkpoint: what is missing, wrong or too much is named") {
   write(many);
   test::check_throws<std::runtime_error>(load, {"x0, x1, x2, x3, x4 and 4 more"});
 
-  write({e, n, {"model.layers.0.self_attn.rotary_emb.inv_freq", {4}, extra}, {"lm_head.weight", {4}, extra}});
+  write({e,
+         n,
+         {"model.layers.0.self_attn.rotary_emb.inv_freq", {4}, extra},
+         {"lm_head.weight", {4}, extra}});
   CHECK_NOTHROW(load());
   CHECK(weights.embedding[23] == 5.0f);
   CHECK(weights.norm[7] == 6.0f);
@@ -225,8 +241,10 @@ TEST_CASE("checkpoint: a folder that cannot be saved to is found out before") {
   prepare_checkpoint_folder(folder / "a/b");
   CHECK(fs::is_empty(folder / "a/b"));
   test::write_bytes(folder / "file", "x");
-  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file"); }, {"file", "folder"});
-  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file/below"); }, {"file/below"});
+  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file"); },
+                                         {"file", "folder"});
+  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file/below"); },
+                                         {"file/below"});
   fs::create_directories(folder / "c/model.safetensors");
   test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "c"); },
                                          {"model.safetensors", "a folder"});
@@ -237,12 +255,17 @@ TEST_CASE("checkpoint: shards") {
   Weights weights(config_of(8));
   const auto load = [&] { load_checkpoint(folder.path(), weights.tensors); };
   const std::vector<float> embedding(24, 5.0f), norm(8, 6.0f);
-  write_safetensors(folder / "s1", std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding}},
+  write_safetensors(folder / "s1",
+                    std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding}},
                     DType::bf16);
-  write_safetensors(folder / "s2", std::vector<TensorToWrite>{{"model.norm.weight", {8}, norm}}, DType::f16);
-  const auto index = [&](const std::string& map) { test::write_bytes(folder / "model.safetensors.index.json", map); };
+  write_safetensors(folder / "s2", std::vector<TensorToWrite>{{"model.norm.weight", {8}, norm}},
+                    DType::f16);
+  const auto index = [&](const std::string& map) {
+    test::write_bytes(folder / "model.safetensors.index.json", map);
+  };
 
-  index(R"({"metadata":{"total_size":64},"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s2"}})");
+  index(
+      R"({"metadata":{"total_size":64},"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s2"}})");
   load();
   CHECK(weights.embedding[23] == 5.0f);
   CHECK(weights.norm[7] == 6.0f);
@@ -253,14 +276,20 @@ TEST_CASE("checkpoint: shards") {
   } cases[] = {
       {"{}", {"'weight_map'"}},
       {R"({"weight_map":[]})", {"'weight_map'"}},
-      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s3"}})", {"s3", "No such file"}},
+      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s3"}})",
+       {"s3", "No such file"}},
       {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s1"}})",
        {"'model.norm.weight'", "'s1'"}},
-      {R"({"weight_map":{"model.embed_tokens.weight":"s1"}})", {"'model.norm.weight'", "they do not"}},
-      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"../s2"}})", {"same folder", "../s2"}},
-      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"/etc/passwd"}})", {"same folder"}},
-      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":".."}})", {"same folder"}},
-      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":7}})", {"same folder", "7"}},
+      {R"({"weight_map":{"model.embed_tokens.weight":"s1"}})",
+       {"'model.norm.weight'", "they do not"}},
+      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"../s2"}})",
+       {"same folder", "../s2"}},
+      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"/etc/passwd"}})",
+       {"same folder"}},
+      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":".."}})",
+       {"same folder"}},
+      {R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":7}})",
+       {"same folder", "7"}},
       {R"({"weight_map":{"a":"s1","a":"s2"}})", {"'a' occurs twice"}},
   };
   for (const auto& c : cases) {
@@ -270,8 +299,8 @@ TEST_CASE("checkpoint: shards") {
   }
   // Tensors that a shard has and the index does not list are extra too.
   const std::vector<float> extra(2);
-  write_safetensors(folder / "s2",
-                    std::vector<TensorToWrite>{{"model.norm.weight", {8}, norm}, {"unlisted", {2}, extra}});
+  write_safetensors(folder / "s2", std::vector<TensorToWrite>{{"model.norm.weight", {8}, norm},
+                                                              {"unlisted", {2}, extra}});
   index(R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s2"}})");
   test::check_throws<std::runtime_error>(load, {"no others", "unlisted"});
   // A saved model takes precedence over shards that were there before.
@@ -306,7 +335,8 @@ std::string loaded_four(const fs::path& folder) {
     for (std::size_t i = 0; i < 4; ++i)
       for (const float value : four.values[i])
         if (value != four.values[0][0] + static_cast<float>(i)) return "mixed values";
-    return std::to_string(config.hidden) + "/" + std::to_string(static_cast<int>(four.values[0][0]));
+    return std::to_string(config.hidden) + "/" +
+           std::to_string(static_cast<int>(four.values[0][0]));
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -314,7 +344,8 @@ std::string loaded_four(const fs::path& folder) {
 
 std::vector<std::string> names_in(const fs::path& folder) {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(folder))
+    names.push_back(entry.path().filename().string());
   std::ranges::sort(names);
   return names;
 }
@@ -322,21 +353,25 @@ std::vector<std::string> names_in(const fs::path& folder) {
 std::vector<std::string> names_of(std::uint64_t files) {
   if (files == 1) return {"config.json", "model.safetensors"};
   std::vector<std::string> names{"config.json"};
-  for (std::uint64_t i = 1; i <= files; ++i) names.push_back(fmt::format("model-{:05}-of-{:05}.safetensors", i, files));
+  for (std::uint64_t i = 1; i <= files; ++i)
+    names.push_back(fmt::format("model-{:05}-of-{:05}.safetensors", i, files));
   names.push_back("model.safetensors.index.json");
   return names;
 }
 
 }  // namespace
 
-TEST_CASE("checkpoint: weights beyond a limit are saved as shards with an index in Hugging Face's format") {
+TEST_CASE(
+    "checkpoint: weights beyond a limit are saved as shards with an index in Hugging Face's "
+    "format") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
   save_four(dir, 8, 1, 2);
   CHECK(names_in(dir) == names_of(2));
   const auto index = nlohmann::json::parse(test::read_bytes(dir / "model.safetensors.index.json"));
   CHECK(index["metadata"]["total_size"] == 128);
-  CHECK(index["weight_map"] == nlohmann::json::parse(R"({"t0.weight":"model-00001-of-00002.safetensors",
+  CHECK(index["weight_map"] ==
+        nlohmann::json::parse(R"({"t0.weight":"model-00001-of-00002.safetensors",
       "t1.weight":"model-00001-of-00002.safetensors","t2.weight":"model-00002-of-00002.safetensors",
       "t3.weight":"model-00002-of-00002.safetensors"})"));
   const SafetensorsFile second(dir / "model-00002-of-00002.safetensors");
@@ -345,7 +380,8 @@ TEST_CASE("checkpoint: weights beyond a limit are saved as shards with an index 
   CHECK_NOTHROW(second.verify());
   CHECK(loaded_four(dir) == "8/1");
 
-  // The limit is what a file's numbers may take, in their type; what is larger alone has a file of its own.
+  // The limit is what a file's numbers may take, in their type; what is larger alone has a file of
+  // its own.
   const auto files = [&](std::uint64_t limit, DType dtype) {
     save_checkpoint(dir, config_of(8), Four(3).tensors, dtype, limit);
     CHECK(loaded_four(dir) == "8/3");
@@ -360,7 +396,9 @@ TEST_CASE("checkpoint: weights beyond a limit are saved as shards with an index 
   CHECK(files(~std::uint64_t{0}, DType::f32) == names_of(1));
 }
 
-TEST_CASE("checkpoint: one file and shards of any number follow each other in a folder, and leave nothing behind") {
+TEST_CASE(
+    "checkpoint: one file and shards of any number follow each other in a folder, and leave "
+    "nothing behind") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
   int value = 0;
@@ -376,7 +414,8 @@ TEST_CASE("checkpoint: one file and shards of any number follow each other in a 
       }
   // Other files are nobody's shards.
   save_four(dir, 8, 1, 2);
-  for (const char* const name : {"model-1-of-2.safetensors", "model-00001-of-00004.bin", "xmodel-00001-of-00004.safetensors"})
+  for (const char* const name : {"model-1-of-2.safetensors", "model-00001-of-00004.bin",
+                                 "xmodel-00001-of-00004.safetensors"})
     test::write_bytes(dir / name, "mine");
   save_four(dir, 8, 1, 1);
   CHECK(names_in(dir).size() == 5);
@@ -388,14 +427,16 @@ TEST_CASE("checkpoint: a shard of another save is found out") {
   save_four(folder / "b", 8, 2, 2);
   const char* const name = "model-00002-of-00002.safetensors";
   fs::copy_file(folder / "b" / name, folder / "a" / name, fs::copy_options::overwrite_existing);
-  CHECK(loaded_four(folder / "a").find("must be the shard that its index was saved with") != std::string::npos);
+  CHECK(loaded_four(folder / "a").find("must be the shard that its index was saved with") !=
+        std::string::npos);
   fs::remove(folder / "a" / name);
   CHECK(loaded_four(folder / "a").find("No such file") != std::string::npos);
 }
 
 TEST_CASE("atomic file: only regular files are replaced, links and permissions survive") {
   const TemporaryFolder folder;
-  test::check_throws<std::runtime_error>([] { check_writable("/dev/null"); }, {"/dev/null", "regular file"});
+  test::check_throws<std::runtime_error>([] { check_writable("/dev/null"); },
+                                         {"/dev/null", "regular file"});
   CHECK(fs::is_character_file("/dev/null"));
   test::check_throws<std::runtime_error>([&] { check_writable(folder.path()); }, {"a folder"});
   test::check_throws<std::runtime_error>([&] { check_writable(folder / "no/such/file"); },
@@ -409,7 +450,8 @@ TEST_CASE("atomic file: only regular files are replaced, links and permissions s
   write_file_atomically(folder / "link", "new");
   CHECK(test::read_bytes(folder / "real") == "new");
   CHECK(fs::is_symlink(folder / "link"));
-  CHECK(fs::status(folder / "real").permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+  CHECK(fs::status(folder / "real").permissions() ==
+        (fs::perms::owner_read | fs::perms::owner_write));
 
   // A leftover that links elsewhere is replaced, not followed.
   test::write_bytes(folder / "victim", "mine");
@@ -431,8 +473,8 @@ TEST_CASE("checkpoint: a disk that fills up leaves the old one, for every size o
   const fs::path dir = folder / "m";
   save(dir, 8, 1);
   save(folder / "reference", 12, 2);
-  const auto full =
-      std::max(fs::file_size(folder / "reference/model.safetensors"), fs::file_size(folder / "reference/config.json"));
+  const auto full = std::max(fs::file_size(folder / "reference/model.safetensors"),
+                             fs::file_size(folder / "reference/config.json"));
   const std::string old_config = test::read_bytes(dir / "config.json"),
                     old_weights = test::read_bytes(dir / "model.safetensors");
   std::size_t wrong = 0;
@@ -457,8 +499,11 @@ TEST_CASE("checkpoint: a disk that fills up leaves the old one, for every size o
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-TEST_CASE("checkpoint: a save that is killed or fails at any system call leaves the old or the new checkpoint") {
-  // Where the folder stands before: a complete checkpoint, or one whose save was killed between its two renames.
+TEST_CASE(
+    "checkpoint: a save that is killed or fails at any system call leaves the old or the new "
+    "checkpoint") {
+  // Where the folder stands before: a complete checkpoint, or one whose save was killed between its
+  // two renames.
   const bool interrupted = GENERATE(false, true);
   using test::Fault;
   const Fault fault = GENERATE(Fault::kill, Fault::io_error, Fault::no_space, Fault::short_write);
@@ -489,12 +534,15 @@ TEST_CASE("checkpoint: a save that is killed or fails at any system call leaves 
       good &= WIFSIGNALED(outcome.status);
     } else {
       good &= WIFEXITED(outcome.status) &&
-              (WEXITSTATUS(outcome.status) == test::refused || (WEXITSTATUS(outcome.status) == test::done && now == after));
-      // A failed unlink or close of the leftover itself cannot be helped; any other failure cleans up.
+              (WEXITSTATUS(outcome.status) == test::refused ||
+               (WEXITSTATUS(outcome.status) == test::done && now == after));
+      // A failed unlink or close of the leftover itself cannot be helped; any other failure cleans
+      // up.
       good &= !fs::exists(dir / "model.safetensors.tmp") || outcome.number == SYS_unlink;
     }
     if (!good && first_wrong.empty())
-      first_wrong = "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) + "): " + now;
+      first_wrong =
+          "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) + "): " + now;
     wrong += !good;
     if (!outcome.reached) break;
     ++struck;
@@ -509,12 +557,19 @@ TEST_CASE("checkpoint: a save that is killed or fails at any system call leaves 
   CHECK((old_left >= 1 || fault == Fault::short_write));
 }
 
-TEST_CASE("checkpoint: a save of shards that is killed or fails at any system call leaves the old or the new checkpoint") {
+TEST_CASE(
+    "checkpoint: a save of shards that is killed or fails at any system call leaves the old or the "
+    "new checkpoint") {
   using test::Fault;
   // `interrupted`: the folder's own save was killed behind the first of its renames, the index's.
-  const auto [fault, before, after, interrupted] = GENERATE(table<Fault, std::uint64_t, std::uint64_t, bool>(
-      {{Fault::kill, 2, 2, false}, {Fault::kill, 1, 2, false}, {Fault::kill, 2, 1, false}, {Fault::kill, 2, 2, true},
-       {Fault::io_error, 1, 2, false}, {Fault::io_error, 2, 2, true}, {Fault::short_write, 2, 2, false}}));
+  const auto [fault, before, after, interrupted] = GENERATE(
+      table<Fault, std::uint64_t, std::uint64_t, bool>({{Fault::kill, 2, 2, false},
+                                                        {Fault::kill, 1, 2, false},
+                                                        {Fault::kill, 2, 1, false},
+                                                        {Fault::kill, 2, 2, true},
+                                                        {Fault::io_error, 1, 2, false},
+                                                        {Fault::io_error, 2, 2, true},
+                                                        {Fault::short_write, 2, 2, false}}));
   CAPTURE(static_cast<int>(fault), before, after, interrupted);
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
@@ -527,7 +582,8 @@ TEST_CASE("checkpoint: a save of shards that is killed or fails at any system ca
     if (interrupted) {
       save_four(folder / "next", 12, 7, 2);
       for (const std::string& name : names_of(2))
-        fs::rename(folder / "next" / name, dir / (name.ends_with(".index.json") ? name : name + ".tmp"));
+        fs::rename(folder / "next" / name,
+                   dir / (name.ends_with(".index.json") ? name : name + ".tmp"));
     }
     REQUIRE(loaded_four(dir) == old);
     const auto save_new = [&, files = after] { save_four(dir, 16, 20, files); };
@@ -539,10 +595,12 @@ TEST_CASE("checkpoint: a save of shards that is killed or fails at any system ca
     if (outcome.reached && fault == Fault::kill)
       good &= WIFSIGNALED(outcome.status);
     else
-      good &= WIFEXITED(outcome.status) && (WEXITSTATUS(outcome.status) == test::refused ||
-                                            (WEXITSTATUS(outcome.status) == test::done && now == fresh));
+      good &= WIFEXITED(outcome.status) &&
+              (WEXITSTATUS(outcome.status) == test::refused ||
+               (WEXITSTATUS(outcome.status) == test::done && now == fresh));
     if (!good && first_wrong.empty())
-      first_wrong = "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) + "): " + now;
+      first_wrong =
+          "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) + "): " + now;
     wrong += !good;
     if (!outcome.reached) break;
     ++struck;

@@ -53,7 +53,8 @@ TEST_CASE("data: text is bytes, the end of it is held out") {
   CHECK(TokenData::from_text(folder / "t", {.validation_fraction = 0.0}).validation().empty());
   CHECK(text_of(TokenData::from_text(folder / "t", {.max_bytes = 7})) == "0123456");
   test::check_throws<std::invalid_argument>(
-      [&] { (void)TokenData::from_text(folder / "t", {.validation_fraction = 1.0}); }, {"[0, 1)", "it is 1"});
+      [&] { (void)TokenData::from_text(folder / "t", {.validation_fraction = 1.0}); },
+      {"[0, 1)", "it is 1"});
 }
 
 TEST_CASE("data: a folder is read in byte order of its paths, whatever order it was made in") {
@@ -79,13 +80,16 @@ TEST_CASE("data: no text is an error that says what to pass") {
   test::write_bytes(folder / "empty", "");
   test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text(folder / "none"); },
                                          {"none", "No such file"});
-  test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text(folder / "empty"); }, {"empty", "--data"});
+  test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text(folder / "empty"); },
+                                         {"empty", "--data"});
   test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text(folder.path()); },
                                          {"no readable text", "--data"});
-  test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text("/dev/zero"); }, {"not a regular file"});
+  test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text("/dev/zero"); },
+                                         {"not a regular file"});
   test::write_bytes(folder / "bytes", "abc\xc8");
-  test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text(folder / "bytes", {.vocabulary = 128}); },
-                                         {"position 3", "200", "vocabulary of 128"});
+  test::check_throws<std::runtime_error>(
+      [&] { (void)TokenData::from_text(folder / "bytes", {.vocabulary = 128}); },
+      {"position 3", "200", "vocabulary of 128"});
 }
 
 TEST_CASE("data: token files") {
@@ -94,9 +98,13 @@ TEST_CASE("data: token files") {
   test::write_bytes(folder / "t.i32", raw<std::int32_t>({0, 100000, 7}));
   test::write_bytes(folder / "t.bin", raw<std::int32_t>({5, 6}));
   const DataOptions large{.vocabulary = 1 << 20, .validation_fraction = 0.0};
-  const auto ids = [](const TokenData& data) { return Ids(data.train().begin(), data.train().end()); };
-  CHECK(ids(TokenData::from_tokens(folder / "t.u16", TokenType::automatic, large)) == Ids{0, 1, 65535, 7});
-  CHECK(ids(TokenData::from_tokens(folder / "t.i32", TokenType::automatic, large)) == Ids{0, 100000, 7});
+  const auto ids = [](const TokenData& data) {
+    return Ids(data.train().begin(), data.train().end());
+  };
+  CHECK(ids(TokenData::from_tokens(folder / "t.u16", TokenType::automatic, large)) ==
+        Ids{0, 1, 65535, 7});
+  CHECK(ids(TokenData::from_tokens(folder / "t.i32", TokenType::automatic, large)) ==
+        Ids{0, 100000, 7});
   CHECK(ids(TokenData::from_tokens(folder / "t.bin", TokenType::i32, large)) == Ids{5, 6});
   CHECK(ids(TokenData::from_tokens(folder / "t.bin", TokenType::u16, large)) == Ids{5, 0, 6, 0});
 
@@ -109,16 +117,20 @@ TEST_CASE("data: token files") {
   test::check_throws<std::runtime_error>([&] { load("t.bin", TokenType::automatic, 9); },
                                          {"t.bin", ".u16 or .i32", "--token-type"});
   test::write_bytes(folder / "t.i32", raw<std::int32_t>({0, 3, -1}));
-  test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); }, {"position 2", "-1"});
+  test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); },
+                                         {"position 2", "-1"});
   test::write_bytes(folder / "t.i32", "12345");
-  test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); }, {"4-byte ids", "5 bytes"});
+  test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); },
+                                         {"4-byte ids", "5 bytes"});
   test::write_bytes(folder / "t.i32", "");
-  test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); }, {"empty", "--tokens"});
+  test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); },
+                                         {"empty", "--tokens"});
   // The position counts over the whole file, not over the piece that is read at a time.
   auto many = std::vector<std::uint16_t>(100'000, 3);
   many[70'001] = 9;
   test::write_bytes(folder / "t.u16", raw(many));
-  test::check_throws<std::runtime_error>([&] { load("t.u16", TokenType::u16, 9); }, {"position 70001", "is 9"});
+  test::check_throws<std::runtime_error>([&] { load("t.u16", TokenType::u16, 9); },
+                                         {"position 70001", "is 9"});
 }
 
 TEST_CASE("data: the default text is the newest C++ standard library") {
@@ -145,7 +157,8 @@ TEST_CASE("data: batches are a pure function of seed, step and micro-step") {
   const auto draw = [&](const BatchSampler& from, std::uint64_t step, std::uint32_t micro_step) {
     Ids ids(batch * sequence), labels(batch * sequence);
     from.fill(step, micro_step, ids, labels);
-    for (std::size_t i = 0; i < ids.size(); ++i) REQUIRE(labels[i] == ids[i] + 1);  // shifted by one
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      REQUIRE(labels[i] == ids[i] + 1);  // shifted by one
     for (std::size_t i = 0; i < ids.size(); ++i)
       REQUIRE(ids[i] - ids[i - i % sequence] == std::int32_t(i % sequence));  // neighbours
     return ids;
@@ -183,16 +196,20 @@ TEST_CASE("data: text shorter than a batch is an error with both numbers") {
   CHECK_NOTHROW(BatchSampler(tokens, 4, 10, 1));
   test::check_throws<std::runtime_error>([&] { BatchSampler(tokens, 4, 11, 1); },
                                          {"4 x 12 = 48", "it has 44", "--batch", "--sequence"});
-  test::check_throws<std::runtime_error>([&] { BatchSampler(tokens, 1, std::ptrdiff_t{1} << 62, 1); }, {"it has 44"});
+  test::check_throws<std::runtime_error>(
+      [&] { BatchSampler(tokens, 1, std::ptrdiff_t{1} << 62, 1); }, {"it has 44"});
   test::check_throws<std::runtime_error>([&] { BatchSampler({}, 1, 1, 1); }, {"it has 0"});
-  test::check_throws<std::invalid_argument>([&] { BatchSampler(tokens, 0, 1, 1); }, {"batch", "it is 0"});
-  test::check_throws<std::invalid_argument>([&] { BatchSampler(tokens, 1, -1, 1); }, {"sequence", "it is -1"});
+  test::check_throws<std::invalid_argument>([&] { BatchSampler(tokens, 0, 1, 1); },
+                                            {"batch", "it is 0"});
+  test::check_throws<std::invalid_argument>([&] { BatchSampler(tokens, 1, -1, 1); },
+                                            {"sequence", "it is -1"});
   CHECK_NOTHROW(EvaluationWindows(tokens, 4, 43, 2));
   test::check_throws<std::runtime_error>([&] { EvaluationWindows(tokens, 4, 44, 2); },
                                          {"validation", "45", "it has 44"});
   Ids ids(40), labels(39);
-  test::check_throws<std::invalid_argument>([&] { BatchSampler(tokens, 4, 10, 1).fill(0, 0, ids, labels); },
-                                            {"4 x 10 = 40", "40 and 39"});
+  test::check_throws<std::invalid_argument>(
+      [&] { BatchSampler(tokens, 4, 10, 1).fill(0, 0, ids, labels); },
+      {"4 x 10 = 40", "40 and 39"});
 }
 
 TEST_CASE("data: validation windows are the same every time, evenly spaced, first to last") {
@@ -206,7 +223,8 @@ TEST_CASE("data: validation windows are the same every time, evenly spaced, firs
     starts.insert(starts.end(), {ids[0], ids[9]});
   }
   CHECK(starts == Ids{0, 110, 220, 330, 440, 550, 660, 770, 880, 990});
-  test::check_throws<std::invalid_argument>([&] { windows.fill(5, ids, labels); }, {"5 batches", "number 5"});
+  test::check_throws<std::invalid_argument>([&] { windows.fill(5, ids, labels); },
+                                            {"5 batches", "number 5"});
 
   const Ids few = counting(10);  // exactly one window
   const EvaluationWindows short_windows(few, 2, 9, 1);

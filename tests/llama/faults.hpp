@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Runs something in a child process and kills it, or lets a system call on files fail, at any point.
+// Runs something in a child process and kills it, or lets a system call on files fail, at any
+// point.
 #pragma once
 
 #include <sys/ptrace.h>
@@ -24,12 +25,15 @@ namespace test {
 // What a forked child ends with.
 inline constexpr int done = 0, refused = 42, surprised = 43;
 
-/// Runs `function` in a child and ends it: `refused` for a std::runtime_error that contains `message`.
-[[noreturn]] inline void run_and_exit(const std::function<void()>& function, std::string_view message) {
+/// Runs `function` in a child and ends it: `refused` for a std::runtime_error that contains
+/// `message`.
+[[noreturn]] inline void run_and_exit(const std::function<void()>& function,
+                                      std::string_view message) {
   try {
     function();
   } catch (const std::runtime_error& error) {
-    _exit(std::string_view(error.what()).find(message) != std::string_view::npos ? refused : surprised);
+    _exit(std::string_view(error.what()).find(message) != std::string_view::npos ? refused
+                                                                                 : surprised);
   } catch (...) {
     _exit(surprised);
   }
@@ -78,7 +82,8 @@ struct Outcome {
   unsigned long long number = 0;
 };
 
-/// Runs `function` in a traced child and strikes at its n-th system call on files, before it is carried out.
+/// Runs `function` in a traced child and strikes at its n-th system call on files, before it is
+/// carried out.
 inline Outcome run_with_fault(const std::function<void()>& function, Fault fault, std::size_t n) {
   const pid_t child = fork();
   if (child == 0) {

@@ -16,11 +16,13 @@
 
 namespace test {
 
-/// In memory where the system has such a folder: the tests fsync thousands of files, which a disk takes minutes for.
+/// In memory where the system has such a folder: the tests fsync thousands of files, which a disk
+/// takes minutes for.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    const std::filesystem::path parent = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path();
+    const std::filesystem::path parent =
+        access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path();
     std::string name = (parent / "dropbp-test-XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
     path_ = name;
@@ -41,8 +43,10 @@ class TemporaryFolder {
 
 inline void write_bytes(const std::filesystem::path& path, std::string_view bytes) {
   std::filesystem::create_directories(path.parent_path());
-  std::filesystem::remove(path);  // ext4 makes an overwritten file durable at once, which takes a thousand times as long
-  std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  std::filesystem::remove(path);  // ext4 makes an overwritten file durable at once, which takes a
+                                  // thousand times as long
+  std::ofstream(path, std::ios::binary)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
 inline std::string read_bytes(const std::filesystem::path& path) {

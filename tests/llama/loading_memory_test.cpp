@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The most memory that is alive while a model is loaded: counted by replacing the global operator new of this program.
+// The most memory that is alive while a model is loaded: counted by replacing the global operator
+// new of this program.
 #include <malloc.h>
 
 #include <algorithm>
@@ -45,10 +46,18 @@ void* aligned(std::size_t size, std::align_val_t alignment) noexcept {
 
 void* operator new(std::size_t size) { return counted_or_throw(std::malloc(at_least_one(size))); }
 void* operator new[](std::size_t size) { return counted_or_throw(std::malloc(at_least_one(size))); }
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return counted(std::malloc(at_least_one(size))); }
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return counted(std::malloc(at_least_one(size))); }
-void* operator new(std::size_t size, std::align_val_t alignment) { return counted_or_throw(aligned(size, alignment)); }
-void* operator new[](std::size_t size, std::align_val_t alignment) { return counted_or_throw(aligned(size, alignment)); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return counted(std::malloc(at_least_one(size)));
+}
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  return counted(std::malloc(at_least_one(size)));
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return counted_or_throw(aligned(size, alignment));
+}
+void* operator new[](std::size_t size, std::align_val_t alignment) {
+  return counted_or_throw(aligned(size, alignment));
+}
 void operator delete(void* memory) noexcept { released(memory); }
 void operator delete[](void* memory) noexcept { released(memory); }
 void operator delete(void* memory, std::size_t) noexcept { released(memory); }
@@ -62,7 +71,8 @@ namespace {
 
 using namespace llama;
 
-constexpr LlamaConfig shape{.vocabulary = 64, .hidden = 128, .intermediate = 512, .layers = 6, .heads = 4, .kv_heads = 2};
+constexpr LlamaConfig shape{
+    .vocabulary = 64, .hidden = 128, .intermediate = 512, .layers = 6, .heads = 4, .kv_heads = 2};
 
 }  // namespace
 

@@ -9,6 +9,6 @@
 
 TEST_CASE("tokenizer: without PCRE2 the error says how to get it") {
   CHECK(!llama::Regex::available());
-  test::check_throws<std::runtime_error>([] { llama::Tokenizer("none"); },
-                                         {"needs PCRE2", "libpcre2-dev", "build again", "--tokens"});
+  test::check_throws<std::runtime_error>(
+      [] { llama::Tokenizer("none"); }, {"needs PCRE2", "libpcre2-dev", "build again", "--tokens"});
 }

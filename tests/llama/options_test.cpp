@@ -173,8 +173,9 @@ TEST_CASE("options: each one arrives") {
 
   CHECK(options_of({"--activation-budget", "1.5"}).activation_budget_mib == 1.5);
   CHECK(options_of({"--activation-budget", "1.5"}).sampling == SamplingChoice::fixed_budget);
-  const Options lora = options_of({"--mode", "lora", "--lora-rank", "4", "--lora-alpha", "2.5", "--lora-dropout", "0.1",
-                                   "--lora-targets", "q_proj,down_proj", "--merge-out", "m", "--out-dtype", "bf16"});
+  const Options lora = options_of({"--mode", "lora", "--lora-rank", "4", "--lora-alpha", "2.5",
+                                   "--lora-dropout", "0.1", "--lora-targets", "q_proj,down_proj",
+                                   "--merge-out", "m", "--out-dtype", "bf16"});
   CHECK(lora.mode == ModeChoice::lora);
   CHECK(lora.lora_rank == 4);
   CHECK(lora.lora_alpha == 2.5);
@@ -189,9 +190,10 @@ TEST_CASE("options: each one arrives") {
   CHECK(options_of({}).mode == ModeChoice::full);
   CHECK_FALSE(options_of({}).recompute);
   CHECK(options_of({"--recompute"}).recompute);
-  CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"}).allocation ==
-        AllocationChoice::optimal);
-  const Options c = options_of({"--checkpoint", "c", "--checkpoint-every", "28", "--resume", "--out", "o", "--out-dtype", "bf16"});
+  CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"})
+            .allocation == AllocationChoice::optimal);
+  const Options c = options_of({"--checkpoint", "c", "--checkpoint-every", "28", "--resume",
+                                "--out", "o", "--out-dtype", "bf16"});
   CHECK(c.checkpoint == "c");
   CHECK(c.checkpoint_every == 28);
   CHECK(c.resume);
@@ -199,7 +201,9 @@ TEST_CASE("options: each one arrives") {
   CHECK(options_of({"--out", "o", "--out-dtype", "f16"}).out_dtype == DType::f16);
   CHECK(options_of({}).max_shard_size == 5'000'000'000);
   CHECK(options_of({"--out", "o", "--max-shard-size", "77"}).max_shard_size == 77);
-  CHECK(options_of({"--mode", "lora", "--merge-out", "o", "--max-shard-size", "77"}).max_shard_size == 77);
+  CHECK(
+      options_of({"--mode", "lora", "--merge-out", "o", "--max-shard-size", "77"}).max_shard_size ==
+      77);
   CHECK(options_of({"--checkpoint", "c", "--checkpoint-every", "0"}).checkpoint_every == 0);
   const Options t = options_of({"--tokens=x.bin", "--token-type=i32", "--vocabulary=5"});
   CHECK(t.tokens == "x.bin");
@@ -225,7 +229,9 @@ TEST_CASE("options: the ends of the ranges are inside") {
   CHECK(options_of({"--hidden", "2", "--heads", "1"}).shape.kv_heads == 1);
 }
 
-TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option, the rule and what was given") {
+TEST_CASE(
+    "options: wrong usage is exit code 2 and one sentence with the option, the rule and what was "
+    "given") {
   const struct {
     std::vector<const char*> arguments;
     std::vector<const char*> parts;
@@ -241,10 +247,13 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--drop-rate", "50%"}, {"--drop-rate", "'50%'"}},
       {{"--drop-rate", ""}, {"--drop-rate"}},
       {{"--drop-rate", "1e999"}, {"--drop-rate", "'1e999'"}},
-      {{"--drop-rate", "0.95", "--allocation", "greedy"}, {"at most 0.9", "greedy", "0.95", "optimal"}},
-      {{"--activation-budget", "1", "--sampling", "bernoulli"}, {"--activation-budget", "--sampling bernoulli"}},
+      {{"--drop-rate", "0.95", "--allocation", "greedy"},
+       {"at most 0.9", "greedy", "0.95", "optimal"}},
+      {{"--activation-budget", "1", "--sampling", "bernoulli"},
+       {"--activation-budget", "--sampling bernoulli"}},
       {{"--activation-budget", "-1"}, {"--activation-budget", "[0, infinity)", "'-1'"}},
-      {{"--batch", "2", "--sensitivity-samples", "3"}, {"--sensitivity-samples", "--batch (2)", "3"}},
+      {{"--batch", "2", "--sensitivity-samples", "3"},
+       {"--sensitivity-samples", "--batch (2)", "3"}},
       {{"--allocate-at", "1.01"}, {"--allocate-at", "[0, 1]", "'1.01'"}},
       {{"--allocate-at", "nan"}, {"--allocate-at"}},
       {{"--learning-rate", "0"}, {"--learning-rate", "(0, 1]", "'0'"}},
@@ -279,13 +288,16 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--sampling", "Bernoulli"}, {"--sampling", "bernoulli|at-least-target", "'Bernoulli'"}},
       {{"--sensitivity", "x"}, {"--sensitivity", "gradient-norm|gradient", "'x'"}},
       {{"--progress", "x"}, {"--progress", "auto|always|never", "'x'"}},
-      {{"--tokens", "t", "--vocabulary", "9", "--token-type", "u8"}, {"--token-type", "auto|u16|i32", "'u8'"}},
+      {{"--tokens", "t", "--vocabulary", "9", "--token-type", "u8"},
+       {"--token-type", "auto|u16|i32", "'u8'"}},
       {{"--heads", "6"}, {"hidden must be a multiple of heads", "256 and 6"}},
       {{"--kv-heads", "3"}, {"heads must be a multiple of kv_heads", "4 and 3"}},
       {{"--hidden", "36", "--heads", "4"}, {"must be even", "36 / 4 = 9"}},
-      {{"--data", "a", "--tokens", "b.u16", "--vocabulary", "9"}, {"--data and --tokens", "leave one out"}},
+      {{"--data", "a", "--tokens", "b.u16", "--vocabulary", "9"},
+       {"--data and --tokens", "leave one out"}},
       {{"--tokens", "b.u16"}, {"--vocabulary", "--model"}},
-      {{"--tokens", "b.u16", "--vocabulary", "9", "--tokenizer", "t"}, {"--tokenizer", "--tokens", "leave one of the two out"}},
+      {{"--tokens", "b.u16", "--vocabulary", "9", "--tokenizer", "t"},
+       {"--tokenizer", "--tokens", "leave one of the two out"}},
       {{"--tokens", "b.bin", "--vocabulary", "9"}, {"'b.bin'", "--token-type"}},
       {{"--token-type", "u16"}, {"--token-type", "--tokens"}},
       {{"--vocabulary", "255"}, {"at least 256", "255"}},
@@ -300,9 +312,11 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--mode", "lora", "--lora-alpha", "0"}, {"--lora-alpha", "(0, infinity)", "'0'"}},
       {{"--mode", "lora", "--lora-alpha", "inf"}, {"--lora-alpha", "'inf'"}},
       {{"--mode", "qlora", "--lora-dropout", "1"}, {"--lora-dropout", "[0, 1)", "'1'"}},
-      {{"--mode", "lora", "--lora-targets", "q_proj,c_attn"}, {"--lora-targets", "gate_proj, up_proj, down_proj", "'q_proj,c_attn'"}},
+      {{"--mode", "lora", "--lora-targets", "q_proj,c_attn"},
+       {"--lora-targets", "gate_proj, up_proj, down_proj", "'q_proj,c_attn'"}},
       {{"--mode", "lora", "--lora-targets", "q_proj,"}, {"--lora-targets", "'q_proj,'"}},
-      {{"--mode", "lora", "--adapter", "a", "--lora-rank", "4"}, {"--adapter", "--lora-rank", "leave one"}},
+      {{"--mode", "lora", "--adapter", "a", "--lora-rank", "4"},
+       {"--adapter", "--lora-rank", "leave one"}},
       {{"--resume"}, {"--resume", "--checkpoint", "add it"}},
       {{"--checkpoint-every", "5"}, {"--checkpoint-every", "--checkpoint", "add it"}},
       {{"--checkpoint", "c", "--checkpoint-every", "-1"}, {"--checkpoint-every", "'-1'"}},
@@ -310,7 +324,8 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
       {{"--checkpoint", "c", "--baseline"}, {"--checkpoint and --baseline", "leave one"}},
       {{"--out-dtype", "f16"}, {"--out-dtype", "--out"}},
       {{"--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
-      {{"--mode", "lora", "--out", "o", "--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
+      {{"--mode", "lora", "--out", "o", "--max-shard-size", "77"},
+       {"--max-shard-size", "--merge-out"}},
       {{"--out", "o", "--max-shard-size", "0"}, {"--max-shard-size", "from 1 to", "'0'"}},
       {{"--out", "o", "--out-dtype", "f64"}, {"--out-dtype", "f32|f16|bf16", "'f64'"}},
       {{"--data", ""}, {"--data", "empty"}},
@@ -333,33 +348,75 @@ TEST_CASE("options: wrong usage is exit code 2 and one sentence with the option,
     CHECK(line.text.starts_with("llama-finetune: "));
     CHECK(std::ranges::count(line.text, '\n') == 1);
     CHECK(line.text.ends_with("\n"));
-    CHECK((line.text.find("but") != std::string::npos && line.text.find("; ") != std::string::npos));
+    CHECK(
+        (line.text.find("but") != std::string::npos && line.text.find("; ") != std::string::npos));
     for (const char* part : c.parts) CHECK(line.text.find(part) != std::string::npos);
   }
 }
 
-TEST_CASE("options: help names every option with its default, version is one line; both are exit code 0") {
+TEST_CASE(
+    "options: help names every option with its default, version is one line; both are exit code "
+    "0") {
   for (const char* flag : {"--help", "-h"}) {
     const CommandLine line = parse({flag});
     CHECK(!line.options);
     CHECK(line.exit_code == 0);
-    for (const char* option :
-         {"--data ",      "--data-limit ",  "--tokens ",         "--token-type ",   "--validation-fraction ",
-          "--model ",     "--layers ",      "--hidden ",         "--intermediate ", "--heads ",
-          "--kv-heads ",  "--vocabulary ",  "--tie-embeddings ", "--steps ",        "--batch ",
-          "--sequence ",  "--micro-steps ", "--learning-rate ",  "--weight-decay ", "--warmup ",
-          "--grad-clip ", "--seed ",        "--threads ",        "--eval-every ",   "--eval-batches ",
-          "--drop-rate ", "--allocation ",  "--sampling ",       "--sensitivity ",  "--allocate-at ",
-          "--out ",       "--report ",      "--log-every ",      "--progress ",     "--quiet ",
-          "--mode ",      "--adapter ",     "--lora-rank ",      "--lora-alpha ",   "--lora-dropout ",
-          "--lora-targets ", "--merge-out ",
-          "--plot ",      "--baseline ",    "--out-dtype ",      "--max-shard-size ", "--checkpoint ",   "--checkpoint-every ",
-          "--resume ",    "--tokenizer "}) {
+    for (const char* option : {"--data ",
+                               "--data-limit ",
+                               "--tokens ",
+                               "--token-type ",
+                               "--validation-fraction ",
+                               "--model ",
+                               "--layers ",
+                               "--hidden ",
+                               "--intermediate ",
+                               "--heads ",
+                               "--kv-heads ",
+                               "--vocabulary ",
+                               "--tie-embeddings ",
+                               "--steps ",
+                               "--batch ",
+                               "--sequence ",
+                               "--micro-steps ",
+                               "--learning-rate ",
+                               "--weight-decay ",
+                               "--warmup ",
+                               "--grad-clip ",
+                               "--seed ",
+                               "--threads ",
+                               "--eval-every ",
+                               "--eval-batches ",
+                               "--drop-rate ",
+                               "--allocation ",
+                               "--sampling ",
+                               "--sensitivity ",
+                               "--allocate-at ",
+                               "--out ",
+                               "--report ",
+                               "--log-every ",
+                               "--progress ",
+                               "--quiet ",
+                               "--mode ",
+                               "--adapter ",
+                               "--lora-rank ",
+                               "--lora-alpha ",
+                               "--lora-dropout ",
+                               "--lora-targets ",
+                               "--merge-out ",
+                               "--plot ",
+                               "--baseline ",
+                               "--out-dtype ",
+                               "--max-shard-size ",
+                               "--checkpoint ",
+                               "--checkpoint-every ",
+                               "--resume ",
+                               "--tokenizer "}) {
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));
       REQUIRE(begin != std::string::npos);
       // Up to the next option the text must say its default.
-      const auto next = std::min(line.text.find("\n  --", begin + 3), line.text.find("\n\n", begin + 3));
+      const auto next =
+          std::min(line.text.find("\n  --", begin + 3), line.text.find("\n\n", begin + 3));
       CHECK(line.text.substr(begin, next - begin).find("[default ") != std::string::npos);
     }
     for (const char* group : {"\nData:", "\nModel:", "\nTraining:", "\nDropping:", "\nOutput:"})

@@ -18,7 +18,9 @@ namespace {
 // PATH for as long as it lives.
 class Path {
  public:
-  explicit Path(const std::string& path) : before_(std::getenv("PATH")) { setenv("PATH", path.c_str(), 1); }
+  explicit Path(const std::string& path) : before_(std::getenv("PATH")) {
+    setenv("PATH", path.c_str(), 1);
+  }
   ~Path() { setenv("PATH", before_.c_str(), 1); }
   Path(const Path&) = delete;
   Path& operator=(const Path&) = delete;
@@ -31,7 +33,9 @@ llama::Plot example() {
   return {.title = "a \"quoted\" title with a \\ in it",
           .x_label = "time (s)",
           .y_label = "loss",
-          .series = {{"drop_rate 0.5", {{0, 3}, {1, 2.5}, {2, std::numeric_limits<double>::quiet_NaN()}, {3, 2}}}, {"other", {{0, 3}, {3, 1}}}}};
+          .series = {{"drop_rate 0.5",
+                      {{0, 3}, {1, 2.5}, {2, std::numeric_limits<double>::quiet_NaN()}, {3, 2}}},
+                     {"other", {{0, 3}, {3, 1}}}}};
 }
 
 }  // namespace
@@ -57,9 +61,11 @@ TEST_CASE("plot: without gnuplot, or where nothing can be written, the old file 
   test::write_bytes(folder / "loss.svg", "old");
   {
     const Path nowhere((folder / "empty").string());
-    test::check_throws<std::runtime_error>([&] { llama::write_svg(folder / "loss.svg", example()); },
-                                           {"gnuplot", "loss.svg", "install"});
+    test::check_throws<std::runtime_error>(
+        [&] { llama::write_svg(folder / "loss.svg", example()); },
+        {"gnuplot", "loss.svg", "install"});
   }
   CHECK(test::read_bytes(folder / "loss.svg") == "old");
-  test::check_throws<std::runtime_error>([&] { llama::write_svg(folder / "missing" / "loss.svg", example()); }, {"gnuplot"});
+  test::check_throws<std::runtime_error>(
+      [&] { llama::write_svg(folder / "missing" / "loss.svg", example()); }, {"gnuplot"});
 }

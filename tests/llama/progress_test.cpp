@@ -70,7 +70,11 @@ std::vector<std::string> shown(const std::string& text) {
 }
 
 ProgressUpdate at(std::uint64_t step, double loss = 2.5) {
-  return {.steps_done = step, .loss = loss, .validation_loss = {}, .tokens_per_second = 12345.6, .drop_rate = 0.5};
+  return {.steps_done = step,
+          .loss = loss,
+          .validation_loss = {},
+          .tokens_per_second = 12345.6,
+          .drop_rate = 0.5};
 }
 
 }  // namespace
@@ -99,8 +103,10 @@ TEST_CASE("progress: the bar fits every width and drops the least wanted first")
   }
   CHECK(progress_bar(at(0), 100, -1, 200).find("? left") != std::string::npos);
   CHECK(progress_bar(at(0), 100, -1, 200).starts_with("[>   "));
-  CHECK(progress_bar(at(100), 100, 0, 200).starts_with("[======================================] 100/100"));
-  CHECK(progress_bar(at(500), 100, 0, 200).starts_with("[======================================] 500/100"));
+  CHECK(progress_bar(at(100), 100, 0, 200)
+            .starts_with("[======================================] 100/100"));
+  CHECK(progress_bar(at(500), 100, 0, 200)
+            .starts_with("[======================================] 500/100"));
   CHECK(progress_bar(at(50), 100, 83, 200).find("dropped 50%") != std::string::npos);
   CHECK(progress_bar(at(50), 100, 83, 6) == "50/100");
   CHECK(progress_bar(at(50), 100, 83, 5).empty());
@@ -156,7 +162,9 @@ TEST_CASE("progress: a shorter line leaves nothing of a longer one, messages sta
   CHECK(screen.written().substr(before).size() <= 20);
 }
 
-TEST_CASE("progress: elsewhere a plain line every N steps, at the end and with a validation loss; nothing when quiet") {
+TEST_CASE(
+    "progress: elsewhere a plain line every N steps, at the end and with a validation loss; "
+    "nothing when quiet") {
   Screen screen(ProgressStyle::lines, 25);
   Screen quiet(ProgressStyle::none, 25);
   for (std::uint64_t step = 1; step <= 25; ++step) {
@@ -173,7 +181,8 @@ TEST_CASE("progress: elsewhere a plain line every N steps, at the end and with a
   const auto lines = shown(text);
   REQUIRE(lines.size() == 5);
   CHECK(lines[0] == "step 10/25  loss 2.5000  12346 tokens/s  dropped 50.0%  15s left");
-  CHECK(lines[1] == "step 13/25  loss 2.5000  validation 3.0000  12346 tokens/s  dropped 50.0%  12s left");
+  CHECK(lines[1] ==
+        "step 13/25  loss 2.5000  validation 3.0000  12346 tokens/s  dropped 50.0%  12s left");
   CHECK(lines[2].starts_with("step 20/25"));
   CHECK(lines[3].starts_with("step 25/25"));
   CHECK(lines[3].ends_with("  0s left"));
@@ -184,8 +193,12 @@ TEST_CASE("progress: a resumed run counts only its own steps for the time that i
   double now = 100.0;
   std::FILE* const file = std::tmpfile();
   {
-    Progress progress(Progress::Settings{
-        .style = ProgressStyle::lines, .steps = 100, .first_step = 60, .log_every = 1, .out = file, .seconds = [&] { return now; }});
+    Progress progress(Progress::Settings{.style = ProgressStyle::lines,
+                                         .steps = 100,
+                                         .first_step = 60,
+                                         .log_every = 1,
+                                         .out = file,
+                                         .seconds = [&] { return now; }});
     now = 110.0;
     ProgressUpdate update;
     update.steps_done = 70;

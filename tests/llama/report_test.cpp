@@ -28,8 +28,8 @@ std::set<std::string> keys_of(const json& object) {
 }
 
 StepRecord record_of(std::uint64_t step, double loss, std::optional<double> validation_loss,
-                     std::vector<std::size_t> dropped, double forward_ms, double backward_ms, double optimizer_ms,
-                     std::size_t activation_bytes) {
+                     std::vector<std::size_t> dropped, double forward_ms, double backward_ms,
+                     double optimizer_ms, std::size_t activation_bytes) {
   StepRecord record;
   record.step = step;
   record.loss = loss;
@@ -56,8 +56,9 @@ const Summary summary{.tokens_per_second = 1234.5,
 TEST_CASE("report: exactly the promised keys and the given values") {
   const json report = json::parse(report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary}));
   CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary"});
-  CHECK(keys_of(report["summary"]) == std::set<std::string>{"tokens_per_second", "final_loss", "validation_loss",
-                                                            "mean_drop_rate", "backward_flops_fraction",
+  CHECK(keys_of(report["summary"]) == std::set<std::string>{"tokens_per_second", "final_loss",
+                                                            "validation_loss", "mean_drop_rate",
+                                                            "backward_flops_fraction",
                                                             "peak_activation_bytes"});
   REQUIRE(report["steps"].size() == 2);
   const std::set<std::string> always{"step",        "loss",         "dropped",         "forward_ms",
@@ -84,7 +85,8 @@ TEST_CASE("report: exactly the promised keys and the given values") {
 
 TEST_CASE("report: adapters are reported as they were in use") {
   Options options;
-  CHECK_FALSE(json::parse(report_json(options, LlamaConfig{}, {}, {}))["config"].contains("lora_rank"));
+  CHECK_FALSE(
+      json::parse(report_json(options, LlamaConfig{}, {}, {}))["config"].contains("lora_rank"));
   options.mode = ModeChoice::lora;
   options.adapter = "a";
   const ops::Adaptation adaptation{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
@@ -98,12 +100,13 @@ TEST_CASE("report: adapters are reported as they were in use") {
 
 TEST_CASE("report: a baseline stands beside the run") {
   const Summary other{.tokens_per_second = 99, .final_loss = 1, .validation_loss = {}};
-  const json report = json::parse(
-      report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary}, RunReport{std::span(two_steps).first(1), other}));
-  CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary", "baseline", "comparison"});
+  const json report = json::parse(report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary},
+                                              RunReport{std::span(two_steps).first(1), other}));
+  CHECK(keys_of(report) ==
+        std::set<std::string>{"config", "steps", "summary", "baseline", "comparison"});
   CHECK(keys_of(report["comparison"]) ==
-        std::set<std::string>{"backward_ratio", "backward_limit", "step_ratio", "step_limit", "activation_ratio",
-                              "activation_limit", "first_loss_difference"});
+        std::set<std::string>{"backward_ratio", "backward_limit", "step_ratio", "step_limit",
+                              "activation_ratio", "activation_limit", "first_loss_difference"});
   CHECK(keys_of(report["baseline"]) == std::set<std::string>{"steps", "summary"});
   CHECK(report["steps"].size() == 2);
   CHECK(report["baseline"]["steps"].size() == 1);
@@ -112,7 +115,8 @@ TEST_CASE("report: a baseline stands beside the run") {
 }
 
 TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
-  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
   Options options;
   options.data = "a\"b\\c\n\xff";
   std::vector<StepRecord> steps = two_steps;
@@ -120,7 +124,8 @@ TEST_CASE("report: NaN, infinity, odd paths and no steps are still JSON") {
   steps[0].validation_loss = infinity;
   steps[1].forward_ms = -infinity;
   const json report = json::parse(report_json(
-      options, LlamaConfig{}, {}, {steps, {.tokens_per_second = infinity, .final_loss = nan, .validation_loss = {}}}));
+      options, LlamaConfig{}, {},
+      {steps, {.tokens_per_second = infinity, .final_loss = nan, .validation_loss = {}}}));
   CHECK(report["steps"][0]["loss"].is_null());
   CHECK(report["steps"][0]["validation_loss"].is_null());
   CHECK(report["steps"][1]["forward_ms"].is_null());
@@ -140,14 +145,18 @@ TEST_CASE("report: a step is a line, and the file is written whole or not at all
   CHECK(text == report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary}));
   CHECK(text.find("\n  {\"step\":1,\"loss\":5.125,") != std::string::npos);
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
-  test::check_throws<std::runtime_error>([&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}, {}); },
-                                         {"none/r.json", "No such file"});
+  test::check_throws<std::runtime_error>(
+      [&] { write_report(folder / "none/r.json", Options{}, LlamaConfig{}, {}, {}); },
+      {"none/r.json", "No such file"});
 }
 
 TEST_CASE("report: the comparison with a baseline, worked out by hand") {
-  // Half of the branches' FLOPs are kept in both steps, and three quarters of the parameters updated.
-  std::vector<StepRecord> run{record_of(0, 5.5, {}, {0}, 10, 25, 3, 1100), record_of(1, 5.0, {}, {1}, 10, 25, 3, 1100)};
-  std::vector<StepRecord> base{record_of(0, 5.25, {}, {}, 10, 40, 4, 2000), record_of(1, 5.0, {}, {}, 10, 40, 4, 2000)};
+  // Half of the branches' FLOPs are kept in both steps, and three quarters of the parameters
+  // updated.
+  std::vector<StepRecord> run{record_of(0, 5.5, {}, {0}, 10, 25, 3, 1100),
+                              record_of(1, 5.0, {}, {1}, 10, 25, 3, 1100)};
+  std::vector<StepRecord> base{record_of(0, 5.25, {}, {}, 10, 40, 4, 2000),
+                               record_of(1, 5.0, {}, {}, 10, 40, 4, 2000)};
   for (std::size_t i = 0; i < 2; ++i) {
     run[i].step_ms = 38, base[i].step_ms = 54;
     base[i].branches_backward_ms = 36;
@@ -160,7 +169,8 @@ TEST_CASE("report: the comparison with a baseline, worked out by hand") {
   CHECK(c.backward_limit == Approx((4.0 + 0.5 * 36.0) / 40.0));
   CHECK(c.step_ratio == Approx(38.0 / 54.0));
   CHECK(c.step_limit == Approx((54.0 - 18.0 - 1.0) / 54.0));
-  for (std::size_t i = 0; i < 2; ++i) run[i].kept_flops_fraction = 0.4, base[i].kept_flops_fraction = 0.8;
+  for (std::size_t i = 0; i < 2; ++i)
+    run[i].kept_flops_fraction = 0.4, base[i].kept_flops_fraction = 0.8;
   CHECK(compare(run, base).backward_limit == Approx(c.backward_limit));
   for (std::size_t i = 0; i < 2; ++i) run[i].kept_flops_fraction = base[i].kept_flops_fraction = 0;
   CHECK(compare(run, base).backward_limit == 1.0);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A training that is interrupted anywhere, by anything, and resumed ends with the same bits as one that is not.
+// A training that is interrupted anywhere, by anything, and resumed ends with the same bits as one
+// that is not.
 #include "llama/training_checkpoint.hpp"
 
 #include <fcntl.h>
@@ -38,7 +39,8 @@ using namespace llama;
 using test::TemporaryFolder;
 namespace fs = std::filesystem;
 
-constexpr LlamaConfig shape{.vocabulary = 32, .hidden = 8, .intermediate = 12, .layers = 2, .heads = 2, .kv_heads = 1};
+constexpr LlamaConfig shape{
+    .vocabulary = 32, .hidden = 8, .intermediate = 12, .layers = 2, .heads = 2, .kv_heads = 1};
 
 Options options_of() {
   Options o;
@@ -58,13 +60,15 @@ Options options_of() {
 
 TokenData text(std::uint64_t seed = 1) {
   std::vector<std::int32_t> tokens;
-  for (std::uint64_t i = 0; i < 800; ++i) tokens.push_back(static_cast<std::int32_t>((i * i + seed * i) % 31));
+  for (std::uint64_t i = 0; i < 800; ++i)
+    tokens.push_back(static_cast<std::int32_t>((i * i + seed * i) % 31));
   return {std::move(tokens), 0.2};
 }
 
 // With a frozen base adapters train over weights in 4 bits, with dropout.
 std::unique_ptr<Trainer> trainer_of(Options options, const TokenData& data, bool frozen_base) {
-  if (frozen_base) options.mode = ModeChoice::qlora, options.lora_rank = 2, options.lora_dropout = 0.25;
+  if (frozen_base)
+    options.mode = ModeChoice::qlora, options.lora_rank = 2, options.lora_dropout = 0.25;
   return std::make_unique<Trainer>(options, options.shape, data, options.drop_rate);
 }
 
@@ -78,25 +82,30 @@ std::vector<std::uint64_t> bits_of(Trainer& trainer) {
   std::vector<std::uint64_t> bits;
   const auto add = [&](double value) { bits.push_back(std::bit_cast<std::uint64_t>(value)); };
   for (const StepRecord& record : trainer.records()) {
-    bits.insert(bits.end(), {record.step, record.activation_bytes, record.kept_activation_bytes, record.dropped.size()});
+    bits.insert(bits.end(), {record.step, record.activation_bytes, record.kept_activation_bytes,
+                             record.dropped.size()});
     bits.insert(bits.end(), record.dropped.begin(), record.dropped.end());
-    for (const double value : {record.loss, record.validation_loss.value_or(-1.0), record.gradient_norm,
-                               record.kept_flops_fraction, record.updated_parameter_fraction})
+    for (const double value :
+         {record.loss, record.validation_loss.value_or(-1.0), record.gradient_norm,
+          record.kept_flops_fraction, record.updated_parameter_fraction})
       add(value);
   }
   const Summary summary = trainer.summary();
-  add(summary.validation_loss.value_or(-1.0)), add(summary.mean_drop_rate), add(summary.backward_flops_fraction);
+  add(summary.validation_loss.value_or(-1.0)), add(summary.mean_drop_rate),
+      add(summary.backward_flops_fraction);
   const RunState state = trainer.state();
   for (const char c : to_text(state.handler)) bits.push_back(static_cast<unsigned char>(c));
   for (std::size_t i = 0; i < state.running.own.size(); ++i) {
-    add(state.running.own[i]), add(state.running.own_weights[i]), add(state.running.ratios[i]), add(state.running.ratio_weights[i]);
+    add(state.running.own[i]), add(state.running.own_weights[i]), add(state.running.ratios[i]),
+        add(state.running.ratio_weights[i]);
     bits.push_back(state.running.last[i]);
   }
   bits.push_back(state.running.step);
   const auto add_all = [&](const float* values, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) bits.push_back(std::bit_cast<std::uint32_t>(values[i]));
   };
-  trainer.model().for_each_tensor([&](const auto& tensor) { add_all(tensor.value, tensor.size()); });
+  trainer.model().for_each_tensor(
+      [&](const auto& tensor) { add_all(tensor.value, tensor.size()); });
   for (std::size_t i = 0; i < trainer.optimizer().parameters().size(); ++i) {
     const auto& moments = trainer.optimizer().state(i);
     bits.push_back(moments.steps);
@@ -120,7 +129,8 @@ fs::path file_of(const fs::path& folder, int step) {
 
 std::set<std::string> names_in(const fs::path& folder) {
   std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(folder))
+    names.insert(entry.path().filename().string());
   return names;
 }
 
@@ -134,7 +144,8 @@ void flip(const fs::path& path, std::uint64_t bit) {
 
 /// A folder with the checkpoints after steps 2 and 3, and what is needed to go on.
 struct Saved {
-  explicit Saved(Options o = options_of()) : options(std::move(o)), data(text()), trainer(trainer_of(options, data, false)) {
+  explicit Saved(Options o = options_of())
+      : options(std::move(o)), data(text()), trainer(trainer_of(options, data, false)) {
     identity = identity_of(options, data, *trainer);
     TrainingCheckpoints checkpoints(dir, identity);
     for (int i = 1; i <= 3; ++i) {
@@ -170,12 +181,18 @@ TEST_CASE("resume: from every step of a run, to the same bits") {
     ScalingChoice scaling;
     bool frozen_base;
   } cases[] = {
-      {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::optimal, ScalingChoice::none, false},
-      {SensitivityChoice::gradient_norm, SamplingChoice::at_least_target, AllocationChoice::greedy, ScalingChoice::none, false},
-      {SensitivityChoice::gradient, SamplingChoice::fixed_budget, AllocationChoice::optimal, ScalingChoice::inverse_keep_rate, false},
-      {SensitivityChoice::running, SamplingChoice::fixed_budget, AllocationChoice::greedy, ScalingChoice::none, true},
-      {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::uniform, ScalingChoice::none, false},
-      {SensitivityChoice::gradient_norm, SamplingChoice::bernoulli, AllocationChoice::optimal, ScalingChoice::none, true},
+      {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::optimal,
+       ScalingChoice::none, false},
+      {SensitivityChoice::gradient_norm, SamplingChoice::at_least_target, AllocationChoice::greedy,
+       ScalingChoice::none, false},
+      {SensitivityChoice::gradient, SamplingChoice::fixed_budget, AllocationChoice::optimal,
+       ScalingChoice::inverse_keep_rate, false},
+      {SensitivityChoice::running, SamplingChoice::fixed_budget, AllocationChoice::greedy,
+       ScalingChoice::none, true},
+      {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::uniform,
+       ScalingChoice::none, false},
+      {SensitivityChoice::gradient_norm, SamplingChoice::bernoulli, AllocationChoice::optimal,
+       ScalingChoice::none, true},
   };
   for (const auto& c : cases) {
     Options options = options_of();
@@ -184,7 +201,8 @@ TEST_CASE("resume: from every step of a run, to the same bits") {
     options.allocation = c.allocation;
     options.gradient_scaling = c.scaling;
     const TemporaryFolder folder;
-    const auto uninterrupted = trainer_of(options, data, c.frozen_base), saving = trainer_of(options, data, c.frozen_base);
+    const auto uninterrupted = trainer_of(options, data, c.frozen_base),
+               saving = trainer_of(options, data, c.frozen_base);
     const RunIdentity identity = identity_of(options, data, *saving);
     for (std::uint64_t i = 0; i <= options.steps; ++i) {
       TrainingCheckpoints(folder / std::to_string(i), identity).save(*saving);
@@ -223,9 +241,11 @@ TEST_CASE("resume: a run that was ahead is brought back") {
 
 TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named") {
   Saved saved;
-  CHECK(names_in(saved.dir) == std::set<std::string>{"step-00000002.safetensors", "step-00000003.safetensors"});
+  CHECK(names_in(saved.dir) ==
+        std::set<std::string>{"step-00000002.safetensors", "step-00000003.safetensors"});
   CHECK(saved.resumed() == 3);
-  const std::string second = test::read_bytes(file_of(saved.dir, 2)), third = test::read_bytes(file_of(saved.dir, 3));
+  const std::string second = test::read_bytes(file_of(saved.dir, 2)),
+                    third = test::read_bytes(file_of(saved.dir, 3));
 
   test::write_bytes(file_of(saved.dir, 3), third.substr(0, third.size() - 1));
   const auto other = trainer_of(saved.options, saved.data, false);
@@ -242,7 +262,8 @@ TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named
     test::write_bytes(saved.dir / "notes.txt", "mine");
     step(*other), step(*other);
     checkpoints.save(*other);
-    CHECK(names_in(saved.dir) == std::set<std::string>{"notes.txt", "step-00000002.safetensors", "step-00000004.safetensors",
+    CHECK(names_in(saved.dir) == std::set<std::string>{"notes.txt", "step-00000002.safetensors",
+                                                       "step-00000004.safetensors",
                                                        "step-3.safetensors"});
   }
   CHECK(saved.resumed() == 4);
@@ -255,7 +276,9 @@ TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named
   CHECK(saved.resumed(&notes) == -1);
   CHECK(notes == 2);
   const std::vector<float> values(3);
-  write_safetensors(file_of(saved.dir, 2), std::vector<TensorToWrite>{{"a", {3}, values}});  // intact, but a model's weights
+  write_safetensors(
+      file_of(saved.dir, 2),
+      std::vector<TensorToWrite>{{"a", {3}, values}});  // intact, but a model's weights
   CHECK(saved.resumed(&notes) == -1);
   CHECK(notes == 2);
   fs::remove_all(saved.dir);
@@ -265,7 +288,8 @@ TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named
 
 TEST_CASE("resume: every cut and every flipped bit of a checkpoint is found") {
   Options small = options_of();
-  small.shape = {.vocabulary = 32, .hidden = 2, .intermediate = 1, .layers = 1, .heads = 1, .kv_heads = 1};
+  small.shape = {
+      .vocabulary = 32, .hidden = 2, .intermediate = 1, .layers = 1, .heads = 1, .kv_heads = 1};
   const Saved saved(small);
   const fs::path path = file_of(saved.dir, 3), copy = saved.dir / "step-00000007.safetensors";
   fs::remove(file_of(saved.dir, 2));
@@ -329,11 +353,16 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
       {[](Options& o) { o.shape.heads = 1; }, "--heads was 2 and is 1;"},
       {[](Options& o) { o.shape.kv_heads = 2; }, "--kv-heads was 1 and is 2;"},
       {[](Options& o) { o.shape.vocabulary = 33; }, "--vocabulary was 32 and is 33;"},
-      {[](Options& o) { o.shape.tie_embeddings = true; }, "--tie-embeddings was false and is true;"},
-      {[](Options& o) { o.shape.norm_epsilon = 1e-5; }, "rms_norm_eps (--model) was 1e-06 and is 1e-05;"},
-      {[](Options& o) { o.shape.rope_theta = 5e5; }, "rope_theta (--model) was 10000 and is 500000;"},
-      {[](Options& o) { o.mode = ModeChoice::lora; }, "--mode was full and is lora, --lora-rank was 0 and is 8, "},
-      {[](Options& o) { o.validation_fraction = 0.25; }, "--validation-fraction was 0.1 and is 0.25;"},
+      {[](Options& o) { o.shape.tie_embeddings = true; },
+       "--tie-embeddings was false and is true;"},
+      {[](Options& o) { o.shape.norm_epsilon = 1e-5; },
+       "rms_norm_eps (--model) was 1e-06 and is 1e-05;"},
+      {[](Options& o) { o.shape.rope_theta = 5e5; },
+       "rope_theta (--model) was 10000 and is 500000;"},
+      {[](Options& o) { o.mode = ModeChoice::lora; },
+       "--mode was full and is lora, --lora-rank was 0 and is 8, "},
+      {[](Options& o) { o.validation_fraction = 0.25; },
+       "--validation-fraction was 0.1 and is 0.25;"},
       {[](Options& o) { o.steps = 13; }, "--steps was 12 and is 13;"},
       {[](Options& o) { o.batch = 3; }, "--batch was 2 and is 3;"},
       {[](Options& o) { o.sequence = 9; }, "--sequence was 8 and is 9;"},
@@ -346,9 +375,12 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
       {[](Options& o) { o.seed = 2; }, "--seed was 1 and is 2;"},
       {[](Options& o) { o.eval_batches = 3; }, "--eval-batches was 2 and is 3;"},
       {[](Options& o) { o.drop_rate = 0.25; }, "--drop-rate was 0.5 and is 0.25;"},
-      {[](Options& o) { o.allocation = AllocationChoice::greedy; }, "--allocation was optimal and is greedy;"},
-      {[](Options& o) { o.sampling = SamplingChoice::fixed_budget; }, "--sampling was bernoulli and is fixed-budget;"},
-      {[](Options& o) { o.sensitivity = SensitivityChoice::gradient; }, "--sensitivity was running and is gradient;"},
+      {[](Options& o) { o.allocation = AllocationChoice::greedy; },
+       "--allocation was optimal and is greedy;"},
+      {[](Options& o) { o.sampling = SamplingChoice::fixed_budget; },
+       "--sampling was bernoulli and is fixed-budget;"},
+      {[](Options& o) { o.sensitivity = SensitivityChoice::gradient; },
+       "--sensitivity was running and is gradient;"},
       {[](Options& o) { o.sensitivity_samples = 2; }, "--sensitivity-samples was 1 and is 2;"},
       {[](Options& o) { o.allocate_at = 0.5; }, "--allocate-at was 0.25 and is 0.5;"},
       {[](Options& o) { o.reallocate_every = 4; }, "--reallocate-every was 3 and is 4;"},
@@ -362,12 +394,15 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
     c.change(options);
     const std::string refusal = refusal_of(options, saved.data);
     INFO(refusal);
-    CHECK(refusal.find(std::string("step-00000003.safetensors', but ") + c.message) != std::string::npos);
+    CHECK(refusal.find(std::string("step-00000003.safetensors', but ") + c.message) !=
+          std::string::npos);
   }
-  CHECK(refusal_of(saved.options, text(2)).find("but what --data or --tokens holds was 640 + 160 tokens") != std::string::npos);
+  CHECK(refusal_of(saved.options, text(2))
+            .find("but what --data or --tokens holds was 640 + 160 tokens") != std::string::npos);
   Options two = saved.options;
   two.seed = 7, two.batch = 1;
-  CHECK(refusal_of(two, saved.data).find("but --batch was 2 and is 1, --seed was 1 and is 7; ") != std::string::npos);
+  CHECK(refusal_of(two, saved.data).find("but --batch was 2 and is 1, --seed was 1 and is 7; ") !=
+        std::string::npos);
 
   // Recomputing changes what branches save, and so which fit a budget.
   Options budget = saved.options;
@@ -386,12 +421,15 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   };
   CHECK(adapted({"q_proj", "v_proj"}) == adapted({"v_proj", "q_proj", "v_proj"}));
   CHECK(adapted({"q_proj", "v_proj"}) != adapted({"q_proj"}));
-  CHECK(adapted({}) == adapted({"down_proj", "up_proj", "gate_proj", "o_proj", "v_proj", "k_proj", "q_proj"}));
+  CHECK(adapted({}) ==
+        adapted({"down_proj", "up_proj", "gate_proj", "o_proj", "v_proj", "k_proj", "q_proj"}));
 
   // These may differ.
   Options free = saved.options;
-  free.threads = 3, free.eval_every = 1, free.log_every = 1, free.checkpoint_every = 7, free.quiet = true;
-  free.out = "o", free.report = "r", free.plot = "p", free.checkpoint = "c", free.data = "moved", free.out_dtype = DType::bf16;
+  free.threads = 3, free.eval_every = 1, free.log_every = 1, free.checkpoint_every = 7,
+  free.quiet = true;
+  free.out = "o", free.report = "r", free.plot = "p", free.checkpoint = "c", free.data = "moved",
+  free.out_dtype = DType::bf16;
   CHECK(refusal_of(free, saved.data) == "accepted");
 
   // Frozen weights are not in the checkpoint: others in the folder of --model are noticed.
@@ -410,14 +448,23 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
 TEST_CASE("resume: every flag of the command line either must be repeated or is known to be free") {
   const char* const arguments[] = {"llama-finetune", "--help"};
   const std::string help = parse_options(2, arguments, "1").text;
-  std::set<std::string> known{"--data",  "--tokens",    "--token-type", "--data-limit", "--model",    "--threads",
-                              "--out",   "--out-dtype", "--report",     "--plot",       "--baseline", "--log-every",
-                              "--quiet", "--progress",  "--eval-every", "--checkpoint", "--resume",   "--checkpoint-every",
-                              "--version", "--adapter",   "--merge-out",  "--max-shard-size", "--recompute",  "--tokenizer"};
+  std::set<std::string> known{"--data",       "--tokens",
+                              "--token-type", "--data-limit",
+                              "--model",      "--threads",
+                              "--out",        "--out-dtype",
+                              "--report",     "--plot",
+                              "--baseline",   "--log-every",
+                              "--quiet",      "--progress",
+                              "--eval-every", "--checkpoint",
+                              "--resume",     "--checkpoint-every",
+                              "--version",    "--adapter",
+                              "--merge-out",  "--max-shard-size",
+                              "--recompute",  "--tokenizer"};
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   std::size_t flags = 0;
-  for (std::size_t at = help.find("\n  --"); at != std::string::npos; at = help.find("\n  --", at + 1)) {
+  for (std::size_t at = help.find("\n  --"); at != std::string::npos;
+       at = help.find("\n  --", at + 1)) {
     const std::string flag = help.substr(at + 3, help.find_first_of(" \n", at + 3) - at - 3);
     INFO(flag);
     CHECK(known.contains(flag));
@@ -433,25 +480,29 @@ TEST_CASE("resume: a checkpoint that does not fit the model names the tensor and
   const auto other = trainer_of(options, saved.data, false);
   const auto before = bits_of(*other);
   TrainingCheckpoints checkpoints(saved.dir, saved.identity);
-  test::check_throws<std::runtime_error>([&] { checkpoints.resume(*other, no_note); },
-                                         {"step-00000003.safetensors'", "'model.layers.0.mlp.", "[13, 8]", "[12, 8]", "; "});
+  test::check_throws<std::runtime_error>(
+      [&] { checkpoints.resume(*other, no_note); },
+      {"step-00000003.safetensors'", "'model.layers.0.mlp.", "[13, 8]", "[12, 8]", "; "});
   CHECK((bits_of(*other) == before));
   options.shape = shape;
   options.shape.layers = 3;
   const auto larger = trainer_of(options, saved.data, false);
-  test::check_throws<std::runtime_error>([&] { checkpoints.resume(*larger, no_note); }, {"'dropbp.optimizer.steps'"});
+  test::check_throws<std::runtime_error>([&] { checkpoints.resume(*larger, no_note); },
+                                         {"'dropbp.optimizer.steps'"});
 }
 
 TEST_CASE("resume: what is intact but makes no sense is an error that leaves the trainer alone") {
   const Saved saved;
   const SafetensorsFile good(file_of(saved.dir, 3));
   // The same tensors and metadata with one change.
-  const auto error_with = [&](const std::string& key, const std::string& value, const std::string& without, bool extra) {
+  const auto error_with = [&](const std::string& key, const std::string& value,
+                              const std::string& without, bool extra) {
     std::vector<std::vector<std::byte>> bytes;
     std::vector<RawTensor> tensors;
     for (const TensorInfo& tensor : good.tensors()) {
       if (tensor.name == without) continue;
-      good.read_bytes(tensor.name, bytes.emplace_back(static_cast<std::size_t>(tensor.end - tensor.begin)));
+      good.read_bytes(tensor.name,
+                      bytes.emplace_back(static_cast<std::size_t>(tensor.end - tensor.begin)));
       tensors.push_back({tensor.name, tensor.dtype, tensor.shape, bytes.back()});
     }
     if (extra) tensors.push_back({"extra", DType::u8, {0}, {}});
@@ -474,18 +525,26 @@ TEST_CASE("resume: what is intact but makes no sense is an error that leaves the
     }
     return message;
   };
-  const auto has = [](const std::string& message, const char* part) { return message.find(part) != std::string::npos; };
+  const auto has = [](const std::string& message, const char* part) {
+    return message.find(part) != std::string::npos;
+  };
   CHECK(error_with("", "", "", false) == "accepted");
-  CHECK(has(error_with("dropbp.checkpoint", "2", "", false), "version 1, but it is of version '2'"));
-  CHECK(has(error_with("dropbp.handler", "dropbp-state 1\nseed x", "", false), "line 2 of a saved dropbp state"));
+  CHECK(
+      has(error_with("dropbp.checkpoint", "2", "", false), "version 1, but it is of version '2'"));
+  CHECK(has(error_with("dropbp.handler", "dropbp-state 1\nseed x", "", false),
+            "line 2 of a saved dropbp state"));
   std::string handler = good.metadata().at("dropbp.handler");
   handler.replace(handler.find("next_step 3"), 11, "next_step 4");
-  CHECK(has(error_with("dropbp.handler", handler, "", false), "a record of each step, but it has 3 of 4"));
+  CHECK(has(error_with("dropbp.handler", handler, "", false),
+            "a record of each step, but it has 3 of 4"));
   CHECK(has(error_with("dropbp.identity", "[]", "", false), "must be one JSON object"));
-  CHECK(has(error_with("dropbp.identity", "{\"--other\":\"x\"}", "", false), "--other was x and is not there"));
+  CHECK(has(error_with("dropbp.identity", "{\"--other\":\"x\"}", "", false),
+            "--other was x and is not there"));
   CHECK(has(error_with("dropbp.identity", "{}", "", false), "--layers was not there and is 2"));
-  CHECK(has(error_with("", "", "model.norm.weight", false), "must have the tensor 'model.norm.weight' of shape [1, 8]"));
-  CHECK(has(error_with("", "", "dropbp.records.counts", false), "'dropbp.records.counts' of shape [3, 3]"));
+  CHECK(has(error_with("", "", "model.norm.weight", false),
+            "must have the tensor 'model.norm.weight' of shape [1, 8]"));
+  CHECK(has(error_with("", "", "dropbp.records.counts", false),
+            "'dropbp.records.counts' of shape [3, 3]"));
   CHECK(has(error_with("", "", "", true), "no others, but it also has 'extra'"));
 }
 
@@ -500,7 +559,8 @@ TEST_CASE("resume: a folder belongs to one run at a time and must be writable") 
   CHECK_NOTHROW(TrainingCheckpoints(saved.dir, saved.identity));
   CHECK(TrainingCheckpoints(saved.folder / "new/deep", {}).empty());
   test::write_bytes(saved.folder / "file", "x");
-  test::check_throws<std::runtime_error>([&] { TrainingCheckpoints(saved.folder / "file", {}); }, {"file", "folder", "--checkpoint"});
+  test::check_throws<std::runtime_error>([&] { TrainingCheckpoints(saved.folder / "file", {}); },
+                                         {"file", "folder", "--checkpoint"});
 }
 
 TEST_CASE("resume: a disk that fills up leaves the old checkpoints, whatever room is left") {
@@ -509,13 +569,15 @@ TEST_CASE("resume: a disk that fills up leaves the old checkpoints, whatever roo
   const auto before = names_in(saved.dir);
   step(*saved.trainer);
   std::size_t wrong = 0;
-  for (rlim_t limit = 0; limit < size; limit += limit + 8 > size ? 1 : size / 40) {
+  for (rlim_t limit = 0; limit<size; limit += limit + 8> size ? 1 : size / 40) {
     const pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0) {
       const rlimit file_size{limit, limit};
       setrlimit(RLIMIT_FSIZE, &file_size);
-      test::run_and_exit([&] { TrainingCheckpoints(saved.dir, saved.identity).save(*saved.trainer); }, "File too large");
+      test::run_and_exit(
+          [&] { TrainingCheckpoints(saved.dir, saved.identity).save(*saved.trainer); },
+          "File too large");
     }
     int status = 0;
     waitpid(child, &status, 0);
@@ -527,12 +589,14 @@ TEST_CASE("resume: a disk that fills up leaves the old checkpoints, whatever roo
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-TEST_CASE("resume: a save that is killed or fails at any system call leaves a checkpoint to go on from") {
+TEST_CASE(
+    "resume: a save that is killed or fails at any system call leaves a checkpoint to go on from") {
   using test::Fault;
   const Fault fault = GENERATE(Fault::kill, Fault::io_error, Fault::no_space, Fault::short_write);
   CAPTURE(static_cast<int>(fault));
   const Saved saved;
-  const std::string second = test::read_bytes(file_of(saved.dir, 2)), third = test::read_bytes(file_of(saved.dir, 3));
+  const std::string second = test::read_bytes(file_of(saved.dir, 2)),
+                    third = test::read_bytes(file_of(saved.dir, 3));
   step(*saved.trainer);
   std::size_t struck = 0, wrong = 0, old_left = 0, new_left = 0;
   std::string first_wrong;
@@ -554,10 +618,12 @@ TEST_CASE("resume: a save that is killed or fails at any system call leaves a ch
     if (outcome.reached && fault == Fault::kill)
       good &= WIFSIGNALED(outcome.status);
     else
-      good &= WIFEXITED(outcome.status) && (WEXITSTATUS(outcome.status) == test::refused ||
-                                            (WEXITSTATUS(outcome.status) == test::done && now == 4));
+      good &=
+          WIFEXITED(outcome.status) && (WEXITSTATUS(outcome.status) == test::refused ||
+                                        (WEXITSTATUS(outcome.status) == test::done && now == 4));
     if (!good && first_wrong.empty())
-      first_wrong = "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) + "): " + std::to_string(now);
+      first_wrong = "call " + std::to_string(n) + " (number " + std::to_string(outcome.number) +
+                    "): " + std::to_string(now);
     wrong += !good;
     if (!outcome.reached) break;
     ++struck;
@@ -601,7 +667,8 @@ class Program {
   fs::path operator/(const char* name) const { return folder_ / name; }
 
   /// Arguments for results under this name, and with checkpoints if they are wanted.
-  std::vector<std::string> arguments(const std::string& name, const std::vector<std::string>& more = {}) const {
+  std::vector<std::string> arguments(const std::string& name,
+                                     const std::vector<std::string>& more = {}) const {
     std::vector<std::string> words{"--out", folder_ / name, "--report", folder_ / (name + ".json")};
     words.insert(words.end(), more.begin(), more.end());
     return words;
@@ -612,20 +679,39 @@ class Program {
     for (nlohmann::json& one : report["steps"])
       for (const char* key : {"forward_ms", "backward_ms", "optimizer_ms"}) one.erase(key);
     report["summary"].erase("tokens_per_second");
-    return report["steps"].dump() + report["summary"].dump() + test::read_bytes(folder_ / name / "model.safetensors");
+    return report["steps"].dump() + report["summary"].dump() +
+           test::read_bytes(folder_ / name / "model.safetensors");
   }
 
  private:
-  pid_t start(const std::vector<std::string>& model, const std::vector<std::string>& extra, rlim_t file_limit) const {
+  pid_t start(const std::vector<std::string>& model, const std::vector<std::string>& extra,
+              rlim_t file_limit) const {
     const pid_t child = fork();
     if (child != 0) return child;
     const int output = open((folder_ / "output").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
     dup2(output, 1), dup2(output, 2);
     const rlimit limit{file_limit, file_limit};
     setrlimit(RLIMIT_FSIZE, &limit);
-    std::vector<std::string> words{DROPBP_LLAMA_FINETUNE, "--data", folder_ / "text", "--batch", "2", "--sequence", "16", "--steps", steps_,
-                                   "--micro-steps", "2", "--eval-every", "8", "--eval-batches", "1", "--threads", "1",
-                                   "--warmup", "5", "--quiet"};
+    std::vector<std::string> words{DROPBP_LLAMA_FINETUNE,
+                                   "--data",
+                                   folder_ / "text",
+                                   "--batch",
+                                   "2",
+                                   "--sequence",
+                                   "16",
+                                   "--steps",
+                                   steps_,
+                                   "--micro-steps",
+                                   "2",
+                                   "--eval-every",
+                                   "8",
+                                   "--eval-batches",
+                                   "1",
+                                   "--threads",
+                                   "1",
+                                   "--warmup",
+                                   "5",
+                                   "--quiet"};
     words.insert(words.end(), model.begin(), model.end());
     words.insert(words.end(), extra.begin(), extra.end());
     std::vector<char*> arguments;
@@ -642,7 +728,8 @@ class Program {
 
   TemporaryFolder folder_;
   std::string steps_;
-  std::vector<std::string> small_{"--layers", "2", "--hidden", "16", "--intermediate", "24", "--heads", "2"};
+  std::vector<std::string> small_{"--layers",       "2",  "--hidden", "16",
+                                  "--intermediate", "24", "--heads",  "2"};
 };
 
 }  // namespace
@@ -652,14 +739,20 @@ TEST_CASE("resume: killed with kill -9 at random moments, the program ends with 
   const char* const asked = std::getenv("DROPBP_KILLS");
   const char* const replayed = std::getenv("DROPBP_SEED");
   const int wanted = asked != nullptr ? std::atoi(asked) : 20;
-  const unsigned seed = replayed != nullptr ? static_cast<unsigned>(std::strtoul(replayed, nullptr, 10)) : std::random_device{}();
+  const unsigned seed = replayed != nullptr
+                            ? static_cast<unsigned>(std::strtoul(replayed, nullptr, 10))
+                            : std::random_device{}();
   INFO("DROPBP_SEED=" << seed << " replays the moments");
-  const auto seconds = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  const auto seconds = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  };
 
   REQUIRE(program.run(program.arguments("uninterrupted")) == 0);
   const std::string expected = program.result("uninterrupted");
   const fs::path dir = program / "ck";
-  const auto arguments = program.arguments("resumed", {"--checkpoint", dir, "--checkpoint-every", "3", "--resume"});
+  const auto arguments =
+      program.arguments("resumed", {"--checkpoint", dir, "--checkpoint-every", "3", "--resume"});
   const double start = seconds();
   REQUIRE(program.run(arguments) == 0);
   const double whole_run = seconds() - start;
@@ -690,12 +783,15 @@ TEST_CASE("resume: killed with kill -9 at random moments, the program ends with 
     same += equal;
     CHECK(equal);
   }
-  std::printf("resume: %d kills in %d runs, %d of them while a checkpoint was written; %d of %d runs ended with the same bits "
-              "(DROPBP_SEED=%u)\n",
-              kills, runs, while_saving, same, runs, seed);
+  std::printf(
+      "resume: %d kills in %d runs, %d of them while a checkpoint was written; %d of %d runs ended "
+      "with the same bits (DROPBP_SEED=%u)\n",
+      kills, runs, while_saving, same, runs, seed);
 }
 
-TEST_CASE("resume: the program on Ctrl-C, on a full disk, with other flags and when there is nothing left to do") {
+TEST_CASE(
+    "resume: the program on Ctrl-C, on a full disk, with other flags and when there is nothing "
+    "left to do") {
   const Program program(400);
   REQUIRE(program.run(program.arguments("uninterrupted")) == 0);
   const std::string expected = program.result("uninterrupted");
@@ -707,7 +803,8 @@ TEST_CASE("resume: the program on Ctrl-C, on a full disk, with other flags and w
   };
   const auto often = more(fresh, {"--resume"}), resuming = program.arguments("resumed", often);
   const auto wait_for = [&](int checkpoint, pid_t child) {
-    while (!fs::exists(file_of(dir, checkpoint)) && waitid(P_PID, static_cast<id_t>(child), nullptr, WEXITED | WNOHANG | WNOWAIT) == 0)
+    while (!fs::exists(file_of(dir, checkpoint)) &&
+           waitid(P_PID, static_cast<id_t>(child), nullptr, WEXITED | WNOHANG | WNOWAIT) == 0)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
   };
 
@@ -763,9 +860,11 @@ TEST_CASE("resume: the program on Ctrl-C, on a full disk, with other flags and w
 
 TEST_CASE("program: a result that cannot be written does not keep the others from being written") {
   const Program program(100);
-  const std::vector<std::string> lora{"--mode", "lora", "--lora-rank", "1", "--lora-targets", "q_proj"};
+  const std::vector<std::string> lora{"--mode", "lora",           "--lora-rank",
+                                      "1",      "--lora-targets", "q_proj"};
   auto words = program.arguments("adapter", lora);
-  words.insert(words.end(), {"--merge-out", program / "merged", "--checkpoint", program / "ck", "--checkpoint-every", "0"});
+  words.insert(words.end(), {"--merge-out", program / "merged", "--checkpoint", program / "ck",
+                             "--checkpoint-every", "0"});
   CHECK(program.run(words, 9'000) == 1);  // room for the adapter alone
   CHECK(program.output().find("File too large") != std::string::npos);
   CHECK(fs::exists(program / "adapter" / "adapter_model.safetensors"));
@@ -782,22 +881,26 @@ TEST_CASE("program: a result that cannot be written does not keep the others fro
   CHECK(test::read_bytes(program / "base" / "model.safetensors") == base);
 }
 
-TEST_CASE("program: with --steps 0 an adapter is merged, and the model validated, without training") {
+TEST_CASE(
+    "program: with --steps 0 an adapter is merged, and the model validated, without training") {
   const Program training(3), merging(0);
-  const std::vector<std::string> lora{"--mode", "lora", "--lora-rank", "1", "--lora-dropout", "0.5"};
+  const std::vector<std::string> lora{"--mode", "lora",           "--lora-rank",
+                                      "1",      "--lora-dropout", "0.5"};
   REQUIRE(training.run({"--out", training / "base"}) == 0);
   auto words = training.arguments("adapter", lora);
   words.insert(words.end(), {"--merge-out", training / "merged"});
   REQUIRE(training.run_on(training / "base", words) == 0);
   const auto trained = nlohmann::json::parse(test::read_bytes(training / "adapter.json"));
 
-  REQUIRE(merging.run_on(training / "base", {"--mode", "lora", "--adapter", training / "adapter", "--merge-out", merging / "merged",
-                                             "--report", merging / "report.json"}) == 0);
+  REQUIRE(merging.run_on(training / "base",
+                         {"--mode", "lora", "--adapter", training / "adapter", "--merge-out",
+                          merging / "merged", "--report", merging / "report.json"}) == 0);
   const std::string output = merging.output();
   INFO(output);
   CHECK(output.find("nan") == std::string::npos);
   CHECK(output.find("drop rate 0.5           - ") != std::string::npos);
-  CHECK((test::read_bytes(merging / "merged/model.safetensors") == test::read_bytes(training / "merged/model.safetensors")));
+  CHECK((test::read_bytes(merging / "merged/model.safetensors") ==
+         test::read_bytes(training / "merged/model.safetensors")));
   const auto report = nlohmann::json::parse(test::read_bytes(merging / "report.json"));
   CHECK(report["steps"] == nlohmann::json::array());
   CHECK(report["summary"]["final_loss"].is_null());
@@ -813,15 +916,18 @@ TEST_CASE("program: a model is written in several files and read back to the sam
   const Program program(3), none(0);
   for (const char* const dtype : {"f32", "f16", "bf16"}) {
     CAPTURE(dtype);
-    const fs::path whole = program / "whole", shards = program / "shards", again = program / "again";
+    const fs::path whole = program / "whole", shards = program / "shards",
+                   again = program / "again";
     REQUIRE(program.run({"--out", whole, "--out-dtype", dtype}) == 0);
     REQUIRE(program.run({"--out", shards, "--out-dtype", dtype, "--max-shard-size", "17000"}) == 0);
     CHECK_FALSE(fs::exists(shards / "model.safetensors"));
     CHECK(names_in(shards).size() >= 4);
     for (const std::string& name : names_in(shards))
-      if (name.starts_with("model-")) CHECK(fs::file_size(shards / name) < 17000 + 4000);  // and its header
+      if (name.starts_with("model-"))
+        CHECK(fs::file_size(shards / name) < 17000 + 4000);  // and its header
     REQUIRE(none.run_on(shards, {"--out", again, "--out-dtype", dtype}) == 0);
-    CHECK((test::read_bytes(again / "model.safetensors") == test::read_bytes(whole / "model.safetensors")));
+    CHECK((test::read_bytes(again / "model.safetensors") ==
+           test::read_bytes(whole / "model.safetensors")));
   }
 }
 
@@ -839,10 +945,11 @@ TEST_CASE("resume: the trained model is written in each type and read back") {
       wide.read(tensor.name, expected);
       narrow.read(tensor.name, values);
       for (float& value : expected)
-        value = dtype == DType::f16 ? half_to_float(float_to_half(value)) : bfloat16_to_float(float_to_bfloat16(value));
+        value = dtype == DType::f16 ? half_to_float(float_to_half(value))
+                                    : bfloat16_to_float(float_to_bfloat16(value));
       CHECK((values == expected));
     }
-    CHECK(test::read_bytes(fs::path(program / name) / "config.json").find(dtype == DType::f16 ? "float16" : "bfloat16") !=
-          std::string::npos);
+    CHECK(test::read_bytes(fs::path(program / name) / "config.json")
+              .find(dtype == DType::f16 ? "float16" : "bfloat16") != std::string::npos);
   }
 }

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The safetensors reader against files that are odd, malformed, cut and flipped; the writer against the reader.
+// The safetensors reader against files that are odd, malformed, cut and flipped; the writer against
+// the reader.
 #include "llama/safetensors.hpp"
 
 #include <sys/resource.h>
@@ -41,7 +42,8 @@ std::string file_of(const std::string& header, std::size_t data_bytes = 0) {
 }
 
 std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets) {
-  return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
+  return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets +
+         "}}";
 }
 
 struct Case {
@@ -79,13 +81,19 @@ std::vector<Case> cases() {
            R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"y":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
            5),
        nullptr},
-      {"white space", file_of("{ \"a\" :\n{ \"shape\":[ 2 ],\t\"dtype\":\"F32\" , \"data_offsets\":[0 ,8]} }", 8),
+      {"white space",
+       file_of("{ \"a\" :\n{ \"shape\":[ 2 ],\t\"dtype\":\"F32\" , \"data_offsets\":[0 ,8]} }", 8),
        nullptr},
-      {"empty name", file_of(R"({"":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), nullptr},
-      {"UTF-8 name", file_of("{\"\xc3\xa9\xe2\x82\xac\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
+      {"empty name", file_of(R"({"":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
        nullptr},
-      {"escaped NUL in a name", file_of(R"({"a\u0000b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), nullptr},
-      {"unknown member", file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"note":7}})", 1), nullptr},
+      {"UTF-8 name",
+       file_of("{\"\xc3\xa9\xe2\x82\xac\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
+               1),
+       nullptr},
+      {"escaped NUL in a name",
+       file_of(R"({"a\u0000b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), nullptr},
+      {"unknown member",
+       file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"note":7}})", 1), nullptr},
       {"4-bit dtype on whole bytes", file_of(one(R"("F4")", "[4]", "[0,2]"), 2), nullptr},
       {"8-bit float", file_of(one(R"("F8_E4M3")", "[3]", "[0,3]"), 3), nullptr},
 
@@ -122,15 +130,21 @@ std::vector<Case> cases() {
       {"single quotes", file_of("{'a':1}"), "parse error"},
       {"NUL padding", file_of("{}\0\0"s), "is a NUL"},
       {"text behind a NUL", file_of("{}\0{\"a\":1}"s), "is a NUL"},
-      {"invalid UTF-8", file_of("{\"\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1), "UTF-8"},
-      {"overlong UTF-8", file_of("{\"\xc0\xaf\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1), "UTF-8"},
-      {"surrogate in UTF-8", file_of("{\"\xed\xa0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
+      {"invalid UTF-8",
+       file_of("{\"\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1), "UTF-8"},
+      {"overlong UTF-8",
+       file_of("{\"\xc0\xaf\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
        "UTF-8"},
-      {"lone surrogate escape", file_of(R"({"\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
+      {"surrogate in UTF-8",
+       file_of("{\"\xed\xa0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
+       "UTF-8"},
+      {"lone surrogate escape",
+       file_of(R"({"\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1), "parse error"},
+      {"control character in a name",
+       file_of("{\"a\nb\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
        "parse error"},
-      {"control character in a name", file_of("{\"a\nb\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
-       "parse error"},
-      {"deep arrays", file_of("{\"a\":" + std::string(100'000, '[') + std::string(100'000, ']') + "}"), "nested"},
+      {"deep arrays",
+       file_of("{\"a\":" + std::string(100'000, '[') + std::string(100'000, ']') + "}"), "nested"},
       {"deep arrays, unclosed", file_of("{\"a\":" + std::string(1'000'000, '[')), "nested"},
       {"deep objects", file_of([] {
          std::string text;
@@ -150,31 +164,40 @@ std::vector<Case> cases() {
            R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
            1),
        "occurs twice"},
-      {"duplicate member", file_of(R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
+      {"duplicate member",
+       file_of(R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
        "occurs twice"},
       {"duplicate metadata", file_of(R"({"__metadata__":{},"__metadata__":{}})"), "occurs twice"},
       {"duplicate metadata key", file_of(R"({"__metadata__":{"k":"1","k":"2"}})"), "occurs twice"},
 
       // Metadata.
-      {"metadata is a string", file_of(R"({"__metadata__":"x"})"), "'__metadata__' must be an object"},
+      {"metadata is a string", file_of(R"({"__metadata__":"x"})"),
+       "'__metadata__' must be an object"},
       {"metadata is null", file_of(R"({"__metadata__":null})"), "'__metadata__' must be an object"},
       {"metadata with a number", file_of(R"({"__metadata__":{"a":1}})"), "strings to strings"},
       {"metadata is a list", file_of(R"({"__metadata__":[]})"), "'__metadata__' must be an object"},
       {"metadata with null", file_of(R"({"__metadata__":{"a":null}})"), "strings to strings"},
       {"metadata with a list", file_of(R"({"__metadata__":{"a":[]}})"), "strings to strings"},
-      {"header checksum is wrong", file_of(R"({"__metadata__":{"dropbp.crc32c":"00000000"}})"), "checksum"},
-      {"header checksum is no number", file_of(R"({"__metadata__":{"dropbp.crc32c":"0000000g"}})"), "checksum"},
+      {"header checksum is wrong", file_of(R"({"__metadata__":{"dropbp.crc32c":"00000000"}})"),
+       "checksum"},
+      {"header checksum is no number", file_of(R"({"__metadata__":{"dropbp.crc32c":"0000000g"}})"),
+       "checksum"},
       {"header checksum is short", file_of(R"({"__metadata__":{"dropbp.crc32c":""}})"), "checksum"},
       {"metadata with an object", file_of(R"({"__metadata__":{"a":{}}})"), "strings to strings"},
 
       // Tensor entries.
       {"entry is a list", file_of(R"({"a":["F32",[2],[0,8]]})", 8), "must be an object"},
       {"entry is null", file_of(R"({"a":null})"), "must be an object"},
-      {"no dtype", file_of(R"({"a":{"shape":[2],"data_offsets":[0,8]}})", 8), "must have a 'dtype'"},
-      {"no shape", file_of(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", 8), "must have a 'shape'"},
-      {"no offsets", file_of(R"({"a":{"dtype":"F32","shape":[2]}})", 8), "must have a 'data_offsets'"},
-      {"unknown dtype", file_of(one(R"("F128")", "[1]", "[0,16]"), 16), "must be one of the format's"},
-      {"dtype in lower case", file_of(one(R"("f32")", "[1]", "[0,4]"), 4), "must be one of the format's"},
+      {"no dtype", file_of(R"({"a":{"shape":[2],"data_offsets":[0,8]}})", 8),
+       "must have a 'dtype'"},
+      {"no shape", file_of(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", 8),
+       "must have a 'shape'"},
+      {"no offsets", file_of(R"({"a":{"dtype":"F32","shape":[2]}})", 8),
+       "must have a 'data_offsets'"},
+      {"unknown dtype", file_of(one(R"("F128")", "[1]", "[0,16]"), 16),
+       "must be one of the format's"},
+      {"dtype in lower case", file_of(one(R"("f32")", "[1]", "[0,4]"), 4),
+       "must be one of the format's"},
       {"dtype is a number", file_of(one("32", "[1]", "[0,4]"), 4), "must be a string"},
       {"shape is a number", file_of(one(f32, "2", "[0,8]"), 8), "must be a list"},
       {"negative size", file_of(one(f32, "[-2]", "[0,8]"), 8), "whole number"},
@@ -191,11 +214,13 @@ std::vector<Case> cases() {
       {"size of 2^63", file_of(one(f32, "[9223372036854775808]", "[0,8]"), 8), "below 2^63"},
       {"shape product wraps to the span", file_of(one(f32, "[4294967296,4294967296]", "[0,0]")),
        "whole number of bytes"},
-      {"shape x dtype wraps to the span", file_of(one(f32, "[4611686018427387904]", "[0,0]")), "whole number of bytes"},
-      {"shape product wraps, three sizes", file_of(one(f32, "[" + huge + "," + huge + ",4]", "[0,16]"), 16),
+      {"shape x dtype wraps to the span", file_of(one(f32, "[4611686018427387904]", "[0,0]")),
        "whole number of bytes"},
+      {"shape product wraps, three sizes",
+       file_of(one(f32, "[" + huge + "," + huge + ",4]", "[0,16]"), 16), "whole number of bytes"},
       {"half a byte", file_of(one(R"("F4")", "[3]", "[0,2]"), 2), "whole number of bytes"},
-      {"6-bit dtype across bytes", file_of(one(R"("F6_E2M3")", "[2]", "[0,2]"), 2), "whole number of bytes"},
+      {"6-bit dtype across bytes", file_of(one(R"("F6_E2M3")", "[2]", "[0,2]"), 2),
+       "whole number of bytes"},
       {"complex, half", file_of(one(R"("C64")", "[1]", "[0,4]"), 4), "must span 8 bytes"},
       {"span too long", file_of(one(f32, "[2]", "[0,12]"), 12), "must span 8 bytes"},
       {"span too short", file_of(one(f32, "[2]", "[0,4]"), 4), "must span 8 bytes"},
@@ -210,10 +235,11 @@ std::vector<Case> cases() {
       {"fractional offset", file_of(one(f32, "[2]", "[0,8.0]"), 8), "whole number"},
       {"offset of 2^64", file_of(one(f32, "[2]", "[0,18446744073709551616]"), 8), "whole number"},
       {"decreasing offsets", file_of(one(f32, "[2]", "[8,0]"), 8), "must not decrease"},
-      {"offsets wrap", file_of(one(f32, "[2]", "[18446744073709551612,4]"), 8), "must not decrease"},
+      {"offsets wrap", file_of(one(f32, "[2]", "[18446744073709551612,4]"), 8),
+       "must not decrease"},
       {"not from 0", file_of(one(f32, "[2]", "[4,12]"), 12), "without holes"},
-      {"far beyond the file", file_of(one(f32, "[2]", "[18446744073709551607,18446744073709551615]"), 8),
-       "without holes"},
+      {"far beyond the file",
+       file_of(one(f32, "[2]", "[18446744073709551607,18446744073709551615]"), 8), "without holes"},
       {"hole",
        file_of(
            R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
@@ -241,7 +267,8 @@ std::vector<Case> cases() {
        "without holes"},
       {"data cut", file_of(one(f32, "[2]", "[0,8]"), 7), "truncated"},
       {"no data", file_of(one(f32, "[2]", "[0,8]")), "truncated"},
-      {"bytes after the last tensor", file_of(one(f32, "[2]", "[0,8]"), 9), "the tensors end at byte 8"},
+      {"bytes after the last tensor", file_of(one(f32, "[2]", "[0,8]"), 9),
+       "the tensors end at byte 8"},
       {"bytes without tensors", file_of("{}", 1), "the tensors end at byte 0"},
   };
 }
@@ -249,7 +276,8 @@ std::vector<Case> cases() {
 /// Three tensors and metadata, as the writer makes them.
 std::string small_file(const TemporaryFolder& folder) {
   const std::vector<float> a{1, -2, 3, 0.5f, -0.25f, 6}, b{7};
-  const std::vector<TensorToWrite> tensors{{"a", {2, 3}, a}, {"scalar", {}, b}, {"empty", {0, 4}, {}}};
+  const std::vector<TensorToWrite> tensors{
+      {"a", {2, 3}, a}, {"scalar", {}, b}, {"empty", {0, 4}, {}}};
   write_safetensors(folder / "small", tensors, DType::f32, {{"format", "pt"}, {"k", "v"}});
   return test::read_bytes(folder / "small");
 }
@@ -268,7 +296,8 @@ TEST_CASE("safetensors: every odd or malformed file gets its verdict") {
     if (c.message == nullptr) {
       CHECK_NOTHROW(SafetensorsFile(path));
     } else {
-      test::check_throws<std::runtime_error>([&] { SafetensorsFile file(path); }, {path.string(), c.message, "; "});
+      test::check_throws<std::runtime_error>([&] { SafetensorsFile file(path); },
+                                             {path.string(), c.message, "; "});
     }
   }
 }
@@ -278,7 +307,8 @@ TEST_CASE("safetensors: what is not a file is an error that says so") {
   test::check_throws<std::runtime_error>([&] { SafetensorsFile file(folder / "nothing"); },
                                          {"nothing", "No such file"});
   test::check_throws<std::runtime_error>([&] { SafetensorsFile file(folder.path()); }, {"folder"});
-  test::check_throws<std::runtime_error>([&] { SafetensorsFile file("/dev/zero"); }, {"not a regular file"});
+  test::check_throws<std::runtime_error>([&] { SafetensorsFile file("/dev/zero"); },
+                                         {"not a regular file"});
 }
 
 TEST_CASE("safetensors: every truncation and extension of a good file is rejected") {
@@ -291,7 +321,8 @@ TEST_CASE("safetensors: every truncation and extension of a good file is rejecte
     test::check_throws<std::runtime_error>([&] { SafetensorsFile file(folder / "cut"); }, {"cut"});
   }
   test::write_bytes(folder / "cut", good + '\0');
-  test::check_throws<std::runtime_error>([&] { SafetensorsFile file(folder / "cut"); }, {"the tensors end at"});
+  test::check_throws<std::runtime_error>([&] { SafetensorsFile file(folder / "cut"); },
+                                         {"the tensors end at"});
 }
 
 TEST_CASE("safetensors: every flipped bit of a file that was written here is an error") {
@@ -312,11 +343,14 @@ TEST_CASE("safetensors: every flipped bit of a file that was written here is an 
   CHECK_NOTHROW(SafetensorsFile(folder / "small").verify());
 }
 
-TEST_CASE("safetensors: a flipped bit of a header without checksums is an error or another legal header") {
+TEST_CASE(
+    "safetensors: a flipped bit of a header without checksums is an error or another legal "
+    "header") {
   const TemporaryFolder folder;
   const std::string good =
       file_of(R"({"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-              R"("e":{"dtype":"F32","shape":[0,4],"data_offsets":[8,8]}})", 8);
+              R"("e":{"dtype":"F32","shape":[0,4],"data_offsets":[8,8]}})",
+              8);
   std::size_t accepted = 0;
   for (std::size_t bit = 0; bit < (good.size() - 8) * 8; ++bit) {
     std::string bad = good;
@@ -329,7 +363,8 @@ TEST_CASE("safetensors: a flipped bit of a header without checksums is an error 
         std::vector<float> values(tensor.elements());
         if (tensor.dtype == DType::f32) file.read(tensor.name, values);
       }
-      test::check_throws<std::runtime_error>([&] { file.verify(); }, {"flipped", "must carry checksums"});
+      test::check_throws<std::runtime_error>([&] { file.verify(); },
+                                             {"flipped", "must carry checksums"});
     } catch (const std::runtime_error&) {
     }
   }
@@ -341,15 +376,19 @@ TEST_CASE("safetensors: reading a tensor checks its checksum, in every dtype") {
   const TemporaryFolder folder;
   std::vector<float> values(70'000, 0.5f), other(3, 2.0f);
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-    write_safetensors(folder / "t", std::vector<TensorToWrite>{{"a", {70'000}, values}, {"b", {3}, other}}, dtype);
+    write_safetensors(folder / "t",
+                      std::vector<TensorToWrite>{{"a", {70'000}, values}, {"b", {3}, other}},
+                      dtype);
     std::string bytes = test::read_bytes(folder / "t");
     bytes[bytes.size() - 10 * dtype_bits(dtype) / 8] ^= 1;
     test::write_bytes(folder / "t", bytes);
     const SafetensorsFile file(folder / "t");
-    test::check_throws<std::runtime_error>([&] { file.read("a", values); }, {"'a'", "checksum", "damaged"});
+    test::check_throws<std::runtime_error>([&] { file.read("a", values); },
+                                           {"'a'", "checksum", "damaged"});
     CHECK_NOTHROW(file.read("b", other));
     std::vector<std::byte> raw_values(70'000 * dtype_bits(dtype) / 8);
-    test::check_throws<std::runtime_error>([&] { file.read_bytes("a", raw_values); }, {"'a'", "checksum"});
+    test::check_throws<std::runtime_error>([&] { file.read_bytes("a", raw_values); },
+                                           {"'a'", "checksum"});
     test::check_throws<std::runtime_error>([&] { file.verify(); }, {"'a'", "checksum"});
     values.assign(70'000, 0.5f);
   }
@@ -378,11 +417,13 @@ TEST_CASE("safetensors: tensors of any dtype are written as they lie in memory a
     CHECK(std::ranges::equal(bytes, tensor.bytes));
   }
   std::vector<std::byte> two(2);  // as many as "c" has elements
-  test::check_throws<std::invalid_argument>([&] { file.read_bytes("c", two); }, {"'c'", "16 bytes", "2 were given"});
+  test::check_throws<std::invalid_argument>([&] { file.read_bytes("c", two); },
+                                            {"'c'", "16 bytes", "2 were given"});
   test::check_throws<std::runtime_error>([&] { file.read_bytes("x", two); }, {"'x'"});
   AtomicFile refused(folder / "u");
-  test::check_throws<std::invalid_argument>([&] { write_safetensors(refused, tensors, {{"dropbp.crc32c.d", "0"}}); },
-                                            {"checksums", "dropbp.crc32c.d"});
+  test::check_throws<std::invalid_argument>(
+      [&] { write_safetensors(refused, tensors, {{"dropbp.crc32c.d", "0"}}); },
+      {"checksums", "dropbp.crc32c.d"});
 }
 
 TEST_CASE("crc32c: the known answers of RFC 3720, in one piece and in two") {
@@ -400,7 +441,8 @@ TEST_CASE("crc32c: the known answers of RFC 3720, in one piece and in two") {
   for (const auto& c : cases) {
     CHECK(crc32c(0, c.bytes.data(), c.bytes.size()) == c.checksum);
     for (std::size_t cut = 0; cut <= c.bytes.size(); ++cut)
-      CHECK(crc32c(crc32c(0, c.bytes.data(), cut), c.bytes.data() + cut, c.bytes.size() - cut) == c.checksum);
+      CHECK(crc32c(crc32c(0, c.bytes.data(), cut), c.bytes.data() + cut, c.bytes.size() - cut) ==
+            c.checksum);
   }
 }
 
@@ -424,8 +466,12 @@ TEST_CASE("safetensors: random bytes in the header never do worse than an error"
 
 TEST_CASE("safetensors: what is written is read back") {
   const TemporaryFolder folder;
-  const std::vector<float> a{
-      1.5f, -0.0f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::denorm_min(), 3e38f, 6};
+  const std::vector<float> a{1.5f,
+                             -0.0f,
+                             std::numeric_limits<float>::infinity(),
+                             std::numeric_limits<float>::denorm_min(),
+                             3e38f,
+                             6};
   const std::vector<float> b{7};
   std::vector<float> large(200'000);
   for (std::size_t i = 0; i < large.size(); ++i) large[i] = static_cast<float>(i % 1000) - 500.0f;
@@ -437,7 +483,8 @@ TEST_CASE("safetensors: what is written is read back") {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     write_safetensors(folder / "t", tensors, dtype, {{"format", "pt"}, {"note", "line\nline"}});
     const SafetensorsFile file(folder / "t");
-    CHECK(file.metadata() == std::map<std::string, std::string>{{"format", "pt"}, {"note", "line\nline"}});
+    CHECK(file.metadata() ==
+          std::map<std::string, std::string>{{"format", "pt"}, {"note", "line\nline"}});
     REQUIRE(file.tensors().size() == 4);
     CHECK(file.tensors()[0].name == "z.first");
     CHECK(file.tensors()[3].begin == (dtype == DType::f32 ? 28u : 14u));
@@ -454,8 +501,9 @@ TEST_CASE("safetensors: what is written is read back") {
       file.read(tensor.name, values);
       std::size_t wrong = 0;
       for (std::size_t i = 0; i < values.size(); ++i) {
-        const float expected =
-            dtype == DType::f32 ? tensor.values[i] : bfloat16_to_float(float_to_bfloat16(tensor.values[i]));
+        const float expected = dtype == DType::f32
+                                   ? tensor.values[i]
+                                   : bfloat16_to_float(float_to_bfloat16(tensor.values[i]));
         wrong += std::bit_cast<std::uint32_t>(values[i]) != std::bit_cast<std::uint32_t>(expected);
       }
       CHECK(wrong == 0);
@@ -470,14 +518,20 @@ TEST_CASE("safetensors: wrong arguments of the writer are named") {
   const auto write = [&](std::vector<TensorToWrite> tensors, DType dtype = DType::f32) {
     write_safetensors(folder / "t", tensors, dtype);
   };
-  test::check_throws<std::invalid_argument>([&] { write({{"a", {3}, two}}); }, {"'a'", "[3]", "has 2"});
-  test::check_throws<std::invalid_argument>([&] { write({{"a", {-1, -2}, two}}); }, {"'a'", "[-1, -2]"});
-  test::check_throws<std::invalid_argument>([&] { write({{"a", {2}, two}, {"a", {2}, two}}); }, {"unique", "'a'"});
-  test::check_throws<std::invalid_argument>([&] { write({{"__metadata__", {2}, two}}); }, {"'__metadata__'"});
+  test::check_throws<std::invalid_argument>([&] { write({{"a", {3}, two}}); },
+                                            {"'a'", "[3]", "has 2"});
+  test::check_throws<std::invalid_argument>([&] { write({{"a", {-1, -2}, two}}); },
+                                            {"'a'", "[-1, -2]"});
+  test::check_throws<std::invalid_argument>([&] { write({{"a", {2}, two}, {"a", {2}, two}}); },
+                                            {"unique", "'a'"});
+  test::check_throws<std::invalid_argument>([&] { write({{"__metadata__", {2}, two}}); },
+                                            {"'__metadata__'"});
   test::check_throws<std::invalid_argument>([&] { write({{"\xff", {2}, two}}); }, {"UTF-8"});
-  test::check_throws<std::invalid_argument>([&] { write({{"a", {2}, two}}, DType::i32); }, {"F32, F16 or BF16", "I32"});
+  test::check_throws<std::invalid_argument>([&] { write({{"a", {2}, two}}, DType::i32); },
+                                            {"F32, F16 or BF16", "I32"});
   const std::vector<float> large{1.0f, 65520.0f};
-  test::check_throws<std::runtime_error>([&] { write({{"a", {2}, large}}, DType::f16); }, {"'a'", "F16", "65520"});
+  test::check_throws<std::runtime_error>([&] { write({{"a", {2}, large}}, DType::f16); },
+                                         {"'a'", "F16", "65520"});
   CHECK(std::filesystem::is_empty(folder.path()));
 }
 
@@ -489,18 +543,19 @@ TEST_CASE("safetensors: F16 and BF16 convert exactly, and round to nearest even"
     // An independent value: sign, 2^exponent, mantissa.
     const int exponent = (half >> 10) & 31;
     if (exponent != 31) {
-      const double magnitude =
-          exponent == 0 ? std::ldexp(half & 1023, -24) : std::ldexp((half & 1023) | 1024, exponent - 25);
+      const double magnitude = exponent == 0 ? std::ldexp(half & 1023, -24)
+                                             : std::ldexp((half & 1023) | 1024, exponent - 25);
       wrong += static_cast<double>(from_half) != ((half & 0x8000) != 0 ? -magnitude : magnitude);
       wrong += std::signbit(from_half) != ((half & 0x8000) != 0);
     }
-    wrong +=
-        std::isnan(from_half) ? !std::isnan(half_to_float(float_to_half(from_half))) : float_to_half(from_half) != half;
+    wrong += std::isnan(from_half) ? !std::isnan(half_to_float(float_to_half(from_half)))
+                                   : float_to_half(from_half) != half;
     wrong += std::isnan(from_bf16) ? !std::isnan(bfloat16_to_float(float_to_bfloat16(from_bf16)))
                                    : float_to_bfloat16(from_bf16) != half;
     if (exponent == 31 || half >= 0x7bff) continue;
     // Between this half and the next: below, at and above the middle.
-    const float next = half_to_float(static_cast<std::uint16_t>(half + 1)), middle = (from_half + next) / 2;
+    const float next = half_to_float(static_cast<std::uint16_t>(half + 1)),
+                middle = (from_half + next) / 2;
     wrong += float_to_half(std::nextafter(middle, 0.0f)) != half;
     wrong += float_to_half(middle) != (half % 2 == 0 ? half : half + 1);
     wrong += float_to_half(std::nextafter(middle, 1e9f)) != half + 1;
@@ -519,9 +574,10 @@ TEST_CASE("safetensors: F16 and BF16 convert exactly, and round to nearest even"
 TEST_CASE("safetensors: numbers are converted, and only where they fit") {
   const TemporaryFolder folder;
   const auto file_with = [&](const std::string& dtype, const std::string& data, std::size_t count) {
-    test::write_bytes(folder / "t", file_of(one('"' + dtype + '"', '[' + std::to_string(count) + ']',
-                                                "[0," + std::to_string(data.size()) + ']')) +
-                                        data);
+    test::write_bytes(folder / "t",
+                      file_of(one('"' + dtype + '"', '[' + std::to_string(count) + ']',
+                                  "[0," + std::to_string(data.size()) + ']')) +
+                          data);
     return SafetensorsFile(folder / "t");
   };
   std::vector<std::int32_t> two(2);
@@ -536,26 +592,31 @@ TEST_CASE("safetensors: numbers are converted, and only where they fit") {
   file_with("U8", raw(std::uint8_t{255}) + raw(std::uint8_t{0}), 2).read("a", two);
   CHECK(two == std::vector<std::int32_t>{255, 0});
   test::check_throws<std::runtime_error>(
-      [&] { file_with("I64", raw(std::int64_t{1}) + raw(std::int64_t{2147483648}), 2).read("a", two); },
+      [&] {
+        file_with("I64", raw(std::int64_t{1}) + raw(std::int64_t{2147483648}), 2).read("a", two);
+      },
       {"'a'", "2147483648"});
-  test::check_throws<std::runtime_error>([&] { file_with("U32", raw(~0u) + raw(1u), 2).read("a", two); },
-                                         {"'a'", "4294967295"});
+  test::check_throws<std::runtime_error>(
+      [&] { file_with("U32", raw(~0u) + raw(1u), 2).read("a", two); }, {"'a'", "4294967295"});
   test::check_throws<std::runtime_error>(
       [&] { file_with("U64", raw(~std::uint64_t{0}) + raw(std::uint64_t{1}), 2).read("a", two); },
       {"18446744073709551615"});
-  test::check_throws<std::runtime_error>([&] { file_with("F32", raw(1.0f) + raw(2.0f), 2).read("a", two); },
-                                         {"integer dtype", "F32"});
+  test::check_throws<std::runtime_error>(
+      [&] { file_with("F32", raw(1.0f) + raw(2.0f), 2).read("a", two); }, {"integer dtype", "F32"});
 
   file_with("F64", raw(0.1) + raw(-std::numeric_limits<double>::infinity()), 2).read("a", floats);
   CHECK(floats[0] == 0.1f);
   CHECK(std::isinf(floats[1]));
-  test::check_throws<std::runtime_error>([&] { file_with("F64", raw(1e39) + raw(1.0), 2).read("a", floats); },
-                                         {"fit a float", "1e+39"});
-  test::check_throws<std::runtime_error>([&] { file_with("I32", raw(1) + raw(2), 2).read("a", floats); },
-                                         {"F32, F16, BF16 or F64", "I32"});
-  test::check_throws<std::runtime_error>([&] { file_with("F32", raw(1.0f), 1).read("b", floats); }, {"tensor 'b'"});
-  test::check_throws<std::invalid_argument>([&] { file_with("F32", raw(1.0f), 1).read("a", floats); },
-                                            {"room for 1", "2 were given"});
+  test::check_throws<std::runtime_error>(
+      [&] { file_with("F64", raw(1e39) + raw(1.0), 2).read("a", floats); },
+      {"fit a float", "1e+39"});
+  test::check_throws<std::runtime_error>(
+      [&] { file_with("I32", raw(1) + raw(2), 2).read("a", floats); },
+      {"F32, F16, BF16 or F64", "I32"});
+  test::check_throws<std::runtime_error>([&] { file_with("F32", raw(1.0f), 1).read("b", floats); },
+                                         {"tensor 'b'"});
+  test::check_throws<std::invalid_argument>(
+      [&] { file_with("F32", raw(1.0f), 1).read("a", floats); }, {"room for 1", "2 were given"});
 }
 
 TEST_CASE("safetensors: a file that is cut after it was opened is an error, not a crash") {
@@ -579,7 +640,8 @@ TEST_CASE("safetensors: a file that is cut after it was opened is an error, not 
   }
 }
 
-TEST_CASE("safetensors: a bus error that has nothing to do with a map of ours still ends the program") {
+TEST_CASE(
+    "safetensors: a bus error that has nothing to do with a map of ours still ends the program") {
   const TemporaryFolder folder;
   small_file(folder);
   const pid_t child = fork();
@@ -599,7 +661,8 @@ TEST_CASE("safetensors: a bus error that has nothing to do with a map of ours st
 }
 
 TEST_CASE("safetensors: the golden model reads as python's struct module reads it") {
-  const SafetensorsFile file(std::filesystem::path(DROPBP_TEST_DATA) / "llama-tiny/model.safetensors");
+  const SafetensorsFile file(std::filesystem::path(DROPBP_TEST_DATA) /
+                             "llama-tiny/model.safetensors");
   CHECK(file.metadata().at("format") == "pt");
   std::vector<float> embedding(64 * 16);
   file.read("model.embed_tokens.weight", embedding);
@@ -608,7 +671,8 @@ TEST_CASE("safetensors: the golden model reads as python's struct module reads i
   std::vector<float> head(64 * 16);
   file.read("lm_head.weight", head);
   CHECK(head[777] == 0.486332864f);
-  const SafetensorsFile tokens(std::filesystem::path(DROPBP_TEST_DATA) / "llama-tiny/tokens.safetensors");
+  const SafetensorsFile tokens(std::filesystem::path(DROPBP_TEST_DATA) /
+                               "llama-tiny/tokens.safetensors");
   const TensorInfo& ids = *tokens.find("input_ids");
   std::vector<std::int32_t> values(ids.elements());
   tokens.read("input_ids", values);

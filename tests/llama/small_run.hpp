@@ -12,7 +12,8 @@
 
 namespace test {
 
-inline constexpr llama::LlamaConfig small_shape{.vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
+inline constexpr llama::LlamaConfig small_shape{
+    .vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
 
 inline llama::Options small_run(double drop_rate) {
   llama::Options o;
@@ -29,8 +30,9 @@ inline llama::Options small_run(double drop_rate) {
 /// Every tensor that is kept as such, by its name.
 inline std::map<std::string, std::vector<float>> tensors_of(llama::Trainer& trainer) {
   std::map<std::string, std::vector<float>> tensors;
-  trainer.model().for_each_tensor(
-      [&](const auto& tensor) { tensors[tensor.name].assign(tensor.value, tensor.value + tensor.size()); });
+  trainer.model().for_each_tensor([&](const auto& tensor) {
+    tensors[tensor.name].assign(tensor.value, tensor.value + tensor.size());
+  });
   return tensors;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Text to ids as the published library has them, and clear errors for files and text that cannot be had so.
+// Text to ids as the published library has them, and clear errors for files and text that cannot be
+// had so.
 #include "llama/tokenizer.hpp"
 
 #include <chrono>
@@ -25,7 +26,9 @@ using Ids = std::vector<std::int32_t>;
 
 const std::string data_folder = DROPBP_TEST_DATA "/tokenizer/";
 
-json stored(const std::string& name) { return json::parse(test::read_bytes(data_folder + name + ".json")); }
+json stored(const std::string& name) {
+  return json::parse(test::read_bytes(data_folder + name + ".json"));
+}
 
 /// The tokenizer of the file with one change by a patch of RFC 7386.
 Tokenizer changed(const std::string& name, const json& patch) {
@@ -37,7 +40,8 @@ Tokenizer changed(const std::string& name, const json& patch) {
 }
 
 json with_split(const json& split) {
-  return {{"pre_tokenizer", {{"pretokenizers", {split, {{"type", "ByteLevel"}, {"use_regex", false}}}}}}};
+  return {{"pre_tokenizer",
+           {{"pretokenizers", {split, {{"type", "ByteLevel"}, {"use_regex", false}}}}}}};
 }
 
 }  // namespace
@@ -48,7 +52,8 @@ TEST_CASE("tokenizer: hard strings get the ids of the published library") {
     const Tokenizer tokenizer(data_folder + name + ".json");
     auto strings = golden["strings"].get<std::vector<std::string>>();
     const auto unnormalized = golden["unnormalized"].get<std::vector<std::string>>();
-    if (name != std::string("qwen2")) strings.insert(strings.end(), unnormalized.begin(), unnormalized.end());
+    if (name != std::string("qwen2"))
+      strings.insert(strings.end(), unnormalized.begin(), unnormalized.end());
     const json& expected = golden["ids"][name];
     REQUIRE(strings.size() == expected.size());
     REQUIRE(strings.size() >= 60);
@@ -63,7 +68,8 @@ TEST_CASE("tokenizer: hard strings get the ids of the published library") {
 }
 
 TEST_CASE("tokenizer: the vocabulary counts added tokens") {
-  for (const auto& [name, size] : {std::pair("gpt2", 505), std::pair("llama3", 708), std::pair("smollm", 506), std::pair("qwen2", 606)})
+  for (const auto& [name, size] : {std::pair("gpt2", 505), std::pair("llama3", 708),
+                                   std::pair("smollm", 506), std::pair("qwen2", 606)})
     CHECK(Tokenizer(data_folder + name + ".json").vocabulary() == size);
 }
 
@@ -71,25 +77,44 @@ TEST_CASE("tokenizer: text that NFC may change is refused, with its place") {
   const Tokenizer tokenizer(data_folder + "qwen2.json");
   for (const auto& text : stored("golden")["unnormalized"].get<std::vector<std::string>>()) {
     INFO(text);
-    test::check_throws<std::runtime_error>([&] { (void)tokenizer.encode(text); }, {"NFC", "U+", "--tokens"});
+    test::check_throws<std::runtime_error>([&] { (void)tokenizer.encode(text); },
+                                           {"NFC", "U+", "--tokens"});
   }
-  test::check_throws<std::runtime_error>([&] { (void)tokenizer.encode("<|end|>abc e\u0301", "'f'"); },
-                                         {"'f' must", "byte 12 begins U+0301"});
+  test::check_throws<std::runtime_error>(
+      [&] { (void)tokenizer.encode("<|end|>abc e\u0301", "'f'"); },
+      {"'f' must", "byte 12 begins U+0301"});
   CHECK_NOTHROW(tokenizer.encode("\u00e9 \u2764\ufe0f \ud55c\uae00"));
 }
 
 TEST_CASE("tokenizer: text that is not UTF-8 is an error with its place") {
   const Tokenizer tokenizer(data_folder + "gpt2.json");
   const std::vector<std::pair<std::string, std::string>> bad{
-      {"abc\xff", "byte 3 (0xFF)"},   {"\x80", "byte 0 (0x80)"},         {"a\xc3", "byte 1 (0xC3)"},
-      {"\xc1\x81", "byte 0 (0xC1)"},  {"\xc3\xa9\xe0\x9f\xbf", "byte 2 (0xE0)"}, {"\xed\xa0\x80", "byte 0 (0xED)"},
-      {"\xf0\x8f\xbf\xbf", "byte 0"}, {"\xf4\x90\x80\x80", "byte 0"},    {"\xf5\x80\x80\x80", "byte 0 (0xF5)"},
-      {"\xe2\x82" "a", "byte 0"},     {"\xf0\x9f\x98", "byte 0"},        {"\xf0\x9f\x98" "a", "byte 0"}};
+      {"abc\xff", "byte 3 (0xFF)"},
+      {"\x80", "byte 0 (0x80)"},
+      {"a\xc3", "byte 1 (0xC3)"},
+      {"\xc1\x81", "byte 0 (0xC1)"},
+      {"\xc3\xa9\xe0\x9f\xbf", "byte 2 (0xE0)"},
+      {"\xed\xa0\x80", "byte 0 (0xED)"},
+      {"\xf0\x8f\xbf\xbf", "byte 0"},
+      {"\xf4\x90\x80\x80", "byte 0"},
+      {"\xf5\x80\x80\x80", "byte 0 (0xF5)"},
+      {"\xe2\x82"
+       "a",
+       "byte 0"},
+      {"\xf0\x9f\x98", "byte 0"},
+      {"\xf0\x9f\x98"
+       "a",
+       "byte 0"}};
   for (const auto& [text, place] : bad) {
     INFO(place);
-    test::check_throws<std::runtime_error>([&, &bytes = text] { (void)tokenizer.encode(bytes, "'f'"); }, {"'f' must be UTF-8", place, "--tokenizer"});
+    test::check_throws<std::runtime_error>(
+        [&, &bytes = text] { (void)tokenizer.encode(bytes, "'f'"); },
+        {"'f' must be UTF-8", place, "--tokenizer"});
   }
-  CHECK_NOTHROW(check_utf8("\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf", "all ends"));
+  CHECK_NOTHROW(
+      check_utf8("\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80"
+                 "\x80\xf4\x8f\xbf\xbf",
+                 "all ends"));
 }
 
 TEST_CASE("tokenizer: what a file needs and is not supported is an error with its key") {
@@ -104,7 +129,9 @@ TEST_CASE("tokenizer: what a file needs and is not supported is an error with it
     }
     for (const std::string& part : parts) CHECK_THAT(message, contains(part));
   };
-  const auto model = [&](const json& patch, std::vector<std::string> parts) { fails("gpt2", {{"model", patch}}, std::move(parts)); };
+  const auto model = [&](const json& patch, std::vector<std::string> parts) {
+    fails("gpt2", {{"model", patch}}, std::move(parts));
+  };
   model({{"type", "WordPiece"}}, {"t.json': 'model.type' must be BPE", "\"WordPiece\""});
   model({{"vocab", nullptr}}, {"'model.vocab'", "missing or null"});
   model({{"merges", "a b"}}, {"'model.merges' must be a list"});
@@ -112,7 +139,8 @@ TEST_CASE("tokenizer: what a file needs and is not supported is an error with it
   model({{"merges", {"i n", "i n g"}}}, {"'model.merges[1]' must be two tokens", "i n g"});
   model({{"merges", {"in"}}}, {"'model.merges[0]' must be two tokens"});
   model({{"dropout", 0.1}}, {"'model.dropout' must be null", "0.1"});
-  model({{"continuing_subword_prefix", "##"}}, {"'model.continuing_subword_prefix' must be empty", "##"});
+  model({{"continuing_subword_prefix", "##"}},
+        {"'model.continuing_subword_prefix' must be empty", "##"});
   model({{"end_of_word_suffix", "</w>"}}, {"'model.end_of_word_suffix'"});
   model({{"byte_fallback", true}}, {"'model.byte_fallback' must be false"});
   model({{"ignore_merges", 1}}, {"'model.ignore_merges' must be true or false", "is 1"});
@@ -120,20 +148,29 @@ TEST_CASE("tokenizer: what a file needs and is not supported is an error with it
   model({{"vocab", {{"in", 3}}}}, {"'model.vocab.", "an id of its own", "is 3"});
   fails("gpt2", {{"normalizer", {{"type", "NFKC"}}}}, {"'normalizer' must be null or NFC", "NFKC"});
   fails("gpt2", {{"pre_tokenizer", nullptr}}, {"'pre_tokenizer.type' must be", "missing"});
-  fails("gpt2", {{"pre_tokenizer", {{"type", "Metaspace"}}}}, {"'pre_tokenizer.type'", "Metaspace"});
-  fails("gpt2", {{"pre_tokenizer", {{"type", "Digits"}}}}, {"'pre_tokenizer' must be one with ByteLevel at its end"});
-  const json split{{"type", "Split"}, {"pattern", {{"Regex", "a"}}}, {"behavior", "Isolated"}, {"invert", false}};
+  fails("gpt2", {{"pre_tokenizer", {{"type", "Metaspace"}}}},
+        {"'pre_tokenizer.type'", "Metaspace"});
+  fails("gpt2", {{"pre_tokenizer", {{"type", "Digits"}}}},
+        {"'pre_tokenizer' must be one with ByteLevel at its end"});
+  const json split{{"type", "Split"},
+                   {"pattern", {{"Regex", "a"}}},
+                   {"behavior", "Isolated"},
+                   {"invert", false}};
   CHECK_NOTHROW(changed("llama3", with_split(split)));
   const auto split_with = [&](const json& patch) {
     json copy = split;
     copy.merge_patch(patch);
     return with_split(copy);
   };
-  fails("llama3", split_with({{"behavior", "Removed"}}), {"'pre_tokenizer.pretokenizers[0].behavior' must be Isolated", "Removed"});
+  fails("llama3", split_with({{"behavior", "Removed"}}),
+        {"'pre_tokenizer.pretokenizers[0].behavior' must be Isolated", "Removed"});
   fails("llama3", split_with({{"invert", true}}), {"[0].invert' must be false"});
-  fails("llama3", split_with({{"pattern", {{"Regex", nullptr}, {"String", "a"}}}}), {"[0].pattern' must be a Regex", "String"});
-  fails("llama3", split_with({{"pattern", {{"Regex", "\\w+"}}}}), {"'pre_tokenizer.pretokenizers[0].pattern': a pattern must", "\\w"});
-  fails("llama3", with_split({{"type", "ByteLevel"}}), {"'pre_tokenizer.pretokenizers[1]' must be absent behind ByteLevel"});
+  fails("llama3", split_with({{"pattern", {{"Regex", nullptr}, {"String", "a"}}}}),
+        {"[0].pattern' must be a Regex", "String"});
+  fails("llama3", split_with({{"pattern", {{"Regex", "\\w+"}}}}),
+        {"'pre_tokenizer.pretokenizers[0].pattern': a pattern must", "\\w"});
+  fails("llama3", with_split({{"type", "ByteLevel"}}),
+        {"'pre_tokenizer.pretokenizers[1]' must be absent behind ByteLevel"});
   const auto token = [](const json& patch) {
     json one{{"id", 505}, {"content", "<new>"}};
     one.merge_patch(patch);
@@ -142,20 +179,27 @@ TEST_CASE("tokenizer: what a file needs and is not supported is an error with it
   fails("smollm", token(json::object()), {"'added_tokens[0].id' must be 500", "505"});
   CHECK(changed("smollm", token({{"id", 500}})).encode("a<new>").back() == 500);
   fails("smollm", token({{"id", 500}, {"content", ""}}), {"'added_tokens[0].content'"});
-  fails("smollm", token({{"id", 500}, {"lstrip", true}}), {"'added_tokens[0].lstrip' must be false"});
+  fails("smollm", token({{"id", 500}, {"lstrip", true}}),
+        {"'added_tokens[0].lstrip' must be false"});
   fails("smollm", token({{"id", 500}, {"content", "in"}}), {"'added_tokens[0].id' must be"});
-  fails("qwen2", {{"added_tokens", {{{"id", 600}, {"content", "e\u0301"}, {"normalized", true}}}}}, {"'added_tokens[0].content'", "NFC"});
+  fails("qwen2", {{"added_tokens", {{{"id", 600}, {"content", "e\u0301"}, {"normalized", true}}}}},
+        {"'added_tokens[0].content'", "NFC"});
   // A byte without a token only matters in a text that has it.
-  const Tokenizer lacking = changed("smollm", {{"added_tokens", nullptr}, {"model", {{"vocab", {{"\u0100", nullptr}}}}}});
+  const Tokenizer lacking =
+      changed("smollm", {{"added_tokens", nullptr}, {"model", {{"vocab", {{"\u0100", nullptr}}}}}});
   CHECK_NOTHROW(lacking.encode("abc"));
-  test::check_throws<std::runtime_error>([&] { (void)lacking.encode(std::string("a\0", 2)); }, {"0x00", "--tokens"});
+  test::check_throws<std::runtime_error>([&] { (void)lacking.encode(std::string("a\0", 2)); },
+                                         {"0x00", "--tokens"});
 }
 
 TEST_CASE("tokenizer: patterns mean what they mean in Oniguruma, or are refused") {
-  for (const char* bad : {"\\d", "\\w+", "\\bx", ".", "^a", "a$", "[[:alpha:]]", "[a&&b]", "[\\S]", "\\p{Han}", "\\p{^L}", "\\pL", "\\P{L}",
-                          "(?<=a)b", "(?<n>a)", "(?i)a", "(*UTF)a", "a{,3}b", "a{2}+", "a{", "[]a]", "\\x41", "\\"}) {
+  for (const char* bad :
+       {"\\d",     "\\w+",     "\\bx",    ".",    "^a",     "a$",      "[[:alpha:]]", "[a&&b]",
+        "[\\S]",   "\\p{Han}", "\\p{^L}", "\\pL", "\\P{L}", "(?<=a)b", "(?<n>a)",     "(?i)a",
+        "(*UTF)a", "a{,3}b",   "a{2}+",   "a{",   "[]a]",   "\\x41",   "\\"}) {
     INFO(bad);
-    test::check_throws<std::runtime_error>([&] { Regex{bad}; }, {"a pattern must consist of", bad, "--tokens"});
+    test::check_throws<std::runtime_error>([&] { Regex{bad}; },
+                                           {"a pattern must consist of", bad, "--tokens"});
   }
   test::check_throws<std::runtime_error>([] { Regex("a*"); }, {"no empty text", "'a*'"});
   test::check_throws<std::runtime_error>([] { Regex("(a"); }, {"'(a' gives", "parenthesis"});
@@ -197,8 +241,9 @@ TEST_CASE("tokenizer: text files and folders") {
   test::write_bytes(folder / "a", "the \u00e9\U0001f600");
   CHECK(ids(folder / "a", options) == tokenizer.encode("the \u00e9\U0001f600"));
   // A character that the limit cuts is left out.
-  for (const auto& [limit, text] : {std::pair(5, "the "), std::pair(6, "the \u00e9"), std::pair(7, "the \u00e9"), std::pair(9, "the \u00e9"),
-                                    std::pair(10, "the \u00e9\U0001f600")}) {
+  for (const auto& [limit, text] :
+       {std::pair(5, "the "), std::pair(6, "the \u00e9"), std::pair(7, "the \u00e9"),
+        std::pair(9, "the \u00e9"), std::pair(10, "the \u00e9\U0001f600")}) {
     INFO(limit);
     DataOptions cut = options;
     cut.max_bytes = static_cast<std::uintmax_t>(limit);
@@ -225,9 +270,13 @@ TEST_CASE("tokenizer: the program takes the vocabulary from it, or refuses a sma
   for (int i = 0; i < 200; ++i) text += "for (int i = 0; i < 10; ++i) sum += values[i];\n";
   test::write_bytes(folder / "text", text);
   const auto run = [&](const std::string& more) {
-    return std::system((DROPBP_LLAMA_FINETUNE " --data '" + (folder / "text").string() + "' --tokenizer '" + data_folder +
-                        "gpt2.json' --layers 1 --hidden 8 --intermediate 8 --heads 1 --batch 1 --sequence 8 --steps 1 --threads 1 --quiet "
-                        "--report '" + (folder / "report").string() + "' " + more + " > '" + (folder / "output").string() + "' 2>&1").c_str());
+    return std::system((DROPBP_LLAMA_FINETUNE " --data '" + (folder / "text").string() +
+                        "' --tokenizer '" + data_folder +
+                        "gpt2.json' --layers 1 --hidden 8 --intermediate 8 --heads 1 --batch 1 "
+                        "--sequence 8 --steps 1 --threads 1 --quiet --report '" +
+                        (folder / "report").string() + "' " + more + " > '" +
+                        (folder / "output").string() + "' 2>&1")
+                           .c_str());
   };
   CHECK(run("") == 0);
   const json config = json::parse(test::read_bytes(folder / "report"))["config"];
@@ -237,5 +286,7 @@ TEST_CASE("tokenizer: the program takes the vocabulary from it, or refuses a sma
   CHECK(json::parse(test::read_bytes(folder / "report"))["config"]["model"]["vocabulary"] == 600);
   CHECK(run("--vocabulary 504") != 0);
   const std::string message = test::read_bytes(folder / "output");
-  for (const char* part : {"its vocabulary is 504", "gpt2.json' has ids up to 504", "leave --vocabulary out"}) CHECK_THAT(message, contains(part));
+  for (const char* part :
+       {"its vocabulary is 504", "gpt2.json' has ids up to 504", "leave --vocabulary out"})
+    CHECK_THAT(message, contains(part));
 }

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Whole training runs of a small model: what dropping must not change, and what it must save, step by step.
+// Whole training runs of a small model: what dropping must not change, and what it must save, step
+// by step.
 #include "llama/trainer.hpp"
 
 #include <algorithm>
@@ -41,7 +42,8 @@ Options options_of(double drop_rate) {
 TokenData text() {
   std::vector<std::int32_t> tokens{1, 2};
   for (std::uint64_t i = 2; i < 4000; ++i) {
-    const auto a = static_cast<std::uint64_t>(tokens[i - 1]), b = static_cast<std::uint64_t>(tokens[i - 2]);
+    const auto a = static_cast<std::uint64_t>(tokens[i - 1]),
+               b = static_cast<std::uint64_t>(tokens[i - 2]);
     tokens.push_back(static_cast<std::int32_t>((3 * a + b + (i * i % 7 == 0 ? 5 : 0)) % 64));
   }
   return {std::move(tokens), 0.2};
@@ -79,7 +81,9 @@ TEST_CASE("trainer: activation bytes are those of the kept branches, exactly, in
   }
 }
 
-TEST_CASE("trainer: a step leaves the weights of dropped branches alone to the bit, and changes all others") {
+TEST_CASE(
+    "trainer: a step leaves the weights of dropped branches alone to the bit, and changes all "
+    "others") {
   const TokenData data = text();
   Options options = options_of(0.5);
   Trainer trainer(options, shape, data, 0.5);
@@ -92,8 +96,10 @@ TEST_CASE("trainer: a step leaves the weights of dropped branches alone to the b
       bool in_dropped = false;
       for (const std::size_t branch : dropped) {
         const std::string block = "model.layers." + std::to_string(branch / 2) + ".";
-        const bool attention = name.starts_with(block + "self_attn.") || name.starts_with(block + "input_layernorm");
-        const bool mlp = name.starts_with(block + "mlp.") || name.starts_with(block + "post_attention_layernorm");
+        const bool attention =
+            name.starts_with(block + "self_attn.") || name.starts_with(block + "input_layernorm");
+        const bool mlp = name.starts_with(block + "mlp.") ||
+                         name.starts_with(block + "post_attention_layernorm");
         in_dropped = in_dropped || (branch % 2 == 0 ? attention : mlp);
       }
       CAPTURE(step, name, in_dropped);
@@ -190,7 +196,8 @@ TEST_CASE("trainer: it goes on from a checkpoint with the same loss") {
   CHECK(second.validate() == validation);
   LlamaConfig other = shape;
   other.layers = 4;
-  test::check_throws<std::runtime_error>([&] { Trainer(options, other, data, 0.0); }, {"model.layers.3"});
+  test::check_throws<std::runtime_error>([&] { Trainer(options, other, data, 0.0); },
+                                         {"model.layers.3"});
 }
 
 TEST_CASE("trainer: a loss that is not finite stops the run and says what to lower") {
@@ -198,9 +205,11 @@ TEST_CASE("trainer: a loss that is not finite stops the run and says what to low
   Options options = options_of(0.5);
   Trainer trainer(options, shape, data, 0.5);
   trainer.model().for_each_tensor([&](const auto& tensor) {
-    if (tensor.name == "model.norm.weight") tensor.value[3] = std::numeric_limits<float>::quiet_NaN();
+    if (tensor.name == "model.norm.weight")
+      tensor.value[3] = std::numeric_limits<float>::quiet_NaN();
   });
-  test::check_throws<std::runtime_error>([&] { trainer.step(); }, {"finite", "step 0", "--learning-rate"});
+  test::check_throws<std::runtime_error>([&] { trainer.step(); },
+                                         {"finite", "step 0", "--learning-rate"});
 }
 
 TEST_CASE("trainer: an activation budget holds in every step, whatever the policies ask for") {
@@ -214,13 +223,15 @@ TEST_CASE("trainer: an activation budget holds in every step, whatever the polic
   options.steps = 24;
   Trainer unlimited(options, shape, data, 0.25);
   std::size_t most = 0;
-  for (std::uint64_t i = 0; i < options.steps; ++i) most = std::max(most, unlimited.step().kept_activation_bytes);
+  for (std::uint64_t i = 0; i < options.steps; ++i)
+    most = std::max(most, unlimited.step().kept_activation_bytes);
 
   const double budget = 0.6 * static_cast<double>(most);
   options.activation_budget_mib = budget / 0x1p20;
   Trainer limited(options, shape, data, 0.25);
   std::size_t limited_most = 0;
-  for (std::uint64_t i = 0; i < options.steps; ++i) limited_most = std::max(limited_most, limited.step().kept_activation_bytes);
+  for (std::uint64_t i = 0; i < options.steps; ++i)
+    limited_most = std::max(limited_most, limited.step().kept_activation_bytes);
   CAPTURE(most, limited_most, budget);
   CHECK(static_cast<double>(limited_most) <= budget);
   CHECK(static_cast<double>(limited_most) > 0.5 * budget);
@@ -229,7 +240,8 @@ TEST_CASE("trainer: an activation budget holds in every step, whatever the polic
 TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
   const TokenData data = text();
   constexpr std::size_t gaps = 16 * 6 * 64;  // of a branch's matrices in the arena
-  const std::size_t attention = 32 * (24 + 1 + 48 + 24 + 4) * sizeof(float), mlp = 32 * (24 + 1 + 80) * sizeof(float);
+  const std::size_t attention = 32 * (24 + 1 + 48 + 24 + 4) * sizeof(float),
+                    mlp = 32 * (24 + 1 + 80) * sizeof(float);
   const auto run = [&](Options options, double drop_rate, const auto& check) {
     Trainer trainer(options, shape, data, drop_rate);
     for (std::uint64_t i = 0; i < options.steps; ++i) {
@@ -238,8 +250,12 @@ TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
       check(trainer, record);
     }
   };
-  const auto reserved = [](Trainer& trainer) { return trainer.model().saved_memory().reserved_bytes(); };
-  const auto allocations = [](Trainer& trainer) { return trainer.model().saved_memory().allocations(); };
+  const auto reserved = [](Trainer& trainer) {
+    return trainer.model().saved_memory().reserved_bytes();
+  };
+  const auto allocations = [](Trainer& trainer) {
+    return trainer.model().saved_memory().allocations();
+  };
 
   run(options_of(0.0), 0.0, [&](Trainer& trainer, const StepRecord& record) {
     CHECK(trainer.activation_bound() == 3 * (attention + mlp));
@@ -253,7 +269,8 @@ TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
   std::size_t below = 0;  // plans that keep less than the bound, for which the arena is as large
   for (const std::uint64_t warm_up : {0u, 4u}) {
     options.drop_warmup = warm_up;
-    for (const double drop_rate : {0.4, 0.5, 0.6}) {  // of three branches 1.8, 1.5 and 1.2 are kept: at most 2
+    for (const double drop_rate :
+         {0.4, 0.5, 0.6}) {  // of three branches 1.8, 1.5 and 1.2 are kept: at most 2
       run(options, drop_rate, [&](Trainer& trainer, const StepRecord& record) {
         CHECK(trainer.activation_bound() == (warm_up > 0 ? 3 : 2) * (attention + mlp));
         CHECK(reserved(trainer) == trainer.activation_bound() + gaps);
@@ -265,7 +282,8 @@ TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
   CHECK(below > 0);
   options.activation_budget_mib = 2.5 * static_cast<double>(attention) / 0x1p20;
   run(options, 0.5, [&](Trainer& trainer, const StepRecord&) {
-    CHECK(trainer.activation_bound() <= static_cast<std::size_t>(2.5 * static_cast<double>(attention)));
+    CHECK(trainer.activation_bound() <=
+          static_cast<std::size_t>(2.5 * static_cast<double>(attention)));
     CHECK(reserved(trainer) == trainer.activation_bound() + gaps);
   });
 
@@ -286,7 +304,8 @@ TEST_CASE("trainer: beside what branches save nothing grows with their number") 
     config.layers = layers;
     Trainer trainer(options, config, data, 0.0);
     trainer.step();
-    return std::pair(trainer.model().saved_memory().peak_bytes(), trainer.model().workspace().peak_bytes());
+    return std::pair(trainer.model().saved_memory().peak_bytes(),
+                     trainer.model().workspace().peak_bytes());
   };
   for (const bool recompute : {false, true}) {
     const auto two = peaks(2, recompute), seven = peaks(7, recompute);
@@ -322,9 +341,11 @@ TEST_CASE("trainer: recomputing branches changes no bit and saves their inputs a
   }
 }
 
-TEST_CASE("trainer: an activation budget that no plan fits is refused, with the smallest that would do") {
+TEST_CASE(
+    "trainer: an activation budget that no plan fits is refused, with the smallest that would do") {
   const TokenData data = text();
-  const auto refused = [&](double drop_rate, double budget_kib, AllocationChoice allocation, std::initializer_list<std::string_view> parts) {
+  const auto refused = [&](double drop_rate, double budget_kib, AllocationChoice allocation,
+                           std::initializer_list<std::string_view> parts) {
     Options options = options_of(drop_rate);
     options.sampling = SamplingChoice::fixed_budget;
     options.allocation = allocation;
@@ -333,8 +354,10 @@ TEST_CASE("trainer: an activation budget that no plan fits is refused, with the 
     test::check_throws<UsageError>([&] { Trainer(options, shape, data, drop_rate); }, parts);
   };
   // All branches save 77.25 KiB of both sequences, the largest 13.125 KiB.
-  refused(0.0, 77, AllocationChoice::uniform, {"--activation-budget", "all branches save, 0.08 MiB", "--drop-rate"});
-  refused(0.5, 13.125, AllocationChoice::uniform, {"more than the 0.02 MiB", "largest branch", "lower --batch"});
+  refused(0.0, 77, AllocationChoice::uniform,
+          {"--activation-budget", "all branches save, 0.08 MiB", "--drop-rate"});
+  refused(0.5, 13.125, AllocationChoice::uniform,
+          {"more than the 0.02 MiB", "largest branch", "lower --batch"});
   refused(0.5, 38, AllocationChoice::greedy, {"one sequence, 0.04 MiB", "--sensitivity running"});
 
   Options options = options_of(0.5);

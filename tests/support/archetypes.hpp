@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The weakest legal type of every concept: signatures without bodies, and nothing else that a type may have. What the
-// library does with its users' types beyond its concepts does not compile with these.
+// The weakest legal type of every concept: signatures without bodies, and nothing else that a type
+// may have. What the library does with its users' types beyond its concepts does not compile with
+// these.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,8 @@
 
 namespace archetypes {
 
-/// Neither made from nothing nor copied nor assigned, and of no use to operators that most types have.
+/// Neither made from nothing nor copied nor assigned, and of no use to operators that most types
+/// have.
 struct Weak {
   Weak() = delete;
   Weak(const Weak&) = delete;
@@ -69,7 +71,8 @@ struct Tensor : WeakMovable {
     static void accumulate(Tensor& y, const Tensor& x);
   };
 };
-static_assert(dropbp::Tensor<Tensor> && !dropbp::ScalableTensor<Tensor> && !dropbp::NormedTensor<Tensor>);
+static_assert(dropbp::Tensor<Tensor> && !dropbp::ScalableTensor<Tensor> &&
+              !dropbp::NormedTensor<Tensor>);
 
 struct ScalableTensor : WeakMovable {
   struct dropbp_tensor_traits {
@@ -105,7 +108,8 @@ struct ContiguousTensor : WeakMovable {
     static Size size(const ContiguousTensor& x);
   };
 };
-static_assert(dropbp::Tensor<ContiguousTensor<int>> && dropbp::ScalableTensor<ContiguousTensor<int>>);
+static_assert(dropbp::Tensor<ContiguousTensor<int>> &&
+              dropbp::ScalableTensor<ContiguousTensor<int>>);
 static_assert(dropbp::ComparableTensor<ContiguousTensor<Number<std::size_t>>>);
 
 /// Memory without kernels, and a sum of its own.
@@ -118,7 +122,8 @@ struct TensorWithoutKernels : WeakMovable {
     static void accumulate(TensorWithoutKernels& y, const TensorWithoutKernels& x);
   };
 };
-static_assert(dropbp::Tensor<TensorWithoutKernels> && !dropbp::ScalableTensor<TensorWithoutKernels>);
+static_assert(dropbp::Tensor<TensorWithoutKernels> &&
+              !dropbp::ScalableTensor<TensorWithoutKernels>);
 
 // ---- operations
 
@@ -167,11 +172,14 @@ static_assert(dropbp::Operation<FullOperation<Tensor>, Tensor>);
 /// Optional members that a constraint takes away count as absent.
 struct OperationWithDisabledMembers : Operation<Tensor> {
   template <class T>
-  void forward_residual(T& x, Saved* saved) requires(sizeof(T) == 0);
+  void forward_residual(T& x, Saved* saved)
+    requires(sizeof(T) == 0);
   template <class T>
-  void backward_residual(T& grad, Saved& saved) requires(sizeof(T) == 0);
+  void backward_residual(T& grad, Saved& saved)
+    requires(sizeof(T) == 0);
   template <class T>
-  void backward_parameters(const T& grad_output, Saved& saved) requires(sizeof(T) == 0);
+  void backward_parameters(const T& grad_output, Saved& saved)
+    requires(sizeof(T) == 0);
 };
 
 // ---- layers and models
@@ -208,7 +216,8 @@ struct Model : Weak {
     (static_cast<void>(visit(made<Layers&>())), ...);
   }
 };
-static_assert(dropbp::Model<Model<DroppableLayer>> && !dropbp::GradientModel<Model<DroppableLayer>>);
+static_assert(dropbp::Model<Model<DroppableLayer>> &&
+              !dropbp::GradientModel<Model<DroppableLayer>>);
 
 template <class Gradient, class... Layers>
 struct GradientModel : Model<Layers...> {
@@ -228,15 +237,16 @@ struct Sampling : WeakCopyable {
     void operator&() const = delete;
   };
   Prepared prepare(const dropbp::SamplingInput& input) const;
-  void draw(const Prepared& prepared, const dropbp::CounterRandom& random, std::span<std::uint8_t> dropped) const;
+  void draw(const Prepared& prepared, const dropbp::CounterRandom& random,
+            std::span<std::uint8_t> dropped) const;
 };
 static_assert(dropbp::Sampling<Sampling>);
 
 struct FullSampling : WeakCopyable {
   using Prepared = Sampling::Prepared;
   Prepared prepare(const dropbp::SamplingInput& input) const;
-  void draw(const Prepared& prepared, const dropbp::CounterRandom& random, std::span<std::uint8_t> dropped,
-            std::span<std::uint32_t> work) const;
+  void draw(const Prepared& prepared, const dropbp::CounterRandom& random,
+            std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) const;
   std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const;
   double max_kept_weight(const Prepared& prepared) const;
   void limit(std::span<double> rates, const dropbp::SamplingInput& input) const;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Catch2 as Debian 12 and Ubuntu 22.04 ship it (2.13) or as newer systems do (3). Where a name differs between
-// the two, tests use the one defined here.
+// Catch2 as Debian 12 and Ubuntu 22.04 ship it (2.13) or as newer systems do (3). Where a name
+// differs between the two, tests use the one defined here.
 #pragma once
 
 #include <string>

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A backend whose device is the host emulator: every op and whole models run the kernels that CUDA would run, and products
-// by the CPU's. Memory begins as NaN and is exactly as large as asked for.
+// A backend whose device is the host emulator: every op and whole models run the kernels that CUDA
+// would run, and products by the CPU's. Memory begins as NaN and is exactly as large as asked for.
 #pragma once
 
 #include <cstdlib>
@@ -16,8 +16,8 @@
 
 /// The tag.
 struct Emulated {
-  /// While one lives, the current stream counts as being captured into a graph: kernels run all the same, and what waits for
-  /// the device or copies from or to the host is refused.
+  /// While one lives, the current stream counts as being captured into a graph: kernels run all the
+  /// same, and what waits for the device or copies from or to the host is refused.
   class Capturing {
    public:
     Capturing() { active() = true; }
@@ -41,7 +41,9 @@ struct device_runtime<Emulated> {
     std::memset(memory, 0xFF, bytes);
     return memory;
   }
-  static void release(void* memory, std::size_t) noexcept { ::operator delete(memory, std::align_val_t{256}); }
+  static void release(void* memory, std::size_t) noexcept {
+    ::operator delete(memory, std::align_val_t{256});
+  }
   static void copy_to_device(void* to, const void* from, std::size_t bytes) {
     if (bytes == 0) return;
     require_no_capture("a copy from host memory");
@@ -58,7 +60,8 @@ struct device_runtime<Emulated> {
   static void require_no_capture(const char* what) {
     if (Emulated::Capturing::active())
       dropbp::detail::throw_order(std::string(what) + " needs a stream that is not being captured",
-                                  "the current stream is being captured into a graph", "move it before or behind the captured part");
+                                  "the current stream is being captured into a graph",
+                                  "move it before or behind the captured part");
   }
 };
 
@@ -73,16 +76,20 @@ struct device_launcher<Emulated> {
 
 template <class T>
 struct device_products<Emulated, T> {
-  static void product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, T* c, std::ptrdiff_t ldc, const T* a,
-                      std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, bool add) {
-    const auto floats = [](const T* x, std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t ld) {
+  static void product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
+                      T* c, std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b,
+                      std::ptrdiff_t ldb, bool add) {
+    const auto floats = [](const T* x, std::ptrdiff_t rows, std::ptrdiff_t columns,
+                           std::ptrdiff_t ld) {
       ops::Matrix<float> result(rows, columns);
       for (std::ptrdiff_t i = 0; i < rows; ++i)
-        for (std::ptrdiff_t j = 0; j < columns; ++j) result.row(i)[j] = cuda::to_float(x[i * ld + j]);
+        for (std::ptrdiff_t j = 0; j < columns; ++j)
+          result.row(i)[j] = cuda::to_float(x[i * ld + j]);
       return result;
     };
     const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
-    const ops::Matrix<float> fa = floats(a, at ? k : m, at ? m : k, lda), fb = floats(b, bt ? n : k, bt ? k : n, ldb);
+    const ops::Matrix<float> fa = floats(a, at ? k : m, at ? m : k, lda),
+                             fb = floats(b, bt ? n : k, bt ? k : n, ldb);
     ops::Matrix<float> fc = add ? floats(c, m, n, ldc) : ops::Matrix<float>(m, n);
     const ops::Accumulate mode = add ? ops::Accumulate::add : ops::Accumulate::overwrite;
     if (layout == ProductLayout::abt) ops::product_abt(fc.view(), fa.view(), fb.view(), mode);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The one test of everything differentiable: every element of the Jacobian against finite differences, in double.
+// The one test of everything differentiable: every element of the Jacobian against finite
+// differences, in double.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +16,8 @@
 
 namespace dropbp::test {
 
-/// Something an operation is differentiated by: its elements, and where a backward pass leaves their gradient.
+/// Something an operation is differentiated by: its elements, and where a backward pass leaves
+/// their gradient.
 struct Variable {
   std::string name;
   std::span<double> value;
@@ -23,16 +25,19 @@ struct Variable {
 };
 
 struct JacobianError {
-  double scaled = 0;     ///< the largest over all variables of max |J - J_fd| / max |J_fd|, each within one variable
+  double scaled = 0;     ///< the largest over all variables of max |J - J_fd| / max |J_fd|, each
+                         ///< within one variable
   std::string variable;  ///< where it is
 };
 
-/// forward() returns the outputs at the variables' current values; backward(grad_output) computes all gradients, which the
-/// variables then return. J_fd is the five-point central difference, whose error is of the order of step^4.
-/// The scale is the variable's own largest derivative and not max(1, ...): small Jacobians get no easier bound.
+/// forward() returns the outputs at the variables' current values; backward(grad_output) computes
+/// all gradients, which the variables then return. J_fd is the five-point central difference, whose
+/// error is of the order of step^4. The scale is the variable's own largest derivative and not
+/// max(1, ...): small Jacobians get no easier bound.
 inline JacobianError jacobian_error(const std::vector<Variable>& variables,
                                     const std::function<std::vector<double>()>& forward,
-                                    const std::function<void(std::span<const double>)>& backward, double step = 5e-4) {
+                                    const std::function<void(std::span<const double>)>& backward,
+                                    double step = 5e-4) {
   const std::size_t outputs = forward().size();
   std::vector<std::vector<double>> analytic;  // [variable][output * size + element]
   for (const Variable& variable : variables) analytic.emplace_back(outputs * variable.value.size());
@@ -44,8 +49,10 @@ inline JacobianError jacobian_error(const std::vector<Variable>& variables,
     grad_output[o] = 0;
     for (std::size_t v = 0; v < variables.size(); ++v) {
       const std::vector<double> row = variables[v].gradient();
-      if (row.size() != variables[v].value.size()) return {std::numeric_limits<double>::infinity(), variables[v].name};
-      std::copy(row.begin(), row.end(), analytic[v].begin() + static_cast<std::ptrdiff_t>(o * row.size()));
+      if (row.size() != variables[v].value.size())
+        return {std::numeric_limits<double>::infinity(), variables[v].name};
+      std::copy(row.begin(), row.end(),
+                analytic[v].begin() + static_cast<std::ptrdiff_t>(o * row.size()));
     }
   }
   JacobianError worst;
@@ -58,10 +65,12 @@ inline JacobianError jacobian_error(const std::vector<Variable>& variables,
         value[i] = centre + offset;
         return forward();
       };
-      const auto far_below = at(-2 * step), below = at(-step), above = at(step), far_above = at(2 * step);
+      const auto far_below = at(-2 * step), below = at(-step), above = at(step),
+                 far_above = at(2 * step);
       value[i] = centre;
       for (std::size_t o = 0; o < outputs; ++o) {
-        const double expected = (8 * (above[o] - below[o]) - (far_above[o] - far_below[o])) / (12 * step);
+        const double expected =
+            (8 * (above[o] - below[o]) - (far_above[o] - far_below[o])) / (12 * step);
         const double error = std::abs(analytic[v][o * value.size() + i] - expected);
         difference = error <= difference ? difference : error;  // keeps NaN
         largest = std::max(largest, std::abs(expected));

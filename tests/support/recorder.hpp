@@ -12,7 +12,7 @@ namespace dropbp_test {
 
 /// What happened to all Recorders that share this journal.
 struct Journal {
-  int saved_made = 0;          ///< Saved objects made and not moved from others
+  int saved_made = 0;  ///< Saved objects made and not moved from others
   int saved_alive = 0;
   int forward_saving = 0;      ///< forward calls that were to save
   int forward_not_saving = 0;  ///< forward calls that were not
@@ -20,7 +20,7 @@ struct Journal {
   double parameter_gradient = 0.0;
   bool forward_throws = false;
   bool backward_throws = false;
-  bool wrong_shape = false;    ///< results have one element too many
+  bool wrong_shape = false;  ///< results have one element too many
 };
 
 inline Journal*& journal_of_saved() {
@@ -35,7 +35,9 @@ struct Recorder {
     std::vector<Real> x;
     Journal* journal = journal_of_saved();
     Saved() { ++journal->saved_made, ++journal->saved_alive; }
-    Saved(Saved&& other) noexcept : x(std::move(other.x)), journal(other.journal) { ++journal->saved_alive; }
+    Saved(Saved&& other) noexcept : x(std::move(other.x)), journal(other.journal) {
+      ++journal->saved_alive;
+    }
     Saved& operator=(Saved&&) = default;
     ~Saved() { --journal->saved_alive; }
   };

@@ -25,15 +25,15 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
-// clang++ gives each fiber a second, fake stack of megabytes to find uses of locals after their function has returned: a block of 256
-// threads would spend its time in making and freeing them.
+// clang++ gives each fiber a second, fake stack of megabytes to find uses of locals after their
+// function has returned: a block of 256 threads would spend its time in making and freeing them.
 extern "C" const char* __asan_default_options();
 extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
 #endif
 
 #if defined(__x86_64__)
-// Saves what a call preserves, leaves the stack pointer in *from and goes on where `to` was left. ucontext would make two
-// system calls for each switch.
+// Saves what a call preserves, leaves the stack pointer in *from and goes on where `to` was left.
+// ucontext would make two system calls for each switch.
 extern "C" void dropbp_switch_fiber(void** from, void* to);
 asm(R"(
 .text
@@ -66,11 +66,13 @@ namespace {
 
 constexpr std::size_t stack_bytes = 128 * 1024;
 
-// Stacks are kept for the next block: a thousand of them are a hundred megabytes of addresses, little of it touched.
+// Stacks are kept for the next block: a thousand of them are a hundred megabytes of addresses,
+// little of it touched.
 class Stacks {
  public:
   std::byte* at(std::size_t i) {
-    while (stacks_.size() <= i) stacks_.push_back(std::make_unique_for_overwrite<std::byte[]>(stack_bytes));
+    while (stacks_.size() <= i)
+      stacks_.push_back(std::make_unique_for_overwrite<std::byte[]>(stack_bytes));
     return stacks_[i].get();
   }
 
@@ -134,12 +136,15 @@ struct Reach {
       other_end = std::max(other_end, access.end);
     }
   }
-  bool overlaps(const Access& access) const { return (access.block == block ? other_end : end) > access.begin; }
+  bool overlaps(const Access& access) const {
+    return (access.block == block ? other_end : end) > access.begin;
+  }
 };
 
 // Whether a block touches what another one writes.
 bool is_race(std::vector<Access>& accesses) {
-  std::sort(accesses.begin(), accesses.end(), [](const Access& a, const Access& b) { return a.begin < b.begin; });
+  std::sort(accesses.begin(), accesses.end(),
+            [](const Access& a, const Access& b) { return a.begin < b.begin; });
   Reach reads, writes;
   for (const Access& access : accesses) {
     if (writes.overlaps(access) || (access.written && reads.overlaps(access))) return true;
@@ -156,9 +161,16 @@ float upper(std::uint32_t pair, unsigned half) {
 
 class Block {
  public:
-  Block(const char* name, dropbp::cuda::Grid grid, std::array<unsigned, 3> index, unsigned threads, std::uint64_t seed,
-        const std::function<void(HostContext)>& body, std::vector<Access>& accesses)
-      : name_(name), grid_(grid), index_(index), body_(body), accesses_(accesses), fibers_(threads), random_(seed),
+  Block(const char* name, dropbp::cuda::Grid grid, std::array<unsigned, 3> index, unsigned threads,
+        std::uint64_t seed, const std::function<void(HostContext)>& body,
+        std::vector<Access>& accesses)
+      : name_(name),
+        grid_(grid),
+        index_(index),
+        body_(body),
+        accesses_(accesses),
+        fibers_(threads),
+        random_(seed),
         shared_(static_cast<std::byte*>(::operator new(grid.shared_bytes, std::align_val_t{128}))) {
     std::memset(shared_, 0xFF, grid.shared_bytes);
     for (unsigned i = 0; i < threads; ++i) prepare(i);
@@ -170,7 +182,8 @@ class Block {
 #if defined(DROPBP_FIBERS_UNDER_ASAN)
     // What a failure left behind on the stacks must not be seen by who gets them next.
     for (unsigned i = 0; i < fibers_.size(); ++i)
-      if (fibers_[i].state != State::done) __asan_unpoison_memory_region(stacks().at(i), stack_bytes);
+      if (fibers_[i].state != State::done)
+        __asan_unpoison_memory_region(stacks().at(i), stack_bytes);
 #endif
   }
 
@@ -182,8 +195,11 @@ class Block {
       std::shuffle(order.begin(), order.end(), random_);
       bool moved = false;
       for (const unsigned warp : order) moved = run_warp(warp) || moved;
-      if (!failure_.empty()) throw std::runtime_error("kernel " + std::string(name_) + ": " + failure_);
-      const auto is = [](State state) { return [state](const Fiber& fiber) { return fiber.state == state; }; };
+      if (!failure_.empty())
+        throw std::runtime_error("kernel " + std::string(name_) + ": " + failure_);
+      const auto is = [](State state) {
+        return [state](const Fiber& fiber) { return fiber.state == state; };
+      };
       if (std::all_of(fibers_.begin(), fibers_.end(), is(State::done))) return;
       if (std::all_of(fibers_.begin(), fibers_.end(), is(State::at_barrier))) {
         require_same_barrier();
@@ -191,10 +207,13 @@ class Block {
         continue;
       }
       if (moved) continue;
-      const auto count = [&](State state) { return std::to_string(std::count_if(fibers_.begin(), fibers_.end(), is(state))); };
-      throw std::runtime_error("kernel " + std::string(name_) + ": its threads wait for each other forever: " +
-                               count(State::at_barrier) + " at a barrier, " + count(State::at_warp_operation) +
-                               " at an operation of a warp, " + count(State::done) + " have left");
+      const auto count = [&](State state) {
+        return std::to_string(std::count_if(fibers_.begin(), fibers_.end(), is(state)));
+      };
+      throw std::runtime_error(
+          "kernel " + std::string(name_) + ": its threads wait for each other forever: " +
+          count(State::at_barrier) + " at a barrier, " + count(State::at_warp_operation) +
+          " at an operation of a warp, " + count(State::done) + " have left");
     }
   }
 
@@ -212,7 +231,9 @@ class Block {
   void note(const void* p, std::size_t bytes, bool written) {
     if (std::uint64_t{grid_.x} * grid_.y * grid_.z == 1) return;
     const auto begin = reinterpret_cast<std::uintptr_t>(p);
-    accesses_.push_back({begin, begin + bytes, (std::uint64_t{index_[2]} * grid_.y + index_[1]) * grid_.x + index_[0], written});
+    accesses_.push_back({begin, begin + bytes,
+                         (std::uint64_t{index_[2]} * grid_.y + index_[1]) * grid_.x + index_[0],
+                         written});
   }
 
  private:
@@ -230,7 +251,8 @@ class Block {
         if (!failure_.empty()) return true;
         again = true;
       }
-      if (std::all_of(lanes, lanes + 32, [](const Fiber& f) { return f.state == State::at_warp_operation; })) {
+      if (std::all_of(lanes, lanes + 32,
+                      [](const Fiber& f) { return f.state == State::at_warp_operation; })) {
         operate(warp, lanes);
         if (!failure_.empty()) return true;
         again = true;
@@ -243,14 +265,17 @@ class Block {
   void require_same_barrier() const {
     const Fiber& first = fibers_[0];
     for (const Fiber& fiber : fibers_)
-      if (fiber.barrier_line != first.barrier_line || std::string_view(fiber.barrier_file) != first.barrier_file)
-        throw std::runtime_error("kernel " + std::string(name_) + ": its threads wait at different barriers, in lines " +
-                                 std::to_string(std::min(first.barrier_line, fiber.barrier_line)) + " and " +
-                                 std::to_string(std::max(first.barrier_line, fiber.barrier_line)));
+      if (fiber.barrier_line != first.barrier_line ||
+          std::string_view(fiber.barrier_file) != first.barrier_file)
+        throw std::runtime_error(
+            "kernel " + std::string(name_) + ": its threads wait at different barriers, in lines " +
+            std::to_string(std::min(first.barrier_line, fiber.barrier_line)) + " and " +
+            std::to_string(std::max(first.barrier_line, fiber.barrier_line)));
   }
 
   void operate(unsigned warp, Fiber* lanes) {
-    if (!std::all_of(lanes, lanes + 32, [&](const Fiber& f) { return f.operation == lanes[0].operation; })) {
+    if (!std::all_of(lanes, lanes + 32,
+                     [&](const Fiber& f) { return f.operation == lanes[0].operation; })) {
       failure_ = "the lanes of warp " + std::to_string(warp) + " take part in different operations";
       return;
     }
@@ -264,7 +289,8 @@ class Block {
     for (unsigned i = 0; i < 32; ++i) lanes[i].state = State::runnable;
   }
 
-  // The fragments of mma.m16n8k16 for .bf16, as the PTX ISA lays them out: lane = 4 * group + member.
+  // The fragments of mma.m16n8k16 for .bf16, as the PTX ISA lays them out: lane = 4 * group +
+  // member.
   static void multiply(Fiber* lanes) {
     float a[16][16], b[16][8];
     for (unsigned lane = 0; lane < 32; ++lane) {
@@ -302,7 +328,8 @@ class Block {
     } catch (const std::exception& error) {
       block.failure_ = "thread " + std::to_string(thread) + ": " + error.what();
     } catch (...) {
-      block.failure_ = "thread " + std::to_string(thread) + ": an exception that is none of std::exception";
+      block.failure_ =
+          "thread " + std::to_string(thread) + ": an exception that is none of std::exception";
     }
     block.end(thread);
   }
@@ -322,7 +349,8 @@ class Block {
 #endif
     swap_out(thread);
 #if defined(DROPBP_FIBERS_UNDER_ASAN)
-    __sanitizer_finish_switch_fiber(fibers_[thread].fake_stack, &scheduler_bottom_, &scheduler_size_);
+    __sanitizer_finish_switch_fiber(fibers_[thread].fake_stack, &scheduler_bottom_,
+                                    &scheduler_size_);
 #endif
   }
 
@@ -342,7 +370,8 @@ class Block {
 #if defined(__x86_64__)
   void prepare(unsigned thread) {
     std::byte* const stack = stacks().at(thread);
-    // As if dropbp_switch_fiber had been called: six registers, the address to return to, and a stack aligned as after a call.
+    // As if dropbp_switch_fiber had been called: six registers, the address to return to, and a
+    // stack aligned as after a call.
     auto top = reinterpret_cast<std::uintptr_t>(stack + stack_bytes) / 16 * 16 - 24;
     auto* const words = reinterpret_cast<void**>(top) - 7;
     std::fill_n(words, 6, nullptr);
@@ -351,7 +380,9 @@ class Block {
     fibers_[thread].stack_pointer = words;
   }
   void swap_in(unsigned thread) { dropbp_switch_fiber(&scheduler_, fibers_[thread].stack_pointer); }
-  void swap_out(unsigned thread) { dropbp_switch_fiber(&fibers_[thread].stack_pointer, scheduler_); }
+  void swap_out(unsigned thread) {
+    dropbp_switch_fiber(&fibers_[thread].stack_pointer, scheduler_);
+  }
   void* scheduler_ = nullptr;
 #else
   void prepare(unsigned thread) {
@@ -392,7 +423,9 @@ void HostContext::sync(const char* file, int line) const {
   block_->wait(thread_, State::at_barrier);
 }
 
-void HostContext::note(const void* p, std::size_t bytes, bool written) const { block_->note(p, bytes, written); }
+void HostContext::note(const void* p, std::size_t bytes, bool written) const {
+  block_->note(p, bytes, written);
+}
 
 void HostContext::sync_warp() const {
   block_->fiber(thread_).operation = Operation::sync_warp;
@@ -408,7 +441,8 @@ std::uint64_t HostContext::exchange(std::uint64_t bits, unsigned lane) const {
   return fiber.bits;
 }
 
-void HostContext::mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) const {
+void HostContext::mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],
+                           const std::uint32_t (&b)[2]) const {
   Fiber& fiber = block_->fiber(thread_);
   fiber.operation = Operation::mma;
   std::copy_n(a, 4, fiber.a.begin());
@@ -441,8 +475,10 @@ void HostContext::async_wait_for(unsigned groups) const {
 
 void HostContext::require_aligned(const void* p, std::size_t bytes, const char* what) const {
   if (reinterpret_cast<std::uintptr_t>(p) % bytes == 0) return;
-  throw std::runtime_error(std::string(what) + " of " + std::to_string(bytes) + " bytes must be aligned to as many, but its address is " +
-                           std::to_string(reinterpret_cast<std::uintptr_t>(p) % 16) + " behind a multiple of 16");
+  throw std::runtime_error(std::string(what) + " of " + std::to_string(bytes) +
+                           " bytes must be aligned to as many, but its address is " +
+                           std::to_string(reinterpret_cast<std::uintptr_t>(p) % 16) +
+                           " behind a multiple of 16");
 }
 
 std::map<std::string, std::size_t>& kernels_run() {
@@ -461,7 +497,8 @@ std::map<std::string, std::size_t>& kernels_run() {
 void run(const char* name, dropbp::cuda::Grid grid, unsigned threads, std::uint64_t seed,
          const std::function<void(HostContext)>& body) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0)
-    throw std::runtime_error("kernel " + std::string(name) + ": a grid must have a block, but one of its sizes is 0");
+    throw std::runtime_error("kernel " + std::string(name) +
+                             ": a grid must have a block, but one of its sizes is 0");
   ++kernels_run()[name];
   std::vector<std::uint64_t> order(std::uint64_t{grid.x} * grid.y * grid.z);
   std::iota(order.begin(), order.end(), std::uint64_t{0});
@@ -469,12 +506,14 @@ void run(const char* name, dropbp::cuda::Grid grid, unsigned threads, std::uint6
   std::shuffle(order.begin(), order.end(), random);
   std::vector<Access> accesses;
   for (const std::uint64_t i : order) {
-    const std::array<unsigned, 3> index = {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+    const std::array<unsigned, 3> index = {static_cast<unsigned>(i % grid.x),
+                                           static_cast<unsigned>(i / grid.x % grid.y),
                                            static_cast<unsigned>(i / grid.x / grid.y)};
     Block(name, grid, index, threads, random(), body, accesses).run();
   }
   if (is_race(accesses))
-    throw std::runtime_error("kernel " + std::string(name) + ": a block touches memory that another block writes");
+    throw std::runtime_error("kernel " + std::string(name) +
+                             ": a block touches memory that another block writes");
 }
 
 }  // namespace simt

@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Runs kernel bodies (dropbp/backend/cuda/context.hpp) on the host: every thread of a block a fiber, so that barriers, shuffles
-// and shared memory run as written, under sanitizers too. The schedule is adversarial: a random warp goes as far as it can
-// before another one starts, and blocks come in random order. Shared memory starts as 0xFF bytes and ends where the launch said.
-// Blocks that touch what another block writes are found whatever their order. It shows nothing of memory-model races within a
-// block, of speed, or of what the hardware's matrix units round.
+// Runs kernel bodies (dropbp/backend/cuda/context.hpp) on the host: every thread of a block a
+// fiber, so that barriers, shuffles and shared memory run as written, under sanitizers too. The
+// schedule is adversarial: a random warp goes as far as it can before another one starts, and
+// blocks come in random order. Shared memory starts as 0xFF bytes and ends where the launch said.
+// Blocks that touch what another block writes are found whatever their order. It shows nothing of
+// memory-model races within a block, of speed, or of what the hardware's matrix units round.
 #pragma once
 
 #include <cstddef>
@@ -105,14 +106,16 @@ class HostContext {
   unsigned thread_;
 };
 
-/// Runs all blocks. Throws std::runtime_error, naming the kernel, where threads wait for each other forever or at different
-/// barriers, lanes of a warp take part in different operations, a vector access is not aligned, or a block touches memory that
-/// another one writes (seen of accesses by load, load_streaming and store).
+/// Runs all blocks. Throws std::runtime_error, naming the kernel, where threads wait for each other
+/// forever or at different barriers, lanes of a warp take part in different operations, a vector
+/// access is not aligned, or a block touches memory that another one writes (seen of accesses by
+/// load, load_streaming and store).
 void run(const char* name, dropbp::cuda::Grid grid, unsigned threads, std::uint64_t seed,
          const std::function<void(HostContext)>& body);
 
-/// How often each kernel was run by this program. Where the environment's DROPBP_EMULATED names a file, the names are appended to it
-/// at the end, one a line: over all programs `sort -u FILE | wc -l` counts the kernels that were emulated.
+/// How often each kernel was run by this program. Where the environment's DROPBP_EMULATED names a
+/// file, the names are appended to it at the end, one a line: over all programs `sort -u FILE | wc
+/// -l` counts the kernels that were emulated.
 std::map<std::string, std::size_t>& kernels_run();
 
 /// What host launcher functions take: runs kernels at once, with a schedule drawn from a seed.
@@ -125,21 +128,26 @@ class Launcher {
   template <class Body, class... Args>
   void operator()(dropbp::cuda::Grid grid, Body body, Args... args) {
     static_assert(Body::threads % 32 == 0 && Body::threads <= 1024);
-    run(Body::name, grid, Body::threads, seed_++, [&](HostContext context) { body(context, args...); });
+    run(Body::name, grid, Body::threads, seed_++,
+        [&](HostContext context) { body(context, args...); });
   }
 
  private:
   std::uint64_t seed_;
 };
 
-/// Memory of a device as a kernel meets it: exactly as large as asked for, so that AddressSanitizer sees an access behind it, and filled
-/// with 0xFF bytes, which are NaN in every floating-point type.
+/// Memory of a device as a kernel meets it: exactly as large as asked for, so that AddressSanitizer
+/// sees an access behind it, and filled with 0xFF bytes, which are NaN in every floating-point
+/// type.
 template <class T>
 class Buffer {
  public:
   /// The first element lies `shift` elements behind an address aligned to 256 bytes.
   explicit Buffer(std::size_t count, std::size_t shift = 0)
-      : memory_(static_cast<T*>(::operator new((count + shift) * sizeof(T), std::align_val_t{256}))), shift_(shift), count_(count) {
+      : memory_(
+            static_cast<T*>(::operator new((count + shift) * sizeof(T), std::align_val_t{256}))),
+        shift_(shift),
+        count_(count) {
     std::memset(static_cast<void*>(memory_), 0xFF, (count + shift) * sizeof(T));
   }
   /// Holds what the host has.

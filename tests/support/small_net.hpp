@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A small residual net twice: with DropBPLayers around its branches, and written out by hand. Both use the same
-// primitives, kept out of line, so that equal arithmetic gives equal bits.
+// A small residual net twice: with DropBPLayers around its branches, and written out by hand. Both
+// use the same primitives, kept out of line, so that equal arithmetic gives equal bits.
 #pragma once
 
 #include <cmath>
@@ -74,7 +74,8 @@ template <class Real>
 Vector<Real> numbers(std::size_t size, std::uint64_t what) {
   const dropbp::CounterRandom random(1234, dropbp::RandomStream::user, what);
   Vector<Real> x(size);
-  for (std::size_t i = 0; i < size; ++i) x[i] = static_cast<Real>(static_cast<double>(random(i) >> 40) * 0x1p-24 - 0.5);
+  for (std::size_t i = 0; i < size; ++i)
+    x[i] = static_cast<Real>(static_cast<double>(random(i) >> 40) * 0x1p-24 - 0.5);
   return x;
 }
 
@@ -163,9 +164,12 @@ class LayerNet {
     for (std::size_t i = 0; i < branches; ++i) {
       Vector<Real> weight = numbers<Real>(i % 3 == 0 ? width * width : width, i);
       Vector<Real> gradient(weight.size());
-      if (i % 3 == 0) linear.emplace_back(LinearBranch<Real>{std::move(weight), std::move(gradient)}, 3.0);
-      if (i % 3 == 1) gate.emplace_back(GateBranch<Real>{std::move(weight), std::move(gradient)}, 1.0);
-      if (i % 3 == 2) shift.emplace_back(ShiftBranch<Real>{std::move(weight), std::move(gradient)}, 2.0);
+      if (i % 3 == 0)
+        linear.emplace_back(LinearBranch<Real>{std::move(weight), std::move(gradient)}, 3.0);
+      if (i % 3 == 1)
+        gate.emplace_back(GateBranch<Real>{std::move(weight), std::move(gradient)}, 1.0);
+      if (i % 3 == 2)
+        shift.emplace_back(ShiftBranch<Real>{std::move(weight), std::move(gradient)}, 2.0);
     }
   }
 
@@ -213,8 +217,10 @@ class LayerNet {
     for (std::size_t i = 0; i < width; ++i) g[i] -= target[i];
     for (std::size_t i = branches; i-- > 0;)
       with_layer(i, [&](auto& layer) {
-        if (face != Face::branch) g = layer.backward(std::move(g));
-        else if (const auto below = layer.backward_branch(g)) add(g, *below);
+        if (face != Face::branch)
+          g = layer.backward(std::move(g));
+        else if (const auto below = layer.backward_branch(g))
+          add(g, *below);
       });
     add(stem_gradient, multiply(g, input));
     return g;
@@ -241,7 +247,8 @@ template <class Real>
 class HandNet {
  public:
   HandNet() {
-    for (std::size_t i = 0; i < branches; ++i) weight.push_back(numbers<Real>(i % 3 == 0 ? width * width : width, i));
+    for (std::size_t i = 0; i < branches; ++i)
+      weight.push_back(numbers<Real>(i % 3 == 0 ? width * width : width, i));
     x.push_back(multiply(numbers<Real>(width, 100), input));
     for (std::size_t i = 0; i < branches; ++i) {
       Vector<Real> sum = x[i];
@@ -263,8 +270,8 @@ class HandNet {
 
   const Vector<Real>& output() const { return x.back(); }
 
-  /// Without the backward branches of `dropped` (bit i: branch i) and, where nothing trains below the branches, without
-  /// the input gradient of the lowest of the others.
+  /// Without the backward branches of `dropped` (bit i: branch i) and, where nothing trains below
+  /// the branches, without the input gradient of the lowest of the others.
   HandGradients<Real> gradients(unsigned dropped, bool trains_below) const {
     HandGradients<Real> result;
     result.weight.resize(branches);

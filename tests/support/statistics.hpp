@@ -10,8 +10,8 @@
 
 namespace dropbp_test {
 
-/// The logarithm of an upper bound of the probability that a binomial count of n draws at rate p is as far out as k, on
-/// its side of the mean: Chernoff's n KL(k/n || p), valid for every n and p.
+/// The logarithm of an upper bound of the probability that a binomial count of n draws at rate p is
+/// as far out as k, on its side of the mean: Chernoff's n KL(k/n || p), valid for every n and p.
 inline double log_tail_bound(std::uint64_t k, std::uint64_t n, double p) {
   const double impossible = -std::numeric_limits<double>::infinity();
   const double count = static_cast<double>(n);
@@ -23,8 +23,8 @@ inline double log_tail_bound(std::uint64_t k, std::uint64_t n, double p) {
   return -count * divergence;
 }
 
-/// Whether a count of k in n draws at rate p is to be expected when `checks` such questions may together be answered
-/// wrongly once in 1e9 runs.
+/// Whether a count of k in n draws at rate p is to be expected when `checks` such questions may
+/// together be answered wrongly once in 1e9 runs.
 inline bool frequency_is_plausible(std::uint64_t k, std::uint64_t n, double p, double checks) {
   return log_tail_bound(k, n, p) >= std::log(1e-9 / (2.0 * checks));
 }

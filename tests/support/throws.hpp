@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Checks that something throws a given type and that its message says what it must, with macros that Catch2 2 and 3
-// share.
+// Checks that something throws a given type and that its message says what it must, with macros
+// that Catch2 2 and 3 share.
 #pragma once
 
 #include <initializer_list>
@@ -13,8 +13,8 @@
 
 namespace test {
 
-/// Empty if `function` throws an `Exception` whose message is one line with all `parts`; otherwise what happened
-/// instead.
+/// Empty if `function` throws an `Exception` whose message is one line with all `parts`; otherwise
+/// what happened instead.
 template <typename Exception, typename Function>
 std::string problem_with_throw(Function&& function, std::initializer_list<std::string_view> parts) {
   try {
@@ -23,7 +23,8 @@ std::string problem_with_throw(Function&& function, std::initializer_list<std::s
     const std::string message = exception.what();
     if (message.find('\n') != std::string::npos) return "the message has several lines: " + message;
     for (const std::string_view part : parts) {
-      if (message.find(part) == std::string::npos) return "no '" + std::string(part) + "' in the message: " + message;
+      if (message.find(part) == std::string::npos)
+        return "no '" + std::string(part) + "' in the message: " + message;
     }
     return {};
   } catch (const std::exception& exception) {

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Elements of any backend and scalar to and from floats on the host: what every backend can be given and asked for.
+// Elements of any backend and scalar to and from floats on the host: what every backend can be
+// given and asked for.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,8 @@ namespace test {
 template <class Backend, class T>
 void set_values(T* to, const std::vector<float>& values) {
   const auto size = static_cast<dropbp::ops::Index>(values.size());
-  dropbp::ops::upload(dropbp::ops::MatrixView<T, Backend>(to, 1, size), dropbp::ops::MatrixView<const float>(values.data(), 1, size));
+  dropbp::ops::upload(dropbp::ops::MatrixView<T, Backend>(to, 1, size),
+                      dropbp::ops::MatrixView<const float>(values.data(), 1, size));
 }
 
 /// Waits for what computes them.
@@ -22,7 +24,8 @@ template <class Backend, class T>
 std::vector<float> values_of(T* from, std::size_t count) {
   std::vector<float> values(count);
   const auto size = static_cast<dropbp::ops::Index>(count);
-  dropbp::ops::download(dropbp::ops::MatrixView<float>(values.data(), 1, size), dropbp::ops::MatrixView<T, Backend>(from, 1, size));
+  dropbp::ops::download(dropbp::ops::MatrixView<float>(values.data(), 1, size),
+                        dropbp::ops::MatrixView<T, Backend>(from, 1, size));
   return values;
 }
 

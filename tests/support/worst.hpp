@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The largest of many errors. Not std::max, which a NaN passes unseen; a NaN stays, whatever comes after it.
+// The largest of many errors. Not std::max, which a NaN passes unseen; a NaN stays, whatever comes
+// after it.
 #pragma once
 
 #include <limits>

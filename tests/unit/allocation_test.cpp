@@ -31,9 +31,11 @@ double sum_of(const std::vector<double>& values) {
   return sum;
 }
 
-std::vector<double> allocate(const std::vector<double>& sensitivities, const std::vector<double>& flops, double drop_rate,
+std::vector<double> allocate(const std::vector<double>& sensitivities,
+                             const std::vector<double>& flops, double drop_rate,
                              double min_rate = 0.0) {
-  return GreedyAllocation{min_rate}.allocate({sensitivities, flops, drop_rate, (1.0 - drop_rate) * sum_of(flops)});
+  return GreedyAllocation{min_rate}.allocate(
+      {sensitivities, flops, drop_rate, (1.0 - drop_rate) * sum_of(flops)});
 }
 
 double kept_flops(const std::vector<double>& rates, const std::vector<double>& flops) {
@@ -43,27 +45,30 @@ double kept_flops(const std::vector<double>& rates, const std::vector<double>& f
 }
 
 // What the published allocation does, with a search over all branches in place of its heap.
-std::vector<double> published(const std::vector<double>& sensitivities, const std::vector<double>& flops, double target,
-                              double min_rate) {
+std::vector<double> published(const std::vector<double>& sensitivities,
+                              const std::vector<double>& flops, double target, double min_rate) {
   const std::size_t size = flops.size();
   std::vector<float> rates(size, static_cast<float>(min_rate)), keys(size);
   std::vector<bool> waiting(size, true);
   double remaining = 0.0;
   for (std::size_t i = 0; i < size; ++i) {
-    keys[i] = static_cast<float>(static_cast<double>(static_cast<float>(sensitivities[i])) * (0.1 + min_rate));
+    keys[i] = static_cast<float>(static_cast<double>(static_cast<float>(sensitivities[i])) *
+                                 (0.1 + min_rate));
     remaining += static_cast<double>(static_cast<float>(flops[i]));
   }
   remaining *= 1.0 - min_rate;
   while (remaining > target) {
     std::size_t best = size;
     for (std::size_t i = 0; i < size; ++i)
-      if (waiting[i] && (best == size || keys[i] <= keys[best])) best = i;  // ties: the larger index
+      if (waiting[i] && (best == size || keys[i] <= keys[best]))
+        best = i;  // ties: the larger index
     if (best == size) break;
     rates[best] = static_cast<float>(static_cast<double>(rates[best]) + 0.1);
     remaining -= 0.1 * static_cast<double>(static_cast<float>(flops[best]));
     waiting[best] = static_cast<double>(rates[best]) < 0.9;
-    keys[best] = static_cast<float>(static_cast<double>(keys[best]) +
-                                    0.1 * static_cast<double>(static_cast<float>(sensitivities[best])));
+    keys[best] =
+        static_cast<float>(static_cast<double>(keys[best]) +
+                           0.1 * static_cast<double>(static_cast<float>(sensitivities[best])));
   }
   return {rates.begin(), rates.end()};
 }
@@ -72,7 +77,9 @@ class Random {
  public:
   explicit Random(std::uint64_t instance) : random_(31, dropbp::RandomStream::user, instance) {}
   double uniform() { return static_cast<double>(random_(next_++) >> 11) * 0x1p-53; }
-  std::size_t below(std::size_t bound) { return static_cast<std::size_t>(random_(next_++) % bound); }
+  std::size_t below(std::size_t bound) {
+    return static_cast<std::size_t>(random_(next_++) % bound);
+  }
 
  private:
   dropbp::CounterRandom random_;
@@ -83,10 +90,13 @@ class Random {
 
 TEST_CASE("Uniform allocation gives every branch the target") {
   const std::vector<double> sensitivities{3, 1, 2}, flops{1, 2, 3};
-  CHECK(UniformAllocation{}.allocate({sensitivities, flops, 0.7, 1.8}) == std::vector<double>{0.7, 0.7, 0.7});
+  CHECK(UniformAllocation{}.allocate({sensitivities, flops, 0.7, 1.8}) ==
+        std::vector<double>{0.7, 0.7, 0.7});
 }
 
-TEST_CASE("On random instances the budget is kept, rates lie in range, and the heap does what a search would") {
+TEST_CASE(
+    "On random instances the budget is kept, rates lie in range, and the heap does what a search "
+    "would") {
   std::size_t over_budget = 0, out_of_range = 0, infeasible = 0, wrong = 0, not_tight = 0;
   for (std::uint64_t instance = 0; instance < 100'000; ++instance) {
     Random random(instance);
@@ -98,7 +108,8 @@ TEST_CASE("On random instances the budget is kept, rates lie in range, and the h
       sensitivities[i] = kind == 0   ? u
                          : kind == 1 ? std::exp(20.0 * (u - 0.5))
                          : kind == 2 ? static_cast<double>(random.below(3))
-                         : kind == 3 ? 1.0 + static_cast<double>(random.below(8)) * 0x1p-23  // the rounding of keys decides
+                         : kind == 3 ? 1.0 + static_cast<double>(random.below(8)) *
+                                                 0x1p-23  // the rounding of keys decides
                                      : 0.0;
       flops[i] = kind == 1 ? std::exp(10.0 * v) : 1.0 + static_cast<double>(random.below(4));
     }
@@ -110,12 +121,14 @@ TEST_CASE("On random instances the budget is kept, rates lie in range, and the h
       rates = allocate(sensitivities, flops, drop_rate, min_rate);
     } catch (const std::invalid_argument&) {
       ++infeasible;
-      not_tight += drop_rate < 0.9 - 1e-6;  // refused although dropping everything 0.9 of the time would do
+      not_tight +=
+          drop_rate < 0.9 - 1e-6;  // refused although dropping everything 0.9 of the time would do
       continue;
     }
     const double kept = kept_flops(rates, flops);
     over_budget += kept > budget + 1e-6 * total;
-    for (const double rate : rates) out_of_range += !(rate >= static_cast<double>(static_cast<float>(min_rate)) && rate <= 1.0);
+    for (const double rate : rates)
+      out_of_range += !(rate >= static_cast<double>(static_cast<float>(min_rate)) && rate <= 1.0);
     // Not more than one step of 0.1 below the budget, unless min_rate alone asks for that.
     const double largest = *std::max_element(flops.begin(), flops.end());
     if (drop_rate > min_rate) not_tight += kept < budget - 0.1 * largest - 1e-6 * total;
@@ -138,11 +151,13 @@ TEST_CASE("A target beyond reach is refused in a sentence that names the largest
       const std::string message = error.what();
       CAPTURE(message);
       CHECK(message.find("the largest feasible target rate here is 0.9,") != std::string::npos);
-      CHECK(message.find("the target rate is " + std::string(drop_rate < 1.0 ? "0.95" : "1")) != std::string::npos);
+      CHECK(message.find("the target rate is " + std::string(drop_rate < 1.0 ? "0.95" : "1")) !=
+            std::string::npos);
     }
   }
   // The named target is feasible.
-  for (const double rate : allocate(sensitivities, flops, 0.9)) CHECK(rate == Approx(0.9).margin(1e-6));
+  for (const double rate : allocate(sensitivities, flops, 0.9))
+    CHECK(rate == Approx(0.9).margin(1e-6));
   for (std::size_t size = 1; size <= 300; ++size) {
     std::vector<double> many(size);
     for (std::size_t i = 0; i < size; ++i) many[i] = 1.0 + static_cast<double>(i % 7) / 3.0;
@@ -152,14 +167,17 @@ TEST_CASE("A target beyond reach is refused in a sentence that names the largest
 
 TEST_CASE("A minimum rate holds for all branches, and one of 0.9 or more is never exceeded") {
   const std::vector<double> sensitivities{1, 100}, flops{1, 1};
-  for (const double rate : allocate(sensitivities, flops, 0.3, 0.2)) CHECK(rate >= static_cast<double>(0.2f));
-  for (const double rate : allocate(sensitivities, flops, 0.5, 0.95)) CHECK(rate == static_cast<double>(0.95f));
+  for (const double rate : allocate(sensitivities, flops, 0.3, 0.2))
+    CHECK(rate >= static_cast<double>(0.2f));
+  for (const double rate : allocate(sensitivities, flops, 0.5, 0.95))
+    CHECK(rate == static_cast<double>(0.95f));
   try {
     allocate(sensitivities, flops, 0.97, 0.95);
     FAIL("an infeasible target was taken");
   } catch (const std::invalid_argument& error) {
     CAPTURE(error.what());
-    CHECK(std::string(error.what()).find("the largest feasible target rate here is 0.95,") != std::string::npos);
+    CHECK(std::string(error.what()).find("the largest feasible target rate here is 0.95,") !=
+          std::string::npos);
   }
   CHECK_THROWS_AS(allocate(sensitivities, flops, 0.5, -0.1), std::invalid_argument);
   CHECK_THROWS_AS(allocate(sensitivities, flops, 0.5, 1.1), std::invalid_argument);
@@ -170,8 +188,10 @@ TEST_CASE("FLOPs and sensitivities beyond float32 are refused, the largest float
   const double largest = 0x1.fffffep127, beyond = 0x1.0p128;
   CHECK(allocate({largest, 1}, {1, 1}, 0.5).size() == 2);
   CHECK(allocate({1, 1}, {largest, largest}, 0.5).size() == 2);
-  check_throws<std::invalid_argument>([&] { allocate({1, beyond}, {1, 1}, 0.5); }, {"3.4e38", "larger unit"});
-  check_throws<std::invalid_argument>([&] { allocate({1, 1}, {beyond, 1}, 0.5); }, {"3.4e38", "larger unit"});
+  check_throws<std::invalid_argument>([&] { allocate({1, beyond}, {1, 1}, 0.5); },
+                                      {"3.4e38", "larger unit"});
+  check_throws<std::invalid_argument>([&] { allocate({1, 1}, {beyond, 1}, 0.5); },
+                                      {"3.4e38", "larger unit"});
 }
 
 TEST_CASE("Rates do not depend on the unit of FLOPs or sensitivities") {
@@ -179,7 +199,8 @@ TEST_CASE("Rates do not depend on the unit of FLOPs or sensitivities") {
     Random random(1'000'000 + instance);
     const std::size_t size = 1 + random.below(20);
     std::vector<double> sensitivities(size), flops(size);
-    for (std::size_t i = 0; i < size; ++i) sensitivities[i] = random.uniform(), flops[i] = 0.1 + random.uniform();
+    for (std::size_t i = 0; i < size; ++i)
+      sensitivities[i] = random.uniform(), flops[i] = 0.1 + random.uniform();
     const double drop_rate = 0.85 * random.uniform();
     const std::vector<double> rates = allocate(sensitivities, flops, drop_rate);
     for (const double scale : {0x1p-60, 0x1p-1, 0x1p1, 0x1p60}) {
@@ -195,7 +216,8 @@ TEST_CASE("Rates do not depend on the unit of FLOPs or sensitivities") {
 TEST_CASE("Among equal branches the larger index is dropped first") {
   const std::vector<double> flops(4, 1.0);
   const std::vector<double> equal = allocate({1, 1, 1, 1}, flops, 0.05);
-  CHECK(equal == std::vector<double>{0.0, 0.0, static_cast<double>(0.1f), static_cast<double>(0.1f)});
+  CHECK(equal ==
+        std::vector<double>{0.0, 0.0, static_cast<double>(0.1f), static_cast<double>(0.1f)});
   // Without any sensitivity the last branches go up to the top first.
   const std::vector<double> none = allocate({0, 0, 0, 0}, flops, 0.5);
   CHECK(none[0] == 0.0);

@@ -17,7 +17,8 @@ using dropbp::detail::require_rate;
 using limits = std::numeric_limits<double>;
 
 TEST_CASE("A sentence has three parts") {
-  CHECK(dropbp::detail::sentence("A must be 1", "it is 2", "pass 1") == "dropbp: A must be 1, but it is 2: pass 1");
+  CHECK(dropbp::detail::sentence("A must be 1", "it is 2", "pass 1") ==
+        "dropbp: A must be 1, but it is 2: pass 1");
 }
 
 TEST_CASE("Every unsigned type can be named in a message") {
@@ -39,9 +40,10 @@ TEST_CASE("Infinities and NaN are told from finite numbers by their bits") {
 }
 
 TEST_CASE("A rate is a number from 0 to 1") {
-  for (const double rate : {0.0, -0.0, 1.0, 0.5, limits::denorm_min()}) CHECK_NOTHROW(require_rate(rate, "rate"));
-  for (const double rate : {-limits::denorm_min(), 1.0 + limits::epsilon(), -1.0, 2.0, limits::infinity(),
-                            -limits::infinity(), limits::quiet_NaN()}) {
+  for (const double rate : {0.0, -0.0, 1.0, 0.5, limits::denorm_min()})
+    CHECK_NOTHROW(require_rate(rate, "rate"));
+  for (const double rate : {-limits::denorm_min(), 1.0 + limits::epsilon(), -1.0, 2.0,
+                            limits::infinity(), -limits::infinity(), limits::quiet_NaN()}) {
     CAPTURE(rate);
     CHECK_THROWS_AS(require_rate(rate, "rate"), std::invalid_argument);
   }
@@ -54,7 +56,7 @@ TEST_CASE("A wrong count names both counts") {
     FAIL("a wrong count was taken");
   } catch (const std::invalid_argument& error) {
     CHECK(std::string(error.what()) ==
-          "dropbp: one rate per branch is required (3 branches), but 2 were given: pass them in the order in which the "
-          "model visits its layers");
+          "dropbp: one rate per branch is required (3 branches), but 2 were given: pass them in "
+          "the order in which the model visits its layers");
   }
 }

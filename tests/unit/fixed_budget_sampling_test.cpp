@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Plans with a bound: what they keep, how often, and together with what, against the law of the method.
+// Plans with a bound: what they keep, how often, and together with what, against the law of the
+// method.
 #include "dropbp/policy/fixed_budget_sampling.hpp"
 
 #include <algorithm>
@@ -55,8 +56,8 @@ std::uint32_t kept_mask(const DropPlan& plan) {
   return mask;
 }
 
-// The law of the kept sets: the pivotal method over a uniformly random order, group by group. What is undecided of a
-// branch in progress follows from what is kept, because weight is conserved.
+// The law of the kept sets: the pivotal method over a uniformly random order, group by group. What
+// is undecided of a branch in progress follows from what is kept, because weight is conserved.
 class Law {
  public:
   explicit Law(const Instance& instance) : instance_(instance) {
@@ -64,7 +65,8 @@ class Law {
     const std::uint32_t last = *std::max_element(instance.groups.begin(), instance.groups.end());
     for (std::uint32_t group = 0; group <= last; ++group) {
       std::uint32_t members = 0;
-      for (std::size_t i = 0; i < instance.size(); ++i) members |= std::uint32_t{instance.group(i) == group} << i;
+      for (std::size_t i = 0; i < instance.size(); ++i)
+        members |= std::uint32_t{instance.group(i) == group} << i;
       for (int met = 0; met < std::popcount(members); ++met) {
         std::map<State, double> next;
         for (const auto& [state, probability] : states) {
@@ -73,7 +75,8 @@ class Law {
             if (((left >> i) & 1u) == 0) continue;
             State now = state;
             now.met |= 1u << i;
-            meet(now, now.pivot, now.keep, static_cast<int>(i), 1.0 - instance.rates[i], probability / std::popcount(left),
+            meet(now, now.pivot, now.keep, static_cast<int>(i), 1.0 - instance.rates[i],
+                 probability / std::popcount(left),
                  [&](const State& result, double p) { next[result] += p; });
           }
         }
@@ -87,13 +90,14 @@ class Law {
         const double keep = now.keep;
         now.pivot = -1;
         now.keep = 0.0;
-        meet(now, now.carried, now.carried_keep, pivot, keep, probability, [&](State result, double p) {
-          result.carried = result.pivot;
-          result.carried_keep = result.keep;
-          result.pivot = -1;
-          result.keep = 0.0;
-          next[result] += p;
-        });
+        meet(now, now.carried, now.carried_keep, pivot, keep, probability,
+             [&](State result, double p) {
+               result.carried = result.pivot;
+               result.carried_keep = result.keep;
+               result.pivot = -1;
+               result.keep = 0.0;
+               next[result] += p;
+             });
       }
       states = std::move(next);
     }
@@ -113,16 +117,20 @@ class Law {
   struct State {
     std::uint32_t met = 0, kept = 0;
     int pivot = -1, carried = -1;
-    double keep = 0.0, carried_keep = 0.0;  // rounded: equal ones along different orders are one state
+    double keep = 0.0,
+           carried_keep = 0.0;  // rounded: equal ones along different orders are one state
     bool operator<(const State& other) const {
       return std::tie(met, kept, pivot, carried, keep, carried_keep) <
-             std::tie(other.met, other.kept, other.pivot, other.carried, other.keep, other.carried_keep);
+             std::tie(other.met, other.kept, other.pivot, other.carried, other.keep,
+                      other.carried_keep);
     }
   };
 
-  // Branch a (or -1) and branch b (or -1), undecided or certain; emits the states after their meeting, one open at most.
+  // Branch a (or -1) and branch b (or -1), undecided or certain; emits the states after their
+  // meeting, one open at most.
   template <class Emit>
-  void meet(State state, int a, double keep_a, int b, double keep_b, double probability, Emit emit) const {
+  void meet(State state, int a, double keep_a, int b, double keep_b, double probability,
+            Emit emit) const {
     const auto settle = [&](State& to, int branch, double keep) {
       if (branch < 0) return false;
       keep = std::round(keep * 1e10) / 1e10;
@@ -141,10 +149,13 @@ class Law {
       settle(to, b, final_b);
       emit(to, p);
     };
-    const bool open_a = a >= 0 && keep_a > 0.0 && keep_a < 1.0, open_b = b >= 0 && keep_b > 0.0 && keep_b < 1.0;
+    const bool open_a = a >= 0 && keep_a > 0.0 && keep_a < 1.0,
+               open_b = b >= 0 && keep_b > 0.0 && keep_b < 1.0;
     if (!open_a || !open_b) return finish(keep_a, keep_b, probability);
-    const double wa = instance_.weight(static_cast<std::size_t>(a)), wb = instance_.weight(static_cast<std::size_t>(b));
-    const double to_a = std::min((1.0 - keep_a) * wa, keep_b * wb), to_b = std::min(keep_a * wa, (1.0 - keep_b) * wb);
+    const double wa = instance_.weight(static_cast<std::size_t>(a)),
+                 wb = instance_.weight(static_cast<std::size_t>(b));
+    const double to_a = std::min((1.0 - keep_a) * wa, keep_b * wb),
+                 to_b = std::min(keep_a * wa, (1.0 - keep_b) * wb);
     finish(keep_a + to_a / wa, keep_b - to_a / wb, probability * to_b / (to_a + to_b));
     finish(keep_a - to_b / wa, keep_b + to_b / wb, probability * to_a / (to_a + to_b));
   }
@@ -159,10 +170,12 @@ void check_law(const Instance& instance, std::uint64_t draws, std::uint64_t seed
   std::vector<double> marginals(instance.size());
   for (const auto& [mask, probability] : law) {
     sum += probability;
-    for (std::size_t i = 0; i < instance.size(); ++i) marginals[i] += (mask >> i & 1u) * probability;
+    for (std::size_t i = 0; i < instance.size(); ++i)
+      marginals[i] += (mask >> i & 1u) * probability;
   }
   CHECK(std::abs(sum - 1.0) < 1e-8);
-  for (std::size_t i = 0; i < instance.size(); ++i) CHECK(std::abs(marginals[i] - (1.0 - instance.rates[i])) < 1e-7);
+  for (std::size_t i = 0; i < instance.size(); ++i)
+    CHECK(std::abs(marginals[i] - (1.0 - instance.rates[i])) < 1e-7);
 
   const Schedule schedule = instance.schedule(seed);
   std::map<std::uint32_t, std::uint64_t> seen;
@@ -174,7 +187,8 @@ void check_law(const Instance& instance, std::uint64_t draws, std::uint64_t seed
   double chi_squared = 0.0, rare_expected = 0.0, rare_seen = 0.0;
   int freedom = -1;
   for (const auto& [mask, probability] : law) {
-    const double expected = probability * static_cast<double>(draws), count = static_cast<double>(seen[mask]);
+    const double expected = probability * static_cast<double>(draws),
+                 count = static_cast<double>(seen[mask]);
     if (expected < 10.0) {
       rare_expected += expected;
       rare_seen += count;
@@ -185,9 +199,13 @@ void check_law(const Instance& instance, std::uint64_t draws, std::uint64_t seed
   }
   for (const auto& [mask, count] : seen)
     if (!law.contains(mask)) rare_seen += static_cast<double>(count), rare_expected += 0.0;
-  if (rare_expected > 1.0) chi_squared += (rare_seen - rare_expected) * (rare_seen - rare_expected) / rare_expected, ++freedom;
-  else CHECK(rare_seen <= 10.0 * rare_expected + 3.0);
-  INFO("chi squared " << chi_squared << " with " << freedom << " degrees of freedom, " << law.size() << " sets");
+  if (rare_expected > 1.0)
+    chi_squared += (rare_seen - rare_expected) * (rare_seen - rare_expected) / rare_expected,
+        ++freedom;
+  else
+    CHECK(rare_seen <= 10.0 * rare_expected + 3.0);
+  INFO("chi squared " << chi_squared << " with " << freedom << " degrees of freedom, " << law.size()
+                      << " sets");
   CHECK(chi_squared < freedom + 5.0 * std::sqrt(2.0 * freedom) + 10.0);
 }
 
@@ -206,8 +224,11 @@ class Numbers {
 
 }  // namespace
 
-TEST_CASE("The kept sets of twelve branches have the law of the pivotal method over a random order") {
-  check_law({.rates = {0.5, 0.9, 0.1, 0.75, 0.5, 0.3, 0.875, 0.6, 0.2, 0.5, 0.99, 0.4}, .weights = {}, .groups = std::vector<std::uint32_t>(12, 0)},
+TEST_CASE(
+    "The kept sets of twelve branches have the law of the pivotal method over a random order") {
+  check_law({.rates = {0.5, 0.9, 0.1, 0.75, 0.5, 0.3, 0.875, 0.6, 0.2, 0.5, 0.99, 0.4},
+             .weights = {},
+             .groups = std::vector<std::uint32_t>(12, 0)},
             1'000'000, 1);
 }
 
@@ -246,16 +267,19 @@ TEST_CASE("No draw keeps more than its bound, nor less than one branch below the
   for (int number = 0; number < 300; ++number) {
     const std::size_t size = 1 + static_cast<std::size_t>(random() * 40.0);
     Instance instance;
-    const bool even = number % 3 == 0;  // rates whose expectation is a whole number of branches now and then
+    const bool even =
+        number % 3 == 0;  // rates whose expectation is a whole number of branches now and then
     for (std::size_t i = 0; i < size; ++i)
       instance.rates.push_back(even ? std::floor(random() * 11.0) / 10.0 : random());
     if (number % 2 == 1)
       for (std::size_t i = 0; i < size; ++i) instance.weights.push_back(std::exp(6.0 * random()));
     for (std::size_t i = 0; i < size; ++i)
-      instance.groups.push_back(std::min(static_cast<std::uint32_t>(random() * 3.0), static_cast<std::uint32_t>(size - 1)));
+      instance.groups.push_back(std::min(static_cast<std::uint32_t>(random() * 3.0),
+                                         static_cast<std::uint32_t>(size - 1)));
     const Schedule schedule = instance.schedule(static_cast<std::uint64_t>(number));
 
-    // Of all (index 3) and of each group: expected, heaviest, and the most that may be kept by weight.
+    // Of all (index 3) and of each group: expected, heaviest, and the most that may be kept by
+    // weight.
     double expected[4] = {}, heaviest[4] = {};
     for (std::size_t i = 0; i < size; ++i)
       for (const std::uint32_t g : {instance.groups[i], 3u}) {
@@ -268,7 +292,8 @@ TEST_CASE("No draw keeps more than its bound, nor less than one branch below the
       std::size_t count[4] = {};
       for (std::size_t i = 0; i < size; ++i) {
         if (plan.dropped(i)) continue;
-        for (const std::uint32_t g : {instance.groups[i], 3u}) kept[g] += instance.weight(i), ++count[g];
+        for (const std::uint32_t g : {instance.groups[i], 3u})
+          kept[g] += instance.weight(i), ++count[g];
         REQUIRE(plan.slot(i) < schedule.max_kept(instance.groups[i]));
       }
       for (std::uint32_t g = 0; g < 4; ++g) {
@@ -300,7 +325,8 @@ TEST_CASE("A cap raises the rates until every plan fits, and only then") {
   CHECK(capped(90.0).drop_rates()[0] == 0.5);  // 60 expected and at most one of 30 above
   const Schedule schedule = capped(60.0);
   CHECK(std::abs(schedule.drop_rates()[0] - 0.75) < 1e-9);
-  CHECK(schedule.drop_rate() == 0.5);  // what was asked for, and is asked for again at the next allocation
+  CHECK(schedule.drop_rate() ==
+        0.5);  // what was asked for, and is asked for again at the next allocation
   CHECK(schedule.max_kept_weight() <= 60.0);
   double most = 0.0;
   for (std::uint64_t step = 0; step < 2000; ++step) {
@@ -319,12 +345,14 @@ TEST_CASE("A cap raises the rates until every plan fits, and only then") {
   }
   SECTION("after an allocation too, which spends the budget otherwise") {
     Schedule allocated = capped(60.0);
-    allocated.allocate(std::vector<double>{5.0, 1.0, 5.0, 1.0, 5.0, 1.0}, dropbp::OptimalAllocation<>{});
+    allocated.allocate(std::vector<double>{5.0, 1.0, 5.0, 1.0, 5.0, 1.0},
+                       dropbp::OptimalAllocation<>{});
     CHECK(allocated.max_kept_weight() <= 60.0);
     CHECK(allocated.drop_rates()[1] > allocated.drop_rates()[0]);
   }
   SECTION("in a warm-up, whose lower rates would keep more") {
-    const Schedule warming(std::vector<double>(6, 1.0), {.drop_rate = 0.5, .seed = 7, .warm_up_steps = 10},
+    const Schedule warming(std::vector<double>(6, 1.0),
+                           {.drop_rate = 0.5, .seed = 7, .warm_up_steps = 10},
                            {.weigh = BranchWeight::bytes, .bytes = bytes, .cap = 60.0});
     CHECK(std::abs(warming.drop_rates_at(0)[0] - 0.75) < 1e-9);
     CHECK(warming.max_kept_weight() <= 60.0);
@@ -347,13 +375,20 @@ TEST_CASE("FLOPs weigh as they are, and again after they have changed") {
 
 TEST_CASE("Weights and caps that cannot be are refused, with all as it was") {
   const std::vector<double> flops(3, 1.0);
-  const auto make = [&](FixedBudgetSampling sampling) { Schedule(flops, {.drop_rate = 0.5}, std::move(sampling)); };
-  test::check_throws<std::invalid_argument>([&] { make({.weigh = BranchWeight::bytes}); }, {"FixedBudgetSampling's bytes", "3", "0"});
-  test::check_throws<std::invalid_argument>([&] { make({.weigh = BranchWeight::bytes, .bytes = {1.0, 0.0, 1.0}}); },
-                                            {"positive", "branch 1 are 0"});
-  test::check_throws<std::invalid_argument>([&] { make({.cap = 0.0}); }, {"cap must be positive", "0"});
-  test::check_throws<std::invalid_argument>([&] { make({.cap = std::nan("")}); }, {"cap must be positive"});
-  test::check_throws<std::invalid_argument>([&] { make({.cap = 0.5}); }, {"heaviest branch, which weighs 1", "it is 0.5", "raise it"});
+  const auto make = [&](FixedBudgetSampling sampling) {
+    Schedule(flops, {.drop_rate = 0.5}, std::move(sampling));
+  };
+  test::check_throws<std::invalid_argument>([&] { make({.weigh = BranchWeight::bytes}); },
+                                            {"FixedBudgetSampling's bytes", "3", "0"});
+  test::check_throws<std::invalid_argument>(
+      [&] { make({.weigh = BranchWeight::bytes, .bytes = {1.0, 0.0, 1.0}}); },
+      {"positive", "branch 1 are 0"});
+  test::check_throws<std::invalid_argument>([&] { make({.cap = 0.0}); },
+                                            {"cap must be positive", "0"});
+  test::check_throws<std::invalid_argument>([&] { make({.cap = std::nan("")}); },
+                                            {"cap must be positive"});
+  test::check_throws<std::invalid_argument>(
+      [&] { make({.cap = 0.5}); }, {"heaviest branch, which weighs 1", "it is 0.5", "raise it"});
 
   Schedule schedule({1.0, 1.0}, {.drop_rate = 0.5}, {.weigh = BranchWeight::flops, .cap = 3.0});
   const DropPlan before = schedule.plan(1);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The handler and a whole model: steps, sensitivities, rates, counts, and models that change under it.
+// The handler and a whole model: steps, sensitivities, rates, counts, and models that change under
+// it.
 #include "dropbp/handler.hpp"
 #include "dropbp/layer.hpp"
 
@@ -50,7 +51,9 @@ struct Chain {
   }
 };
 
-std::vector<double> to_vector(std::span<const double> values) { return {values.begin(), values.end()}; }
+std::vector<double> to_vector(std::span<const double> values) {
+  return {values.begin(), values.end()};
+}
 
 std::vector<std::uint8_t> only(std::size_t dropped, std::size_t size) {
   std::vector<std::uint8_t> mask(size);
@@ -101,7 +104,8 @@ TEST_CASE("A model without layers, and one with impossible FLOPs, is refused") {
   Chain empty(0);
   CHECK_THROWS_AS(DropBPHandler{empty}, std::invalid_argument);
   Chain chain(2);
-  for (const double bad : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+  for (const double bad : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(),
+                           std::numeric_limits<double>::infinity()}) {
     chain.layers[1].set_flops(bad);
     CHECK_THROWS_AS(DropBPHandler{chain}, std::invalid_argument);
   }
@@ -175,8 +179,10 @@ TEST_CASE("A branch has a gradient when any micro-step since begin_step kept it"
     for (std::uint64_t step = 0; step < 20; ++step) {
       std::vector<bool> kept(16);
       for (std::uint32_t micro_step = 0; micro_step < 4; ++micro_step) {
-        if (micro_step == 0) handler.begin_step(step);
-        else handler.begin_micro_step(micro_step);
+        if (micro_step == 0)
+          handler.begin_step(step);
+        else
+          handler.begin_micro_step(micro_step);
         CHECK(handler.plan() == handler.schedule().plan(step, micro_step));
         chain.forward();
         chain.backward();
@@ -192,7 +198,9 @@ TEST_CASE("A branch has a gradient when any micro-step since begin_step kept it"
   }
 }
 
-TEST_CASE("Micro-steps and questions about a step need a step that has begun, and micro-steps go upwards") {
+TEST_CASE(
+    "Micro-steps and questions about a step need a step that has begun, and micro-steps go "
+    "upwards") {
   Chain chain(16);
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6}};
   const auto refuse_all = [&] {
@@ -214,7 +222,8 @@ TEST_CASE("Micro-steps and questions about a step need a step that has begun, an
   refuse_all();
 }
 
-TEST_CASE("With one plan per step, new rates and a plan from elsewhere hold for all of its micro-steps") {
+TEST_CASE(
+    "With one plan per step, new rates and a plan from elsewhere hold for all of its micro-steps") {
   Chain chain(16);
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6, .plan_per = PlanPer::step}};
   handler.begin_step(3);
@@ -261,7 +270,9 @@ TEST_CASE("begin_step between forward and backward is found out by the layers") 
   CHECK_THROWS_AS(chain.backward(), std::logic_error);
 }
 
-TEST_CASE("What a step that broke off has saved is given back when the next one begins, or an evaluation") {
+TEST_CASE(
+    "What a step that broke off has saved is given back when the next one begins, or an "
+    "evaluation") {
   Chain chain(3);
   DropBPHandler handler{chain, {.drop_rate = 0.0}};
   const auto holds = [&] {
@@ -286,7 +297,8 @@ TEST_CASE("What a step that broke off has saved is given back when the next one 
   chain.backward();
 }
 
-TEST_CASE("An evaluation saves nothing, counts no step, and the next step is as it would have been") {
+TEST_CASE(
+    "An evaluation saves nothing, counts no step, and the next step is as it would have been") {
   Chain chain(4);
   DropBPHandler handler{chain, {.drop_rate = 0.0}};
   handler.begin_step(0);
@@ -330,7 +342,9 @@ TEST_CASE("Where nothing trains below, the lowest kept branch alone is spared it
   std::vector<float> x{1}, g{1};
   for (auto& layer : model.layers) x = layer.forward(std::move(x));
   for (std::size_t i = 3; i-- > 0;) g = model.layers[i].backward(std::move(g));
-  CHECK(model.layers[0].op().backward_parameters_calls + model.layers[0].op().backward_residual_calls == 0);
+  CHECK(model.layers[0].op().backward_parameters_calls +
+            model.layers[0].op().backward_residual_calls ==
+        0);
   CHECK(model.layers[1].op().backward_parameters_calls == 1);
   CHECK(model.layers[1].op().backward_residual_calls == 0);
   CHECK(model.layers[2].op().backward_parameters_calls == 0);
@@ -366,7 +380,9 @@ struct FreezableChain {
 
 }  // namespace
 
-TEST_CASE("Below the lowest branch that trains no backward runs, and what trains is asked anew in every step") {
+TEST_CASE(
+    "Below the lowest branch that trains no backward runs, and what trains is asked anew in every "
+    "step") {
   FreezableChain model;
   model.layers[0].op().frozen = model.layers[1].op().frozen = model.layers[3].op().frozen = true;
   DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
@@ -424,7 +440,8 @@ std::pair<std::vector<double>, std::vector<double>> sensitivities_by_hand() {
     const HandGradients<double> gradients = hand.gradients(dropped, true);
     std::vector<Vector<double>> list{gradients.stem};
     for (std::size_t i = 0; i < branches; ++i)
-      list.push_back(gradients.weight[i] ? *gradients.weight[i] : Vector<double>(hand.weight[i].size()));
+      list.push_back(gradients.weight[i] ? *gradients.weight[i]
+                                         : Vector<double>(hand.weight[i].size()));
     return list;
   };
   const auto norm = [](const Vector<double>& x) {
@@ -467,7 +484,8 @@ TEST_CASE("Measured sensitivities are those worked out by hand, in both modes") 
   handler.begin_step(0);
   const std::vector<double> norms = handler.measure_sensitivities(backprop);
   CHECK(passes == 11);
-  const std::vector<double> distances = handler.measure_sensitivities(backprop, dropbp::GradientSensitivity{});
+  const std::vector<double> distances =
+      handler.measure_sensitivities(backprop, dropbp::GradientSensitivity{});
   CHECK(passes == 22);
   for (std::size_t i = 0; i < branches; ++i) {
     CHECK(norms[i] == Approx(by_norm[i]).epsilon(1e-10));
@@ -480,8 +498,11 @@ TEST_CASE("Measured sensitivities are those worked out by hand, in both modes") 
 
 TEST_CASE("A measurement between begin_step and the forward pass leaves the step as it was") {
   LayerNet<double> net, undisturbed;
-  DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}}, other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
-  const auto measure = [&] { handler.measure_sensitivities([&] { net.forward(), net.backward(); }); };
+  DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}},
+      other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
+  const auto measure = [&] {
+    handler.measure_sensitivities([&] { net.forward(), net.backward(); });
+  };
   for (std::uint64_t step = 0; step < 10; ++step) {
     handler.begin_step(step);
     other.begin_step(step);
@@ -499,7 +520,9 @@ TEST_CASE("A measurement between begin_step and the forward pass leaves the step
   CHECK_THROWS_AS(net.backward(), std::logic_error);  // still evaluating
 }
 
-TEST_CASE("A backprop that begins a step or another measurement, or runs no layer of the model, is found out") {
+TEST_CASE(
+    "A backprop that begins a step or another measurement, or runs no layer of the model, is found "
+    "out") {
   LayerNet<double> net, copy;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}};
   handler.begin_step(0);
@@ -521,9 +544,12 @@ TEST_CASE("A backprop that begins a step or another measurement, or runs no laye
   refused([&] { copy.forward(), copy.backward(); });
 }
 
-TEST_CASE("A measurement leaves counts, plan and rates alone, and the steps after it as they would have been") {
+TEST_CASE(
+    "A measurement leaves counts, plan and rates alone, and the steps after it as they would have "
+    "been") {
   LayerNet<double> net, undisturbed;
-  DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}}, other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
+  DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}},
+      other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
   for (std::uint64_t step = 0; step < 10; ++step) {
     if (step == 5) {
       const dropbp::HandlerState before = handler.state();
@@ -568,7 +594,8 @@ TEST_CASE("A backprop that throws leaves everything as it was") {
   CHECK(handler.report().consistent());
 }
 
-TEST_CASE("A gradient that is not finite ends a measurement in an error, with the rates as they were") {
+TEST_CASE(
+    "A gradient that is not finite ends a measurement in an error, with the rates as they were") {
   LayerNet<double> net;
   DropBPHandler handler{net, {.drop_rate = 0.5}};
   const auto backprop_with = [&](double bad, int at) {
@@ -579,12 +606,18 @@ TEST_CASE("A gradient that is not finite ends a measurement in an error, with th
       if (pass++ == at) net.stem_gradient[0] = bad;
     };
   };
-  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
     for (const int at : {0, 1, 10}) {
-      const std::string dropped = at == 0 ? "nothing dropped" : "branch " + std::to_string(at - 1) + " dropped";
-      check_throws<std::runtime_error>([&] { handler.allocate_by_sensitivity(backprop_with(bad, at)); }, {dropped});
+      const std::string dropped =
+          at == 0 ? "nothing dropped" : "branch " + std::to_string(at - 1) + " dropped";
       check_throws<std::runtime_error>(
-          [&] { handler.measure_sensitivities(backprop_with(bad, at), dropbp::GradientSensitivity{}); }, {dropped});
+          [&] { handler.allocate_by_sensitivity(backprop_with(bad, at)); }, {dropped});
+      check_throws<std::runtime_error>(
+          [&] {
+            handler.measure_sensitivities(backprop_with(bad, at), dropbp::GradientSensitivity{});
+          },
+          {dropped});
     }
   CHECK(to_vector(handler.drop_rates()) == std::vector<double>(branches, 0.5));
   CHECK(handler.sensitivities().empty());
@@ -592,7 +625,8 @@ TEST_CASE("A gradient that is not finite ends a measurement in an error, with th
 
 namespace {
 
-// A chain whose gradients are null where a branch was dropped, and which can be made to visit too few.
+// A chain whose gradients are null where a branch was dropped, and which can be made to visit too
+// few.
 struct NullingChain : Chain {
   using Chain::Chain;
   std::size_t visited = 99;
@@ -620,9 +654,11 @@ TEST_CASE("A null gradient counts as zero, and a changed walk over the gradients
     std::vector<float> g{1};
     for (std::size_t i = 2; i-- > 0;) g = chain.layers[i].backward(std::move(g));
   };
-  // Gradients of the factors: x * g = 1 * 4 below and 4 * 1 above; 1 below where the upper one is dropped.
+  // Gradients of the factors: x * g = 1 * 4 below and 4 * 1 above; 1 below where the upper one is
+  // dropped.
   CHECK(handler.measure_sensitivities(backprop) == std::vector<double>{16.0, 16.0 + 9.0});
-  CHECK(handler.measure_sensitivities(backprop, dropbp::GradientSensitivity{}) == std::vector<double>{16.0, 16.0 + 9.0});
+  CHECK(handler.measure_sensitivities(backprop, dropbp::GradientSensitivity{}) ==
+        std::vector<double>{16.0, 16.0 + 9.0});
   pass = 0;
   CHECK_THROWS_AS(handler.measure_sensitivities([&] {
     backprop();
@@ -639,7 +675,9 @@ TEST_CASE("allocate sets rates and remembers the sensitivities, or leaves both a
   CHECK(rates[0] > rates[2]);
   CHECK(to_vector(handler.sensitivities()) == std::vector<double>{1, 2, 3});
   CHECK_THROWS_AS(handler.allocate(std::vector<double>{1, 2}), std::invalid_argument);
-  CHECK_THROWS_AS(handler.allocate(std::vector<double>{1, 2, std::numeric_limits<double>::quiet_NaN()}), std::invalid_argument);
+  CHECK_THROWS_AS(
+      handler.allocate(std::vector<double>{1, 2, std::numeric_limits<double>::quiet_NaN()}),
+      std::invalid_argument);
   CHECK(to_vector(handler.drop_rates()) == rates);
   CHECK(to_vector(handler.sensitivities()) == std::vector<double>{1, 2, 3});
   handler.set_drop_rate(0.95);
@@ -673,8 +711,10 @@ TEST_CASE("A handler restored from a state goes on with the same plans and count
   const auto run = [](auto& which, Chain& chain, std::uint64_t from, std::uint64_t to) {
     for (std::uint64_t step = from; step < to; ++step)
       for (std::uint32_t micro_step = 0; micro_step < 2; ++micro_step) {
-        if (micro_step == 0) which.begin_step(step);
-        else which.begin_micro_step(micro_step);
+        if (micro_step == 0)
+          which.begin_step(step);
+        else
+          which.begin_micro_step(micro_step);
         chain.forward();
         chain.backward();
       }
@@ -733,7 +773,8 @@ TEST_CASE("A sampling policy of the user's own drives the plans") {
   struct EveryOther {
     struct Prepared {};
     Prepared prepare(const dropbp::SamplingInput&) const { return {}; }
-    void draw(const Prepared&, const dropbp::CounterRandom&, std::span<std::uint8_t> dropped) const {
+    void draw(const Prepared&, const dropbp::CounterRandom&,
+              std::span<std::uint8_t> dropped) const {
       for (std::size_t i = 0; i < dropped.size(); ++i) dropped[i] = i % 2;
     }
   };

@@ -36,7 +36,9 @@ std::string order_error(Call call) {
   return {};
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
@@ -52,7 +54,8 @@ TEST_CASE("A kept layer computes x + f(x) and grad + J^T grad") {
   CHECK(layer.calls() == dropbp::BranchCalls{1, 1});
 }
 
-TEST_CASE("A dropped layer computes the same forward, saves nothing and hands back the very buffer") {
+TEST_CASE(
+    "A dropped layer computes the same forward, saves nothing and hands back the very buffer") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   layer.decide({.dropped = true, .stamp = 1});
@@ -131,7 +134,9 @@ TEST_CASE("The branch face computes f(x) and J^T grad alone") {
   CHECK(layer.calls() == dropbp::BranchCalls{2, 1});
 }
 
-TEST_CASE("The lowest kept branch computes its parameters' gradients only, and grad comes back as it was") {
+TEST_CASE(
+    "The lowest kept branch computes its parameters' gradients only, and grad comes back as it "
+    "was") {
   const auto check = [](auto& layer, Journal& journal) {
     layer.decide({.input_gradient_needed = false, .stamp = 1});
     static_cast<void>(layer.forward(Vector{1, 2}));
@@ -161,7 +166,8 @@ TEST_CASE("Each backward needs a forward of its own") {
   DropBPLayer layer{Recorder<>(journal)};
   for (const bool dropped : {false, true}) {
     layer.decide({.dropped = dropped, .stamp = dropped ? 2u : 1u});
-    const std::string words = "each backward must follow a forward of the same layer that could save";
+    const std::string words =
+        "each backward must follow a forward of the same layer that could save";
     layer.release();
     CHECK(contains(order_error([&] { layer.backward(Vector{1}); }), words));
     CHECK(contains(order_error([&] { layer.backward_branch(Vector{1}); }), words));
@@ -173,7 +179,9 @@ TEST_CASE("Each backward needs a forward of its own") {
   CHECK(layer.calls() == dropbp::BranchCalls{2, 1});
 }
 
-TEST_CASE("A plan that changed between forward and backward is refused, and the right order works again") {
+TEST_CASE(
+    "A plan that changed between forward and backward is refused, and the right order works "
+    "again") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   const std::string words = "forward and backward must belong to the same micro-step";
@@ -240,7 +248,9 @@ TEST_CASE("An operation that throws in forward leaves the layer as it was") {
   CHECK(journal.parameter_gradient == 7.0);
 }
 
-TEST_CASE("An operation that throws in backward leaves the layer as it was, and backward can be tried again") {
+TEST_CASE(
+    "An operation that throws in backward leaves the layer as it was, and backward can be tried "
+    "again") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   static_cast<void>(layer.forward(Vector{7}));
@@ -353,7 +363,8 @@ struct MaskedOp {
 
 }  // namespace
 
-TEST_CASE("Extra arguments pass through as lvalues, rvalues and move-only values, through both faces") {
+TEST_CASE(
+    "Extra arguments pass through as lvalues, rvalues and move-only values, through both faces") {
   std::vector<std::string> seen;
   DropBPLayer layer{MaskedOp{&seen}};
   const Vector x{1, 2}, grad{1, 1};
@@ -378,17 +389,21 @@ TEST_CASE("Extra arguments pass through as lvalues, rvalues and move-only values
   CHECK(layer.backward(grad, token()) == Vector{3, 3});
   CHECK(layer.forward_branch(x, token()) == Vector{2, 4});
   CHECK(layer.backward_branch(grad, token()) == Vector{2, 2});
-  CHECK(seen == std::vector<std::string>{"lvalues", "lvalues", "lvalues", "rvalue", "rvalue", "move-only", "move-only"});
+  CHECK(seen == std::vector<std::string>{"lvalues", "lvalues", "lvalues", "rvalue", "rvalue",
+                                         "move-only", "move-only"});
   layer.decide({.input_gradient_needed = false, .stamp = 1});
   static_cast<void>(layer.forward(x, token()));
   CHECK(layer.backward(grad, token()) == grad);
 }
 
-TEST_CASE("A gradient scale multiplies what a kept branch adds, to its parameters' gradients and to what passes down") {
+TEST_CASE(
+    "A gradient scale multiplies what a kept branch adds, to its parameters' gradients and to what "
+    "passes down") {
   for (const bool input_gradient_needed : {true, false}) {
     Journal journal;
     DropBPLayer layer{Recorder<>(journal)};
-    layer.decide({.input_gradient_needed = input_gradient_needed, .gradient_scale = 4.0, .stamp = 1});
+    layer.decide(
+        {.input_gradient_needed = input_gradient_needed, .gradient_scale = 4.0, .stamp = 1});
     static_cast<void>(layer.forward(Vector{1, 2, 3}));
     Vector grad{1, 0, 10};
     const float* const buffer = grad.data();
@@ -435,10 +450,13 @@ struct Identity {
 
 }  // namespace
 
-TEST_CASE("A gradient scale other than 1 is refused before the forward pass for a tensor that cannot be scaled") {
+TEST_CASE(
+    "A gradient scale other than 1 is refused before the forward pass for a tensor that cannot be "
+    "scaled") {
   DropBPLayer layer{Identity{}};
   layer.decide({.gradient_scale = 2.0, .stamp = 1});
-  CHECK(contains(order_error([&] { layer.forward(OnlyAdds{1.0f}); }), "scale(T& y, double factor)"));
+  CHECK(
+      contains(order_error([&] { layer.forward(OnlyAdds{1.0f}); }), "scale(T& y, double factor)"));
   CHECK(layer.calls().forward == 0);
   layer.decide({.stamp = 2});
   CHECK(layer.forward(OnlyAdds{1.0f}).value == 2.0f);

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// For every mask of ten branches, the gradient is that of a net written without the dropped backward branches, bit for
-// bit, and the forward pass does not depend on the mask.
+// For every mask of ten branches, the gradient is that of a net written without the dropped
+// backward branches, bit for bit, and the forward pass does not depend on the mask.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -29,7 +29,8 @@ void every_mask() {
   unsigned masks = 0, equal = 0;
   for (unsigned dropped = 0; dropped < (1u << branches); ++dropped) {
     std::vector<std::uint8_t> mask(branches);
-    for (std::size_t i = 0; i < branches; ++i) mask[i] = static_cast<std::uint8_t>((dropped >> i) & 1u);
+    for (std::size_t i = 0; i < branches; ++i)
+      mask[i] = static_cast<std::uint8_t>((dropped >> i) & 1u);
     bool good = true;
     for (const bool trains_below : {true, false}) {
       const HandGradients<Real> expected = hand.gradients(dropped, trains_below);
@@ -38,7 +39,8 @@ void every_mask() {
         net.clear_gradients();
         good = good && same_bits(net.forward(face), hand.output());
         std::size_t i = 0;
-        net.for_each_layer([&](auto& layer) { good = good && layer.holds_saved() == (mask[i++] == 0); });
+        net.for_each_layer(
+            [&](auto& layer) { good = good && layer.holds_saved() == (mask[i++] == 0); });
         good = good && same_bits(net.backward(face), expected.below);
         good = good && same_bits(net.stem_gradient, expected.stem);
         i = 0;
@@ -46,7 +48,9 @@ void every_mask() {
           const bool kept = mask[i] == 0;
           good = good && expected.weight[i].has_value() == kept && handler.has_gradient(i) == kept;
           good = good && layer.op().backward_calls == (kept ? 1 : 0) && !layer.holds_saved();
-          good = good && same_bits(layer.op().gradient, kept ? *expected.weight[i] : Vector<Real>(layer.op().gradient.size()));
+          good = good &&
+                 same_bits(layer.op().gradient,
+                           kept ? *expected.weight[i] : Vector<Real>(layer.op().gradient.size()));
           ++i;
         });
       }
@@ -61,9 +65,13 @@ void every_mask() {
 
 }  // namespace
 
-TEST_CASE("All 1,024 masks give the hand-written gradients bit for bit in float") { every_mask<float>(); }
+TEST_CASE("All 1,024 masks give the hand-written gradients bit for bit in float") {
+  every_mask<float>();
+}
 
-TEST_CASE("All 1,024 masks give the hand-written gradients bit for bit in double") { every_mask<double>(); }
+TEST_CASE("All 1,024 masks give the hand-written gradients bit for bit in double") {
+  every_mask<double>();
+}
 
 TEST_CASE("The hand-written gradients with nothing dropped are those of finite differences") {
   LayerNet<double> net;
@@ -71,7 +79,8 @@ TEST_CASE("The hand-written gradients with nothing dropped are those of finite d
   const auto loss = [&] {
     double sum = 0.0;
     const Vector<double>& output = net.forward();
-    for (std::size_t i = 0; i < width; ++i) sum += 0.5 * (output[i] - net.target[i]) * (output[i] - net.target[i]);
+    for (std::size_t i = 0; i < width; ++i)
+      sum += 0.5 * (output[i] - net.target[i]) * (output[i] - net.target[i]);
     return sum;
   };
   const HandGradients<double> expected = HandNet<double>().gradients(0, true);

@@ -30,8 +30,12 @@ std::atomic<std::uint64_t> allocations{0};
 void* operator new(std::size_t size) { return counted(size); }
 void* operator new[](std::size_t size) { return counted(size); }
 // AddressSanitizer replaces these too, and what comes from its own must not go to our delete.
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return counted_or_null(size); }
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return counted_or_null(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return counted_or_null(size);
+}
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  return counted_or_null(size);
+}
 void operator delete(void* memory) noexcept { released(memory); }
 void operator delete[](void* memory) noexcept { released(memory); }
 void operator delete(void* memory, std::size_t) noexcept { released(memory); }
@@ -91,7 +95,8 @@ std::uint64_t allocations_of_steady_steps(std::uint64_t steps) {
     if (step % 4 == 0) handler.begin_micro_step(1), model.run();
     if (step % 16 == 0) handler.begin_evaluation();
     if (step % 32 == 0) handler.begin_step(given), model.run();
-    static_cast<void>(handler.all_dropped() || handler.has_gradient(3) || handler.plan().fingerprint() == 0);
+    static_cast<void>(handler.all_dropped() || handler.has_gradient(3) ||
+                      handler.plan().fingerprint() == 0);
   }
   return allocations - before;
 }
@@ -106,7 +111,9 @@ TEST_CASE("Nor do they with the at-least-target sampler") {
   CHECK(allocations_of_steady_steps<dropbp::AtLeastTargetSampling>(20'000) == 0);
 }
 
-TEST_CASE("Nor with a fixed budget") { CHECK(allocations_of_steady_steps<dropbp::FixedBudgetSampling>(20'000) == 0); }
+TEST_CASE("Nor with a fixed budget") {
+  CHECK(allocations_of_steady_steps<dropbp::FixedBudgetSampling>(20'000) == 0);
+}
 
 TEST_CASE("The count of allocations counts") {
   const std::uint64_t before = allocations;

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// OptimalAllocation against the conditions of an optimum, against the other policies, and at the edges.
+// OptimalAllocation against the conditions of an optimum, against the other policies, and at the
+// edges.
 #include "dropbp/policy/optimal_allocation.hpp"
 
 #include <cmath>
@@ -40,7 +41,10 @@ struct Instance {
     return sum;
   }
   dropbp::AllocationInput input() const {
-    return {.sensitivities = sensitivities, .flops = flops, .drop_rate = drop_rate, .kept_flops = (1.0 - drop_rate) * total()};
+    return {.sensitivities = sensitivities,
+            .flops = flops,
+            .drop_rate = drop_rate,
+            .kept_flops = (1.0 - drop_rate) * total()};
   }
   double kept(const Rates& rates) const {
     double sum = 0.0;
@@ -76,17 +80,20 @@ struct Draw {
 Instance random_instance(std::uint64_t number, std::size_t largest, double highest_rate) {
   Draw draw(number);
   Instance instance;
-  const std::size_t size = 1 + static_cast<std::size_t>(draw.uniform() * static_cast<double>(largest));
+  const std::size_t size =
+      1 + static_cast<std::size_t>(draw.uniform() * static_cast<double>(largest));
   const double decades = number % 3 == 0 ? 0.5 : number % 3 == 1 ? 3.0 : 12.0;
   for (std::size_t i = 0; i < size; ++i) {
-    instance.sensitivities.push_back(number % 5 == 0 && draw.uniform() < 0.3 ? 0.0 : draw.log_uniform(decades));
+    instance.sensitivities.push_back(
+        number % 5 == 0 && draw.uniform() < 0.3 ? 0.0 : draw.log_uniform(decades));
     instance.flops.push_back(draw.log_uniform(number % 2 == 0 ? 0.5 : 4.0));
   }
   instance.drop_rate = highest_rate * draw.uniform();
   return instance;
 }
 
-// The least objective for p^2 between 0 and 1 by trying all ways to clip: each branch at 0, at 1, or between.
+// The least objective for p^2 between 0 and 1 by trying all ways to clip: each branch at 0, at 1,
+// or between.
 double brute_force_squared(const Instance& instance) {
   const std::size_t size = instance.flops.size();
   std::size_t ways = 1;
@@ -97,26 +104,32 @@ double brute_force_squared(const Instance& instance) {
     double dropped = 0.0, weight = 0.0;
     for (std::size_t i = 0, rest = way; i < size; ++i, rest /= 3) {
       if (rest % 3 == 1) dropped += instance.flops[i];
-      if (rest % 3 == 2) weight += instance.flops[i] * instance.flops[i] / instance.sensitivities[i];
+      if (rest % 3 == 2)
+        weight += instance.flops[i] * instance.flops[i] / instance.sensitivities[i];
     }
     const double lambda = weight > 0.0 ? (needed - dropped) / weight : 0.0;
     Rates rates(size);
     bool feasible = lambda >= 0.0;
     for (std::size_t i = 0, rest = way; i < size; ++i, rest /= 3) {
-      rates[i] = rest % 3 == 0 ? 0.0 : rest % 3 == 1 ? 1.0 : lambda * instance.flops[i] / instance.sensitivities[i];
+      rates[i] = rest % 3 == 0   ? 0.0
+                 : rest % 3 == 1 ? 1.0
+                                 : lambda * instance.flops[i] / instance.sensitivities[i];
       feasible = feasible && rates[i] <= 1.0;
     }
-    if (feasible && instance.kept(rates) <= (1.0 - instance.drop_rate) * instance.total() * (1 + 1e-12) + 1e-300)
+    if (feasible && instance.kept(rates) <=
+                        (1.0 - instance.drop_rate) * instance.total() * (1 + 1e-12) + 1e-300)
       best = std::fmin(best, instance.objective(rates, squared));
   }
   return best;
 }
 
-// How far the rates are from an optimum: the largest relative difference of the multiplier S phi'(p) / f between two
-// branches away from their bounds, or its excess at a bound.
+// How far the rates are from an optimum: the largest relative difference of the multiplier S
+// phi'(p) / f between two branches away from their bounds, or its excess at a bound.
 template <class Slope>
-double multiplier_spread(const Instance& instance, const Rates& rates, Slope slope, double low, double high) {
-  double least = std::numeric_limits<double>::infinity(), most = 0.0;  // of the multipliers that could be raised, lowered
+double multiplier_spread(const Instance& instance, const Rates& rates, Slope slope, double low,
+                         double high) {
+  double least = std::numeric_limits<double>::infinity(),
+         most = 0.0;  // of the multipliers that could be raised, lowered
   for (std::size_t i = 0; i < rates.size(); ++i) {
     if (instance.sensitivities[i] == 0.0) continue;
     const double multiplier = instance.sensitivities[i] * slope(rates[i]) / instance.flops[i];
@@ -141,9 +154,13 @@ TEST_CASE("OptimalAllocation keeps the budget exactly, and its multipliers agree
     };
     check(OptimalAllocation<>{}, [](double p) { return 2.0 * p; }, 0.0, 1.0);
     check(OptimalAllocation<Cube>{}, [](double p) { return 3.0 * p * p; }, 0.0, 1.0);
-    check(OptimalAllocation<ScaledVariance>{}, [](double p) { return 1.0 / ((1.0 - p) * (1.0 - p)); }, 0.0, 1.0);
+    check(
+        OptimalAllocation<ScaledVariance>{}, [](double p) { return 1.0 / ((1.0 - p) * (1.0 - p)); },
+        0.0, 1.0);
     if (instance.drop_rate < 0.9)
-      check(OptimalAllocation<>{.min_rates = {0.05}, .max_rates = {0.9}}, [](double p) { return 2.0 * p; }, 0.05, 0.9);
+      check(
+          OptimalAllocation<>{.min_rates = {0.05}, .max_rates = {0.9}},
+          [](double p) { return 2.0 * p; }, 0.05, 0.9);
   }
   CHECK(budget <= 1e-14);
   CHECK(spread <= 1e-6);
@@ -153,9 +170,11 @@ TEST_CASE("OptimalAllocation is as good as trying all ways to clip") {
   double worst = 0.0;
   for (std::uint64_t number = 0; number < 400; ++number) {
     Instance instance = random_instance(number, 6, 1.0);
-    for (double& sensitivity : instance.sensitivities) sensitivity += 1e-9;  // the formula divides by it
+    for (double& sensitivity : instance.sensitivities)
+      sensitivity += 1e-9;  // the formula divides by it
     const double best = brute_force_squared(instance);
-    const double found = instance.objective(OptimalAllocation<>{}.allocate(instance.input()), squared);
+    const double found =
+        instance.objective(OptimalAllocation<>{}.allocate(instance.input()), squared);
     keep_worst(worst, std::fabs(found - best) / (best + 1e-300));
   }
   CHECK(worst <= 1e-9);
@@ -211,25 +230,30 @@ TEST_CASE("Scaling sensitivities or FLOPs changes nothing") {
 }
 
 TEST_CASE("Branches without sensitivity are dropped first, all at one rate") {
-  const Instance some{{0.0, 1.0, 0.0, 2.0}, {1.0, 2.0, 3.0, 4.0}, 0.2};  // 2 of the 4 that cost nothing
+  const Instance some{
+      {0.0, 1.0, 0.0, 2.0}, {1.0, 2.0, 3.0, 4.0}, 0.2};  // 2 of the 4 that cost nothing
   const Rates rates = OptimalAllocation<>{}.allocate(some.input());
   CHECK(rates[0] == Approx(0.5));
   CHECK(rates[2] == rates[0]);
   CHECK((rates[1] == 0.0 && rates[3] == 0.0));
-  const Instance more{{0.0, 1.0, 0.0, 2.0}, {1.0, 2.0, 3.0, 4.0}, 0.6};  // all 4, and 2 of the others
+  const Instance more{
+      {0.0, 1.0, 0.0, 2.0}, {1.0, 2.0, 3.0, 4.0}, 0.6};  // all 4, and 2 of the others
   const Rates further = OptimalAllocation<>{}.allocate(more.input());
   CHECK((further[0] == 1.0 && further[2] == 1.0));
   CHECK(further[1] == Approx(further[3]));  // f / S is the same
   CHECK(further[1] == Approx(2.0 / 6.0));
   const Instance none{{0.0, 0.0, 0.0}, {1.0, 2.0, 3.0}, 0.3};
   for (const double rate : OptimalAllocation<>{}.allocate(none.input())) CHECK(rate == Approx(0.3));
-  for (const double rate : OptimalAllocation<ScaledVariance>{}.allocate(none.input())) CHECK(rate == Approx(0.3));
+  for (const double rate : OptimalAllocation<ScaledVariance>{}.allocate(none.input()))
+    CHECK(rate == Approx(0.3));
 }
 
 TEST_CASE("Equal branches have equal rates, and those without FLOPs are left at their lowest") {
   const Instance equal{Rates(7, 3.0), Rates(7, 2.0), 0.4};
-  for (const double rate : OptimalAllocation<>{}.allocate(equal.input())) CHECK(rate == Approx(0.4).epsilon(1e-14));
-  for (const double rate : OptimalAllocation<ScaledVariance>{}.allocate(equal.input())) CHECK(rate == Approx(0.4).epsilon(1e-14));
+  for (const double rate : OptimalAllocation<>{}.allocate(equal.input()))
+    CHECK(rate == Approx(0.4).epsilon(1e-14));
+  for (const double rate : OptimalAllocation<ScaledVariance>{}.allocate(equal.input()))
+    CHECK(rate == Approx(0.4).epsilon(1e-14));
   const Instance without{{1.0, 1.0, 0.0}, {1.0, 0.0, 0.0}, 0.5};
   const Rates rates = OptimalAllocation<>{}.allocate(without.input());
   CHECK(rates[0] == Approx(0.5).epsilon(1e-14));
@@ -244,11 +268,13 @@ TEST_CASE("The whole range of targets and magnitudes is defined") {
     CHECK(OptimalAllocation<>{}.allocate(instance.input()) == Rates(3, drop_rate));
     CHECK(OptimalAllocation<ScaledVariance>{}.allocate(instance.input()) == Rates(3, drop_rate));
   }
-  const Instance huge{{1e-30, 1e30, 1.0, std::numeric_limits<double>::denorm_min(), std::numeric_limits<double>::max()},
+  const Instance huge{{1e-30, 1e30, 1.0, std::numeric_limits<double>::denorm_min(),
+                       std::numeric_limits<double>::max()},
                       {1e30, 1e-30, 1.0, 1e30, 1e30},
                       0.75};
   double worst = 0.0;
-  for (const Rates& rates : {OptimalAllocation<>{}.allocate(huge.input()), OptimalAllocation<ScaledVariance>{}.allocate(huge.input())}) {
+  for (const Rates& rates : {OptimalAllocation<>{}.allocate(huge.input()),
+                             OptimalAllocation<ScaledVariance>{}.allocate(huge.input())}) {
     for (const double rate : rates) CHECK((rate >= 0.0 && rate <= 1.0));
     keep_worst(worst, std::fabs(huge.kept(rates) - huge.input().kept_flops) / huge.total());
   }
@@ -257,14 +283,18 @@ TEST_CASE("The whole range of targets and magnitudes is defined") {
 
 TEST_CASE("Bounds hold for every branch, and a target beyond them is refused") {
   const Instance instance{{1.0, 1.0, 1.0, 1e-9}, {1.0, 1.0, 1.0, 1.0}, 0.5};
-  const Rates rates = OptimalAllocation<>{.min_rates = {0.0, 0.7, 0.0, 0.0}, .max_rates = {0.1, 1.0, 1.0, 0.8}}.allocate(instance.input());
+  const Rates rates =
+      OptimalAllocation<>{.min_rates = {0.0, 0.7, 0.0, 0.0}, .max_rates = {0.1, 1.0, 1.0, 0.8}}
+          .allocate(instance.input());
   CHECK((rates[0] == 0.1 && rates[1] == 0.7 && rates[3] == 0.8));
   CHECK(rates[2] == Approx(0.4));
   for (const double rate : OptimalAllocation<>{.max_rates = {0.5}}.allocate(instance.input()))
     CHECK(rate == Approx(0.5).epsilon(1e-14));  // all that is allowed
-  CHECK(OptimalAllocation<>{.min_rates = {0.6}}.allocate(instance.input()) == Rates(4, 0.6));  // more than is asked
+  CHECK(OptimalAllocation<>{.min_rates = {0.6}}.allocate(instance.input()) ==
+        Rates(4, 0.6));  // more than is asked
 
-  const auto refused = [&](const OptimalAllocation<>& policy, std::initializer_list<std::string_view> parts) {
+  const auto refused = [&](const OptimalAllocation<>& policy,
+                           std::initializer_list<std::string_view> parts) {
     check_throws<std::invalid_argument>([&] { policy.allocate(instance.input()); }, parts);
   };
   refused({.max_rates = {0.4}}, {"at most 0.4,", "0.5", "raise max_rates"});

@@ -18,7 +18,8 @@ namespace {
 
 std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
   std::vector<std::uint8_t> mask;
-  for (std::size_t i = 0; i < size; ++i) mask.push_back(static_cast<std::uint8_t>((bits >> i) & 1u));
+  for (std::size_t i = 0; i < size; ++i)
+    mask.push_back(static_cast<std::uint8_t>((bits >> i) & 1u));
   return mask;
 }
 
@@ -51,12 +52,15 @@ TEST_CASE("Every answer of a plan follows from its mask") {
       }
 }
 
-TEST_CASE("A branch is dropped when neither it nor a kept one below it trains, and nothing below the branches does") {
+TEST_CASE(
+    "A branch is dropped when neither it nor a kept one below it trains, and nothing below the "
+    "branches does") {
   for (std::size_t size = 1; size <= 5; ++size)
     for (unsigned bits = 0; bits < (1u << size); ++bits)
       for (unsigned training = 0; training < (1u << size); ++training)
         for (const bool trains_below : {true, false}) {
-          const std::vector<std::uint8_t> mask = mask_of(bits, size), trains = mask_of(training, size);
+          const std::vector<std::uint8_t> mask = mask_of(bits, size),
+                                          trains = mask_of(training, size);
           DropPlan plan;
           plan.redraw(size, {.trains_below = trains_below, .trains = trains},
                       [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t>) {
@@ -73,7 +77,8 @@ TEST_CASE("A branch is dropped when neither it nor a kept one below it trains, a
           REQUIRE(plan.fingerprint() == DropPlan(expected, trains_below).fingerprint());
         }
   DropPlan plan;
-  CHECK_THROWS_AS(plan.redraw(3, {.trains = mask_of(1, 2)}, [](auto, auto) {}), std::invalid_argument);
+  CHECK_THROWS_AS(plan.redraw(3, {.trains = mask_of(1, 2)}, [](auto, auto) {}),
+                  std::invalid_argument);
 }
 
 TEST_CASE("A branch beyond the plan is refused by every query") {
@@ -97,7 +102,8 @@ TEST_CASE("Fingerprints tell all plans of up to 12 branches apart") {
   std::set<std::uint64_t> seen;
   std::size_t plans = 0;
   for (std::size_t size = 0; size <= 12; ++size)
-    for (unsigned bits = 0; bits < (1u << size); ++bits, ++plans) seen.insert(DropPlan(mask_of(bits, size)).fingerprint());
+    for (unsigned bits = 0; bits < (1u << size); ++bits, ++plans)
+      seen.insert(DropPlan(mask_of(bits, size)).fingerprint());
   CHECK(seen.size() == plans);
 }
 
@@ -121,7 +127,8 @@ TEST_CASE("A fingerprint covers step, micro-step, rates and every single decisio
 TEST_CASE("Fingerprints are pinned, since ranks built differently compare them") {
   CHECK(DropPlan().fingerprint() == 0xa5d3758b95b92366u);
   CHECK(DropPlan(mask_of(0b1011001, 7), true, 12, 3, 45).fingerprint() == 0xc8fdd2f912f07c17u);
-  CHECK(DropPlan(std::vector<std::uint8_t>(130, 1), false, ~0ull, 0xffffff, ~0ull).fingerprint() == 0x201f04a2a05d217bu);
+  CHECK(DropPlan(std::vector<std::uint8_t>(130, 1), false, ~0ull, 0xffffff, ~0ull).fingerprint() ==
+        0x201f04a2a05d217bu);
 }
 
 TEST_CASE("A redrawn plan equals a constructed one, whatever it was before") {
@@ -148,5 +155,6 @@ TEST_CASE("Slots are dense within each group") {
   CHECK(plan.slot(7) == 2);
   CHECK(plan.kept_count() == 6);
   CHECK(plan.lowest_kept() == 0);
-  CHECK_THROWS_AS(DropPlan(mask, true, 0, 0, 0, std::vector<std::uint32_t>{0, 1}), std::invalid_argument);
+  CHECK_THROWS_AS(DropPlan(mask, true, 0, 0, 0, std::vector<std::uint32_t>{0, 1}),
+                  std::invalid_argument);
 }

@@ -22,12 +22,14 @@ TEST_CASE("All 110 allocations of the published implementation come out exactly"
     const auto flops = run.at("flops").get<std::vector<double>>();
     const auto expected = run.at("drop_rates").get<std::vector<double>>();
     const std::vector<double> rates = GreedyAllocation{run.at("min_rate").get<double>()}.allocate(
-        {sensitivities, flops, run.at("target_rate").get<double>(), run.at("target_flops").get<double>()});
+        {sensitivities, flops, run.at("target_rate").get<double>(),
+         run.at("target_flops").get<double>()});
     REQUIRE(rates.size() == expected.size());
     std::size_t different = 0;
     for (std::size_t i = 0; i < rates.size(); ++i)
       different += static_cast<float>(rates[i]) != static_cast<float>(expected[i]);
-    CAPTURE(run.at("flops_profile"), run.at("sensitivity_profile"), run.at("target_rate"), run.at("min_rate"));
+    CAPTURE(run.at("flops_profile"), run.at("sensitivity_profile"), run.at("target_rate"),
+            run.at("min_rate"));
     CHECK(different == 0);
   }
 }

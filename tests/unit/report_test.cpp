@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Reports: their figures, their table, and whether they notice a model that is not driven as it should be.
+// Reports: their figures, their table, and whether they notice a model that is not driven as it
+// should be.
 #include "dropbp/report.hpp"
 
 #include <cstdint>
@@ -43,14 +44,17 @@ struct Model {
   }
 };
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
 TEST_CASE("The figures of a report follow from the plans and calls") {
   Model model;
   DropBPHandler handler{model, {.drop_rate = 0.5}};
-  for (const std::vector<std::uint8_t>& mask : {std::vector<std::uint8_t>{1, 0, 0}, {1, 1, 0}, {0, 0, 0}, {1, 1, 1}}) {
+  for (const std::vector<std::uint8_t>& mask :
+       {std::vector<std::uint8_t>{1, 0, 0}, {1, 1, 0}, {0, 0, 0}, {1, 1, 1}}) {
     handler.begin_step(DropPlan(mask));
     model.forward();
     if (!handler.all_dropped()) model.backward();
@@ -116,7 +120,10 @@ TEST_CASE("The table has a line for each branch and the totals") {
 TEST_CASE("The widest numbers fit the table") {
   Report report;
   report.micro_steps = ~std::uint64_t{0};
-  report.branches.push_back({1.7e308, 1.0, ~std::uint64_t{0}, ~std::uint64_t{0}, {~std::uint64_t{0}, ~std::uint64_t{0}}});
+  report.branches.push_back(
+      {1.7e308, 1.0, ~std::uint64_t{0}, ~std::uint64_t{0}, {~std::uint64_t{0}, ~std::uint64_t{0}}});
   const std::string text = to_text(report);
-  CHECK(contains(text, "18446744073709551615 18446744073709551615 18446744073709551615 18446744073709551615\n"));
+  CHECK(contains(
+      text,
+      "18446744073709551615 18446744073709551615 18446744073709551615 18446744073709551615\n"));
 }

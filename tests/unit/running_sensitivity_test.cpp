@@ -25,7 +25,9 @@ void observe_step(RunningSensitivity& running, std::vector<double> norms) {
 
 }  // namespace
 
-TEST_CASE("A running sensitivity is the average of its observations, the older the less, without a bias at the start") {
+TEST_CASE(
+    "A running sensitivity is the average of its observations, the older the less, without a bias "
+    "at the start") {
   RunningSensitivity running(2, 0.5);
   running.observe(0, 8.0);
   CHECK(running.sensitivities() == std::vector<double>(2, 1.0));  // until the step ends
@@ -34,7 +36,8 @@ TEST_CASE("A running sensitivity is the average of its observations, the older t
   running.end_step();
   CHECK(running.sensitivities() == std::vector<double>{6.0, 2.0});
   observe_step(running, {4.0, 4.0});
-  CHECK(running.sensitivities() == std::vector<double>{(4.0 + 0.5 * 6.0) / 1.5, (4.0 + 0.5 * 2.0) / 1.5});
+  CHECK(running.sensitivities() ==
+        std::vector<double>{(4.0 + 0.5 * 6.0) / 1.5, (4.0 + 0.5 * 2.0) / 1.5});
   for (int i = 0; i < 100; ++i) observe_step(running, {3.0, 3.0});
   CHECK(std::abs(running.sensitivities()[0] / running.sensitivities()[1] - 1.0) < 1e-12);
 }
@@ -61,15 +64,18 @@ TEST_CASE("A branch that shrinks the gradient of those below it counts a share o
   running.observe(2, 1.0, 0.5);  // without it all below would have half the gradient
   running.end_step();
   CHECK(running.sensitivities() == std::vector<double>{4.0, 2.0, 1.0 + 0.25 * (4.0 + 2.0)});
-  // An unknown ratio leaves the share as it was; a ratio above 1 counts as much as one as far below.
+  // An unknown ratio leaves the share as it was; a ratio above 1 counts as much as one as far
+  // below.
   running.observe(2, 1.0);
   running.observe(1, 2.0, 1.5);
   running.end_step();
-  CHECK(running.sensitivities() == std::vector<double>{4.0, 2.0 + 0.25 * 4.0, 1.0 + 0.25 * (4.0 + 2.0)});
+  CHECK(running.sensitivities() ==
+        std::vector<double>{4.0, 2.0 + 0.25 * 4.0, 1.0 + 0.25 * (4.0 + 2.0)});
 }
 
 TEST_CASE("Norms below dropped branches are those that a complete backward pass would have had") {
-  // Branch 1 doubles the gradient of the stream: without it branch 0 sees a quarter of the squared norm.
+  // Branch 1 doubles the gradient of the stream: without it branch 0 sees a quarter of the squared
+  // norm.
   RunningSensitivity running(3, 0.5);
   running.observe(0, 8.0);
   running.observe(1, 4.0, 0.5);
@@ -111,18 +117,21 @@ TEST_CASE("Wrong observations are refused, and leave the estimate as it was") {
   RunningSensitivity running(2);
   observe_step(running, {4.0, 1.0});
   const RunningSensitivity before = running;
-  test::check_throws<std::invalid_argument>([&] { running.observe(2, 1.0); }, {"numbered below 2", "it is 2"});
+  test::check_throws<std::invalid_argument>([&] { running.observe(2, 1.0); },
+                                            {"numbered below 2", "it is 2"});
   for (const double bad : {-1.0, std::nan(""), std::numeric_limits<double>::infinity()})
     for (const bool ratio : {false, true})
-      test::check_throws<std::invalid_argument>([&] { running.observe(1, ratio ? 1.0 : bad, ratio ? bad : 1.0); },
-                                                {"finite and not negative", "branch 1"});
+      test::check_throws<std::invalid_argument>(
+          [&] { running.observe(1, ratio ? 1.0 : bad, ratio ? bad : 1.0); },
+          {"finite and not negative", "branch 1"});
   running.observe(0, 100.0);
   running.observe(1, 1.0);
   test::check_throws<std::invalid_argument>([&] { running.observe(1, -1.0); }, {"branch 1"});
   running.end_step();  // nothing of the step is left
   CHECK(running.sensitivities() == before.sensitivities());
   for (const double bad : {1.0, -0.1, std::nan("")})
-    test::check_throws<std::invalid_argument>([&] { RunningSensitivity(2, bad); }, {"decay", "[0, 1)"});
+    test::check_throws<std::invalid_argument>([&] { RunningSensitivity(2, bad); },
+                                              {"decay", "[0, 1)"});
 }
 
 TEST_CASE("A restored running sensitivity goes on as the saved one does") {
@@ -150,15 +159,18 @@ TEST_CASE("A restored running sensitivity goes on as the saved one does") {
   bad.last.push_back(0);
   test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"it has 4"});
   for (const double number : {-1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
-    for (auto list : {&RunningSensitivity::State::own, &RunningSensitivity::State::own_weights,
-                      &RunningSensitivity::State::ratios, &RunningSensitivity::State::ratio_weights}) {
+    for (auto list :
+         {&RunningSensitivity::State::own, &RunningSensitivity::State::own_weights,
+          &RunningSensitivity::State::ratios, &RunningSensitivity::State::ratio_weights}) {
       bad = good;
       (bad.*list)[1] = number;
-      test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"finite and not negative", "branch 1"});
+      test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); },
+                                                {"finite and not negative", "branch 1"});
     }
   }
   bad = good;
   bad.last[0] = good.step;
-  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); }, {"(6)", "branch 0 was in step 6"});
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); },
+                                            {"(6)", "branch 0 was in step 6"});
   CHECK(resumed == before);
 }

@@ -29,17 +29,20 @@ namespace {
 constexpr double checks = 1 << 14;  // an upper bound for the frequency questions of this file
 
 template <class Policy>
-typename Policy::Prepared prepare(const Policy& policy, const std::vector<double>& rates, double drop_rate = 0.0) {
+typename Policy::Prepared prepare(const Policy& policy, const std::vector<double>& rates,
+                                  double drop_rate = 0.0) {
   const std::vector<double> flops(rates.size(), 1.0);
   return policy.prepare({rates, flops, drop_rate});
 }
 
 // The mask of one step as bits, branch 0 lowest.
 template <class Policy>
-std::uint32_t draw(const Policy& policy, const typename Policy::Prepared& prepared, std::size_t size, std::uint64_t seed,
-                   std::uint64_t step, std::uint32_t micro_step = 0) {
+std::uint32_t draw(const Policy& policy, const typename Policy::Prepared& prepared,
+                   std::size_t size, std::uint64_t seed, std::uint64_t step,
+                   std::uint32_t micro_step = 0) {
   std::uint8_t dropped[32];
-  policy.draw(prepared, CounterRandom(seed, RandomStream::drop_decision, step, micro_step), {dropped, size});
+  policy.draw(prepared, CounterRandom(seed, RandomStream::drop_decision, step, micro_step),
+              {dropped, size});
   std::uint32_t bits = 0;
   for (std::size_t i = 0; i < size; ++i) bits |= static_cast<std::uint32_t>(dropped[i]) << i;
   return bits;
@@ -47,20 +50,23 @@ std::uint32_t draw(const Policy& policy, const typename Policy::Prepared& prepar
 
 double probability(std::uint32_t mask, const std::vector<double>& rates) {
   double product = 1.0;
-  for (std::size_t i = 0; i < rates.size(); ++i) product *= ((mask >> i) & 1u) != 0 ? rates[i] : 1.0 - rates[i];
+  for (std::size_t i = 0; i < rates.size(); ++i)
+    product *= ((mask >> i) & 1u) != 0 ? rates[i] : 1.0 - rates[i];
   return product;
 }
 
-// The published sampler, written from its description: drop the highest rates first, the lowest index among equals,
-// while count / N < p.
-std::uint32_t published_top_up(std::uint32_t mask, const std::vector<double>& rates, double drop_rate) {
+// The published sampler, written from its description: drop the highest rates first, the lowest
+// index among equals, while count / N < p.
+std::uint32_t published_top_up(std::uint32_t mask, const std::vector<double>& rates,
+                               double drop_rate) {
   std::vector<std::size_t> order(rates.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
     return rates[a] > rates[b] || (rates[a] == rates[b] && a < b);
   });
   for (const std::size_t i : order) {
-    if (!(static_cast<double>(std::popcount(mask)) / static_cast<double>(rates.size()) < drop_rate)) break;
+    if (!(static_cast<double>(std::popcount(mask)) / static_cast<double>(rates.size()) < drop_rate))
+      break;
     mask |= 1u << i;
   }
   return mask;
@@ -68,13 +74,16 @@ std::uint32_t published_top_up(std::uint32_t mask, const std::vector<double>& ra
 
 }  // namespace
 
-TEST_CASE("Ten million draws of each rate and each pair of branches have the frequencies of independent decisions") {
+TEST_CASE(
+    "Ten million draws of each rate and each pair of branches have the frequencies of independent "
+    "decisions") {
   const std::vector<double> rates{0.0, 1.0, 0x1p-53, 0.1, 0.5, 0.9, 0.3, 1e-6, 1.0 - 1e-6, 0.5};
   const std::size_t size = rates.size();
   const std::uint64_t n = 10'000'000;
   const auto prepared = prepare(BernoulliSampling{}, rates);
   std::vector<std::uint64_t> histogram(std::size_t{1} << size);
-  for (std::uint64_t step = 0; step < n; ++step) ++histogram[draw(BernoulliSampling{}, prepared, size, 20260101, step)];
+  for (std::uint64_t step = 0; step < n; ++step)
+    ++histogram[draw(BernoulliSampling{}, prepared, size, 20260101, step)];
 
   const auto count = [&](std::uint32_t all_of) {
     std::uint64_t sum = 0;
@@ -87,12 +96,14 @@ TEST_CASE("Ten million draws of each rate and each pair of branches have the fre
     CHECK(dropbp_test::frequency_is_plausible(count(1u << i), n, rates[i], checks));
     for (std::size_t j = i + 1; j < size; ++j) {
       CAPTURE(i, j, count(1u << i | 1u << j));
-      CHECK(dropbp_test::frequency_is_plausible(count(1u << i | 1u << j), n, rates[i] * rates[j], checks));
+      CHECK(dropbp_test::frequency_is_plausible(count(1u << i | 1u << j), n, rates[i] * rates[j],
+                                                checks));
     }
   }
   for (std::uint32_t mask = 0; mask < histogram.size(); ++mask) {
     CAPTURE(mask, histogram[mask]);
-    REQUIRE(dropbp_test::frequency_is_plausible(histogram[mask], n, probability(mask, rates), checks));
+    REQUIRE(
+        dropbp_test::frequency_is_plausible(histogram[mask], n, probability(mask, rates), checks));
   }
   CHECK(count(1u << 0) == 0);  // a rate of 0 never drops
   CHECK(count(1u << 1) == n);  // a rate of 1 always does
@@ -133,15 +144,17 @@ TEST_CASE("Decisions of neighbouring steps, micro-steps and seeds are independen
 }
 
 TEST_CASE("Thresholds are the rates as 53-bit integers") {
-  const auto prepared = prepare(BernoulliSampling{}, {0.0, -0.0, 1.0, 0.5, 0x1p-53, 0x1p-54, 1.0 - 0x1p-53, 0.1});
-  CHECK(prepared.thresholds == std::vector<std::uint64_t>{0, 0, 1ull << 53, 1ull << 52, 1, 0, (1ull << 53) - 1,
-                                                          900719925474099});
+  const auto prepared =
+      prepare(BernoulliSampling{}, {0.0, -0.0, 1.0, 0.5, 0x1p-53, 0x1p-54, 1.0 - 0x1p-53, 0.1});
+  CHECK(prepared.thresholds == std::vector<std::uint64_t>{0, 0, 1ull << 53, 1ull << 52, 1, 0,
+                                                          (1ull << 53) - 1, 900719925474099});
 }
 
 TEST_CASE("A decision depends on its own rate alone, not on how many branches there are") {
   const std::vector<double> rates{0.5, 0.3, 0.9, 0.7, 0.2};
   for (std::size_t size = 1; size <= rates.size(); ++size) {
-    const auto some = prepare(BernoulliSampling{}, {rates.begin(), rates.begin() + static_cast<std::ptrdiff_t>(size)});
+    const auto some = prepare(BernoulliSampling{},
+                              {rates.begin(), rates.begin() + static_cast<std::ptrdiff_t>(size)});
     const auto all = prepare(BernoulliSampling{}, rates);
     for (std::uint64_t step = 0; step < 200; ++step)
       REQUIRE(draw(BernoulliSampling{}, some, size, 3, step) ==
@@ -149,15 +162,19 @@ TEST_CASE("A decision depends on its own rate alone, not on how many branches th
   }
 }
 
-TEST_CASE("The at-least-target sampler does to every outcome of the independent draws what the published one does") {
+TEST_CASE(
+    "The at-least-target sampler does to every outcome of the independent draws what the published "
+    "one does") {
   struct Instance {
     std::vector<double> rates;
     double drop_rate;
   };
   for (const Instance& instance :
-       {Instance{{0.5, 0.5, 0.5, 0.5, 0.5, 0.5}, 0.5}, Instance{{0.2, 0.7, 0.7, 0.4, 0.1, 0.7, 0.4}, 0.45},
-        Instance{{0.9, 0.1, 0.9, 0.1, 0.9}, 0.6}, Instance{{0.5, 0.6, 0.7, 0.4}, 1.0}, Instance{{0.5, 0.4, 0.3}, 0.0},
-        Instance{{0.5}, 0.5}, Instance{{0.3, 0.6, 0.5, 0.5, 0.4, 0.7, 0.2, 0.5}, 0.875}}) {
+       {Instance{{0.5, 0.5, 0.5, 0.5, 0.5, 0.5}, 0.5},
+        Instance{{0.2, 0.7, 0.7, 0.4, 0.1, 0.7, 0.4}, 0.45},
+        Instance{{0.9, 0.1, 0.9, 0.1, 0.9}, 0.6}, Instance{{0.5, 0.6, 0.7, 0.4}, 1.0},
+        Instance{{0.5, 0.4, 0.3}, 0.0}, Instance{{0.5}, 0.5},
+        Instance{{0.3, 0.6, 0.5, 0.5, 0.4, 0.7, 0.2, 0.5}, 0.875}}) {
     const std::size_t size = instance.rates.size();
     const auto independent = prepare(BernoulliSampling{}, instance.rates);
     const auto topped_up = prepare(AtLeastTargetSampling{}, instance.rates, instance.drop_rate);
@@ -174,19 +191,24 @@ TEST_CASE("The at-least-target sampler does to every outcome of the independent 
     // The law, by enumeration.
     std::vector<double> law(seen.size());
     for (std::uint32_t mask = 0; mask < law.size(); ++mask)
-      law[published_top_up(mask, instance.rates, instance.drop_rate)] += probability(mask, instance.rates);
+      law[published_top_up(mask, instance.rates, instance.drop_rate)] +=
+          probability(mask, instance.rates);
     for (std::size_t mask = 0; mask < law.size(); ++mask)
-      CHECK(dropbp_test::frequency_is_plausible(outcomes[mask], n, std::min(law[mask], 1.0), checks));
+      CHECK(
+          dropbp_test::frequency_is_plausible(outcomes[mask], n, std::min(law[mask], 1.0), checks));
   }
 }
 
-TEST_CASE("The at-least-target sampler drops the smallest count whose share is not below the target") {
+TEST_CASE(
+    "The at-least-target sampler drops the smallest count whose share is not below the target") {
   for (std::size_t size = 1; size <= 300; ++size) {
     const std::vector<double> rates(size, 0.5);
     for (std::size_t k = 0; k <= size; ++k) {
       const double share = static_cast<double>(k) / static_cast<double>(size);
       REQUIRE(prepare(AtLeastTargetSampling{}, rates, share).least_dropped == k);
-      if (k < size) REQUIRE(prepare(AtLeastTargetSampling{}, rates, std::nextafter(share, 2.0)).least_dropped == k + 1);
+      if (k < size)
+        REQUIRE(prepare(AtLeastTargetSampling{}, rates, std::nextafter(share, 2.0)).least_dropped ==
+                k + 1);
     }
   }
   // Decimal targets as the published code would count them.
@@ -196,15 +218,19 @@ TEST_CASE("The at-least-target sampler drops the smallest count whose share is n
   CHECK(prepare(AtLeastTargetSampling{}, std::vector<double>(64, 0.3), 0.3).least_dropped == 20);
 }
 
-TEST_CASE("The at-least-target sampler drops 0.525, 0.772 and 0.891 in the mean for 64 branches at 0.5, 0.75 and 0.875") {
+TEST_CASE(
+    "The at-least-target sampler drops 0.525, 0.772 and 0.891 in the mean for 64 branches at 0.5, "
+    "0.75 and 0.875") {
   const std::size_t size = 64;
   for (const auto& [rate, published] : {std::pair{0.5, 0.525}, {0.75, 0.772}, {0.875, 0.891}}) {
     // E max(B, k) / N with B binomial.
     double exact = 0.0;
     for (std::size_t dropped = 0; dropped <= size; ++dropped) {
       const auto b = static_cast<double>(dropped), all = static_cast<double>(size);
-      const double log_choose = std::lgamma(all + 1) - std::lgamma(b + 1) - std::lgamma(all - b + 1);
-      exact += std::max(b / all, rate) * std::exp(log_choose + b * std::log(rate) + (all - b) * std::log1p(-rate));
+      const double log_choose =
+          std::lgamma(all + 1) - std::lgamma(b + 1) - std::lgamma(all - b + 1);
+      exact += std::max(b / all, rate) *
+               std::exp(log_choose + b * std::log(rate) + (all - b) * std::log1p(-rate));
     }
     CHECK(exact == Approx(published).margin(1e-3));  // the published figures were measured
 
@@ -214,19 +240,23 @@ TEST_CASE("The at-least-target sampler drops 0.525, 0.772 and 0.891 in the mean 
     const std::uint64_t n = 200'000;
     std::size_t fewest = size;
     for (std::uint64_t step = 0; step < n; ++step) {
-      AtLeastTargetSampling{}.draw(prepared, CounterRandom(5, RandomStream::drop_decision, step), dropped);
+      AtLeastTargetSampling{}.draw(prepared, CounterRandom(5, RandomStream::drop_decision, step),
+                                   dropped);
       const auto here = static_cast<std::size_t>(std::count(dropped.begin(), dropped.end(), 1));
       count += here;
       fewest = std::min(fewest, here);
     }
     // Hoeffding: shares lie in [rate, 1].
-    const double allowed = (1.0 - rate) * std::sqrt(std::log(2.0 * checks * 1e9) / (2.0 * static_cast<double>(n)));
+    const double allowed =
+        (1.0 - rate) * std::sqrt(std::log(2.0 * checks * 1e9) / (2.0 * static_cast<double>(n)));
     CHECK(std::abs(static_cast<double>(count) / static_cast<double>(n * size) - exact) < allowed);
     CHECK(fewest == static_cast<std::size_t>(rate * static_cast<double>(size)));
   }
 }
 
-TEST_CASE("Topping up goes by rate, highest first, the lowest index among equals, at every number of branches") {
+TEST_CASE(
+    "Topping up goes by rate, highest first, the lowest index among equals, at every number of "
+    "branches") {
   for (std::size_t size = 1; size <= 40; ++size) {
     std::vector<double> rates(size);
     for (std::size_t i = 0; i < size; ++i)

@@ -28,7 +28,9 @@ using dropbp::UniformAllocation;
 
 namespace {
 
-std::vector<double> to_vector(std::span<const double> values) { return {values.begin(), values.end()}; }
+std::vector<double> to_vector(std::span<const double> values) {
+  return {values.begin(), values.end()};
+}
 
 std::string invalid_argument_of(auto call) {
   try {
@@ -39,7 +41,9 @@ std::string invalid_argument_of(auto call) {
   return {};
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -94,7 +98,8 @@ TEST_CASE("A plan says what the options say about training below the branches") 
 }
 
 TEST_CASE("A schedule drops what lies below the lowest branch that trains, and learns what does") {
-  DropSchedule<> schedule({1, 1, 1, 1}, {.drop_rate = 0.0, .trains_below = false, .trains = {0, 0, 1, 0}});
+  DropSchedule<> schedule({1, 1, 1, 1},
+                          {.drop_rate = 0.0, .trains_below = false, .trains = {0, 0, 1, 0}});
   CHECK(schedule.plan(3).kept_count() == 2);
   CHECK(schedule.plan(3).lowest_kept() == 2);
   CHECK_FALSE(schedule.plan(3).input_gradient_needed(2));
@@ -140,7 +145,8 @@ TEST_CASE("draw fills a plan that exists with what plan returns") {
 }
 
 TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a function of the step") {
-  const DropSchedule schedule(std::vector<double>(4, 1.0), {.drop_rate = 0.8, .seed = 9, .warm_up_steps = 4});
+  const DropSchedule schedule(std::vector<double>(4, 1.0),
+                              {.drop_rate = 0.8, .seed = 9, .warm_up_steps = 4});
   CHECK(schedule.drop_rates_at(0) == std::vector<double>(4, 0.0));
   CHECK(schedule.drop_rates_at(1) == std::vector<double>(4, 0.2));
   CHECK(schedule.drop_rates_at(3) == std::vector<double>(4, 0.75 * 0.8));
@@ -160,19 +166,25 @@ TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a functi
 
   std::uint64_t dropped = 0, n = 100'000;
   for (std::uint64_t seed = 0; seed < n; ++seed)
-    dropped += DropSchedule(std::vector<double>(1, 1.0), {.drop_rate = 0.8, .seed = seed, .warm_up_steps = 4}).plan(1).dropped(0);
+    dropped += DropSchedule(std::vector<double>(1, 1.0),
+                            {.drop_rate = 0.8, .seed = seed, .warm_up_steps = 4})
+                   .plan(1)
+                   .dropped(0);
   CHECK(dropbp_test::frequency_is_plausible(dropped, n, 0.2, 16));
 }
 
 TEST_CASE("Groups that do not fit are refused") {
   const std::vector<double> flops(3, 1.0);
-  test::check_throws<std::invalid_argument>([&] { DropSchedule(flops, {.groups = {0, 1}}); }, {"3", "2", "group number"});
-  test::check_throws<std::invalid_argument>([&] { DropSchedule(flops, {.groups = {0, 3, 0}}); },
-                                            {"below the number of branches (3)", "branch 1 is 3", "densely"});
+  test::check_throws<std::invalid_argument>([&] { DropSchedule(flops, {.groups = {0, 1}}); },
+                                            {"3", "2", "group number"});
+  test::check_throws<std::invalid_argument>(
+      [&] { DropSchedule(flops, {.groups = {0, 3, 0}}); },
+      {"below the number of branches (3)", "branch 1 is 3", "densely"});
   const DropSchedule schedule(flops, {.drop_rate = 1.0, .groups = {0, 2, 0}});
   CHECK(schedule.max_kept(0) == 0);
   CHECK(schedule.max_kept(2) == 0);
-  test::check_throws<std::invalid_argument>([&] { schedule.max_kept(1); }, {"group 1 has none", "DropOptions::groups"});
+  test::check_throws<std::invalid_argument>([&] { schedule.max_kept(1); },
+                                            {"group 1 has none", "DropOptions::groups"});
 }
 
 TEST_CASE("One rate for all sets the target; a rate each sets it to their mean by FLOPs") {
@@ -187,7 +199,9 @@ TEST_CASE("One rate for all sets the target; a rate each sets it to their mean b
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{1.0, 0.0});
 }
 
-TEST_CASE("Equal rates have exactly themselves as their mean, so that a counted sampler drops no more than asked") {
+TEST_CASE(
+    "Equal rates have exactly themselves as their mean, so that a counted sampler drops no more "
+    "than asked") {
   for (std::size_t size = 1; size <= 100; ++size) {
     DropSchedule<AtLeastTargetSampling> schedule(std::vector<double>(size, 3.7));
     for (std::size_t k = 0; k <= size; ++k) {
@@ -203,7 +217,8 @@ TEST_CASE("Allocation shares the target out and keeps the budget") {
   schedule.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{});
   CHECK(schedule.drop_rate() == 0.5);
   double kept = 0.0;
-  for (std::size_t i = 0; i < 3; ++i) kept += schedule.flops()[i] * (1.0 - schedule.drop_rates()[i]);
+  for (std::size_t i = 0; i < 3; ++i)
+    kept += schedule.flops()[i] * (1.0 - schedule.drop_rates()[i]);
   CHECK(kept <= 2.0 + 1e-6);
   schedule.allocate(std::vector<double>{1, 2, 3}, UniformAllocation{});
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.5, 0.5, 0.5});
@@ -214,42 +229,61 @@ TEST_CASE("A refused allocation leaves rates and plans as they were") {
   schedule.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{});
   const std::vector<double> before = to_vector(schedule.drop_rates());
   const DropPlan plan = schedule.plan(3);
-  for (const std::vector<double>& bad : {std::vector<double>{1, 2}, {1, 2, 3, 4}, {1, -1, 1}, {1, not_a_number, 1}, {1, 1, infinity}})
+  for (const std::vector<double>& bad : {std::vector<double>{1, 2},
+                                         {1, 2, 3, 4},
+                                         {1, -1, 1},
+                                         {1, not_a_number, 1},
+                                         {1, 1, infinity}})
     CHECK_THROWS_AS(schedule.allocate(bad, GreedyAllocation{}), std::invalid_argument);
-  CHECK(contains(invalid_argument_of([&] { schedule.allocate(std::vector<double>{1, not_a_number, 1}, GreedyAllocation{}); }),
+  CHECK(contains(invalid_argument_of([&] {
+                   schedule.allocate(std::vector<double>{1, not_a_number, 1}, GreedyAllocation{});
+                 }),
                  "that of branch 1 is nan"));
   DropSchedule<> greedy_target({1, 1, 2}, {.drop_rate = 0.95, .seed = 2});
-  CHECK_THROWS_AS(greedy_target.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{}), std::invalid_argument);
+  CHECK_THROWS_AS(greedy_target.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{}),
+                  std::invalid_argument);
   CHECK(to_vector(greedy_target.drop_rates()) == std::vector<double>(3, 0.95));
 
   struct Broken {
     std::vector<double> rates;
     std::vector<double> allocate(const dropbp::AllocationInput&) const { return rates; }
   };
-  for (const std::vector<double>& bad : {std::vector<double>{}, {0.5, 0.5}, {0.5, 0.5, not_a_number}, {0.5, 0.5, 1.5}})
-    CHECK_THROWS_AS(schedule.allocate(std::vector<double>{1, 2, 3}, Broken{bad}), std::invalid_argument);
+  for (const std::vector<double>& bad :
+       {std::vector<double>{}, {0.5, 0.5}, {0.5, 0.5, not_a_number}, {0.5, 0.5, 1.5}})
+    CHECK_THROWS_AS(schedule.allocate(std::vector<double>{1, 2, 3}, Broken{bad}),
+                    std::invalid_argument);
   CHECK(to_vector(schedule.drop_rates()) == before);
   CHECK(schedule.plan(3) == plan);
 }
 
 TEST_CASE("A schedule refuses what it cannot work with, naming the branch") {
-  CHECK(contains(invalid_argument_of([] { DropSchedule<>(std::vector<double>{}); }), "at least one residual branch"));
+  CHECK(contains(invalid_argument_of([] { DropSchedule<>(std::vector<double>{}); }),
+                 "at least one residual branch"));
   for (const double bad : {0.0, -0.0, -1.0, not_a_number, infinity, -infinity})
-    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }), "those of branch 1 are"));
+    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }),
+                   "those of branch 1 are"));
   CHECK(contains(invalid_argument_of([] { DropSchedule<>({1.7e308, 1.7e308}); }), "finite sum"));
   for (const double bad : {-0.1, 1.1, not_a_number, infinity}) {
-    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0}, {.drop_rate = bad}); }), "drop_rate must lie in [0, 1]"));
+    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0}, {.drop_rate = bad}); }),
+                   "drop_rate must lie in [0, 1]"));
     DropSchedule<> schedule({1.0, 1.0}, {.seed = 4});
     const DropPlan plan = schedule.plan(1);
     CHECK_THROWS_AS(schedule.set_drop_rate(bad), std::invalid_argument);
-    CHECK(contains(invalid_argument_of([&] { schedule.set_drop_rates(std::vector<double>{0.5, bad}); }),
-                   "the drop rate of branch 1"));
+    CHECK(contains(
+        invalid_argument_of([&] { schedule.set_drop_rates(std::vector<double>{0.5, bad}); }),
+        "the drop rate of branch 1"));
     CHECK_THROWS_AS(schedule.set_drop_rates(std::vector<double>{0.5}), std::invalid_argument);
-    CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{1.0, bad == 1.1 ? 0.0 : bad == infinity ? bad : -1.0}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{1.0, bad == 1.1        ? 0.0
+                                                                : bad == infinity ? bad
+                                                                                  : -1.0}),
+                    std::invalid_argument);
     CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{1.0}), std::invalid_argument);
-    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, bad, std::vector<double>{0.5, 0.5}), std::invalid_argument);
-    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, 0.5, std::vector<double>{0.5, bad}), std::invalid_argument);
-    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, 0.5, std::vector<double>{0.5}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, bad, std::vector<double>{0.5, 0.5}),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, 0.5, std::vector<double>{0.5, bad}),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, 0.5, std::vector<double>{0.5}),
+                    std::invalid_argument);
     CHECK(schedule.plan(1) == plan);
     CHECK(schedule.options().seed == 4);
     CHECK(schedule.total_flops() == 2.0);
@@ -281,11 +315,13 @@ TEST_CASE("Rates that differ in one bit give plans with another fingerprint") {
 }
 
 TEST_CASE("A restored schedule draws the same plans") {
-  DropSchedule<> schedule(std::vector<double>(9, 1.0), {.drop_rate = 0.3, .seed = 77, .plan_per = PlanPer::step});
+  DropSchedule<> schedule(std::vector<double>(9, 1.0),
+                          {.drop_rate = 0.3, .seed = 77, .plan_per = PlanPer::step});
   schedule.set_drop_rates(std::vector<double>{0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1});
   DropSchedule<> other(std::vector<double>(9, 1.0));
   other.restore(77, PlanPer::step, schedule.drop_rate(), schedule.drop_rates());
-  for (std::uint64_t step = 0; step < 100; ++step) REQUIRE(other.plan(step, 1) == schedule.plan(step, 1));
+  for (std::uint64_t step = 0; step < 100; ++step)
+    REQUIRE(other.plan(step, 1) == schedule.plan(step, 1));
   CHECK(other.drop_rate() == schedule.drop_rate());
 }
 
@@ -296,5 +332,6 @@ TEST_CASE("The learning rate scale of a branch is 1 / (1 - p), and 1 where no st
   CHECK(schedule.learning_rate_scale(1) == 2.0);
   CHECK(schedule.learning_rate_scale(2) == 4.0);
   CHECK(schedule.learning_rate_scale(3) == 1.0);
-  CHECK(contains(invalid_argument_of([&] { schedule.learning_rate_scale(4); }), "below 4, but it is 4"));
+  CHECK(contains(invalid_argument_of([&] { schedule.learning_rate_scale(4); }),
+                 "below 4, but it is 4"));
 }

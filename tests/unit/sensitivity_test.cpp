@@ -60,7 +60,7 @@ double difference(const Policy& policy, auto before, auto after) {
 TEST_CASE("The gradient norm sensitivity is the sum of squared changes of the norms") {
   Gradients before, after;  // norms 5, 10, absent
   CHECK(difference(GradientNormSensitivity{}, before, after) == 0.0);
-  after.a = {0, 7};  // 7
+  after.a = {0, 7};   // 7
   after.b = {-8, 6};  // 10: the direction alone has changed
   CHECK(difference(GradientNormSensitivity{}, before, after) == 4.0);
   const Doubles c{1, 2, 2};
@@ -116,7 +116,8 @@ TEST_CASE("A model without gradients has sensitivity zero") {
 
 TEST_CASE("Gradients that are not finite show in the sensitivity") {
   const AnyGradients good{{{1}}, {}};
-  for (const float value : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float value :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     const AnyGradients bad{{{value}}, {}};
     CHECK_FALSE(std::isfinite(difference(GradientNormSensitivity{}, good, bad)));
     CHECK_FALSE(std::isfinite(difference(GradientNormSensitivity{}, bad, bad)));

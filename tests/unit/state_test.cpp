@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Saved states: every number comes back exactly, and a damaged text is refused or means what it says.
+// Saved states: every number comes back exactly, and a damaged text is refused or means what it
+// says.
 #include "dropbp/state.hpp"
 
 #include <bit>
@@ -28,7 +29,8 @@ HandlerState example() {
           .micro_steps = 20,
           .drop_rate = 0.1,
           .drop_rates = {0.0, -0.0, limits::denorm_min(), 1.0 / 3.0, 1.0},
-          .sensitivities = {limits::max(), limits::min(), limits::min() - limits::denorm_min(), 0.0, 1e-5},
+          .sensitivities = {limits::max(), limits::min(), limits::min() - limits::denorm_min(), 0.0,
+                            1e-5},
           .kept = {0, 1, 20, ~std::uint64_t{0}, 10},
           .dropped = {20, 19, 0, 0, 10},
           .calls = {{0, 1}, {2, 3}, {~std::uint64_t{0}, 0}, {10, 0}, {100, 1000}}};
@@ -54,7 +56,8 @@ std::string words_of(const std::string& text) {
   return words;
 }
 
-// Whether a text is refused with std::invalid_argument, or read as the state that has these very words.
+// Whether a text is refused with std::invalid_argument, or read as the state that has these very
+// words.
 bool refused_or_true(const std::string& text) {
   try {
     return words_of(to_text(handler_state_from_text(text))) == words_of(text);
@@ -87,10 +90,18 @@ TEST_CASE("A state comes back from its text exactly, extreme numbers included") 
 }
 
 TEST_CASE("The text of a state is pinned, since files outlive programs") {
-  const HandlerState state{.seed = 42, .next_step = 7, .micro_steps = 8, .drop_rate = 0.5, .drop_rates = {0.25, 0.75},
-                           .sensitivities = {1, 2}, .kept = {6, 2}, .dropped = {2, 6}, .calls = {{8, 6}, {8, 2}}};
+  const HandlerState state{.seed = 42,
+                           .next_step = 7,
+                           .micro_steps = 8,
+                           .drop_rate = 0.5,
+                           .drop_rates = {0.25, 0.75},
+                           .sensitivities = {1, 2},
+                           .kept = {6, 2},
+                           .dropped = {2, 6},
+                           .calls = {{8, 6}, {8, 2}}};
   CHECK(to_text(state) ==
-        "dropbp-state 1\nseed 42\nplan_per micro_step\nnext_step 7\nmicro_steps 8\ndrop_rate 0x1p-1\nbranches 2\n"
+        "dropbp-state 1\nseed 42\nplan_per micro_step\nnext_step 7\nmicro_steps 8\ndrop_rate "
+        "0x1p-1\nbranches 2\n"
         "sensitivities yes\nbranch 0x1p-2 6 2 8 6 0x1p0\nbranch 0x1.8p-1 2 6 8 2 0x1p1\nend\n");
 }
 
@@ -100,7 +111,8 @@ TEST_CASE("Every truncation of a state is refused") {
     CAPTURE(length);
     REQUIRE_THROWS_AS(handler_state_from_text(text.substr(0, length)), std::invalid_argument);
   }
-  CHECK(handler_state_from_text(text.substr(0, text.size() - 1)) == example());  // the last line break alone
+  CHECK(handler_state_from_text(text.substr(0, text.size() - 1)) ==
+        example());  // the last line break alone
 }
 
 TEST_CASE("Every change, loss or repetition of one character is refused or means what it says") {
@@ -130,17 +142,24 @@ TEST_CASE("A state is read with the line ends of other systems") {
 
 TEST_CASE("A text of something else is refused, naming the line") {
   const std::string text = to_text(example());
-  CHECK(refusal("").find("line 1 of a saved dropbp state must hold `dropbp-state`, but it ends there") != std::string::npos);
-  CHECK(refusal("dropbp-state 2\n").find("must be of version 1, but it is of version `2`") != std::string::npos);
-  CHECK(refusal("dropbp-state\n").find("line 2 of a saved dropbp state must hold `1`, but it ends there") != std::string::npos);
+  CHECK(refusal("").find(
+            "line 1 of a saved dropbp state must hold `dropbp-state`, but it ends there") !=
+        std::string::npos);
+  CHECK(refusal("dropbp-state 2\n").find("must be of version 1, but it is of version `2`") !=
+        std::string::npos);
+  CHECK(refusal("dropbp-state\n")
+            .find("line 2 of a saved dropbp state must hold `1`, but it ends there") !=
+        std::string::npos);
   CHECK(refusal("\x1b[2J\x7f\xff").find("it holds `\\x1b[2J\\x7f\\xff`") != std::string::npos);
-  CHECK(refusal(std::string(1000, 'x')).find("it holds `" + std::string(40, 'x') + "...`") != std::string::npos);
+  CHECK(refusal(std::string(1000, 'x')).find("it holds `" + std::string(40, 'x') + "...`") !=
+        std::string::npos);
   CHECK(refusal("{\"seed\": 1}").find("line 1") != std::string::npos);
   CHECK(refusal(text + "end\n").find("nothing after `end`") != std::string::npos);
   CHECK(refusal(text + text).find("nothing after `end`") != std::string::npos);
   std::string changed = text;
   changed.replace(changed.find("plan_per step"), 13, "plan_per none");
-  CHECK(refusal(changed).find("line 3 of a saved dropbp state must hold `step` or `micro_step`") != std::string::npos);
+  CHECK(refusal(changed).find("line 3 of a saved dropbp state must hold `step` or `micro_step`") !=
+        std::string::npos);
 }
 
 TEST_CASE("Numbers too large, and counts of branches that do not follow, are refused at once") {
@@ -156,7 +175,8 @@ TEST_CASE("Numbers too large, and counts of branches that do not follow, are ref
   CHECK_FALSE(with("seed 0", "seed 00").empty());
   CHECK_FALSE(with("seed 0", "seed -1").empty());
   CHECK_FALSE(with("seed 0", "seed +1").empty());
-  CHECK(with("branches 0", "branches 18446744073709551615").find("as many branches as follow") != std::string::npos);
+  CHECK(with("branches 0", "branches 18446744073709551615").find("as many branches as follow") !=
+        std::string::npos);
   CHECK_FALSE(with("branches 0", "branches 1").empty());
   CHECK_FALSE(with("drop_rate 0x0p0", "drop_rate 0.5").empty());
   CHECK_FALSE(with("drop_rate 0x0p0", "drop_rate nan").empty());

@@ -23,7 +23,8 @@ template <class Real>
 std::vector<Real> random_vector(std::size_t size, std::uint64_t seed) {
   const dropbp::CounterRandom random(seed, dropbp::RandomStream::user, size);
   std::vector<Real> x(size);
-  for (std::size_t i = 0; i < size; ++i) x[i] = static_cast<Real>(static_cast<double>(random(i) >> 11) * 0x1p-53 - 0.5);
+  for (std::size_t i = 0; i < size; ++i)
+    x[i] = static_cast<Real>(static_cast<double>(random(i) >> 11) * 0x1p-53 - 0.5);
   return x;
 }
 
@@ -62,8 +63,14 @@ TEST_CASE("accumulate works on a tensor and itself, and through a span on foreig
 
 TEST_CASE("accumulate passes hostile values on as addition does") {
   using limits = std::numeric_limits<float>;
-  const std::vector<float> values{0.0f, -0.0f, 1.0f, limits::max(), limits::denorm_min(), limits::infinity(),
-                                  -limits::infinity(), limits::quiet_NaN()};
+  const std::vector<float> values{0.0f,
+                                  -0.0f,
+                                  1.0f,
+                                  limits::max(),
+                                  limits::denorm_min(),
+                                  limits::infinity(),
+                                  -limits::infinity(),
+                                  limits::quiet_NaN()};
   for (const float a : values)
     for (const float b : values) {
       std::vector<float> y{a};
@@ -83,7 +90,8 @@ TEST_CASE("Squared norms and distances are sums in double at every size up to 70
     long double norm = 0, distance = 0;
     for (std::size_t i = 0; i < size; ++i) {
       norm += static_cast<long double>(x[i]) * static_cast<long double>(x[i]);
-      const long double difference = static_cast<long double>(x[i]) - static_cast<long double>(y[i]);
+      const long double difference =
+          static_cast<long double>(x[i]) - static_cast<long double>(y[i]);
       distance += difference * difference;
     }
     CHECK(dropbp::squared_norm(x) == Approx(static_cast<double>(norm)).epsilon(1e-14));
@@ -96,8 +104,10 @@ TEST_CASE("Squared norms and distances are sums in double at every size up to 70
 TEST_CASE("A norm of floats neither overflows nor underflows in float") {
   CHECK(dropbp::squared_norm(std::vector<float>{1e30f, 1e30f}) == Approx(2e60));
   CHECK(dropbp::squared_norm(std::vector<float>{1e-30f}) == Approx(1e-60));
-  CHECK(std::isnan(dropbp::squared_norm(std::vector<float>{1.0f, std::numeric_limits<float>::quiet_NaN()})));
-  CHECK(std::isinf(dropbp::squared_norm(std::vector<float>{1.0f, std::numeric_limits<float>::infinity()})));
+  CHECK(std::isnan(
+      dropbp::squared_norm(std::vector<float>{1.0f, std::numeric_limits<float>::quiet_NaN()})));
+  CHECK(std::isinf(
+      dropbp::squared_norm(std::vector<float>{1.0f, std::numeric_limits<float>::infinity()})));
 }
 
 TEST_CASE("Integer values are summed exactly") {
@@ -127,7 +137,8 @@ struct dropbp::tensor_traits<Strided> {
   static double squared_distance(const std::vector<float>& x, const Strided& y) {
     double sum = 0;
     for (std::size_t i = 0; i < y.count; ++i) {
-      const double difference = static_cast<double>(x[i]) - static_cast<double>(y.first[i * y.stride]);
+      const double difference =
+          static_cast<double>(x[i]) - static_cast<double>(y.first[i * y.stride]);
       sum += difference * difference;
     }
     return sum;
@@ -135,7 +146,8 @@ struct dropbp::tensor_traits<Strided> {
 };
 
 TEST_CASE("A copy of a view is what its clone owns, of whatever type") {
-  static_assert(dropbp::ComparableTensor<Strided> && !dropbp::Tensor<Strided>, "it can be compared, not added to");
+  static_assert(dropbp::ComparableTensor<Strided> && !dropbp::Tensor<Strided>,
+                "it can be compared, not added to");
   float foreign[] = {3, 100, 4, 100};
   const Strided view{foreign, 2, 2};
   const dropbp::detail::TensorCopy<Strided> copy(view);

@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The namespace of the library. Everything lives in an inline namespace tagged with the ABI version, so that
-// two versions linked into one program fail to link instead of mixing.
+// The namespace of the library. Everything lives in an inline namespace tagged with the ABI
+// version, so that two versions linked into one program fail to link instead of mixing.
 #pragma once
 
 #include "dropbp/version.hpp"
 
 #if (defined(_MSVC_LANG) && _MSVC_LANG < 202002L) || (!defined(_MSVC_LANG) && __cplusplus < 202002L)
-#error "dropbp: C++20 is needed; compile with -std=c++20, .cu files too (CMake: target_compile_features(... cxx_std_20), cuda_std_20)"
+#error "dropbp: C++20 is needed: -std=c++20, or CMake's cxx_std_20 (in .cu files cuda_std_20)"
 #endif
 
 #define DROPBP_JOIN_(a, b, c, d) a##b##c##d
@@ -24,6 +24,7 @@
   }                          \
   }
 
-// Stands before functions of plain classes that need much of the standard library. As templates they are compiled only
-// where they are called: including the core takes half as long (benchmarks/include_cost).
+// Stands before functions of plain classes that need much of the standard library. As templates
+// they are compiled only where they are called: including the core takes half as long
+// (benchmarks/include_cost).
 #define DROPBP_LAZY template <class = void>

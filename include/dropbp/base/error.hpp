@@ -31,19 +31,22 @@ std::string text(Count value) {
   return std::to_string(value);
 }
 
-/// False for infinities and NaN, under -ffast-math too, where a comparison would not tell. `volatile`, because clang++ then
-/// takes it that no argument is either, and would not look at the bits of one.
+/// False for infinities and NaN, under -ffast-math too, where a comparison would not tell.
+/// `volatile`, because clang++ then takes it that no argument is either, and would not look at the
+/// bits of one.
 inline bool is_finite(double value) noexcept {
   const volatile double seen = value;
   return ((std::bit_cast<std::uint64_t>(double{seen}) >> 52) & 0x7FFu) != 0x7FFu;
 }
 
-/// The value as a 64-bit double: not held in more bits (x87), not fused with the next operation, not regrouped with others
+/// The value as a 64-bit double: not held in more bits (x87), not fused with the next operation,
+/// not regrouped with others
 /// (-ffast-math). What decides a plan must be the same number in every build.
 inline double rounded(double value) noexcept {
 #if defined(__GNUC__) && defined(__SSE2_MATH__) && !defined(__CUDA_ARCH__)
-  // The compiler sees another value of unknown origin, and leaves it in its register. Volatile, so that it sees another one in
-  // every turn of a loop: clang++ would divide by it only once, and multiply by the reciprocal (-ffast-math).
+  // The compiler sees another value of unknown origin, and leaves it in its register. Volatile, so
+  // that it sees another one in every turn of a loop: clang++ would divide by it only once, and
+  // multiply by the reciprocal (-ffast-math).
   __asm__ volatile("" : "+x"(value));
   return value;
 #else
@@ -57,7 +60,8 @@ inline double floor(double value) noexcept {
   return value < 0x1p63 ? static_cast<double>(static_cast<std::uint64_t>(value)) : value;
 }
 
-inline std::string sentence(const std::string& required, const std::string& given, const std::string& remedy) {
+inline std::string sentence(const std::string& required, const std::string& given,
+                            const std::string& remedy) {
   return "dropbp: " + required + ", but " + given + ": " + remedy;
 }
 
@@ -75,7 +79,8 @@ inline std::string sentence(const std::string& required, const std::string& give
 
 inline double square_root(double x) noexcept {
 #if defined(__GNUC__)
-  return __builtin_sqrt(x);  // <cmath> would cost every user of the header more than it is worth here
+  return __builtin_sqrt(
+      x);  // <cmath> would cost every user of the header more than it is worth here
 #else
   return std::sqrt(x);
 #endif
@@ -84,14 +89,16 @@ inline double square_root(double x) noexcept {
 /// Throws unless `rate` is a probability. `whose` names it in the message.
 inline void require_rate(double rate, const std::string& whose) {
   if (!is_finite(rate) || rate < 0.0 || rate > 1.0)
-    throw_invalid(whose + " must lie in [0, 1]", "it is " + text(rate), "pass the probability of dropping a branch");
+    throw_invalid(whose + " must lie in [0, 1]", "it is " + text(rate),
+                  "pass the probability of dropping a branch");
 }
 
 // `what` is a literal: a std::string would be made, on the heap, in every step.
 inline void require_count(std::size_t given, std::size_t branches, const char* what) {
   if (given != branches)
-    throw_invalid(std::string("one ") + what + " per branch is required (" + text(branches) + " branches)",
-                  text(given) + " were given", "pass them in the order in which the model visits its layers");
+    throw_invalid(
+        std::string("one ") + what + " per branch is required (" + text(branches) + " branches)",
+        text(given) + " were given", "pass them in the order in which the model visits its layers");
 }
 
 }  // namespace detail

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3"
-// (SC 2011): the same bits for the same (key, counter) on every compiler, rank and device.
+// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel Random Numbers: As Easy as
+// 1, 2, 3" (SC 2011): the same bits for the same (key, counter) on every compiler, rank and device.
 #pragma once
 
 #include <array>
@@ -22,15 +22,18 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) noexcep
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = std::uint64_t{0xD2511F53u} * counter[0];
     const std::uint64_t product1 = std::uint64_t{0xCD9E8D57u} * counter[2];
-    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(product1),
-               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(product0)};
+    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0],
+               static_cast<std::uint32_t>(product1),
+               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
+               static_cast<std::uint32_t>(product0)};
     key[0] += 0x9E3779B9u;
     key[1] += 0xBB67AE85u;
   }
   return counter;
 }
 
-/// What a random number is for. Uses with different streams never share bits, whatever their steps and indices.
+/// What a random number is for. Uses with different streams never share bits, whatever their steps
+/// and indices.
 enum class RandomStream : std::uint8_t {
   drop_decision = 0,    ///< one draw a branch
   sampling_order = 1,   ///< for samplers that permute the branches
@@ -38,7 +41,8 @@ enum class RandomStream : std::uint8_t {
   user = 128            ///< from here on free for trainers (data order, dropout, ...)
 };
 
-/// The random numbers of one micro-step: a pure function of (seed, stream, step, micro-step, index).
+/// The random numbers of one micro-step: a pure function of (seed, stream, step, micro-step,
+/// index).
 class CounterRandom {
  public:
   /// `micro_step` counts from 0 and uses 24 bits.

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Doubles as text and back, exactly and in every locale: C99 hexadecimal notation, which Python's float.fromhex and
-// C's strtod read too.
+// Doubles as text and back, exactly and in every locale: C99 hexadecimal notation, which Python's
+// float.fromhex and C's strtod read too.
 #pragma once
 
 #include <bit>
@@ -38,7 +38,8 @@ inline bool real_from_text(std::string_view text, double& value) {
     bits = std::uint64_t{1} << 63;
     text.remove_prefix(1);
   }
-  if (!text.starts_with("0x") || text.size() < 5 || (text[2] != '0' && text[2] != '1')) return false;
+  if (!text.starts_with("0x") || text.size() < 5 || (text[2] != '0' && text[2] != '1'))
+    return false;
   const bool normal = text[2] == '1';
   text.remove_prefix(3);
   std::uint64_t fraction = 0;

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The elements of a std::vector as a std::span. The conversions of std::span itself are checked at length wherever they
-// are written: 20 to 30 ms of compile time for each type of elements in every file that includes the core (g++ 12).
-// These are compiled only where they are used.
+// The elements of a std::vector as a std::span. The conversions of std::span itself are checked at
+// length wherever they are written: 20 to 30 ms of compile time for each type of elements in every
+// file that includes the core (g++ 12). These are compiled only where they are used.
 #pragma once
 
 #include <span>

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Eigen's dense objects as tensors: Matrix, Array, Map, Ref, Block and what is derived from them. Eigen 3.4 or newer.
+// Eigen's dense objects as tensors: Matrix, Array, Map, Ref, Block and what is derived from them.
+// Eigen 3.4 or newer.
 #pragma once
 
 #include <concepts>
@@ -18,11 +19,13 @@ namespace detail {
 template <class Derived>
 Derived eigen_dense_type(const Eigen::DenseBase<Derived>&);
 
-// Elements in memory, of whatever strides. An expression that is yet to be computed (a + b) is no tensor.
+// Elements in memory, of whatever strides. An expression that is yet to be computed (a + b) is no
+// tensor.
 template <class T>
 concept is_eigen_dense = requires(const T& x) { eigen_dense_type(x); } && requires {
-  requires (T::Flags & Eigen::DirectAccessBit) != 0;
-  requires !Eigen::NumTraits<typename T::Scalar>::IsComplex && !Eigen::NumTraits<typename T::Scalar>::IsInteger;
+  requires(T::Flags & Eigen::DirectAccessBit) != 0;
+  requires !Eigen::NumTraits<typename T::Scalar>::IsComplex &&
+               !Eigen::NumTraits<typename T::Scalar>::IsInteger;
 };
 
 // Not Map<const ...> and the like.
@@ -31,8 +34,9 @@ concept is_writable_eigen = (T::Flags & Eigen::LvalueBit) != 0;
 
 }  // namespace detail
 
-/// Shapes must be equal, where they are known at run time only: std::invalid_argument otherwise. Norms are summed in
-/// double. Nothing allocates but clone, which keeps the elements of a view in a matrix of their own.
+/// Shapes must be equal, where they are known at run time only: std::invalid_argument otherwise.
+/// Norms are summed in double. Nothing allocates but clone, which keeps the elements of a view in a
+/// matrix of their own.
 template <detail::is_eigen_dense T>
 struct tensor_traits<T> {
   using Scalar = typename T::Scalar;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// libtorch: residual branches of torch modules whose backward pass can be dropped, and gradients as torch::Tensor.
-// docs/libtorch.md tells how to use it. For libtorch from 1.13 on, on any device.
+// libtorch: residual branches of torch modules whose backward pass can be dropped, and gradients as
+// torch::Tensor. docs/libtorch.md tells how to use it. For libtorch from 1.13 on, on any device.
 #pragma once
 
 #include <atomic>
@@ -26,8 +26,8 @@ DROPBP_NAMESPACE_BEGIN
 
 namespace detail {
 
-// Sum of |x - y|^2 over all elements, in double. An undefined tensor counts as zero. On any device, in any layout and
-// scalar type that the tensor's library can turn into double.
+// Sum of |x - y|^2 over all elements, in double. An undefined tensor counts as zero. On any device,
+// in any layout and scalar type that the tensor's library can turn into double.
 inline double torch_squared_distance(torch::Tensor x, torch::Tensor y) {
   const torch::NoGradGuard no_grad;
   if (!x.defined()) std::swap(x, y);
@@ -70,10 +70,13 @@ struct TorchBranchState {
   std::atomic<std::uint64_t> backward{0};
 };
 
-// The identity between a branch and its sum, a tensor of its own in the same memory. A hook on the branch's value itself
-// would be lost where that is a view to which the caller adds x in place, and where it is x it would see all of x's gradient.
+// The identity between a branch and its sum, a tensor of its own in the same memory. A hook on the
+// branch's value itself would be lost where that is a view to which the caller adds x in place, and
+// where it is x it would see all of x's gradient.
 struct TorchBranchValue : torch::autograd::Function<TorchBranchValue> {
-  static torch::Tensor forward(torch::autograd::AutogradContext*, const torch::Tensor& f) { return f.detach(); }
+  static torch::Tensor forward(torch::autograd::AutogradContext*, const torch::Tensor& f) {
+    return f.detach();
+  }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
                                                  torch::autograd::variable_list gradients) {
     return gradients;
@@ -98,35 +101,41 @@ struct tensor_traits<torch::Tensor> {
   static void scale(torch::Tensor& y, double factor) {
     if (y.defined()) y.mul_(factor);
   }
-  static double squared_norm(const torch::Tensor& x) { return detail::torch_squared_distance(x, {}); }
+  static double squared_norm(const torch::Tensor& x) {
+    return detail::torch_squared_distance(x, {});
+  }
   static double squared_distance(const torch::Tensor& x, const torch::Tensor& y) {
     if (x.defined() && y.defined()) detail::require_same_shape(x, y);
     return detail::torch_squared_distance(x, y);
   }
-  static torch::Tensor clone(const torch::Tensor& x) { return x.defined() ? x.detach().clone() : x; }
+  static torch::Tensor clone(const torch::Tensor& x) {
+    return x.defined() ? x.detach().clone() : x;
+  }
 };
 
-/// A residual branch that can be dropped; see TorchBranch. It has no parameters and stays out of files: what was saved
-/// without it can be loaded with it, and the other way round.
+/// A residual branch that can be dropped; see TorchBranch. It has no parameters and stays out of
+/// files: what was saved without it can be loaded with it, and the other way round.
 class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
  public:
-  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model (flops.hpp computes it for
-  /// transformers).
+  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model
+  /// (flops.hpp computes it for transformers).
   explicit TorchBranchImpl(double flops = 1.0) : flops_(flops) { TorchBranchImpl::reset(); }
 
-  /// f(x), the value of `branch()`, which is called once. Autograd sees it when the plan keeps the branch; when it is
-  /// dropped nothing of it is recorded. Whatever has parameters or saves anything belongs inside the callable: what was
-  /// computed before has its graph already. Throws std::logic_error in an evaluation with autograd on.
+  /// f(x), the value of `branch()`, which is called once. Autograd sees it when the plan keeps the
+  /// branch; when it is dropped nothing of it is recorded. Whatever has parameters or saves
+  /// anything belongs inside the callable: what was computed before has its graph already. Throws
+  /// std::logic_error in an evaluation with autograd on.
   template <class Branch>
   torch::Tensor forward(Branch&& branch) {
     static_assert(std::is_invocable_r_v<torch::Tensor, Branch&>,
-                  "dropbp: a TorchBranch is called with a callable that takes nothing and returns f(x) as a torch::Tensor: "
-                  "x = x + drop([&] { return attention(norm(x)); }).");
+                  "dropbp: a TorchBranch is called with a callable that takes nothing and returns "
+                  "f(x) as a torch::Tensor: x = x + drop([&] { return attention(norm(x)); }).");
     const BranchDecision decision = state_->decision;
     const bool records = torch::GradMode::is_enabled();
     if (records && !decision.saves)
       detail::throw_order("an evaluation must run without autograd", "it is on",
-                          "put a torch::NoGradGuard before the evaluation's forward pass, or call begin_step to train");
+                          "put a torch::NoGradGuard before the evaluation's forward pass, or call "
+                          "begin_step to train");
     torch::Tensor f;
     {
       const torch::AutoGradMode mode(records && !decision.dropped);
@@ -134,13 +143,16 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     }
     ++state_->forward;
     if (!records || !f.requires_grad()) return f;
-    if (decision.dropped) return f.detach();  // it was not made by the callable: x itself, or a parameter
+    if (decision.dropped)
+      return f.detach();  // it was not made by the callable: x itself, or a parameter
     f = detail::TorchBranchValue::apply(f);
     const double scale = decision.gradient_scale;
     f.register_hook([state = state_, stamp = decision.stamp, scale](const torch::Tensor& gradient) {
       if (state->decision.stamp != stamp)
-        detail::throw_order("forward and backward must belong to the same micro-step", "the plan changed between them",
-                            "call begin_step or begin_micro_step before the forward pass, not between it and the backward");
+        detail::throw_order("forward and backward must belong to the same micro-step",
+                            "the plan changed between them",
+                            "call begin_step or begin_micro_step before the forward pass, not "
+                            "between it and the backward");
       ++state->backward;
       return scale == 1.0 || !gradient.defined() ? gradient : gradient * scale;
     });
@@ -149,7 +161,8 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
 
   /// The cost of one forward pass, in the model's own unit.
   double flops() const noexcept { return flops_; }
-  /// Another cost, for example after the sequence length changed; DropBPHandler::update_flops reads it.
+  /// Another cost, for example after the sequence length changed; DropBPHandler::update_flops reads
+  /// it.
   void set_flops(double flops) noexcept { flops_ = flops; }
 
   /// Whether the current plan drops the branch.
@@ -188,17 +201,21 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
 ///   dropbp::TorchBranch drop_attention{*this, "drop_attention"};
 /// and in its forward, in place of x = x + attention(norm(x)):
 ///   x = x + drop_attention([&] { return attention(norm(x)); });
-/// A dropped branch computes the same value without autograd: no graph is built, the gradient passes through x alone, and
-/// the gradients of the branch's parameters stay undefined. Without a handler every branch is kept.
+/// A dropped branch computes the same value without autograd: no graph is built, the gradient
+/// passes through x alone, and the gradients of the branch's parameters stay undefined. Without a
+/// handler every branch is kept.
 class TorchBranch : public torch::nn::ModuleHolder<TorchBranchImpl> {
  public:
   using Impl = TorchBranchImpl;  ///< what libtorch's module holders name so
 
-  /// Registers itself with the parent under the name; it must be unused there. For `flops` see TorchBranchImpl.
+  /// Registers itself with the parent under the name; it must be unused there. For `flops` see
+  /// TorchBranchImpl.
   TorchBranch(torch::nn::Module& parent, std::string name, double flops = 1.0)
-      : ModuleHolder(parent.register_module(std::move(name), std::make_shared<TorchBranchImpl>(flops))) {}
+      : ModuleHolder(
+            parent.register_module(std::move(name), std::make_shared<TorchBranchImpl>(flops))) {}
 
-  /// For modules that register in reset(): drop = register_module("drop", dropbp::TorchBranch(flops)).
+  /// For modules that register in reset(): drop = register_module("drop",
+  /// dropbp::TorchBranch(flops)).
   explicit TorchBranch(double flops) : ModuleHolder(std::make_shared<TorchBranchImpl>(flops)) {}
   /// None, to be set later.
   TorchBranch(std::nullptr_t) : ModuleHolder(nullptr) {}
@@ -212,8 +229,9 @@ class TorchBranch : public torch::nn::ModuleHolder<TorchBranchImpl> {
   }
 };
 
-/// What a DropBPHandler needs of a torch module: its branches, at any depth, in the order in which they were registered,
-/// each once; and the gradients of its trained parameters. Keeps a reference to the module.
+/// What a DropBPHandler needs of a torch module: its branches, at any depth, in the order in which
+/// they were registered, each once; and the gradients of its trained parameters. Keeps a reference
+/// to the module.
 ///   dropbp::TorchModel net{*model};
 ///   dropbp::DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 42}};
 class TorchModel {
@@ -223,8 +241,10 @@ class TorchModel {
     bool found = false;
     for_each_layer([&](TorchBranchImpl&) { found = true; });
     if (!found)
-      detail::throw_invalid("a module must contain a registered TorchBranch", "none was found in " + module.name(),
-                            "give the module of each residual branch a member dropbp::TorchBranch drop{*this, \"drop\"}");
+      detail::throw_invalid("a module must contain a registered TorchBranch",
+                            "none was found in " + module.name(),
+                            "give the module of each residual branch a member dropbp::TorchBranch "
+                            "drop{*this, \"drop\"}");
   }
 
   /// visit(TorchBranchImpl&) for each branch.
@@ -234,12 +254,14 @@ class TorchModel {
     walk(*module_, visit, seen);
   }
 
-  /// visit(const torch::Tensor*) for the gradient of each trained parameter, once where it is shared; null where undefined.
+  /// visit(const torch::Tensor*) for the gradient of each trained parameter, once where it is
+  /// shared; null where undefined.
   template <class Visit>
   void for_each_gradient(Visit&& visit) {
     std::unordered_set<const void*> seen;  // tied parameters are registered twice
     for (const torch::Tensor& parameter : module_->parameters()) {
-      if (!parameter.requires_grad() || !seen.insert(parameter.unsafeGetTensorImpl()).second) continue;
+      if (!parameter.requires_grad() || !seen.insert(parameter.unsafeGetTensorImpl()).second)
+        continue;
       const torch::Tensor& gradient = parameter.grad();
       visit(gradient.defined() ? &gradient : static_cast<const torch::Tensor*>(nullptr));
     }
@@ -248,16 +270,19 @@ class TorchModel {
  private:
   template <class Visit>
   static void walk(torch::nn::Module& module, Visit& visit, std::unordered_set<const void*>& seen) {
-    if (auto* branch = dynamic_cast<TorchBranchImpl*>(&module); branch != nullptr && seen.insert(branch).second)
+    if (auto* branch = dynamic_cast<TorchBranchImpl*>(&module);
+        branch != nullptr && seen.insert(branch).second)
       visit(*branch);
-    for (const std::shared_ptr<torch::nn::Module>& child : module.children()) walk(*child, visit, seen);
+    for (const std::shared_ptr<torch::nn::Module>& child : module.children())
+      walk(*child, visit, seen);
   }
 
   torch::nn::Module* module_;
 };
 
-/// Makes all gradients absent, as zero_grad(true) does in newer releases. In older ones an optimizer's zero_grad() leaves
-/// zeros, from which it would update the moments and decay the weights of dropped branches.
+/// Makes all gradients absent, as zero_grad(true) does in newer releases. In older ones an
+/// optimizer's zero_grad() leaves zeros, from which it would update the moments and decay the
+/// weights of dropped branches.
 inline void clear_gradients(torch::nn::Module& module) {
   for (torch::Tensor& parameter : module.parameters()) parameter.mutable_grad().reset();
 }
@@ -267,8 +292,9 @@ inline void clear_gradients(torch::optim::Optimizer& optimizer) {
     for (torch::Tensor& parameter : group.params()) parameter.mutable_grad().reset();
 }
 
-/// loss.backward() where the loss depends on anything that trains, and nothing otherwise: when every branch is dropped and
-/// nothing else trains, loss.backward() would throw. Returns whether it ran.
+/// loss.backward() where the loss depends on anything that trains, and nothing otherwise: when
+/// every branch is dropped and nothing else trains, loss.backward() would throw. Returns whether it
+/// ran.
 inline bool backward(const torch::Tensor& loss) {
   if (!loss.requires_grad()) return false;
   loss.backward();

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// AdamW, with the formulas of torch.optim.AdamW (torch/optim/adamw.py, _single_tensor_adamw), after Loshchilov and Hutter,
-// "Decoupled Weight Decay Regularization" (ICLR 2019); and clipping as torch.nn.utils.clip_grad_norm_.
+// AdamW, with the formulas of torch.optim.AdamW (torch/optim/adamw.py, _single_tensor_adamw), after
+// Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019); and clipping as
+// torch.nn.utils.clip_grad_norm_.
 #pragma once
 
 #include <algorithm>
@@ -32,13 +33,14 @@ template <class T, class Backend = Cpu>
 struct AdamWState {
   Matrix<Statistic<T>, Backend> first_moment;   ///< empty before the first update
   Matrix<Statistic<T>, Backend> second_moment;  ///< the same
-  Matrix<Statistic<T>, Backend> master;  ///< the values themselves, where T is too narrow to add small updates to; else empty
-  std::uint64_t steps = 0;               ///< updates of this parameter, not of the training
+  Matrix<Statistic<T>, Backend>
+      master;  ///< the values themselves, where T is too narrow to add small updates to; else empty
+  std::uint64_t steps = 0;  ///< updates of this parameter, not of the training
 };
 
-/// One update of one parameter. Its gradient is multiplied by `gradient_factor` on the way (clipping, averaging over
-/// micro-steps). A parameter that is frozen or whose gradient is absent is skipped: its value, moments and step count
-/// stay as they are.
+/// One update of one parameter. Its gradient is multiplied by `gradient_factor` on the way
+/// (clipping, averaging over micro-steps). A parameter that is frozen or whose gradient is absent
+/// is skipped: its value, moments and step count stay as they are.
 template <class T>
 void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOptions& options,
                   double gradient_factor = 1.0) {
@@ -77,9 +79,10 @@ void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOpti
 
 /// The same of many: where launching work costs something, all at once.
 template <class T>
-void adamw_updates(std::span<Parameter<T>* const> parameters, std::span<AdamWState<T>> states, const AdamWOptions& options,
-                   double gradient_factor) {
-  for (std::size_t i = 0; i < parameters.size(); ++i) adamw_update(*parameters[i], states[i], options, gradient_factor);
+void adamw_updates(std::span<Parameter<T>* const> parameters, std::span<AdamWState<T>> states,
+                   const AdamWOptions& options, double gradient_factor) {
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    adamw_update(*parameters[i], states[i], options, gradient_factor);
 }
 
 /// The optimizer of a list of parameters, with one state each.
@@ -95,26 +98,32 @@ class AdamW {
   const AdamWOptions& options() const noexcept { return options_; }  ///< of all parameters
   /// From the next step on. Throws as the constructor does, with the options as they were.
   void set_options(const AdamWOptions& options) {
-    const bool valid = options.learning_rate >= 0 && options.eps >= 0 && options.weight_decay >= 0 &&
-                       options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1;
+    const bool valid = options.learning_rate >= 0 && options.eps >= 0 &&
+                       options.weight_decay >= 0 && options.beta1 >= 0 && options.beta1 < 1 &&
+                       options.beta2 >= 0 && options.beta2 < 1;
     if (!valid)
       detail::throw_invalid(
           "AdamW needs learning_rate, eps and weight_decay of at least 0 and betas in [0, 1)",
-          "learning_rate " + dropbp::detail::text(options.learning_rate) + ", eps " + dropbp::detail::text(options.eps) +
-              ", weight_decay " + dropbp::detail::text(options.weight_decay) + ", betas " +
-              dropbp::detail::text(options.beta1) + " and " + dropbp::detail::text(options.beta2) + " were given",
+          "learning_rate " + dropbp::detail::text(options.learning_rate) + ", eps " +
+              dropbp::detail::text(options.eps) + ", weight_decay " +
+              dropbp::detail::text(options.weight_decay) + ", betas " +
+              dropbp::detail::text(options.beta1) + " and " + dropbp::detail::text(options.beta2) +
+              " were given",
           "start from the defaults of AdamWOptions");
     options_ = options;
   }
 
-  /// Updates every parameter that has a gradient; `learning_rate_scale` multiplies the rate of all (schedules).
+  /// Updates every parameter that has a gradient; `learning_rate_scale` multiplies the rate of all
+  /// (schedules).
   void step(double gradient_factor = 1.0, double learning_rate_scale = 1.0) {
     AdamWOptions options = options_;
     options.learning_rate *= learning_rate_scale;
-    adamw_updates(parameters(), std::span<AdamWState<T, Backend>>(states_), options, gradient_factor);
+    adamw_updates(parameters(), std::span<AdamWState<T, Backend>>(states_), options,
+                  gradient_factor);
   }
 
-  std::span<Parameter<T, Backend>* const> parameters() const noexcept { return parameters_; }  ///< in the order given
+  /// In the order given.
+  std::span<Parameter<T, Backend>* const> parameters() const noexcept { return parameters_; }
   AdamWState<T, Backend>& state(std::size_t i) { return states_.at(i); }  ///< of the i-th parameter
 
  private:
@@ -138,7 +147,8 @@ std::vector<double> squared_gradient_norms(std::span<Parameter<T>* const> parame
       const Index chunks = (std::min)(chunks_at_once, (size - start + chunk - 1) / chunk);
       parallel_for(chunks, (std::min)(size, chunk), [&](Index c) {
         const Index first = start + c * chunk;
-        shares[c] = backend_kernels<Cpu, T>::squared_norm(g + first, static_cast<std::size_t>((std::min)(chunk, size - first)));
+        shares[c] = backend_kernels<Cpu, T>::squared_norm(
+            g + first, static_cast<std::size_t>((std::min)(chunk, size - first)));
       });
       for (Index c = 0; c < chunks; ++c) norms[i] += shares[c];
     }
@@ -159,8 +169,11 @@ double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
   return global_norm(squared_gradient_norms<T>(parameters));
 }
 
-/// The factor that brings a gradient of this norm down to `max_norm`, as torch.nn.utils.clip_grad_norm_.
-inline double clip_factor(double norm, double max_norm) noexcept { return (std::min)(1.0, max_norm / (norm + 1e-6)); }
+/// The factor that brings a gradient of this norm down to `max_norm`, as
+/// torch.nn.utils.clip_grad_norm_.
+inline double clip_factor(double norm, double max_norm) noexcept {
+  return (std::min)(1.0, max_norm / (norm + 1e-6));
+}
 
 }  // namespace ops
 DROPBP_NAMESPACE_END

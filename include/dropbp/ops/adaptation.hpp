@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How the linear maps of a model are fine-tuned: all weights, or low-rank adapters over a frozen, perhaps quantised base.
+// How the linear maps of a model are fine-tuned: all weights, or low-rank adapters over a frozen,
+// perhaps quantised base.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Which micro-step of the training it is: dropout masks are a pure function of it, drawn anew where they are needed.
+/// Which micro-step of the training it is: dropout masks are a pure function of it, drawn anew
+/// where they are needed.
 struct TrainingMoment {
   std::uint64_t seed = 0;        ///< of the training
   std::uint64_t step = 0;        ///< optimizer step
@@ -28,30 +30,36 @@ struct TrainingMoment {
 };
 
 /// The linear maps of a LLaMA block, which can have adapters, in the order of the forward pass.
-inline constexpr std::array<std::string_view, 7> adaptable_linears{"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                                   "gate_proj", "up_proj", "down_proj"};
+inline constexpr std::array<std::string_view, 7> adaptable_linears{
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
-/// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank, input] and
-/// B [output, rank]. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022); with a
-/// quantised W: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs" (NeurIPS 2023). The initial values mean no
-/// adapters: the weights themselves train.
+/// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank,
+/// input] and B [output, rank]. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language
+/// Models" (ICLR 2022); with a quantised W: Dettmers et al., "QLoRA: Efficient Finetuning of
+/// Quantized LLMs" (NeurIPS 2023). The initial values mean no adapters: the weights themselves
+/// train.
 struct Adaptation {
-  Index rank = 0;                     ///< 0: no adapters
-  double alpha = 16.0;                ///< the adapters' outputs are multiplied by alpha / rank
-  /// Share of the adapters' inputs that is set to 0 in training, in [0, 1). The masks of a linear map are drawn by its whole name:
-  /// branches that are made with the same prefix (the empty one by default) drop out the same elements.
+  Index rank = 0;       ///< 0: no adapters
+  double alpha = 16.0;  ///< the adapters' outputs are multiplied by alpha / rank
+  /// Share of the adapters' inputs that is set to 0 in training, in [0, 1). The masks of a linear
+  /// map are drawn by its whole name: branches that are made with the same prefix (the empty one by
+  /// default) drop out the same elements.
   double dropout = 0.0;
-  /// Linear maps with adapters, by the last part of their names: some of adaptable_linears; empty: all.
+  /// Linear maps with adapters, by the last part of their names: some of adaptable_linears; empty:
+  /// all.
   std::vector<std::string> targets = {};
-  bool quantize = false;              ///< frozen linear maps are kept in NF4, see nf4.hpp
-  std::shared_ptr<const TrainingMoment> moment = {};  ///< kept up to date by the trainer; needed with dropout
+  bool quantize = false;  ///< frozen linear maps are kept in NF4, see nf4.hpp
+  std::shared_ptr<const TrainingMoment> moment =
+      {};  ///< kept up to date by the trainer; needed with dropout
 
   /// The base is frozen and adapters train.
   bool enabled() const noexcept { return rank > 0; }
-  /// Whether the linear map of this name ("model.layers.0.self_attn.q_proj" or "q_proj") has adapters.
+  /// Whether the linear map of this name ("model.layers.0.self_attn.q_proj" or "q_proj") has
+  /// adapters.
   bool adapts(std::string_view name) const {
     if (!enabled()) return false;
-    if (const auto dot = name.rfind('.'); dot != std::string_view::npos) name.remove_prefix(dot + 1);
+    if (const auto dot = name.rfind('.'); dot != std::string_view::npos)
+      name.remove_prefix(dot + 1);
     return targets.empty() || std::find(targets.begin(), targets.end(), name) != targets.end();
   }
   /// What the adapters' outputs are multiplied by.
@@ -60,32 +68,42 @@ struct Adaptation {
 
 /// Throws std::invalid_argument for an impossible one.
 inline void require_valid(const Adaptation& adaptation) {
-  if (adaptation.rank < 0 || !std::isfinite(adaptation.alpha) || !(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
-    detail::throw_invalid("adapters need a rank of at least 0, a finite alpha and a dropout in [0, 1)",
-                          "rank " + std::to_string(adaptation.rank) + ", alpha " + dropbp::detail::text(adaptation.alpha) +
-                              " and dropout " + dropbp::detail::text(adaptation.dropout) + " were given",
-                          "start from rank 8, alpha 16 and no dropout");
+  if (adaptation.rank < 0 || !std::isfinite(adaptation.alpha) ||
+      !(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
+    detail::throw_invalid(
+        "adapters need a rank of at least 0, a finite alpha and a dropout in [0, 1)",
+        "rank " + std::to_string(adaptation.rank) + ", alpha " +
+            dropbp::detail::text(adaptation.alpha) + " and dropout " +
+            dropbp::detail::text(adaptation.dropout) + " were given",
+        "start from rank 8, alpha 16 and no dropout");
   if (adaptation.quantize && !adaptation.enabled())
-    detail::throw_invalid("a quantised base is frozen and needs adapters to train", "rank 0 was given",
-                          "set a rank, or do not quantise");
+    detail::throw_invalid("a quantised base is frozen and needs adapters to train",
+                          "rank 0 was given", "set a rank, or do not quantise");
   if (adaptation.dropout > 0.0 && adaptation.moment == nullptr)
-    detail::throw_invalid("dropout needs a TrainingMoment, which its masks are drawn from", "none was given",
+    detail::throw_invalid("dropout needs a TrainingMoment, which its masks are drawn from",
+                          "none was given",
                           "share one with all branches and set its step before each forward pass");
   for (const std::string& target : adaptation.targets) {
-    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), target) != adaptable_linears.end()) continue;
+    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), target) !=
+        adaptable_linears.end())
+      continue;
     std::string known;
-    for (const std::string_view name : adaptable_linears) known.append(known.empty() ? "" : ", ").append(name);
-    detail::throw_invalid("targets of adapters must be some of " + known, "`" + target + "` was given",
+    for (const std::string_view name : adaptable_linears)
+      known.append(known.empty() ? "" : ", ").append(name);
+    detail::throw_invalid("targets of adapters must be some of " + known,
+                          "`" + target + "` was given",
                           "leave the others out, or all of them for adapters on every linear map");
   }
 }
 
-/// y = dropout(x) of this micro-step, kept elements divided by 1 - rate; `stream` tells linear maps apart. A pure function
-/// of its arguments: the backward pass draws the same mask again instead of keeping it. y may be x.
+/// y = dropout(x) of this micro-step, kept elements divided by 1 - rate; `stream` tells linear maps
+/// apart. A pure function of its arguments: the backward pass draws the same mask again instead of
+/// keeping it. y may be x.
 template <class T>
-void dropout(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, double rate, const TrainingMoment& moment,
-             std::uint64_t stream) {
-  const CounterRandom random(moment.seed ^ stream, RandomStream::adapter_dropout, moment.step, moment.micro_step);
+void dropout(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, double rate,
+             const TrainingMoment& moment, std::uint64_t stream) {
+  const CounterRandom random(moment.seed ^ stream, RandomStream::adapter_dropout, moment.step,
+                             moment.micro_step);
   // 32 bits an element, four of them a draw; an element is dropped below the threshold.
   const auto threshold = static_cast<std::uint32_t>(rate * 0x1p32);
   const T scale = static_cast<T>(1.0 / (1.0 - rate));
@@ -93,10 +111,12 @@ void dropout(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, doubl
   parallel_for(x.rows, 16 * x.columns, [&](Index i) {
     for (Index d = 0; d < draws; ++d) {
       const auto bits = random.pair(static_cast<std::uint32_t>(i * draws + d));
-      const std::uint32_t four[4] = {static_cast<std::uint32_t>(bits[0]), static_cast<std::uint32_t>(bits[0] >> 32),
-                                     static_cast<std::uint32_t>(bits[1]), static_cast<std::uint32_t>(bits[1] >> 32)};
+      const std::uint32_t four[4] = {
+          static_cast<std::uint32_t>(bits[0]), static_cast<std::uint32_t>(bits[0] >> 32),
+          static_cast<std::uint32_t>(bits[1]), static_cast<std::uint32_t>(bits[1] >> 32)};
       const Index last = (std::min)(x.columns, 4 * d + 4);
-      for (Index j = 4 * d; j < last; ++j) y.row(i)[j] = four[j - 4 * d] < threshold ? T(0) : scale * x.row(i)[j];
+      for (Index j = 4 * d; j < last; ++j)
+        y.row(i)[j] = four[j - 4 * d] < threshold ? T(0) : scale * x.row(i)[j];
     }
   });
 }

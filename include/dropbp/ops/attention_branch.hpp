@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The attention branch of a LLaMA block as an Operation: x -> o_proj(attention(rope(qkv_proj(rms_norm(x))))).
+// The attention branch of a LLaMA block as an Operation: x ->
+// o_proj(attention(rope(qkv_proj(rms_norm(x))))).
 #pragma once
 
 #include <memory>
@@ -24,7 +25,8 @@ struct AttentionConfig {
   Index kv_heads = 0;      ///< 0: as many as heads
   Index head_size = 0;     ///< 0: hidden / heads
   double norm_eps = 1e-5;  ///< of the RMS norm
-  Adaptation adaptation = {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
+  Adaptation adaptation =
+      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
 
   /// With the zeros above replaced by what they stand for.
   HeadLayout layout() const noexcept {
@@ -32,7 +34,8 @@ struct AttentionConfig {
   }
 };
 
-/// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on one saved state.
+/// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
+/// one saved state.
 template <class T, class Backend = Cpu>
 class AttentionBranch {
  public:
@@ -53,19 +56,26 @@ class AttentionBranch {
   };
 
   Parameter<T, Backend> norm;  ///< [1, hidden]
-  Projection<T, Backend> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and v_proj below each other
+  Projection<T, Backend> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and
+                               ///< v_proj below each other
   Projection<T, Backend> o;    ///< [hidden, heads * head_size]
 
-  /// `prefix` leads the parameters' Hugging Face names ("model.layers.0."). The table may be shared by all branches.
-  AttentionBranch(const AttentionConfig& config, std::shared_ptr<const RopeTable<T, Backend>> rope_table,
+  /// `prefix` leads the parameters' Hugging Face names ("model.layers.0."). The table may be shared
+  /// by all branches.
+  AttentionBranch(const AttentionConfig& config,
+                  std::shared_ptr<const RopeTable<T, Backend>> rope_table,
                   BasicBranchMemory<Backend> memory, const std::string& prefix = "")
       : norm(prefix + "input_layernorm.weight", 1, checked(config, *rope_table).hidden),
         qkv({{prefix + "self_attn.q_proj.weight", config.layout().q_width()},
              {prefix + "self_attn.k_proj.weight", config.layout().kv_width()},
              {prefix + "self_attn.v_proj.weight", config.layout().kv_width()}},
             config.hidden, config.adaptation, memory.workspace),
-        o({{prefix + "self_attn.o_proj.weight", config.hidden}}, config.layout().q_width(), config.adaptation, memory.workspace),
-        config_(config), layout_(config.layout()), rope_(std::move(rope_table)), memory_(std::move(memory)) {
+        o({{prefix + "self_attn.o_proj.weight", config.hidden}}, config.layout().q_width(),
+          config.adaptation, memory.workspace),
+        config_(config),
+        layout_(config.layout()),
+        rope_(std::move(rope_table)),
+        memory_(std::move(memory)) {
     norm.trained = !config.adaptation.enabled();
   }
 
@@ -98,9 +108,10 @@ class AttentionBranch {
   /// Bytes that one kept branch keeps between forward and backward.
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
     const HeadLayout layout = config.layout();
-    const Index adapters =
-        Projection<T, Backend>::adapter_width({"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation);
-    const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters, statistics = 1 + layout.heads;
+    const Index adapters = Projection<T, Backend>::adapter_width(
+        {"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation);
+    const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters,
+                statistics = 1 + layout.heads;
     return static_cast<std::size_t>(tokens * elements) * sizeof(T) +
            static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
   }
@@ -137,30 +148,38 @@ class AttentionBranch {
  private:
   using View = MatrixView<T, Backend>;
 
-  static const AttentionConfig& checked(const AttentionConfig& config, const RopeTable<T, Backend>& table) {
+  static const AttentionConfig& checked(const AttentionConfig& config,
+                                        const RopeTable<T, Backend>& table) {
     const Index kv_heads = config.kv_heads == 0 ? config.heads : config.kv_heads;
     if (config.hidden < 1 || config.heads < 1 || kv_heads < 1 || config.heads % kv_heads != 0 ||
         (config.head_size == 0 && config.hidden % config.heads != 0) || config.head_size < 0)
-      detail::throw_invalid("attention needs sizes of at least 1, heads that divide hidden (or a head_size) and kv_heads that divide heads",
-                            "hidden " + std::to_string(config.hidden) + ", heads " + std::to_string(config.heads) +
-                                ", kv_heads " + std::to_string(config.kv_heads) + ", head_size " +
-                                std::to_string(config.head_size) + " were given",
-                            "take these sizes from the model's config.json");
+      detail::throw_invalid(
+          "attention needs sizes of at least 1, heads that divide hidden (or a head_size) and "
+          "kv_heads that divide heads",
+          "hidden " + std::to_string(config.hidden) + ", heads " + std::to_string(config.heads) +
+              ", kv_heads " + std::to_string(config.kv_heads) + ", head_size " +
+              std::to_string(config.head_size) + " were given",
+          "take these sizes from the model's config.json");
     if (table.head_size() != config.layout().head_size)
-      detail::throw_invalid("the rope table must be made for the branch's head_size " + std::to_string(config.layout().head_size),
-                            "it was made for " + std::to_string(table.head_size()), "make one table for all branches of a model");
+      detail::throw_invalid("the rope table must be made for the branch's head_size " +
+                                std::to_string(config.layout().head_size),
+                            "it was made for " + std::to_string(table.head_size()),
+                            "make one table for all branches of a model");
     return config;
   }
 
   void require_shapes(const Tensor& x, const SequenceShape& shape) const {
     detail::require_branch_input("attention", x.rows(), x.columns(), shape, config_.hidden);
     if (shape.sequence > rope_->max_sequence())
-      detail::throw_invalid("sequences must not be longer than the rope table (" + std::to_string(rope_->max_sequence()) + ")",
-                            std::to_string(shape.sequence) + " was given", "make a longer table or shorter sequences");
+      detail::throw_invalid("sequences must not be longer than the rope table (" +
+                                std::to_string(rope_->max_sequence()) + ")",
+                            std::to_string(shape.sequence) + " was given",
+                            "make a longer table or shorter sequences");
   }
 
   // y (=|+=) branch(x); y may be x itself when it adds.
-  void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved, const SequenceShape& shape) {
+  void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
+                   const SequenceShape& shape) {
     require_shapes(x, shape);
     const Index tokens = shape.tokens();
     BasicMemoryPool<Backend>& pool = saved != nullptr ? memory_.saved : memory_.workspace;
@@ -173,7 +192,8 @@ class AttentionBranch {
       kept.u = Tensor(tokens, qkv.adapter_width(), pool);
       qkv.forward(kept.qkv.view(), n.view(), Accumulate::overwrite, kept.u.view());
     }
-    rope(kept.qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::forward);
+    rope(kept.qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence,
+         Rotation::forward);
     kept.o = Tensor(tokens, layout_.q_width(), pool);
     kept.lse = Statistics(shape.batch * layout_.heads, shape.sequence, pool);
     attention_forward(kept.o.view(), kept.lse.data(), kept.qkv.view(), layout_, shape);
@@ -186,8 +206,9 @@ class AttentionBranch {
     if (saved != nullptr) *saved = std::move(kept);
   }
 
-  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data == nullptr) only what the
-  // trained parameters need. grad_input may be grad_output itself when it adds.
+  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data ==
+  // nullptr) only what the trained parameters need. grad_input may be grad_output itself when it
+  // adds.
   void run_backward(const Tensor& grad_output, View grad_input, Accumulate mode, Saved& saved,
                     const SequenceShape& shape) {
     require_shapes(grad_output, shape);
@@ -202,9 +223,11 @@ class AttentionBranch {
     {
       Tensor grad_o(tokens, layout_.q_width(), pool);
       o.backward_input(grad_o.view(), grad_output.view(), grad_u_o);
-      attention_backward(grad_qkv.view(), grad_o.view(), saved.qkv.view(), saved.o.view(), saved.lse.data(), layout_, shape);
+      attention_backward(grad_qkv.view(), grad_o.view(), saved.qkv.view(), saved.o.view(),
+                         saved.lse.data(), layout_, shape);
     }
-    rope(grad_qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence, Rotation::inverse);
+    rope(grad_qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence,
+         Rotation::inverse);
     const Tensor grad_u = qkv.adapter_gradient(grad_qkv.view());
     Tensor n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
     if (qkv.trains()) {

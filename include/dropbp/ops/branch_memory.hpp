@@ -12,8 +12,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Where a branch takes its memory: two pools, so that what waits for the backward pass is measured apart from what lives
-/// within one call. Handles: branches given copies share the pools.
+/// Where a branch takes its memory: two pools, so that what waits for the backward pass is measured
+/// apart from what lives within one call. Handles: branches given copies share the pools.
 template <class Backend>
 struct BasicBranchMemory {
   BasicMemoryPool<Backend> saved;      ///< of kept branches, from forward to backward
@@ -23,20 +23,24 @@ using BranchMemory = BasicBranchMemory<Cpu>;  ///< of host memory
 
 namespace detail {
 
-inline void require_branch_input(const char* branch, Index rows, Index columns, const SequenceShape& shape, Index hidden) {
+inline void require_branch_input(const char* branch, Index rows, Index columns,
+                                 const SequenceShape& shape, Index hidden) {
   if (shape.batch < 1 || shape.sequence < 1 || rows != shape.tokens() || columns != hidden)
-    throw_invalid(std::string("the ") + branch + " branch takes a matrix [batch * sequence, hidden], here hidden " +
+    throw_invalid(std::string("the ") + branch +
+                      " branch takes a matrix [batch * sequence, hidden], here hidden " +
                       std::to_string(hidden) + ", with batch and sequence of at least 1",
-                  shape_text(rows, columns) + " with batch " + std::to_string(shape.batch) + " and sequence " +
-                      std::to_string(shape.sequence) + " was given",
+                  shape_text(rows, columns) + " with batch " + std::to_string(shape.batch) +
+                      " and sequence " + std::to_string(shape.sequence) + " was given",
                   "pass the SequenceShape of this step");
 }
 
 inline void require_saved(const char* branch, Index saved_rows, Index tokens) {
   if (saved_rows != tokens)
-    throw_invalid(std::string("the backward pass of the ") + branch + " branch needs what its forward pass saved for " +
-                      std::to_string(tokens) + " tokens",
-                  std::to_string(saved_rows) + " are saved", "run forward with a Saved, and backward with the same shape");
+    throw_invalid(std::string("the backward pass of the ") + branch +
+                      " branch needs what its forward pass saved for " + std::to_string(tokens) +
+                      " tokens",
+                  std::to_string(saved_rows) + " are saved",
+                  "run forward with a Saved, and backward with the same shape");
 }
 
 }  // namespace detail

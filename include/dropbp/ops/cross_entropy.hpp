@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The mean cross-entropy of a language model's head, in chunks of tokens: never more than chunk x vocabulary logits exist.
+// The mean cross-entropy of a language model's head, in chunks of tokens: never more than chunk x
+// vocabulary logits exist.
 #pragma once
 
 #include <algorithm>
@@ -21,11 +22,12 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// What a chunk's rows of logits [rows, vocabulary] give: losses [rows], 0 where the target is CrossEntropy's ignore_index.
-/// With `keep` the gradient of the mean over `counted` targets replaces the logits.
+/// What a chunk's rows of logits [rows, vocabulary] give: losses [rows], 0 where the target is
+/// CrossEntropy's ignore_index. With `keep` the gradient of the mean over `counted` targets
+/// replaces the logits.
 template <class T>
-void cross_entropy_rows(MatrixView<T> logits, double* losses, const std::int32_t* targets, std::int32_t ignored,
-                        std::size_t counted, bool keep) {
+void cross_entropy_rows(MatrixView<T> logits, double* losses, const std::int32_t* targets,
+                        std::int32_t ignored, std::size_t counted, bool keep) {
   // row[j] = exp(row[j] - shift); returns the sum, long rows in double.
   const auto exp_sum = [](T* row, Index count, T shift) {
     double sum = 0;
@@ -54,37 +56,43 @@ void cross_entropy_rows(MatrixView<T> logits, double* losses, const std::int32_t
   });
 }
 
-/// -log softmax(hidden W^T)[target], averaged over the positions whose target is not ignore_index; 0 when all are ignored.
-/// In a training step call begin, then forward_chunk and backward_chunk for each chunk in order (or let loss_and_gradient
-/// do that); then mean() is the loss. The chunks are fixed, and so is the order of all sums.
+/// -log softmax(hidden W^T)[target], averaged over the positions whose target is not ignore_index;
+/// 0 when all are ignored. In a training step call begin, then forward_chunk and backward_chunk for
+/// each chunk in order (or let loss_and_gradient do that); then mean() is the loss. The chunks are
+/// fixed, and so is the order of all sums.
 template <class T, class Backend = Cpu>
 class CrossEntropy {
  public:
-  using View = MatrixView<T, Backend>;                 ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;      ///< of what is only read
+  using View = MatrixView<T, Backend>;                ///< of what is written
+  using ConstView = MatrixView<const T, Backend>;     ///< of what is only read
   static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
 
-  /// The logits of `chunk_tokens` tokens are alive at a time. Throws std::invalid_argument for less than 1.
+  /// The logits of `chunk_tokens` tokens are alive at a time. Throws std::invalid_argument for less
+  /// than 1.
   explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024)
       : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
     if (chunk_tokens < 1)
-      detail::throw_invalid("a chunk needs at least 1 token", std::to_string(chunk_tokens) + " was given",
-                            "use the default of 1024");
+      detail::throw_invalid("a chunk needs at least 1 token",
+                            std::to_string(chunk_tokens) + " was given", "use the default of 1024");
   }
 
-  /// Starts a loss over these targets, ids in [0, vocabulary) or ignore_index; they must stay alive until the last chunk.
+  /// Starts a loss over these targets, ids in [0, vocabulary) or ignore_index; they must stay alive
+  /// until the last chunk.
   void begin(std::span<const std::int32_t> targets, Index vocabulary) {
     std::size_t counted = 0;
     for (std::size_t t = 0; t < targets.size(); ++t) {
       if (targets[t] == ignore_index) continue;
       if (targets[t] < 0 || targets[t] >= vocabulary)
-        detail::throw_invalid("targets must lie in [0, " + std::to_string(vocabulary) + ") or be " + std::to_string(ignore_index),
-                              "id " + std::to_string(targets[t]) + " stands at position " + std::to_string(t),
-                              "check the tokenizer against the model's vocabulary");
+        detail::throw_invalid(
+            "targets must lie in [0, " + std::to_string(vocabulary) + ") or be " +
+                std::to_string(ignore_index),
+            "id " + std::to_string(targets[t]) + " stands at position " + std::to_string(t),
+            "check the tokenizer against the model's vocabulary");
       ++counted;
     }
     ids_.assign(targets);
-    if (losses_.size() != targets.size()) losses_ = Matrix<Loss, Backend>(1, static_cast<Index>(targets.size()));
+    if (losses_.size() != targets.size())
+      losses_ = Matrix<Loss, Backend>(1, static_cast<Index>(targets.size()));
     targets_ = targets.size();
     counted_ = counted;
     seen_ = 0;
@@ -92,29 +100,36 @@ class CrossEntropy {
   }
 
   /// How many chunks the targets make.
-  Index chunks() const noexcept { return (static_cast<Index>(targets_) + chunk_tokens_ - 1) / chunk_tokens_; }
+  Index chunks() const noexcept {
+    return (static_cast<Index>(targets_) + chunk_tokens_ - 1) / chunk_tokens_;
+  }
 
-  /// Adds the losses of a chunk of hidden [tokens, hidden] under weight [vocabulary, hidden]. With `keep` the gradient of
-  /// the logits stays in place of them for backward_chunk.
-  void forward_chunk(Index chunk, ConstView hidden, const Parameter<T, Backend>& weight, bool keep) {
+  /// Adds the losses of a chunk of hidden [tokens, hidden] under weight [vocabulary, hidden]. With
+  /// `keep` the gradient of the logits stays in place of them for backward_chunk.
+  void forward_chunk(Index chunk, ConstView hidden, const Parameter<T, Backend>& weight,
+                     bool keep) {
     require_shapes(hidden, weight);
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     logits_ = Matrix<T, Backend>(rows, weight.rows(), workspace_);
     product_abt(logits_.view(), hidden.rows_from(first, rows), weight.value());
-    cross_entropy_rows(logits_.view(), losses_.data() + first, ids_.data() + first, ignore_index, counted_, keep);
+    cross_entropy_rows(logits_.view(), losses_.data() + first, ids_.data() + first, ignore_index,
+                       counted_, keep);
     seen_ = (std::max)(seen_, first + rows);
     kept_chunk_ = keep ? chunk : -1;
     if (!keep) logits_ = Matrix<T, Backend>();
   }
 
-  /// After forward_chunk with `keep`: the chunk's rows of grad_hidden [tokens, hidden] are written (they may be those of
-  /// hidden itself), and the weight's gradient follows its contract, if it is trained.
+  /// After forward_chunk with `keep`: the chunk's rows of grad_hidden [tokens, hidden] are written
+  /// (they may be those of hidden itself), and the weight's gradient follows its contract, if it is
+  /// trained.
   void backward_chunk(Index chunk, View grad_hidden, ConstView hidden,
                       Parameter<T, Backend>& weight) {
     if (kept_chunk_ != chunk)
-      dropbp::detail::throw_order("backward_chunk needs the logits of chunk " + std::to_string(chunk),
-                                  kept_chunk_ < 0 ? "none are kept" : "those of chunk " + std::to_string(kept_chunk_) + " are kept",
-                                  "call forward_chunk of the same chunk with keep = true before");
+      dropbp::detail::throw_order(
+          "backward_chunk needs the logits of chunk " + std::to_string(chunk),
+          kept_chunk_ < 0 ? "none are kept"
+                          : "those of chunk " + std::to_string(kept_chunk_) + " are kept",
+          "call forward_chunk of the same chunk with keep = true before");
     require_shapes(hidden, weight);
     require_shapes(grad_hidden, weight);
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
@@ -127,7 +142,8 @@ class CrossEntropy {
     kept_chunk_ = -1;
   }
 
-  /// The mean over the counted positions of the chunks seen since begin; waits for what computes them.
+  /// The mean over the counted positions of the chunks seen since begin; waits for what computes
+  /// them.
   double mean() const {
     if (counted_ == 0) return 0.0;
     double sum = 0;
@@ -150,9 +166,10 @@ class CrossEntropy {
     return mean();
   }
 
-  /// The loss, its gradient by hidden (written over grad_hidden, which may be hidden) and by the weight.
-  double loss_and_gradient(View grad_hidden, ConstView hidden,
-                           Parameter<T, Backend>& weight, std::span<const std::int32_t> targets) {
+  /// The loss, its gradient by hidden (written over grad_hidden, which may be hidden) and by the
+  /// weight.
+  double loss_and_gradient(View grad_hidden, ConstView hidden, Parameter<T, Backend>& weight,
+                           std::span<const std::int32_t> targets) {
     begin(targets, weight.rows());
     for (Index chunk = 0; chunk < chunks(); ++chunk) {
       forward_chunk(chunk, hidden, weight, true);
@@ -168,10 +185,11 @@ class CrossEntropy {
 
   void require_shapes(ConstView hidden, const Parameter<T, Backend>& weight) const {
     if (hidden.rows != static_cast<Index>(targets_) || hidden.columns != weight.columns())
-      detail::throw_invalid("hidden and its gradient must have one row per target and the head's columns " +
-                                detail::shape_text(static_cast<Index>(targets_), weight.columns()),
-                            detail::shape_text(hidden.rows, hidden.columns) + " was given",
-                            "pass the output of the last norm for all tokens");
+      detail::throw_invalid(
+          "hidden and its gradient must have one row per target and the head's columns " +
+              detail::shape_text(static_cast<Index>(targets_), weight.columns()),
+          detail::shape_text(hidden.rows, hidden.columns) + " was given",
+          "pass the output of the last norm for all tokens");
   }
 
   using Loss = std::conditional_t<DeviceBackend<Backend>, float, double>;

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The definitions of device_ops: from views to launches. Included where a backend's kernels are compiled.
+// The definitions of device_ops: from views to launches. Included where a backend's kernels are
+// compiled.
 #pragma once
 
 #include <algorithm>
@@ -35,11 +36,13 @@ inline cuda::AttentionShape attention_shape(const HeadLayout& layout, const Sequ
           .head_size = layout.head_size};
 }
 
-// A host array on the device for the length of a call; its memory is released in the order of the stream.
+// A host array on the device for the length of a call; its memory is released in the order of the
+// stream.
 template <class E, class Backend>
 class Uploaded {
  public:
-  Uploaded(const E* host, std::size_t count) : bytes_(count * sizeof(E)), data_(device_runtime<Backend>::allocate(bytes_)) {
+  Uploaded(const E* host, std::size_t count)
+      : bytes_(count * sizeof(E)), data_(device_runtime<Backend>::allocate(bytes_)) {
     try {
       if (bytes_ > 0) device_runtime<Backend>::copy_to_device(data_, host, bytes_);
     } catch (...) {
@@ -96,54 +99,66 @@ void device_ops<T, Backend>::convert_to(MatrixView<float, Backend> to, ConstView
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::dropout(View y, ConstView x, double rate, const TrainingMoment& moment, std::uint64_t stream) {
+void device_ops<T, Backend>::dropout(View y, ConstView x, double rate, const TrainingMoment& moment,
+                                     std::uint64_t stream) {
   auto launch = device_launcher<Backend>::current();
-  cuda::dropout(launch, rows_of(y), rows_of(x), y.rows, y.columns, rate, moment.seed ^ stream, moment.step,
-                moment.micro_step);
+  cuda::dropout(launch, rows_of(y), rows_of(x), y.rows, y.columns, rate, moment.seed ^ stream,
+                moment.step, moment.micro_step);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::product(ProductLayout layout, View c, ConstView a, ConstView b, Accumulate mode) {
+void device_ops<T, Backend>::product(ProductLayout layout, View c, ConstView a, ConstView b,
+                                     Accumulate mode) {
   const Index depth = layout == ProductLayout::atb ? a.rows : a.columns;
-  device_products<Backend, T>::product(layout, c.rows, c.columns, depth, c.data, c.stride, a.data, a.stride, b.data, b.stride,
-                                       mode == Accumulate::add);
+  device_products<Backend, T>::product(layout, c.rows, c.columns, depth, c.data, c.stride, a.data,
+                                       a.stride, b.data, b.stride, mode == Accumulate::add);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::rms_norm_forward(View y, float* rstd, ConstView x, const T* w, double eps) {
+void device_ops<T, Backend>::rms_norm_forward(View y, float* rstd, ConstView x, const T* w,
+                                              double eps) {
   auto launch = device_launcher<Backend>::current();
   cuda::rms_norm_forward(launch, rows_of(y), rstd, rows_of(x), w, x.rows, x.columns, eps);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::rms_norm_recompute(View y, ConstView x, const T* w, const float* rstd) {
+void device_ops<T, Backend>::rms_norm_recompute(View y, ConstView x, const T* w,
+                                                const float* rstd) {
   auto launch = device_launcher<Backend>::current();
   cuda::rms_norm_recompute(launch, rows_of(y), rows_of(x), w, rstd, x.rows, x.columns);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::rms_norm_backward(View grad_input, Accumulate mode, ConstView grad_output, ConstView x, const T* w,
-                                               const float* rstd, T* grad_weight, Accumulate weight_mode,
+void device_ops<T, Backend>::rms_norm_backward(View grad_input, Accumulate mode,
+                                               ConstView grad_output, ConstView x, const T* w,
+                                               const float* rstd, T* grad_weight,
+                                               Accumulate weight_mode,
                                                BasicMemoryPool<Backend>& workspace) {
   auto launch = device_launcher<Backend>::current();
   Matrix<float, Backend> shares;
-  if (grad_weight != nullptr) shares = Matrix<float, Backend>(1, cuda::rms_norm_backward_workspace(x.rows, x.columns), workspace);
-  cuda::rms_norm_backward(launch, rows_of(grad_input), mode == Accumulate::add, rows_of(grad_output),
-                          rows_of(x), w, rstd, grad_weight, weight_mode == Accumulate::add, shares.data(), x.rows, x.columns);
+  if (grad_weight != nullptr)
+    shares =
+        Matrix<float, Backend>(1, cuda::rms_norm_backward_workspace(x.rows, x.columns), workspace);
+  cuda::rms_norm_backward(launch, rows_of(grad_input), mode == Accumulate::add,
+                          rows_of(grad_output), rows_of(x), w, rstd, grad_weight,
+                          weight_mode == Accumulate::add, shares.data(), x.rows, x.columns);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::rope(View x, const float* cosine, const float* sine, Index heads, Index half, Index sequence,
-                                  bool inverse) {
+void device_ops<T, Backend>::rope(View x, const float* cosine, const float* sine, Index heads,
+                                  Index half, Index sequence, bool inverse) {
   auto launch = device_launcher<Backend>::current();
   cuda::rope(launch, rows_of(x), cosine, sine, heads, half, sequence, inverse, x.rows);
 }
 
 template <class T, DeviceBackend Backend>
-AttentionCode device_ops<T, Backend>::attention_forward(View o, float* lse, ConstView qkv, const HeadLayout& layout,
-                                                        const SequenceShape& shape, AttentionCode wanted) {
+AttentionCode device_ops<T, Backend>::attention_forward(View o, float* lse, ConstView qkv,
+                                                        const HeadLayout& layout,
+                                                        const SequenceShape& shape,
+                                                        AttentionCode wanted) {
   const cuda::AttentionShape sizes = attention_shape(layout, shape);
-  if (wanted == AttentionCode::library && device_attention<Backend, T>::forward(rows_of(o), lse, rows_of(qkv), sizes))
+  if (wanted == AttentionCode::library &&
+      device_attention<Backend, T>::forward(rows_of(o), lse, rows_of(qkv), sizes))
     return AttentionCode::library;
   auto launch = device_launcher<Backend>::current();
   cuda::attention_forward<decltype(launch), T>(launch, rows_of(o), lse, rows_of(qkv), sizes);
@@ -151,16 +166,20 @@ AttentionCode device_ops<T, Backend>::attention_forward(View o, float* lse, Cons
 }
 
 template <class T, DeviceBackend Backend>
-AttentionCode device_ops<T, Backend>::attention_backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const float* lse,
-                                                         const HeadLayout& layout, const SequenceShape& shape, AttentionCode wanted) {
+AttentionCode device_ops<T, Backend>::attention_backward(View grad_qkv, ConstView grad_o,
+                                                         ConstView qkv, ConstView o,
+                                                         const float* lse, const HeadLayout& layout,
+                                                         const SequenceShape& shape,
+                                                         AttentionCode wanted) {
   const cuda::AttentionShape sizes = attention_shape(layout, shape);
   Matrix<float, Backend> delta(shape.batch * layout.heads, shape.sequence);
-  if (wanted == AttentionCode::library && device_attention<Backend, T>::backward(rows_of(grad_qkv), rows_of(grad_o), rows_of(qkv),
-                                                                                 rows_of(o), lse, delta.data(), sizes))
+  if (wanted == AttentionCode::library &&
+      device_attention<Backend, T>::backward(rows_of(grad_qkv), rows_of(grad_o), rows_of(qkv),
+                                             rows_of(o), lse, delta.data(), sizes))
     return AttentionCode::library;
   auto launch = device_launcher<Backend>::current();
-  cuda::attention_backward<decltype(launch), T>(launch, rows_of(grad_qkv), rows_of(grad_o), rows_of(qkv), rows_of(o), lse,
-                           delta.data(), sizes);
+  cuda::attention_backward<decltype(launch), T>(launch, rows_of(grad_qkv), rows_of(grad_o),
+                                                rows_of(qkv), rows_of(o), lse, delta.data(), sizes);
   return AttentionCode::own;
 }
 
@@ -171,39 +190,47 @@ void device_ops<T, Backend>::swiglu_forward(View out, ConstView gate_up) {
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::swiglu_backward(View grad_gate_up, View out_gradient, ConstView gate_up) {
+void device_ops<T, Backend>::swiglu_backward(View grad_gate_up, View out_gradient,
+                                             ConstView gate_up) {
   auto launch = device_launcher<Backend>::current();
   cuda::swiglu_backward(launch, rows_of(grad_gate_up), rows_of(out_gradient), rows_of(gate_up),
                         out_gradient.rows, out_gradient.columns);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::embedding_forward(View out, std::span<const std::int32_t> tokens, ConstView weight) {
+void device_ops<T, Backend>::embedding_forward(View out, std::span<const std::int32_t> tokens,
+                                               ConstView weight) {
   auto launch = device_launcher<Backend>::current();
   const Uploaded<std::int32_t, Backend> ids(tokens.data(), tokens.size());
   cuda::embedding_forward(launch, rows_of(out), ids.data(), rows_of(weight), out.rows, out.columns);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::embedding_backward(View gradient, Accumulate mode, ConstView grad_output,
+void device_ops<T, Backend>::embedding_backward(View gradient, Accumulate mode,
+                                                ConstView grad_output,
                                                 std::span<const std::int32_t> tokens) {
   auto launch = device_launcher<Backend>::current();
   const cuda::TokenOrder order(tokens.data(), tokens.size());
-  const Uploaded<std::int32_t, Backend> ids(order.ids), starts(order.starts), positions(order.positions);
-  cuda::embedding_backward(launch, rows_of(gradient), mode == Accumulate::add, rows_of(grad_output), ids.data(),
-                           starts.data(), positions.data(), static_cast<Index>(order.ids.size()), gradient.rows, gradient.columns);
+  const Uploaded<std::int32_t, Backend> ids(order.ids), starts(order.starts),
+      positions(order.positions);
+  cuda::embedding_backward(launch, rows_of(gradient), mode == Accumulate::add, rows_of(grad_output),
+                           ids.data(), starts.data(), positions.data(),
+                           static_cast<Index>(order.ids.size()), gradient.rows, gradient.columns);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::cross_entropy_rows(View logits, float* losses, const std::int32_t* targets, std::int32_t ignored,
+void device_ops<T, Backend>::cross_entropy_rows(View logits, float* losses,
+                                                const std::int32_t* targets, std::int32_t ignored,
                                                 std::size_t counted, bool keep) {
   auto launch = device_launcher<Backend>::current();
-  cuda::cross_entropy_rows(launch, rows_of(logits), losses, targets, ignored, counted, keep, logits.rows, logits.columns);
+  cuda::cross_entropy_rows(launch, rows_of(logits), losses, targets, ignored, counted, keep,
+                           logits.rows, logits.columns);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::nf4_expand(View to, Index first, const std::uint8_t* codes, const std::uint8_t* scales,
-                                        const float* group_scales, float offset) {
+void device_ops<T, Backend>::nf4_expand(View to, Index first, const std::uint8_t* codes,
+                                        const std::uint8_t* scales, const float* group_scales,
+                                        float offset) {
   static const cuda::Nf4Tables tables = [] {
     cuda::Nf4Tables result;
     std::copy(nf4_values.begin(), nf4_values.end(), result.values);
@@ -211,11 +238,13 @@ void device_ops<T, Backend>::nf4_expand(View to, Index first, const std::uint8_t
     return result;
   }();
   auto launch = device_launcher<Backend>::current();
-  cuda::nf4_expand(launch, rows_of(to), codes, scales, group_scales, offset, tables, first, to.rows, to.columns);
+  cuda::nf4_expand(launch, rows_of(to), codes, scales, group_scales, offset, tables, first, to.rows,
+                   to.columns);
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::adamw(std::span<cuda::UpdateSegment<T>> segments, const AdamWOptions& options, double gradient_factor) {
+void device_ops<T, Backend>::adamw(std::span<cuda::UpdateSegment<T>> segments,
+                                   const AdamWOptions& options, double gradient_factor) {
   auto launch = device_launcher<Backend>::current();
   std::int64_t chunks = 0;
   for (cuda::UpdateSegment<T>& segment : segments) {
@@ -233,7 +262,8 @@ void device_ops<T, Backend>::adamw(std::span<cuda::UpdateSegment<T>> segments, c
 }
 
 template <class T, DeviceBackend Backend>
-std::vector<double> device_ops<T, Backend>::squared_norms(std::span<const DeviceSpan<const T, Backend>> tensors) {
+std::vector<double> device_ops<T, Backend>::squared_norms(
+    std::span<const DeviceSpan<const T, Backend>> tensors) {
   std::vector<double> sums(tensors.size());
   if (tensors.empty()) return sums;
   std::vector<cuda::NormSegment<T>> segments;
@@ -250,11 +280,13 @@ std::vector<double> device_ops<T, Backend>::squared_norms(std::span<const Device
   const Uploaded<std::int64_t, Backend> bounds(starts);
   Matrix<float, Backend> partial(1, static_cast<Index>(chunks));
   Matrix<cuda::ExactSum, Backend> result(1, static_cast<Index>(sums.size()));
-  cuda::squared_norms(launch, result.data(), table.data(), bounds.data(), static_cast<Index>(sums.size()), static_cast<Index>(chunks),
-                      partial.data());
+  cuda::squared_norms(launch, result.data(), table.data(), bounds.data(),
+                      static_cast<Index>(sums.size()), static_cast<Index>(chunks), partial.data());
   std::vector<cuda::ExactSum> exact(sums.size());
-  device_runtime<Backend>::copy_to_host(exact.data(), result.data(), exact.size() * sizeof(cuda::ExactSum));
-  std::transform(exact.begin(), exact.end(), sums.begin(), [](const cuda::ExactSum& sum) { return sum.value(); });
+  device_runtime<Backend>::copy_to_host(exact.data(), result.data(),
+                                        exact.size() * sizeof(cuda::ExactSum));
+  std::transform(exact.begin(), exact.end(), sums.begin(),
+                 [](const cuda::ExactSum& sum) { return sum.value(); });
   return sums;
 }
 
@@ -266,7 +298,8 @@ double device_ops<T, Backend>::squared_distance(const T* x, const T* y, std::siz
   const Uploaded<std::int64_t, Backend> bounds(starts);
   Matrix<float, Backend> partial(1, chunks);
   Matrix<cuda::ExactSum, Backend> result(1, 1);
-  cuda::squared_distance(launch, result.data(), x, y, static_cast<Index>(n), bounds.data(), partial.data());
+  cuda::squared_distance(launch, result.data(), x, y, static_cast<Index>(n), bounds.data(),
+                         partial.data());
   cuda::ExactSum sum{};
   device_runtime<Backend>::copy_to_host(&sum, result.data(), sizeof sum);
   return sum.value();

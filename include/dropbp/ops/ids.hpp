@@ -19,8 +19,10 @@ class Ids {
  public:
   /// In the order of the current stream; `ids` may change once it returns.
   void assign(std::span<const std::int32_t> ids) {
-    if (copy_.size() != ids.size()) copy_ = Matrix<std::int32_t, Backend>(1, static_cast<Index>(ids.size()));
-    if (!ids.empty()) device_runtime<Backend>::copy_to_device(copy_.data(), ids.data(), ids.size_bytes());
+    if (copy_.size() != ids.size())
+      copy_ = Matrix<std::int32_t, Backend>(1, static_cast<Index>(ids.size()));
+    if (!ids.empty())
+      device_runtime<Backend>::copy_to_device(copy_.data(), ids.data(), ids.size_bytes());
   }
   const std::int32_t* data() const noexcept { return copy_.data(); }  ///< the first one
 
@@ -32,8 +34,8 @@ class Ids {
 template <>
 class Ids<Cpu> {
  public:
-  void assign(std::span<const std::int32_t> ids) noexcept { ids_ = ids; }           ///< from now on these
-  const std::int32_t* data() const noexcept { return ids_.data(); }  ///< the first one
+  void assign(std::span<const std::int32_t> ids) noexcept { ids_ = ids; }  ///< from now on these
+  const std::int32_t* data() const noexcept { return ids_.data(); }        ///< the first one
 
  private:
   std::span<const std::int32_t> ids_;

@@ -25,8 +25,11 @@ class Linear {
   Parameter<T, Backend> weight;  ///< [output, input]
 
   /// Saved inputs come from `saved`, results from `workspace`.
-  Linear(std::string name, Index output, Index input, BasicMemoryPool<Backend> saved, BasicMemoryPool<Backend> workspace)
-      : weight(std::move(name), output, input), saved_(std::move(saved)), workspace_(std::move(workspace)) {}
+  Linear(std::string name, Index output, Index input, BasicMemoryPool<Backend> saved,
+         BasicMemoryPool<Backend> workspace)
+      : weight(std::move(name), output, input),
+        saved_(std::move(saved)),
+        workspace_(std::move(workspace)) {}
 
   /// y, from the workspace; saves nothing where `saved` is null.
   Matrix<T, Backend> forward(const Matrix<T, Backend>& x, Saved* saved) {

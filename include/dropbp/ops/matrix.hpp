@@ -24,15 +24,21 @@ namespace detail {
 using dropbp::detail::throw_invalid;
 
 inline std::string shape_text(Index rows, Index columns) {
-  return std::to_string(rows).insert(0, 1, '[').append(", ").append(std::to_string(columns)).append("]");
+  return std::to_string(rows)
+      .insert(0, 1, '[')
+      .append(", ")
+      .append(std::to_string(columns))
+      .append("]");
 }
 
 inline std::size_t checked_bytes(Index rows, Index columns, std::size_t element) {
   const bool fits = rows >= 0 && columns >= 0 &&
-                    (columns == 0 || static_cast<std::size_t>(rows) <= PTRDIFF_MAX / element / static_cast<std::size_t>(columns));
+                    (columns == 0 || static_cast<std::size_t>(rows) <=
+                                         PTRDIFF_MAX / element / static_cast<std::size_t>(columns));
   if (!fits)
     throw_invalid("a matrix needs sizes of at least 0 whose product fits the memory",
-                  shape_text(rows, columns) + " was given", "check batch, sequence and the model's sizes");
+                  shape_text(rows, columns) + " was given",
+                  "check batch, sequence and the model's sizes");
   return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns) * element;
 }
 
@@ -41,12 +47,13 @@ inline std::size_t checked_bytes(Index rows, Index columns, std::size_t element)
 /// What a kernel does with its output: `=` or `+=`.
 enum class Accumulate { overwrite, add };
 
-/// What statistics of a T (norms' scales, log-sum-exps, an optimizer's moments) are kept in: T itself, unless it is narrower
-/// than float.
+/// What statistics of a T (norms' scales, log-sum-exps, an optimizer's moments) are kept in: T
+/// itself, unless it is narrower than float.
 template <class T>
 using Statistic = std::conditional_t<std::is_floating_point_v<T>, T, float>;
 
-/// Rows of `columns` elements each, `stride` elements apart; owns nothing. A slice of a fused buffer is a view.
+/// Rows of `columns` elements each, `stride` elements apart; owns nothing. A slice of a fused
+/// buffer is a view.
 template <class T, class Backend = Cpu>
 struct MatrixView {
   T* data = nullptr;  ///< the first element
@@ -72,20 +79,26 @@ struct MatrixView {
 
   T* row(Index i) const noexcept { return data + i * stride; }  ///< its first element
   /// `count` rows from `first` on.
-  MatrixView rows_from(Index first, Index count) const noexcept { return {row(first), count, columns, stride}; }
+  MatrixView rows_from(Index first, Index count) const noexcept {
+    return {row(first), count, columns, stride};
+  }
   /// The same of columns.
-  MatrixView columns_from(Index first, Index count) const noexcept { return {data + first, rows, count, stride}; }
+  MatrixView columns_from(Index first, Index count) const noexcept {
+    return {data + first, rows, count, stride};
+  }
 };
 
-/// Elements without gaps, as std::span, where the host cannot touch them: the same to the library as one.
+/// Elements without gaps, as std::span, where the host cannot touch them: the same to the library
+/// as one.
 template <class T, DeviceBackend Backend>
 class DeviceSpan {
  public:
   DeviceSpan() = default;  ///< of nothing
-  DeviceSpan(T* first, std::size_t count) noexcept : data_(first), size_(count) {}  ///< of `count` elements
+  DeviceSpan(T* first, std::size_t count) noexcept
+      : data_(first), size_(count) {}  ///< of `count` elements
 
-  T* data() const noexcept { return data_; }               ///< the first element
-  std::size_t size() const noexcept { return size_; }      ///< elements
+  T* data() const noexcept { return data_; }           ///< the first element
+  std::size_t size() const noexcept { return size_; }  ///< elements
 
  private:
   T* data_ = nullptr;
@@ -107,7 +120,8 @@ struct span_of<T, Cpu> {
 template <class T, class Backend>
 using Elements = typename detail::span_of<T, Backend>::type;
 
-/// A row-major matrix [rows, columns] that owns its memory; moved, never copied by accident. Not initialised.
+/// A row-major matrix [rows, columns] that owns its memory; moved, never copied by accident. Not
+/// initialised.
 template <class T, class Backend = Cpu>
 class Matrix {
  public:
@@ -117,10 +131,14 @@ class Matrix {
       : block_(detail::checked_bytes(rows, columns, sizeof(T))), rows_(rows), columns_(columns) {}
   /// From a pool. Both throw std::invalid_argument for negative sizes or too many elements.
   Matrix(Index rows, Index columns, BasicMemoryPool<Backend>& pool)
-      : block_(pool.allocate(detail::checked_bytes(rows, columns, sizeof(T)))), rows_(rows), columns_(columns) {}
+      : block_(pool.allocate(detail::checked_bytes(rows, columns, sizeof(T)))),
+        rows_(rows),
+        columns_(columns) {}
   /// Leaves the other one empty.
   Matrix(Matrix&& other) noexcept
-      : block_(std::move(other.block_)), rows_(std::exchange(other.rows_, 0)), columns_(std::exchange(other.columns_, 0)) {}
+      : block_(std::move(other.block_)),
+        rows_(std::exchange(other.rows_, 0)),
+        columns_(std::exchange(other.columns_, 0)) {}
   /// Leaves the other one empty.
   Matrix& operator=(Matrix&& other) noexcept {
     block_ = std::move(other.block_);
@@ -130,15 +148,18 @@ class Matrix {
   }
 
   T* data() noexcept { return static_cast<T*>(block_.data()); }  ///< the first element
-  const T* data() const noexcept { return static_cast<const T*>(block_.data()); }  ///< the first element
-  std::size_t size() const noexcept { return static_cast<std::size_t>(rows_ * columns_); }  ///< elements
-  Index rows() const noexcept { return rows_; }  ///< number of rows
-  Index columns() const noexcept { return columns_; }  ///< elements of a row
-  T* row(Index i) noexcept { return data() + i * columns_; }  ///< its first element
+  /// The first element.
+  const T* data() const noexcept { return static_cast<const T*>(block_.data()); }
+  /// Elements.
+  std::size_t size() const noexcept { return static_cast<std::size_t>(rows_ * columns_); }
+  Index rows() const noexcept { return rows_; }                           ///< number of rows
+  Index columns() const noexcept { return columns_; }                     ///< elements of a row
+  T* row(Index i) noexcept { return data() + i * columns_; }              ///< its first element
   const T* row(Index i) const noexcept { return data() + i * columns_; }  ///< its first element
 
   MatrixView<T, Backend> view() noexcept { return {data(), rows_, columns_}; }  ///< of all rows
-  MatrixView<const T, Backend> view() const noexcept { return {data(), rows_, columns_}; }  ///< of all rows
+  /// Of all rows.
+  MatrixView<const T, Backend> view() const noexcept { return {data(), rows_, columns_}; }
 
  private:
   BasicMemoryBlock<Backend> block_;
@@ -146,7 +167,8 @@ class Matrix {
   Index columns_ = 0;
 };
 
-// Element by element, all on host memory; device.hpp has the same functions for other backends. The shapes must agree.
+// Element by element, all on host memory; device.hpp has the same functions for other backends. The
+// shapes must agree.
 
 /// to = from.
 template <class T>
@@ -219,9 +241,11 @@ struct device_traits {
 }  // namespace ops
 
 template <class T, DeviceBackend Backend>
-struct tensor_traits<ops::Matrix<T, Backend>> : ops::detail::device_traits<ops::Matrix<T, Backend>, T, Backend> {};
+struct tensor_traits<ops::Matrix<T, Backend>>
+    : ops::detail::device_traits<ops::Matrix<T, Backend>, T, Backend> {};
 
 template <class T, DeviceBackend Backend>
-struct tensor_traits<ops::DeviceSpan<T, Backend>> : ops::detail::device_traits<ops::DeviceSpan<T, Backend>, T, Backend> {};
+struct tensor_traits<ops::DeviceSpan<T, Backend>>
+    : ops::detail::device_traits<ops::DeviceSpan<T, Backend>, T, Backend> {};
 
 DROPBP_NAMESPACE_END

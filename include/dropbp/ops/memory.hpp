@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Memory of tensors: a pool that makes steady steps free of allocations, counts what is alive and can hold to a bound.
+// Memory of tensors: a pool that makes steady steps free of allocations, counts what is alive and
+// can hold to a bound.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// What a block holds when it is handed out: whatever was there, or (for tests) NaN in every element.
+/// What a block holds when it is handed out: whatever was there, or (for tests) NaN in every
+/// element.
 enum class PoolFill { nothing, nan };
 
 template <class Backend>
@@ -35,8 +37,12 @@ namespace detail {
 template <class Backend>
 struct memory_of {
   static void* allocate(std::size_t bytes) { return device_runtime<Backend>::allocate(bytes); }
-  static void release(void* memory, std::size_t bytes) noexcept { device_runtime<Backend>::release(memory, bytes); }
-  static void fill(void* memory, int byte, std::size_t bytes) { device_runtime<Backend>::fill(memory, byte, bytes); }
+  static void release(void* memory, std::size_t bytes) noexcept {
+    device_runtime<Backend>::release(memory, bytes);
+  }
+  static void fill(void* memory, int byte, std::size_t bytes) {
+    device_runtime<Backend>::fill(memory, byte, bytes);
+  }
 };
 
 template <>
@@ -44,49 +50,63 @@ struct memory_of<Cpu> {
   static constexpr std::align_val_t alignment{64};
   static void* allocate(std::size_t bytes) { return ::operator new(bytes, alignment); }
   static void release(void* memory, std::size_t) noexcept { ::operator delete(memory, alignment); }
-  static void fill(void* memory, int byte, std::size_t bytes) noexcept { std::memset(memory, byte, bytes); }
+  static void fill(void* memory, int byte, std::size_t bytes) noexcept {
+    std::memset(memory, byte, bytes);
+  }
 };
 
 }  // namespace detail
 
-/// Blocks of memory, aligned to 64 bytes; a block given back serves the next request of its size. A pool is a handle:
-/// copies share one pool, and blocks may outlive all of them. Safe to use from several threads.
-/// After reserve() it is an arena: one piece of memory from which blocks are cut in order. What is given back is free again as
-/// soon as nothing behind it is in use, so that it suits what backward passes free in reverse. An arena does not grow by
-/// itself: that it suffices is what it was reserved for.
+/// Blocks of memory, aligned to 64 bytes; a block given back serves the next request of its size. A
+/// pool is a handle: copies share one pool, and blocks may outlive all of them. Safe to use from
+/// several threads. After reserve() it is an arena: one piece of memory from which blocks are cut
+/// in order. What is given back is free again as soon as nothing behind it is in use, so that it
+/// suits what backward passes free in reverse. An arena does not grow by itself: that it suffices
+/// is what it was reserved for.
 template <class Backend>
 class BasicMemoryPool {
  public:
   /// An empty pool.
-  explicit BasicMemoryPool(PoolFill fill = PoolFill::nothing) : state_(std::make_shared<State>()) { state_->fill = fill; }
+  explicit BasicMemoryPool(PoolFill fill = PoolFill::nothing) : state_(std::make_shared<State>()) {
+    state_->fill = fill;
+  }
 
   /// Throws std::bad_alloc and, where an arena has no room, std::invalid_argument.
   BasicMemoryBlock<Backend> allocate(std::size_t bytes);
 
-  /// From now on all blocks come from an arena with room for `blocks` of them with `bytes` together; one that is as large
-  /// stays. Throws std::logic_error where it would have to grow while blocks of it are alive, and what its memory throws where
-  /// there is no room; both leave the arena as it was.
+  /// From now on all blocks come from an arena with room for `blocks` of them with `bytes`
+  /// together; one that is as large stays. Throws std::logic_error where it would have to grow
+  /// while blocks of it are alive, and what its memory throws where there is no room; both leave
+  /// the arena as it was.
   void reserve(std::size_t bytes, std::size_t blocks) {
     const std::lock_guard lock(state_->mutex);
     state_->reserve(bytes + blocks * grain, blocks);
   }
 
   /// Bytes asked for by the blocks that are alive, without rounding: what a formula can predict.
-  std::size_t bytes_in_use() const { return locked([](const State& s) { return s.in_use; }); }
+  std::size_t bytes_in_use() const {
+    return locked([](const State& s) { return s.in_use; });
+  }
   /// The most that bytes_in_use() was since reset_peak().
-  std::size_t peak_bytes() const { return locked([](const State& s) { return s.peak; }); }
+  std::size_t peak_bytes() const {
+    return locked([](const State& s) { return s.peak; });
+  }
   /// The peak starts from what is in use now.
   void reset_peak() {
     const std::lock_guard lock(state_->mutex);
     state_->peak = state_->in_use;
   }
   /// Bytes taken from the system, alive or waiting for reuse.
-  std::size_t reserved_bytes() const { return locked([](const State& s) { return s.reserved; }); }
+  std::size_t reserved_bytes() const {
+    return locked([](const State& s) { return s.reserved; });
+  }
   /// How often the system was asked for memory: constant in steady steps.
-  std::size_t allocations() const { return locked([](const State& s) { return s.allocations; }); }
+  std::size_t allocations() const {
+    return locked([](const State& s) { return s.allocations; });
+  }
 
-  /// Gives back to the system what no block uses: those that wait for reuse, and an arena that is empty; then blocks come from
-  /// the system again, until reserve().
+  /// Gives back to the system what no block uses: those that wait for reuse, and an arena that is
+  /// empty; then blocks come from the system again, until reserve().
   void trim() {
     const std::lock_guard lock(state_->mutex);
     state_->release_waiting();
@@ -112,7 +132,8 @@ class BasicMemoryPool {
     std::size_t used() const noexcept { return pieces.empty() ? 0 : pieces.back().end; }
     bool holds(const void* block) const noexcept {
       const auto* at = static_cast<const std::byte*>(block);
-      return memory != nullptr && !std::less<>{}(at, memory) && std::less<>{}(at, memory + capacity);
+      return memory != nullptr && !std::less<>{}(at, memory) &&
+             std::less<>{}(at, memory + capacity);
     }
     // Null where there is no room.
     void* take(std::size_t bytes) {
@@ -144,9 +165,11 @@ class BasicMemoryPool {
     void reserve(std::size_t capacity, std::size_t blocks) {
       if (capacity <= arena.capacity) return;
       if (!arena.pieces.empty())
-        dropbp::detail::throw_order("an arena must be empty to grow to " + std::to_string(capacity) + " bytes",
-                            std::to_string(arena.used()) + " of its " + std::to_string(arena.capacity) + " are in use",
-                            "reserve enough before the forward pass, when all backward passes have run");
+        dropbp::detail::throw_order(
+            "an arena must be empty to grow to " + std::to_string(capacity) + " bytes",
+            std::to_string(arena.used()) + " of its " + std::to_string(arena.capacity) +
+                " are in use",
+            "reserve enough before the forward pass, when all backward passes have run");
       arena.pieces.reserve(blocks);
       // The smaller one first: both together may be more than there is.
       const std::size_t before = arena.capacity;
@@ -172,10 +195,11 @@ class BasicMemoryPool {
       arena.capacity = 0;
     }
     [[noreturn]] void throw_full(std::size_t bytes) const {
-      dropbp::detail::throw_invalid("an arena must have room for all blocks that are alive at once",
-                            std::to_string(bytes) + " bytes were asked for with " + std::to_string(arena.used()) + " of its " +
-                                std::to_string(arena.capacity) + " in use",
-                            "reserve more, keep fewer branches, or lower batch or sequence");
+      dropbp::detail::throw_invalid(
+          "an arena must have room for all blocks that are alive at once",
+          std::to_string(bytes) + " bytes were asked for with " + std::to_string(arena.used()) +
+              " of its " + std::to_string(arena.capacity) + " in use",
+          "reserve more, keep fewer branches, or lower batch or sequence");
     }
     // From the shelves.
     void* take(std::size_t bytes) {
@@ -186,7 +210,8 @@ class BasicMemoryPool {
         shelf.waiting.pop_back();
         return block;
       }
-      shelf.waiting.reserve(std::bit_ceil(shelf.blocks + 1));  // for all of them, so that giving back cannot fail
+      shelf.waiting.reserve(
+          std::bit_ceil(shelf.blocks + 1));  // for all of them, so that giving back cannot fail
       void* const block = Memory::allocate(size);
       ++shelf.blocks;
       reserved += size;
@@ -214,7 +239,8 @@ class BasicMemoryPool {
     }
   };
 
-  // Eight sizes an octave: lengths that vary from step to step find a waiting block, at most an eighth is wasted.
+  // Eight sizes an octave: lengths that vary from step to step find a waiting block, at most an
+  // eighth is wasted.
   static std::size_t rounded(std::size_t bytes) noexcept {
     const std::size_t step = bytes < 1024 ? grain : std::bit_floor(bytes) / 8;
     return (bytes + step - 1) / step * step;
@@ -229,7 +255,8 @@ class BasicMemoryPool {
   std::shared_ptr<State> state_;
 };
 
-/// A piece of memory that goes back to its pool, or to the heap when it came from there. Moved, never copied.
+/// A piece of memory that goes back to its pool, or to the heap when it came from there. Moved,
+/// never copied.
 template <class Backend>
 class BasicMemoryBlock {
  public:
@@ -241,7 +268,9 @@ class BasicMemoryBlock {
   }
   /// Leaves the other one empty.
   BasicMemoryBlock(BasicMemoryBlock&& other) noexcept
-      : state_(std::move(other.state_)), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : state_(std::move(other.state_)),
+        data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)) {}
   /// Leaves the other one empty.
   BasicMemoryBlock& operator=(BasicMemoryBlock&& other) noexcept {
     BasicMemoryBlock old(std::move(*this));
@@ -287,7 +316,8 @@ BasicMemoryBlock<Backend> BasicMemoryPool<Backend>::allocate(std::size_t bytes) 
     block.state_ = state_;
     block.bytes_ = bytes;
   }
-  if (state_->fill == PoolFill::nan) Memory::fill(block.data_, 0xFF, bytes);  // all ones is a NaN in every floating type
+  if (state_->fill == PoolFill::nan)
+    Memory::fill(block.data_, 0xFF, bytes);  // all ones is a NaN in every floating type
   return block;
 }
 

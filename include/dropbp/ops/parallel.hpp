@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Loops over threads: the only file of the library that knows OpenMP. Without it the loops are serial.
+// Loops over threads: the only file of the library that knows OpenMP. Without it the loops are
+// serial.
 #pragma once
 
 #include <cstddef>
@@ -36,7 +37,8 @@ inline Index thread_count() noexcept {
 #endif
 }
 
-/// How many threads the loops started from here on use; 0 is one per processor. Results do not depend on it.
+/// How many threads the loops started from here on use; 0 is one per processor. Results do not
+/// depend on it.
 inline void set_thread_count([[maybe_unused]] int threads) noexcept {
 #if defined(_OPENMP)
   omp_set_num_threads(threads > 0 ? threads : omp_get_num_procs());
@@ -44,15 +46,16 @@ inline void set_thread_count([[maybe_unused]] int threads) noexcept {
 }
 
 namespace detail {
-// Loops with less work than this stay in the calling thread: waking the others takes some microseconds.
+// Loops with less work than this stay in the calling thread: waking the others takes some
+// microseconds.
 inline constexpr Index serial_work = 16384;
 inline bool worth_threads(Index count, Index work) noexcept {
   return count > 1 && work >= (serial_work + count - 1) / count && thread_count() > 1;
 }
 }  // namespace detail
 
-/// f(i) for 0 <= i < count, each thread a contiguous range: for many calls of equal cost. `work` is roughly the number of
-/// elements that one call touches. f must not throw.
+/// f(i) for 0 <= i < count, each thread a contiguous range: for many calls of equal cost. `work` is
+/// roughly the number of elements that one call touches. f must not throw.
 template <class F>
 void parallel_for(Index count, [[maybe_unused]] Index work, const F& f) {
 #if defined(_OPENMP)

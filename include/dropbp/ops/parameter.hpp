@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A trained matrix with its gradient, which may be absent; a fused one is also seen as its named parts.
+// A trained matrix with its gradient, which may be absent; a fused one is also seen as its named
+// parts.
 #pragma once
 
 #include <string>
@@ -23,11 +24,12 @@ struct ParameterSlice {
   T* gradient;              ///< null while absent
   bool trained;             ///< see Parameter::trained
 
-  std::size_t size() const noexcept { return static_cast<std::size_t>(rows * columns); }  ///< elements
+  /// Elements.
+  std::size_t size() const noexcept { return static_cast<std::size_t>(rows * columns); }
 };
 
-/// A parameter [rows, columns]; a vector has one row. Its gradient is absent until begin_gradient() and after
-/// drop_gradient(). Absent is not zero: an optimizer must leave the parameter alone.
+/// A parameter [rows, columns]; a vector has one row. Its gradient is absent until begin_gradient()
+/// and after drop_gradient(). Absent is not zero: an optimizer must leave the parameter alone.
 template <class T, class Backend = Cpu>
 class Parameter {
  public:
@@ -40,34 +42,40 @@ class Parameter {
   bool trained = true;  ///< false: frozen; backward passes compute no gradient for it
 
   /// Of one part. The values are not initialised.
-  Parameter(std::string name, Index rows, Index columns) : Parameter({{std::move(name), rows}}, columns) {}
+  Parameter(std::string name, Index rows, Index columns)
+      : Parameter({{std::move(name), rows}}, columns) {}
 
   /// A fused parameter: its parts lie below each other.
-  Parameter(std::vector<Part> parts, Index columns) : parts_(std::move(parts)), value_(sum_of_rows(parts_), columns) {}
+  Parameter(std::vector<Part> parts, Index columns)
+      : parts_(std::move(parts)), value_(sum_of_rows(parts_), columns) {}
 
   Index rows() const noexcept { return value_.rows(); }               ///< of all parts
   Index columns() const noexcept { return value_.columns(); }         ///< elements of a row
   std::size_t size() const noexcept { return value_.size(); }         ///< elements
   const std::vector<Part>& parts() const noexcept { return parts_; }  ///< from the first row down
 
-  MatrixView<T, Backend> value() noexcept { return value_.view(); }              ///< [rows, columns]
-  MatrixView<const T, Backend> value() const noexcept { return value_.view(); }  ///< [rows, columns]
+  MatrixView<T, Backend> value() noexcept { return value_.view(); }  ///< [rows, columns]
+  /// [rows, columns].
+  MatrixView<const T, Backend> value() const noexcept { return value_.view(); }
 
-  bool has_gradient() const noexcept { return has_gradient_; }  ///< false: absent, which is not zero
+  /// False: absent, which is not zero.
+  bool has_gradient() const noexcept { return has_gradient_; }
   /// Meaningful only while has_gradient(), except to write what begin_gradient() asked for.
   MatrixView<T, Backend> gradient() noexcept { return gradient_.view(); }
   /// Meaningful only while has_gradient().
   MatrixView<const T, Backend> gradient() const noexcept { return gradient_.view(); }
 
-  /// Announces a contribution and says how to write it into gradient(): the first one of a step overwrites every
-  /// element, so that nobody has to set it to zero; later ones add.
+  /// Announces a contribution and says how to write it into gradient(): the first one of a step
+  /// overwrites every element, so that nobody has to set it to zero; later ones add.
   Accumulate begin_gradient() {
     if (gradient_.size() != value_.size()) gradient_ = Matrix<T, Backend>(rows(), columns());
     return std::exchange(has_gradient_, true) ? Accumulate::add : Accumulate::overwrite;
   }
 
   /// Its elements, as the core's concepts take them; meaningful only while has_gradient().
-  Elements<const T, Backend> gradient_elements() const noexcept { return {gradient_.data(), has_gradient_ ? size() : 0}; }
+  Elements<const T, Backend> gradient_elements() const noexcept {
+    return {gradient_.data(), has_gradient_ ? size() : 0};
+  }
 
   /// Makes the gradient absent; its memory stays for the next step.
   void drop_gradient() noexcept { has_gradient_ = false; }
@@ -78,7 +86,7 @@ class Parameter {
     Index first = 0;
     for (const Part& part : parts_) {
       visit(ParameterSlice<T, Backend>{part.name, part.rows, columns(), value_.row(first),
-                              has_gradient_ ? gradient_.row(first) : nullptr, trained});
+                                       has_gradient_ ? gradient_.row(first) : nullptr, trained});
       first += part.rows;
     }
   }

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The linear maps of a branch that share an input, fused: dense or in NF4, trained themselves or through adapters.
+// The linear maps of a branch that share an input, fused: dense or in NF4, trained themselves or
+// through adapters.
 #pragma once
 
 #include <algorithm>
@@ -20,48 +21,61 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// y [tokens, output] = x [tokens, input] W^T, where W's rows are those of one or more linear maps below each other (q_proj,
-/// k_proj and v_proj), with the adapters of an Adaptation on some or all of them. Adapters of one Projection see the same
-/// dropped-out input. Names: the base has those it is made with ("q_proj.weight"), adapters "q_proj.lora_A.weight" and
-/// "q_proj.lora_B.weight", as in PEFT.
+/// y [tokens, output] = x [tokens, input] W^T, where W's rows are those of one or more linear maps
+/// below each other (q_proj, k_proj and v_proj), with the adapters of an Adaptation on some or all
+/// of them. Adapters of one Projection see the same dropped-out input. Names: the base has those it
+/// is made with ("q_proj.weight"), adapters "q_proj.lora_A.weight" and "q_proj.lora_B.weight", as
+/// in PEFT.
 ///
-/// The owner keeps u, what forward computed for the adapters, from forward to backward, and sees to the input.
+/// The owner keeps u, what forward computed for the adapters, from forward to backward, and sees to
+/// the input.
 template <class T, class Backend = Cpu>
 class Projection {
  public:
-  using Tensor = Matrix<T, Backend>;               ///< what is made here
-  using View = MatrixView<T, Backend>;             ///< of its operands
-  using ConstView = MatrixView<const T, Backend>;  ///< of those that are only read
-  using Part = typename Parameter<T, Backend>::Part;  ///< a linear map: the name of its weight and its outputs
+  using Tensor = Matrix<T, Backend>;                  ///< what is made here
+  using View = MatrixView<T, Backend>;                ///< of its operands
+  using ConstView = MatrixView<const T, Backend>;     ///< of those that are only read
+  using Part = typename Parameter<T, Backend>::Part;  ///< a linear map: the name of its weight and
+                                                      ///< its outputs
 
-  Parameter<T, Backend> weight;  ///< [output, input]; of no rows when quantised; frozen when there are adapters
+  Parameter<T, Backend>
+      weight;  ///< [output, input]; of no rows when quantised; frozen when there are adapters
   Parameter<T, Backend> lora_a;  ///< [adapters * rank, input]
   Parameter<T, Backend> lora_b;  ///< [outputs with an adapter, rank]
 
-  /// Uninitialised, but for the adapters' B: zeros, so that they begin as nothing. Throws what require_valid does.
-  Projection(std::vector<Part> parts, Index input, const Adaptation& adaptation, BasicMemoryPool<Backend> workspace)
+  /// Uninitialised, but for the adapters' B: zeros, so that they begin as nothing. Throws what
+  /// require_valid does.
+  Projection(std::vector<Part> parts, Index input, const Adaptation& adaptation,
+             BasicMemoryPool<Backend> workspace)
       : weight(checked(adaptation).quantize ? std::vector<Part>{} : parts, input),
         lora_a(adapter_parts(parts, adaptation, true), input),
         lora_b(adapter_parts(parts, adaptation, false), adaptation.rank),
-        parts_(std::move(parts)), input_(input), adaptation_(adaptation), workspace_(std::move(workspace)) {
+        parts_(std::move(parts)),
+        input_(input),
+        adaptation_(adaptation),
+        workspace_(std::move(workspace)) {
     weight.trained = !adaptation.enabled();
     set_zero(lora_b.value());
     for (const Part& part : parts_) {
       adapted_.push_back(adaptation.adapts(linear_name(part.name)));
       if (adaptation.quantize) quantized_.emplace_back();
     }
-    for (const char c : parts_.front().name) stream_ = (stream_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;  // FNV-1a
+    for (const char c : parts_.front().name)
+      stream_ = (stream_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;  // FNV-1a
   }
 
   /// The elements of u for a token.
-  static Index adapter_width(std::initializer_list<std::string_view> names, const Adaptation& adaptation) {
+  static Index adapter_width(std::initializer_list<std::string_view> names,
+                             const Adaptation& adaptation) {
     Index width = 0;
-    for (const std::string_view name : names) width += adaptation.adapts(name) ? adaptation.rank : 0;
+    for (const std::string_view name : names)
+      width += adaptation.adapts(name) ? adaptation.rank : 0;
     return width;
   }
   Index adapter_width() const noexcept { return lora_a.rows(); }  ///< the same of this one
 
-  /// visit(Parameter<T>&) for those that hold values: the weight unless quantised, then the adapters.
+  /// visit(Parameter<T>&) for those that hold values: the weight unless quantised, then the
+  /// adapters.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     if (weight.rows() > 0) visit(weight);
@@ -89,7 +103,8 @@ class Projection {
     if (adapter_width() == 0) return {};
     Tensor grad_u(grad_output.rows, adapter_width(), workspace_);
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-      product_ab(grad_u.view().columns_from(row_a, adaptation_.rank), grad_output.columns_from(output, outputs),
+      product_ab(grad_u.view().columns_from(row_a, adaptation_.rank),
+                 grad_output.columns_from(output, outputs),
                  lora_b.value().rows_from(row_b, outputs));
     });
     multiply(grad_u.view(), adaptation_.scale());
@@ -111,7 +126,8 @@ class Projection {
     if (lora_b.trained) {
       const Accumulate mode = lora_b.begin_gradient();
       for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-        product_atb(lora_b.gradient().rows_from(row_b, outputs), grad_output.columns_from(output, outputs),
+        product_atb(lora_b.gradient().rows_from(row_b, outputs),
+                    grad_output.columns_from(output, outputs),
                     u.columns_from(row_a, adaptation_.rank), mode);
       });
     }
@@ -123,7 +139,8 @@ class Projection {
     }
   }
 
-  /// grad_x = the gradient of x. grad_x may be the x that backward_parameters was given, once that has returned.
+  /// grad_x = the gradient of x. grad_x may be the x that backward_parameters was given, once that
+  /// has returned.
   void backward_input(View grad_x, ConstView grad_output, const Tensor& grad_u) const {
     for_each_panel([&](Index first, ConstView rows) {
       product_ab(grad_x, grad_output.columns_from(first, rows.rows), rows,
@@ -139,18 +156,22 @@ class Projection {
 
   // ---- the base, for checkpoints
 
-  const std::vector<Part>& parts() const noexcept { return parts_; }  ///< the linear maps, from the first row down
-  Index input() const noexcept { return input_; }                     ///< columns of the weight
+  /// The linear maps, from the first row down.
+  const std::vector<Part>& parts() const noexcept { return parts_; }
+  Index input() const noexcept { return input_; }                        ///< columns of the weight
   const Adaptation& adaptation() const noexcept { return adaptation_; }  ///< as it was made
 
   /// The first element of a linear map's weight, null where the base is quantised.
-  T* weight_of(std::size_t part) noexcept { return quantized_.empty() ? weight.value().row(first_row(part)) : nullptr; }
+  T* weight_of(std::size_t part) noexcept {
+    return quantized_.empty() ? weight.value().row(first_row(part)) : nullptr;
+  }
 
   /// Its codes where the base is quantised; throws std::out_of_range where it is not.
   const BasicNf4Matrix<Backend>& quantized(std::size_t part) const { return quantized_.at(part); }
 
-  /// Gives the weight of a linear map its values [outputs, input], quantising them where the base is. Throws
-  /// std::invalid_argument for another shape and, where it quantises, for values that are not finite.
+  /// Gives the weight of a linear map its values [outputs, input], quantising them where the base
+  /// is. Throws std::invalid_argument for another shape and, where it quantises, for values that
+  /// are not finite.
   void set_weight(std::size_t part, MatrixView<const float> values) {
     require_shape(part, values.rows, values.columns);
     if (!quantized_.empty()) {
@@ -160,14 +181,15 @@ class Projection {
     upload(weight.value().rows_from(first_row(part), parts_.at(part).rows), values);
   }
 
-  /// The same of a base that is quantised, with codes that are there already. Throws std::out_of_range where it is not, and
-  /// std::invalid_argument for another shape.
+  /// The same of a base that is quantised, with codes that are there already. Throws
+  /// std::out_of_range where it is not, and std::invalid_argument for another shape.
   void set_weight(std::size_t part, BasicNf4Matrix<Backend> codes) {
     require_shape(part, codes.rows(), codes.columns());
     quantized_.at(part) = std::move(codes);
   }
 
-  /// The weight of a linear map [outputs, input], with its adapter merged into it: W + alpha / rank * B A.
+  /// The weight of a linear map [outputs, input], with its adapter merged into it: W + alpha / rank
+  /// * B A.
   void merged_weight(std::size_t part, View values) const {
     const Index outputs = parts_.at(part).rows;
     if (!quantized_.empty())
@@ -179,7 +201,8 @@ class Projection {
       Tensor b(outputs, adaptation_.rank, workspace_);
       copy<T>(b.view(), lora_b.value().rows_from(row_b, outputs));
       multiply(b.view(), adaptation_.scale());
-      product_ab(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank), Accumulate::add);
+      product_ab(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank),
+                 Accumulate::add);
     });
   }
 
@@ -191,11 +214,14 @@ class Projection {
   }
 
  private:
-  // Rows of a quantised base that are expanded at a time. On the host few enough to stay in a cache of some megabytes, and as
-  // many as a product's block has depth, so that it works as well on the panels as on the whole. On a device 512 MiB of BFloat16,
-  // a whole weight of most models: each panel more reads and writes the input's gradient once more.
+  // Rows of a quantised base that are expanded at a time. On the host few enough to stay in a cache
+  // of some megabytes, and as many as a product's block has depth, so that it works as well on the
+  // panels as on the whole. On a device 512 MiB of BFloat16, a whole weight of most models: each
+  // panel more reads and writes the input's gradient once more.
   Index panel_rows() const noexcept {
-    return std::same_as<Backend, Cpu> ? 256 : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
+    return std::same_as<Backend, Cpu>
+               ? 256
+               : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
   }
 
   static const Adaptation& checked(const Adaptation& adaptation) {
@@ -205,8 +231,10 @@ class Projection {
 
   void require_shape(std::size_t part, Index rows, Index columns) const {
     if (rows != parts_.at(part).rows || columns != input_)
-      detail::throw_invalid("the weight '" + parts_[part].name + "' has the shape " + detail::shape_text(parts_[part].rows, input_),
-                            detail::shape_text(rows, columns) + " was given", "pass one row for each output");
+      detail::throw_invalid("the weight '" + parts_[part].name + "' has the shape " +
+                                detail::shape_text(parts_[part].rows, input_),
+                            detail::shape_text(rows, columns) + " was given",
+                            "pass one row for each output");
   }
 
   static std::string_view linear_name(std::string_view weight_name) {
@@ -215,12 +243,14 @@ class Projection {
     return weight_name;
   }
 
-  static std::vector<Part> adapter_parts(const std::vector<Part>& parts, const Adaptation& adaptation, bool a) {
+  static std::vector<Part> adapter_parts(const std::vector<Part>& parts,
+                                         const Adaptation& adaptation, bool a) {
     std::vector<Part> result;
     for (const Part& part : parts) {
       const std::string_view name = linear_name(part.name);
       if (adaptation.adapts(name))
-        result.push_back({std::string(name) + (a ? ".lora_A.weight" : ".lora_B.weight"), a ? adaptation.rank : part.rows});
+        result.push_back({std::string(name) + (a ? ".lora_A.weight" : ".lora_B.weight"),
+                          a ? adaptation.rank : part.rows});
     }
     return result;
   }
@@ -260,7 +290,9 @@ class Projection {
     }
   }
 
-  bool drops_out() const noexcept { return adaptation_.dropout > 0.0 && adaptation_.moment->training; }
+  bool drops_out() const noexcept {
+    return adaptation_.dropout > 0.0 && adaptation_.moment->training;
+  }
 
   template <class Use>
   void with_dropout(ConstView x, const Use& use) const {
@@ -273,9 +305,9 @@ class Projection {
   std::vector<Part> parts_;
   Index input_;
   Adaptation adaptation_;
-  std::vector<char> adapted_;         // by part
+  std::vector<char> adapted_;                       // by part
   std::vector<BasicNf4Matrix<Backend>> quantized_;  // by part; empty: dense
-  mutable BasicMemoryPool<Backend> workspace_;       // a handle
+  mutable BasicMemoryPool<Backend> workspace_;      // a handle
   std::uint64_t stream_ = 0xcbf29ce484222325u;
 };
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// An operation that saves its input alone and computes the rest again in its backward pass (Chen et al. 2016, "Training Deep
-// Nets with Sublinear Memory Cost").
+// An operation that saves its input alone and computes the rest again in its backward pass (Chen et
+// al. 2016, "Training Deep Nets with Sublinear Memory Cost").
 #pragma once
 
 #include <memory>
@@ -14,21 +14,25 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Op, an Operation on Matrix<T, Backend>, with less memory and one more forward pass for each backward pass, and the same bits.
-/// Everything else of Op is there as it was: parameters, configuration, FLOPs. Composes with dropping: a dropped branch
-/// neither saves nor computes again.
+/// Op, an Operation on Matrix<T, Backend>, with less memory and one more forward pass for each
+/// backward pass, and the same bits. Everything else of Op is there as it was: parameters,
+/// configuration, FLOPs. Composes with dropping: a dropped branch neither saves nor computes again.
 ///
-/// Op's own Saved lives within a backward pass only: give Op the workspace as its pool of saved activations. It is in ops/,
-/// not in the core, because the copy of the input needs memory from somewhere, which Matrix takes from a pool.
+/// Op's own Saved lives within a backward pass only: give Op the workspace as its pool of saved
+/// activations. It is in ops/, not in the core, because the copy of the input needs memory from
+/// somewhere, which Matrix takes from a pool.
 template <class Op, class T, class Backend = Cpu>
 class Recompute : public Op {
   static_assert(dropbp::detail::has_saved<Op>,
-                "dropbp: Recompute wraps an operation, with a default-constructible, movable member type `struct Saved`.");
+                "dropbp: Recompute wraps an operation, with a default-constructible, movable "
+                "member type `struct Saved`.");
 
   template <class... Args>
-  static constexpr bool runs_forward = dropbp::detail::has_forward<Op, Matrix<T, Backend>, Args&...>;
+  static constexpr bool runs_forward =
+      dropbp::detail::has_forward<Op, Matrix<T, Backend>, Args&...>;
   template <class... Args>
-  static constexpr bool runs_backward = dropbp::detail::has_backward<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>;
+  static constexpr bool runs_backward =
+      dropbp::detail::has_backward<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>;
 
  public:
   /// As Op's: while it is enabled, backward leaves Saved as it was in any case.
@@ -36,12 +40,14 @@ class Recompute : public Op {
 
   /// What backward needs.
   struct Saved {
-    Matrix<T, Backend> x;              ///< the input; empty while disabled
+    Matrix<T, Backend> x;     ///< the input; empty while disabled
     typename Op::Saved rest;  ///< while disabled: what Op saves
   };
 
-  /// Copies of inputs come from `saved`. With `enabled` false it is Op itself: whoever decides at run time needs one type.
-  Recompute(Op op, BasicMemoryPool<Backend> saved, bool enabled = true) : Op(std::move(op)), pool_(std::move(saved)), enabled_(enabled) {}
+  /// Copies of inputs come from `saved`. With `enabled` false it is Op itself: whoever decides at
+  /// run time needs one type.
+  Recompute(Op op, BasicMemoryPool<Backend> saved, bool enabled = true)
+      : Op(std::move(op)), pool_(std::move(saved)), enabled_(enabled) {}
 
   bool enabled() const noexcept { return enabled_; }  ///< false: Op itself
 
@@ -70,7 +76,8 @@ class Recompute : public Op {
 
   /// grad += J^T grad, and the gradients of the trained parameters.
   template <class... Args>
-    requires(dropbp::detail::has_backward_residual<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>)
+    requires(dropbp::detail::has_backward_residual<Op, Matrix<T, Backend>, Args&...> &&
+             runs_forward<Args...>)
   void backward_residual(Matrix<T, Backend>& grad, Saved& saved, Args&&... args) {
     if (!enabled_) return static_cast<void>(Op::backward_residual(grad, saved.rest, args...));
     typename Op::Saved rest = again(saved, args...);
@@ -79,9 +86,11 @@ class Recompute : public Op {
 
   /// The gradients of the trained parameters only.
   template <class... Args>
-    requires(dropbp::detail::has_backward_parameters<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>)
+    requires(dropbp::detail::has_backward_parameters<Op, Matrix<T, Backend>, Args&...> &&
+             runs_forward<Args...>)
   void backward_parameters(const Matrix<T, Backend>& grad_output, Saved& saved, Args&&... args) {
-    if (!enabled_) return static_cast<void>(Op::backward_parameters(grad_output, saved.rest, args...));
+    if (!enabled_)
+      return static_cast<void>(Op::backward_parameters(grad_output, saved.rest, args...));
     typename Op::Saved rest = again(saved, args...);
     Op::backward_parameters(grad_output, rest, args...);
   }

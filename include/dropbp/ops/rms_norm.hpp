@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// RMSNorm, y = w * x / sqrt(mean(x^2) + eps), as in Hugging Face's LlamaRMSNorm. Source: Zhang and Sennrich, "Root Mean
-// Square Layer Normalization" (NeurIPS 2019).
+// RMSNorm, y = w * x / sqrt(mean(x^2) + eps), as in Hugging Face's LlamaRMSNorm. Source: Zhang and
+// Sennrich, "Root Mean Square Layer Normalization" (NeurIPS 2019).
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,8 @@ namespace detail {
 // Rows whose share of the weight's gradient is summed by one thread; the shares are added in order.
 inline constexpr Index norm_chunk = 64;
 
-// Sums of term(i, piece) over a row. Partial sums stay short: 16 vectors each go to double, where the rest is added.
+// Sums of term(i, piece) over a row. Partial sums stay short: 16 vectors each go to double, where
+// the rest is added.
 template <class T, class Term>
 double row_sum(Index count, const Term& term) noexcept {
   double sum = 0;
@@ -33,9 +34,11 @@ double row_sum(Index count, const Term& term) noexcept {
 
 }  // namespace detail
 
-/// y [rows, hidden] = norm(x); rstd [rows] = 1 / sqrt(mean(x^2) + eps), which the backward pass needs. w [hidden].
+/// y [rows, hidden] = norm(x); rstd [rows] = 1 / sqrt(mean(x^2) + eps), which the backward pass
+/// needs. w [hidden].
 template <class T>
-void rms_norm_forward(MatrixView<T> y, T* rstd, std::type_identity_t<MatrixView<const T>> x, const T* w, double eps) {
+void rms_norm_forward(MatrixView<T> y, T* rstd, std::type_identity_t<MatrixView<const T>> x,
+                      const T* w, double eps) {
   parallel_for(x.rows, x.columns, [&](Index i) {
     const T* const in = x.row(i);
     const double squares = detail::row_sum<T>(x.columns, [&](Index j, auto piece) {
@@ -49,19 +52,22 @@ void rms_norm_forward(MatrixView<T> y, T* rstd, std::type_identity_t<MatrixView<
 
 /// The same y, bit for bit, from the rstd of the forward pass: cheaper than keeping y.
 template <class T>
-void rms_norm_recompute(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, const T* w, const T* rstd) {
+void rms_norm_recompute(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, const T* w,
+                        const T* rstd) {
   parallel_for(x.rows, x.columns, [&](Index i) {
     for (Index j = 0; j < x.columns; ++j) y.row(i)[j] = x.row(i)[j] * rstd[i] * w[j];
   });
 }
 
-/// grad_input (=|+=) the gradient of x, given that of y; with an empty grad_input (data == nullptr) only the weight's.
-/// The weight's gradient goes where its contract says, unless it is frozen. `+=` joins the residual path in the same pass.
-/// Sums of the weight's gradient go over fixed chunks of rows: the bits do not depend on the number of threads.
+/// grad_input (=|+=) the gradient of x, given that of y; with an empty grad_input (data == nullptr)
+/// only the weight's. The weight's gradient goes where its contract says, unless it is frozen. `+=`
+/// joins the residual path in the same pass. Sums of the weight's gradient go over fixed chunks of
+/// rows: the bits do not depend on the number of threads.
 template <class T>
-void rms_norm_backward(MatrixView<T> grad_input, Accumulate mode, std::type_identity_t<MatrixView<const T>> grad_output,
-                       std::type_identity_t<MatrixView<const T>> x, Parameter<T>& weight, const T* rstd,
-                       MemoryPool& workspace) {
+void rms_norm_backward(MatrixView<T> grad_input, Accumulate mode,
+                       std::type_identity_t<MatrixView<const T>> grad_output,
+                       std::type_identity_t<MatrixView<const T>> x, Parameter<T>& weight,
+                       const T* rstd, MemoryPool& workspace) {
   const Index hidden = x.columns;
   const Index chunks = (x.rows + detail::norm_chunk - 1) / detail::norm_chunk;
   const T* const w = weight.value().data;

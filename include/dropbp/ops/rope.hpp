@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Rotary position embedding in the half-split layout of Hugging Face's LLaMA ("rotate half"). Source: Su et al.,
-// "RoFormer" (arXiv 2104.09864).
+// Rotary position embedding in the half-split layout of Hugging Face's LLaMA ("rotate half").
+// Source: Su et al., "RoFormer" (arXiv 2104.09864).
 #pragma once
 
 #include <cmath>
@@ -13,8 +13,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Cosines and sines of the angles position / theta^(2 i / head_size), [max_sequence, head_size / 2], computed in double.
-/// T is that of the rows that are rotated.
+/// Cosines and sines of the angles position / theta^(2 i / head_size), [max_sequence, head_size /
+/// 2], computed in double. T is that of the rows that are rotated.
 template <class T, class Backend = Cpu>
 class RopeTable;
 
@@ -27,35 +27,42 @@ class RopeTable<T, Cpu> {
       : cosine_(max_sequence, half_of(head_size)), sine_(max_sequence, head_size / 2) {
     for (Index position = 0; position < max_sequence; ++position)
       for (Index i = 0; i < head_size / 2; ++i) {
-        const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_size));
+        const double frequency =
+            std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_size));
         const double angle = static_cast<double>(position) * frequency;
         cosine_.row(position)[i] = static_cast<T>(std::cos(angle));
         sine_.row(position)[i] = static_cast<T>(std::sin(angle));
       }
   }
 
-  Index max_sequence() const noexcept { return cosine_.rows(); }  ///< positions
+  Index max_sequence() const noexcept { return cosine_.rows(); }      ///< positions
   Index head_size() const noexcept { return 2 * cosine_.columns(); }  ///< elements of a head
-  const T* cosine(Index position) const noexcept { return cosine_.row(position); }  ///< [head_size / 2]
+  /// [head_size / 2].
+  const T* cosine(Index position) const noexcept { return cosine_.row(position); }
   const T* sine(Index position) const noexcept { return sine_.row(position); }  ///< [head_size / 2]
 
  private:
   static Index half_of(Index head_size) {
     if (head_size <= 0 || head_size % 2 != 0)
-      detail::throw_invalid("rotary embedding pairs the halves of a head, so head_size must be even",
-                            std::to_string(head_size) + " was given", "choose hidden and heads accordingly");
+      detail::throw_invalid(
+          "rotary embedding pairs the halves of a head, so head_size must be even",
+          std::to_string(head_size) + " was given", "choose hidden and heads accordingly");
     return head_size / 2;
   }
 
   Matrix<T> cosine_, sine_;
 };
 
-enum class Rotation { forward, inverse };  ///< the inverse is the backward pass: rotations are orthogonal
+enum class Rotation {
+  forward,
+  inverse
+};  ///< the inverse is the backward pass: rotations are orthogonal
 
-/// Rotates, in place, the first `heads` heads of each row of x [batch * sequence, >= heads * head_size]; row t stands at
-/// position t % sequence.
+/// Rotates, in place, the first `heads` heads of each row of x [batch * sequence, >= heads *
+/// head_size]; row t stands at position t % sequence.
 template <class T>
-void rope(MatrixView<T> x, const RopeTable<T>& table, Index heads, Index sequence, Rotation rotation) {
+void rope(MatrixView<T> x, const RopeTable<T>& table, Index heads, Index sequence,
+          Rotation rotation) {
   const Index half = table.head_size() / 2;
   const T sign = rotation == Rotation::forward ? T(1) : T(-1);
   parallel_for(x.rows, heads * 2 * half, [&](Index t) {

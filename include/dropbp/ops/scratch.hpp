@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Scratch memory of one thread, kept from call to call. Bounded by constants and head_size, never by the batch.
+// Scratch memory of one thread, kept from call to call. Bounded by constants and head_size, never
+// by the batch.
 #pragma once
 
 #include <cstddef>

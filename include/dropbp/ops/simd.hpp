@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Vectors of the machine's width through the vector extension of g++ and clang++, and exp on them. Each lane gives the
-// same bits whatever its position, so no result depends on how a loop is cut or a buffer is aligned.
+// Vectors of the machine's width through the vector extension of g++ and clang++, and exp on them.
+// Each lane gives the same bits whatever its position, so no result depends on how a loop is cut or
+// a buffer is aligned.
 #pragma once
 
 #include <cmath>
@@ -66,7 +67,8 @@ void store_some(T* to, const Vector<T>& v, Index count) noexcept {
   std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(T));
 }
 
-// f(i, n) for pieces of `count` elements: n is lanes<T> as a compile-time constant, and in the end the rest.
+// f(i, n) for pieces of `count` elements: n is lanes<T> as a compile-time constant, and in the end
+// the rest.
 template <class T, class F>
 void for_each_vector(Index count, const F& f) {
   Index i = 0;
@@ -109,14 +111,16 @@ T max_of_lanes(const Vector<T>& v) noexcept {
 }
 
 #if defined(__GNUC__)
-// exp by Cody-Waite reduction, x = n log 2 + r, and the approximations of Moshier's Cephes (expf.c, exp.c): a polynomial
-// in float, a rational function in double. Within 2 units in the last place; overflows to inf, keeps NaN.
+// exp by Cody-Waite reduction, x = n log 2 + r, and the approximations of Moshier's Cephes (expf.c,
+// exp.c): a polynomial in float, a rational function in double. Within 2 units in the last place;
+// overflows to inf, keeps NaN.
 template <class T>
 Vector<T> exp(Vector<T> x) noexcept {
   constexpr bool single = sizeof(T) == 4;
   using Bits = std::conditional_t<single, std::int32_t, std::int64_t>;
   using Integers = typename vector_of<Bits, lanes<T>>::type;
-  using Words = typename vector_of<std::int32_t, lanes<T>>::type;  // double converts to 32 bits far faster than to 64
+  using Words = typename vector_of<std::int32_t, lanes<T>>::type;  // double converts to 32 bits far
+                                                                   // faster than to 64
   using V = Vector<T>;
   const V lowest = V{} + (single ? T(-104) : T(-746)), highest = V{} + (single ? T(89) : T(710));
   x = x < lowest ? lowest : x;

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The MLP branch of a LLaMA block as an Operation: x -> down(silu(gate(n)) * up(n)) with n = rms_norm(x).
+// The MLP branch of a LLaMA block as an Operation: x -> down(silu(gate(n)) * up(n)) with n =
+// rms_norm(x).
 #pragma once
 
 #include <span>
@@ -21,10 +22,12 @@ struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index intermediate = 0;  ///< units
   double norm_eps = 1e-5;  ///< of the RMS norm
-  Adaptation adaptation = {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
+  Adaptation adaptation =
+      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
 };
 
-/// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on one saved state.
+/// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
+/// one saved state.
 template <class T, class Backend = Cpu>
 class SwiGLUBranch {
  public:
@@ -47,12 +50,16 @@ class SwiGLUBranch {
   Projection<T, Backend> down;     ///< [hidden, intermediate]
 
   /// `prefix` leads the parameters' Hugging Face names ("model.layers.0.").
-  SwiGLUBranch(const SwiGLUConfig& config, BasicBranchMemory<Backend> memory, const std::string& prefix = "")
+  SwiGLUBranch(const SwiGLUConfig& config, BasicBranchMemory<Backend> memory,
+               const std::string& prefix = "")
       : norm(prefix + "post_attention_layernorm.weight", 1, checked(config).hidden),
-        gate_up({{prefix + "mlp.gate_proj.weight", config.intermediate}, {prefix + "mlp.up_proj.weight", config.intermediate}},
+        gate_up({{prefix + "mlp.gate_proj.weight", config.intermediate},
+                 {prefix + "mlp.up_proj.weight", config.intermediate}},
                 config.hidden, config.adaptation, memory.workspace),
-        down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate, config.adaptation, memory.workspace),
-        config_(config), memory_(std::move(memory)) {
+        down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate,
+             config.adaptation, memory.workspace),
+        config_(config),
+        memory_(std::move(memory)) {
     norm.trained = !config.adaptation.enabled();
   }
 
@@ -84,8 +91,10 @@ class SwiGLUBranch {
 
   /// Bytes that one kept branch keeps between forward and backward.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
-    const Index adapters = Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"}, config.adaptation);
-    return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) * sizeof(T) +
+    const Index adapters = Projection<T, Backend>::adapter_width(
+        {"gate_proj", "up_proj", "down_proj"}, config.adaptation);
+    return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
+               sizeof(T) +
            static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);
   }
 
@@ -124,13 +133,15 @@ class SwiGLUBranch {
   static const SwiGLUConfig& checked(const SwiGLUConfig& config) {
     if (config.hidden < 1 || config.intermediate < 1)
       detail::throw_invalid("a SwiGLU branch needs hidden and intermediate of at least 1",
-                            std::to_string(config.hidden) + " and " + std::to_string(config.intermediate) + " were given",
+                            std::to_string(config.hidden) + " and " +
+                                std::to_string(config.intermediate) + " were given",
                             "take these sizes from the model's config.json");
     return config;
   }
 
   // y (=|+=) branch(x); y may be x itself when it adds.
-  void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved, const SequenceShape& shape) {
+  void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
+                   const SequenceShape& shape) {
     detail::require_branch_input("SwiGLU", x.rows(), x.columns(), shape, config_.hidden);
     const Index tokens = shape.tokens();
     BasicMemoryPool<Backend>& pool = saved != nullptr ? memory_.saved : memory_.workspace;
@@ -154,20 +165,24 @@ class SwiGLUBranch {
     if (saved != nullptr) *saved = std::move(kept);
   }
 
-  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data == nullptr) only what the
-  // trained parameters need. grad_input may be grad_output itself when it adds.
+  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data ==
+  // nullptr) only what the trained parameters need. grad_input may be grad_output itself when it
+  // adds.
   void run_backward(const Tensor& grad_output, View grad_input, Accumulate mode, Saved& saved,
                     const SequenceShape& shape) {
-    detail::require_branch_input("SwiGLU", grad_output.rows(), grad_output.columns(), shape, config_.hidden);
+    detail::require_branch_input("SwiGLU", grad_output.rows(), grad_output.columns(), shape,
+                                 config_.hidden);
     detail::require_saved("SwiGLU", saved.x.rows(), shape.tokens());
     const Index tokens = shape.tokens();
     BasicMemoryPool<Backend>& pool = memory_.workspace;
     const bool below_gate_up = grad_input.data != nullptr || norm.trained;
     if (!below_gate_up && !gate_up.trains()) {
       if (!down.trains()) return;
-      Tensor activation(tokens, config_.intermediate, pool);  // that of forward again, and nothing below it
+      Tensor activation(tokens, config_.intermediate,
+                        pool);  // that of forward again, and nothing below it
       swiglu_forward(activation.view(), saved.gate_up.view());
-      down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(), down.adapter_gradient(grad_output.view()));
+      down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(),
+                               down.adapter_gradient(grad_output.view()));
       return;
     }
     Tensor grad_gate_up(tokens, 2 * config_.intermediate, pool);

@@ -19,7 +19,7 @@ struct AllocationInput {
   std::span<const double> sensitivities;  ///< of each branch, not negative
   std::span<const double> flops;          ///< of each branch, in any common unit
   double drop_rate = 0.0;                 ///< target rate P
-  double kept_flops = 0.0;                ///< budget (1 - P) * sum of flops for the expected kept FLOPs
+  double kept_flops = 0.0;  ///< budget (1 - P) * sum of flops for the expected kept FLOPs
 };
 
 namespace detail {
@@ -29,8 +29,8 @@ concept has_allocate = requires(const A& policy, const AllocationInput& input) {
 };
 }  // namespace detail
 
-/// An allocation policy: std::vector<double> allocate(const AllocationInput&) const returns one rate in [0, 1] a
-/// branch, or throws std::invalid_argument for a budget that it cannot keep.
+/// An allocation policy: std::vector<double> allocate(const AllocationInput&) const returns one
+/// rate in [0, 1] a branch, or throws std::invalid_argument for a budget that it cannot keep.
 template <class A>
 concept Allocation = std::copyable<A> && detail::has_allocate<A>;
 
@@ -43,9 +43,10 @@ struct UniformAllocation {
   }
 };
 
-/// The published allocation, bit for bit: rates grow in steps of 0.1, always that of the branch with the smallest
-/// sensitivity * (rate + 0.1), up to 0.9, until the budget is kept. Rates are float32 values.
-/// Source: WooSunghyeon/dropbp, allocate_p.cc, whose arithmetic (float32 keys, double products) this follows.
+/// The published allocation, bit for bit: rates grow in steps of 0.1, always that of the branch
+/// with the smallest sensitivity * (rate + 0.1), up to 0.9, until the budget is kept. Rates are
+/// float32 values. Source: WooSunghyeon/dropbp, allocate_p.cc, whose arithmetic (float32 keys,
+/// double products) this follows.
 struct GreedyAllocation {
   double min_rate = 0.0;  ///< every branch is dropped at least this often
 
@@ -61,16 +62,19 @@ struct GreedyAllocation {
     for (std::size_t i = 0; i < rates.size(); ++i) {
       remaining = detail::rounded(remaining + narrowed(input.flops[i]));
       const double key = narrowed(input.sensitivities[i]) * detail::rounded(step + min_rate);
-      if (min_rate < highest) push(heap, {static_cast<float>(detail::rounded(key)), static_cast<std::uint32_t>(i)});
+      if (min_rate < highest)
+        push(heap, {static_cast<float>(detail::rounded(key)), static_cast<std::uint32_t>(i)});
     }
     const double total = remaining;
     remaining = detail::rounded(remaining * detail::rounded(1.0 - min_rate));
     while (remaining > input.kept_flops) {
       if (heap.empty()) {
-        // Nine subtractions of a tenth leave a rounding error when exactly everything that is feasible was asked for.
+        // Nine subtractions of a tenth leave a rounding error when exactly everything that is
+        // feasible was asked for.
         if (remaining <= input.kept_flops + 1e-6 * total) break;
         detail::throw_invalid(
-            "GreedyAllocation drops no branch more often than about 0.9, so the largest feasible target rate here is " +
+            "GreedyAllocation drops no branch more often than about 0.9, so the largest feasible "
+            "target rate here is " +
                 detail::text(1.0 - remaining / total),
             "the target rate is " + detail::text(input.drop_rate),
             "lower the target or use another allocation policy");
@@ -78,10 +82,13 @@ struct GreedyAllocation {
       Candidate candidate = pop(heap);
       float& rate = rates[candidate.branch];
       rate = static_cast<float>(detail::rounded(static_cast<double>(rate) + step));
-      remaining = detail::rounded(remaining - detail::rounded(step * narrowed(input.flops[candidate.branch])));
+      remaining = detail::rounded(remaining -
+                                  detail::rounded(step * narrowed(input.flops[candidate.branch])));
       if (static_cast<double>(rate) < highest) {
-        const double growth = detail::rounded(narrowed(input.sensitivities[candidate.branch]) * step);
-        candidate.key = static_cast<float>(detail::rounded(static_cast<double>(candidate.key) + growth));
+        const double growth =
+            detail::rounded(narrowed(input.sensitivities[candidate.branch]) * step);
+        candidate.key =
+            static_cast<float>(detail::rounded(static_cast<double>(candidate.key) + growth));
         push(heap, candidate);
       }
     }
@@ -106,11 +113,13 @@ struct GreedyAllocation {
     float key;
     std::uint32_t branch;
     bool before(const Candidate& other) const {
-      return key < other.key || (key == other.key && branch > other.branch);  // ties: the larger index
+      return key < other.key ||
+             (key == other.key && branch > other.branch);  // ties: the larger index
     }
   };
 
-  // A binary heap with the first candidate on top; <algorithm> would cost every user of the header more.
+  // A binary heap with the first candidate on top; <algorithm> would cost every user of the header
+  // more.
   DROPBP_LAZY
   static void push(std::vector<Candidate>& heap, Candidate candidate) {
     std::size_t hole = heap.size();

@@ -24,20 +24,21 @@ enum class BranchWeight : std::uint8_t {
   bytes   ///< what it saves for its backward pass: FixedBudgetSampling::bytes
 };
 
-/// Exact rates, and what the kept branches weigh stays within one branch of its expectation, in every draw: by count it
-/// is the expectation rounded down or up. That holds within every group and for all branches together.
-/// The pivotal method (Deville, Tillé: "Unequal probability sampling without replacement through a splitting method",
-/// Biometrika 85, 1998) over a random order: two undecided branches trade keep probability, weight for weight and at
-/// fair odds, until one of them is decided. The last one left of all is decided alone. A fraction of a branch below 1e-9
-/// counts as rounding.
+/// Exact rates, and what the kept branches weigh stays within one branch of its expectation, in
+/// every draw: by count it is the expectation rounded down or up. That holds within every group and
+/// for all branches together. The pivotal method (Deville, Tillé: "Unequal probability sampling
+/// without replacement through a splitting method", Biometrika 85, 1998) over a random order: two
+/// undecided branches trade keep probability, weight for weight and at fair odds, until one of them
+/// is decided. The last one left of all is decided alone. A fraction of a branch below 1e-9 counts
+/// as rounding.
 struct FixedBudgetSampling {
   /// Not infinity: clang++ refuses that under -ffast-math.
   static constexpr double no_limit = (std::numeric_limits<double>::max)();
 
   BranchWeight weigh = BranchWeight::count;  ///< what the bound is on
   std::vector<double> bytes = {};            ///< one a branch where `weigh` is bytes
-  /// In the unit of the weight. Where the kept branches could weigh more, rates are raised: all keep probabilities shrink by
-  /// one factor. The default is no cap.
+  /// In the unit of the weight. Where the kept branches could weigh more, rates are raised: all
+  /// keep probabilities shrink by one factor. The default is no cap.
   double cap = no_limit;
 
   /// What its draws need of the rates.
@@ -78,7 +79,8 @@ struct FixedBudgetSampling {
         one.add(keep, heavy);
         all.add(keep, heavy);
         weights.push_back(heavy);
-        if (keep < 1.0) prepared.undecided.push_back({static_cast<std::uint32_t>(i), group, keep, heavy});
+        if (keep < 1.0)
+          prepared.undecided.push_back({static_cast<std::uint32_t>(i), group, keep, heavy});
       }
       prepared.max_kept[group] = most_within(detail::view(weights), one.most());
       of_groups += one.most();
@@ -102,7 +104,8 @@ struct FixedBudgetSampling {
       Pivot pivot;
       for (std::size_t i = begin; i < end; ++i) {
         const auto bits = random.pair(static_cast<std::uint32_t>(2 * i));
-        const std::size_t chosen = i + static_cast<std::size_t>(((bits[0] >> 32) * (end - i)) >> 32);
+        const std::size_t chosen =
+            i + static_cast<std::size_t>(((bits[0] >> 32) * (end - i)) >> 32);
         const std::uint32_t next = order[chosen];
         order[chosen] = order[i];
         const auto& branch = undecided[next];
@@ -114,7 +117,9 @@ struct FixedBudgetSampling {
       begin = end;
     }
     if (carried.open)
-      carried.decide(unit(random.pair(static_cast<std::uint32_t>(2 * undecided.size() + 1))[0]) < carried.keep, dropped);
+      carried.decide(
+          unit(random.pair(static_cast<std::uint32_t>(2 * undecided.size() + 1))[0]) < carried.keep,
+          dropped);
   }
 
   /// How many branches of a group any draw keeps at most; 0 for a group that does not exist.
@@ -138,14 +143,17 @@ struct FixedBudgetSampling {
       scaled.add_undecided(keep, weight(input, i));
     }
     if (now.most() <= cap + rounding * scaled.lightest) return;
-    const double allowed = scaled.lightest == scaled.heaviest ? scaled.heaviest * detail::floor(cap / scaled.heaviest + rounding)
-                                                              : (cap - scaled.heaviest) * (1.0 - 1e-12);
+    const double allowed = scaled.lightest == scaled.heaviest
+                               ? scaled.heaviest * detail::floor(cap / scaled.heaviest + rounding)
+                               : (cap - scaled.heaviest) * (1.0 - 1e-12);
     if (!(allowed > 0.0))
-      detail::throw_invalid("FixedBudgetSampling's cap must hold more than the heaviest branch, which weighs " +
-                                detail::text(scaled.heaviest),
-                            "it is " + detail::text(cap), "raise it, or save less in every branch");
+      detail::throw_invalid(
+          "FixedBudgetSampling's cap must hold more than the heaviest branch, which weighs " +
+              detail::text(scaled.heaviest),
+          "it is " + detail::text(cap), "raise it, or save less in every branch");
     const double factor = detail::rounded(allowed / scaled.expected);
-    for (double& rate : rates) rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
+    for (double& rate : rates)
+      rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
   }
 
   bool operator==(const FixedBudgetSampling&) const = default;  ///< by parameters
@@ -175,7 +183,8 @@ struct FixedBudgetSampling {
       if (lightest == heaviest) {
         const double count = detail::rounded(expected / heaviest);
         const double whole = detail::floor(count + rounding);
-        return detail::rounded(certain + detail::rounded(heaviest * (count > whole + rounding ? whole + 1.0 : whole)));
+        return detail::rounded(
+            certain + detail::rounded(heaviest * (count > whole + rounding ? whole + 1.0 : whole)));
       }
       const double above = detail::rounded(expected + heaviest);
       return detail::rounded(certain + (above < total ? above : total));
@@ -199,8 +208,9 @@ struct FixedBudgetSampling {
       if (open && (keep < rounding || keep > 1.0 - rounding)) decide(keep > 0.5, dropped);
     }
 
-    // Either this branch gains weight from the other, as much as decides one of them, or it gives: at the odds that leave
-    // both keep probabilities as they were in expectation. Becomes the one that stays open.
+    // Either this branch gains weight from the other, as much as decides one of them, or it gives:
+    // at the odds that leave both keep probabilities as they were in expectation. Becomes the one
+    // that stays open.
     DROPBP_LAZY
     void meet(Pivot other, double random, std::span<std::uint8_t> dropped) {
       if (!other.open) return;
@@ -208,9 +218,11 @@ struct FixedBudgetSampling {
         *this = other;
         return;
       }
-      const double held = detail::rounded(keep * weight), lacked = detail::rounded(detail::rounded(1.0 - keep) * weight);
+      const double held = detail::rounded(keep * weight),
+                   lacked = detail::rounded(detail::rounded(1.0 - keep) * weight);
       const double others_held = detail::rounded(other.keep * other.weight);
-      const double others_lacked = detail::rounded(detail::rounded(1.0 - other.keep) * other.weight);
+      const double others_lacked =
+          detail::rounded(detail::rounded(1.0 - other.keep) * other.weight);
       const double gain = lacked < others_held ? lacked : others_held;
       const double loss = held < others_lacked ? held : others_lacked;
       const bool gains = detail::rounded(random * detail::rounded(gain + loss)) < loss;
@@ -235,21 +247,25 @@ struct FixedBudgetSampling {
 
   DROPBP_LAZY
   double weight(const SamplingInput& input, std::size_t branch) const {
-    return weigh == BranchWeight::count ? 1.0 : weigh == BranchWeight::flops ? input.flops[branch] : bytes[branch];
+    return weigh == BranchWeight::count   ? 1.0
+           : weigh == BranchWeight::flops ? input.flops[branch]
+                                          : bytes[branch];
   }
 
   DROPBP_LAZY
   void require_weights(const SamplingInput& input) const {
     if (!(cap > 0.0))
-      detail::throw_invalid("FixedBudgetSampling's cap must be positive", "it is " + detail::text(cap),
-                            "leave it out for none");
+      detail::throw_invalid("FixedBudgetSampling's cap must be positive",
+                            "it is " + detail::text(cap), "leave it out for none");
     if (weigh != BranchWeight::bytes) return;
-    detail::require_count(bytes.size(), input.rates.size(), "figure in FixedBudgetSampling's bytes");
+    detail::require_count(bytes.size(), input.rates.size(),
+                          "figure in FixedBudgetSampling's bytes");
     for (std::size_t i = 0; i < bytes.size(); ++i)
       if (!detail::is_finite(bytes[i]) || bytes[i] <= 0.0)
-        detail::throw_invalid("the bytes that a branch saves must be positive and finite",
-                              "those of branch " + detail::text(i) + " are " + detail::text(bytes[i]),
-                              "pass what it keeps between its forward and backward pass");
+        detail::throw_invalid(
+            "the bytes that a branch saves must be positive and finite",
+            "those of branch " + detail::text(i) + " are " + detail::text(bytes[i]),
+            "pass what it keeps between its forward and backward pass");
   }
 
   // How many of the lightest fit.

@@ -19,13 +19,14 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// phi(p) = p^2: a branch hurts the more the more often it is dropped already. The objective whose margins the published
-/// allocation evens out.
+/// phi(p) = p^2: a branch hurts the more the more often it is dropped already. The objective whose
+/// margins the published allocation evens out.
 struct SquaredRate {
   static double rate_at(double slope) { return slope / 2.0; }  ///< where 2 p = slope
 };
 
-/// phi(p) = p / (1 - p): the variance of a gradient that is dropped with rate p and scaled by 1 / (1 - p) when kept.
+/// phi(p) = p / (1 - p): the variance of a gradient that is dropped with rate p and scaled by 1 /
+/// (1 - p) when kept.
 struct ScaledVariance {
   /// Where 1 / (1 - p)^2 = slope; 0 for slopes up to 1.
   static double rate_at(double slope) {
@@ -34,30 +35,34 @@ struct ScaledVariance {
   }
 };
 
-/// A convex phi on [0, 1], given by the inverse of its derivative: rate_at(slope) is the rate at which phi' is `slope`,
-/// for slopes from 0 to infinity. It must not decrease; what lies outside the bounds is clipped.
+/// A convex phi on [0, 1], given by the inverse of its derivative: rate_at(slope) is the rate at
+/// which phi' is `slope`, for slopes from 0 to infinity. It must not decrease; what lies outside
+/// the bounds is clipped.
 template <class O>
 concept AllocationObjective = std::copyable<O> && requires(const O& objective, double slope) {
   { objective.rate_at(slope) } -> std::same_as<double>;
 };
 
-/// Minimises sum_i S_i phi(p_i) over all rates within the bounds whose expected kept FLOPs keep the budget: exactly, up to
-/// the rounding of doubles. By convexity p_i = clip((phi')^-1(lambda f_i / S_i)) with one lambda for all branches (Boyd,
-/// Vandenberghe: "Convex optimization", 5.5.3), which is the smallest double that keeps the budget: 63 passes over
-/// the branches. Branches without sensitivity are dropped first, all at one rate; those without FLOPs stay at their
-/// lowest rate, since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter.
+/// Minimises sum_i S_i phi(p_i) over all rates within the bounds whose expected kept FLOPs keep the
+/// budget: exactly, up to the rounding of doubles. By convexity p_i = clip((phi')^-1(lambda f_i /
+/// S_i)) with one lambda for all branches (Boyd, Vandenberghe: "Convex optimization", 5.5.3), which
+/// is the smallest double that keeps the budget: 63 passes over the branches. Branches without
+/// sensitivity are dropped first, all at one rate; those without FLOPs stay at their lowest rate,
+/// since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter.
 template <class Objective>
 struct OptimalAllocation {
-  static_assert(AllocationObjective<Objective>,
-                "dropbp: an objective of OptimalAllocation is a copyable type with double rate_at(double slope) const, the "
-                "inverse of phi's derivative. SquaredRate{} is the default.");
+  static_assert(
+      AllocationObjective<Objective>,
+      "dropbp: an objective of OptimalAllocation is a copyable type with double rate_at(double "
+      "slope) const, the inverse of phi's derivative. SquaredRate{} is the default.");
 
   std::vector<double> min_rates = {};  ///< one a branch, or one for all; none: 0
-  std::vector<double> max_rates = {};  ///< one a branch, or one for all; none: 1. A branch that is always dropped never trains
+  std::vector<double> max_rates =
+      {};  ///< one a branch, or one for all; none: 1. A branch that is always dropped never trains
   [[no_unique_address]] Objective objective = {};  ///< phi
 
-  /// Throws std::invalid_argument for bounds that are not rates, out of order or of another number, and for a target
-  /// above what max_rates allow.
+  /// Throws std::invalid_argument for bounds that are not rates, out of order or of another number,
+  /// and for a target above what max_rates allow.
   std::vector<double> allocate(const AllocationInput& input) const {
     const std::size_t size = input.flops.size();
     const std::vector<Branch> branches = prepare(input);
@@ -67,7 +72,8 @@ struct OptimalAllocation {
       double kept = 0.0;
       for (std::size_t i = 0; i < size; ++i) {
         rates[i] = rate(branches[i], lambda, even_rate);
-        kept = detail::rounded(kept + detail::rounded(input.flops[i] * detail::rounded(1.0 - rates[i])));
+        kept = detail::rounded(kept +
+                               detail::rounded(input.flops[i] * detail::rounded(1.0 - rates[i])));
       }
       return kept <= input.kept_flops;
     };
@@ -76,9 +82,11 @@ struct OptimalAllocation {
     constexpr double largest = (std::numeric_limits<double>::max)();
     if (keeps_budget(0.0, 0.0)) return rates;
     if (keeps_budget(0.0, 1.0)) {
-      keeps_budget(0.0, smallest(1.0, [&](double even_rate) { return keeps_budget(0.0, even_rate); }));
+      keeps_budget(0.0,
+                   smallest(1.0, [&](double even_rate) { return keeps_budget(0.0, even_rate); }));
     } else if (keeps_budget(largest, 1.0)) {
-      keeps_budget(smallest(largest, [&](double lambda) { return keeps_budget(lambda, 1.0); }), 1.0);
+      keeps_budget(smallest(largest, [&](double lambda) { return keeps_budget(lambda, 1.0); }),
+                   1.0);
     } else {
       take_highest(input, branches, rates);
     }
@@ -95,11 +103,14 @@ struct OptimalAllocation {
   };
 
   double rate(const Branch& branch, double lambda, double even_rate) const {
-    const double wanted = branch.free                                  ? even_rate
-                          : branch.ratio == 0.0 || lambda == 0.0 ? 0.0
-                                                                 : detail::rounded(objective.rate_at(
-                                                                       detail::rounded(lambda * branch.ratio)));
-    return wanted >= branch.max_rate ? branch.max_rate : wanted > branch.min_rate ? wanted : branch.min_rate;
+    const double wanted =
+        branch.free ? even_rate
+        : branch.ratio == 0.0 || lambda == 0.0
+            ? 0.0
+            : detail::rounded(objective.rate_at(detail::rounded(lambda * branch.ratio)));
+    return wanted >= branch.max_rate  ? branch.max_rate
+           : wanted > branch.min_rate ? wanted
+                                      : branch.min_rate;
   }
 
   std::vector<Branch> prepare(const AllocationInput& input) const {
@@ -118,19 +129,23 @@ struct OptimalAllocation {
       branch.max_rate = bound(max_rates, i, 1.0);
       if (branch.min_rate > branch.max_rate)
         detail::throw_invalid("OptimalAllocation's min_rates must not exceed its max_rates",
-                              "those of branch " + detail::text(i) + " are " + detail::text(branch.min_rate) + " and " +
+                              "those of branch " + detail::text(i) + " are " +
+                                  detail::text(branch.min_rate) + " and " +
                                   detail::text(branch.max_rate),
                               "pass bounds with a rate between them");
       const double flops = most_flops > 0.0 ? detail::rounded(input.flops[i] / most_flops) : 0.0;
-      const double sensitivity = most_sensitivity > 0.0 ? detail::rounded(input.sensitivities[i] / most_sensitivity) : 0.0;
+      const double sensitivity =
+          most_sensitivity > 0.0 ? detail::rounded(input.sensitivities[i] / most_sensitivity) : 0.0;
       branch.free = flops > 0.0 && sensitivity == 0.0;
       branch.ratio = flops == 0.0 || branch.free ? 0.0 : detail::rounded(flops / sensitivity);
     }
     return branches;
   }
 
-  // Budgets above are sums of rounded products: one that asks for exactly all that is allowed may seem to ask for more.
-  static void take_highest(const AllocationInput& input, const std::vector<Branch>& branches, std::vector<double>& rates) {
+  // Budgets above are sums of rounded products: one that asks for exactly all that is allowed may
+  // seem to ask for more.
+  static void take_highest(const AllocationInput& input, const std::vector<Branch>& branches,
+                           std::vector<double>& rates) {
     double total = 0.0, kept = 0.0;
     for (std::size_t i = 0; i < rates.size(); ++i) {
       rates[i] = input.flops[i] > 0.0 ? branches[i].max_rate : branches[i].min_rate;
@@ -138,26 +153,30 @@ struct OptimalAllocation {
       kept += input.flops[i] * (1.0 - rates[i]);
     }
     if (kept > input.kept_flops + 1e-9 * total)
-      detail::throw_invalid("with these max_rates OptimalAllocation reaches a target rate of at most " +
-                                detail::text(1.0 - kept / total),
-                            "the target rate is " + detail::text(input.drop_rate), "lower the target or raise max_rates");
+      detail::throw_invalid(
+          "with these max_rates OptimalAllocation reaches a target rate of at most " +
+              detail::text(1.0 - kept / total),
+          "the target rate is " + detail::text(input.drop_rate),
+          "lower the target or raise max_rates");
   }
 
-  static void require_bounds(const std::vector<double>& bounds, std::size_t size, const char* name) {
+  static void require_bounds(const std::vector<double>& bounds, std::size_t size,
+                             const char* name) {
     if (bounds.size() > 1 && bounds.size() != size)
-      detail::throw_invalid(std::string("OptimalAllocation's ") + name + " must be one a branch (" + detail::text(size) +
-                                "), one for all, or none",
+      detail::throw_invalid(std::string("OptimalAllocation's ") + name + " must be one a branch (" +
+                                detail::text(size) + "), one for all, or none",
                             detail::text(bounds.size()) + " were given",
                             "pass them in the order in which the model visits its layers");
-    for (const double bound : bounds) detail::require_rate(bound, std::string("a rate in OptimalAllocation's ") + name);
+    for (const double bound : bounds)
+      detail::require_rate(bound, std::string("a rate in OptimalAllocation's ") + name);
   }
 
   static double bound(const std::vector<double>& bounds, std::size_t branch, double otherwise) {
     return bounds.empty() ? otherwise : bounds.size() == 1 ? bounds.front() : bounds[branch];
   }
 
-  // The smallest double in (0, high] that is enough, where `high` is and 0 is not: positive doubles are in the order of
-  // their bits.
+  // The smallest double in (0, high] that is enough, where `high` is and 0 is not: positive doubles
+  // are in the order of their bits.
   template <class Enough>
   static double smallest(double high, Enough enough) {
     std::uint64_t below = 0, above = std::bit_cast<std::uint64_t>(high);

@@ -15,34 +15,40 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// Estimates the published sensitivity of every branch without extra passes. Most of it is the squared norm of the branch's
-/// own gradients, which vanish when it is dropped. The rest is what the branch adds to the gradient of all below it: without
-/// it theirs would shrink by the ratio r of the stream's gradient norms above and below the branch, and so it counts
-/// (1 - r)^2 times the own squared norms of all lower branches. By the same token a norm that was observed below dropped
-/// branches is divided by their r^2: it is the one of a complete backward pass that is wanted. Norms and ratios are averaged
-/// exponentially over the steps that kept the branch. Steps differ in scale, by their batch and where the training is, so what
-/// all branches of a step have in common is divided out first: only ratios between branches mean something, and only they
+/// Estimates the published sensitivity of every branch without extra passes. Most of it is the
+/// squared norm of the branch's own gradients, which vanish when it is dropped. The rest is what
+/// the branch adds to the gradient of all below it: without it theirs would shrink by the ratio r
+/// of the stream's gradient norms above and below the branch, and so it counts (1 - r)^2 times the
+/// own squared norms of all lower branches. By the same token a norm that was observed below
+/// dropped branches is divided by their r^2: it is the one of a complete backward pass that is
+/// wanted. Norms and ratios are averaged exponentially over the steps that kept the branch. Steps
+/// differ in scale, by their batch and where the training is, so what all branches of a step have
+/// in common is divided out first: only ratios between branches mean something, and only they
 /// matter to an allocation.
-/// A branch that was not seen lately, or never, counts as the most sensitive one, so that it is kept again soon.
-/// A value: copy it to keep it, take its state() for a checkpoint. Throws std::invalid_argument for a decay outside [0, 1).
+/// A branch that was not seen lately, or never, counts as the most sensitive one, so that it is
+/// kept again soon. A value: copy it to keep it, take its state() for a checkpoint. Throws
+/// std::invalid_argument for a decay outside [0, 1).
 class RunningSensitivity {
  public:
-  /// `decay`: weight of the past at each observation. Sensitivities move with the training: longer averages were worse in
-  /// benchmarks/sensitivity_cost. `explore_after`: steps without an observation after which an estimate is out of date; 0
-  /// for never.
+  /// `decay`: weight of the past at each observation. Sensitivities move with the training: longer
+  /// averages were worse in benchmarks/sensitivity_cost. `explore_after`: steps without an
+  /// observation after which an estimate is out of date; 0 for never.
   DROPBP_LAZY
-  explicit RunningSensitivity(std::size_t branches, double decay = 0.7, std::uint64_t explore_after = 100)
+  explicit RunningSensitivity(std::size_t branches, double decay = 0.7,
+                              std::uint64_t explore_after = 100)
       : decay_(decay), explore_after_(explore_after), branches_(branches) {
     if (!(decay >= 0.0 && decay < 1.0))
-      detail::throw_invalid("the decay of a RunningSensitivity must be in [0, 1)", "it is " + detail::text(decay),
+      detail::throw_invalid("the decay of a RunningSensitivity must be in [0, 1)",
+                            "it is " + detail::text(decay),
                             "take 0.7 for an average over about three observations");
   }
 
   std::size_t size() const noexcept { return branches_.size(); }  ///< number of branches
 
-  /// The squared norm of a kept branch's own gradients in this step, and r = ||gradient above|| / ||gradient below|| of the
-  /// residual stream; 1 where it is not known. Counts from end_step() on; a second observation in a step replaces the first.
-  /// Throws std::invalid_argument for numbers that are not finite or negative; the step's observations are forgotten then.
+  /// The squared norm of a kept branch's own gradients in this step, and r = ||gradient above|| /
+  /// ||gradient below|| of the residual stream; 1 where it is not known. Counts from end_step() on;
+  /// a second observation in a step replaces the first. Throws std::invalid_argument for numbers
+  /// that are not finite or negative; the step's observations are forgotten then.
   DROPBP_LAZY
   void observe(std::size_t branch, double squared_gradient_norm, double stream_ratio = 1.0) {
     const bool numbered = branch < size();
@@ -51,17 +57,20 @@ class RunningSensitivity {
     if (!numbered || !valid)
       for (Branch& one : branches_) one.now = {};
     if (!numbered)
-      detail::throw_invalid("a branch is numbered below " + detail::text(size()), "it is " + detail::text(branch),
+      detail::throw_invalid("a branch is numbered below " + detail::text(size()),
+                            "it is " + detail::text(branch),
                             "number the branches from 0 in the order of the forward pass");
     if (!valid)
-      detail::throw_invalid("a squared gradient norm and a ratio of norms must be finite and not negative",
-                            "those of branch " + detail::text(branch) + " are " + detail::text(squared_gradient_norm) +
-                                " and " + detail::text(stream_ratio),
-                            "leave out steps whose gradients overflowed");
+      detail::throw_invalid(
+          "a squared gradient norm and a ratio of norms must be finite and not negative",
+          "those of branch " + detail::text(branch) + " are " +
+              detail::text(squared_gradient_norm) + " and " + detail::text(stream_ratio),
+          "leave out steps whose gradients overflowed");
     branches_[branch].now = {true, squared_gradient_norm, stream_ratio};
   }
 
-  /// To be called after each step's observations: the estimates take them in. Branches without one were dropped.
+  /// To be called after each step's observations: the estimates take them in. Branches without one
+  /// were dropped.
   DROPBP_LAZY
   void end_step() {
     double growth = 1.0, seen = 0.0, expected = 0.0;
@@ -118,20 +127,22 @@ class RunningSensitivity {
     return result;
   }
 
-  bool operator==(const RunningSensitivity&) const = default;  ///< the same observations and parameters
+  bool operator==(const RunningSensitivity&) const =
+      default;  ///< the same observations and parameters
 
   /// What was observed, without the parameters; one number a branch in each list.
   struct State {
-    std::vector<double> own;                        ///< sums of the squared norms, the older the less
-    std::vector<double> own_weights;                ///< what each sum has of ones
-    std::vector<double> ratios;                     ///< the same sums of r
-    std::vector<double> ratio_weights;              ///< what each of these has of ones
-    std::vector<std::uint64_t> last;                ///< step of the last observation
-    std::uint64_t step = 0;                         ///< steps that have ended
+    std::vector<double> own;            ///< sums of the squared norms, the older the less
+    std::vector<double> own_weights;    ///< what each sum has of ones
+    std::vector<double> ratios;         ///< the same sums of r
+    std::vector<double> ratio_weights;  ///< what each of these has of ones
+    std::vector<std::uint64_t> last;    ///< step of the last observation
+    std::uint64_t step = 0;             ///< steps that have ended
     bool operator==(const State&) const = default;  ///< of all fields
   };
 
-  /// All that a resumed training needs of it. Between steps: observations that wait for end_step() are not in it.
+  /// All that a resumed training needs of it. Between steps: observations that wait for end_step()
+  /// are not in it.
   DROPBP_LAZY
   State state() const {
     State state;
@@ -146,15 +157,17 @@ class RunningSensitivity {
     return state;
   }
 
-  /// Goes on from a saved state. Throws std::invalid_argument, with the estimate as it was, for a state of another number of
-  /// branches or one that no observations can lead to.
+  /// Goes on from a saved state. Throws std::invalid_argument, with the estimate as it was, for a
+  /// state of another number of branches or one that no observations can lead to.
   DROPBP_LAZY
   void restore(const State& state) {
     for (const std::size_t count : {state.own.size(), state.own_weights.size(), state.ratios.size(),
                                     state.ratio_weights.size(), state.last.size()})
       if (count != size())
-        detail::throw_invalid("a state of a RunningSensitivity must be of as many branches (" + detail::text(size()) + ")",
-                              "it has " + detail::text(count), "restore it into one of the same model");
+        detail::throw_invalid("a state of a RunningSensitivity must be of as many branches (" +
+                                  detail::text(size()) + ")",
+                              "it has " + detail::text(count),
+                              "restore it into one of the same model");
     std::vector<Branch> branches(size());
     for (std::size_t i = 0; i < size(); ++i) {
       Branch& branch = branches[i];
@@ -163,11 +176,16 @@ class RunningSensitivity {
       branch.last = state.last[i];
       for (const double number : {branch.own, branch.weight, branch.ratio, branch.ratio_weight})
         if (!detail::is_finite(number) || number < 0.0)
-          detail::throw_invalid("sums and weights of a running sensitivity must be finite and not negative",
-                                "one of branch " + detail::text(i) + " is " + detail::text(number), "restore from an intact copy");
+          detail::throw_invalid(
+              "sums and weights of a running sensitivity must be finite and not negative",
+              "one of branch " + detail::text(i) + " is " + detail::text(number),
+              "restore from an intact copy");
       if (branch.weight > 0.0 && branch.last >= state.step)
-        detail::throw_invalid("a branch must have been seen before the step that is to come (" + detail::text(state.step) + ")",
-                              "branch " + detail::text(i) + " was in step " + detail::text(branch.last), "restore from an intact copy");
+        detail::throw_invalid(
+            "a branch must have been seen before the step that is to come (" +
+                detail::text(state.step) + ")",
+            "branch " + detail::text(i) + " was in step " + detail::text(branch.last),
+            "restore from an intact copy");
     }
     branches_ = std::move(branches);
     step_ = state.step;
@@ -181,8 +199,10 @@ class RunningSensitivity {
     bool operator==(const Observation&) const = default;
   };
   struct Branch {
-    double own = 0.0, ratio = 0.0;            // sums of the squared norms and of r, the older the less
-    double weight = 0.0, ratio_weight = 0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
+    double own = 0.0, ratio = 0.0;  // sums of the squared norms and of r, the older the less
+    double weight = 0.0,
+           ratio_weight =
+               0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
     std::uint64_t last = 0;
     Observation now;
     double stream_ratio() const noexcept { return ratio_weight > 0.0 ? ratio / ratio_weight : 1.0; }

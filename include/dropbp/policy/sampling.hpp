@@ -17,10 +17,11 @@ DROPBP_NAMESPACE_BEGIN
 
 /// What a sampling policy may look at when the rates change.
 struct SamplingInput {
-  std::span<const double> rates;               ///< of each branch, in [0, 1]
-  std::span<const double> flops;               ///< of each branch, in any common unit
-  double drop_rate = 0.0;                      ///< the target that the rates were made for
-  std::span<const std::uint32_t> groups = {};  ///< of each branch, numbered from 0; none: one group of all
+  std::span<const double> rates;  ///< of each branch, in [0, 1]
+  std::span<const double> flops;  ///< of each branch, in any common unit
+  double drop_rate = 0.0;         ///< the target that the rates were made for
+  std::span<const std::uint32_t> groups =
+      {};  ///< of each branch, numbered from 0; none: one group of all
 };
 
 namespace detail {
@@ -35,13 +36,15 @@ concept has_prepare = requires(const S& policy, const SamplingInput& input) {
 };
 
 template <class S>
-concept has_draw = requires(const S& policy, const typename S::Prepared& prepared, const CounterRandom& random,
-                            std::span<std::uint8_t> dropped) { policy.draw(prepared, random, dropped); };
+concept has_draw =
+    requires(const S& policy, const typename S::Prepared& prepared, const CounterRandom& random,
+             std::span<std::uint8_t> dropped) { policy.draw(prepared, random, dropped); };
 
 template <class S>
 concept has_draw_with_work =
     requires(const S& policy, const typename S::Prepared& prepared, const CounterRandom& random,
-             std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) { policy.draw(prepared, random, dropped, work); };
+             std::span<std::uint8_t> dropped,
+             std::span<std::uint32_t> work) { policy.draw(prepared, random, dropped, work); };
 
 template <class S>
 concept has_max_kept = requires(const S& policy, const typename S::Prepared& prepared) {
@@ -58,24 +61,27 @@ concept has_limit = requires(const S& policy, std::span<double> rates, const Sam
   policy.limit(rates, input);
 };
 
-// Optional members that are there but would never be called: they return something else, or are not const.
+// Optional members that are there but would never be called: they return something else, or are not
+// const.
 template <class S>
-concept mistakes_max_kept = !has_max_kept<S> && requires(S& policy, const typename S::Prepared& prepared) {
-  policy.max_kept(prepared, std::uint32_t{});
-};
+concept mistakes_max_kept =
+    !has_max_kept<S> && requires(S& policy, const typename S::Prepared& prepared) {
+      policy.max_kept(prepared, std::uint32_t{});
+    };
 
 template <class S>
-concept mistakes_max_kept_weight = !has_max_kept_weight<S> && requires(S& policy, const typename S::Prepared& prepared) {
-  policy.max_kept_weight(prepared);
-};
+concept mistakes_max_kept_weight =
+    !has_max_kept_weight<S> &&
+    requires(S& policy, const typename S::Prepared& prepared) { policy.max_kept_weight(prepared); };
 
 template <class S>
-concept mistakes_limit = !has_limit<S> && requires(S& policy, std::vector<double>& rates, const SamplingInput& input) {
-  policy.limit(rates, input);
-};
+concept mistakes_limit =
+    !has_limit<S> && requires(S& policy, std::vector<double>& rates, const SamplingInput& input) {
+      policy.limit(rates, input);
+    };
 
-// Indices from the largest value to the smallest, equal ones in their order. A merge sort, bottom up; <algorithm> would
-// cost every user of the header more than it saves here.
+// Indices from the largest value to the smallest, equal ones in their order. A merge sort, bottom
+// up; <algorithm> would cost every user of the header more than it saves here.
 DROPBP_LAZY
 inline std::vector<std::uint32_t> descending(std::span<const double> values) {
   std::vector<std::uint32_t> order(values.size()), merged(values.size());
@@ -86,7 +92,8 @@ inline std::vector<std::uint32_t> descending(std::span<const double> values) {
       const std::size_t end = middle + width < order.size() ? middle + width : order.size();
       std::size_t left = start, right = middle;
       for (std::size_t out = start; out < end; ++out) {
-        const bool take_right = left == middle || (right < end && values[order[right]] > values[order[left]]);
+        const bool take_right =
+            left == middle || (right < end && values[order[right]] > values[order[left]]);
         merged[out] = take_right ? order[right++] : order[left++];
       }
     }
@@ -98,23 +105,29 @@ inline std::vector<std::uint32_t> descending(std::span<const double> values) {
 }  // namespace detail
 
 /// A sampling policy:
-///   struct Prepared                                         a copyable type with a default constructor
-///   Prepared prepare(const SamplingInput&) const            once for every change of the rates
+///   struct Prepared
+///       a copyable type with a default constructor
+///   Prepared prepare(const SamplingInput&) const
+///       once for every change of the rates
 ///   void draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const
-/// draw sets dropped[i] to 1 or 0; it is a pure function of its arguments and allocates nothing. It may take
-/// std::span<std::uint32_t> work, as many words of working space, as a fourth argument. Optional, for one that bounds
-/// what is kept:
-///   std::size_t max_kept(const Prepared&, std::uint32_t group) const    branches of the group in any draw, at most
-///   double max_kept_weight(const Prepared&) const                       what those of all groups weigh, at most
-///   void limit(std::span<double> rates, const SamplingInput&) const     raises rates that keep more than a cap
+/// draw sets dropped[i] to 1 or 0; it is a pure function of its arguments and allocates nothing. It
+/// may take std::span<std::uint32_t> work, as many words of working space, as a fourth argument.
+/// Optional, for one that bounds what is kept:
+///   std::size_t max_kept(const Prepared&, std::uint32_t group) const
+///       branches of the group in any draw, at most
+///   double max_kept_weight(const Prepared&) const
+///       what those of all groups weigh, at most
+///   void limit(std::span<double> rates, const SamplingInput&) const
+///       raises rates that keep more than a cap
 template <class S>
-concept Sampling =
-    std::copyable<S> && detail::has_prepared<S> && detail::has_prepare<S> && (detail::has_draw<S> || detail::has_draw_with_work<S>);
+concept Sampling = std::copyable<S> && detail::has_prepared<S> && detail::has_prepare<S> &&
+                   (detail::has_draw<S> || detail::has_draw_with_work<S>);
 
-/// Every branch is dropped independently with its own rate: exact marginals; cost and memory vary from step to step.
+/// Every branch is dropped independently with its own rate: exact marginals; cost and memory vary
+/// from step to step.
 struct BernoulliSampling {
-  /// Rates as 53-bit integers: the comparison is then the same on every compiler and under -ffast-math. A rate of 0
-  /// never drops, a rate of 1 always.
+  /// Rates as 53-bit integers: the comparison is then the same on every compiler and under
+  /// -ffast-math. A rate of 0 never drops, a rate of 1 always.
   struct Prepared {
     std::vector<std::uint64_t> thresholds;  ///< of each branch: its rate * 2^53
   };
@@ -124,13 +137,15 @@ struct BernoulliSampling {
   Prepared prepare(const SamplingInput& input) const {
     Prepared prepared;
     prepared.thresholds.reserve(input.rates.size());
-    for (const double rate : input.rates) prepared.thresholds.push_back(static_cast<std::uint64_t>(rate * 0x1p53));
+    for (const double rate : input.rates)
+      prepared.thresholds.push_back(static_cast<std::uint64_t>(rate * 0x1p53));
     return prepared;
   }
 
   /// See Sampling.
   DROPBP_LAZY
-  void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
+  void draw(const Prepared& prepared, const CounterRandom& random,
+            std::span<std::uint8_t> dropped) const {
     for (std::size_t i = 0; i < dropped.size(); i += 2) {
       const auto bits = random.pair(static_cast<std::uint32_t>(i / 2));
       dropped[i] = (bits[0] >> 11) < prepared.thresholds[i];
@@ -139,9 +154,9 @@ struct BernoulliSampling {
   }
 };
 
-/// The published sampler: independent draws, then further branches are dropped, the highest rate first (ties: the
-/// lowest index), until at least drop_rate * N are. It bounds the kept branches from above, by count, and drops more
-/// than asked: 0.525 in the mean for 64 branches at 0.5.
+/// The published sampler: independent draws, then further branches are dropped, the highest rate
+/// first (ties: the lowest index), until at least drop_rate * N are. It bounds the kept branches
+/// from above, by count, and drops more than asked: 0.525 in the mean for 64 branches at 0.5.
 struct AtLeastTargetSampling {
   /// What its draws need of the rates.
   struct Prepared {
@@ -162,7 +177,8 @@ struct AtLeastTargetSampling {
 
   /// See Sampling.
   DROPBP_LAZY
-  void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped) const {
+  void draw(const Prepared& prepared, const CounterRandom& random,
+            std::span<std::uint8_t> dropped) const {
     BernoulliSampling{}.draw(prepared.independent, random, dropped);
     std::size_t count = 0;
     for (const std::uint8_t one : dropped) count += one;
@@ -173,12 +189,14 @@ struct AtLeastTargetSampling {
   }
 
  private:
-  // The smallest count with count / branches >= rate in double precision. The divisor is rounded, too, so that the
-  // compiler cannot turn the quotient into a product with 1 / branches (-ffast-math).
+  // The smallest count with count / branches >= rate in double precision. The divisor is rounded,
+  // too, so that the compiler cannot turn the quotient into a product with 1 / branches
+  // (-ffast-math).
   DROPBP_LAZY
   static std::size_t least_dropped(std::size_t branches, double rate) {
     for (std::size_t count = 0; count < branches; ++count)
-      if (detail::rounded(static_cast<double>(count) / detail::rounded(static_cast<double>(branches))) >= rate)
+      if (detail::rounded(static_cast<double>(count) /
+                          detail::rounded(static_cast<double>(branches))) >= rate)
         return count;
     return branches;
   }

@@ -19,14 +19,15 @@ namespace detail {
 
 [[noreturn]] inline void throw_gradients_changed() {
   throw_order("for_each_gradient must visit the same gradient tensors in the same order every time",
-              "it visited other ones than in the pass before", "visit a null pointer where a parameter has no gradient");
+              "it visited other ones than in the pass before",
+              "visit a null pointer where a parameter has no gradient");
 }
 
 }  // namespace detail
 
-/// The published default: S_i = sum over trained tensors t of (||g_t|| - ||g_t^(i)||)^2, where g^(i) is the gradient
-/// with only branch i dropped; an absent gradient counts as zero. Needs NormedTensor gradients.
-/// Memory: one double a parameter tensor.
+/// The published default: S_i = sum over trained tensors t of (||g_t|| - ||g_t^(i)||)^2, where
+/// g^(i) is the gradient with only branch i dropped; an absent gradient counts as zero. Needs
+/// NormedTensor gradients. Memory: one double a parameter tensor.
 struct GradientNormSensitivity {
   using Reference = std::vector<double>;  ///< ||g_t|| of each trained tensor
 
@@ -34,7 +35,8 @@ struct GradientNormSensitivity {
   template <class Model>
   Reference reference(Model& model) const {
     Reference norms;
-    detail::for_each_gradient_of(model, [&](const auto* gradient) { norms.push_back(norm(gradient)); });
+    detail::for_each_gradient_of(model,
+                                 [&](const auto* gradient) { norms.push_back(norm(gradient)); });
     return norms;
   }
 
@@ -56,8 +58,8 @@ struct GradientNormSensitivity {
   template <class T>
   static double norm(const T* gradient) {
     static_assert(NormedTensor<T>,
-                  "dropbp: GradientNormSensitivity needs the norm of every gradient: give the gradients' type data() and "
-                  "size(), or tensor_traits with squared_norm.");
+                  "dropbp: GradientNormSensitivity needs the norm of every gradient: give the "
+                  "gradients' type data() and size(), or tensor_traits with squared_norm.");
     return gradient == nullptr ? 0.0 : detail::square_root(dropbp::squared_norm(*gradient));
   }
 };
@@ -75,7 +77,9 @@ struct GradientSensitivity {
       entries_.push_back({nullptr, nullptr, &tag<T>});
       if (gradient == nullptr) return;
       entries_.back().copy = new detail::TensorCopy<T>(*gradient);
-      entries_.back().destroy = [](void* copy) { delete static_cast<detail::TensorCopy<T>*>(copy); };
+      entries_.back().destroy = [](void* copy) {
+        delete static_cast<detail::TensorCopy<T>*>(copy);
+      };
     }
 
     std::size_t size() const noexcept { return entries_.size(); }  ///< number of tensors
@@ -92,7 +96,9 @@ struct GradientSensitivity {
 
     Reference() = default;  ///< of no tensor
     /// Leaves the other one empty.
-    Reference(Reference&& other) noexcept : entries_(std::move(other.entries_)) { other.entries_.clear(); }
+    Reference(Reference&& other) noexcept : entries_(std::move(other.entries_)) {
+      other.entries_.clear();
+    }
     /// Swaps the two.
     Reference& operator=(Reference&& other) noexcept {
       entries_.swap(other.entries_);
@@ -142,8 +148,9 @@ struct GradientSensitivity {
   template <class T>
   static void require_comparable(const T*) {
     static_assert(ComparableTensor<T>,
-                  "dropbp: GradientSensitivity keeps and compares every gradient: give the gradients' type data() and "
-                  "size() of host memory, or tensor_traits with squared_norm, squared_distance and clone.");
+                  "dropbp: GradientSensitivity keeps and compares every gradient: give the "
+                  "gradients' type data() and size() of host memory, or tensor_traits with "
+                  "squared_norm, squared_distance and clone.");
   }
 };
 
@@ -160,15 +167,18 @@ concept has_reference = requires(const S& policy, NoGradients& model) {
 };
 
 template <class S>
-concept has_difference = requires(const S& policy, const typename S::Reference& reference, NoGradients& model) {
-  { policy.difference(reference, model) } -> std::same_as<double>;
-};
+concept has_difference =
+    requires(const S& policy, const typename S::Reference& reference, NoGradients& model) {
+      { policy.difference(reference, model) } -> std::same_as<double>;
+    };
 
 }  // namespace detail
 
 /// A sensitivity policy compares the gradients of two passes:
-///   Reference reference(Model&) const              what to remember of the pass with nothing dropped
-///   double difference(const Reference&, Model&)    the sensitivity, from the pass with one branch dropped
+///   Reference reference(Model&) const
+///       what to remember of the pass with nothing dropped
+///   double difference(const Reference&, Model&)
+///       the sensitivity, from the pass with one branch dropped
 template <class S>
 concept Sensitivity = detail::has_reference<S> && detail::has_difference<S>;
 

@@ -1,6 +1,5 @@
-// expect: dropbp: Recompute wraps an operation, with a default-constructible, movable member type `struct Saved`
-// SPDX-FileCopyrightText: 2026 The dropbp authors
-// SPDX-License-Identifier: MIT
+// expect: dropbp: Recompute wraps an operation, with a default-constructible, movable member type
+// `struct Saved` SPDX-FileCopyrightText: 2026 The dropbp authors SPDX-License-Identifier: MIT
 
 // What is computed again must know what its backward pass needs.
 #include "dropbp/layer.hpp"

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The kernels that no op of this library uses yet, for models like GPT-2 and for fused layers, for one scalar, which the command
-// line defines as SCALAR.
+// The kernels that no op of this library uses yet, for models like GPT-2 and for fused layers, for
+// one scalar, which the command line defines as SCALAR.
 #include "dropbp/backend/cuda/gates.hpp"
 #include "dropbp/backend/cuda/launch.cuh"
 #include "dropbp/backend/cuda/layer_norm.hpp"
@@ -11,8 +11,8 @@
 namespace dropbp::cuda {
 
 template <class T>
-void launch_all(CudaLauncher launch, Rows<T> y, Rows<const T> x, float* mean, float* rstd, const T* w, T* dw, float* workspace, Index rows,
-                Index columns) {
+void launch_all(CudaLauncher launch, Rows<T> y, Rows<const T> x, float* mean, float* rstd,
+                const T* w, T* dw, float* workspace, Index rows, Index columns) {
   gelu_forward(launch, y, x, rows, columns);
   gelu_backward(launch, y, x, x, rows, columns);
   add_rms_norm_forward(launch, y, rstd, y, x, w, rows, columns, 1e-5);
@@ -22,6 +22,7 @@ void launch_all(CudaLauncher launch, Rows<T> y, Rows<const T> x, float* mean, fl
   layer_norm_backward(launch, y, true, x, x, w, mean, rstd, dw, dw, true, workspace, rows, columns);
 }
 
-template void launch_all<SCALAR>(CudaLauncher, Rows<SCALAR>, Rows<const SCALAR>, float*, float*, const SCALAR*, SCALAR*, float*, Index, Index);
+template void launch_all<SCALAR>(CudaLauncher, Rows<SCALAR>, Rows<const SCALAR>, float*, float*,
+                                 const SCALAR*, SCALAR*, float*, Index, Index);
 
 }  // namespace dropbp::cuda

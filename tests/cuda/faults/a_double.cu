@@ -18,4 +18,6 @@ struct Copy {
   }
 };
 
-void launch(CudaLauncher& launcher, float* y, const float* x) { launcher(Grid{}, Copy<Half, 8>{}, y, x); }
+void launch(CudaLauncher& launcher, float* y, const float* x) {
+  launcher(Grid{}, Copy<Half, 8>{}, y, x);
+}

@@ -15,9 +15,13 @@ struct Copy {
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, float* const* lists, const uint4* x) const {
     const auto value = ctx.template load<uint4, 1>(x + ctx.thread());
-    float* const to = ctx.thread() % 2 == 0 ? lists[ctx.block()] : reinterpret_cast<float*>(ctx.shared());
-    to[ctx.thread()] = static_cast<float>(value.values[0].x + value.values[0].y + value.values[0].z + value.values[0].w);
+    float* const to =
+        ctx.thread() % 2 == 0 ? lists[ctx.block()] : reinterpret_cast<float*>(ctx.shared());
+    to[ctx.thread()] = static_cast<float>(value.values[0].x + value.values[0].y +
+                                          value.values[0].z + value.values[0].w);
   }
 };
 
-void launch(CudaLauncher& launcher, float* const* lists, const uint4* x) { launcher(Grid{}, Copy<Half, 8>{}, lists, x); }
+void launch(CudaLauncher& launcher, float* const* lists, const uint4* x) {
+  launcher(Grid{}, Copy<Half, 8>{}, lists, x);
+}

@@ -21,4 +21,6 @@ struct Copy {
   }
 };
 
-void launch(CudaLauncher& launcher, Half* y, const Half* x) { launcher(Grid{}, Copy<Half, 8>{}, y, x); }
+void launch(CudaLauncher& launcher, Half* y, const Half* x) {
+  launcher(Grid{}, Copy<Half, 8>{}, y, x);
+}

@@ -15,8 +15,11 @@ struct Copy {
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, float* y, const uint4* x) const {
     const auto value = ctx.template load<uint4, 1>(x + ctx.thread());
-    atomicAdd(y, static_cast<float>(value.values[0].x + value.values[0].y + value.values[0].z + value.values[0].w));
+    atomicAdd(y, static_cast<float>(value.values[0].x + value.values[0].y + value.values[0].z +
+                                    value.values[0].w));
   }
 };
 
-void launch(CudaLauncher& launcher, float* y, const uint4* x) { launcher(Grid{}, Copy<Half, 8>{}, y, x); }
+void launch(CudaLauncher& launcher, float* y, const uint4* x) {
+  launcher(Grid{}, Copy<Half, 8>{}, y, x);
+}

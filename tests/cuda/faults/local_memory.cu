@@ -21,4 +21,6 @@ struct Copy {
   }
 };
 
-void launch(CudaLauncher& launcher, float* y, const float* x, int n) { launcher(Grid{}, Copy<Half, 8>{}, y, x, n); }
+void launch(CudaLauncher& launcher, float* y, const float* x, int n) {
+  launcher(Grid{}, Copy<Half, 8>{}, y, x, n);
+}

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The backend that the tests of this folder are compiled for: a card, or with DROPBP_TEST_EMULATED the host emulator, which
-// proves everything in them but the card itself. On both an op can run in another stream and while a stream is captured.
+// The backend that the tests of this folder are compiled for: a card, or with DROPBP_TEST_EMULATED
+// the host emulator, which proves everything in them but the card itself. On both an op can run in
+// another stream and while a stream is captured.
 #pragma once
 
 #include <functional>
@@ -107,11 +108,13 @@ inline void capture_and_discard(const std::function<void()>& op) {
 
 using Device = dropbp::device_runtime<Backend>;
 
-/// What an op must say that reads or writes the host's memory, while the current stream is captured.
+/// What an op must say that reads or writes the host's memory, while the current stream is
+/// captured.
 template <class Op>
 void check_refused_in_capture(const Op& op) {
-  check_throws<std::logic_error>([&] { capture_and_discard(op); },
-                                 {"needs a stream that is not being captured", "move it before or behind the captured part"});
+  check_throws<std::logic_error>(
+      [&] { capture_and_discard(op); },
+      {"needs a stream that is not being captured", "move it before or behind the captured part"});
 }
 
 }  // namespace test

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention by cuDNN on a card, where this build has it and it takes the shape; what ran is printed. With the same
-// bounds it is our own kernels' turn elsewhere.
+// Attention by cuDNN on a card, where this build has it and it takes the shape; what ran is
+// printed. With the same bounds it is our own kernels' turn elsewhere.
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -25,14 +25,17 @@ using test::run_everywhere;
 template <class T>
 using Ops = ops::detail::device_ops<T, Cuda>;
 
-const char* name_of(AttentionCode code) { return code == AttentionCode::library ? "cuDNN" : "own kernels"; }
+const char* name_of(AttentionCode code) {
+  return code == AttentionCode::library ? "cuDNN" : "own kernels";
+}
 
 /// The first columns of rows that lie further apart.
 std::vector<double> dense(const std::vector<double>& values, Index rows, Index columns) {
   const Index stride = static_cast<Index>(values.size()) / rows;
   std::vector<double> result;
   for (Index i = 0; i < rows; ++i)
-    for (Index j = 0; j < columns; ++j) result.push_back(values[static_cast<std::size_t>(i * stride + j)]);
+    for (Index j = 0; j < columns; ++j)
+      result.push_back(values[static_cast<std::size_t>(i * stride + j)]);
   return result;
 }
 bool gaps_are_nan(const std::vector<double>& values, Index rows, Index columns) {
@@ -53,19 +56,21 @@ struct Attention {
   Buffer<float> lse{1, c.shape.statistics()};
 
   AttentionCode forward(AttentionCode wanted) {
-    return Ops<T>::attention_forward(o.columns(0, c.shape.q_width()), lse.data(), qkv.columns(0, c.width()), layout,
-                                     shape, wanted);
+    return Ops<T>::attention_forward(o.columns(0, c.shape.q_width()), lse.data(),
+                                     qkv.columns(0, c.width()), layout, shape, wanted);
   }
   AttentionCode backward(AttentionCode wanted) {
-    return Ops<T>::attention_backward(grad_qkv.columns(0, c.width()), grad_o.columns(0, c.shape.q_width()),
-                                      qkv.columns(0, c.width()), o.columns(0, c.shape.q_width()), lse.data(), layout,
-                                      shape, wanted);
+    return Ops<T>::attention_backward(grad_qkv.columns(0, c.width()),
+                                      grad_o.columns(0, c.shape.q_width()),
+                                      qkv.columns(0, c.width()), o.columns(0, c.shape.q_width()),
+                                      lse.data(), layout, shape, wanted);
   }
 };
 
 /// In a build with cuDNN it must have run.
 void report(const std::string& what, AttentionCode forward, AttentionCode backward) {
-  std::printf("%s: forward by %s, backward by %s\n", what.c_str(), name_of(forward), name_of(backward));
+  std::printf("%s: forward by %s, backward by %s\n", what.c_str(), name_of(forward),
+              name_of(backward));
 #if defined(DROPBP_TEST_CUDNN)
   CHECK(forward == AttentionCode::library);
   CHECK(backward == AttentionCode::library);
@@ -91,15 +96,19 @@ TEMPLATE_TEST_CASE("device: attention by cuDNN stays within its bounds", "", Hal
     const std::vector<double> x = dense(a.qkv.fill(random), c.tokens(), c.width());
     const std::vector<double> g = dense(a.grad_o.fill(random), c.tokens(), c.shape.q_width());
     AttentionCode forward{}, backward{};
-    run_everywhere({&a.o, &a.lse}, Capture::yes, [&] { forward = a.forward(AttentionCode::library); });
+    run_everywhere({&a.o, &a.lse}, Capture::yes,
+                   [&] { forward = a.forward(AttentionCode::library); });
     const auto wanted = test::attention_reference<T>(c, x, g, nullptr, nullptr, true);
-    const std::vector<double> o = dense(a.o.values(), c.tokens(), c.shape.q_width()), lse = a.lse.values();
+    const std::vector<double> o = dense(a.o.values(), c.tokens(), c.shape.q_width()),
+                              lse = a.lse.values();
     CHECK(test::problem("o", o, wanted.o) == "");
     CHECK(test::problem("lse", lse, wanted.lse) == "");
     CHECK(gaps_are_nan(a.o.values(), c.tokens(), c.shape.q_width()));
-    run_everywhere({&a.grad_qkv}, Capture::yes, [&] { backward = a.backward(AttentionCode::library); });
+    run_everywhere({&a.grad_qkv}, Capture::yes,
+                   [&] { backward = a.backward(AttentionCode::library); });
     const auto gradients = test::attention_reference<T>(c, x, g, &o, &lse, true);
-    CHECK(test::problem("grad_qkv", dense(a.grad_qkv.values(), c.tokens(), c.width()), gradients.grad_qkv) == "");
+    CHECK(test::problem("grad_qkv", dense(a.grad_qkv.values(), c.tokens(), c.width()),
+                        gradients.grad_qkv) == "");
     CHECK(gaps_are_nan(a.grad_qkv.values(), c.tokens(), c.width()));
     report(c.text(), forward, backward);
   }
@@ -107,7 +116,8 @@ TEMPLATE_TEST_CASE("device: attention by cuDNN stays within its bounds", "", Hal
 
 TEST_CASE("device: cuDNN takes in parts what would need too much workspace", "[large]") {
   // 2 GiB for ds of all heads, but on Blackwell. Passes of one code and of the other fit together.
-  const test::AttentionCase c{{.batch = 2, .sequence = 4096, .heads = 32, .kv_heads = 8, .head_size = 128}, 0};
+  const test::AttentionCase c{
+      {.batch = 2, .sequence = 4096, .heads = 32, .kv_heads = 8, .head_size = 128}, 0};
   INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
   std::mt19937_64 random(test::fresh_seed());
   Attention<BFloat16> a{c};

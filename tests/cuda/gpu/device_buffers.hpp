@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Matrices on a device with a known beginning, and running an op in every way that it must work: on CUDA's default stream, on
-// another one, and as a captured graph; each time with the same bits.
+// Matrices on a device with a known beginning, and running an op in every way that it must work: on
+// CUDA's default stream, on another one, and as a captured graph; each time with the same bits.
 #pragma once
 
 #include <algorithm>
@@ -30,13 +30,16 @@ using dropbp::ops::Index, dropbp::ops::Matrix, dropbp::ops::MatrixView;
 
 /// Issue's figures: the largest error over the largest value.
 template <class T>
-inline constexpr double tolerance = std::is_same_v<T, float> ? 1e-5 : std::is_same_v<T, Half> ? 2e-3 : 1e-2;
+inline constexpr double tolerance = std::is_same_v<T, float>  ? 1e-5
+                                    : std::is_same_v<T, Half> ? 2e-3
+                                                              : 1e-2;
 
 /// Fresh numbers in each run; the seed is printed with a failure.
 inline std::uint64_t fresh_seed() {
   static const std::uint64_t seed = [] {
     const char* const given = std::getenv("DROPBP_TEST_SEED");
-    return given != nullptr ? std::strtoull(given, nullptr, 10) : std::uint64_t{std::random_device{}()};
+    return given != nullptr ? std::strtoull(given, nullptr, 10)
+                            : std::uint64_t{std::random_device{}()};
   }();
   return seed;
 }
@@ -44,7 +47,7 @@ inline std::uint64_t fresh_seed() {
 class AnyBuffer {
  public:
   virtual ~AnyBuffer() = default;
-  virtual void reset() = 0;                    ///< as at first
+  virtual void reset() = 0;                        ///< as at first
   virtual std::vector<unsigned char> fetch() = 0;  ///< what is there now; waits
 };
 
@@ -52,8 +55,13 @@ class AnyBuffer {
 template <class E>
 class Buffer : public AnyBuffer {
  public:
-  Buffer(Index rows, Index columns) : rows_(rows), columns_(columns), initial_(static_cast<std::size_t>(rows * columns)), device_(rows, columns) {
-    if (!initial_.empty()) std::memset(static_cast<void*>(initial_.data()), 0xFF, initial_.size() * sizeof(E));
+  Buffer(Index rows, Index columns)
+      : rows_(rows),
+        columns_(columns),
+        initial_(static_cast<std::size_t>(rows * columns)),
+        device_(rows, columns) {
+    if (!initial_.empty())
+      std::memset(static_cast<void*>(initial_.data()), 0xFF, initial_.size() * sizeof(E));
     reset();
   }
   /// From host numbers, rounded to E.
@@ -75,7 +83,8 @@ class Buffer : public AnyBuffer {
   }
 
   void reset() override {
-    if (!initial_.empty()) Device::copy_to_device(device_.data(), initial_.data(), initial_.size() * sizeof(E));
+    if (!initial_.empty())
+      Device::copy_to_device(device_.data(), initial_.data(), initial_.size() * sizeof(E));
   }
   std::vector<unsigned char> fetch() override {
     std::vector<unsigned char> bytes(initial_.size() * sizeof(E));
@@ -84,7 +93,8 @@ class Buffer : public AnyBuffer {
   }
   std::vector<double> values() {
     std::vector<E> elements(initial_.size());
-    if (!elements.empty()) Device::copy_to_host(elements.data(), device_.data(), elements.size() * sizeof(E));
+    if (!elements.empty())
+      Device::copy_to_host(elements.data(), device_.data(), elements.size() * sizeof(E));
     std::vector<double> result;
     for (const E& element : elements) result.push_back(widen(element));
     return result;
@@ -94,7 +104,9 @@ class Buffer : public AnyBuffer {
   MatrixView<E, Backend> view() { return device_.view(); }
   MatrixView<const E, Backend> constant() { return device_.view(); }
   /// Columns of it: rows further apart than they are long.
-  MatrixView<E, Backend> columns(Index first, Index count) { return device_.view().columns_from(first, count); }
+  MatrixView<E, Backend> columns(Index first, Index count) {
+    return device_.view().columns_from(first, count);
+  }
 
  private:
   static E narrow(double value) {
@@ -115,12 +127,14 @@ class Buffer : public AnyBuffer {
   Matrix<E, Backend> device_;
 };
 
-/// Whether a stream that is being captured takes an op. Those that read arrays of the host, or return numbers to it, refuse: a graph
-/// would repeat the tokens, step counts and addresses of one step.
+/// Whether a stream that is being captured takes an op. Those that read arrays of the host, or
+/// return numbers to it, refuse: a graph would repeat the tokens, step counts and addresses of one
+/// step.
 enum class Capture { yes, refused };
 
 /// Runs `op` in every way, from the same beginning; the outputs keep what came last.
-inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture capture, const std::function<void()>& op) {
+inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture capture,
+                           const std::function<void()>& op) {
   const auto begin = [&] {
     for (AnyBuffer* output : outputs) output->reset();
     Device::synchronize();
@@ -156,7 +170,8 @@ inline double error_of(const std::vector<double>& got, const std::vector<double>
   for (const double value : wanted) largest = std::max(largest, std::abs(value));
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const double difference = std::abs(got[i] - wanted[i]);
-    if (!(difference <= error)) error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
+    if (!(difference <= error))
+      error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
   }
   return got.size() == wanted.size() ? error / largest : std::numeric_limits<double>::infinity();
 }

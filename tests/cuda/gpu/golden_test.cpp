@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Parity with the published implementation, which PyTorch computed in float64, of the same models on a device: the CPU's tests
-// and tolerances, in float: losses 1e-5, gradients 1e-6 + 1e-4 |g| each element, sensitivities 1e-5 relative. Seen on the emulator: 5e-7, a
-// fifth, 5e-7.
+// Parity with the published implementation, which PyTorch computed in float64, of the same models
+// on a device: the CPU's tests and tolerances, in float: losses 1e-5, gradients 1e-6 + 1e-4 |g|
+// each element, sensitivities 1e-5 relative. Seen on the emulator: 5e-7, a fifth, 5e-7.
 #include <string>
 
 #include "cuda/gpu/llama_model.hpp"
@@ -21,8 +21,10 @@ TEST_CASE("device: every gradient of every golden case agrees, and the same ones
 TEST_CASE("device: both sensitivities agree with the golden ones to 1e-5") {
   const std::string model = GENERATE("llama-tiny", "llama-tiny-lora");
   CAPTURE(model);
-  golden::sensitivities_agree<float, Backend>(model, "sensitivities_gradient_norm", dropbp::GradientNormSensitivity{});
-  golden::sensitivities_agree<float, Backend>(model, "sensitivities_gradient", dropbp::GradientSensitivity{});
+  golden::sensitivities_agree<float, Backend>(model, "sensitivities_gradient_norm",
+                                              dropbp::GradientNormSensitivity{});
+  golden::sensitivities_agree<float, Backend>(model, "sensitivities_gradient",
+                                              dropbp::GradientSensitivity{});
 }
 
 TEST_CASE("device: 12 AdamW steps with their plans follow the golden losses") {

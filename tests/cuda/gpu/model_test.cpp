@@ -105,11 +105,13 @@ Run compare(ops::Adaptation adaptation, bool tie_embeddings, bool recompute = fa
   constexpr std::uint64_t steps = 20;
   const LlamaConfig config = small_config(tie_embeddings);
   LlamaModel<float> cpu(config, 9, {.adaptation = adaptation, .recompute = recompute});
-  LlamaModel<T, Backend> device(config, 9, {.adaptation = adaptation, .recompute = recompute, .fill = ops::PoolFill::nan});
+  LlamaModel<T, Backend> device(
+      config, 9, {.adaptation = adaptation, .recompute = recompute, .fill = ops::PoolFill::nan});
   cpu.initialize(3), device.initialize(3);
   cpu.initialize_adapters(4), device.initialize_adapters(4);
   disturb_adapters(cpu), disturb_adapters(device);
-  const dropbp::DropOptions options{.drop_rate = 0.5, .seed = 1, .trains_below = cpu.trains_below()};
+  const dropbp::DropOptions options{
+      .drop_rate = 0.5, .seed = 1, .trains_below = cpu.trains_below()};
   dropbp::DropBPHandler cpu_handler{cpu, options};
   dropbp::DropBPHandler device_handler{device, options};
   const ops::AdamWOptions adamw{.learning_rate = 1e-3};
@@ -124,7 +126,9 @@ Run compare(ops::Adaptation adaptation, bool tie_embeddings, bool recompute = fa
     REQUIRE(cpu_handler.plan().fingerprint() == device_handler.plan().fingerprint());
     cpu.clear_gradients(), device.clear_gradients();
     const Batch batch = small_batch(step);
-    const auto keep_loss = [&](double x, double y) { dropbp::test::keep_worst(run.loss, std::abs(x - y) / y); };
+    const auto keep_loss = [&](double x, double y) {
+      dropbp::test::keep_worst(run.loss, std::abs(x - y) / y);
+    };
     if (!cpu_handler.backward_needed()) {
       keep_loss(device.loss(batch), cpu.loss(batch));
       continue;
@@ -134,8 +138,10 @@ Run compare(ops::Adaptation adaptation, bool tie_embeddings, bool recompute = fa
     if (compared++ == 0) run.first_gradient = gradient;
     dropbp::test::keep_worst(run.gradient.tensor, gradient.tensor);
     dropbp::test::keep_worst(run.gradient.whole, gradient.whole);
-    const double cpu_norm = ops::global_norm(ops::squared_gradient_norms<float>(cpu_optimizer.parameters()));
-    const double norm = ops::global_norm(ops::squared_gradient_norms<T>(device_optimizer.parameters()));
+    const double cpu_norm =
+        ops::global_norm(ops::squared_gradient_norms<float>(cpu_optimizer.parameters()));
+    const double norm =
+        ops::global_norm(ops::squared_gradient_norms<T>(device_optimizer.parameters()));
     dropbp::test::keep_worst(run.gradient.whole, std::abs(norm - cpu_norm) / cpu_norm);
     cpu_optimizer.step(0.5), device_optimizer.step(0.5);
     CHECK(device.saved_memory().bytes_in_use() == 0);
@@ -147,10 +153,12 @@ Run compare(ops::Adaptation adaptation, bool tie_embeddings, bool recompute = fa
 
 }  // namespace
 
-// Seen on the emulator, with products summed in another order than the CPU's, from 8 beginnings: losses 9e-8, the first
-// gradient 2e-5 (q and k of adapters, whose gradients are small differences while attention is nearly uniform), any gradient 3e-4 (AdamW
-// divides by the root of the second moment and makes of a small gradient a step as large as of any other), weights 1.5e-7.
-TEST_CASE("device: 20 steps in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
+// Seen on the emulator, with products summed in another order than the CPU's, from 8 beginnings:
+// losses 9e-8, the first gradient 2e-5 (q and k of adapters, whose gradients are small differences
+// while attention is nearly uniform), any gradient 3e-4 (AdamW divides by the root of the second
+// moment and makes of a small gradient a step as large as of any other), weights 1.5e-7.
+TEST_CASE(
+    "device: 20 steps in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
   const auto check = [](const Run& run) {
     CHECK(run.loss < 1e-6);
     CHECK(run.first_gradient.tensor < 1e-4);
@@ -161,15 +169,19 @@ TEST_CASE("device: 20 steps in float agree with the CPU's, full, tied, recompute
   SECTION("tied embeddings") { check(compare<float>({}, true)); }
   SECTION("recomputed") { check(compare<float>({}, true, true)); }
   SECTION("LoRA with dropout") {
-    check(compare<float>({.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false));
+    check(compare<float>(
+        {.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false));
   }
-  SECTION("LoRA on some linear maps") { check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false)); }
+  SECTION("LoRA on some linear maps") {
+    check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false));
+  }
   SECTION("QLoRA") { check(compare<float>({.rank = 2, .quantize = true}, false)); }
 }
 
-// A bfloat16 has 8 bits: 2^-9 = 0.2 % an operation, which add up like a random walk over a pass of some dozen: about 1 % of a
-// gradient of all weights, and of stored weights 2^-9 / sqrt(3) = 0.11 %. Over frozen weights the small gradients of q and k count for more.
-// After an update only losses and weights can be compared. Seen as above: see each bound.
+// A bfloat16 has 8 bits: 2^-9 = 0.2 % an operation, which add up like a random walk over a pass of
+// some dozen: about 1 % of a gradient of all weights, and of stored weights 2^-9 / sqrt(3) = 0.11
+// %. Over frozen weights the small gradients of q and k count for more. After an update only losses
+// and weights can be compared. Seen as above: see each bound.
 TEST_CASE("device: 20 steps in bfloat16 stay within its rounding of the CPU's in float") {
   struct Bounds {
     double loss, tensor, whole, weights;
@@ -181,11 +193,19 @@ TEST_CASE("device: 20 steps in bfloat16 stay within its rounding of the CPU's in
     CHECK(run.first_gradient.whole < bounds.whole);
     CHECK(run.weights < bounds.weights);
   };
-  const Bounds all{.loss = 5e-4, .tensor = 0.03, .whole = 0.01, .weights = 4e-3};       // seen: 1.3e-4, 0.013, 0.005, 2.0e-3
-  const Bounds adapters{.loss = 1e-2, .tensor = 0.4, .whole = 0.15, .weights = 8e-3};  // seen: 3.1e-3, 0.17, 0.074, 3.6e-3
+  const Bounds all{.loss = 5e-4,
+                   .tensor = 0.03,
+                   .whole = 0.01,
+                   .weights = 4e-3};  // seen: 1.3e-4, 0.013, 0.005, 2.0e-3
+  const Bounds adapters{.loss = 1e-2,
+                        .tensor = 0.4,
+                        .whole = 0.15,
+                        .weights = 8e-3};  // seen: 3.1e-3, 0.17, 0.074, 3.6e-3
   SECTION("all weights") { check(compare<dropbp::BFloat16>({}, true), all); }
   SECTION("LoRA") { check(compare<dropbp::BFloat16>({.rank = 2}, false), adapters); }
-  SECTION("QLoRA") { check(compare<dropbp::BFloat16>({.rank = 2, .quantize = true}, false), adapters); }
+  SECTION("QLoRA") {
+    check(compare<dropbp::BFloat16>({.rank = 2, .quantize = true}, false), adapters);
+  }
 }
 
 TEST_CASE("device: two runs of a training give the same bits") {
@@ -220,7 +240,8 @@ TEST_CASE("device: sensitivities are those of the CPU, measured and running") {
   dropbp::DropBPHandler device_handler{device, options};
   const auto check = [](const std::vector<double>& x, const std::vector<double>& y) {
     REQUIRE(x.size() == y.size());
-    for (std::size_t i = 0; i < x.size(); ++i) CHECK(std::abs(x[i] - y[i]) <= 1e-4 * std::abs(y[i]));
+    for (std::size_t i = 0; i < x.size(); ++i)
+      CHECK(std::abs(x[i] - y[i]) <= 1e-4 * std::abs(y[i]));
   };
   BranchwisePass<float> cpu_pass(cpu, batch);
   BranchwisePass<float, Backend> device_pass(device, batch);
@@ -233,7 +254,8 @@ TEST_CASE("device: sensitivities are those of the CPU, measured and running") {
   for (std::uint64_t step = 0; step < 3; ++step) {
     cpu_handler.begin_step(step), device_handler.begin_step(step);
     cpu.clear_gradients(), device.clear_gradients();
-    static_cast<void>(cpu.loss_and_gradients(batch)), static_cast<void>(device.loss_and_gradients(batch));
+    static_cast<void>(cpu.loss_and_gradients(batch)),
+        static_cast<void>(device.loss_and_gradients(batch));
     cpu_handler.observe_gradients(cpu_running), device_handler.observe_gradients(device_running);
   }
   check(device_running.sensitivities(), cpu_running.sensitivities());

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The kernels that no op of the library uses yet, LayerNorm, GELU and addition fused with a norm, as ops of views: declared for any
-// compiler, compiled for CUDA in more_ops.cu.
+// The kernels that no op of the library uses yet, LayerNorm, GELU and addition fused with a norm,
+// as ops of views: declared for any compiler, compiled for CUDA in more_ops.cu.
 #pragma once
 
 #include "dropbp/ops/matrix.hpp"
@@ -15,13 +15,18 @@ struct more_ops {
   using View = dropbp::ops::MatrixView<T, Backend>;
   using ConstView = dropbp::ops::MatrixView<const T, Backend>;
 
-  static void add_rms_norm_forward(View y, float* rstd, View sum, ConstView branch, const T* w, double eps);
-  static void layer_norm_forward(View y, float* mean, float* rstd, ConstView x, const T* w, const T* b, double eps);
-  static void add_layer_norm_forward(View y, float* mean, float* rstd, View sum, ConstView branch, const T* w, const T* b, double eps);
-  static void layer_norm_recompute(View y, ConstView x, const T* w, const T* b, const float* mean, const float* rstd);
+  static void add_rms_norm_forward(View y, float* rstd, View sum, ConstView branch, const T* w,
+                                   double eps);
+  static void layer_norm_forward(View y, float* mean, float* rstd, ConstView x, const T* w,
+                                 const T* b, double eps);
+  static void add_layer_norm_forward(View y, float* mean, float* rstd, View sum, ConstView branch,
+                                     const T* w, const T* b, double eps);
+  static void layer_norm_recompute(View y, ConstView x, const T* w, const T* b, const float* mean,
+                                   const float* rstd);
   static Index layer_norm_backward_workspace(Index rows, Index columns);
   // dw and db null: frozen.
-  static void layer_norm_backward(View dx, bool add, ConstView dy, ConstView x, const T* w, const float* mean, const float* rstd, T* dw, T* db,
+  static void layer_norm_backward(View dx, bool add, ConstView dy, ConstView x, const T* w,
+                                  const float* mean, const float* rstd, T* dw, T* db,
                                   bool add_to_dw, float* workspace);
   static void gelu_forward(View out, ConstView in);
   static void gelu_backward(View grad_in, ConstView grad_out, ConstView in);
@@ -43,28 +48,36 @@ using dropbp::ops::detail::rows_of;
 namespace kernels = dropbp::cuda;
 
 template <class T, class Backend>
-void more_ops<T, Backend>::add_rms_norm_forward(View y, float* rstd, View sum, ConstView branch, const T* w, double eps) {
+void more_ops<T, Backend>::add_rms_norm_forward(View y, float* rstd, View sum, ConstView branch,
+                                                const T* w, double eps) {
   auto launch = device_launcher<Backend>::current();
-  kernels::add_rms_norm_forward(launch, rows_of(y), rstd, rows_of(sum), rows_of(branch), w, y.rows, y.columns, eps);
+  kernels::add_rms_norm_forward(launch, rows_of(y), rstd, rows_of(sum), rows_of(branch), w, y.rows,
+                                y.columns, eps);
 }
 
 template <class T, class Backend>
-void more_ops<T, Backend>::layer_norm_forward(View y, float* mean, float* rstd, ConstView x, const T* w, const T* b, double eps) {
+void more_ops<T, Backend>::layer_norm_forward(View y, float* mean, float* rstd, ConstView x,
+                                              const T* w, const T* b, double eps) {
   auto launch = device_launcher<Backend>::current();
-  kernels::layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(x), w, b, y.rows, y.columns, eps);
+  kernels::layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(x), w, b, y.rows, y.columns,
+                              eps);
 }
 
 template <class T, class Backend>
-void more_ops<T, Backend>::add_layer_norm_forward(View y, float* mean, float* rstd, View sum, ConstView branch, const T* w, const T* b,
+void more_ops<T, Backend>::add_layer_norm_forward(View y, float* mean, float* rstd, View sum,
+                                                  ConstView branch, const T* w, const T* b,
                                                   double eps) {
   auto launch = device_launcher<Backend>::current();
-  kernels::add_layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(sum), rows_of(branch), w, b, y.rows, y.columns, eps);
+  kernels::add_layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(sum), rows_of(branch), w,
+                                  b, y.rows, y.columns, eps);
 }
 
 template <class T, class Backend>
-void more_ops<T, Backend>::layer_norm_recompute(View y, ConstView x, const T* w, const T* b, const float* mean, const float* rstd) {
+void more_ops<T, Backend>::layer_norm_recompute(View y, ConstView x, const T* w, const T* b,
+                                                const float* mean, const float* rstd) {
   auto launch = device_launcher<Backend>::current();
-  kernels::layer_norm_recompute(launch, rows_of(y), rows_of(x), w, b, mean, rstd, y.rows, y.columns);
+  kernels::layer_norm_recompute(launch, rows_of(y), rows_of(x), w, b, mean, rstd, y.rows,
+                                y.columns);
 }
 
 template <class T, class Backend>
@@ -73,11 +86,12 @@ dropbp::ops::Index more_ops<T, Backend>::layer_norm_backward_workspace(Index row
 }
 
 template <class T, class Backend>
-void more_ops<T, Backend>::layer_norm_backward(View dx, bool add, ConstView dy, ConstView x, const T* w, const float* mean, const float* rstd,
+void more_ops<T, Backend>::layer_norm_backward(View dx, bool add, ConstView dy, ConstView x,
+                                               const T* w, const float* mean, const float* rstd,
                                                T* dw, T* db, bool add_to_dw, float* workspace) {
   auto launch = device_launcher<Backend>::current();
-  kernels::layer_norm_backward(launch, rows_of(dx), add, rows_of(dy), rows_of(x), w, mean, rstd, dw, db, add_to_dw, workspace, x.rows,
-                               x.columns);
+  kernels::layer_norm_backward(launch, rows_of(dx), add, rows_of(dy), rows_of(x), w, mean, rstd, dw,
+                               db, add_to_dw, workspace, x.rows, x.columns);
 }
 
 template <class T, class Backend>
@@ -89,7 +103,8 @@ void more_ops<T, Backend>::gelu_forward(View out, ConstView in) {
 template <class T, class Backend>
 void more_ops<T, Backend>::gelu_backward(View grad_in, ConstView grad_out, ConstView in) {
   auto launch = device_launcher<Backend>::current();
-  kernels::gelu_backward(launch, rows_of(grad_in), rows_of(grad_out), rows_of(in), in.rows, in.columns);
+  kernels::gelu_backward(launch, rows_of(grad_in), rows_of(grad_out), rows_of(in), in.rows,
+                         in.columns);
 }
 
 }  // namespace test

@@ -23,8 +23,12 @@ using test::GappedRows;
 template <class T>
 struct Run {
   explicit Run(const AttentionCase& c)
-      : qkv(c.tokens(), c.width(), c.gap), o(c.tokens(), c.shape.q_width(), 2 * c.gap), grad_o(c.tokens(), c.shape.q_width(), 2 * c.gap),
-        grad_qkv(c.tokens(), c.width(), c.gap), lse(static_cast<std::size_t>(c.shape.statistics()), std::nanf("")), delta(lse) {}
+      : qkv(c.tokens(), c.width(), c.gap),
+        o(c.tokens(), c.shape.q_width(), 2 * c.gap),
+        grad_o(c.tokens(), c.shape.q_width(), 2 * c.gap),
+        grad_qkv(c.tokens(), c.width(), c.gap),
+        lse(static_cast<std::size_t>(c.shape.statistics()), std::nanf("")),
+        delta(lse) {}
 
   void forward(const AttentionCase& c, std::uint64_t seed) {
     simt::Launcher launch(seed);
@@ -32,8 +36,9 @@ struct Run {
   }
   void backward(const AttentionCase& c, std::uint64_t seed) {
     simt::Launcher launch(seed);
-    cuda::attention_backward(launch, grad_qkv.rows(), std::as_const(grad_o).rows(), std::as_const(qkv).rows(), std::as_const(o).rows(),
-                             lse.data(), delta.data(), c.shape);
+    cuda::attention_backward(launch, grad_qkv.rows(), std::as_const(grad_o).rows(),
+                             std::as_const(qkv).rows(), std::as_const(o).rows(), lse.data(),
+                             delta.data(), c.shape);
   }
 
   GappedRows<T> qkv, o, grad_o, grad_qkv;
@@ -51,7 +56,8 @@ template <class T>
 void check(const AttentionCase& c) {
   INFO(c.text());
   Run<T> run(c);
-  std::mt19937_64 random(static_cast<std::uint64_t>(c.shape.statistics() + 1000 * c.shape.head_size));
+  std::mt19937_64 random(
+      static_cast<std::uint64_t>(c.shape.statistics() + 1000 * c.shape.head_size));
   const std::vector<double> qkv = run.qkv.fill(random, 2.0), grad_o = run.grad_o.fill(random);
   run.forward(c, 1);
   const auto forward = test::attention_reference<T>(c, qkv, grad_o);
@@ -74,7 +80,8 @@ void check(const AttentionCase& c) {
   CHECK(same_bits(run.grad_qkv.elements, again.grad_qkv.elements));
 }
 
-// Each size of a head that there are kernels for, others, rows that cannot be read 16 bytes at a time; tiles that are full, that are not.
+// Each size of a head that there are kernels for, others, rows that cannot be read 16 bytes at a
+// time; tiles that are full, that are not.
 const std::vector<AttentionCase>& cases() {
   static const std::vector<AttentionCase> all = {
       {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
@@ -93,7 +100,8 @@ const std::vector<AttentionCase>& cases() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("attention's kernels stay within their bounds, whatever the schedule", "", float, Half, BFloat16) {
+TEMPLATE_TEST_CASE("attention's kernels stay within their bounds, whatever the schedule", "", float,
+                   Half, BFloat16) {
   for (const AttentionCase& c : cases()) check<TestType>(c);
 }
 
@@ -106,11 +114,13 @@ TEST_CASE("attention's reference is what the CPU computes") {
     const auto wanted = test::attention_reference<float>(c, qkv, grad_o);
     const ops::HeadLayout layout{c.shape.heads, c.shape.kv_heads, c.shape.head_size};
     const ops::SequenceShape shape{c.shape.batch, c.shape.sequence};
-    std::vector<double> o(grad_o.size()), lse(static_cast<std::size_t>(c.shape.statistics())), grad_qkv(qkv.size());
+    std::vector<double> o(grad_o.size()), lse(static_cast<std::size_t>(c.shape.statistics())),
+        grad_qkv(qkv.size());
     const ops::MatrixView<const double> qkv_rows(qkv.data(), c.tokens(), c.width());
     const ops::MatrixView<double> o_rows(o.data(), c.tokens(), c.shape.q_width());
     ops::attention_forward<double>(o_rows, lse.data(), qkv_rows, layout, shape);
-    ops::attention_backward<double>({grad_qkv.data(), c.tokens(), c.width()}, {grad_o.data(), c.tokens(), c.shape.q_width()}, qkv_rows,
+    ops::attention_backward<double>({grad_qkv.data(), c.tokens(), c.width()},
+                                    {grad_o.data(), c.tokens(), c.shape.q_width()}, qkv_rows,
                                     o_rows, lse.data(), layout, shape);
     const auto worst = [](const std::vector<double>& x1, const std::vector<double>& x2) {
       double most = 0.0;
@@ -126,10 +136,14 @@ TEST_CASE("attention's reference is what the CPU computes") {
 TEST_CASE("attention on a device refuses what it has no kernels for") {
   simt::Launcher launch;
   const auto forward = [&](const cuda::AttentionShape& shape) {
-    cuda::attention_forward(launch, cuda::Rows<float>{nullptr, 0}, nullptr, cuda::Rows<const float>{nullptr, 0}, shape);
+    cuda::attention_forward(launch, cuda::Rows<float>{nullptr, 0}, nullptr,
+                            cuda::Rows<const float>{nullptr, 0}, shape);
   };
-  test::check_throws<std::invalid_argument>([&] { forward({1, 1, 2, 2, 129}); }, {"heads of 1 to 128 elements", "2 heads of 129", "use the CPU"});
-  test::check_throws<std::invalid_argument>([&] { forward({1, 1, 3, 2, 64}); }, {"that the kv heads divide", "3 heads", "2 kv heads"});
+  test::check_throws<std::invalid_argument>(
+      [&] { forward({1, 1, 2, 2, 129}); },
+      {"heads of 1 to 128 elements", "2 heads of 129", "use the CPU"});
+  test::check_throws<std::invalid_argument>([&] { forward({1, 1, 3, 2, 64}); },
+                                            {"that the kv heads divide", "3 heads", "2 kv heads"});
   test::check_throws<std::invalid_argument>([&] { forward({1, -1, 2, 2, 64}); }, {"of -1 tokens"});
   forward({0, 5, 2, 2, 64});  // nothing to do, nothing launched
   forward({5, 0, 2, 2, 64});

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Each of these kernels rounds once, so that every bit is known: that of the operation in float, rounded to the type.
+// Each of these kernels rounds once, so that every bit is known: that of the operation in float,
+// rounded to the type.
 #include "dropbp/backend/cuda/elementwise.hpp"
 
 #include "dropbp/backend/cpu/kernels.hpp"
@@ -17,8 +18,10 @@ namespace {
 struct Shape {
   Index rows, columns;
 };
-// One element, odd ones, whole packs of 16 bytes with less and more than a block's 4 x 256 of them, and one short of that.
-constexpr Shape shapes[] = {{1, 1}, {3, 5}, {2, 64}, {19, 24}, {2, 8232}, {1, 4099}, {0, 8}, {4, 0}};
+// One element, odd ones, whole packs of 16 bytes with less and more than a block's 4 x 256 of them,
+// and one short of that.
+constexpr Shape shapes[] = {{1, 1},    {3, 5},    {2, 64}, {19, 24},
+                            {2, 8232}, {1, 4099}, {0, 8},  {4, 0}};
 
 // f(shape, layout of y, layout of x): both in all layouts, and two that differ.
 template <class F>
@@ -27,7 +30,8 @@ void for_each_case(const F& f) {
     for (std::size_t i = 0; i < 6; ++i) {
       const Layout of_y = layouts[i % 4], of_x = i < 4 ? of_y : layouts[6 - i];
       if (shape.rows * shape.columns > 2000 && i % 4 == 3) continue;
-      INFO("[" << shape.rows << ", " << shape.columns << "], y: " << text(of_y) << ", x: " << text(of_x));
+      INFO("[" << shape.rows << ", " << shape.columns << "], y: " << text(of_y)
+               << ", x: " << text(of_x));
       f(shape, of_y, of_x);
     }
 }
@@ -49,7 +53,8 @@ TEST_CASE("rows are copied, zeroed, added and scaled") {
       DeviceMatrix<T> x(rows, columns, of_x, x0);
       const auto check = [&](auto run, std::vector<float> wanted, bool starts_as_poison) {
         const auto got = in_all_schedules([&](auto& launch) {
-          DeviceMatrix<T> y = starts_as_poison ? DeviceMatrix<T>(rows, columns, of_y) : DeviceMatrix<T>(rows, columns, of_y, y0);
+          DeviceMatrix<T> y = starts_as_poison ? DeviceMatrix<T>(rows, columns, of_y)
+                                               : DeviceMatrix<T>(rows, columns, of_y, y0);
           run(launch, y);
           CHECK(y.gaps_are_poison());
           return y.values();
@@ -57,16 +62,23 @@ TEST_CASE("rows are copied, zeroed, added and scaled") {
         CHECK(same_bits(got, rounded<T>(wanted)));
         CHECK(same_bits(x.values(), x0));
       };
-      check([&](auto& launch, auto& y) { dropbp::cuda::copy(launch, y.rows(), x.rows(), rows, columns); }, x0, true);
+      check([&](auto& launch,
+                auto& y) { dropbp::cuda::copy(launch, y.rows(), x.rows(), rows, columns); },
+            x0, true);
       check([&](auto& launch, auto& y) { dropbp::cuda::set_zero(launch, y.rows(), rows, columns); },
             std::vector<float>(y0.size(), 0.0f), true);
       auto sum = y0;
       dropbp::backend_kernels<dropbp::Cpu, float>::accumulate(sum.data(), x0.data(), sum.size());
-      check([&](auto& launch, auto& y) { dropbp::cuda::add(launch, y.rows(), x.rows(), rows, columns); }, sum, false);
+      check([&](auto& launch,
+                auto& y) { dropbp::cuda::add(launch, y.rows(), x.rows(), rows, columns); },
+            sum, false);
       auto scaled = y0;
       dropbp::backend_kernels<dropbp::Cpu, float>::scale(scaled.data(), 1.0 / 3.0, scaled.size());
-      check([&](auto& launch, auto& y) { dropbp::cuda::scale(launch, y.rows(), static_cast<float>(1.0 / 3.0), rows, columns); }, scaled,
-            false);
+      check(
+          [&](auto& launch, auto& y) {
+            dropbp::cuda::scale(launch, y.rows(), static_cast<float>(1.0 / 3.0), rows, columns);
+          },
+          scaled, false);
     });
   });
 }
@@ -94,7 +106,8 @@ TEST_CASE("what has no rows is accumulated and scaled, and a rest that fills no 
 }
 
 TEST_CASE("kernels without rows or columns are not launched") {
-  const std::size_t before = simt::kernels_run()["add"] + simt::kernels_run()["dropout"] + simt::kernels_run()["convert"];
+  const std::size_t before =
+      simt::kernels_run()["add"] + simt::kernels_run()["dropout"] + simt::kernels_run()["convert"];
   simt::Launcher launch;
   float* const none = nullptr;
   dropbp::cuda::accumulate(launch, none, none, 0);
@@ -102,7 +115,9 @@ TEST_CASE("kernels without rows or columns are not launched") {
   dropbp::cuda::add(launch, Rows<float>{none, 0}, Rows<float>{none, 0}, 4, 0);
   dropbp::cuda::dropout(launch, Rows<float>{none, 0}, Rows<float>{none, 0}, 4, 0, 0.5, 1, 1, 1);
   dropbp::cuda::convert(launch, Rows<float>{none, 0}, Rows<const Half>{nullptr, 0}, 4, 0);
-  CHECK(simt::kernels_run()["add"] + simt::kernels_run()["dropout"] + simt::kernels_run()["convert"] == before);
+  CHECK(simt::kernels_run()["add"] + simt::kernels_run()["dropout"] +
+            simt::kernels_run()["convert"] ==
+        before);
 }
 
 TEST_CASE("values become another type and come back") {
@@ -133,7 +148,8 @@ TEST_CASE("the device's Philox is the library's") {
     const dropbp::PhiloxCounter counter{word(), word(), word(), word()};
     const dropbp::PhiloxKey key{word(), word()};
     const auto wanted = dropbp::philox4x32(counter, key);
-    const auto got = dropbp::cuda::detail::philox(counter[0], counter[1], counter[2], counter[3], key[0], key[1]);
+    const auto got = dropbp::cuda::detail::philox(counter[0], counter[1], counter[2], counter[3],
+                                                  key[0], key[1]);
     for (std::size_t k = 0; k < 4; ++k) REQUIRE(got.words[k] == wanted[k]);
   }
 }
@@ -144,15 +160,18 @@ TEST_CASE("dropout has the masks of the CPU, bit for bit, in place too") {
     for_each_case([](Shape shape, Layout of_y, Layout of_x) {
       const Index rows = shape.rows, columns = shape.columns;
       const auto x0 = random_values<T>(rows * columns, 6, 0.5, 2);
-      const dropbp::ops::TrainingMoment moment{.seed = 0x123456789ABCDEFu, .step = 0x1FFFFFFFFu, .micro_step = 3};
+      const dropbp::ops::TrainingMoment moment{
+          .seed = 0x123456789ABCDEFu, .step = 0x1FFFFFFFFu, .micro_step = 3};
       const std::uint64_t stream = 0xFEDCBA9876543210u;
       for (const double rate : {0.0, 0.75}) {
         auto wanted = x0;
-        dropbp::ops::dropout<float>({wanted.data(), rows, columns}, {x0.data(), rows, columns}, rate, moment, stream);
+        dropbp::ops::dropout<float>({wanted.data(), rows, columns}, {x0.data(), rows, columns},
+                                    rate, moment, stream);
         const auto got = in_all_schedules([&](auto& launch) {
           DeviceMatrix<T> x(rows, columns, of_x, x0), y(rows, columns, of_y);
           const auto drop = [&](auto& to) {
-            dropbp::cuda::dropout(launch, to.rows(), x.rows(), rows, columns, rate, moment.seed ^ stream, moment.step, moment.micro_step);
+            dropbp::cuda::dropout(launch, to.rows(), x.rows(), rows, columns, rate,
+                                  moment.seed ^ stream, moment.step, moment.micro_step);
             CHECK(to.gaps_are_poison());
             return to.values();
           };

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The emulator sees what it is there to see: each fault that kernels are known for is planted here and must be found.
+// The emulator sees what it is there to see: each fault that kernels are known for is planted here
+// and must be found.
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -45,11 +46,13 @@ std::string error_of(const F& f) {
   return "";
 }
 
-void run_block(unsigned threads, std::size_t shared_bytes, std::uint64_t seed, const std::function<void(HostContext)>& body) {
+void run_block(unsigned threads, std::size_t shared_bytes, std::uint64_t seed,
+               const std::function<void(HostContext)>& body) {
   simt::run("planted", Grid{.shared_bytes = shared_bytes}, threads, seed, body);
 }
 
-// The sum of 1 .. 256 over a block; what stands for ctx.sync() between the writes and the reads may be left out.
+// The sum of 1 .. 256 over a block; what stands for ctx.sync() between the writes and the reads may
+// be left out.
 float sum_of_block(std::uint64_t seed, bool with_barrier) {
   float result = 0;
   run_block(256, 256 * sizeof(float), seed, [&](HostContext ctx) {
@@ -64,17 +67,21 @@ float sum_of_block(std::uint64_t seed, bool with_barrier) {
 
 }  // namespace
 
-TEST_CASE("every thread of every block runs once, and blocks and warps come in another order with another seed") {
+TEST_CASE(
+    "every thread of every block runs once, and blocks and warps come in another order with "
+    "another seed") {
   std::vector<std::uint32_t> order[2];
   for (std::uint64_t seed : {1u, 2u}) {
     simt::run("count", Grid{3, 2, 2}, 96, seed, [&](HostContext ctx) {
       REQUIRE(ctx.blocks() == 3);
       REQUIRE(ctx.blocks(1) == 2);
       REQUIRE(ctx.blocks(2) == 2);
-      order[seed - 1].push_back(((ctx.block(2) * 2 + ctx.block(1)) * 3 + ctx.block()) * 96 + ctx.thread());
+      order[seed - 1].push_back(((ctx.block(2) * 2 + ctx.block(1)) * 3 + ctx.block()) * 96 +
+                                ctx.thread());
     });
     CHECK(order[seed - 1].size() == 12 * 96);
-    CHECK(std::set<std::uint32_t>(order[seed - 1].begin(), order[seed - 1].end()).size() == 12 * 96);
+    CHECK(std::set<std::uint32_t>(order[seed - 1].begin(), order[seed - 1].end()).size() ==
+          12 * 96);
   }
   CHECK(order[0] != order[1]);
 }
@@ -88,8 +95,10 @@ TEST_CASE("sums of warps and blocks are right whatever the schedule") {
       auto* const scratch = reinterpret_cast<float*>(ctx.shared());
       // One after the other in the same scratch memory.
       sums[ctx.thread()] = dropbp::cuda::detail::block_sum<256>(ctx, value, scratch);
-      largest[ctx.thread()] = dropbp::cuda::detail::block_max<256>(ctx, -std::abs(value - 77.0f), scratch);
-      doubles[ctx.thread()] = dropbp::cuda::detail::block_sum<256>(ctx, static_cast<double>(value), reinterpret_cast<double*>(ctx.shared()));
+      largest[ctx.thread()] =
+          dropbp::cuda::detail::block_max<256>(ctx, -std::abs(value - 77.0f), scratch);
+      doubles[ctx.thread()] = dropbp::cuda::detail::block_sum<256>(
+          ctx, static_cast<double>(value), reinterpret_cast<double*>(ctx.shared()));
     });
     for (unsigned i = 0; i < 256; ++i) {
       REQUIRE(sums[i] == 255 * 128);
@@ -150,7 +159,8 @@ TEST_CASE("threads that wait forever or at different barriers are an error that 
       if (ctx.thread() < 40) ctx.sync();
     });
   });
-  CHECK_THAT(left, contains("kernel planted") && contains("40 at a barrier") && contains("24 have left"));
+  CHECK_THAT(left,
+             contains("kernel planted") && contains("40 at a barrier") && contains("24 have left"));
 
   const std::string different = error_of([] {
     run_block(64, 0, 1, [](HostContext ctx) {
@@ -193,15 +203,22 @@ TEST_CASE("an access that is not aligned is an error, to global and to shared me
   simt::Buffer<float> memory(9);
   const auto text = [&](auto access) { return error_of([&] { run_block(32, 64, 1, access); }); };
   CHECK(text([&](HostContext ctx) { ctx.load<float, 4>(memory.data() + 4); }).empty());
-  CHECK_THAT(text([&](HostContext ctx) { ctx.load<float, 4>(memory.data() + 1); }), contains("a load of 16 bytes must be aligned"));
+  CHECK_THAT(text([&](HostContext ctx) { ctx.load<float, 4>(memory.data() + 1); }),
+             contains("a load of 16 bytes must be aligned"));
   CHECK_THAT(text([&](HostContext ctx) { ctx.load_streaming<float, 2>(memory.data() + 1); }),
              contains("a load of 8 bytes must be aligned"));
-  CHECK_THAT(text([&](HostContext ctx) { ctx.store(memory.data() + 2, Pack<float, 4>{}); }), contains("a store of 16 bytes"));
-  CHECK_THAT(text([&](HostContext ctx) { ctx.load_shared<float, 4>(reinterpret_cast<float*>(ctx.shared()) + 3); }),
+  CHECK_THAT(text([&](HostContext ctx) { ctx.store(memory.data() + 2, Pack<float, 4>{}); }),
+             contains("a store of 16 bytes"));
+  CHECK_THAT(text([&](HostContext ctx) {
+               ctx.load_shared<float, 4>(reinterpret_cast<float*>(ctx.shared()) + 3);
+             }),
              contains("a load from shared memory"));
-  CHECK_THAT(text([&](HostContext ctx) { ctx.store_shared(reinterpret_cast<float*>(ctx.shared()) + 3, Pack<float, 4>{}); }),
+  CHECK_THAT(text([&](HostContext ctx) {
+               ctx.store_shared(reinterpret_cast<float*>(ctx.shared()) + 3, Pack<float, 4>{});
+             }),
              contains("a store to shared memory"));
-  CHECK_THAT(text([&](HostContext ctx) { ctx.async_copy_16(ctx.shared(), memory.data() + 1); }), contains("an asynchronous copy"));
+  CHECK_THAT(text([&](HostContext ctx) { ctx.async_copy_16(ctx.shared(), memory.data() + 1); }),
+             contains("an asynchronous copy"));
 }
 
 TEST_CASE("a wrong index leaves an element unwritten, which is NaN") {
@@ -215,7 +232,8 @@ TEST_CASE("a wrong index leaves an element unwritten, which is NaN") {
   }
 }
 
-TEST_CASE("a block that touches what another one writes is an error, whatever the order of the blocks") {
+TEST_CASE(
+    "a block that touches what another one writes is an error, whatever the order of the blocks") {
   const auto text = [](auto body) {
     std::set<std::string> texts;
     for (std::uint64_t seed = 0; seed < schedules; ++seed)
@@ -226,18 +244,23 @@ TEST_CASE("a block that touches what another one writes is an error, whatever th
   simt::Buffer<float> x(4 * 32 * 4 + 4), y(4 * 32 * 4 + 4);
   const auto at = [](HostContext ctx) { return 4 * (ctx.block() * 32 + ctx.thread()); };
   CHECK(text([&](HostContext ctx) {
-    const auto value = ctx.load<float, 4>(x.data() + at(ctx));
-    ctx.store(x.data() + at(ctx), value);
-    ctx.store(y.data() + at(ctx), ctx.load<float, 4>(x.data() + at(ctx)));
-  }).empty());
-  CHECK_THAT(text([&](HostContext ctx) { ctx.store(y.data() + at(ctx), ctx.load<float, 4>(y.data() + at(ctx) + 4)); }),
+          const auto value = ctx.load<float, 4>(x.data() + at(ctx));
+          ctx.store(x.data() + at(ctx), value);
+          ctx.store(y.data() + at(ctx), ctx.load<float, 4>(x.data() + at(ctx)));
+        }).empty());
+  CHECK_THAT(text([&](HostContext ctx) {
+               ctx.store(y.data() + at(ctx), ctx.load<float, 4>(y.data() + at(ctx) + 4));
+             }),
              contains("kernel planted: a block touches memory that another block writes"));
-  CHECK_THAT(text([&](HostContext ctx) { ctx.store(y.data() + 4 * ctx.thread(), Pack<float, 4>{}); }), contains("another block writes"));
+  CHECK_THAT(
+      text([&](HostContext ctx) { ctx.store(y.data() + 4 * ctx.thread(), Pack<float, 4>{}); }),
+      contains("another block writes"));
   // Of a pack only the last element is shared.
   CHECK_THAT(text([&](HostContext ctx) {
-    if (ctx.block() == 0 && ctx.thread() == 0) ctx.load<float, 4>(y.data());
-    if (ctx.block() == 3 && ctx.thread() == 5) ctx.store(y.data() + 3, Pack<float, 1>{});
-  }), contains("another block writes"));
+               if (ctx.block() == 0 && ctx.thread() == 0) ctx.load<float, 4>(y.data());
+               if (ctx.block() == 3 && ctx.thread() == 5) ctx.store(y.data() + 3, Pack<float, 1>{});
+             }),
+             contains("another block writes"));
 }
 
 TEST_CASE("shared memory starts as NaN") {
@@ -278,22 +301,27 @@ TEST_CASE("mma_bf16 multiplies fragments laid out as the PTX ISA says") {
       for (int& x : row) x = static_cast<int>(random() % 17) - 8;
     for (auto& row : c)
       for (int& x : row) x = static_cast<int>(random() % 1000);
-    const auto bits = [](int x) { return std::uint32_t{dropbp::cuda::from_float<dropbp::BFloat16>(static_cast<float>(x)).bits}; };
+    const auto bits = [](int x) {
+      return std::uint32_t{dropbp::cuda::from_float<dropbp::BFloat16>(static_cast<float>(x)).bits};
+    };
     float got[16][8];
     run_block(32, 0, random(), [&](HostContext ctx) {
-      // PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": groupID = laneid >> 2, threadID_in_group = laneid % 4;
-      // a_i: row = groupID + (0 <= i < 2 || 4 <= i < 6 ? 0 : 8), col = threadID_in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
-      // b_i: row = threadID_in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0), col = groupID;
-      // c_i: row = groupID + (i < 2 ? 0 : 8), col = threadID_in_group * 2 + (i & 1).
+      // PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": groupID = laneid >>
+      // 2, threadID_in_group = laneid % 4; a_i: row = groupID + (0 <= i < 2 || 4 <= i < 6 ? 0 : 8),
+      // col = threadID_in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0); b_i: row = threadID_in_group * 2
+      // + (i & 1) + (i >= 2 ? 8 : 0), col = groupID; c_i: row = groupID + (i < 2 ? 0 : 8), col =
+      // threadID_in_group * 2 + (i & 1).
       const unsigned group = ctx.thread() >> 2, member = ctx.thread() % 4;
       std::uint32_t fragment_a[4] = {}, fragment_b[2] = {};
       float d[4];
       for (unsigned i = 0; i < 8; ++i) {
-        const unsigned row = group + (i < 2 || (i >= 4 && i < 6) ? 0 : 8), column = member * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+        const unsigned row = group + (i < 2 || (i >= 4 && i < 6) ? 0 : 8),
+                       column = member * 2 + (i & 1) + (i >= 4 ? 8 : 0);
         fragment_a[i / 2] |= bits(a[row][column]) << (16 * (i & 1));
       }
       for (unsigned i = 0; i < 4; ++i) {
-        fragment_b[i / 2] |= bits(b[member * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group]) << (16 * (i & 1));
+        fragment_b[i / 2] |= bits(b[member * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group])
+                             << (16 * (i & 1));
         d[i] = static_cast<float>(c[group + (i < 2 ? 0 : 8)][member * 2 + (i & 1)]);
       }
       ctx.mma_bf16(d, fragment_a, fragment_b);
@@ -338,23 +366,23 @@ bool is_reported(const F& f) {
 TEST_CASE("AddressSanitizer sees an index behind shared memory, a buffer or a thread's own array") {
   for (const unsigned fault : {0u, 1u}) {
     CHECK(is_reported([&] {
-      run_block(64, 64 * sizeof(float), 1, [&](HostContext ctx) {
-        reinterpret_cast<float*>(ctx.shared())[ctx.thread() + fault] = 1.0f;
-      });
-    }) == (fault == 1));
+            run_block(64, 64 * sizeof(float), 1, [&](HostContext ctx) {
+              reinterpret_cast<float*>(ctx.shared())[ctx.thread() + fault] = 1.0f;
+            });
+          }) == (fault == 1));
     simt::Buffer<std::uint16_t> memory(64, 3);
     CHECK(is_reported([&] {
-      run_block(64, 0, 1, [&](HostContext ctx) { memory.data()[ctx.thread() + fault] = 1; });
-    }) == (fault == 1));
+            run_block(64, 0, 1, [&](HostContext ctx) { memory.data()[ctx.thread() + fault] = 1; });
+          }) == (fault == 1));
     CHECK(is_reported([&] {
-      run_block(64, 0, 1, [&](HostContext ctx) {
-        volatile float own[4] = {};
-        ctx.sync();
-        own[3 + fault * (ctx.thread() / 63)] = 1.0f;
-        ctx.sync();
-        if (own[3] < 0.0f) _exit(0);
-      });
-    }) == (fault == 1));
+            run_block(64, 0, 1, [&](HostContext ctx) {
+              volatile float own[4] = {};
+              ctx.sync();
+              own[3 + fault * (ctx.thread() / 63)] = 1.0f;
+              ctx.sync();
+              if (own[3] < 0.0f) _exit(0);
+            });
+          }) == (fault == 1));
   }
 }
 #endif

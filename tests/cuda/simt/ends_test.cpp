@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The two ends of a model, against the CPU's ops: the embedding bit for bit, the loss within what its roundings add up to.
+// The two ends of a model, against the CPU's ops: the embedding bit for bit, the loss within what
+// its roundings add up to.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -21,11 +22,13 @@ namespace {
 namespace ops = dropbp::ops;
 constexpr std::int32_t ignored = ops::CrossEntropy<float>::ignore_index;
 
-std::vector<std::int32_t> random_tokens(std::size_t count, std::int32_t vocabulary, std::uint64_t seed) {
+std::vector<std::int32_t> random_tokens(std::size_t count, std::int32_t vocabulary,
+                                        std::uint64_t seed) {
   std::mt19937_64 random(seed);
   std::uniform_int_distribution<std::int32_t> uniform(0, vocabulary - 1);
   std::vector<std::int32_t> tokens(count);
-  for (auto& token : tokens) token = random() % 3 == 0 ? vocabulary / 2 : uniform(random);  // one of them often
+  for (auto& token : tokens)
+    token = random() % 3 == 0 ? vocabulary / 2 : uniform(random);  // one of them often
   return tokens;
 }
 
@@ -35,31 +38,42 @@ struct ExactLosses {
   std::vector<double> loss_bound, gradient_bound;
 
   // `width` elements at a time.
-  ExactLosses(const std::vector<float>& logits, const std::vector<std::int32_t>& targets, std::size_t vocabulary, double width) {
+  ExactLosses(const std::vector<float>& logits, const std::vector<std::int32_t>& targets,
+              std::size_t vocabulary, double width) {
     long double counted = 0;
     for (const auto target : targets) counted += target != ignored;
     const double u = float_unit, packs = std::ceil(static_cast<double>(vocabulary) / width / 512);
     for (std::size_t row = 0; row < targets.size(); ++row) {
-      const auto at = [&](std::size_t j) { return static_cast<long double>(logits[row * vocabulary + j]); };
+      const auto at = [&](std::size_t j) {
+        return static_cast<long double>(logits[row * vocabulary + j]);
+      };
       long double largest = at(0), smallest = at(0), sum = 0, weighted = 0;
-      for (std::size_t j = 0; j < vocabulary; ++j) largest = std::max(largest, at(j)), smallest = std::min(smallest, at(j));
-      for (std::size_t j = 0; j < vocabulary; ++j) sum += std::exp(at(j) - largest), weighted += std::exp(at(j) - largest) * (largest - at(j));
+      for (std::size_t j = 0; j < vocabulary; ++j)
+        largest = std::max(largest, at(j)), smallest = std::min(smallest, at(j));
+      for (std::size_t j = 0; j < vocabulary; ++j)
+        sum += std::exp(at(j) - largest), weighted += std::exp(at(j) - largest) * (largest - at(j));
       const bool counts = targets[row] != ignored;
       const auto target = static_cast<std::size_t>(counts ? targets[row] : 0);
       const long double loss = counts ? std::log(sum) + largest - at(target) : 0;
-      // Of the sum, relative: each exponential's 2 units and its argument's rounding; at most once a pack, and in the end, a correction by an
-      // exponential and a product, whose arguments together span the row; the additions of packs, in a pack and of a block.
-      const double of_sum = u * (static_cast<double>(weighted / sum) + static_cast<double>(largest - smallest) + 2 + 3 * (packs + 1) + packs + width + 5 + 16);
+      // Of the sum, relative: each exponential's 2 units and its argument's rounding; at most once
+      // a pack, and in the end, a correction by an exponential and a product, whose arguments
+      // together span the row; the additions of packs, in a pack and of a block.
+      const double of_sum =
+          u * (static_cast<double>(weighted / sum) + static_cast<double>(largest - smallest) + 2 +
+               3 * (packs + 1) + packs + width + 5 + 16);
       losses.push_back(loss);
       loss_bound.push_back(1.01 * (of_sum + u * (2 * std::abs(std::log(static_cast<double>(sum))) +
-                                                 std::abs(std::log(static_cast<double>(sum)) + static_cast<double>(largest)) +
+                                                 std::abs(std::log(static_cast<double>(sum)) +
+                                                          static_cast<double>(largest)) +
                                                  std::abs(static_cast<double>(loss)))));
       for (std::size_t j = 0; j < vocabulary; ++j) {
         const long double p = counts ? std::exp(at(j) - largest) / sum / counted : 0;
         const long double one = counts && j == target ? 1 / counted : 0;
         gradient.push_back(p - one);
-        gradient_bound.push_back(1.01 * (static_cast<double>(p) * (of_sum + u * (static_cast<double>(largest - at(j)) + 5)) +
-                                         u * 2 * static_cast<double>(one)));
+        gradient_bound.push_back(
+            1.01 *
+            (static_cast<double>(p) * (of_sum + u * (static_cast<double>(largest - at(j)) + 5)) +
+             u * 2 * static_cast<double>(one)));
       }
     }
   }
@@ -74,14 +88,16 @@ TEST_CASE("the order of tokens lists each id's positions") {
     REQUIRE(order.starts.size() == order.ids.size() + 1);
     REQUIRE(order.starts.back() == static_cast<std::int32_t>(count));
     std::vector<std::vector<std::int32_t>> wanted(40);
-    for (std::size_t t = 0; t < count; ++t) wanted[static_cast<std::size_t>(tokens[t])].push_back(static_cast<std::int32_t>(t));
+    for (std::size_t t = 0; t < count; ++t)
+      wanted[static_cast<std::size_t>(tokens[t])].push_back(static_cast<std::int32_t>(t));
     std::size_t i = 0;
     for (std::int32_t id = 0; id < 40; ++id) {
       const auto& positions = wanted[static_cast<std::size_t>(id)];
       if (positions.empty()) continue;
       REQUIRE(i < order.ids.size());
       CHECK(order.ids[i] == id);
-      CHECK(std::vector<std::int32_t>(order.positions.begin() + order.starts[i], order.positions.begin() + order.starts[i + 1]) == positions);
+      CHECK(std::vector<std::int32_t>(order.positions.begin() + order.starts[i],
+                                      order.positions.begin() + order.starts[i + 1]) == positions);
       ++i;
     }
     CHECK(i == order.ids.size());
@@ -96,25 +112,33 @@ TEST_CASE("the embedding and its gradient are those of the CPU, bit for bit") {
       std::int32_t vocabulary;
       Index columns;
     };
-    for (const Case c : {Case{1, 1, 1}, Case{37, 11, 5}, Case{50, 9, 64}, Case{5, 7, 1032}, Case{0, 5, 8}})
+    for (const Case c :
+         {Case{1, 1, 1}, Case{37, 11, 5}, Case{50, 9, 64}, Case{5, 7, 1032}, Case{0, 5, 8}})
       for (const Layout& layout : layouts)
         for (const bool add : {false, true}) {
-          INFO(c.tokens << " tokens of " << c.vocabulary << " by " << c.columns << ", " << text(layout) << ", add " << add);
+          INFO(c.tokens << " tokens of " << c.vocabulary << " by " << c.columns << ", "
+                        << text(layout) << ", add " << add);
           const auto count = static_cast<Index>(c.tokens), vocabulary = Index{c.vocabulary};
           const auto tokens = random_tokens(c.tokens, c.vocabulary, 2);
-          const auto table = random_values<T>(vocabulary * c.columns, 3), gradients = random_values<T>(count * c.columns, 4),
+          const auto table = random_values<T>(vocabulary * c.columns, 3),
+                     gradients = random_values<T>(count * c.columns, 4),
                      before = random_values<T>(vocabulary * c.columns, 5);
           const simt::Buffer<std::int32_t> ids(tokens);
           const dropbp::cuda::TokenOrder order(tokens.data(), c.tokens);
-          const simt::Buffer<std::int32_t> order_ids(order.ids), starts(order.starts), positions(order.positions);
-          DeviceMatrix<T> weight(vocabulary, c.columns, layout, table), grad_output(count, c.columns, layout, gradients);
+          const simt::Buffer<std::int32_t> order_ids(order.ids), starts(order.starts),
+              positions(order.positions);
+          DeviceMatrix<T> weight(vocabulary, c.columns, layout, table),
+              grad_output(count, c.columns, layout, gradients);
           std::vector<float> out, gradient;
           in_all_schedules([&](auto& launch) {
             DeviceMatrix<T> y(count, c.columns, layout);
-            DeviceMatrix<T> g = add ? DeviceMatrix<T>(vocabulary, c.columns, layout, before) : DeviceMatrix<T>(vocabulary, c.columns, layout);
-            dropbp::cuda::embedding_forward(launch, y.rows(), ids.data(), weight.rows(), count, c.columns);
-            dropbp::cuda::embedding_backward(launch, g.rows(), add, grad_output.rows(), order_ids.data(), starts.data(), positions.data(),
-                                             static_cast<Index>(order.ids.size()), vocabulary, c.columns);
+            DeviceMatrix<T> g = add ? DeviceMatrix<T>(vocabulary, c.columns, layout, before)
+                                    : DeviceMatrix<T>(vocabulary, c.columns, layout);
+            dropbp::cuda::embedding_forward(launch, y.rows(), ids.data(), weight.rows(), count,
+                                            c.columns);
+            dropbp::cuda::embedding_backward(
+                launch, g.rows(), add, grad_output.rows(), order_ids.data(), starts.data(),
+                positions.data(), static_cast<Index>(order.ids.size()), vocabulary, c.columns);
             CHECK((y.gaps_are_poison() && g.gaps_are_poison()));
             out = y.values(), gradient = g.values();
             return joined(out, gradient);
@@ -130,22 +154,27 @@ TEST_CASE("the embedding and its gradient are those of the CPU, bit for bit") {
           }
           ops::embedding_backward<float>({gradients.data(), count, c.columns}, tokens, parameter);
           const auto size = vocabulary * c.columns;
-          CHECK(same_bits(gradient, to_floats(to_scalars<T>({parameter.gradient().data, parameter.gradient().data + size}))));
+          CHECK(same_bits(gradient, to_floats(to_scalars<T>({parameter.gradient().data,
+                                                             parameter.gradient().data + size}))));
         }
   });
 }
 
-TEST_CASE("losses and their gradient are those of long double and of the CPU; ignored targets have none") {
+TEST_CASE(
+    "losses and their gradient are those of long double and of the CPU; ignored targets have "
+    "none") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     struct Case {
       Index rows, vocabulary;
     };
-    for (const Case c : {Case{1, 1}, Case{5, 7}, Case{3, 64}, Case{3, 1035}, Case{2, 4200}, Case{0, 8}})
+    for (const Case c :
+         {Case{1, 1}, Case{5, 7}, Case{3, 64}, Case{3, 1035}, Case{2, 4200}, Case{0, 8}})
       for (const Layout& layout : layouts)
         for (const bool keep : {false, true}) {
           INFO("[" << c.rows << ", " << c.vocabulary << "], " << text(layout) << ", keep " << keep);
-          const auto vocabulary = static_cast<std::size_t>(c.vocabulary), rows = static_cast<std::size_t>(c.rows);
+          const auto vocabulary = static_cast<std::size_t>(c.vocabulary),
+                     rows = static_cast<std::size_t>(c.rows);
           const auto logits = random_values<T>(c.rows * c.vocabulary, 6, -8, 8);
           auto targets = random_tokens(rows, static_cast<std::int32_t>(c.vocabulary), 7);
           if (rows > 2) targets[1] = ignored;
@@ -158,25 +187,31 @@ TEST_CASE("losses and their gradient are those of long double and of the CPU; ig
           in_all_schedules([&](auto& launch) {
             DeviceMatrix<T> x(c.rows, c.vocabulary, layout, logits);
             simt::Buffer<float> to(rows);
-            dropbp::cuda::cross_entropy_rows(launch, x.rows(), to.data(), device_targets.data(), ignored, counted, keep, c.rows, c.vocabulary);
+            dropbp::cuda::cross_entropy_rows(launch, x.rows(), to.data(), device_targets.data(),
+                                             ignored, counted, keep, c.rows, c.vocabulary);
             CHECK(x.gaps_are_poison());
             losses = to.host(), after = x.values();
             return joined(losses, after);
           });
-          const bool whole_packs = layout.shift == 0 && layout.gap != 3 && c.vocabulary % Index{dropbp::cuda::full_width<T>} == 0;
-          const ExactLosses exact(logits, targets, vocabulary, whole_packs ? dropbp::cuda::full_width<T> : 1);
-          CHECK(worst_share(losses, exact.losses, [&](std::size_t i) { return exact.loss_bound[i]; }) <= 1);
+          const bool whole_packs = layout.shift == 0 && layout.gap != 3 &&
+                                   c.vocabulary % Index{dropbp::cuda::full_width<T>} == 0;
+          const ExactLosses exact(logits, targets, vocabulary,
+                                  whole_packs ? dropbp::cuda::full_width<T> : 1);
+          CHECK(worst_share(losses, exact.losses,
+                            [&](std::size_t i) { return exact.loss_bound[i]; }) <= 1);
           if (!keep) {
             CHECK(same_bits(after, logits));
             continue;
           }
           CHECK(worst_share(after, exact.gradient, [&](std::size_t i) {
-            return exact.gradient_bound[i] + std::abs(static_cast<double>(exact.gradient[i])) * unit<T> + least<T>;
-          }) <= 1);
+                  return exact.gradient_bound[i] +
+                         std::abs(static_cast<double>(exact.gradient[i])) * unit<T> + least<T>;
+                }) <= 1);
           for (std::size_t i = 0; i < rows; ++i)
             if (targets[i] == ignored) {
               CHECK(losses[i] == 0);
-              CHECK(same_bits({after.begin() + static_cast<Index>(i * vocabulary), after.begin() + static_cast<Index>((i + 1) * vocabulary)},
+              CHECK(same_bits({after.begin() + static_cast<Index>(i * vocabulary),
+                               after.begin() + static_cast<Index>((i + 1) * vocabulary)},
                               std::vector<float>(vocabulary, 0.0f)));
             }
         }
@@ -186,7 +221,8 @@ TEST_CASE("losses and their gradient are those of long double and of the CPU; ig
 TEST_CASE("losses of equal logits are those of the CPU, the gradient bit for bit") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
-    // Powers of two: each probability is 1/64 and each share of the mean 1/4, exactly. The CPU's op is given logits as a product with 1.
+    // Powers of two: each probability is 1/64 and each share of the mean 1/4, exactly. The CPU's op
+    // is given logits as a product with 1.
     constexpr Index rows = 4, vocabulary = 64;
     const std::vector<std::int32_t> targets = {0, 63, 5, 5};
     const std::vector<float> logits(rows * vocabulary, 3.0f);
@@ -195,14 +231,17 @@ TEST_CASE("losses of equal logits are those of the CPU, the gradient bit for bit
       for (Index j = 0; j < vocabulary; ++j) one.value().row(i)[j] = i == j ? 1.0f : 0.0f;
     std::vector<float> wanted(logits.size());
     ops::CrossEntropy<float> loss{ops::MemoryPool()};
-    const double mean = loss.loss_and_gradient({wanted.data(), rows, vocabulary}, {logits.data(), rows, vocabulary}, one, targets);
+    const double mean = loss.loss_and_gradient({wanted.data(), rows, vocabulary},
+                                               {logits.data(), rows, vocabulary}, one, targets);
     simt::Launcher launch;
     DeviceMatrix<T> x(rows, vocabulary, layouts[0], logits);
     simt::Buffer<float> losses(rows);
     const simt::Buffer<std::int32_t> device_targets(targets);
-    dropbp::cuda::cross_entropy_rows(launch, x.rows(), losses.data(), device_targets.data(), ignored, 4, true, rows, vocabulary);
+    dropbp::cuda::cross_entropy_rows(launch, x.rows(), losses.data(), device_targets.data(),
+                                     ignored, 4, true, rows, vocabulary);
     CHECK(same_bits(x.values(), wanted));
-    for (const float value : losses.host()) CHECK(std::abs(static_cast<double>(value) - mean) <= 3 * std::log(64.0) * float_unit);
+    for (const float value : losses.host())
+      CHECK(std::abs(static_cast<double>(value) - mean) <= 3 * std::log(64.0) * float_unit);
   });
 }
 
@@ -218,11 +257,13 @@ TEST_CASE("logits of minus infinity have no probability, wherever they stand; Na
         logits[finite] = 2.0f;
         std::fill(logits.begin() + vocabulary, logits.end(), 1.0f);
         logits[static_cast<std::size_t>(vocabulary)] = std::nanf("");
-        const simt::Buffer<std::int32_t> targets(std::vector<std::int32_t>{static_cast<std::int32_t>(finite), 1});
+        const simt::Buffer<std::int32_t> targets(
+            std::vector<std::int32_t>{static_cast<std::int32_t>(finite), 1});
         simt::Launcher launch;
         DeviceMatrix<T> x(2, vocabulary, layouts[0], logits);
         simt::Buffer<float> losses(2);
-        dropbp::cuda::cross_entropy_rows(launch, x.rows(), losses.data(), targets.data(), ignored, 2, true, 2, vocabulary);
+        dropbp::cuda::cross_entropy_rows(launch, x.rows(), losses.data(), targets.data(), ignored,
+                                         2, true, 2, vocabulary);
         CHECK(losses.host()[0] == 0.0f);
         CHECK(std::isnan(losses.host()[1]));
         const auto after = x.values();

@@ -20,7 +20,8 @@ std::vector<double> losses() {
   dropbp::DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 1}};
   ops::AdamW<T, Backend> optimizer(net.parameters(), {.learning_rate = 1e-2});
   std::vector<std::int32_t> tokens, targets;
-  for (std::int32_t i = 0; i < 16; ++i) tokens.push_back(i * i % 128), targets.push_back((i + 1) * (i + 1) % 128);
+  for (std::int32_t i = 0; i < 16; ++i)
+    tokens.push_back(i * i % 128), targets.push_back((i + 1) * (i + 1) % 128);
   std::vector<double> result;
   for (std::uint64_t step = 0; step < 5; ++step) {
     handler.begin_step(step);

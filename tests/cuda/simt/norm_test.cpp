@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// RMSNorm against the CPU's, bit for bit where all sums are exact; both norms against long double within what their roundings add up to.
+// RMSNorm against the CPU's, bit for bit where all sums are exact; both norms against long double
+// within what their roundings add up to.
 #include <algorithm>
 #include <cmath>
 
@@ -18,7 +19,8 @@ namespace {
 
 constexpr double eps = 1e-5;
 
-// The roundings of the longest chain of additions in a block's sum over a row, and of the products: a thread's own, then 5 and 8.
+// The roundings of the longest chain of additions in a block's sum over a row, and of the products:
+// a thread's own, then 5 and 8.
 template <class T>
 double chain(Index columns) {
   const Index packs = (columns + 255) / 256;
@@ -32,14 +34,22 @@ struct Norm {
 
   template <class T>
   static Norm random(bool centered, Index rows, Index columns) {
-    Norm norm{centered, rows, columns, random_values<T>(rows * columns, 1, -2, 3), random_values<T>(columns, 2, 0.5, 1.5),
+    Norm norm{centered,
+              rows,
+              columns,
+              random_values<T>(rows * columns, 1, -2, 3),
+              random_values<T>(columns, 2, 0.5, 1.5),
               random_values<T>(columns, 3, -1, 1)};
     if (!centered) std::fill(norm.b.begin(), norm.b.end(), 0.0f);
     return norm;
   }
 
-  long double input(Index row, Index column) const { return static_cast<long double>(x[static_cast<std::size_t>(row * columns + column)]); }
-  long double weight(Index column) const { return static_cast<long double>(w[static_cast<std::size_t>(column)]); }
+  long double input(Index row, Index column) const {
+    return static_cast<long double>(x[static_cast<std::size_t>(row * columns + column)]);
+  }
+  long double weight(Index column) const {
+    return static_cast<long double>(w[static_cast<std::size_t>(column)]);
+  }
 };
 
 struct Statistics {
@@ -52,34 +62,42 @@ Statistics statistics(const Norm& norm) {
     long double sum = 0, squares = 0;
     for (Index j = 0; j < norm.columns; ++j) sum += norm.input(i, j);
     const long double mean = norm.centered ? sum / static_cast<long double>(norm.columns) : 0;
-    for (Index j = 0; j < norm.columns; ++j) squares += (norm.input(i, j) - mean) * (norm.input(i, j) - mean);
+    for (Index j = 0; j < norm.columns; ++j)
+      squares += (norm.input(i, j) - mean) * (norm.input(i, j) - mean);
     result.mean.push_back(mean);
-    result.rstd.push_back(1 / std::sqrt(squares / static_cast<long double>(norm.columns) + static_cast<long double>(static_cast<float>(eps))));
+    result.rstd.push_back(1 / std::sqrt(squares / static_cast<long double>(norm.columns) +
+                                        static_cast<long double>(static_cast<float>(eps))));
   }
   return result;
 }
 
 // Both norms behind one face; means are ignored by RMSNorm.
 template <class T, class Launcher>
-void forward(Launcher& launch, const Norm& norm, DeviceMatrix<T>& y, float* mean, float* rstd, DeviceMatrix<T>& x, DeviceMatrix<T>& w,
-             DeviceMatrix<T>& b, DeviceMatrix<T>* branch) {
+void forward(Launcher& launch, const Norm& norm, DeviceMatrix<T>& y, float* mean, float* rstd,
+             DeviceMatrix<T>& x, DeviceMatrix<T>& w, DeviceMatrix<T>& b, DeviceMatrix<T>* branch) {
   const T* const weight = w.data();
   const T* const bias = b.data();
   if (branch != nullptr && norm.centered)
-    dropbp::cuda::add_layer_norm_forward(launch, y.rows(), mean, rstd, x.rows(), branch->rows(), weight, bias, norm.rows, norm.columns, eps);
+    dropbp::cuda::add_layer_norm_forward(launch, y.rows(), mean, rstd, x.rows(), branch->rows(),
+                                         weight, bias, norm.rows, norm.columns, eps);
   else if (branch != nullptr)
-    dropbp::cuda::add_rms_norm_forward(launch, y.rows(), rstd, x.rows(), branch->rows(), weight, norm.rows, norm.columns, eps);
+    dropbp::cuda::add_rms_norm_forward(launch, y.rows(), rstd, x.rows(), branch->rows(), weight,
+                                       norm.rows, norm.columns, eps);
   else if (norm.centered)
-    dropbp::cuda::layer_norm_forward(launch, y.rows(), mean, rstd, x.rows(), weight, bias, norm.rows, norm.columns, eps);
+    dropbp::cuda::layer_norm_forward(launch, y.rows(), mean, rstd, x.rows(), weight, bias,
+                                     norm.rows, norm.columns, eps);
   else
-    dropbp::cuda::rms_norm_forward(launch, y.rows(), rstd, x.rows(), weight, norm.rows, norm.columns, eps);
+    dropbp::cuda::rms_norm_forward(launch, y.rows(), rstd, x.rows(), weight, norm.rows,
+                                   norm.columns, eps);
 }
 
 struct Shape {
   Index rows, columns;
 };
-// Rows of less than a warp, of odd lengths, and of more than the packs that stay in registers: 4 x 256 x 16 bytes at most.
-constexpr Shape shapes[] = {{1, 1}, {3, 5}, {5, 64}, {2, 333}, {2, 1032}, {1, 8264}, {0, 16}, {2, 0}};
+// Rows of less than a warp, of odd lengths, and of more than the packs that stay in registers: 4 x
+// 256 x 16 bytes at most.
+constexpr Shape shapes[] = {{1, 1},    {3, 5},    {5, 64}, {2, 333},
+                            {2, 1032}, {1, 8264}, {0, 16}, {2, 0}};
 
 // f(norm, layout)
 template <class T, class F>
@@ -88,14 +106,17 @@ void for_each_norm(const F& f) {
     for (const Shape shape : shapes)
       for (const Layout& layout : layouts) {
         if (shape.columns > 500 && layout.gap == 3) continue;
-        INFO((centered ? "LayerNorm" : "RMSNorm") << " [" << shape.rows << ", " << shape.columns << "], " << text(layout));
+        INFO((centered ? "LayerNorm" : "RMSNorm")
+             << " [" << shape.rows << ", " << shape.columns << "], " << text(layout));
         f(Norm::random<T>(centered, shape.rows, shape.columns), layout);
       }
 }
 
 }  // namespace
 
-TEST_CASE("norms forward are those of long double, and the same when recomputed or fused with an addition") {
+TEST_CASE(
+    "norms forward are those of long double, and the same when recomputed or fused with an "
+    "addition") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for_each_norm<T>([](const Norm& norm, Layout layout) {
@@ -122,27 +143,36 @@ TEST_CASE("norms forward are those of long double, and the same when recomputed 
       const double u = float_unit, links = chain<T>(columns);
       const auto row_of = [&](std::size_t i) { return i / static_cast<std::size_t>(columns); };
       const auto column_of = [&](std::size_t i) { return i % static_cast<std::size_t>(columns); };
-      // |x - mean| has the mean's error, that of a sum of `columns` terms of size 3 at most, and its own rounding.
+      // |x - mean| has the mean's error, that of a sum of `columns` terms of size 3 at most, and
+      // its own rounding.
       const double of_mean = norm.centered ? (links + 2) * u * 3 : 0;
-      if (norm.centered) CHECK(worst_share(means, exact.mean, [&](std::size_t) { return of_mean; }) <= 1);
-      // The squares: twice the relative error of what is squared, in the root mean square of_mean * rstd + u; a sum of positive terms; then the
-      // division, eps, the root and the reciprocal. The root halves all before it.
+      if (norm.centered)
+        CHECK(worst_share(means, exact.mean, [&](std::size_t) { return of_mean; }) <= 1);
+      // The squares: twice the relative error of what is squared, in the root mean square of_mean *
+      // rstd + u; a sum of positive terms; then the division, eps, the root and the reciprocal. The
+      // root halves all before it.
       const auto of_rstd = [&](std::size_t i) {
         const double r = static_cast<double>(exact.rstd[i]);
         return ((links + 3) / 2 * u + of_mean * r + 3 * u) * 1.01;
       };
-      CHECK(worst_share(rstds, exact.rstd, [&](std::size_t i) { return of_rstd(i) * static_cast<double>(exact.rstd[i]); }) <= 1);
+      CHECK(worst_share(rstds, exact.rstd, [&](std::size_t i) {
+              return of_rstd(i) * static_cast<double>(exact.rstd[i]);
+            }) <= 1);
       std::vector<long double> wanted;
       for (std::size_t i = 0; i < ys.size(); ++i) {
         const auto row = row_of(i), column = column_of(i);
-        wanted.push_back((static_cast<long double>(norm.x[i]) - exact.mean[row]) * exact.rstd[row] * static_cast<long double>(norm.w[column]) +
+        wanted.push_back((static_cast<long double>(norm.x[i]) - exact.mean[row]) * exact.rstd[row] *
+                             static_cast<long double>(norm.w[column]) +
                          static_cast<long double>(norm.b[column]));
       }
       CHECK(worst_share(ys, wanted, [&](std::size_t i) {
-        const double r = static_cast<double>(exact.rstd[row_of(i)]), scale = std::abs(static_cast<double>(norm.w[column_of(i)]));
-        const double value = std::abs(static_cast<double>(wanted[i])), bias = std::abs(static_cast<double>(norm.b[column_of(i)]));
-        return ((value + bias) * (of_rstd(row_of(i)) + 4 * u) + of_mean * r * scale) * 1.01 + value * unit<T> + least<T>;
-      }) <= 1);
+              const double r = static_cast<double>(exact.rstd[row_of(i)]),
+                           scale = std::abs(static_cast<double>(norm.w[column_of(i)]));
+              const double value = std::abs(static_cast<double>(wanted[i])),
+                           bias = std::abs(static_cast<double>(norm.b[column_of(i)]));
+              return ((value + bias) * (of_rstd(row_of(i)) + 4 * u) + of_mean * r * scale) * 1.01 +
+                     value * unit<T> + least<T>;
+            }) <= 1);
 
       // Recomputed, and fused with the addition of another matrix before.
       simt::Launcher launch(3);
@@ -151,20 +181,24 @@ TEST_CASE("norms forward are those of long double, and the same when recomputed 
       const T* const weight = w.data();
       const T* const bias = b.data();
       if (norm.centered)
-        dropbp::cuda::layer_norm_recompute(launch, y.rows(), x.rows(), weight, bias, mean.data(), rstd.data(), rows, columns);
+        dropbp::cuda::layer_norm_recompute(launch, y.rows(), x.rows(), weight, bias, mean.data(),
+                                           rstd.data(), rows, columns);
       else
-        dropbp::cuda::rms_norm_recompute(launch, y.rows(), x.rows(), weight, rstd.data(), rows, columns);
+        dropbp::cuda::rms_norm_recompute(launch, y.rows(), x.rows(), weight, rstd.data(), rows,
+                                         columns);
       CHECK(y.gaps_are_poison());
       CHECK(same_bits(y.values(), ys));
 
       const auto values = random_values<T>(rows * columns, 4, -1, 1);
       std::vector<float> sums = norm.x;
-      for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = dropbp::cuda::to_float(dropbp::cuda::from_float<T>(sums[i] + values[i]));
+      for (std::size_t i = 0; i < sums.size(); ++i)
+        sums[i] = dropbp::cuda::to_float(dropbp::cuda::from_float<T>(sums[i] + values[i]));
       DeviceMatrix<T> sum(rows, columns, layout, sums);
       simt::Buffer<float> wanted_mean(count), wanted_rstd(count);
       forward<T>(launch, norm, y, wanted_mean.data(), wanted_rstd.data(), sum, w, b, nullptr);
       in_all_schedules([&](auto& fused) {
-        DeviceMatrix<T> stream(rows, columns, layout, norm.x), branch(rows, columns, layout, values), out(rows, columns, layout);
+        DeviceMatrix<T> stream(rows, columns, layout, norm.x),
+            branch(rows, columns, layout, values), out(rows, columns, layout);
         simt::Buffer<float> got_mean(count), got_rstd(count);
         forward<T>(fused, norm, out, got_mean.data(), got_rstd.data(), stream, w, b, &branch);
         CHECK((out.gaps_are_poison() && stream.gaps_are_poison()));
@@ -187,33 +221,46 @@ TEST_CASE("norms backward are those of long double, alone and added to what is t
       for (const Shape shape : few)
         for (const Layout& layout : layouts) {
           if (shape.columns > 300 && layout.gap != 0) continue;
-          INFO((centered ? "LayerNorm" : "RMSNorm") << " [" << shape.rows << ", " << shape.columns << "], " << text(layout));
+          INFO((centered ? "LayerNorm" : "RMSNorm")
+               << " [" << shape.rows << ", " << shape.columns << "], " << text(layout));
           const Norm norm = Norm::random<T>(centered, shape.rows, shape.columns);
           const Index rows = norm.rows, columns = norm.columns;
-          const auto gradients = random_values<T>(rows * columns, 5), before = random_values<T>(rows * columns, 6),
-                     before_w = random_values<T>(columns, 7), before_b = random_values<T>(columns, 8);
+          const auto gradients = random_values<T>(rows * columns, 5),
+                     before = random_values<T>(rows * columns, 6),
+                     before_w = random_values<T>(columns, 7),
+                     before_b = random_values<T>(columns, 8);
           const Statistics exact = statistics(norm);
-          const std::vector<float> means(exact.mean.begin(), exact.mean.end()), rstds(exact.rstd.begin(), exact.rstd.end());
+          const std::vector<float> means(exact.mean.begin(), exact.mean.end()),
+              rstds(exact.rstd.begin(), exact.rstd.end());
           const simt::Buffer<float> mean(means), rstd(rstds);
-          DeviceMatrix<T> x(rows, columns, layout, norm.x), dy(rows, columns, layout, gradients), w(1, columns, {0, layout.shift}, norm.w);
+          DeviceMatrix<T> x(rows, columns, layout, norm.x), dy(rows, columns, layout, gradients),
+              w(1, columns, {0, layout.shift}, norm.w);
           const T* const weight = w.data();
 
-          // Of all that may be asked for: dx set or added to, or not wanted; the weight's set, added to, or frozen.
+          // Of all that may be asked for: dx set or added to, or not wanted; the weight's set,
+          // added to, or frozen.
           std::vector<float> dx, dw, db;
           const auto run = [&](auto& launch, bool add, bool with_dx, bool with_dw) {
-            DeviceMatrix<T> to = add ? DeviceMatrix<T>(rows, columns, layout, before) : DeviceMatrix<T>(rows, columns, layout);
-            DeviceMatrix<T> to_w = add ? DeviceMatrix<T>(1, columns, {0, layout.shift}, before_w) : DeviceMatrix<T>(1, columns, {0, layout.shift});
-            DeviceMatrix<T> to_b = add ? DeviceMatrix<T>(1, columns, {0, layout.shift}, before_b) : DeviceMatrix<T>(1, columns, {0, layout.shift});
-            simt::Buffer<float> workspace(static_cast<std::size_t>(!with_dw ? 0 : centered ? dropbp::cuda::layer_norm_backward_workspace(rows, columns)
-                                                                             : dropbp::cuda::rms_norm_backward_workspace(rows, columns)));
+            DeviceMatrix<T> to = add ? DeviceMatrix<T>(rows, columns, layout, before)
+                                     : DeviceMatrix<T>(rows, columns, layout);
+            DeviceMatrix<T> to_w = add ? DeviceMatrix<T>(1, columns, {0, layout.shift}, before_w)
+                                       : DeviceMatrix<T>(1, columns, {0, layout.shift});
+            DeviceMatrix<T> to_b = add ? DeviceMatrix<T>(1, columns, {0, layout.shift}, before_b)
+                                       : DeviceMatrix<T>(1, columns, {0, layout.shift});
+            simt::Buffer<float> workspace(static_cast<std::size_t>(
+                !with_dw   ? 0
+                : centered ? dropbp::cuda::layer_norm_backward_workspace(rows, columns)
+                           : dropbp::cuda::rms_norm_backward_workspace(rows, columns)));
             const Rows<T> wanted_dx = with_dx ? to.rows() : Rows<T>{};
             T* const wanted_dw = with_dw ? to_w.data() : nullptr;
             if (centered)
-              dropbp::cuda::layer_norm_backward(launch, wanted_dx, add, dy.rows(), x.rows(), weight, mean.data(), rstd.data(), wanted_dw,
-                                                with_dw ? to_b.data() : nullptr, add, workspace.data(), rows, columns);
+              dropbp::cuda::layer_norm_backward(
+                  launch, wanted_dx, add, dy.rows(), x.rows(), weight, mean.data(), rstd.data(),
+                  wanted_dw, with_dw ? to_b.data() : nullptr, add, workspace.data(), rows, columns);
             else
-              dropbp::cuda::rms_norm_backward(launch, wanted_dx, add, dy.rows(), x.rows(), weight, rstd.data(), wanted_dw, add,
-                                              workspace.data(), rows, columns);
+              dropbp::cuda::rms_norm_backward(launch, wanted_dx, add, dy.rows(), x.rows(), weight,
+                                              rstd.data(), wanted_dw, add, workspace.data(), rows,
+                                              columns);
             CHECK(to.gaps_are_poison());
             dx = to.values(), dw = to_w.values(), db = to_b.values();
           };
@@ -238,42 +285,64 @@ TEST_CASE("norms backward are those of long double, alone and added to what is t
             std::vector<double> bound, size_w(dw.size()), size_b(db.size());
             for (Index i = 0; i < rows; ++i) {
               const auto r = static_cast<long double>(rstds[static_cast<std::size_t>(i)]);
-              const auto m = centered ? static_cast<long double>(means[static_cast<std::size_t>(i)]) : 0.0L;
-              const auto gradient = [&](Index j) { return static_cast<long double>(gradients[static_cast<std::size_t>(i * columns + j)]); };
+              const auto m =
+                  centered ? static_cast<long double>(means[static_cast<std::size_t>(i)]) : 0.0L;
+              const auto gradient = [&](Index j) {
+                return static_cast<long double>(
+                    gradients[static_cast<std::size_t>(i * columns + j)]);
+              };
               long double dot = 0, sum = 0, dot_size = 0, sum_size = 0;
               for (Index j = 0; j < columns; ++j) {
                 const long double scaled = gradient(j) * norm.weight(j);
-                dot += scaled * (norm.input(i, j) - m), dot_size += std::abs(scaled * (norm.input(i, j) - m));
+                dot += scaled * (norm.input(i, j) - m),
+                    dot_size += std::abs(scaled * (norm.input(i, j) - m));
                 sum += scaled, sum_size += std::abs(scaled);
               }
               const auto n = static_cast<long double>(columns);
               const long double back = r * r * r * dot / n, down = centered ? r * sum / n : 0;
               // The difference with the mean rounds; the products do twice; then the sum's chain.
-              const long double back_error = r * r * r / n * dot_size * (links + 4) * static_cast<long double>(u) + 4 * std::abs(back) * static_cast<long double>(u);
-              const long double down_error = centered ? r / n * sum_size * (links + 3) * static_cast<long double>(u) + 2 * std::abs(down) * static_cast<long double>(u) : 0;
+              const long double back_error =
+                  r * r * r / n * dot_size * (links + 4) * static_cast<long double>(u) +
+                  4 * std::abs(back) * static_cast<long double>(u);
+              const long double down_error =
+                  centered ? r / n * sum_size * (links + 3) * static_cast<long double>(u) +
+                                 2 * std::abs(down) * static_cast<long double>(u)
+                           : 0;
               for (Index j = 0; j < columns; ++j) {
-                const auto at = static_cast<std::size_t>(i * columns + j), column = static_cast<std::size_t>(j);
-                const long double value = norm.input(i, j) - m, direct = r * norm.weight(j) * gradient(j);
+                const auto at = static_cast<std::size_t>(i * columns + j),
+                           column = static_cast<std::size_t>(j);
+                const long double value = norm.input(i, j) - m,
+                                  direct = r * norm.weight(j) * gradient(j);
                 const long double old = add ? static_cast<long double>(before[at]) : 0;
                 const long double result = old + direct - value * back - down;
-                const long double sizes = std::abs(direct) + std::abs(value * back) + std::abs(down);
+                const long double sizes =
+                    std::abs(direct) + std::abs(value * back) + std::abs(down);
                 wanted.push_back(result);
                 // Two products, two differences of at most `sizes`, the addition.
-                bound.push_back(1.01 * static_cast<double>(std::abs(value) * back_error + down_error + sizes * 5 * static_cast<long double>(u) +
-                                                           std::abs(result) * static_cast<long double>(u)) +
-                                static_cast<double>(std::abs(result)) * unit<T> + least<T>);
-                wanted_w[column] += gradient(j) * value * r, size_w[column] += static_cast<double>(std::abs(gradient(j) * value * r));
-                wanted_b[column] += gradient(j), size_b[column] += static_cast<double>(std::abs(gradient(j)));
+                bound.push_back(
+                    1.01 * static_cast<double>(std::abs(value) * back_error + down_error +
+                                               sizes * 5 * static_cast<long double>(u) +
+                                               std::abs(result) * static_cast<long double>(u)) +
+                    static_cast<double>(std::abs(result)) * unit<T> + least<T>);
+                wanted_w[column] += gradient(j) * value * r,
+                    size_w[column] += static_cast<double>(std::abs(gradient(j) * value * r));
+                wanted_b[column] += gradient(j),
+                    size_b[column] += static_cast<double>(std::abs(gradient(j)));
               }
             }
             CHECK(worst_share(dx, wanted, [&](std::size_t i) { return bound[i]; }) <= 1);
-            const auto check_weight = [&](const auto& got, auto exact_sum, const auto& size, const auto& start) {
-              for (std::size_t j = 0; add && j < exact_sum.size(); ++j) exact_sum[j] += static_cast<long double>(start[j]);
-              // A difference and two products, 16 rows, and the compensated sums' 2 of all sizes, of slices and then of these.
+            const auto check_weight = [&](const auto& got, auto exact_sum, const auto& size,
+                                          const auto& start) {
+              for (std::size_t j = 0; add && j < exact_sum.size(); ++j)
+                exact_sum[j] += static_cast<long double>(start[j]);
+              // A difference and two products, 16 rows, and the compensated sums' 2 of all sizes,
+              // of slices and then of these.
               CHECK(worst_share(got, exact_sum, [&](std::size_t j) {
-                const double all = size[j] + (add ? std::abs(static_cast<double>(start[j])) : 0);
-                return 1.01 * all * (3 + 16 + 2 + 2) * u + std::abs(static_cast<double>(exact_sum[j])) * unit<T> + least<T>;
-              }) <= 1);
+                      const double all =
+                          size[j] + (add ? std::abs(static_cast<double>(start[j])) : 0);
+                      return 1.01 * all * (3 + 16 + 2 + 2) * u +
+                             std::abs(static_cast<double>(exact_sum[j])) * unit<T> + least<T>;
+                    }) <= 1);
             };
             check_weight(dw, wanted_w, size_w, before_w);
             if (centered) check_weight(db, wanted_b, size_b, before_b);
@@ -289,28 +358,34 @@ TEST_CASE("partial sums of many rows are added as in twice the precision") {
       for (const bool add : {false, true}) {
         INFO(count << " rows, add " << add);
         const Index columns = 45;
-        // Even columns at random; in the others each row but the first is half a unit of the first, and lost by a plain sum.
+        // Even columns at random; in the others each row but the first is half a unit of the first,
+        // and lost by a plain sum.
         auto values = random_values<float>(count * columns, 1);
         for (std::size_t i = 0; i < values.size(); ++i)
           if (i % 45 % 2 == 1) values[i] = i < 45 ? 16.0f : 0x1p-20f;
         const auto before = random_values<T>(columns, 2);
         const simt::Buffer<float> shares(values);
         const auto got = in_all_schedules([&](auto& launch) {
-          DeviceMatrix<T> to = add ? DeviceMatrix<T>(1, columns, {0, 0}, before) : DeviceMatrix<T>(1, columns);
+          DeviceMatrix<T> to =
+              add ? DeviceMatrix<T>(1, columns, {0, 0}, before) : DeviceMatrix<T>(1, columns);
           dropbp::cuda::detail::sum_shares(launch, to.data(), add, shares.data(), count, columns);
           return to.values();
         });
         std::vector<long double> wanted(got.size());
         std::vector<double> sizes(got.size());
         for (std::size_t j = 0; j < wanted.size(); ++j) {
-          if (add) wanted[j] = static_cast<long double>(before[j]), sizes[j] = std::abs(static_cast<double>(before[j]));
+          if (add)
+            wanted[j] = static_cast<long double>(before[j]),
+            sizes[j] = std::abs(static_cast<double>(before[j]));
           for (std::size_t i = j; i < values.size(); i += wanted.size())
-            wanted[j] += static_cast<long double>(values[i]), sizes[j] += std::abs(static_cast<double>(values[i]));
+            wanted[j] += static_cast<long double>(values[i]),
+                sizes[j] += std::abs(static_cast<double>(values[i]));
         }
         // Compensated twice: 2 units of all sizes each, however many there are.
         CHECK(worst_share(got, wanted, [&](std::size_t j) {
-          return 1.01 * 4 * float_unit * sizes[j] + std::abs(static_cast<double>(wanted[j])) * unit<T> + least<T>;
-        }) <= 1);
+                return 1.01 * 4 * float_unit * sizes[j] +
+                       std::abs(static_cast<double>(wanted[j])) * unit<T> + least<T>;
+              }) <= 1);
       }
   });
 }
@@ -325,25 +400,32 @@ TEST_CASE("RMSNorm is that of the CPU, bit for bit, where every sum is exact") {
         // Twos of either sign: rstd is 1/2.
         auto x = random_integers(rows * columns, 1, 100);
         for (float& value : x) value = value < 0 ? -2.0f : 2.0f;
-        const auto w = random_integers(columns, 2, 4), dy = random_integers(rows * columns, 3, 8), before = random_integers(rows * columns, 4, 8);
+        const auto w = random_integers(columns, 2, 4), dy = random_integers(rows * columns, 3, 8),
+                   before = random_integers(rows * columns, 4, 8);
 
         ops::Parameter<float> weight("w", 1, columns);
         std::copy(w.begin(), w.end(), weight.value().data);
         std::vector<float> y(x.size()), rstd(static_cast<std::size_t>(rows)), dx = before;
         ops::MemoryPool pool;
-        ops::rms_norm_forward<float>({y.data(), rows, columns}, rstd.data(), {x.data(), rows, columns}, w.data(), 0.0);
-        ops::rms_norm_backward<float>({dx.data(), rows, columns}, ops::Accumulate::add, {dy.data(), rows, columns}, {x.data(), rows, columns},
-                                      weight, rstd.data(), pool);
+        ops::rms_norm_forward<float>({y.data(), rows, columns}, rstd.data(),
+                                     {x.data(), rows, columns}, w.data(), 0.0);
+        ops::rms_norm_backward<float>({dx.data(), rows, columns}, ops::Accumulate::add,
+                                      {dy.data(), rows, columns}, {x.data(), rows, columns}, weight,
+                                      rstd.data(), pool);
         const std::vector<float> dw(weight.gradient().data, weight.gradient().data + columns);
 
         simt::Launcher launch(9);
-        DeviceMatrix<T> x_device(rows, columns, layout, x), y_device(rows, columns, layout), w_device(1, columns, {0, layout.shift}, w),
-            dy_device(rows, columns, layout, dy), dx_device(rows, columns, layout, before), dw_device(1, columns, {0, 0});
+        DeviceMatrix<T> x_device(rows, columns, layout, x), y_device(rows, columns, layout),
+            w_device(1, columns, {0, layout.shift}, w), dy_device(rows, columns, layout, dy),
+            dx_device(rows, columns, layout, before), dw_device(1, columns, {0, 0});
         simt::Buffer<float> rstd_device(rstd.size()),
-            workspace(static_cast<std::size_t>(dropbp::cuda::rms_norm_backward_workspace(rows, columns)));
+            workspace(
+                static_cast<std::size_t>(dropbp::cuda::rms_norm_backward_workspace(rows, columns)));
         const T* const weights = w_device.data();
-        dropbp::cuda::rms_norm_forward(launch, y_device.rows(), rstd_device.data(), x_device.rows(), weights, rows, columns, 0.0);
-        dropbp::cuda::rms_norm_backward(launch, dx_device.rows(), true, dy_device.rows(), x_device.rows(), weights, rstd_device.data(),
+        dropbp::cuda::rms_norm_forward(launch, y_device.rows(), rstd_device.data(), x_device.rows(),
+                                       weights, rows, columns, 0.0);
+        dropbp::cuda::rms_norm_backward(launch, dx_device.rows(), true, dy_device.rows(),
+                                        x_device.rows(), weights, rstd_device.data(),
                                         dw_device.data(), false, workspace.data(), rows, columns);
         CHECK(same_bits(rstd_device.host(), rstd));
         CHECK(same_bits(y_device.values(), to_floats(to_scalars<T>(y))));

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What kernels compute with: the 16-bit types, each value of them and each way to round, and the functions of one element.
+// What kernels compute with: the 16-bit types, each value of them and each way to round, and the
+// functions of one element.
 #include "dropbp/backend/cuda/scalar.hpp"
 
 #include <bit>
@@ -34,24 +35,33 @@ struct Format<BFloat16> {
 // The value by the definition of IEEE 754; exact in double.
 template <class T>
 double meaning(std::uint16_t bits) {
-  constexpr int fraction_bits = Format<T>::fraction_bits, bias = (1 << (Format<T>::exponent_bits - 1)) - 1;
-  const int exponent = bits >> fraction_bits & ((1 << Format<T>::exponent_bits) - 1), fraction = bits & ((1 << fraction_bits) - 1);
+  constexpr int fraction_bits = Format<T>::fraction_bits,
+                bias = (1 << (Format<T>::exponent_bits - 1)) - 1;
+  const int exponent = bits >> fraction_bits & ((1 << Format<T>::exponent_bits) - 1),
+            fraction = bits & ((1 << fraction_bits) - 1);
   const double sign = bits >> 15 != 0 ? -1 : 1;
   if (exponent == (1 << Format<T>::exponent_bits) - 1)
-    return fraction != 0 ? std::numeric_limits<double>::quiet_NaN() : sign * std::numeric_limits<double>::infinity();
+    return fraction != 0 ? std::numeric_limits<double>::quiet_NaN()
+                         : sign * std::numeric_limits<double>::infinity();
   if (exponent == 0) return sign * std::ldexp(fraction, 1 - bias - fraction_bits);
   return sign * std::ldexp((1 << fraction_bits) + fraction, exponent - bias - fraction_bits);
 }
 
-// The nearest number of the format: of its two neighbours, and of two at the same distance the one with an even fraction.
+// The nearest number of the format: of its two neighbours, and of two at the same distance the one
+// with an even fraction.
 template <class T>
 std::uint16_t nearest(float value) {
   const double exact = std::abs(static_cast<double>(value));
   const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
-  constexpr std::uint16_t infinity = ((1 << Format<T>::exponent_bits) - 1) << Format<T>::fraction_bits;
-  // As IEEE 754 has it: what would be rounded to a number beyond the largest, were there one, is infinite.
-  const double largest = meaning<T>(infinity - 1), beyond = largest + (largest - meaning<T>(infinity - 2));
-  const auto value_of = [&](std::uint16_t bits) { return bits == infinity ? beyond : meaning<T>(bits); };
+  constexpr std::uint16_t infinity = ((1 << Format<T>::exponent_bits) - 1)
+                                     << Format<T>::fraction_bits;
+  // As IEEE 754 has it: what would be rounded to a number beyond the largest, were there one, is
+  // infinite.
+  const double largest = meaning<T>(infinity - 1),
+               beyond = largest + (largest - meaning<T>(infinity - 2));
+  const auto value_of = [&](std::uint16_t bits) {
+    return bits == infinity ? beyond : meaning<T>(bits);
+  };
   if (exact >= beyond) return sign | infinity;
   std::uint16_t below = 0, above = infinity;  // by halving: magnitudes are ordered as their bits
   while (above - below > 1) {
@@ -59,14 +69,18 @@ std::uint16_t nearest(float value) {
     (value_of(middle) <= exact ? below : above) = middle;
   }
   const double down = exact - value_of(below), up = value_of(above) - exact;
-  const std::uint16_t magnitude = down < up ? below : up < down ? above : below % 2 == 0 ? below : above;
+  const std::uint16_t magnitude = down < up        ? below
+                                  : up < down      ? above
+                                  : below % 2 == 0 ? below
+                                                   : above;
   return sign | magnitude;
 }
 
 template <class T>
 void check_rounding(float value) {
   const std::uint16_t got = dropbp::cuda::from_float<T>(value).bits, wanted = nearest<T>(value);
-  if (got != wanted) FAIL("rounding " << value << " gives the bits " << got << " instead of " << wanted);
+  if (got != wanted)
+    FAIL("rounding " << value << " gives the bits " << got << " instead of " << wanted);
 }
 
 template <class T>
@@ -101,9 +115,12 @@ void check_type() {
       check_rounding<T>(value);
     }
   }
-  const float infinity = std::numeric_limits<float>::infinity(), largest = (std::numeric_limits<float>::max)();
-  for (const float value : {0.0f, -0.0f, infinity, -infinity, largest, -largest, std::numeric_limits<float>::denorm_min(), 65504.0f,
-                            65519.99f, 65520.0f, -65520.0f, 0x1p-24f, 0x1p-25f, 0x1.000002p-25f, -0x1p-25f, 0x1p-133f, 0x1p-134f})
+  const float infinity = std::numeric_limits<float>::infinity(),
+              largest = (std::numeric_limits<float>::max)();
+  for (const float value :
+       {0.0f, -0.0f, infinity, -infinity, largest, -largest,
+        std::numeric_limits<float>::denorm_min(), 65504.0f, 65519.99f, 65520.0f, -65520.0f,
+        0x1p-24f, 0x1p-25f, 0x1.000002p-25f, -0x1p-25f, 0x1p-133f, 0x1p-134f})
     check_rounding<T>(value);
 }
 
@@ -135,14 +152,16 @@ TEST_CASE("the silu and its derivative are those of long double and of differenc
   double worst = 0, worst_slope = 0, worst_difference = 0;
   for (float x = -30; x <= 30; x += 0.0117f) {
     const long double s = exact_sigmoid(x);
-    // exp within 2 units, its sum with 1, the quotient: 4 of the result; the sum takes x's error in exp, which is one unit of
-    // |x| exp(-x) / (1 + exp(-x)) of it.
+    // exp within 2 units, its sum with 1, the quotient: 4 of the result; the sum takes x's error in
+    // exp, which is one unit of |x| exp(-x) / (1 + exp(-x)) of it.
     const long double conditioned = 4 + std::abs(static_cast<long double>(x)) * (1 - s);
-    keep_worst(worst, units(dropbp::cuda::silu(x), exact_silu(x), std::abs(exact_silu(x)) * conditioned + 0x1p-126L));
+    keep_worst(worst, units(dropbp::cuda::silu(x), exact_silu(x),
+                            std::abs(exact_silu(x)) * conditioned + 0x1p-126L));
     const long double wanted = s + exact_silu(x) * (1 - s);
     // Its two terms cancel: units of their sizes. 1 - s has s's absolute error.
-    keep_worst(worst_slope, units(dropbp::cuda::silu_derivative(x), wanted,
-                                  2 * conditioned * (s + std::abs(exact_silu(x)) * ((1 - s) + s)) + 0x1p-126L));
+    keep_worst(worst_slope,
+               units(dropbp::cuda::silu_derivative(x), wanted,
+                     2 * conditioned * (s + std::abs(exact_silu(x)) * ((1 - s) + s)) + 0x1p-126L));
     keep_worst(worst_difference, std::abs(static_cast<double>(wanted - slope(exact_silu, x))));
   }
   CHECK(worst <= 1);
@@ -157,14 +176,20 @@ TEST_CASE("GELU and its derivative are those of long double and of differences")
   double worst = 0, worst_slope = 0;
   for (float x = -12; x <= 12; x += 0.0037f) {
     const long double size = std::abs(static_cast<long double>(x));
-    const long double inner = std::sqrt(2 / std::acos(-1.0L)) * (size + 0.044715L * size * size * size);
-    // tanh of a number with 5 roundings, within 2 units itself, absolute as 1 is added to it: its slope 1 - t^2 times 5 |inner| + 2.
+    const long double inner =
+        std::sqrt(2 / std::acos(-1.0L)) * (size + 0.044715L * size * size * size);
+    // tanh of a number with 5 roundings, within 2 units itself, absolute as 1 is added to it: its
+    // slope 1 - t^2 times 5 |inner| + 2.
     const long double t = std::tanh(inner), absolute = 5 * inner * (1 - t * t) + 2 * t + 2;
-    keep_worst(worst, units(dropbp::cuda::gelu(x), exact_gelu(x), size / 2 * (absolute + 2) + 0x1p-126L));
-    // The second term: x / 2 (1 - t^2) d inner, where 1 - t^2 has twice t's error, and 6 more roundings.
-    const long double inner_slope = std::sqrt(2 / std::acos(-1.0L)) * (1 + 3 * 0.044715L * size * size);
-    keep_worst(worst_slope, units(dropbp::cuda::gelu_derivative(x), slope(exact_gelu, x),
-                                  (absolute + 2) / 2 + 1 + size / 2 * inner_slope * (2 * absolute + 8)));
+    keep_worst(worst,
+               units(dropbp::cuda::gelu(x), exact_gelu(x), size / 2 * (absolute + 2) + 0x1p-126L));
+    // The second term: x / 2 (1 - t^2) d inner, where 1 - t^2 has twice t's error, and 6 more
+    // roundings.
+    const long double inner_slope =
+        std::sqrt(2 / std::acos(-1.0L)) * (1 + 3 * 0.044715L * size * size);
+    keep_worst(worst_slope,
+               units(dropbp::cuda::gelu_derivative(x), slope(exact_gelu, x),
+                     (absolute + 2) / 2 + 1 + size / 2 * inner_slope * (2 * absolute + 8)));
   }
   CHECK(worst <= 1);
   CHECK(worst_slope <= 1);
@@ -189,30 +214,42 @@ TEST_CASE("a scale of NF4 is a product and a sum, each rounded") {
 TEST_CASE("one element of AdamW is that of long double") {
   std::mt19937_64 random(13);
   std::uniform_real_distribution<float> uniform(-1, 1), exponent(-12, 2);
-  const dropbp::cuda::UpdateOptions o{.beta1 = 0.9f, .rest1 = 0.1f, .beta2 = 0.999f, .rest2 = 0.001f, .eps = 1e-8f, .factor = 0.37f};
+  const dropbp::cuda::UpdateOptions o{.beta1 = 0.9f,
+                                      .rest1 = 0.1f,
+                                      .beta2 = 0.999f,
+                                      .rest2 = 0.001f,
+                                      .eps = 1e-8f,
+                                      .factor = 0.37f};
   const float step = 0.003f, root = 1.7f, keep = 0.9997f;
   double worst[3] = {};
   for (int i = 0; i < 100000; ++i) {
     const float value = uniform(random), gradient = uniform(random) * std::exp(exponent(random)),
-                m0 = uniform(random) * std::exp(exponent(random)), v0 = std::abs(uniform(random) * std::exp(exponent(random)));
+                m0 = uniform(random) * std::exp(exponent(random)),
+                v0 = std::abs(uniform(random) * std::exp(exponent(random)));
     const long double g = static_cast<long double>(gradient) * static_cast<long double>(o.factor);
     const long double first = static_cast<long double>(o.beta1) * static_cast<long double>(m0),
                       second = static_cast<long double>(o.rest1) * g;
     const long double m = first + second;
-    const long double v = static_cast<long double>(o.beta2) * static_cast<long double>(v0) + static_cast<long double>(o.rest2) * g * g;
-    const long double down = std::sqrt(v) * static_cast<long double>(root) + static_cast<long double>(o.eps);
-    const long double change = static_cast<long double>(step) * m / down, kept = static_cast<long double>(keep) * static_cast<long double>(value);
+    const long double v = static_cast<long double>(o.beta2) * static_cast<long double>(v0) +
+                          static_cast<long double>(o.rest2) * g * g;
+    const long double down =
+        std::sqrt(v) * static_cast<long double>(root) + static_cast<long double>(o.eps);
+    const long double change = static_cast<long double>(step) * m / down,
+                      kept = static_cast<long double>(keep) * static_cast<long double>(value);
     float m1 = m0, v1 = v0;
-    const float got = dropbp::cuda::detail::adamw_element(value, gradient, m1, v1, step, root, keep, o);
-    // Roundings on the way to m: factor, product, sum: 3 of the larger terms; to v, positive: factor twice, square, product, sum: 5.
+    const float got =
+        dropbp::cuda::detail::adamw_element(value, gradient, m1, v1, step, root, keep, o);
+    // Roundings on the way to m: factor, product, sum: 3 of the larger terms; to v, positive:
+    // factor twice, square, product, sum: 5.
     const long double m_size = std::abs(first) + std::abs(second);
     keep_worst(worst[0], units(m1, m, 3 * m_size));
     keep_worst(worst[1], units(v1, v, 5 * v));
-    // The change: step * m has m's error and 1, the root half of v's 5 and 1, times the correction, plus eps, quotient: 6.5; then the
-    // product `kept` and the difference.
-    keep_worst(worst[2], units(got, kept - change,
-                               static_cast<long double>(step) / down * 3 * m_size + 7.5L * std::abs(change) + std::abs(kept) +
-                                   std::abs(kept) + std::abs(change)));
+    // The change: step * m has m's error and 1, the root half of v's 5 and 1, times the correction,
+    // plus eps, quotient: 6.5; then the product `kept` and the difference.
+    keep_worst(worst[2],
+               units(got, kept - change,
+                     static_cast<long double>(step) / down * 3 * m_size + 7.5L * std::abs(change) +
+                         std::abs(kept) + std::abs(kept) + std::abs(change)));
   }
   for (const double share : worst) CHECK(share <= 1);
 }

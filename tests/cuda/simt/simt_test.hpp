@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the tests of the kernels' bodies share: values that a scalar type can hold, poisoned device matrices in every layout that a
-// launcher tells apart, bounds in units of rounding, and the check that no schedule changes a bit.
+// What the tests of the kernels' bodies share: values that a scalar type can hold, poisoned device
+// matrices in every layout that a launcher tells apart, bounds in units of rounding, and the check
+// that no schedule changes a bit.
 #pragma once
 
 #include <cmath>
@@ -67,7 +68,8 @@ T rounded_to(double value) {
 
 /// Uniform random numbers that T holds.
 template <class T>
-std::vector<float> random_values(Index count, std::uint64_t seed, double from = -1, double up_to = 1) {
+std::vector<float> random_values(Index count, std::uint64_t seed, double from = -1,
+                                 double up_to = 1) {
   std::mt19937_64 random(seed);
   std::uniform_real_distribution<double> uniform(from, up_to);
   std::vector<float> values(static_cast<std::size_t>(count));
@@ -98,10 +100,13 @@ std::vector<float> to_floats(const std::vector<T>& values) {
   return result;
 }
 
-inline std::vector<double> to_doubles(const std::vector<float>& values) { return {values.begin(), values.end()}; }
+inline std::vector<double> to_doubles(const std::vector<float>& values) {
+  return {values.begin(), values.end()};
+}
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 /// How the rows of a matrix lie in memory.
@@ -109,23 +114,30 @@ struct Layout {
   Index gap;          ///< elements between rows
   std::size_t shift;  ///< elements between an aligned address and the first row
 };
-/// Aligned without and with gaps; not aligned because of where it starts, and because of the stride.
+/// Aligned without and with gaps; not aligned because of where it starts, and because of the
+/// stride.
 inline constexpr Layout layouts[] = {{0, 0}, {16, 0}, {0, 1}, {3, 0}};
 
 inline std::string text(const Layout& layout) {
   return "gap " + std::to_string(layout.gap) + ", shift " + std::to_string(layout.shift);
 }
 
-/// A matrix in device memory, NaN until it is written, as are the gaps between its rows. Nothing lies behind the last row.
+/// A matrix in device memory, NaN until it is written, as are the gaps between its rows. Nothing
+/// lies behind the last row.
 template <class T>
 class DeviceMatrix {
  public:
   DeviceMatrix(Index rows, Index columns, Layout layout = {0, 0})
-      : rows_(rows), columns_(columns), stride_(columns + layout.gap),
-        memory_(rows * columns == 0 ? 0 : static_cast<std::size_t>((rows - 1) * stride_ + columns), layout.shift) {}
-  DeviceMatrix(Index rows, Index columns, Layout layout, const std::vector<float>& values) : DeviceMatrix(rows, columns, layout) {
+      : rows_(rows),
+        columns_(columns),
+        stride_(columns + layout.gap),
+        memory_(rows * columns == 0 ? 0 : static_cast<std::size_t>((rows - 1) * stride_ + columns),
+                layout.shift) {}
+  DeviceMatrix(Index rows, Index columns, Layout layout, const std::vector<float>& values)
+      : DeviceMatrix(rows, columns, layout) {
     REQUIRE(static_cast<Index>(values.size()) == rows * columns);
-    for (Index i = 0; i < rows * columns; ++i) at(i / columns, i % columns) = cuda::from_float<T>(values[static_cast<std::size_t>(i)]);
+    for (Index i = 0; i < rows * columns; ++i)
+      at(i / columns, i % columns) = cuda::from_float<T>(values[static_cast<std::size_t>(i)]);
   }
 
   T* data() { return memory_.data(); }
@@ -133,7 +145,8 @@ class DeviceMatrix {
 
   std::vector<float> values() {
     std::vector<float> result;
-    for (Index i = 0; i < rows_ * columns_; ++i) result.push_back(cuda::to_float(at(i / columns_, i % columns_)));
+    for (Index i = 0; i < rows_ * columns_; ++i)
+      result.push_back(cuda::to_float(at(i / columns_, i % columns_)));
     return result;
   }
 
@@ -156,7 +169,8 @@ class DeviceMatrix {
   simt::Buffer<T> memory_;
 };
 
-/// run(launcher) returns all it wrote, as floats: the same bits twice with one schedule, and with another one.
+/// run(launcher) returns all it wrote, as floats: the same bits twice with one schedule, and with
+/// another one.
 template <class Run>
 std::vector<float> in_all_schedules(const Run& run) {
   const auto with = [&](std::uint64_t seed) {
@@ -176,7 +190,8 @@ std::vector<float> joined(const Parts&... parts) {
   return all;
 }
 
-/// The largest |got - wanted| / bound(i): at most 1 where the bound holds. NaN, as of what was not written, is not.
+/// The largest |got - wanted| / bound(i): at most 1 where the bound holds. NaN, as of what was not
+/// written, is not.
 template <class Got, class Wanted, class Bound>
 double worst_share(const Got& got, const Wanted& wanted, const Bound& bound) {
   REQUIRE(got.size() == wanted.size());

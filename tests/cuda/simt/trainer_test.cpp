@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// llama-finetune's trainer on the emulated device: what is fetched from it for checkpoints and adapters, and brought back.
+// llama-finetune's trainer on the emulated device: what is fetched from it for checkpoints and
+// adapters, and brought back.
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -59,9 +60,11 @@ TokenData small_text() {
 template <class T>
 std::vector<float> numbers_of(EmulatedTrainer<T>& trainer) {
   std::vector<float> numbers;
-  for (const StepRecord& record : trainer.records()) numbers.push_back(static_cast<float>(record.loss));
+  for (const StepRecord& record : trainer.records())
+    numbers.push_back(static_cast<float>(record.loss));
   trainer.model().for_each_tensor([&](const ops::ParameterSlice<T, Emulated>& tensor) {
-    for (std::size_t i = 0; i < tensor.size(); ++i) numbers.push_back(dropbp::cuda::to_float(tensor.value[i]));
+    for (std::size_t i = 0; i < tensor.size(); ++i)
+      numbers.push_back(dropbp::cuda::to_float(tensor.value[i]));
   });
   for (std::size_t i = 0; i < trainer.optimizer().parameters().size(); ++i) {
     const auto& state = trainer.optimizer().state(i);
@@ -79,13 +82,16 @@ void check_resume(ModeChoice mode) {
   EmulatedTrainer<T> whole(options, options.shape, data, options.drop_rate);
   for (int i = 0; i < 4; ++i) whole.step();
 
-  const auto half = std::make_unique<EmulatedTrainer<T>>(options, options.shape, data, options.drop_rate);
+  const auto half =
+      std::make_unique<EmulatedTrainer<T>>(options, options.shape, data, options.drop_rate);
   const RunIdentity identity = identity_of(options, options.shape, data, half->model());
   for (int i = 0; i < 2; ++i) half->step();
   TrainingCheckpoints(folder / "checkpoints", identity).save(*half);
 
   EmulatedTrainer<T> resumed(options, options.shape, data, options.drop_rate);
-  REQUIRE(TrainingCheckpoints(folder / "checkpoints", identity).resume(resumed, [](std::string_view) {}));
+  REQUIRE(
+      TrainingCheckpoints(folder / "checkpoints", identity).resume(resumed, [](std::string_view) {
+      }));
   CHECK(numbers_of(resumed) == numbers_of(*half));
   for (int i = 0; i < 2; ++i) resumed.step();
   CHECK(numbers_of(resumed) == numbers_of(whole));
@@ -95,7 +101,9 @@ void check_resume(ModeChoice mode) {
 
 TEST_CASE("emulated device: a training that is resumed from a checkpoint ends with the same bits") {
   SECTION("float, all weights") { check_resume<float>(ModeChoice::full); }
-  SECTION("bfloat16 with master weights, all weights") { check_resume<dropbp::BFloat16>(ModeChoice::full); }
+  SECTION("bfloat16 with master weights, all weights") {
+    check_resume<dropbp::BFloat16>(ModeChoice::full);
+  }
   SECTION("bfloat16, QLoRA") { check_resume<dropbp::BFloat16>(ModeChoice::qlora); }
 }
 
@@ -119,10 +127,13 @@ TEST_CASE("emulated device: adapters and merged models on disk are those of the 
   save_weights(folder / "cpu", cpu.model());
   LlamaModel<float> merged(options.shape, 8), expected(options.shape, 8);
   LlamaModel<float, Emulated> again(options.shape, 8);
-  load_weights(folder / "merged", merged), load_weights(folder / "cpu", expected), load_weights(folder / "merged", again);
+  load_weights(folder / "merged", merged), load_weights(folder / "cpu", expected),
+      load_weights(folder / "merged", again);
   const auto values_of = [](auto& model) {
     std::vector<float> values;
-    model.for_each_tensor([&](const auto& tensor) { values.insert(values.end(), tensor.value, tensor.value + tensor.size()); });
+    model.for_each_tensor([&](const auto& tensor) {
+      values.insert(values.end(), tensor.value, tensor.value + tensor.size());
+    });
     return values;
   };
   const std::vector<float> x = values_of(merged), y = values_of(expected);

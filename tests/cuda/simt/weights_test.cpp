@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What works on weights and gradients as a whole: 4-bit weights bit for bit those of the CPU, AdamW and norms within what their
-// roundings add up to.
+// What works on weights and gradients as a whole: 4-bit weights bit for bit those of the CPU, AdamW
+// and norms within what their roundings add up to.
 #include <cmath>
 #include <memory>
 
@@ -33,7 +33,8 @@ std::vector<E> host_copy(const ops::Matrix<E>& matrix) {
   return {matrix.data(), matrix.data() + matrix.size()};
 }
 
-std::vector<dropbp::cuda::ExactSum> joined_sums(std::vector<dropbp::cuda::ExactSum> a, const std::vector<dropbp::cuda::ExactSum>& b) {
+std::vector<dropbp::cuda::ExactSum> joined_sums(std::vector<dropbp::cuda::ExactSum> a,
+                                                const std::vector<dropbp::cuda::ExactSum>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
 }
@@ -46,22 +47,28 @@ TEST_CASE("4-bit weights expand to those of the CPU, bit for bit, from any row o
     struct Case {
       Index rows, columns;
     };
-    // Blocks that end with rows and within them, odd starts, an odd number of elements, and more than 256 blocks.
-    for (const Case c : {Case{1, 1}, Case{3, 64}, Case{5, 33}, Case{7, 96}, Case{9, 31}, Case{131, 160}, Case{2, 8256}}) {
+    // Blocks that end with rows and within them, odd starts, an odd number of elements, and more
+    // than 256 blocks.
+    for (const Case c : {Case{1, 1}, Case{3, 64}, Case{5, 33}, Case{7, 96}, Case{9, 31},
+                         Case{131, 160}, Case{2, 8256}}) {
       auto values = random_values<float>(c.rows * c.columns, 1, -0.05, 0.05);
-      for (std::size_t i = 0; i < values.size(); i += 301) values[i] *= 20;  // blocks of different scales
+      for (std::size_t i = 0; i < values.size(); i += 301)
+        values[i] *= 20;  // blocks of different scales
       const ops::Nf4Matrix matrix = ops::Nf4Matrix::quantize({values.data(), c.rows, c.columns});
       for (const Layout& layout : layouts)
         for (const Index first : {Index{0}, Index{1}, c.rows / 2, c.rows}) {
           if (first > c.rows || (c.rows > 100 && layout.gap != 0 && first != 1)) continue;
           const Index rows = c.rows - first;
-          INFO("[" << c.rows << ", " << c.columns << "] from row " << first << ", " << text(layout));
+          INFO("[" << c.rows << ", " << c.columns << "] from row " << first << ", "
+                   << text(layout));
           // Codes that start anywhere too.
-          const simt::Buffer<std::uint8_t> codes(host_copy(matrix.codes()), layout.shift), scales(host_copy(matrix.scales()));
+          const simt::Buffer<std::uint8_t> codes(host_copy(matrix.codes()), layout.shift),
+              scales(host_copy(matrix.scales()));
           const simt::Buffer<float> group_scales(host_copy(matrix.group_scales()));
           const auto got = in_all_schedules([&](auto& launch) {
             DeviceMatrix<T> y(rows, c.columns, layout);
-            dropbp::cuda::nf4_expand(launch, y.rows(), codes.data(), scales.data(), group_scales.data(), matrix.offset(), tables(), first, rows,
+            dropbp::cuda::nf4_expand(launch, y.rows(), codes.data(), scales.data(),
+                                     group_scales.data(), matrix.offset(), tables(), first, rows,
                                      c.columns);
             CHECK(y.gaps_are_poison());
             return y.values();
@@ -88,7 +95,8 @@ TEST_CASE("a copy of 4-bit weights on a device is in memory of its own, with the
   CHECK(same_bits(expanded(copy), wanted));
 }
 
-TEST_CASE("AdamW updates all segments as the CPU does, in one launch, and leaves the others alone") {
+TEST_CASE(
+    "AdamW updates all segments as the CPU does, in one launch, and leaves the others alone") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     constexpr bool has_master = !std::is_same_v<T, float>;
@@ -104,7 +112,8 @@ TEST_CASE("AdamW updates all segments as the CPU does, in one launch, and leaves
       std::vector<Segment> host;
       for (const Index size : sizes) {
         const auto seed = host.size();
-        host.push_back({random_values<T>(size, 10 + seed), random_values<T>(size, 20 + seed), random_values<float>(size, 30 + seed, -0.1, 0.1),
+        host.push_back({random_values<T>(size, 10 + seed), random_values<T>(size, 20 + seed),
+                        random_values<float>(size, 30 + seed, -0.1, 0.1),
                         random_values<float>(size, 40 + seed, 0, 0.01), 3 * seed});
       }
       std::vector<std::vector<float>> values, masters, ms, vs;
@@ -117,31 +126,45 @@ TEST_CASE("AdamW updates all segments as the CPU does, in one launch, and leaves
           const Segment& s = host[i];
           const Index size = sizes[i];
           value.push_back(std::make_unique<DeviceMatrix<T>>(1, size, Layout{0, shift}, s.value));
-          gradient.push_back(std::make_unique<DeviceMatrix<T>>(1, size, Layout{0, shift}, s.gradient));
-          master.push_back(std::make_unique<simt::Buffer<float>>(has_master ? s.value : std::vector<float>{}, shift));
+          gradient.push_back(
+              std::make_unique<DeviceMatrix<T>>(1, size, Layout{0, shift}, s.gradient));
+          master.push_back(std::make_unique<simt::Buffer<float>>(
+              has_master ? s.value : std::vector<float>{}, shift));
           m.push_back(std::make_unique<simt::Buffer<float>>(s.m, shift));
           v.push_back(std::make_unique<simt::Buffer<float>>(s.v));
           if (i == 4) continue;  // without a gradient
           const double t = static_cast<double>(s.steps + 1);
-          segments.push_back({.value = value[i]->data(), .gradient = gradient[i]->data(), .master = has_master ? master[i]->data() : nullptr,
-                              .first_moment = m[i]->data(), .second_moment = v[i]->data(), .size = size,
-                              .step_size = static_cast<float>(options.learning_rate / (1 - std::pow(options.beta1, t))),
-                              .root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(options.beta2, t))),
-                              .keep = static_cast<float>(1 - options.learning_rate * options.weight_decay), .first_chunk = chunks});
+          segments.push_back(
+              {.value = value[i]->data(),
+               .gradient = gradient[i]->data(),
+               .master = has_master ? master[i]->data() : nullptr,
+               .first_moment = m[i]->data(),
+               .second_moment = v[i]->data(),
+               .size = size,
+               .step_size =
+                   static_cast<float>(options.learning_rate / (1 - std::pow(options.beta1, t))),
+               .root_correction = static_cast<float>(1 / std::sqrt(1 - std::pow(options.beta2, t))),
+               .keep = static_cast<float>(1 - options.learning_rate * options.weight_decay),
+               .first_chunk = chunks});
           chunks += dropbp::cuda::update_chunks(size);
         }
         const simt::Buffer<dropbp::cuda::UpdateSegment<T>> table(segments);
         const std::size_t before = simt::kernels_run()["adamw"];
-        dropbp::cuda::adamw(launch, table.data(), static_cast<Index>(segments.size()), chunks,
-                            dropbp::cuda::UpdateOptions{.beta1 = static_cast<float>(options.beta1), .rest1 = static_cast<float>(1 - options.beta1),
-                                                        .beta2 = static_cast<float>(options.beta2), .rest2 = static_cast<float>(1 - options.beta2),
-                                                        .eps = static_cast<float>(options.eps), .factor = static_cast<float>(factor)});
+        dropbp::cuda::adamw(
+            launch, table.data(), static_cast<Index>(segments.size()), chunks,
+            dropbp::cuda::UpdateOptions{.beta1 = static_cast<float>(options.beta1),
+                                        .rest1 = static_cast<float>(1 - options.beta1),
+                                        .beta2 = static_cast<float>(options.beta2),
+                                        .rest2 = static_cast<float>(1 - options.beta2),
+                                        .eps = static_cast<float>(options.eps),
+                                        .factor = static_cast<float>(factor)});
         CHECK(simt::kernels_run()["adamw"] == before + 1);
         std::vector<float> all;
         values.clear(), masters.clear(), ms.clear(), vs.clear();
         for (std::size_t i = 0; i < host.size(); ++i) {
           CHECK(same_bits(gradient[i]->values(), host[i].gradient));
-          values.push_back(value[i]->values()), masters.push_back(master[i]->host()), ms.push_back(m[i]->host()), vs.push_back(v[i]->host());
+          values.push_back(value[i]->values()), masters.push_back(master[i]->host()),
+              ms.push_back(m[i]->host()), vs.push_back(v[i]->host());
           all = joined(all, values[i], masters[i], ms[i], vs[i]);
         }
         return all;
@@ -160,25 +183,36 @@ TEST_CASE("AdamW updates all segments as the CPU does, in one launch, and leaves
         parameter.begin_gradient();
         std::copy(s.gradient.begin(), s.gradient.end(), parameter.gradient().data);
         ops::AdamWState<float> state;
-        state.first_moment = ops::Matrix<float>(1, sizes[i]), state.second_moment = ops::Matrix<float>(1, sizes[i]);
-        std::copy(s.m.begin(), s.m.end(), state.first_moment.data()), std::copy(s.v.begin(), s.v.end(), state.second_moment.data());
+        state.first_moment = ops::Matrix<float>(1, sizes[i]),
+        state.second_moment = ops::Matrix<float>(1, sizes[i]);
+        std::copy(s.m.begin(), s.m.end(), state.first_moment.data()),
+            std::copy(s.v.begin(), s.v.end(), state.second_moment.data());
         state.steps = s.steps;
         ops::adamw_update(parameter, state, options, factor);
         const auto size = sizes[i];
-        const std::vector<float> wanted(parameter.value().data, parameter.value().data + size), m = host_copy(state.first_moment),
-                                                                                               v = host_copy(state.second_moment);
+        const std::vector<float> wanted(parameter.value().data, parameter.value().data + size),
+            m = host_copy(state.first_moment), v = host_copy(state.second_moment);
         // Of the element's bounds (scalar_test.cpp) twice: the CPU rounds too.
-        const auto g = [&](std::size_t k) { return std::abs(0.1 * factor * static_cast<double>(s.gradient[k])); };
-        const auto m_size = [&](std::size_t k) { return 0.9 * std::abs(static_cast<double>(s.m[k])) + g(k); };
-        const double t = static_cast<double>(s.steps + 1), step = options.learning_rate / (1 - std::pow(options.beta1, t));
+        const auto g = [&](std::size_t k) {
+          return std::abs(0.1 * factor * static_cast<double>(s.gradient[k]));
+        };
+        const auto m_size = [&](std::size_t k) {
+          return 0.9 * std::abs(static_cast<double>(s.m[k])) + g(k);
+        };
+        const double t = static_cast<double>(s.steps + 1),
+                     step = options.learning_rate / (1 - std::pow(options.beta1, t));
         const double root = 1 / std::sqrt(1 - std::pow(options.beta2, t));
-        CHECK(worst_share(ms[i], m, [&](std::size_t k) { return 2.02 * 3 * float_unit * m_size(k); }) <= 1);
-        CHECK(worst_share(vs[i], v, [&](std::size_t k) { return 2.02 * 5 * float_unit * static_cast<double>(v[k]); }) <= 1);
+        CHECK(worst_share(ms[i], m,
+                          [&](std::size_t k) { return 2.02 * 3 * float_unit * m_size(k); }) <= 1);
+        CHECK(worst_share(vs[i], v, [&](std::size_t k) {
+                return 2.02 * 5 * float_unit * static_cast<double>(v[k]);
+              }) <= 1);
         CHECK(worst_share(has_master ? masters[i] : values[i], wanted, [&](std::size_t k) {
-          const double down = std::sqrt(static_cast<double>(v[k])) * root + options.eps;
-          const double change = std::abs(step * static_cast<double>(m[k]) / down), value = std::abs(static_cast<double>(s.value[k]));
-          return 2.02 * float_unit * (step / down * 3 * m_size(k) + 8.5 * change + 2 * value);
-        }) <= 1);
+                const double down = std::sqrt(static_cast<double>(v[k])) * root + options.eps;
+                const double change = std::abs(step * static_cast<double>(m[k]) / down),
+                             value = std::abs(static_cast<double>(s.value[k]));
+                return 2.02 * float_unit * (step / down * 3 * m_size(k) + 8.5 * change + 2 * value);
+              }) <= 1);
       }
     }
   });
@@ -206,8 +240,10 @@ TEST_CASE("squared norms of many tensors, in two launches, and a squared distanc
         std::vector<std::int64_t> starts;
         Index chunks = 0;
         for (std::size_t i = 0; i < count; ++i) {
-          values.push_back(integers ? random_integers(sizes[i], i, 8) : random_values<T>(sizes[i], i, -3, 3));
-          tensors.push_back(std::make_unique<DeviceMatrix<T>>(1, sizes[i], Layout{0, shift}, values[i]));
+          values.push_back(integers ? random_integers(sizes[i], i, 8)
+                                    : random_values<T>(sizes[i], i, -3, 3));
+          tensors.push_back(
+              std::make_unique<DeviceMatrix<T>>(1, sizes[i], Layout{0, shift}, values[i]));
           segments.push_back({tensors[i]->data(), sizes[i], chunks});
           starts.push_back(chunks);
           chunks += dropbp::cuda::norm_chunks(sizes[i]);
@@ -221,32 +257,41 @@ TEST_CASE("squared norms of many tensors, in two launches, and a squared distanc
           simt::Buffer<dropbp::cuda::ExactSum> sums(count), distance(1);
           simt::Buffer<float> partial(static_cast<std::size_t>(chunks)), partial_distance(2);
           const std::size_t before = simt::kernels_run()["squared_norms"];
-          dropbp::cuda::squared_norms(launch, sums.data(), table.data(), bounds.data(), static_cast<Index>(count), chunks, partial.data());
+          dropbp::cuda::squared_norms(launch, sums.data(), table.data(), bounds.data(),
+                                      static_cast<Index>(count), chunks, partial.data());
           CHECK(simt::kernels_run()["squared_norms"] == before + 1);
           const T* const x = tensors[4]->data();
           const T* const y = tensors[6]->data();
-          dropbp::cuda::squared_distance(launch, distance.data(), x, y, n, two.data(), partial_distance.data());
+          dropbp::cuda::squared_distance(launch, distance.data(), x, y, n, two.data(),
+                                         partial_distance.data());
           got.clear();
           std::vector<float> bits;
-          for (const auto& sum : joined_sums(sums.host(), distance.host())) got.push_back(sum.value()), bits.push_back(sum.high), bits.push_back(sum.low);
+          for (const auto& sum : joined_sums(sums.host(), distance.host()))
+            got.push_back(sum.value()), bits.push_back(sum.high), bits.push_back(sum.low);
           return bits;
         });
         std::vector<long double> wanted;
         for (const auto& tensor : values) {
           wanted.push_back(0);
-          for (const float x : tensor) wanted.back() += static_cast<long double>(x) * static_cast<long double>(x);
+          for (const float x : tensor)
+            wanted.back() += static_cast<long double>(x) * static_cast<long double>(x);
         }
         wanted.push_back(0);
         for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
-          const long double difference = static_cast<long double>(values[4][i]) - static_cast<long double>(values[6][i]);
+          const long double difference =
+              static_cast<long double>(values[4][i]) - static_cast<long double>(values[6][i]);
           wanted.back() += difference * difference;
         }
-        // A thread's chain: 65,536 / 512 one by one, or a pack and its quarters; then 5 and 16 of the block; the product and the
-        // difference, which is squared. All terms are positive. Sums of chunks are good to 2^-44.
-        const double links = (shift == 0 ? 65536.0 / 512 / 4 / dropbp::cuda::full_width<T> + dropbp::cuda::full_width<T> + 3 : 128) + 21 + 1 + 2;
+        // A thread's chain: 65,536 / 512 one by one, or a pack and its quarters; then 5 and 16 of
+        // the block; the product and the difference, which is squared. All terms are positive. Sums
+        // of chunks are good to 2^-44.
+        const double links = (shift == 0 ? 65536.0 / 512 / 4 / dropbp::cuda::full_width<T> +
+                                               dropbp::cuda::full_width<T> + 3
+                                         : 128) +
+                             21 + 1 + 2;
         CHECK(worst_share(got, wanted, [&](std::size_t i) {
-          return integers ? 0.0 : 1.01 * static_cast<double>(wanted[i]) * links * float_unit;
-        }) <= 1);
+                return integers ? 0.0 : 1.01 * static_cast<double>(wanted[i]) * links * float_unit;
+              }) <= 1);
       }
   });
 }

@@ -3,7 +3,9 @@
 
 #include "library.hpp"
 
-int version_of_main() { return DROPBP_VERSION_MAJOR * 10000 + DROPBP_VERSION_MINOR * 100 + DROPBP_VERSION_PATCH; }
+int version_of_main() {
+  return DROPBP_VERSION_MAJOR * 10000 + DROPBP_VERSION_MINOR * 100 + DROPBP_VERSION_PATCH;
+}
 
 int main() {
   if (narrow(1.5) != 1) return 1;

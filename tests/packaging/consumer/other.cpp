@@ -6,4 +6,6 @@
 // -Wconversion objects to this, and the consumer did not ask for it.
 int narrow(double value) { return value; }
 
-int version_of_other() { return DROPBP_VERSION_MAJOR * 10000 + DROPBP_VERSION_MINOR * 100 + DROPBP_VERSION_PATCH; }
+int version_of_other() {
+  return DROPBP_VERSION_MAJOR * 10000 + DROPBP_VERSION_MINOR * 100 + DROPBP_VERSION_PATCH;
+}

@@ -16,5 +16,6 @@ struct Trainer {
 
 bool keeps_all(const dropbp::DropPlan& plan);
 bool keeps_all(const Trainer& trainer);
-bool keeps_all(dropbp::PlanPer per, dropbp::GradientScaling scaling, const dropbp::HandlerState& state);
+bool keeps_all(dropbp::PlanPer per, dropbp::GradientScaling scaling,
+               const dropbp::HandlerState& state);
 bool forward_only(const Trainer& trainer);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A program with nothing of the library but the single header: one layer learns y = 3 x, half of its steps dropped.
+// A program with nothing of the library but the single header: one layer learns y = 3 x, half of
+// its steps dropped.
 #include "dropbp.hpp"
 
 #include <string>
@@ -47,5 +48,7 @@ int main() {
   }
   const float error = model.layer.op().gain - 2.0f;
   const bool dropped_some = handler.drop_counts()[0] > 0 && handler.drop_counts()[0] < 200;
-  return error < 1e-3f && error > -1e-3f && dropped_some && !report_of(handler.report()).empty() ? 0 : 1;
+  return error < 1e-3f && error > -1e-3f && dropped_some && !report_of(handler.report()).empty()
+             ? 0
+             : 1;
 }

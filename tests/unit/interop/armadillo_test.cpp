@@ -15,14 +15,17 @@
 namespace {
 
 template <class... Ts>
-constexpr bool all_are_tensors = (dropbp::Tensor<Ts> && ...) && (dropbp::ScalableTensor<Ts> && ...) &&
-                                 (dropbp::NormedTensor<Ts> && ...) && (dropbp::ComparableTensor<Ts> && ...);
+constexpr bool all_are_tensors =
+    (dropbp::Tensor<Ts> && ...) && (dropbp::ScalableTensor<Ts> && ...) &&
+    (dropbp::NormedTensor<Ts> && ...) && (dropbp::ComparableTensor<Ts> && ...);
 using Product = decltype(std::declval<arma::mat>() * std::declval<arma::mat>());
 
-static_assert(all_are_tensors<arma::fmat, arma::mat, arma::fvec, arma::frowvec, arma::cube, arma::fcube,
-                              arma::fmat::fixed<2, 3>, arma::vec::fixed<4>>);
-static_assert(!dropbp::Tensor<arma::cx_mat> && !dropbp::Tensor<arma::imat>, "there are no kernels for these");
-static_assert(!dropbp::Tensor<Product> && !dropbp::Tensor<arma::sp_mat> && !dropbp::Tensor<arma::subview<double>>);
+static_assert(all_are_tensors<arma::fmat, arma::mat, arma::fvec, arma::frowvec, arma::cube,
+                              arma::fcube, arma::fmat::fixed<2, 3>, arma::vec::fixed<4>>);
+static_assert(!dropbp::Tensor<arma::cx_mat> && !dropbp::Tensor<arma::imat>,
+              "there are no kernels for these");
+static_assert(!dropbp::Tensor<Product> && !dropbp::Tensor<arma::sp_mat> &&
+              !dropbp::Tensor<arma::subview<double>>);
 
 template <class T>
 void check_verbs(T y) {
@@ -44,7 +47,8 @@ void check_verbs(T y) {
   dropbp::accumulate(y, x);
   dropbp::scale(y, 2.0);
   bool good = true;
-  for (arma::uword i = 0; i < y.n_elem; ++i) good = good && static_cast<double>(y[i]) == 6 * static_cast<double>(i) - 4;
+  for (arma::uword i = 0; i < y.n_elem; ++i)
+    good = good && static_cast<double>(y[i]) == 6 * static_cast<double>(i) - 4;
   CHECK(good);
 }
 
@@ -67,11 +71,13 @@ TEST_CASE("armadillo: a matrix over memory that is owned elsewhere is added to t
   CHECK(memory == std::vector<float>{2, 3, 4, 5});
 }
 
-TEST_CASE("armadillo: shapes that differ are refused, even with as many elements, and nothing changes") {
+TEST_CASE(
+    "armadillo: shapes that differ are refused, even with as many elements, and nothing changes") {
   arma::fmat y(2, 3, arma::fill::ones);
   test::check_throws<std::invalid_argument>(
       [&] { dropbp::accumulate(y, arma::fmat(3, 2, arma::fill::ones)); },
-      {"the same shape", "one is 2 x 3 and the other 3 x 2", "let the branch return a tensor of the shape of its input"});
+      {"the same shape", "one is 2 x 3 and the other 3 x 2",
+       "let the branch return a tensor of the shape of its input"});
   CHECK(arma::accu(y) == 6.0f);
   arma::cube cube(2, 3, 4, arma::fill::ones);
   test::check_throws<std::invalid_argument>([&] { dropbp::accumulate(cube, arma::cube(2, 3, 5)); },

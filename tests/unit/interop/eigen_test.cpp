@@ -6,8 +6,8 @@
 
 // Eigen's own checks, of allocations too, in builds without assert as well.
 #define EIGEN_RUNTIME_NO_MALLOC
-#define eigen_assert(condition) \
-  do { \
+#define eigen_assert(condition)                           \
+  do {                                                    \
     if (!(condition)) throw std::logic_error(#condition); \
   } while (false)
 
@@ -35,7 +35,8 @@ struct Derived : Eigen::MatrixXf {
 template <class... Ts>
 constexpr bool all_train = (dropbp::Tensor<Ts> && ...) && (dropbp::ScalableTensor<Ts> && ...);
 template <class... Ts>
-constexpr bool all_compare = (dropbp::NormedTensor<Ts> && ...) && (dropbp::ComparableTensor<Ts> && ...);
+constexpr bool all_compare =
+    (dropbp::NormedTensor<Ts> && ...) && (dropbp::ComparableTensor<Ts> && ...);
 
 using Block = Eigen::Block<Eigen::MatrixXf>;
 using Row = Eigen::MatrixXf::RowXpr;
@@ -45,12 +46,14 @@ using ConstMap = MapOf<const Eigen::MatrixXf>;
 using ConstBlock = Eigen::Block<const Eigen::MatrixXf>;
 using Sum = decltype(Eigen::MatrixXf() + Eigen::MatrixXf());
 
-static_assert(all_train<Eigen::MatrixXf, Eigen::VectorXd, Eigen::RowVectorXf, Eigen::Matrix3f, Eigen::ArrayXXd, RowMajorMatrix,
-                        Derived, MapOf<Eigen::MatrixXf>, MapOf<Eigen::VectorXf, Eigen::InnerStride<>>, Block, Row, Diagonal,
+static_assert(all_train<Eigen::MatrixXf, Eigen::VectorXd, Eigen::RowVectorXf, Eigen::Matrix3f,
+                        Eigen::ArrayXXd, RowMajorMatrix, Derived, MapOf<Eigen::MatrixXf>,
+                        MapOf<Eigen::VectorXf, Eigen::InnerStride<>>, Block, Row, Diagonal,
                         Transposed, Eigen::Ref<Eigen::MatrixXf>, Eigen::Matrix<Eigen::half, 2, 2>>);
-static_assert(all_compare<Eigen::MatrixXf, Eigen::VectorXd, Eigen::Matrix3f, Eigen::ArrayXXd, RowMajorMatrix, Derived,
-                          MapOf<Eigen::MatrixXf>, Block, Row, Diagonal, Transposed, ConstMap, ConstBlock,
-                          Eigen::Ref<const Eigen::MatrixXf>, Eigen::Matrix<Eigen::half, 2, 2>>);
+static_assert(
+    all_compare<Eigen::MatrixXf, Eigen::VectorXd, Eigen::Matrix3f, Eigen::ArrayXXd, RowMajorMatrix,
+                Derived, MapOf<Eigen::MatrixXf>, Block, Row, Diagonal, Transposed, ConstMap,
+                ConstBlock, Eigen::Ref<const Eigen::MatrixXf>, Eigen::Matrix<Eigen::half, 2, 2>>);
 static_assert(!dropbp::Tensor<ConstMap> && !dropbp::Tensor<ConstBlock>, "they can be read only");
 static_assert(!dropbp::Tensor<Sum> && !dropbp::NormedTensor<Sum>, "not computed yet");
 static_assert(!dropbp::Tensor<Eigen::SparseMatrix<float>>);
@@ -61,7 +64,8 @@ Matrix filled(Eigen::Index rows, Eigen::Index columns, double slope) {
   Matrix m(rows, columns);
   for (Eigen::Index r = 0; r < rows; ++r)
     for (Eigen::Index c = 0; c < columns; ++c)
-      m(r, c) = static_cast<typename Matrix::Scalar>(slope * static_cast<double>(r + 1) + static_cast<double>(c * c));
+      m(r, c) = static_cast<typename Matrix::Scalar>(slope * static_cast<double>(r + 1) +
+                                                     static_cast<double>(c * c));
   return m;
 }
 
@@ -132,7 +136,8 @@ TEST_CASE("eigen: owners of either order, fixed and dynamic, matrices and arrays
   check_owner<Eigen::Matrix<Eigen::half, 2, 2>>(2, 2);
 }
 
-TEST_CASE("eigen: a row-major and a column-major map over one memory are each added in their own order") {
+TEST_CASE(
+    "eigen: a row-major and a column-major map over one memory are each added in their own order") {
   std::vector<float> memory{0, 1, 2, 3, 4, 5}, other{5, 4, 3, 2, 1, 0};
   MapOf<RowMajorMatrix> y(memory.data(), 2, 3), x(other.data(), 2, 3);
   check_verbs(y, x);
@@ -146,20 +151,23 @@ TEST_CASE("eigen: views with gaps leave the gaps alone") {
     Eigen::MatrixXf parent = Eigen::MatrixXf::Constant(5, 6, gap);
     parent.topRows(2) = filled<Eigen::MatrixXf>(2, 6, 0.5);
     using View = MapOf<Eigen::MatrixXf, Eigen::OuterStride<>>;
-    check_view(View(parent.data(), 2, 3, Eigen::OuterStride<>(5)), View(parent.data() + 15, 2, 3, Eigen::OuterStride<>(5)),
-               parent, std::vector<float>(18, gap));
+    check_view(View(parent.data(), 2, 3, Eigen::OuterStride<>(5)),
+               View(parent.data() + 15, 2, 3, Eigen::OuterStride<>(5)), parent,
+               std::vector<float>(18, gap));
   }
   SECTION("a map with an inner stride") {
     Eigen::VectorXf parent = Eigen::VectorXf::Constant(12, gap);
     for (Eigen::Index i = 0; i < 12; i += 2) parent(i) = static_cast<float>(i) - 3;
     using View = MapOf<Eigen::VectorXf, Eigen::InnerStride<2>>;
-    check_view(View(parent.data(), 3), View(parent.data() + 6, 3), parent, std::vector<float>(6, gap));
+    check_view(View(parent.data(), 3), View(parent.data() + 6, 3), parent,
+               std::vector<float>(6, gap));
   }
   SECTION("a block, a row and a diagonal") {
     Eigen::MatrixXf parent = Eigen::MatrixXf::Constant(6, 6, gap);
     parent.block(1, 1, 2, 3) = filled<Eigen::MatrixXf>(2, 3, 2);
     parent.block(4, 2, 2, 3) = filled<Eigen::MatrixXf>(2, 3, -1);
-    check_view(parent.block(1, 1, 2, 3), parent.block(4, 2, 2, 3), parent, std::vector<float>(24, gap));
+    check_view(parent.block(1, 1, 2, 3), parent.block(4, 2, 2, 3), parent,
+               std::vector<float>(24, gap));
     parent.setConstant(gap);
     parent.row(1).setLinSpaced(1, 6);
     parent.row(4).setLinSpaced(-2, 7);
@@ -182,14 +190,17 @@ TEST_CASE("eigen: a copy of a view stays what it was") {
   CHECK(copy.squared_distance(view) == 9.0);
 }
 
-TEST_CASE("eigen: shapes that differ are refused, even with as many elements, and nothing changes") {
+TEST_CASE(
+    "eigen: shapes that differ are refused, even with as many elements, and nothing changes") {
   Eigen::MatrixXf y = Eigen::MatrixXf::Ones(2, 3);
   test::check_throws<std::invalid_argument>(
       [&] { dropbp::accumulate(y, Eigen::MatrixXf(Eigen::MatrixXf::Ones(3, 2))); },
-      {"the same shape", "one is 2 x 3 and the other 3 x 2", "let the branch return a tensor of the shape of its input"});
+      {"the same shape", "one is 2 x 3 and the other 3 x 2",
+       "let the branch return a tensor of the shape of its input"});
   CHECK(y == Eigen::MatrixXf::Ones(2, 3));
   const dropbp::detail::TensorCopy<Eigen::MatrixXf> copy(y);
-  test::check_throws<std::invalid_argument>([&] { copy.squared_distance(Eigen::MatrixXf(2, 2)); }, {"one is 2 x 3 and the other 2 x 2"});
+  test::check_throws<std::invalid_argument>([&] { copy.squared_distance(Eigen::MatrixXf(2, 2)); },
+                                            {"one is 2 x 3 and the other 2 x 2"});
 }
 
 TEST_CASE("eigen: norms are taken in double, with gaps and without") {
@@ -197,7 +208,8 @@ TEST_CASE("eigen: norms are taken in double, with gaps and without") {
   CHECK(dropbp::squared_norm(m) == Approx(6e60));
   const auto row = m.row(0);
   CHECK(dropbp::squared_norm(row) == Approx(2e60));
-  CHECK(dropbp::squared_norm(Eigen::VectorXf(m.col(0))) == dropbp::squared_norm(std::vector<float>(3, 1e30f)));
+  CHECK(dropbp::squared_norm(Eigen::VectorXf(m.col(0))) ==
+        dropbp::squared_norm(std::vector<float>(3, 1e30f)));
   const Eigen::Matrix<Eigen::half, 2, 1> halves{Eigen::half(300.0f), Eigen::half(400.0f)};
   CHECK(dropbp::squared_norm(halves) == 250000.0);  // beyond half's largest value
 }
@@ -219,7 +231,9 @@ namespace {
 
 // f(x) = W x, a batch of columns
 struct Linear {
-  struct Saved { Eigen::MatrixXf x; };
+  struct Saved {
+    Eigen::MatrixXf x;
+  };
   Eigen::MatrixXf weight, gradient;
 
   Eigen::MatrixXf forward(const Eigen::MatrixXf& x, Saved* saved) const {
@@ -235,8 +249,10 @@ struct Linear {
 }  // namespace
 
 TEST_CASE("eigen: a layer over Matrix passes the gradient through when it is dropped") {
-  dropbp::DropBPLayer<Linear> layer{{filled<Eigen::MatrixXf>(3, 3, 0.5), Eigen::MatrixXf::Zero(3, 3)}};
-  const Eigen::MatrixXf x = filled<Eigen::MatrixXf>(3, 4, 1), grad = filled<Eigen::MatrixXf>(3, 4, -1);
+  dropbp::DropBPLayer<Linear> layer{
+      {filled<Eigen::MatrixXf>(3, 3, 0.5), Eigen::MatrixXf::Zero(3, 3)}};
+  const Eigen::MatrixXf x = filled<Eigen::MatrixXf>(3, 4, 1),
+                        grad = filled<Eigen::MatrixXf>(3, 4, -1);
   CHECK(layer.forward(x) == x + layer.op().weight * x);
   CHECK(layer.backward(grad) == grad + layer.op().weight.transpose() * grad);
   CHECK(layer.op().gradient == grad * x.transpose());

@@ -18,7 +18,8 @@ void compare_with_formula(double bound) {
   randomise(kept, 1), randomise(rare, 2), randomise(frozen, 3);
   frozen.trained = false;
   AdamW<T> optimizer({&kept, &rare, &frozen}, options);
-  std::vector<double> p = as_doubles<T>(elements(std::as_const(kept).value())), m(p.size()), v(p.size());
+  std::vector<double> p = as_doubles<T>(elements(std::as_const(kept).value())), m(p.size()),
+                      v(p.size());
   const Matrix<T> frozen_before = random_matrix<T>(2, 2, 3);
   std::vector<double> rare_before = as_doubles<T>(elements(std::as_const(rare).value()));
   for (int t = 1; t <= 12; ++t) {
@@ -48,7 +49,8 @@ void compare_with_formula(double bound) {
   CHECK(same_bits(elements(std::as_const(frozen).value()), elements(frozen_before)));
   CHECK(optimizer.state(2).steps == 0);
 
-  // The step count is the parameter's own: the first update of a late parameter has the full bias correction.
+  // The step count is the parameter's own: the first update of a late parameter has the full bias
+  // correction.
   rare.begin_gradient();
   for (T& g : elements(rare.gradient())) g = T(0.5);
   optimizer.step();
@@ -89,7 +91,8 @@ TEST_CASE("AdamW and the norm of the gradients have the same bits on any number 
 }
 
 TEST_CASE("the global norm counts what is present, and the clip factor is PyTorch's") {
-  Parameter<float> a("a", 1, 20001), large("large", 2, 1100003), absent("absent", 1, 3), frozen("frozen", 1, 3);
+  Parameter<float> a("a", 1, 20001), large("large", 2, 1100003), absent("absent", 1, 3),
+      frozen("frozen", 1, 3);
   a.begin_gradient(), large.begin_gradient(), frozen.begin_gradient();
   frozen.trained = false;
   std::fill_n(a.gradient().data, 20001, 0.5f);
@@ -112,5 +115,6 @@ TEST_CASE("AdamW refuses options outside their ranges") {
   CHECK(contains(message, "0.9 and 1 were given"));
   options = {};
   options.learning_rate = std::numeric_limits<double>::quiet_NaN();
-  CHECK(contains(invalid_message([&] { AdamW<float> optimizer({&a}, options); }), "learning_rate nan"));
+  CHECK(contains(invalid_message([&] { AdamW<float> optimizer({&a}, options); }),
+                 "learning_rate nan"));
 }

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Both branches through the Operation protocol: against plain double arithmetic, and what a layer relies on.
+// Both branches through the Operation protocol: against plain double arithmetic, and what a layer
+// relies on.
 #include <memory>
 #include <utility>
 
@@ -36,10 +37,14 @@ struct Fixture<AttentionBranch<T>> {
   AttentionBranch<T> branch;
   explicit Fixture(PoolFill fill = PoolFill::nothing)
       : memory{MemoryPool(fill), MemoryPool(fill)},
-        branch(attention_config, std::make_shared<const RopeTable<T>>(128, 10), memory, "model.layers.3.") {
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv.weight, 2, -0.4, 0.4), randomise(branch.o.weight, 3);
+        branch(attention_config, std::make_shared<const RopeTable<T>>(128, 10), memory,
+               "model.layers.3.") {
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv.weight, 2, -0.4, 0.4),
+        randomise(branch.o.weight, 3);
   }
-  static std::size_t saved_bytes(Index tokens) { return AttentionBranch<T>::saved_bytes(attention_config, tokens); }
+  static std::size_t saved_bytes(Index tokens) {
+    return AttentionBranch<T>::saved_bytes(attention_config, tokens);
+  }
   static std::vector<std::string> names() {
     return {"model.layers.3.input_layernorm.weight", "model.layers.3.self_attn.q_proj.weight",
             "model.layers.3.self_attn.k_proj.weight", "model.layers.3.self_attn.v_proj.weight",
@@ -47,10 +52,12 @@ struct Fixture<AttentionBranch<T>> {
   }
   Table expected(const Table& x, const SequenceShape& shape) {
     const HeadLayout layout = attention_config.layout();
-    Table qkv = reference::linear(reference::rms_norm(x, Table(branch.norm.value()), 1e-5), Table(branch.qkv.weight.value()));
+    Table qkv = reference::linear(reference::rms_norm(x, Table(branch.norm.value()), 1e-5),
+                                  Table(branch.qkv.weight.value()));
     reference::rope(qkv, layout.heads + layout.kv_heads, layout.head_size, shape.sequence, 10000.0);
     const Table no_gradient(x.rows, layout.q_width());
-    return reference::linear(reference::attention(qkv, no_gradient, layout, shape).o, Table(branch.o.weight.value()));
+    return reference::linear(reference::attention(qkv, no_gradient, layout, shape).o,
+                             Table(branch.o.weight.value()));
   }
 };
 
@@ -59,17 +66,23 @@ struct Fixture<SwiGLUBranch<T>> {
   BranchMemory memory;
   SwiGLUBranch<T> branch;
   explicit Fixture(PoolFill fill = PoolFill::nothing)
-      : memory{MemoryPool(fill), MemoryPool(fill)}, branch(swiglu_config, memory, "model.layers.3.") {
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2), randomise(branch.down.weight, 3, -0.4, 0.4);
+      : memory{MemoryPool(fill), MemoryPool(fill)},
+        branch(swiglu_config, memory, "model.layers.3.") {
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2),
+        randomise(branch.down.weight, 3, -0.4, 0.4);
   }
-  static std::size_t saved_bytes(Index tokens) { return SwiGLUBranch<T>::saved_bytes(swiglu_config, tokens); }
+  static std::size_t saved_bytes(Index tokens) {
+    return SwiGLUBranch<T>::saved_bytes(swiglu_config, tokens);
+  }
   static std::vector<std::string> names() {
     return {"model.layers.3.post_attention_layernorm.weight", "model.layers.3.mlp.gate_proj.weight",
             "model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.down_proj.weight"};
   }
   Table expected(const Table& x, const SequenceShape&) {
     const Table n = reference::rms_norm(x, Table(branch.norm.value()), 1e-5);
-    return reference::linear(reference::swiglu(reference::linear(n, Table(branch.gate_up.weight.value()))), Table(branch.down.weight.value()));
+    return reference::linear(
+        reference::swiglu(reference::linear(n, Table(branch.gate_up.weight.value()))),
+        Table(branch.down.weight.value()));
   }
 };
 
@@ -78,7 +91,8 @@ std::vector<double> gradients(Branch& branch) {
   std::vector<double> all;
   branch.for_each_parameter([&](auto& parameter) {
     if (!parameter.has_gradient()) return;
-    for (const auto value : elements(parameter.gradient())) all.push_back(static_cast<double>(value));
+    for (const auto value : elements(parameter.gradient()))
+      all.push_back(static_cast<double>(value));
   });
   return all;
 }
@@ -102,10 +116,12 @@ void check_forward() {
     const Matrix<T> x = random_matrix<T>(shape.tokens(), 48, 7);
     typename Branch<T>::Saved saved;
     const Matrix<T> y = fixture.branch.forward(x, &saved, shape);
-    CHECK(scaled_difference(elements(y), fixture.expected(Table(x.view()), shape)) <= (sizeof(T) == 4 ? 5e-6 : 1e-13));
+    CHECK(scaled_difference(elements(y), fixture.expected(Table(x.view()), shape)) <=
+          (sizeof(T) == 4 ? 5e-6 : 1e-13));
     CHECK_FALSE(any_nan(elements(y)));
 
-    // Saved or not, the same bits; in place, x + y up to the rounding of one more addition an element.
+    // Saved or not, the same bits; in place, x + y up to the rounding of one more addition an
+    // element.
     const Matrix<T> evaluated = fixture.branch.forward(x, nullptr, shape);
     CHECK(same_bits(elements(y), elements(evaluated)));
     Matrix<T> kept = clone(x), dropped = clone(x);
@@ -124,7 +140,8 @@ template <template <class> class Branch, class T>
 void check_backward() {
   Fixture<Branch<T>> fixture(PoolFill::nan);
   auto& branch = fixture.branch;
-  const Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7), dy = random_matrix<T>(usual_shape.tokens(), 48, 8);
+  const Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7),
+                  dy = random_matrix<T>(usual_shape.tokens(), 48, 8);
   typename Branch<T>::Saved saved;
   branch.forward(x, &saved, usual_shape);
   const Matrix<T> dx = branch.backward(dy, saved, usual_shape);
@@ -137,7 +154,8 @@ void check_backward() {
   CHECK(same_bits(elements(dx), elements(again)));
   const std::vector<double> twice = gradients(branch);
   REQUIRE(twice.size() == once.size());
-  for (std::size_t i = 0; i < once.size(); ++i) REQUIRE(std::abs(twice[i] - 2 * once[i]) <= 1e-5 * (1 + std::abs(once[i])));
+  for (std::size_t i = 0; i < once.size(); ++i)
+    REQUIRE(std::abs(twice[i] - 2 * once[i]) <= 1e-5 * (1 + std::abs(once[i])));
 
   // In place the join is the sum; the parameters' gradients are the same bits.
   drop_gradients(branch);
@@ -159,7 +177,8 @@ template <template <class> class Branch, class T>
 void check_frozen() {
   Fixture<Branch<T>> fixture(PoolFill::nan);
   auto& branch = fixture.branch;
-  const Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7), dy = random_matrix<T>(usual_shape.tokens(), 48, 8);
+  const Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7),
+                  dy = random_matrix<T>(usual_shape.tokens(), 48, 8);
   typename Branch<T>::Saved saved;
   branch.forward(x, &saved, usual_shape);
   const Matrix<T> dx = branch.backward(dy, saved, usual_shape);
@@ -172,7 +191,9 @@ void check_frozen() {
     int i = 0;
     branch.for_each_parameter([&](auto& parameter) {
       const auto first = everything.begin() + static_cast<std::ptrdiff_t>(offset);
-      if (mask >> i & 1) expected.insert(expected.end(), first, first + static_cast<std::ptrdiff_t>(parameter.size()));
+      if (mask >> i & 1)
+        expected.insert(expected.end(), first,
+                        first + static_cast<std::ptrdiff_t>(parameter.size()));
       offset += parameter.size(), ++i;
     });
     CAPTURE(mask);
@@ -192,7 +213,8 @@ void check_memory() {
   MemoryPool &saved_pool = fixture.memory.saved, &workspace = fixture.memory.workspace;
   std::size_t saved_allocations = 0, workspace_allocations = 0, workspace_peak = 0;
   for (int step = 0; step < 4; ++step) {
-    Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7), grad = random_matrix<T>(usual_shape.tokens(), 48, 8);
+    Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7),
+              grad = random_matrix<T>(usual_shape.tokens(), 48, 8);
     workspace.reset_peak();
     {
       typename Branch<T>::Saved saved;
@@ -222,7 +244,8 @@ void check_threads() {
     use_threads(threads);
     for (int run = 0; run < 2; ++run) {
       Fixture<Branch<T>> fixture;
-      Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7), grad = random_matrix<T>(usual_shape.tokens(), 48, 8);
+      Matrix<T> x = random_matrix<T>(usual_shape.tokens(), 48, 7),
+                grad = random_matrix<T>(usual_shape.tokens(), 48, 8);
       typename Branch<T>::Saved saved;
       fixture.branch.forward_residual(x, &saved, usual_shape);
       fixture.branch.backward_residual(grad, saved, usual_shape);
@@ -248,34 +271,41 @@ void check_names_and_errors() {
 
   typename Branch<float>::Saved saved;
   Matrix<float> x = random_matrix<float>(6, 48, 1), narrow = random_matrix<float>(6, 47, 1);
-  const std::string message = invalid_message([&] { fixture.branch.forward(narrow, nullptr, {2, 3}); });
+  const std::string message =
+      invalid_message([&] { fixture.branch.forward(narrow, nullptr, {2, 3}); });
   CAPTURE(message);
   CHECK(contains(message, "hidden 48"));
   CHECK(contains(message, "[6, 47] with batch 2 and sequence 3"));
-  CHECK(contains(invalid_message([&] { fixture.branch.forward_residual(x, nullptr, {2, 2}); }), "[6, 48]"));
-  CHECK(contains(invalid_message([&] { fixture.branch.backward(x, saved, {2, 3}); }), "0 are saved"));
+  CHECK(contains(invalid_message([&] { fixture.branch.forward_residual(x, nullptr, {2, 2}); }),
+                 "[6, 48]"));
+  CHECK(
+      contains(invalid_message([&] { fixture.branch.backward(x, saved, {2, 3}); }), "0 are saved"));
   CHECK(gradients(fixture.branch).empty());
 }
 
 }  // namespace
 
-#define DROPBP_TEST_BOTH(name, check)              \
-  TEST_CASE("attention branch: " name) {           \
-    check<AttentionBranch, float>();               \
-    check<AttentionBranch, double>();              \
-  }                                                \
-  TEST_CASE("SwiGLU branch: " name) {              \
-    check<SwiGLUBranch, float>();                  \
-    check<SwiGLUBranch, double>();                 \
+#define DROPBP_TEST_BOTH(name, check)    \
+  TEST_CASE("attention branch: " name) { \
+    check<AttentionBranch, float>();     \
+    check<AttentionBranch, double>();    \
+  }                                      \
+  TEST_CASE("SwiGLU branch: " name) {    \
+    check<SwiGLUBranch, float>();        \
+    check<SwiGLUBranch, double>();       \
   }
 
-DROPBP_TEST_BOTH("forward agrees with plain arithmetic, saved or not, in place or not", check_forward)
-DROPBP_TEST_BOTH("backward can be repeated, joined in place and cut to the parameters", check_backward)
+DROPBP_TEST_BOTH("forward agrees with plain arithmetic, saved or not, in place or not",
+                 check_forward)
+DROPBP_TEST_BOTH("backward can be repeated, joined in place and cut to the parameters",
+                 check_backward)
 DROPBP_TEST_BOTH("frozen parameters get no gradient and change nobody else's", check_frozen)
 DROPBP_TEST_BOTH("saved bytes are as stated and steady steps allocate nothing", check_memory)
 DROPBP_TEST_BOTH("same bits on 1, 2, 3 and 8 threads and from run to run", check_threads)
 
-TEST_CASE("SwiGLU branch: where down_proj alone trains and no input gradient is needed, nothing is computed below it") {
+TEST_CASE(
+    "SwiGLU branch: where down_proj alone trains and no input gradient is needed, nothing is "
+    "computed below it") {
   const Index tokens = usual_shape.tokens();
   const Adaptation down_alone{.rank = 3, .targets = {"down_proj"}};
   for (const bool adapters : {true, false}) {
@@ -284,7 +314,8 @@ TEST_CASE("SwiGLU branch: where down_proj alone trains and no input gradient is 
     SwiGLUBranch<float> branch({48, 101, 1e-5, adapters ? down_alone : Adaptation{}}, memory);
     branch.norm.trained = false;
     branch.gate_up.weight.trained = false;
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2), randomise(branch.down.weight, 3, -0.4, 0.4);
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2),
+        randomise(branch.down.weight, 3, -0.4, 0.4);
     if (adapters) randomise(branch.down.lora_a, 4), randomise(branch.down.lora_b, 5);
     SwiGLUBranch<float>::Saved saved;
     branch.forward(random_matrix<float>(tokens, 48, 6), &saved, usual_shape);
@@ -297,7 +328,8 @@ TEST_CASE("SwiGLU branch: where down_proj alone trains and no input gradient is 
     branch.backward_parameters(grad_output, saved, usual_shape);
     CHECK(gradients(branch) == complete);
     // The activation and the adapter's gradient: no room for a gradient of gate and up.
-    const std::size_t bytes = static_cast<std::size_t>(tokens * (101 + (adapters ? 3 : 0))) * sizeof(float);
+    const std::size_t bytes =
+        static_cast<std::size_t>(tokens * (101 + (adapters ? 3 : 0))) * sizeof(float);
     CHECK(memory.workspace.peak_bytes() == memory.workspace.bytes_in_use() + bytes);
   }
 }

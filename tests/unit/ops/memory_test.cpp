@@ -36,7 +36,8 @@ using namespace dropbp::ops;
 using namespace dropbp::test;
 
 static_assert(dropbp::Tensor<Matrix<float>> && dropbp::ComparableTensor<Matrix<double>>);
-static_assert(!std::is_copy_constructible_v<Matrix<float>> && std::is_nothrow_move_constructible_v<Matrix<float>>);
+static_assert(!std::is_copy_constructible_v<Matrix<float>> &&
+              std::is_nothrow_move_constructible_v<Matrix<float>>);
 
 TEST_CASE("a pool counts what was asked for and reuses what was given back") {
   MemoryPool pool;
@@ -101,15 +102,21 @@ TEST_CASE("a pool serves several threads") {
 
 TEST_CASE("an arena cuts blocks from one piece and has room again from its end") {
   MemoryPool pool;
-  std::optional<Matrix<float>> before(std::in_place, 1, 7, pool);  // from no arena, and back to where it came from
-  { const Matrix<float> waiting(100, 100, pool); }
+  std::optional<Matrix<float>> before(std::in_place, 1, 7,
+                                      pool);  // from no arena, and back to where it came from
+  {
+    const Matrix<float> waiting(100, 100, pool);
+  }
   pool.reserve(1000, 4);
   CHECK(pool.reserved_bytes() == 64 + 1000 + 4 * 64);
   const std::size_t allocations = pool.allocations();
   for (int round = 0; round < 3; ++round) {
     pool.reset_peak();
-    std::optional<Matrix<float>> a(std::in_place, 1, 1, pool), b(std::in_place, 3, 17, pool), c(std::in_place, 1, 150, pool);
-    const auto address = [](const Matrix<float>& m) { return reinterpret_cast<std::uintptr_t>(m.data()); };
+    std::optional<Matrix<float>> a(std::in_place, 1, 1, pool), b(std::in_place, 3, 17, pool),
+        c(std::in_place, 1, 150, pool);
+    const auto address = [](const Matrix<float>& m) {
+      return reinterpret_cast<std::uintptr_t>(m.data());
+    };
     CHECK(address(*a) % 64 == 0);
     CHECK(address(*b) - address(*a) == 64);
     CHECK(address(*c) - address(*b) == 256);
@@ -134,19 +141,22 @@ TEST_CASE("an arena cuts blocks from one piece and has room again from its end")
   CHECK(pool.reserved_bytes() == 0);
 }
 
-TEST_CASE("an arena holds the blocks it was reserved for, however they are divided, and refuses more") {
+TEST_CASE(
+    "an arena holds the blocks it was reserved for, however they are divided, and refuses more") {
   MemoryPool pool;
   for (const Index size : {1, 17, 100, 250}) {
     const Index blocks = 1000 / size;
     pool.reserve(static_cast<std::size_t>(4 * size * blocks), static_cast<std::size_t>(blocks));
     std::vector<Matrix<float>> all;
     for (Index i = 0; i < blocks; ++i) all.emplace_back(1, size, pool);
-    for (const Matrix<float>& one : all) CHECK(reinterpret_cast<std::uintptr_t>(one.data()) % 64 == 0);
+    for (const Matrix<float>& one : all)
+      CHECK(reinterpret_cast<std::uintptr_t>(one.data()) % 64 == 0);
   }
   MemoryPool small;
   small.reserve(100, 1);
   const Matrix<float> kept(1, 16, small);
-  CHECK(contains(invalid_message([&] { Matrix<float>(1, 26, small); }), "104 bytes were asked for with 64 of its 164 in use: reserve more"));
+  CHECK(contains(invalid_message([&] { Matrix<float>(1, 26, small); }),
+                 "104 bytes were asked for with 64 of its 164 in use: reserve more"));
   CHECK(contains(invalid_message([&] { Matrix<float>(1, PTRDIFF_MAX / 8, small); }), "in use"));
   CHECK(small.bytes_in_use() == 64);
   CHECK(small.peak_bytes() == 64);
@@ -167,7 +177,9 @@ TEST_CASE("an arena grows only while it is empty") {
     } catch (const std::logic_error& error) {
       message = error.what();
     }
-    CHECK(contains(message, "grow to 2128 bytes, but 448 of its 1128 are in use: reserve enough before the forward pass"));
+    CHECK(contains(message,
+                   "grow to 2128 bytes, but 448 of its 1128 are in use: reserve enough before the "
+                   "forward pass"));
   }
   CHECK(pool.reserved_bytes() == reserved);
   CHECK(pool.allocations() == allocations);
@@ -177,7 +189,9 @@ TEST_CASE("an arena grows only while it is empty") {
   const Matrix<float> large(1, 500, pool);
 }
 
-TEST_CASE("an arena grows where both sizes together would not fit, and stays as it was where the new one does not") {
+TEST_CASE(
+    "an arena grows where both sizes together would not fit, and stays as it was where the new one "
+    "does not") {
   Limited::limit = 3000;
   {
     BasicMemoryPool<Limited> pool;
@@ -218,7 +232,9 @@ TEST_CASE("blocks outlive their arena, and a poisoned one hands out NaN") {
 
 TEST_CASE("an arena serves several threads") {
   MemoryPool pool;
-  pool.reserve(4 * 500 * 12, 4 * 500);  // for all of them: blocks that overlap in time may leave no free end for long
+  pool.reserve(
+      4 * 500 * 12,
+      4 * 500);  // for all of them: blocks that overlap in time may leave no free end for long
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([&pool] {
@@ -255,5 +271,6 @@ TEST_CASE("an absent gradient is overwritten, a present one added to") {
   });
   CHECK(parts == 2);
   parameter.drop_gradient();
-  parameter.for_each_slice([](const ParameterSlice<float>& slice) { CHECK(slice.gradient == nullptr); });
+  parameter.for_each_slice(
+      [](const ParameterSlice<float>& slice) { CHECK(slice.gradient == nullptr); });
 }

@@ -15,12 +15,14 @@
 using namespace dropbp::ops;
 using namespace dropbp::test;
 
-static_assert(!std::is_copy_constructible_v<Nf4Matrix> && std::is_nothrow_move_constructible_v<Nf4Matrix>);
+static_assert(!std::is_copy_constructible_v<Nf4Matrix> &&
+              std::is_nothrow_move_constructible_v<Nf4Matrix>);
 
 namespace {
 
 // As make_golden.py makes them.
-Matrix<float> golden_values(Index rows, Index columns, std::uint64_t seed, const std::string& kind) {
+Matrix<float> golden_values(Index rows, Index columns, std::uint64_t seed,
+                            const std::string& kind) {
   Matrix<float> result(rows, columns);
   std::uint64_t state = seed;
   for (std::size_t i = 0; i < result.size(); ++i) {
@@ -82,7 +84,8 @@ TEST_CASE("4-bit codes and values are those of bitsandbytes, bit for bit") {
   while (file >> word >> name >> rows >> columns >> seed >> kind) {
     INFO(version << ", case " << name);
     std::string codes, scales, group_scales, offset, values;
-    REQUIRE(file >> word >> codes >> word >> scales >> word >> group_scales >> word >> offset >> word >> values);
+    REQUIRE(file >> word >> codes >> word >> scales >> word >> group_scales >> word >> offset >>
+            word >> values);
     const Matrix<float> x = golden_values(rows, columns, seed, kind);
     const Nf4Matrix quantised = Nf4Matrix::quantize(x.view());
     const Matrix<float> restored = dequantized<float>(quantised);
@@ -115,16 +118,19 @@ TEST_CASE("an 8-bit code is that of the nearest number, in a tie the even one") 
 }
 
 TEST_CASE("a 4-bit matrix weighs 4 bits and its shares of scales, an element") {
-  for (const auto& [rows, columns] : {std::pair<Index, Index>{0, 0}, {0, 5}, {1, 1}, {3, 43}, {128, 128}, {129, 129}}) {
+  for (const auto& [rows, columns] :
+       {std::pair<Index, Index>{0, 0}, {0, 5}, {1, 1}, {3, 43}, {128, 128}, {129, 129}}) {
     const Matrix<float> x = random_matrix<float>(rows, columns, 3);
     const Nf4Matrix quantised = Nf4Matrix::quantize(x.view());
     CHECK(quantised.rows() == rows);
     CHECK(quantised.columns() == columns);
-    CHECK(quantised.bytes() == quantised.codes().size() + quantised.scales().size() + 4 * quantised.group_scales().size() + 4);
+    CHECK(quantised.bytes() == quantised.codes().size() + quantised.scales().size() +
+                                   4 * quantised.group_scales().size() + 4);
     CHECK(quantised.bytes() == Nf4Matrix::bytes(rows, columns));
   }
   CHECK(Nf4Matrix::bytes(128, 128) == 128 * 128 / 2 + 256 + 4 + 4);
-  const double bits = 8.0 * static_cast<double>(Nf4Matrix::bytes(4096, 4096) - 4) / (4096.0 * 4096.0);
+  const double bits =
+      8.0 * static_cast<double>(Nf4Matrix::bytes(4096, 4096) - 4) / (4096.0 * 4096.0);
   CHECK(bits == 4 + 8.0 / 64 + 32.0 / (64 * 256));
 }
 
@@ -135,19 +141,24 @@ TEST_CASE("rows, strides, types and threads give the same values") {
     Matrix<float> wide(70, columns + 3);
     copy<float>(wide.view().columns_from(2, columns), x.view());
     const Nf4Matrix quantised = Nf4Matrix::quantize(x.view());
-    const Nf4Matrix strided = Nf4Matrix::quantize(std::as_const(wide).view().columns_from(2, columns));
-    const Matrix<float> all = dequantized<float>(quantised), all_strided = dequantized<float>(strided);
+    const Nf4Matrix strided =
+        Nf4Matrix::quantize(std::as_const(wide).view().columns_from(2, columns));
+    const Matrix<float> all = dequantized<float>(quantised),
+                        all_strided = dequantized<float>(strided);
     CHECK(same_bits(elements(all), elements(all_strided)));
     const Matrix<double> doubles = dequantized<double>(quantised);
-    for (std::size_t i = 0; i < all.size(); ++i) REQUIRE(doubles.data()[i] == static_cast<double>(all.data()[i]));
+    for (std::size_t i = 0; i < all.size(); ++i)
+      REQUIRE(doubles.data()[i] == static_cast<double>(all.data()[i]));
     for (const Index first : {0, 1, 33, 69, 70}) {
       Matrix<float> panel(70, columns + 1);
       fill<float>(elements(panel), 5);
       const Matrix<float> before = clone(panel);
       const Index count = 70 - first;
-      quantised.dequantize_rows(first, count, panel.view().rows_from(0, count).columns_from(0, columns));
+      quantised.dequantize_rows(first, count,
+                                panel.view().rows_from(0, count).columns_from(0, columns));
       for (Index i = 0; i < count; ++i) {
-        REQUIRE(std::memcmp(panel.row(i), all.row(first + i), static_cast<std::size_t>(columns) * sizeof(float)) == 0);
+        REQUIRE(std::memcmp(panel.row(i), all.row(first + i),
+                            static_cast<std::size_t>(columns) * sizeof(float)) == 0);
         REQUIRE(panel.row(i)[columns] == before.row(i)[columns]);
       }
     }
@@ -162,10 +173,12 @@ TEST_CASE("rows, strides, types and threads give the same values") {
 }
 
 TEST_CASE("no value is further from its code than half the widest gap") {
-  // Half the codes' widest gap is 0.152 of the scale, which is at most 1 here; its own code moves it by less than 0.01.
+  // Half the codes' widest gap is 0.152 of the scale, which is at most 1 here; its own code moves
+  // it by less than 0.01.
   const Matrix<float> x = random_matrix<float>(300, 200, 6);
   const Matrix<float> restored = dequantized<float>(Nf4Matrix::quantize(x.view()));
-  for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(std::abs(x.data()[i] - restored.data()[i]) <= 0.162f);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    REQUIRE(std::abs(x.data()[i] - restored.data()[i]) <= 0.162f);
 }
 
 TEST_CASE("zeros come back as zeros, alone and beside large values") {
@@ -183,12 +196,17 @@ TEST_CASE("zeros come back as zeros, alone and beside large values") {
 }
 
 TEST_CASE("NaN and infinities are refused by name and place") {
-  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
-  for (const auto& [value, word] : {std::pair<float, const char*>{nan, "NaN"}, {-nan, "NaN"}, {inf, "infinite"}, {-inf, "infinite"}}) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              inf = std::numeric_limits<float>::infinity();
+  for (const auto& [value, word] : {std::pair<float, const char*>{nan, "NaN"},
+                                    {-nan, "NaN"},
+                                    {inf, "infinite"},
+                                    {-inf, "infinite"}}) {
     Matrix<float> x = random_matrix<float>(20, 30, 7);
     x.row(13)[29] = value;
-    test::check_throws<std::invalid_argument>([&] { Nf4Matrix::quantize(x.view(), "q_proj.weight"); },
-                                              {"finite", "q_proj.weight is ", word, "[13, 29]", "check"});
+    test::check_throws<std::invalid_argument>(
+        [&] { Nf4Matrix::quantize(x.view(), "q_proj.weight"); },
+        {"finite", "q_proj.weight is ", word, "[13, 29]", "check"});
   }
   const Matrix<float> largest = [] {
     Matrix<float> x(1, 3);
@@ -202,10 +220,16 @@ TEST_CASE("NaN and infinities are refused by name and place") {
 TEST_CASE("other shapes and rows that are not there are refused") {
   const Nf4Matrix quantised = Nf4Matrix::quantize(random_matrix<float>(4, 6, 8).view());
   Matrix<float> to(4, 6), other(6, 4);
-  test::check_throws<std::invalid_argument>([&] { quantised.dequantize(other.view()); }, {"[4, 6]", "[6, 4]", "ask"});
-  CHECK(contains(invalid_message([&] { quantised.dequantize(to.view().columns_from(0, 5)); }), "[4, 5]"));
-  for (const auto& rows : {std::pair<Index, Index>{1, 4}, {-1, 1}, {5, 0}, {0, -1}, {PTRDIFF_MAX, 1}})
-    CHECK(contains(invalid_message([&] { quantised.dequantize_rows(rows.first, rows.second, to.view().rows_from(0, rows.second)); }),
+  test::check_throws<std::invalid_argument>([&] { quantised.dequantize(other.view()); },
+                                            {"[4, 6]", "[6, 4]", "ask"});
+  CHECK(contains(invalid_message([&] { quantised.dequantize(to.view().columns_from(0, 5)); }),
+                 "[4, 5]"));
+  for (const auto& rows :
+       {std::pair<Index, Index>{1, 4}, {-1, 1}, {5, 0}, {0, -1}, {PTRDIFF_MAX, 1}})
+    CHECK(contains(invalid_message([&] {
+                     quantised.dequantize_rows(rows.first, rows.second,
+                                               to.view().rows_from(0, rows.second));
+                   }),
                    "rows of a quantised matrix [4, 6]"));
 }
 

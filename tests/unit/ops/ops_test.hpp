@@ -46,7 +46,8 @@ std::span<T> elements(ops::MatrixView<T> v) {
 }
 
 template <class T>
-ops::Matrix<T> random_matrix(Index rows, Index columns, std::uint64_t seed, double from = -1, double up_to = 1) {
+ops::Matrix<T> random_matrix(Index rows, Index columns, std::uint64_t seed, double from = -1,
+                             double up_to = 1) {
   ops::Matrix<T> m(rows, columns);
   fill<T>(elements(m), seed, from, up_to);
   return m;
@@ -60,7 +61,8 @@ ops::Matrix<T> clone(const ops::Matrix<T>& from) {
 }
 
 template <class T>
-void randomise(ops::Parameter<T>& parameter, std::uint64_t seed, double from = -1, double up_to = 1) {
+void randomise(ops::Parameter<T>& parameter, std::uint64_t seed, double from = -1,
+               double up_to = 1) {
   fill<T>(elements(parameter.value()), seed, from, up_to);
 }
 
@@ -88,7 +90,8 @@ class Hash {
 
 template <class T>
 bool same_bits(std::span<T> a, std::span<T> b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);
 }
 
 template <class Values>
@@ -142,6 +145,8 @@ std::string invalid_message(const F& f) {
   return "";
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace dropbp::test

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The parts of the branches against plain double arithmetic, over sizes that cross every block and chunk.
+// The parts of the branches against plain double arithmetic, over sizes that cross every block and
+// chunk.
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
 #include "dropbp/ops/rope.hpp"
@@ -27,14 +28,17 @@ void check_exp() {
   for (int i = 0; i <= 200000; ++i) {
     const T x = static_cast<T>(ends[0] + (ends[1] - ends[0]) * i / 200000);
     T result[dropbp::ops::detail::lanes<T>];
-    dropbp::ops::detail::store<T>(result, dropbp::ops::detail::exp<T>(dropbp::ops::detail::Vector<T>{} + x));
+    dropbp::ops::detail::store<T>(
+        result, dropbp::ops::detail::exp<T>(dropbp::ops::detail::Vector<T>{} + x));
     const long double expected = std::exp(static_cast<long double>(x));
-    keep_worst(worst, static_cast<double>(std::abs(static_cast<long double>(result[0]) - expected) / expected));
+    keep_worst(worst, static_cast<double>(std::abs(static_cast<long double>(result[0]) - expected) /
+                                          expected));
   }
   CHECK(worst <= 2 * static_cast<double>(std::numeric_limits<T>::epsilon()));
   const auto at = [](T x) {
     T result[dropbp::ops::detail::lanes<T>];
-    dropbp::ops::detail::store<T>(result, dropbp::ops::detail::exp<T>(dropbp::ops::detail::Vector<T>{} + x));
+    dropbp::ops::detail::store<T>(
+        result, dropbp::ops::detail::exp<T>(dropbp::ops::detail::Vector<T>{} + x));
     return result[0];
   };
   constexpr T inf = std::numeric_limits<T>::infinity();
@@ -51,8 +55,9 @@ struct AttentionCase {
   SequenceShape shape;
   HeadLayout layout;
 };
-const AttentionCase attention_cases[] = {{{2, 1}, {2, 2, 8}},    {{1, 47}, {2, 1, 5}},   {{2, 48}, {3, 3, 16}}, {{1, 49}, {4, 2, 7}},
-                                         {{2, 100}, {6, 2, 12}}, {{1, 384}, {1, 1, 32}}, {{1, 385}, {2, 1, 9}}, {{1, 451}, {2, 2, 64}}};
+const AttentionCase attention_cases[] = {
+    {{2, 1}, {2, 2, 8}},    {{1, 47}, {2, 1, 5}},   {{2, 48}, {3, 3, 16}}, {{1, 49}, {4, 2, 7}},
+    {{2, 100}, {6, 2, 12}}, {{1, 384}, {1, 1, 32}}, {{1, 385}, {2, 1, 9}}, {{1, 451}, {2, 2, 64}}};
 
 template <class T>
 void check_attention(double spread) {
@@ -60,11 +65,14 @@ void check_attention(double spread) {
     MemoryPool poisoned(PoolFill::nan);
     const Matrix<T> qkv = random_matrix<T>(shape.tokens(), layout.qkv_width(), 1, -spread, spread);
     const Matrix<T> grad_o = random_matrix<T>(shape.tokens(), layout.q_width(), 2);
-    Matrix<T> o(shape.tokens(), layout.q_width(), poisoned), lse(shape.batch * layout.heads, shape.sequence, poisoned);
+    Matrix<T> o(shape.tokens(), layout.q_width(), poisoned),
+        lse(shape.batch * layout.heads, shape.sequence, poisoned);
     Matrix<T> grad_qkv(shape.tokens(), layout.qkv_width(), poisoned);
     attention_forward(o.view(), lse.data(), qkv.view(), layout, shape);
-    attention_backward(grad_qkv.view(), grad_o.view(), qkv.view(), o.view(), lse.data(), layout, shape);
-    const auto expected = reference::attention(Table(qkv.view()), Table(grad_o.view()), layout, shape);
+    attention_backward(grad_qkv.view(), grad_o.view(), qkv.view(), o.view(), lse.data(), layout,
+                       shape);
+    const auto expected =
+        reference::attention(Table(qkv.view()), Table(grad_o.view()), layout, shape);
     CAPTURE(shape.batch, shape.sequence, layout.heads, layout.kv_heads, layout.head_size);
     CHECK(scaled_difference(elements(o), expected.o) <= tolerance<T>);
     CHECK(scaled_difference(elements(lse), expected.lse) <= tolerance<T>);
@@ -74,12 +82,14 @@ void check_attention(double spread) {
 
 template <class T>
 void check_rms_norm() {
-  for (const auto& [rows, hidden] : {std::pair<Index, Index>{1, 1}, {63, 17}, {64, 300}, {65, 512}, {200, 129}}) {
+  for (const auto& [rows, hidden] :
+       {std::pair<Index, Index>{1, 1}, {63, 17}, {64, 300}, {65, 512}, {200, 129}}) {
     MemoryPool pool(PoolFill::nan);
     Parameter<T> w("w", 1, hidden);
     randomise(w, 1);
     const Matrix<T> x = random_matrix<T>(rows, hidden, 2), dy = random_matrix<T>(rows, hidden, 3);
-    Matrix<T> y(rows, hidden, pool), again(rows, hidden, pool), rstd(1, rows, pool), dx(rows, hidden, pool);
+    Matrix<T> y(rows, hidden, pool), again(rows, hidden, pool), rstd(1, rows, pool),
+        dx(rows, hidden, pool);
     rms_norm_forward(y.view(), rstd.data(), x.view(), w.value().data, 1e-5);
     const Table expected = reference::rms_norm(Table(x.view()), Table(w.value()), 1e-5);
     CAPTURE(rows, hidden);
@@ -98,11 +108,13 @@ void check_rms_norm() {
         dot += g * static_cast<double>(w.value().data[j]) * in;
       }
       for (Index j = 0; j < hidden; ++j)
-        grad_x.at(i, j) = r * (static_cast<double>(dy.row(i)[j]) * static_cast<double>(w.value().data[j]) -
-                               static_cast<double>(x.row(i)[j]) * r * r * dot / static_cast<double>(hidden));
+        grad_x.at(i, j) =
+            r * (static_cast<double>(dy.row(i)[j]) * static_cast<double>(w.value().data[j]) -
+                 static_cast<double>(x.row(i)[j]) * r * r * dot / static_cast<double>(hidden));
     }
     rms_norm_backward(dx.view(), Accumulate::overwrite, dy.view(), x.view(), w, rstd.data(), pool);
-    CHECK(scaled_difference(elements(dx), grad_x) <= (hidden == 1 ? 1e-1 : tolerance<T>));  // hidden 1: cancels to eps
+    CHECK(scaled_difference(elements(dx), grad_x) <=
+          (hidden == 1 ? 1e-1 : tolerance<T>));  // hidden 1: cancels to eps
     CHECK(scaled_difference(elements(w.gradient()), grad_w) <= tolerance<T>);
 
     // += : twice the gradient in both places; without grad_input the weight's part is the same.
@@ -130,11 +142,13 @@ void check_cross_entropy() {
       std::vector<std::int32_t> targets;
       for (Index t = 0; t < tokens; ++t)
         targets.push_back(t % 5 == 4 ? -100 : static_cast<std::int32_t>(t * 977 % vocabulary));
-      const auto expected = reference::cross_entropy(Table(x.view()), Table(weight.value()), targets, -100);
+      const auto expected =
+          reference::cross_entropy(Table(x.view()), Table(weight.value()), targets, -100);
       CrossEntropy<T> loss(pool, chunk);
       const double alone = loss.loss(x.view(), weight, targets);
-      CHECK(pool.peak_bytes() <= static_cast<std::size_t>(std::min(chunk, tokens) * (vocabulary * Index(sizeof(T)) + 8) +
-                                                           tokens * hidden * Index(sizeof(T))));
+      CHECK(pool.peak_bytes() <=
+            static_cast<std::size_t>(std::min(chunk, tokens) * (vocabulary * Index(sizeof(T)) + 8) +
+                                     tokens * hidden * Index(sizeof(T))));
       const double with_gradient = loss.loss_and_gradient(dx.view(), x.view(), weight, targets);
       CAPTURE(chunk, tokens, hidden, vocabulary);
       CHECK(alone == with_gradient);
@@ -154,10 +168,12 @@ std::uint64_t hash_of_parts() {
   Hash hash;
   const SequenceShape shape{2, 150};
   const HeadLayout layout{4, 2, 12};
-  const Matrix<T> qkv = random_matrix<T>(300, layout.qkv_width(), 1), grad_o = random_matrix<T>(300, layout.q_width(), 2);
+  const Matrix<T> qkv = random_matrix<T>(300, layout.qkv_width(), 1),
+                  grad_o = random_matrix<T>(300, layout.q_width(), 2);
   Matrix<T> o(300, layout.q_width()), lse(8, 150), grad_qkv(300, layout.qkv_width());
   attention_forward(o.view(), lse.data(), qkv.view(), layout, shape);
-  attention_backward(grad_qkv.view(), grad_o.view(), qkv.view(), o.view(), lse.data(), layout, shape);
+  attention_backward(grad_qkv.view(), grad_o.view(), qkv.view(), o.view(), lse.data(), layout,
+                     shape);
   rope(grad_qkv.view(), RopeTable<T>(150, 12), 6, 150, Rotation::inverse);
   hash.add(elements(o)), hash.add(elements(lse)), hash.add(elements(grad_qkv));
 
@@ -243,7 +259,8 @@ TEST_CASE("swiglu agrees with its formula and keeps its ends") {
   const Matrix<float> gate_up = random_matrix<float>(19, 2 * 37, 1, -20, 20);
   Matrix<float> out(19, 37), again = random_matrix<float>(19, 37, 2), grad(19, 2 * 37);
   swiglu_forward(out.view(), gate_up.view());
-  CHECK(scaled_difference(elements(out), reference::swiglu(Table(gate_up.view()))) <= tolerance<float>);
+  CHECK(scaled_difference(elements(out), reference::swiglu(Table(gate_up.view()))) <=
+        tolerance<float>);
   swiglu_backward(grad.view(), again.view(), gate_up.view());
   CHECK(same_bits(elements(out), elements(again)));
 
@@ -267,7 +284,8 @@ TEST_CASE("embedding adds the gradients of equal tokens in their order") {
   Matrix<float> out(5, 67);
   embedding_forward(out.view(), ids, weight);
   for (Index t = 0; t < 5; ++t)
-    for (Index j = 0; j < 67; ++j) CHECK(out.row(t)[j] == weight.value().row(ids[static_cast<std::size_t>(t)])[j]);
+    for (Index j = 0; j < 67; ++j)
+      CHECK(out.row(t)[j] == weight.value().row(ids[static_cast<std::size_t>(t)])[j]);
   embedding_backward<float>(dy.view(), ids, weight);
   for (Index j = 0; j < 67; ++j) {
     CHECK(weight.gradient().row(3)[j] == (dy.row(0)[j] + dy.row(2)[j]) + dy.row(3)[j]);
@@ -303,12 +321,16 @@ TEST_CASE("bad tokens and shapes of the parts are named") {
   CAPTURE(too_large);
   CHECK(contains(too_large, "[0, 10)"));
   CHECK(contains(too_large, "id 10 stands at position 2"));
-  CHECK(contains(invalid_message([&] { embedding_backward<float>(x.view(), negative, weight); }), "id -1 stands at position 1"));
+  CHECK(contains(invalid_message([&] { embedding_backward<float>(x.view(), negative, weight); }),
+                 "id -1 stands at position 1"));
   CHECK_FALSE(weight.has_gradient());
-  CHECK(contains(invalid_message([&] { embedding_forward(x.view(), three, weight); }), "4 rows for 3 tokens"));
+  CHECK(contains(invalid_message([&] { embedding_forward(x.view(), three, weight); }),
+                 "4 rows for 3 tokens"));
   CrossEntropy<float> loss(pool);
-  CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, ids); }), "id 10 stands at position 2"));
-  CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, negative); }), "id -1 stands at position 1"));
+  CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, ids); }),
+                 "id 10 stands at position 2"));
+  CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, negative); }),
+                 "id -1 stands at position 1"));
   CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, three); }), "[3, 3]"));
   CHECK(contains(invalid_message([&] { CrossEntropy<float>(pool, 0); }), "0 was given"));
   CHECK(contains(invalid_message([] { RopeTable<float>(8, 5); }), "5 was given"));

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The matrix products: against plain loops, and the same bits whatever the threads, the position and the size of the rest.
+// The matrix products: against plain loops, and the same bits whatever the threads, the position
+// and the size of the rest.
 #include "dropbp/ops/product.hpp"
 
 #include <array>
@@ -17,7 +18,8 @@ namespace {
 enum class Kind { abt, ab, atb };
 
 template <class T>
-void multiply(Kind kind, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
+void multiply(Kind kind, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
+              Accumulate mode) {
   if (kind == Kind::abt) product_abt(c, a, b, mode);
   if (kind == Kind::ab) product_ab(c, a, b, mode);
   if (kind == Kind::atb) product_atb(c, a, b, mode);
@@ -31,7 +33,8 @@ struct Operands {
   Operands(Kind kind, Index m, Index n, Index k, std::uint64_t seed) {
     const Index a_rows = kind == Kind::atb ? k : m, a_columns = kind == Kind::atb ? m : k;
     const Index b_rows = kind == Kind::abt ? n : k, b_columns = kind == Kind::abt ? k : n;
-    a = random_matrix<T>(a_rows, a_columns + 3, seed), b = random_matrix<T>(b_rows, b_columns + 1, seed + 1);
+    a = random_matrix<T>(a_rows, a_columns + 3, seed),
+    b = random_matrix<T>(b_rows, b_columns + 1, seed + 1);
     a_view = a.view().columns_from(1, a_columns), b_view = b.view().columns_from(0, b_columns);
   }
   double a_at(Kind kind, Index i, Index p) const {
@@ -42,11 +45,12 @@ struct Operands {
   }
 };
 
-const std::array<std::array<Index, 3>, 24> shapes{{{1, 1, 1},     {1, 1, 700},   {1, 97, 5},    {97, 1, 5},     {6, 16, 8},
-                                                  {7, 17, 9},    {5, 15, 7},    {2, 3, 300},   {12, 32, 256},  {13, 33, 257},
-                                                  {64, 64, 64},  {65, 63, 513}, {100, 7, 1000}, {7, 100, 31},  {191, 193, 65},
-                                                  {193, 48, 255}, {385, 31, 17}, {3, 4200, 3},  {50, 4099, 20}, {256, 256, 100},
-                                                  {200, 120, 770}, {31, 29, 23}, {1, 300, 300}, {300, 1, 300}}};
+const std::array<std::array<Index, 3>, 24> shapes{
+    {{1, 1, 1},       {1, 1, 700},   {1, 97, 5},     {97, 1, 5},     {6, 16, 8},
+     {7, 17, 9},      {5, 15, 7},    {2, 3, 300},    {12, 32, 256},  {13, 33, 257},
+     {64, 64, 64},    {65, 63, 513}, {100, 7, 1000}, {7, 100, 31},   {191, 193, 65},
+     {193, 48, 255},  {385, 31, 17}, {3, 4200, 3},   {50, 4099, 20}, {256, 256, 100},
+     {200, 120, 770}, {31, 29, 23},  {1, 300, 300},  {300, 1, 300}}};
 
 template <class T>
 void compare_with_plain_loops() {
@@ -64,7 +68,9 @@ void compare_with_plain_loops() {
           REQUIRE(c.row(i)[0] == before.row(i)[0]);
           REQUIRE(c.row(i)[n + 1] == before.row(i)[n + 1]);
           for (Index j = 0; j < n; ++j) {
-            double expected = mode == Accumulate::add ? static_cast<double>(before.row(i)[j + 1]) : 0, size = std::abs(expected);
+            double expected =
+                       mode == Accumulate::add ? static_cast<double>(before.row(i)[j + 1]) : 0,
+                   size = std::abs(expected);
             for (Index p = 0; p < k; ++p) {
               const double term = operands.a_at(kind, i, p) * operands.b_at(kind, p, j);
               expected += term, size += std::abs(term);
@@ -74,7 +80,8 @@ void compare_with_plain_loops() {
           }
         }
       }
-  // |error| <= (k + 1) u sum |a b|; rounding errors are random, so far less is seen: the bound is that of k = 16.
+  // |error| <= (k + 1) u sum |a b|; rounding errors are random, so far less is seen: the bound is
+  // that of k = 16.
   const double bound = 17 * static_cast<double>(std::numeric_limits<T>::epsilon()) / 2;
   CAPTURE(worst, bound);
   CHECK(worst <= bound);
@@ -119,10 +126,14 @@ TEST_CASE("an element of a product depends on its row, its column and the depth 
   const Operands<float> operands(Kind::abt, m, n, k, 5);
   Matrix<float> whole(m, n);
   product_abt(whole.view(), operands.a_view, operands.b_view);
-  for (const auto& [i0, j0, rows, columns] :
-       {std::array<Index, 4>{0, 0, 1, 1}, {5, 7, 1, 83 - 7}, {3, 2, 17, 5}, {96, 82, 1, 1}, {11, 16, 50, 16}}) {
+  for (const auto& [i0, j0, rows, columns] : {std::array<Index, 4>{0, 0, 1, 1},
+                                              {5, 7, 1, 83 - 7},
+                                              {3, 2, 17, 5},
+                                              {96, 82, 1, 1},
+                                              {11, 16, 50, 16}}) {
     Matrix<float> part(rows, columns);
-    product_abt(part.view(), operands.a_view.rows_from(i0, rows), operands.b_view.rows_from(j0, columns));
+    product_abt(part.view(), operands.a_view.rows_from(i0, rows),
+                operands.b_view.rows_from(j0, columns));
     for (Index i = 0; i < rows; ++i)
       for (Index j = 0; j < columns; ++j) REQUIRE(part.row(i)[j] == whole.row(i0 + i)[j0 + j]);
   }
@@ -143,7 +154,8 @@ TEST_CASE("products of depth 0 and of nothing") {
 
 TEST_CASE("hostile values travel through a product as IEEE 754 says") {
   for (const Index bad_row : {0, 5, 12}) {
-    Matrix<float> a = random_matrix<float>(13, 40, 3), b = random_matrix<float>(21, 40, 4), c(13, 21);
+    Matrix<float> a = random_matrix<float>(13, 40, 3), b = random_matrix<float>(21, 40, 4),
+                  c(13, 21);
     a.row(bad_row)[17] = std::numeric_limits<float>::quiet_NaN();
     b.row(20)[3] = std::numeric_limits<float>::infinity();
     product_abt(c.view(), a.view(), b.view());

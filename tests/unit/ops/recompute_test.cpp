@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Operations that compute again what they did not save: the same bits, the memory of the input alone, nothing when dropped.
+// Operations that compute again what they did not save: the same bits, the memory of the input
+// alone, nothing when dropped.
 #include "dropbp/ops/recompute.hpp"
 
 #include <memory>
@@ -28,12 +29,15 @@ constexpr bool residual = dropbp::detail::has_forward_residual<Op, Matrix<T>, Ar
 using Attention = Recompute<AttentionBranch<float>, float>;
 static_assert(dropbp::Operation<Attention, Matrix<float>, const SequenceShape&>);
 static_assert(residual<Attention, float, const SequenceShape&> && !residual<Attention, float>);
-static_assert(dropbp::detail::has_backward_parameters<Attention, Matrix<float>, const SequenceShape&>);
+static_assert(
+    dropbp::detail::has_backward_parameters<Attention, Matrix<float>, const SequenceShape&>);
 static_assert(Attention::backward_is_repeatable);
 // What Op lacks, it lacks too.
 using Plain = Recompute<Linear<double>, double>;
-static_assert(dropbp::Operation<Plain, Matrix<double>> && !dropbp::Operation<Plain, Matrix<double>, const SequenceShape&>);
-static_assert(!dropbp::detail::has_forward_residual<Plain, Matrix<double>> && !dropbp::detail::has_backward_residual<Plain, Matrix<double>>);
+static_assert(dropbp::Operation<Plain, Matrix<double>> &&
+              !dropbp::Operation<Plain, Matrix<double>, const SequenceShape&>);
+static_assert(!dropbp::detail::has_forward_residual<Plain, Matrix<double>> &&
+              !dropbp::detail::has_backward_residual<Plain, Matrix<double>>);
 static_assert(dropbp::detail::has_backward_parameters<Plain, Matrix<double>>);
 static_assert(!Plain::backward_is_repeatable && !dropbp::detail::has_flops<Plain>);
 
@@ -44,8 +48,10 @@ struct Make<AttentionBranch<T>> {
   using Scalar = T;
   inline static const AttentionConfig config{hidden, 6, 2, 10, 1e-5};
   static AttentionBranch<T> make(BranchMemory memory) {
-    AttentionBranch<T> branch(config, std::make_shared<const RopeTable<T>>(64, 10), std::move(memory));
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv.weight, 2, -0.4, 0.4), randomise(branch.o.weight, 3);
+    AttentionBranch<T> branch(config, std::make_shared<const RopeTable<T>>(64, 10),
+                              std::move(memory));
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.qkv.weight, 2, -0.4, 0.4),
+        randomise(branch.o.weight, 3);
     return branch;
   }
 };
@@ -55,7 +61,8 @@ struct Make<SwiGLUBranch<T>> {
   inline static const SwiGLUConfig config{hidden, 101, 1e-5};
   static SwiGLUBranch<T> make(BranchMemory memory) {
     SwiGLUBranch<T> branch(config, std::move(memory));
-    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2), randomise(branch.down.weight, 3, -0.4, 0.4);
+    randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2),
+        randomise(branch.down.weight, 3, -0.4, 0.4);
     return branch;
   }
 };
@@ -65,7 +72,8 @@ std::vector<double> gradients(Branch& branch) {
   std::vector<double> all;
   branch.for_each_parameter([&](auto& parameter) {
     if (parameter.has_gradient())
-      for (const auto value : elements(parameter.gradient())) all.push_back(static_cast<double>(value));
+      for (const auto value : elements(parameter.gradient()))
+        all.push_back(static_cast<double>(value));
     parameter.drop_gradient();
   });
   return all;
@@ -79,11 +87,14 @@ void check_branch() {
   for (const bool enabled : {true, false}) {
     CAPTURE(enabled);
     const MemoryPool saved_pool(PoolFill::nan), workspace(PoolFill::nan);
-    Recompute<Branch, T> again(Make<Branch>::make(enabled ? BranchMemory{workspace, workspace} : BranchMemory{saved_pool, workspace}),
+    Recompute<Branch, T> again(Make<Branch>::make(enabled ? BranchMemory{workspace, workspace}
+                                                          : BranchMemory{saved_pool, workspace}),
                                saved_pool, enabled);
-    const Matrix<T> x = random_matrix<T>(shape.tokens(), hidden, 7), dy = random_matrix<T>(shape.tokens(), hidden, 8);
+    const Matrix<T> x = random_matrix<T>(shape.tokens(), hidden, 7),
+                    dy = random_matrix<T>(shape.tokens(), hidden, 8);
     const auto elements_per_token = static_cast<std::size_t>(shape.tokens()) * sizeof(T);
-    const std::size_t bytes = enabled ? elements_per_token * hidden : Branch::saved_bytes(Make<Branch>::config, shape.tokens());
+    const std::size_t bytes = enabled ? elements_per_token * hidden
+                                      : Branch::saved_bytes(Make<Branch>::config, shape.tokens());
 
     typename Branch::Saved saved;
     typename Recompute<Branch, T>::Saved saved_again;
@@ -97,7 +108,8 @@ void check_branch() {
     CHECK(saved_pool.bytes_in_use() == bytes);
     CHECK(workspace.bytes_in_use() == 0);
     Matrix<T> in_place = clone(x), in_place_again = clone(x);
-    branch.forward_residual(in_place, &saved, shape), again.forward_residual(in_place_again, &saved_again, shape);
+    branch.forward_residual(in_place, &saved, shape),
+        again.forward_residual(in_place_again, &saved_again, shape);
     CHECK(same_bits(elements(in_place), elements(in_place_again)));
     CHECK(saved_pool.bytes_in_use() == bytes);
 
@@ -111,7 +123,8 @@ void check_branch() {
       }
       CHECK(gradients(again) == expected);
       Matrix<T> grad = clone(dy), grad_again = clone(dy);
-      branch.backward_residual(grad, saved, shape), again.backward_residual(grad_again, saved_again, shape);
+      branch.backward_residual(grad, saved, shape),
+          again.backward_residual(grad_again, saved_again, shape);
       CHECK(same_bits(elements(grad), elements(grad_again)));
       gradients(branch);
       CHECK(gradients(again) == expected);
@@ -119,7 +132,8 @@ void check_branch() {
       CHECK(gradients(again) == expected);
       CHECK(saved_pool.bytes_in_use() == bytes);
       CHECK(saved_pool.peak_bytes() <= 2 * bytes);  // two forward passes wrote to one Saved
-      CHECK(workspace.bytes_in_use() == 0);  // what was computed again is gone before the next branch
+      CHECK(workspace.bytes_in_use() ==
+            0);  // what was computed again is gone before the next branch
     }
   }
 }

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The transformer's parts written out in double, one element at a time, as slowly and plainly as possible.
+// The transformer's parts written out in double, one element at a time, as slowly and plainly as
+// possible.
 #pragma once
 
 #include <algorithm>
@@ -53,13 +54,15 @@ inline Table rms_norm(const Table& x, const Table& w, double eps) {
   return y;
 }
 
-/// Rotates each pair (i, i + head_size / 2) as a complex number by position / theta^(2 i / head_size).
+/// Rotates each pair (i, i + head_size / 2) as a complex number by position / theta^(2 i /
+/// head_size).
 inline void rope(Table& x, Index heads, Index head_size, Index sequence, double theta) {
   for (Index t = 0; t < x.rows; ++t)
     for (Index head = 0; head < heads; ++head)
       for (Index i = 0; i < head_size / 2; ++i) {
-        const double angle = static_cast<double>(t % sequence) /
-                             std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_size));
+        const double angle =
+            static_cast<double>(t % sequence) /
+            std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_size));
         double& a = x.at(t, head * head_size + i);
         double& b = x.at(t, head * head_size + i + head_size / 2);
         const double rotated = a * std::cos(angle) - b * std::sin(angle);
@@ -72,13 +75,16 @@ struct AttentionResult {
 };
 
 /// Forward and, for grad_o, backward, with the whole matrix of probabilities.
-inline AttentionResult attention(const Table& qkv, const Table& grad_o, const HeadLayout& layout, const SequenceShape& shape) {
+inline AttentionResult attention(const Table& qkv, const Table& grad_o, const HeadLayout& layout,
+                                 const SequenceShape& shape) {
   const Index s = shape.sequence, d = layout.head_size;
-  AttentionResult result{Table(qkv.rows, layout.q_width()), Table(shape.batch * layout.heads, s), Table(qkv.rows, qkv.columns)};
+  AttentionResult result{Table(qkv.rows, layout.q_width()), Table(shape.batch * layout.heads, s),
+                         Table(qkv.rows, qkv.columns)};
   const double scale = 1 / std::sqrt(static_cast<double>(d));
   for (Index b = 0; b < shape.batch; ++b)
     for (Index h = 0; h < layout.heads; ++h) {
-      const Index q = h * d, k = layout.q_width() + h / (layout.heads / layout.kv_heads) * d, v = k + layout.kv_width();
+      const Index q = h * d, k = layout.q_width() + h / (layout.heads / layout.kv_heads) * d,
+                  v = k + layout.kv_width();
       for (Index i = 0; i < s; ++i) {
         const Index row = b * s + i;
         std::vector<double> p(static_cast<std::size_t>(i + 1)), dp(p.size());
@@ -100,7 +106,8 @@ inline AttentionResult attention(const Table& qkv, const Table& grad_o, const He
           dot += p[at] * dp[at];
         }
         for (Index j = 0; j <= i; ++j) {
-          const double ds = p[static_cast<std::size_t>(j)] * (dp[static_cast<std::size_t>(j)] - dot) * scale;
+          const double ds =
+              p[static_cast<std::size_t>(j)] * (dp[static_cast<std::size_t>(j)] - dot) * scale;
           for (Index c = 0; c < d; ++c) {
             result.grad_qkv.at(row, q + c) += ds * qkv.at(b * s + j, k + c);
             result.grad_qkv.at(b * s + j, k + c) += ds * qkv.at(row, q + c);
@@ -125,11 +132,12 @@ struct LossResult {
   Table grad_hidden, grad_weight;
 };
 
-inline LossResult cross_entropy(const Table& hidden, const Table& weight, std::span<const std::int32_t> targets,
-                                std::int32_t ignore) {
+inline LossResult cross_entropy(const Table& hidden, const Table& weight,
+                                std::span<const std::int32_t> targets, std::int32_t ignore) {
   LossResult result{0, Table(hidden.rows, hidden.columns), Table(weight.rows, weight.columns)};
   const Table logits = linear(hidden, weight);
-  const double counted = static_cast<double>(std::count_if(targets.begin(), targets.end(), [&](auto t) { return t != ignore; }));
+  const double counted = static_cast<double>(
+      std::count_if(targets.begin(), targets.end(), [&](auto t) { return t != ignore; }));
   for (Index t = 0; t < hidden.rows; ++t) {
     const std::int32_t target = targets[static_cast<std::size_t>(t)];
     if (target == ignore) continue;
@@ -138,7 +146,8 @@ inline LossResult cross_entropy(const Table& hidden, const Table& weight, std::s
     for (Index v = 0; v < weight.rows; ++v) sum += std::exp(logits.at(t, v) - largest);
     result.loss += (std::log(sum) + largest - logits.at(t, target)) / counted;
     for (Index v = 0; v < weight.rows; ++v) {
-      const double g = (std::exp(logits.at(t, v) - largest) / sum - (v == target ? 1 : 0)) / counted;
+      const double g =
+          (std::exp(logits.at(t, v) - largest) / sum - (v == target ? 1 : 0)) / counted;
       for (Index c = 0; c < hidden.columns; ++c) {
         result.grad_hidden.at(t, c) += g * weight.at(v, c);
         result.grad_weight.at(v, c) += g * hidden.at(t, c);

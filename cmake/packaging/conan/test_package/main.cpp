@@ -11,7 +11,7 @@ int main() {
   for (std::uint64_t step = 0; step < 4; ++step) {
     const dropbp::DropPlan plan = schedule.plan(step);
     if (plan != schedule.plan(step)) return 1;
-    std::printf("step %d: %d of %d branches kept\n", static_cast<int>(step), static_cast<int>(plan.kept_count()),
-                static_cast<int>(plan.size()));
+    std::printf("step %d: %d of %d branches kept\n", static_cast<int>(step),
+                static_cast<int>(plan.kept_count()), static_cast<int>(plan.size()));
   }
 }

@@ -42,8 +42,8 @@ struct backend_kernels<Cpu, Scalar> {
   }
 
  private:
-  // Eight partial sums in a fixed order: the compiler may vectorise them without being allowed to reorder additions,
-  // so the bits do not depend on the optimisation level.
+  // Eight partial sums in a fixed order: the compiler may vectorise them without being allowed to
+  // reorder additions, so the bits do not depend on the optimisation level.
   template <class Term>
   static double sum(std::size_t n, Term term) noexcept {
     double lanes[8] = {};
@@ -51,7 +51,8 @@ struct backend_kernels<Cpu, Scalar> {
     for (; i + 8 <= n; i += 8)
       for (std::size_t lane = 0; lane < 8; ++lane) lanes[lane] += term(i + lane);
     for (std::size_t lane = 0; i < n; ++i, ++lane) lanes[lane] += term(i);
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
+           ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
   }
 };
 

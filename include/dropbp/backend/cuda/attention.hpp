@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Causal grouped-query attention in tiles with an online softmax, and its backward pass in two kernels that add in a fixed
-// order, without atomics. Source: Dao, "FlashAttention-2" (arXiv 2307.08691). BFloat16 goes through the tensor cores, float and
-// Half through float multiply-adds.
+// Causal grouped-query attention in tiles with an online softmax, and its backward pass in two
+// kernels that add in a fixed order, without atomics. Source: Dao, "FlashAttention-2" (arXiv
+// 2307.08691). BFloat16 goes through the tensor cores, float and Half through float multiply-adds.
 #pragma once
 
 #include <cmath>
@@ -27,8 +27,8 @@ struct AttentionDelta {
   static constexpr unsigned min_blocks = 1;
 
   template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, float* delta, Rows<const T> grad_o, Rows<const T> o, AttentionShape shape,
-                                bool vectorised) const {
+  DROPBP_DEVICE void operator()(Context ctx, float* delta, Rows<const T> grad_o, Rows<const T> o,
+                                AttentionShape shape, bool vectorised) const {
     const Index task = static_cast<Index>(ctx.block()) * (threads / 32) + ctx.thread() / 32;
     const unsigned lane = ctx.thread() % 32;
     if (task >= shape.statistics()) return;  // the whole warp
@@ -38,37 +38,45 @@ struct AttentionDelta {
     float sum = 0.0f;
     if (vectorised) {
       if (4 * lane < shape.head_size) {
-        const Pack<T, 4> a = ctx.template load<T, 4>(x + 4 * lane), b = ctx.template load<T, 4>(y + 4 * lane);
+        const Pack<T, 4> a = ctx.template load<T, 4>(x + 4 * lane),
+                         b = ctx.template load<T, 4>(y + 4 * lane);
         DROPBP_UNROLL
         for (unsigned i = 0; i < 4; ++i) sum += to_float(a.values[i]) * to_float(b.values[i]);
       }
     } else {
       for (Index i = lane; i < shape.head_size; i += 32)
-        sum += to_float(ctx.template load<T, 1>(x + i).values[0]) * to_float(ctx.template load<T, 1>(y + i).values[0]);
+        sum += to_float(ctx.template load<T, 1>(x + i).values[0]) *
+               to_float(ctx.template load<T, 1>(y + i).values[0]);
     }
     sum = warp_sum(ctx, sum);
     if (lane == 0)
-      delta[(token / shape.sequence * shape.heads + head) * shape.sequence + token % shape.sequence] = sum;
+      delta[(token / shape.sequence * shape.heads + head) * shape.sequence +
+            token % shape.sequence] = sum;
   }
 };
 
 template <class T, unsigned size>
-using AttentionForward = std::conditional_t<std::is_same_v<T, BFloat16>, AttentionForwardMma<size>, AttentionForwardFma<T, size>>;
+using AttentionForward = std::conditional_t<std::is_same_v<T, BFloat16>, AttentionForwardMma<size>,
+                                            AttentionForwardFma<T, size>>;
 template <class T, unsigned size>
 using AttentionBackwardQueries =
-    std::conditional_t<std::is_same_v<T, BFloat16>, AttentionBackwardQueriesMma<size>, AttentionBackwardQueriesFma<T, size>>;
+    std::conditional_t<std::is_same_v<T, BFloat16>, AttentionBackwardQueriesMma<size>,
+                       AttentionBackwardQueriesFma<T, size>>;
 template <class T, unsigned size>
 using AttentionBackwardKeys =
-    std::conditional_t<std::is_same_v<T, BFloat16>, AttentionBackwardKeysMma<size>, AttentionBackwardKeysFma<T, size>>;
+    std::conditional_t<std::is_same_v<T, BFloat16>, AttentionBackwardKeysMma<size>,
+                       AttentionBackwardKeysFma<T, size>>;
 
 inline void require_attention(const AttentionShape& shape) {
   const auto number = [](Index n) { return std::to_string(n); };
-  if (shape.batch < 0 || shape.sequence < 0 || shape.kv_heads < 1 || shape.heads < 1 || shape.heads % shape.kv_heads != 0 ||
-      shape.head_size < 1 || shape.head_size > 128)
+  if (shape.batch < 0 || shape.sequence < 0 || shape.kv_heads < 1 || shape.heads < 1 ||
+      shape.heads % shape.kv_heads != 0 || shape.head_size < 1 || shape.head_size > 128)
     dropbp::detail::throw_invalid(
-        "attention on a CUDA device needs heads of 1 to 128 elements and a number of query heads that the kv heads divide",
-        number(shape.heads) + " heads of " + number(shape.head_size) + " elements, " + number(shape.kv_heads) + " kv heads, " +
-            number(shape.batch) + " sequences of " + number(shape.sequence) + " tokens were given",
+        "attention on a CUDA device needs heads of 1 to 128 elements and a number of query heads "
+        "that the kv heads divide",
+        number(shape.heads) + " heads of " + number(shape.head_size) + " elements, " +
+            number(shape.kv_heads) + " kv heads, " + number(shape.batch) + " sequences of " +
+            number(shape.sequence) + " tokens were given",
         "choose another number of heads, or use the CPU");
 }
 
@@ -86,8 +94,12 @@ void with_head_size(Index head_size, Run run) {
 }
 
 /// One block for each tile of each head of each sequence.
-inline Grid attention_grid(const AttentionShape& shape, Index heads, Index tile, std::size_t shared_bytes) {
-  return {.x = static_cast<unsigned>(shape.batch * heads * divide_up(shape.sequence, tile)), .y = 1, .z = 1, .shared_bytes = shared_bytes};
+inline Grid attention_grid(const AttentionShape& shape, Index heads, Index tile,
+                           std::size_t shared_bytes) {
+  return {.x = static_cast<unsigned>(shape.batch * heads * divide_up(shape.sequence, tile)),
+          .y = 1,
+          .z = 1,
+          .shared_bytes = shared_bytes};
 }
 
 inline float attention_scale(const AttentionShape& shape) {
@@ -96,18 +108,21 @@ inline float attention_scale(const AttentionShape& shape) {
 
 }  // namespace detail
 
-/// o [tokens, heads * head_size] = softmax(q k^T / sqrt(head_size), causal) v of each head and sequence, with q and k already
-/// rotated in qkv [tokens, (heads + 2 kv_heads) * head_size]; lse [batch, heads, sequence] = log of the softmax's denominators.
-/// Throws std::invalid_argument for heads of more than 128 elements, or that do not divide.
+/// o [tokens, heads * head_size] = softmax(q k^T / sqrt(head_size), causal) v of each head and
+/// sequence, with q and k already rotated in qkv [tokens, (heads + 2 kv_heads) * head_size]; lse
+/// [batch, heads, sequence] = log of the softmax's denominators. Throws std::invalid_argument for
+/// heads of more than 128 elements, or that do not divide.
 template <class Launcher, class T>
-void attention_forward(Launcher& launch, Rows<T> o, float* lse, std::type_identity_t<Rows<const T>> qkv, const AttentionShape& shape) {
+void attention_forward(Launcher& launch, Rows<T> o, float* lse,
+                       std::type_identity_t<Rows<const T>> qkv, const AttentionShape& shape) {
   detail::require_attention(shape);
   if (shape.statistics() == 0) return;
-  const bool vectorised = is_vectorizable(qkv, shape.tokens(), shape.head_size) && is_vectorizable(o, shape.tokens(), shape.head_size);
+  const bool vectorised = is_vectorizable(qkv, shape.tokens(), shape.head_size) &&
+                          is_vectorizable(o, shape.tokens(), shape.head_size);
   detail::with_head_size(shape.head_size, [&](auto size) {
     using Body = detail::AttentionForward<T, size()>;
-    launch(detail::attention_grid(shape, shape.heads, Body::tile, Body::shared_bytes), Body{}, o, lse, qkv, shape,
-           detail::attention_scale(shape), vectorised);
+    launch(detail::attention_grid(shape, shape.heads, Body::tile, Body::shared_bytes), Body{}, o,
+           lse, qkv, shape, detail::attention_scale(shape), vectorised);
   });
 }
 
@@ -116,41 +131,50 @@ inline std::size_t attention_workspace(const AttentionShape& shape) {
   return static_cast<std::size_t>(shape.statistics()) * sizeof(float);
 }
 
-/// grad_qkv [tokens, (heads + 2 kv_heads) * head_size], every element written, from grad_o, the forward pass's qkv and its results
-/// o and lse. `delta` is scratch of attention_workspace(shape) bytes. Throws what attention_forward does.
+/// grad_qkv [tokens, (heads + 2 kv_heads) * head_size], every element written, from grad_o, the
+/// forward pass's qkv and its results o and lse. `delta` is scratch of attention_workspace(shape)
+/// bytes. Throws what attention_forward does.
 template <class Launcher, class T>
-void attention_backward(Launcher& launch, Rows<T> grad_qkv, std::type_identity_t<Rows<const T>> grad_o,
-                        std::type_identity_t<Rows<const T>> qkv, std::type_identity_t<Rows<const T>> o, const float* lse, float* delta,
+void attention_backward(Launcher& launch, Rows<T> grad_qkv,
+                        std::type_identity_t<Rows<const T>> grad_o,
+                        std::type_identity_t<Rows<const T>> qkv,
+                        std::type_identity_t<Rows<const T>> o, const float* lse, float* delta,
                         const AttentionShape& shape) {
   detail::require_attention(shape);
   if (shape.statistics() == 0) return;
-  const auto can = [&](auto rows) { return is_vectorizable(rows, shape.tokens(), shape.head_size); };
+  const auto can = [&](auto rows) {
+    return is_vectorizable(rows, shape.tokens(), shape.head_size);
+  };
   const bool vectorised = can(qkv) && can(o) && can(grad_o) && can(grad_qkv);
   using Delta = detail::AttentionDelta<T>;
-  launch(Grid{.x = static_cast<unsigned>(divide_up(shape.statistics(), Delta::threads / 32))}, Delta{}, delta, grad_o, o, shape, vectorised);
+  launch(Grid{.x = static_cast<unsigned>(divide_up(shape.statistics(), Delta::threads / 32))},
+         Delta{}, delta, grad_o, o, shape, vectorised);
   const float scale = detail::attention_scale(shape);
   detail::with_head_size(shape.head_size, [&](auto size) {
     using Keys = detail::AttentionBackwardKeys<T, size()>;
     using Queries = detail::AttentionBackwardQueries<T, size()>;
     const auto* const constant = static_cast<const float*>(delta);
-    launch(detail::attention_grid(shape, shape.kv_heads, Keys::tile, Keys::shared_bytes), Keys{}, grad_qkv, grad_o, qkv, lse, constant,
-           shape, scale, vectorised);
-    launch(detail::attention_grid(shape, shape.heads, Queries::tile, Queries::shared_bytes), Queries{}, grad_qkv, grad_o, qkv, lse,
-           constant, shape, scale, vectorised);
+    launch(detail::attention_grid(shape, shape.kv_heads, Keys::tile, Keys::shared_bytes), Keys{},
+           grad_qkv, grad_o, qkv, lse, constant, shape, scale, vectorised);
+    launch(detail::attention_grid(shape, shape.heads, Queries::tile, Queries::shared_bytes),
+           Queries{}, grad_qkv, grad_o, qkv, lse, constant, shape, scale, vectorised);
   });
 }
 
 }  // namespace cuda
 
-/// Attention by a library, which is asked before the kernels above run. Specialised where there is one (cudnn.cuh); false says that it
-/// has done nothing, because it does not take this shape. Arguments as of cuda::attention_forward and cuda::attention_backward.
+/// Attention by a library, which is asked before the kernels above run. Specialised where there is
+/// one (cudnn.cuh); false says that it has done nothing, because it does not take this shape.
+/// Arguments as of cuda::attention_forward and cuda::attention_backward.
 template <class Backend, class T>
 struct device_attention {
   /// o and lse from qkv.
-  static bool forward(cuda::Rows<T>, float*, cuda::Rows<const T>, const cuda::AttentionShape&) { return false; }
+  static bool forward(cuda::Rows<T>, float*, cuda::Rows<const T>, const cuda::AttentionShape&) {
+    return false;
+  }
   /// grad_qkv from grad_o, qkv, o and lse; the second pointer is the scratch.
-  static bool backward(cuda::Rows<T>, cuda::Rows<const T>, cuda::Rows<const T>, cuda::Rows<const T>, const float*, float*,
-                       const cuda::AttentionShape&) {
+  static bool backward(cuda::Rows<T>, cuda::Rows<const T>, cuda::Rows<const T>, cuda::Rows<const T>,
+                       const float*, float*, const cuda::AttentionShape&) {
     return false;
   }
 };

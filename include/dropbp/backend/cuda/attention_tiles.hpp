@@ -9,8 +9,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Tokens are the rows b * sequence + position of a matrix. A row of qkv holds the query heads, then the key heads, then the
-/// value heads; query head h uses kv head h / (heads / kv_heads).
+/// Tokens are the rows b * sequence + position of a matrix. A row of qkv holds the query heads,
+/// then the key heads, then the value heads; query head h uses kv head h / (heads / kv_heads).
 struct AttentionShape {
   Index batch;      ///< sequences
   Index sequence;   ///< tokens of each
@@ -18,11 +18,15 @@ struct AttentionShape {
   Index kv_heads;   ///< key heads, and value heads; divides heads
   Index head_size;  ///< elements of a head, at most 128
 
-  DROPBP_HOST_DEVICE Index tokens() const { return batch * sequence; }         ///< rows
-  DROPBP_HOST_DEVICE Index group() const { return heads / kv_heads; }          ///< query heads that share a kv head
-  DROPBP_HOST_DEVICE Index q_width() const { return heads * head_size; }       ///< elements of all query heads
-  DROPBP_HOST_DEVICE Index kv_width() const { return kv_heads * head_size; }   ///< elements of all key heads
-  DROPBP_HOST_DEVICE Index statistics() const { return batch * heads * sequence; }  ///< a number for each head and token
+  DROPBP_HOST_DEVICE Index tokens() const { return batch * sequence; }  ///< rows
+  /// Query heads that share a kv head.
+  DROPBP_HOST_DEVICE Index group() const { return heads / kv_heads; }
+  /// Elements of all query heads.
+  DROPBP_HOST_DEVICE Index q_width() const { return heads * head_size; }
+  /// Elements of all key heads.
+  DROPBP_HOST_DEVICE Index kv_width() const { return kv_heads * head_size; }
+  /// A number for each head and token.
+  DROPBP_HOST_DEVICE Index statistics() const { return batch * heads * sequence; }
 };
 
 namespace detail {

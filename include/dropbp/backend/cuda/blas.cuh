@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The products of products.hpp by cuBLASLt. Descriptors and the algorithm are looked up once for each shape and device.
+// The products of products.hpp by cuBLASLt. Descriptors and the algorithm are looked up once for
+// each shape and device.
 #if !defined(__CUDACC__)
-#error "dropbp: blas.cuh is for .cu files; other files include dropbp/backend/cuda/products.hpp and need no CUDA compiler"
+#error "dropbp: blas.cuh is for .cu files; other files include dropbp/backend/cuda/products.hpp"
 #endif
 #pragma once
 
@@ -43,17 +44,28 @@ struct ProductKey {
   std::uint32_t align_a, align_b, align_c;  ///< bytes
   bool add;
 
-  auto values() const { return std::tie(device, type, layout, m, n, k, lda, ldb, ldc, align_a, align_b, align_c, add); }
-  friend bool operator<(const ProductKey& x, const ProductKey& y) { return x.values() < y.values(); }
+  auto values() const {
+    return std::tie(device, type, layout, m, n, k, lda, ldb, ldc, align_a, align_b, align_c, add);
+  }
+  friend bool operator<(const ProductKey& x, const ProductKey& y) {
+    return x.values() < y.values();
+  }
 
   std::string text() const {
     const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
     const auto shape = [](std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t ld) {
-      return "[" + std::to_string(rows) + ", " + std::to_string(columns) + "] (rows " + std::to_string(ld) + " apart)";
+      return "[" + std::to_string(rows) + ", " + std::to_string(columns) + "] (rows " +
+             std::to_string(ld) + " apart)";
     };
-    const char* const scalar = type == CUDA_R_32F ? "float" : type == CUDA_R_16BF ? "BFloat16" : "Half";
-    return std::string("the product C ") + (add ? "+= " : "= ") + (at ? "A^T B" : bt ? "A B^T" : "A B") + " of " + scalar +
-           ", C " + shape(m, n, ldc) + ", A " + shape(at ? k : m, at ? m : k, lda) + ", B " + shape(bt ? n : k, bt ? k : n, ldb);
+    const char* const scalar = type == CUDA_R_32F    ? "float"
+                               : type == CUDA_R_16BF ? "BFloat16"
+                                                     : "Half";
+    return std::string("the product C ") + (add ? "+= " : "= ") +
+           (at   ? "A^T B"
+            : bt ? "A B^T"
+                 : "A B") +
+           " of " + scalar + ", C " + shape(m, n, ldc) + ", A " +
+           shape(at ? k : m, at ? m : k, lda) + ", B " + shape(bt ? n : k, bt ? k : n, ldb);
   }
 };
 
@@ -72,13 +84,16 @@ struct LtDeleter {
   void operator()(Handle handle) const noexcept { destroy(handle); }
 };
 using Operation = std::unique_ptr<void, LtDeleter<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>>;
-using Layout = std::unique_ptr<void, LtDeleter<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>>;
-using Preference = std::unique_ptr<void, LtDeleter<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>>;
+using Layout =
+    std::unique_ptr<void, LtDeleter<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>>;
+using Preference =
+    std::unique_ptr<void, LtDeleter<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>>;
 
 // What cuBLASLt asks for on Hopper and newer; elsewhere it is more than enough.
 inline constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
-/// Descriptors of a row-major product. cuBLASLt's matrices are column-major, so that it is given C^T = op(B)^T op(A)^T.
+/// Descriptors of a row-major product. cuBLASLt's matrices are column-major, so that it is given
+/// C^T = op(B)^T op(A)^T.
 struct ProductPlan {
   Operation operation;
   Layout a, b, c;  ///< of A, B and C as named here
@@ -91,7 +106,8 @@ struct ProductPlan {
     cublasLtMatmulDesc_t description = nullptr;
     require_success(cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F), what);
     operation.reset(description);
-    const cublasOperation_t first = bt ? CUBLAS_OP_T : CUBLAS_OP_N, second = at ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t first = bt ? CUBLAS_OP_T : CUBLAS_OP_N,
+                            second = at ? CUBLAS_OP_T : CUBLAS_OP_N;
     set(CUBLASLT_MATMUL_DESC_TRANSA, first, what);
     set(CUBLASLT_MATMUL_DESC_TRANSB, second, what);
     a = layout(key.type, at ? key.m : key.k, at ? key.k : key.m, key.lda, what);
@@ -102,19 +118,23 @@ struct ProductPlan {
     require_success(cublasLtMatmulPreferenceCreate(&created), what);
     const Preference preference(created);
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
-      require_success(cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof value), what);
+      require_success(
+          cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof value), what);
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes});
-    // Parts of a sum over k are added in float and in a fixed order, or not split at all: two runs give the same bits.
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    // Parts of a sum over k are added in float and in a fixed order, or not split at all: two runs
+    // give the same bits.
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+           static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.align_b);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_c);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.align_c);
     cublasLtMatmulHeuristicResult_t found{};
     int count = 0;
-    require_success(
-        cublasLtMatmulAlgoGetHeuristic(handle, description, b.get(), a.get(), c.get(), c.get(), created, 1, &found, &count), what);
+    require_success(cublasLtMatmulAlgoGetHeuristic(handle, description, b.get(), a.get(), c.get(),
+                                                   c.get(), created, 1, &found, &count),
+                    what);
     require_success(count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : found.state, what);
     algorithm = found.algo;
     workspace = found.workspaceSize;
@@ -123,13 +143,15 @@ struct ProductPlan {
  private:
   template <class V>
   void set(cublasLtMatmulDescAttributes_t attribute, const V& value, const std::string& what) {
-    require_success(cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value), what);
+    require_success(
+        cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value), what);
   }
-  static Layout layout(cudaDataType_t type, std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t ld,
-                       const std::string& what) {
+  static Layout layout(cudaDataType_t type, std::ptrdiff_t rows, std::ptrdiff_t columns,
+                       std::ptrdiff_t ld, const std::string& what) {
     cublasLtMatrixLayout_t created = nullptr;
     const auto size = [](std::ptrdiff_t n) { return static_cast<std::uint64_t>(n); };
-    require_success(cublasLtMatrixLayoutCreate(&created, type, size(rows), size(columns), ld), what);
+    require_success(cublasLtMatrixLayoutCreate(&created, type, size(rows), size(columns), ld),
+                    what);
     return Layout(created);
   }
 };
@@ -173,21 +195,36 @@ inline std::uint32_t alignment(const void* p) {
 }  // namespace cuda
 
 template <class T>
-void device_products<Cuda, T>::product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, T* c,
-                                       std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, bool add) {
+void device_products<Cuda, T>::product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n,
+                                       std::ptrdiff_t k, T* c, std::ptrdiff_t ldc, const T* a,
+                                       std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb,
+                                       bool add) {
   namespace detail = cuda::detail;
   const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
-  detail::ProductKey key{detail::current_device(), detail::cuda_type<T>, layout, m, n, k, lda, ldb, ldc, detail::alignment(a),
-                         detail::alignment(b), detail::alignment(c), add};
+  detail::ProductKey key{detail::current_device(),
+                         detail::cuda_type<T>,
+                         layout,
+                         m,
+                         n,
+                         k,
+                         lda,
+                         ldb,
+                         ldc,
+                         detail::alignment(a),
+                         detail::alignment(b),
+                         detail::alignment(c),
+                         add};
   if (m < 0 || n < 0 || k < 0 || ldc < n || lda < (at ? m : k) || ldb < (bt ? k : n))
-    dropbp::detail::throw_invalid("a product needs sizes of at least 0 and rows that do not overlap", key.text() + " was given",
-                                  "pass the distance between the starts of rows");
+    dropbp::detail::throw_invalid(
+        "a product needs sizes of at least 0 and rows that do not overlap",
+        key.text() + " was given", "pass the distance between the starts of rows");
   if (m == 0 || n == 0) return;
   const cudaStream_t stream = cuda::Runtime<>::stream();
   if (k == 0) {
     if (!add)
       detail::require_success(cudaMemset2DAsync(c, static_cast<std::size_t>(ldc) * sizeof(T), 0,
-                                                static_cast<std::size_t>(n) * sizeof(T), static_cast<std::size_t>(m), stream),
+                                                static_cast<std::size_t>(n) * sizeof(T),
+                                                static_cast<std::size_t>(m), stream),
                               "a product over no terms must be set to zero");
     return;
   }
@@ -195,9 +232,9 @@ void device_products<Cuda, T>::product(ProductLayout layout, std::ptrdiff_t m, s
   const detail::ProductPlan& plan = *prepared.plan;
   const detail::Workspace workspace(plan.workspace);
   const float alpha = 1.0f, beta = add ? 1.0f : 0.0f;
-  const cublasStatus_t status = cublasLtMatmul(prepared.handle, plan.operation.get(), &alpha, b, plan.b.get(), a, plan.a.get(), &beta,
-                                               c, plan.c.get(), c, plan.c.get(), &plan.algorithm, workspace.data(),
-                                               plan.workspace, stream);
+  const cublasStatus_t status = cublasLtMatmul(
+      prepared.handle, plan.operation.get(), &alpha, b, plan.b.get(), a, plan.a.get(), &beta, c,
+      plan.c.get(), c, plan.c.get(), &plan.algorithm, workspace.data(), plan.workspace, stream);
   if (status != CUBLAS_STATUS_SUCCESS) detail::require_success(status, key.text() + " must start");
 }
 

@@ -3,23 +3,33 @@
 
 // What kernel bodies are written over. A body is a functor
 //   struct Body {
-//     static constexpr const char* name = ...;        for error messages
-//     static constexpr unsigned threads = ...;        of a block, always one-dimensional
-//     static constexpr unsigned min_blocks = ...;     resident on a multiprocessor at least, for __launch_bounds__
+//     static constexpr const char* name = ...;     for error messages
+//     static constexpr unsigned threads = ...;     of a block, always one-dimensional
+//     static constexpr unsigned min_blocks = ...;  resident on a multiprocessor at least, for
+//                                                  __launch_bounds__
 //     template <class Context>
 //     DROPBP_DEVICE void operator()(Context ctx, Args... args) const;
 //   };
-// in a plain header, that any compiler takes. On a card its context is DeviceContext (launch.cuh); in the tests a host emulator
-// runs each thread as a fiber, so that barriers, shuffles and shared memory run under sanitizers too. A context offers
-//   unsigned thread(), block(axis = 0), blocks(axis = 0)         threadIdx.x, blockIdx and gridDim
+// in a plain header, that any compiler takes. On a card its context is DeviceContext (launch.cuh);
+// in the tests a host emulator runs each thread as a fiber, so that barriers, shuffles and shared
+// memory run under sanitizers too. A context offers
+//   unsigned thread(), block(axis = 0), blocks(axis = 0)
+//       threadIdx.x, blockIdx and gridDim
 //   void sync(), sync_warp()
-//   V shuffle_xor(V value, unsigned mask), shuffle(V value, unsigned lane)     all 32 lanes take part; V is 4 or 8 bytes
-//   std::byte* shared()                                          dynamic shared memory, aligned to 16 bytes
-//   Pack<T, N> load<T, N>(const T*), load_streaming<T, N>        one access, aligned to N * sizeof(T) <= 16 bytes; of global memory,
-//   void store(T*, Pack<T, N>)                                   which a thread may read again after it has written there itself
-//   Pack<T, N> load_shared<T, N>(const T*), store_shared         the same of shared memory
-//   void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2])     mma.m16n8k16, d += a b
-//   void async_copy_16(void* shared, const void* global), async_commit(), async_wait<N>()     cp.async
+//   V shuffle_xor(V value, unsigned mask), shuffle(V value, unsigned lane)
+//       all 32 lanes take part; V is 4 or 8 bytes
+//   std::byte* shared()
+//       dynamic shared memory, aligned to 16 bytes
+//   Pack<T, N> load<T, N>(const T*), load_streaming<T, N>
+//       one access, aligned to N * sizeof(T) <= 16 bytes; of global memory, which a thread
+//       may read again after it has written there itself
+//   void store(T*, Pack<T, N>)
+//   Pack<T, N> load_shared<T, N>(const T*), store_shared
+//       the same of shared memory
+//   void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2])
+//       mma.m16n8k16, d += a b
+//   void async_copy_16(void* shared, const void* global), async_commit(), async_wait<N>()
+//       cp.async
 #pragma once
 
 #include <cstddef>
@@ -72,7 +82,8 @@ inline constexpr unsigned full_width = 16 / sizeof(T);
 template <class T>
 bool is_vectorizable(Rows<T> x, Index rows, Index columns) {
   constexpr Index width = full_width<T>;
-  return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && (rows == 1 || x.stride % width == 0) && columns % width == 0;
+  return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 &&
+         (rows == 1 || x.stride % width == 0) && columns % width == 0;
 }
 /// The same of however many rows.
 template <class T>
@@ -107,7 +118,8 @@ DROPBP_DEVICE float warp_max(Context ctx, float value) {
   return value;
 }
 
-// Of all threads, in all threads. `scratch` holds a V for each warp, and may be used again after the next barrier.
+// Of all threads, in all threads. `scratch` holds a V for each warp, and may be used again after
+// the next barrier.
 template <unsigned threads, class Context, class V>
 DROPBP_DEVICE V block_sum(Context ctx, V value, V* scratch) {
   constexpr unsigned warps = threads / 32;

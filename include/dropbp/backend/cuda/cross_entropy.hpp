@@ -12,14 +12,16 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// A block a row: one pass for the largest and the sum, corrected as the largest grows, and one for the gradient.
+// A block a row: one pass for the largest and the sum, corrected as the largest grows, and one for
+// the gradient.
 template <class T, unsigned N>
 struct CrossEntropyRows {
   static constexpr const char* name = "cross_entropy_rows";
   static constexpr unsigned threads = 512, min_blocks = 2;
 
   template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, Rows<T> logits, float* losses, const std::int32_t* targets, std::int32_t ignored,
+  DROPBP_DEVICE void operator()(Context ctx, Rows<T> logits, float* losses,
+                                const std::int32_t* targets, std::int32_t ignored,
                                 float inverse_count, bool keep, Index vocabulary) const {
     auto* const scratch = reinterpret_cast<float*>(ctx.shared());
     const Index row = ctx.block(), packs = vocabulary / N;
@@ -28,7 +30,8 @@ struct CrossEntropyRows {
     if (target == ignored) {
       if (ctx.thread() == 0) losses[row] = 0.0f;
       if (keep)
-        for (Index pack = ctx.thread(); pack < packs; pack += threads) ctx.store(values + pack * N, Pack<T, N>{});
+        for (Index pack = ctx.thread(); pack < packs; pack += threads)
+          ctx.store(values + pack * N, Pack<T, N>{});
       return;
     }
     constexpr float lowest = -HUGE_VALF;
@@ -37,9 +40,12 @@ struct CrossEntropyRows {
       const Pack<T, N> v = ctx.template load<T, N>(values + pack * N);
       float most = to_float(v.values[0]);
       DROPBP_UNROLL
-      for (unsigned i = 1; i < N; ++i) most = to_float(v.values[i]) > most ? to_float(v.values[i]) : most;
+      for (unsigned i = 1; i < N; ++i)
+        most = to_float(v.values[i]) > most ? to_float(v.values[i]) : most;
       if (most > largest) sum *= std::exp(largest - most), largest = most;
-      const float shift = largest > lowest ? largest : 0.0f;  // so far all may be masked; or NaN, which shall not be lost
+      const float shift = largest > lowest
+                              ? largest
+                              : 0.0f;  // so far all may be masked; or NaN, which shall not be lost
       float part = 0.0f;
       DROPBP_UNROLL
       for (unsigned i = 0; i < N; ++i) part += std::exp(to_float(v.values[i]) - shift);
@@ -66,18 +72,23 @@ struct CrossEntropyRows {
 
 }  // namespace detail
 
-/// losses [rows] = log(sum(exp(logits))) - logits[target], 0 where the target is `ignored`. With `keep` the gradient of the mean over `counted`
-/// targets replaces logits [rows, vocabulary].
+/// losses [rows] = log(sum(exp(logits))) - logits[target], 0 where the target is `ignored`. With
+/// `keep` the gradient of the mean over `counted` targets replaces logits [rows, vocabulary].
 template <class Launcher, class T>
-void cross_entropy_rows(Launcher& launch, Rows<T> logits, float* losses, const std::int32_t* targets, std::int32_t ignored,
-                        std::size_t counted, bool keep, Index rows, Index vocabulary) {
+void cross_entropy_rows(Launcher& launch, Rows<T> logits, float* losses,
+                        const std::int32_t* targets, std::int32_t ignored, std::size_t counted,
+                        bool keep, Index rows, Index vocabulary) {
   if (rows <= 0) return;
-  const Grid grid{.x = static_cast<unsigned>(rows), .shared_bytes = detail::CrossEntropyRows<T, 1>::threads / 32 * sizeof(float)};
-  const float inverse_count = counted == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(counted));
+  const Grid grid{.x = static_cast<unsigned>(rows),
+                  .shared_bytes = detail::CrossEntropyRows<T, 1>::threads / 32 * sizeof(float)};
+  const float inverse_count =
+      counted == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(counted));
   if (is_vectorizable(logits, rows, vocabulary))
-    launch(grid, detail::CrossEntropyRows<T, full_width<T>>{}, logits, losses, targets, ignored, inverse_count, keep, vocabulary);
+    launch(grid, detail::CrossEntropyRows<T, full_width<T>>{}, logits, losses, targets, ignored,
+           inverse_count, keep, vocabulary);
   else
-    launch(grid, detail::CrossEntropyRows<T, 1>{}, logits, losses, targets, ignored, inverse_count, keep, vocabulary);
+    launch(grid, detail::CrossEntropyRows<T, 1>{}, logits, losses, targets, ignored, inverse_count,
+           keep, vocabulary);
 }
 
 }  // namespace cuda

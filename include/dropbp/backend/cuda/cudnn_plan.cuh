@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The plans made of cudnn_graph.cuh's graphs: which engine of cuDNN runs one, and a shape in how many parts, so that sums have a
-// fixed order and the workspace stays small.
+// The plans made of cudnn_graph.cuh's graphs: which engine of cuDNN runs one, and a shape in how
+// many parts, so that sums have a fixed order and the workspace stays small.
 #if !defined(__CUDACC__)
-#error "dropbp: cudnn_plan.cuh is for .cu files; other files include dropbp/dropbp.hpp and need no CUDA compiler"
+#error "dropbp: cudnn_plan.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
 #pragma once
 
@@ -22,7 +22,8 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// Where everything is; in the forward pass there is no grad_o, grad_qkv and delta, and o and lse are written.
+/// Where everything is; in the forward pass there is no grad_o, grad_qkv and delta, and o and lse
+/// are written.
 struct AttentionMemory {
   const void* qkv;
   const void* o;
@@ -32,7 +33,8 @@ struct AttentionMemory {
   const float* delta;
 };
 
-/// What one call gives to its graph. cuDNN takes pointers without const, to what it only reads, too.
+/// What one call gives to its graph. cuDNN takes pointers without const, to what it only reads,
+/// too.
 struct AttentionCall {
   std::int64_t ids[last_id] = {};
   void* pointers[last_id] = {};
@@ -44,18 +46,21 @@ struct AttentionCall {
   }
 };
 
-/// Calls `run` with the memory of each part: of all sequences, or of one sequence with some of its kv heads and their
-/// query heads.
+/// Calls `run` with the memory of each part: of all sequences, or of one sequence with some of its
+/// kv heads and their query heads.
 template <class Run>
-void for_each_part(const AttentionKey& key, const AttentionShape& part, const AttentionMemory& memory, Run run) {
+void for_each_part(const AttentionKey& key, const AttentionShape& part,
+                   const AttentionMemory& memory, Run run) {
   const AttentionShape& shape = key.shape;
-  const float scale = attention_scale(shape), masked = -std::numeric_limits<float>::infinity(), one = 1.0f;
+  const float scale = attention_scale(shape), masked = -std::numeric_limits<float>::infinity(),
+              one = 1.0f;
   for (Index sequence = 0; sequence < shape.batch; sequence += part.batch)
     for (Index kv_head = 0; kv_head < shape.kv_heads; kv_head += part.kv_heads) {
       const Index q = kv_head * shape.group(), k = shape.heads + kv_head, v = k + shape.kv_heads;
       const auto head = [&](const void* data, Index stride, Index number) {
         return static_cast<const char*>(data) +
-               2 * (sequence * shape.sequence * stride + number * shape.head_size);  // a scalar has 2 bytes
+               2 * (sequence * shape.sequence * stride +
+                    number * shape.head_size);  // a scalar has 2 bytes
       };
       const Index statistic = (sequence * shape.heads + q) * shape.sequence;
       AttentionCall call;
@@ -89,16 +94,18 @@ struct AttentionConfiguration {
     const Descriptor its_engine =
         configuration.get_descriptor(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
     engine = its_engine.get_one<std::int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX);
-    workspace = static_cast<std::size_t>(configuration.get_one<std::int64_t>(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE));
-    for (const auto note :
-         its_engine.get<cudnnBackendNumericalNote_t>(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT))
+    workspace = static_cast<std::size_t>(
+        configuration.get_one<std::int64_t>(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE));
+    for (const auto note : its_engine.get<cudnnBackendNumericalNote_t>(
+             CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT))
       if (note == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) deterministic = false;
   }
 };
 
-/// On Blackwell's big chips: the engine of the backward pass that adds dq in a fixed order, with the knobs that it had
-/// before cuDNN 9.23, without keeping ds.
-inline AttentionConfiguration blackwell_backward(const Descriptor& graph, const CudnnTarget& target) {
+/// On Blackwell's big chips: the engine of the backward pass that adds dq in a fixed order, with
+/// the knobs that it had before cuDNN 9.23, without keeping ds.
+inline AttentionConfiguration blackwell_backward(const Descriptor& graph,
+                                                 const CudnnTarget& target) {
   Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR), made(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
   engine.set(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph.get());
   engine.set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, std::int64_t{5});
@@ -106,8 +113,8 @@ inline AttentionConfiguration blackwell_backward(const Descriptor& graph, const 
   engine.finish("the engine must take this shape");
   std::vector<Descriptor> knobs;
   std::vector<cudnnBackendDescriptor_t> choices;
-  for (const auto& [type, value] :
-       {std::pair{CUDNN_KNOB_TYPE_KERNEL_CFG, std::int64_t{31}}, std::pair{CUDNN_KNOB_TYPE_STAGES, std::int64_t{2}}}) {
+  for (const auto& [type, value] : {std::pair{CUDNN_KNOB_TYPE_KERNEL_CFG, std::int64_t{31}},
+                                    std::pair{CUDNN_KNOB_TYPE_STAGES, std::int64_t{2}}}) {
     Descriptor& knob = knobs.emplace_back(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
     knob.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, type);
     knob.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, value);
@@ -120,13 +127,16 @@ inline AttentionConfiguration blackwell_backward(const Descriptor& graph, const 
   return AttentionConfiguration(std::move(made));
 }
 
-/// What can run the graph and gives the same bits each time, best first; not empty. For the backward pass this relies on
-/// the graph, which has no buffer to which dq is added (what NVIDIA's frontend does for its deterministic option), and on
-/// the notes of engines, which alone would not tell.
-inline std::vector<AttentionConfiguration> attention_configurations(const Descriptor& graph, const AttentionKey& key,
+/// What can run the graph and gives the same bits each time, best first; not empty. For the
+/// backward pass this relies on the graph, which has no buffer to which dq is added (what NVIDIA's
+/// frontend does for its deterministic option), and on the notes of engines, which alone would not
+/// tell.
+inline std::vector<AttentionConfiguration> attention_configurations(const Descriptor& graph,
+                                                                    const AttentionKey& key,
                                                                     const CudnnTarget& target) {
   std::vector<AttentionConfiguration> all;
-  if (key.backward && (target.capability == 100 || target.capability == 103) && cudnnGetVersion() < 92300) {
+  if (key.backward && (target.capability == 100 || target.capability == 103) &&
+      cudnnGetVersion() < 92300) {
     try {
       all.push_back(blackwell_backward(graph, target));
     } catch (const CudnnRefusal&) {
@@ -138,23 +148,27 @@ inline std::vector<AttentionConfiguration> attention_configurations(const Descri
   heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_HEUR_MODE_A);
   if (target.properties) heuristics.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, target.properties);
   heuristics.finish("cuDNN must know engines for attention");
-  for (Descriptor& found :
-       heuristics.get_descriptors(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)) {
+  for (Descriptor& found : heuristics.get_descriptors(CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                                      CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)) {
     AttentionConfiguration configuration(std::move(found));
     if (configuration.deterministic) all.push_back(std::move(configuration));
   }
-  if (all.empty()) throw CudnnRefusal("cuDNN has no engine for this shape that gives the same bits each time");
+  if (all.empty())
+    throw CudnnRefusal("cuDNN has no engine for this shape that gives the same bits each time");
   return all;
 }
 
-/// How a shape is computed: all of it at once, or a part at a time, so that the workspace stays small.
+/// How a shape is computed: all of it at once, or a part at a time, so that the workspace stays
+/// small.
 struct AttentionChoice {
-  // On all but Blackwell the backward pass in a fixed order keeps ds: 2 bytes for each head and pair of tokens.
+  // On all but Blackwell the backward pass in a fixed order keeps ds: 2 bytes for each head and
+  // pair of tokens.
   static constexpr std::size_t most_workspace = std::size_t{1} << 30;
 
-  AttentionShape part;                                 ///< of one call
-  Descriptor graph;                                    ///< of it
-  std::vector<AttentionConfiguration> configurations;  ///< best first, not empty, with a workspace that is small enough
+  AttentionShape part;  ///< of one call
+  Descriptor graph;     ///< of it
+  std::vector<AttentionConfiguration>
+      configurations;  ///< best first, not empty, with a workspace that is small enough
 
   /// Throws CudnnRefusal where there is no way.
   static AttentionChoice make(const AttentionKey& key, const CudnnTarget& target) {
@@ -166,7 +180,8 @@ struct AttentionChoice {
       smaller.shape.batch = 1;
       smaller.shape.kv_heads /= pieces;
       smaller.shape.heads /= pieces;
-      if (smaller.shape.statistics() % 4 != 0) continue;  // those of the next part must begin at a multiple of 16 bytes
+      if (smaller.shape.statistics() % 4 != 0)
+        continue;  // those of the next part must begin at a multiple of 16 bytes
       AttentionChoice part(smaller, target);
       if (!part.configurations.empty()) return part;
     }
@@ -177,11 +192,13 @@ struct AttentionChoice {
   AttentionChoice(const AttentionKey& key, const CudnnTarget& target)
       : part(key.shape), graph(AttentionGraph(key).finish(target)) {
     for (AttentionConfiguration& configuration : attention_configurations(graph, key, target))
-      if (configuration.workspace <= most_workspace) configurations.push_back(std::move(configuration));
+      if (configuration.workspace <= most_workspace)
+        configurations.push_back(std::move(configuration));
   }
 };
 
-/// The first of a choice's configurations that can be made ready to run. Throws CudnnRefusal where none can.
+/// The first of a choice's configurations that can be made ready to run. Throws CudnnRefusal where
+/// none can.
 struct AttentionPlan {
   AttentionChoice choice;
   std::size_t workspace = 0;  ///< bytes
@@ -192,9 +209,11 @@ struct AttentionPlan {
     for (std::size_t i = 0;; ++i) {
       try {
         if (target.handle) plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, target.handle);
-        plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, choice.configurations[i].configuration.get());
+        plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+                 choice.configurations[i].configuration.get());
         plan.finish("a plan must be possible");
-        workspace = static_cast<std::size_t>(plan.get_one<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE));
+        workspace = static_cast<std::size_t>(
+            plan.get_one<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE));
         return;
       } catch (const CudnnRefusal&) {
         if (i + 1 == choice.configurations.size()) throw;

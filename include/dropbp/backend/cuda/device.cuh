@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The functions of device.hpp: stream-ordered memory, copies, the current stream, and what is missing where there is no device.
+// The functions of device.hpp: stream-ordered memory, copies, the current stream, and what is
+// missing where there is no device.
 #if !defined(__CUDACC__)
-#error "dropbp: device.cuh is for .cu files; other files include dropbp/backend/cuda/device.hpp and need no CUDA compiler"
+#error "dropbp: device.cuh is for .cu files; other files include dropbp/backend/cuda/device.hpp"
 #endif
 #pragma once
 
@@ -26,21 +27,25 @@ namespace detail {
 /// Why no device can be used, in one sentence; empty for success.
 inline std::string describe_missing_device(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "";
+    case cudaSuccess:
+      return "";
     case cudaErrorInsufficientDriver: {
       int version = 0;
       cudaRuntimeGetVersion(&version);
       return "no CUDA device can be used: there is no NVIDIA driver, or it is older than CUDA " +
-             std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10) + " needs; install or update it";
+             std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10) +
+             " needs; install or update it";
     }
     case cudaErrorStubLibrary:
-      return "no CUDA device can be used: libcuda.so.1 is the toolkit's stub, made for linking only; install NVIDIA's driver, or "
-             "take the stubs folder out of the library path";
+      return "no CUDA device can be used: libcuda.so.1 is the toolkit's stub, made for linking "
+             "only; install NVIDIA's driver, or take the stubs folder out of the library path";
     case cudaErrorNoDevice:
-      return "no CUDA device can be used: the driver finds no card; check nvidia-smi and CUDA_VISIBLE_DEVICES";
+      return "no CUDA device can be used: the driver finds no card; check nvidia-smi and "
+             "CUDA_VISIBLE_DEVICES";
     default:
-      return std::string("no CUDA device can be used: CUDA says '") + cudaGetErrorString(error) + "' (" +
-             cudaGetErrorName(error) + ", " + std::to_string(static_cast<int>(error)) + "); check nvidia-smi";
+      return std::string("no CUDA device can be used: CUDA says '") + cudaGetErrorString(error) +
+             "' (" + cudaGetErrorName(error) + ", " + std::to_string(static_cast<int>(error)) +
+             "); check nvidia-smi";
   }
 }
 
@@ -58,20 +63,24 @@ inline CUstream_st*& current_stream() noexcept {
   return stream;
 }
 
-// Without this the pool gives all memory back to the driver at each synchronisation and must ask for it again.
+// Without this the pool gives all memory back to the driver at each synchronisation and must ask
+// for it again.
 inline void keep_pool_memory() {
   static PerDevice done;
   const int device = current_device();
-  if (device < remembered_devices && done.values[device].load(std::memory_order_relaxed) != 0) return;
+  if (device < remembered_devices && done.values[device].load(std::memory_order_relaxed) != 0)
+    return;
   cudaMemPool_t pool = nullptr;
   std::uint64_t threshold = UINT64_MAX;
   require_success(cudaDeviceGetDefaultMemPool(&pool, device), "the device must have a memory pool");
-  require_success(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold), "the memory pool must keep its memory");
+  require_success(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold),
+                  "the memory pool must keep its memory");
   if (device < remembered_devices) done.values[device].store(1, std::memory_order_relaxed);
 }
 
-// Whether the device reads pageable memory where it lies (Grace Hopper, and drivers with heterogeneous memory management): CUDA promises
-// only for copies that must be staged that they have been read when they return.
+// Whether the device reads pageable memory where it lies (Grace Hopper, and drivers with
+// heterogeneous memory management): CUDA promises only for copies that must be staged that they
+// have been read when they return.
 inline bool reads_pageable_memory() {
   static PerDevice known;  // 1: no, 2: yes
   const int device = current_device();
@@ -79,14 +88,16 @@ inline bool reads_pageable_memory() {
   std::size_t state = remembered ? known.values[device].load(std::memory_order_relaxed) : 0;
   if (state == 0) {
     int reads = 0;
-    require_success(cudaDeviceGetAttribute(&reads, cudaDevAttrPageableMemoryAccess, device), "the device's kind of memory must be known");
+    require_success(cudaDeviceGetAttribute(&reads, cudaDevAttrPageableMemoryAccess, device),
+                    "the device's kind of memory must be known");
     state = reads != 0 ? 2 : 1;
     if (remembered) known.values[device].store(state, std::memory_order_relaxed);
   }
   return state == 2;
 }
 
-// What is made once for a shape or stream may be made while that stream is being captured, and is no part of the graph.
+// What is made once for a shape or stream may be made while that stream is being captured, and is
+// no part of the graph.
 struct AllowedUnderCapture {
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   AllowedUnderCapture() { cudaThreadExchangeStreamCaptureMode(&mode); }
@@ -131,8 +142,8 @@ void* Runtime<Tag>::allocate(std::size_t bytes) {
   }
   throw std::runtime_error(dropbp::detail::sentence(
       std::to_string(bytes) + " bytes of device memory are needed",
-      std::to_string(free + (held - used)) + " of the card's " + std::to_string(total) + " are free (" + std::to_string(used) +
-          " are in use here)",
+      std::to_string(free + (held - used)) + " of the card's " + std::to_string(total) +
+          " are free (" + std::to_string(used) + " are in use here)",
       detail::remedy(error)));
 }
 
@@ -145,48 +156,58 @@ template <class Tag>
 void Runtime<Tag>::copy_to_device(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   require_no_capture("a copy from host memory");
-  detail::require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, detail::current_stream()),
-                std::to_string(bytes) + " bytes must be copied to the device");
-  // Pageable memory has been staged by now, where the device cannot read it; pinned memory is still being read.
+  detail::require_success(
+      cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, detail::current_stream()),
+      std::to_string(bytes) + " bytes must be copied to the device");
+  // Pageable memory has been staged by now, where the device cannot read it; pinned memory is still
+  // being read.
   cudaPointerAttributes attributes{};
-  detail::require_success(cudaPointerGetAttributes(&attributes, from), "the kind of the host memory must be known");
-  if (attributes.type != cudaMemoryTypeUnregistered || detail::reads_pageable_memory()) synchronize();
+  detail::require_success(cudaPointerGetAttributes(&attributes, from),
+                          "the kind of the host memory must be known");
+  if (attributes.type != cudaMemoryTypeUnregistered || detail::reads_pageable_memory())
+    synchronize();
 }
 
 template <class Tag>
 void Runtime<Tag>::copy_to_host(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   require_no_capture("a copy to host memory");
-  detail::require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, detail::current_stream()),
-                std::to_string(bytes) + " bytes must be copied to the host");
+  detail::require_success(
+      cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, detail::current_stream()),
+      std::to_string(bytes) + " bytes must be copied to the host");
   synchronize();
 }
 
 template <class Tag>
 void Runtime<Tag>::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  detail::require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, detail::current_stream()),
-                std::to_string(bytes) + " bytes must be copied within the device");
+  detail::require_success(
+      cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, detail::current_stream()),
+      std::to_string(bytes) + " bytes must be copied within the device");
 }
 
 template <class Tag>
 void Runtime<Tag>::fill(void* memory, int byte, std::size_t bytes) {
   if (bytes == 0) return;
-  detail::require_success(cudaMemsetAsync(memory, byte, bytes, detail::current_stream()), std::to_string(bytes) + " bytes must be set");
+  detail::require_success(cudaMemsetAsync(memory, byte, bytes, detail::current_stream()),
+                          std::to_string(bytes) + " bytes must be set");
 }
 
 template <class Tag>
 void Runtime<Tag>::synchronize() {
-  detail::require_success(cudaStreamSynchronize(detail::current_stream()), "the work of the current stream must succeed");
+  detail::require_success(cudaStreamSynchronize(detail::current_stream()),
+                          "the work of the current stream must succeed");
 }
 
 template <class Tag>
 void Runtime<Tag>::require_no_capture(const char* what) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  detail::require_success(cudaStreamIsCapturing(detail::current_stream(), &status), "the current stream must be usable");
+  detail::require_success(cudaStreamIsCapturing(detail::current_stream(), &status),
+                          "the current stream must be usable");
   if (status != cudaStreamCaptureStatusNone)
     dropbp::detail::throw_order(std::string(what) + " needs a stream that is not being captured",
-                                "the current stream is being captured into a graph", "move it before or behind the captured part");
+                                "the current stream is being captured into a graph",
+                                "move it before or behind the captured part");
 }
 
 template <class Tag>
@@ -209,8 +230,9 @@ std::string Runtime<Tag>::missing() {
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  return "no CUDA device can be used: this program has no code for a card of compute capability " + std::to_string(major) + "." +
-         std::to_string(minor) + "; build it with CMAKE_CUDA_ARCHITECTURES=" + std::to_string(10 * major + minor);
+  return "no CUDA device can be used: this program has no code for a card of compute capability " +
+         std::to_string(major) + "." + std::to_string(minor) +
+         "; build it with CMAKE_CUDA_ARCHITECTURES=" + std::to_string(10 * major + minor);
 }
 
 // Any number of .cu files may include this; the linker keeps one.

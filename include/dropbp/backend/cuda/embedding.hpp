@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Token embedding: rows of a table, and their gradients added up in the order of the tokens, without atomics.
+// Token embedding: rows of a table, and their gradients added up in the order of the tokens,
+// without atomics.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +14,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// The positions of each id, made on the host: `positions` [tokens] sorted by id, those of one id in order; entry i of `ids` has those
-/// from starts[i] to starts[i + 1].
+/// The positions of each id, made on the host: `positions` [tokens] sorted by id, those of one id
+/// in order; entry i of `ids` has those from starts[i] to starts[i + 1].
 struct TokenOrder {
   std::vector<std::int32_t> ids;        ///< the different ones, ascending
   std::vector<std::int32_t> starts;     ///< one more than ids
@@ -62,8 +63,9 @@ struct EmbeddingBackward {
   static constexpr unsigned threads = 128, min_blocks = 4;
 
   template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, Rows<T> gradient, bool add, Rows<const T> grad_output, const std::int32_t* ids,
-                                const std::int32_t* starts, const std::int32_t* positions, Index columns) const {
+  DROPBP_DEVICE void operator()(Context ctx, Rows<T> gradient, bool add, Rows<const T> grad_output,
+                                const std::int32_t* ids, const std::int32_t* starts,
+                                const std::int32_t* positions, Index columns) const {
     const Index i = ctx.block();
     T* const to = gradient.row(ids[i]);
     for (Index pack = ctx.thread(); pack < columns / N; pack += threads) {
@@ -90,27 +92,32 @@ struct EmbeddingBackward {
 
 /// out [count, columns] = the rows of weight with the tokens' ids, which the caller has checked.
 template <class Launcher, class T>
-void embedding_forward(Launcher& launch, Rows<T> out, const std::int32_t* tokens, std::type_identity_t<Rows<const T>> weight,
-                       Index count, Index columns) {
+void embedding_forward(Launcher& launch, Rows<T> out, const std::int32_t* tokens,
+                       std::type_identity_t<Rows<const T>> weight, Index count, Index columns) {
   if (is_vectorizable(out, count, columns) && is_vectorizable(weight, 2, columns))
-    detail::map_packs(launch, detail::EmbeddingForwardMap<T, full_width<T>>{out, weight, tokens}, count, columns / Index{full_width<T>});
+    detail::map_packs(launch, detail::EmbeddingForwardMap<T, full_width<T>>{out, weight, tokens},
+                      count, columns / Index{full_width<T>});
   else
-    detail::map_packs(launch, detail::EmbeddingForwardMap<T, 1>{out, weight, tokens}, count, columns);
+    detail::map_packs(launch, detail::EmbeddingForwardMap<T, 1>{out, weight, tokens}, count,
+                      columns);
 }
 
-/// gradient [vocabulary, columns] (=|+=): to row id the sum of grad_output's rows of that id. The arrays are those of a TokenOrder, on
-/// the device, `different` its number of ids.
+/// gradient [vocabulary, columns] (=|+=): to row id the sum of grad_output's rows of that id. The
+/// arrays are those of a TokenOrder, on the device, `different` its number of ids.
 template <class Launcher, class T>
-void embedding_backward(Launcher& launch, Rows<T> gradient, bool add, std::type_identity_t<Rows<const T>> grad_output,
-                        const std::int32_t* ids, const std::int32_t* starts, const std::int32_t* positions, Index different,
+void embedding_backward(Launcher& launch, Rows<T> gradient, bool add,
+                        std::type_identity_t<Rows<const T>> grad_output, const std::int32_t* ids,
+                        const std::int32_t* starts, const std::int32_t* positions, Index different,
                         Index vocabulary, Index columns) {
   if (!add) set_zero(launch, gradient, vocabulary, columns);
   if (different <= 0 || columns <= 0) return;
   const Grid grid{.x = static_cast<unsigned>(different)};
   if (is_vectorizable(gradient, vocabulary, columns) && is_vectorizable(grad_output, 2, columns))
-    launch(grid, detail::EmbeddingBackward<T, full_width<T>>{}, gradient, add, grad_output, ids, starts, positions, columns);
+    launch(grid, detail::EmbeddingBackward<T, full_width<T>>{}, gradient, add, grad_output, ids,
+           starts, positions, columns);
   else
-    launch(grid, detail::EmbeddingBackward<T, 1>{}, gradient, add, grad_output, ids, starts, positions, columns);
+    launch(grid, detail::EmbeddingBackward<T, 1>{}, gradient, add, grad_output, ids, starts,
+           positions, columns);
 }
 
 }  // namespace cuda

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The gate of SwiGLU and GELU, forward and backward. See ops/swiglu.hpp; GELU in the tanh form of GPT-2 (Hendrycks and Gimpel,
-// arXiv 1606.08415).
+// The gate of SwiGLU and GELU, forward and backward. See ops/swiglu.hpp; GELU in the tanh form of
+// GPT-2 (Hendrycks and Gimpel, arXiv 1606.08415).
 #pragma once
 
 #include <cmath>
@@ -32,7 +32,8 @@ DROPBP_HOST_DEVICE float gelu(float x) {
 /// d gelu / d x.
 DROPBP_HOST_DEVICE float gelu_derivative(float x) {
   const float t = std::tanh(0.7978845608f * (x + 0.044715f * x * x * x));
-  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 3.0f * 0.044715f * x * x);
+  return 0.5f * (1.0f + t) +
+         0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 3.0f * 0.044715f * x * x);
 }
 
 namespace detail {
@@ -56,7 +57,8 @@ struct SwigluForwardMap {
     Pack<T, N> result;
     DROPBP_UNROLL
     for (unsigned i = 0; i < N; ++i)
-      result.values[i] = from_float<T>(silu(to_float(values.gate.values[i])) * to_float(values.up.values[i]));
+      result.values[i] =
+          from_float<T>(silu(to_float(values.gate.values[i])) * to_float(values.up.values[i]));
     ctx.store(out.row(row) + pack * N, result);
   }
 };
@@ -81,7 +83,8 @@ struct SwigluBackwardMap {
     Pack<T, N> gate, up, out;
     DROPBP_UNROLL
     for (unsigned i = 0; i < N; ++i) {
-      const float g = to_float(values.gate.values[i]), u = to_float(values.up.values[i]), d = to_float(values.gradient.values[i]);
+      const float g = to_float(values.gate.values[i]), u = to_float(values.up.values[i]),
+                  d = to_float(values.gradient.values[i]);
       gate.values[i] = from_float<T>(d * u * silu_derivative(g));
       up.values[i] = from_float<T>(d * silu(g));
       out.values[i] = from_float<T>(silu(g) * u);
@@ -119,14 +122,15 @@ struct GeluBackwardMap {
   Rows<const T> grad_out, in;
   template <class Context>
   DROPBP_DEVICE Values load(Context ctx, Index row, Index pack) const {
-    return {ctx.template load_streaming<T, N>(in.row(row) + pack * N), ctx.template load<T, N>(grad_out.row(row) + pack * N)};
+    return {ctx.template load_streaming<T, N>(in.row(row) + pack * N),
+            ctx.template load<T, N>(grad_out.row(row) + pack * N)};
   }
   template <class Context>
   DROPBP_DEVICE void store(Context ctx, Index row, Index pack, Values values) const {
     DROPBP_UNROLL
     for (unsigned i = 0; i < N; ++i)
-      values.gradient.values[i] =
-          from_float<T>(to_float(values.gradient.values[i]) * gelu_derivative(to_float(values.in.values[i])));
+      values.gradient.values[i] = from_float<T>(to_float(values.gradient.values[i]) *
+                                                gelu_derivative(to_float(values.in.values[i])));
     ctx.store(grad_in.row(row) + pack * N, values.gradient);
   }
 };
@@ -136,44 +140,66 @@ template <class T, class Use, class... Operands>
 void choose_width_by_rows(Index rows, Index columns, const Use& use, Rows<Operands>... operands) {
   if (rows <= 0 || columns <= 0) return;
   constexpr unsigned width = full_width<T>;
-  if ((is_vectorizable(operands, rows, columns) && ...)) return use(std::integral_constant<unsigned, width>{});
+  if ((is_vectorizable(operands, rows, columns) && ...))
+    return use(std::integral_constant<unsigned, width>{});
   use(std::integral_constant<unsigned, 1>{});
 }
 
 }  // namespace detail
 
-/// out [rows, m] = silu(gate) * up, with gate_up [rows, 2 m]: gate in the first half of a row, up in the second.
+/// out [rows, m] = silu(gate) * up, with gate_up [rows, 2 m]: gate in the first half of a row, up
+/// in the second.
 template <class Launcher, class T>
-void swiglu_forward(Launcher& launch, Rows<T> out, std::type_identity_t<Rows<const T>> gate_up, Index rows, Index m) {
-  detail::choose_width_by_rows<T>(rows, m, [&](auto width) {
-    detail::map_packs(launch, detail::SwigluForwardMap<T, width>{out, gate_up, m}, rows, m / width);
-  }, out, gate_up);
+void swiglu_forward(Launcher& launch, Rows<T> out, std::type_identity_t<Rows<const T>> gate_up,
+                    Index rows, Index m) {
+  detail::choose_width_by_rows<T>(
+      rows, m,
+      [&](auto width) {
+        detail::map_packs(launch, detail::SwigluForwardMap<T, width>{out, gate_up, m}, rows,
+                          m / width);
+      },
+      out, gate_up);
 }
 
-/// grad_gate_up [rows, 2 m] from out_gradient [rows, m], the gradient of out, over which out itself is written.
+/// grad_gate_up [rows, 2 m] from out_gradient [rows, m], the gradient of out, over which out itself
+/// is written.
 template <class Launcher, class T>
-void swiglu_backward(Launcher& launch, Rows<T> grad_gate_up, std::type_identity_t<Rows<T>> out_gradient,
+void swiglu_backward(Launcher& launch, Rows<T> grad_gate_up,
+                     std::type_identity_t<Rows<T>> out_gradient,
                      std::type_identity_t<Rows<const T>> gate_up, Index rows, Index m) {
-  detail::choose_width_by_rows<T>(rows, m, [&](auto width) {
-    detail::map_packs(launch, detail::SwigluBackwardMap<T, width>{grad_gate_up, out_gradient, gate_up, m}, rows, m / width);
-  }, grad_gate_up, out_gradient, gate_up);
+  detail::choose_width_by_rows<T>(
+      rows, m,
+      [&](auto width) {
+        detail::map_packs(
+            launch, detail::SwigluBackwardMap<T, width>{grad_gate_up, out_gradient, gate_up, m},
+            rows, m / width);
+      },
+      grad_gate_up, out_gradient, gate_up);
 }
 
 /// out [rows, columns] = gelu(in).
 template <class Launcher, class T>
-void gelu_forward(Launcher& launch, Rows<T> out, std::type_identity_t<Rows<const T>> in, Index rows, Index columns) {
-  detail::choose_width<T>(rows, columns, [&](auto width, Index r, Index c) {
-    detail::map_packs(launch, detail::GeluForwardMap<T, width>{out, in}, r, c / width);
-  }, out, in);
+void gelu_forward(Launcher& launch, Rows<T> out, std::type_identity_t<Rows<const T>> in, Index rows,
+                  Index columns) {
+  detail::choose_width<T>(
+      rows, columns,
+      [&](auto width, Index r, Index c) {
+        detail::map_packs(launch, detail::GeluForwardMap<T, width>{out, in}, r, c / width);
+      },
+      out, in);
 }
 
 /// grad_in [rows, columns] = grad_out * gelu'(in). grad_in may be grad_out.
 template <class Launcher, class T>
 void gelu_backward(Launcher& launch, Rows<T> grad_in, std::type_identity_t<Rows<const T>> grad_out,
                    std::type_identity_t<Rows<const T>> in, Index rows, Index columns) {
-  detail::choose_width<T>(rows, columns, [&](auto width, Index r, Index c) {
-    detail::map_packs(launch, detail::GeluBackwardMap<T, width>{grad_in, grad_out, in}, r, c / width);
-  }, grad_in, grad_out, in);
+  detail::choose_width<T>(
+      rows, columns,
+      [&](auto width, Index r, Index c) {
+        detail::map_packs(launch, detail::GeluBackwardMap<T, width>{grad_in, grad_out, in}, r,
+                          c / width);
+      },
+      grad_in, grad_out, in);
 }
 
 }  // namespace cuda

@@ -1,16 +1,18 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Runs kernel bodies on a CUDA device: the context that a body sees there, and the launcher that checks every launch.
+// Runs kernel bodies on a CUDA device: the context that a body sees there, and the launcher that
+// checks every launch.
 #if !defined(__CUDACC__)
-#error "dropbp: launch.cuh is for .cu files; other files include dropbp/backend/cuda/device.hpp and need no CUDA compiler"
+#error "dropbp: launch.cuh is for .cu files; other files include dropbp/backend/cuda/device.hpp"
 #endif
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#error "dropbp: the CUDA backend needs compute capability 8.0 or newer (bfloat16 products, asynchronous copies); set CMAKE_CUDA_ARCHITECTURES, or nvcc -arch, to 80 or more"
+#error "dropbp: CUDA needs compute capability 8.0 or newer: CMAKE_CUDA_ARCHITECTURES or -arch >= 80"
 #endif
 #pragma once
 
-// "will not be called": of conversions that add const, where there is none to add. nvcc does not see that they are constrained.
+// "will not be called": of conversions that add const, where there is none to add. nvcc does not
+// see that they are constrained.
 #pragma nv_diag_suppress 554
 
 #include <cuda_runtime.h>
@@ -35,7 +37,8 @@ inline const char* remedy(cudaError_t error) {
   switch (error) {
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorInvalidDeviceFunction:
-      return "build for this card: set CMAKE_CUDA_ARCHITECTURES (nvcc: -arch) to its compute capability";
+      return "build for this card: set CMAKE_CUDA_ARCHITECTURES (nvcc: -arch) to its compute "
+             "capability";
     case cudaErrorNoDevice:
     case cudaErrorInsufficientDriver:
     case cudaErrorStubLibrary:
@@ -43,17 +46,21 @@ inline const char* remedy(cudaError_t error) {
     case cudaErrorInvalidConfiguration:
     case cudaErrorInvalidValue:
     case cudaErrorLaunchOutOfResources:
-      return "check the shapes: a grid takes 2^31 - 1 x 65535 x 65535 blocks, and a block has no more shared memory than the card";
+      return "check the shapes: a grid takes 2^31 - 1 x 65535 x 65535 blocks, and a block has no "
+             "more shared memory than the card";
     case cudaErrorMemoryAllocation:
-      return "lower --batch or --sequence, raise the drop rate or set a smaller --activation-budget";
+      return "lower --batch or --sequence, raise the drop rate or set a smaller "
+             "--activation-budget";
     case cudaErrorStreamCaptureUnsupported:
     case cudaErrorStreamCaptureInvalidated:
       return "move what waits or allocates out of the captured part";
     case cudaErrorIllegalAddress:
     case cudaErrorMisalignedAddress:
     case cudaErrorLaunchFailure:
-      return "an earlier kernel failed; run the program under compute-sanitizer to see which, and start it anew";
-    default: return "see CUDA's message; a process that got such an error may have to be started anew";
+      return "an earlier kernel failed; run the program under compute-sanitizer to see which, and "
+             "start it anew";
+    default:
+      return "see CUDA's message; a process that got such an error may have to be started anew";
   }
 }
 
@@ -61,11 +68,11 @@ inline const char* remedy(cudaError_t error) {
 inline void require_success(cudaError_t error, const std::string& required) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // reported now; the next call shall not report it again
-  throw std::runtime_error(dropbp::detail::sentence(required,
-                                                    std::string("CUDA says '") + cudaGetErrorString(error) + "' (" +
-                                                        cudaGetErrorName(error) + ", " +
-                                                        std::to_string(static_cast<int>(error)) + ")",
-                                                    remedy(error)));
+  throw std::runtime_error(dropbp::detail::sentence(
+      required,
+      std::string("CUDA says '") + cudaGetErrorString(error) + "' (" + cudaGetErrorName(error) +
+          ", " + std::to_string(static_cast<int>(error)) + ")",
+      remedy(error)));
 }
 inline void require_success(cudaError_t error, const char* required) {
   if (error != cudaSuccess) require_success(error, std::string(required));
@@ -105,12 +112,16 @@ struct DeviceContext {
   /// The value of the lane whose number differs in the bits of `mask`.
   template <class V>
   __device__ __forceinline__ V shuffle_xor(V value, unsigned mask) const {
-    return through_bits(value, [mask](auto bits) { return __shfl_xor_sync(0xFFFFFFFFu, bits, static_cast<int>(mask)); });
+    return through_bits(value, [mask](auto bits) {
+      return __shfl_xor_sync(0xFFFFFFFFu, bits, static_cast<int>(mask));
+    });
   }
   /// The value of another lane.
   template <class V>
   __device__ __forceinline__ V shuffle(V value, unsigned lane) const {
-    return through_bits(value, [lane](auto bits) { return __shfl_sync(0xFFFFFFFFu, bits, static_cast<int>(lane)); });
+    return through_bits(value, [lane](auto bits) {
+      return __shfl_sync(0xFFFFFFFFu, bits, static_cast<int>(lane));
+    });
   }
 
   /// Dynamic shared memory.
@@ -119,9 +130,10 @@ struct DeviceContext {
     return dropbp_shared_memory;
   }
 
-  // Of pointers that were themselves loaded the compiler does not know which memory they point to: without the assumptions it
-  // would take the slower generic accesses. Through words, because it splits accesses to small elements, and with intrinsics for
-  // stores, because it splits some of them even so.
+  // Of pointers that were themselves loaded the compiler does not know which memory they point to:
+  // without the assumptions it would take the slower generic accesses. Through words, because it
+  // splits accesses to small elements, and with intrinsics for stores, because it splits some of
+  // them even so.
   /// N elements of global memory in one access.
   template <class T, unsigned N>
   __device__ __forceinline__ Pack<std::remove_const_t<T>, N> load(const T* p) const {
@@ -152,8 +164,10 @@ struct DeviceContext {
   }
 
   /// mma.m16n8k16, d += a b.
-  __device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) const {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  __device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],
+                                           const std::uint32_t (&b)[2]) const {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
@@ -162,11 +176,14 @@ struct DeviceContext {
   __device__ __forceinline__ void async_copy_16(void* shared, const void* global) const {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
                  :
-                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "l"(__cvta_generic_to_global(global))
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))),
+                   "l"(__cvta_generic_to_global(global))
                  : "memory");
   }
   /// cp.async.commit_group.
-  __device__ __forceinline__ void async_commit() const { asm volatile("cp.async.commit_group;" : : : "memory"); }
+  __device__ __forceinline__ void async_commit() const {
+    asm volatile("cp.async.commit_group;" : : : "memory");
+  }
   /// Waits until at most N groups of copies are on their way.
   template <int N>
   __device__ __forceinline__ void async_wait() const {
@@ -177,7 +194,8 @@ struct DeviceContext {
   // What one access moves: 1, 2, 4, 8 or 16 bytes.
   template <std::size_t Bytes>
   static __device__ __forceinline__ auto word() {
-    static_assert(Bytes == 1 || Bytes == 2 || Bytes == 4 || Bytes == 8 || Bytes == 16, "dropbp: one access is of 1, 2, 4, 8 or 16 bytes");
+    static_assert(Bytes == 1 || Bytes == 2 || Bytes == 4 || Bytes == 8 || Bytes == 16,
+                  "dropbp: one access is of 1, 2, 4, 8 or 16 bytes");
     if constexpr (Bytes == 16)
       return uint4{};
     else if constexpr (Bytes == 8)
@@ -216,22 +234,26 @@ struct DeviceContext {
   }
 };
 
-/// Every kernel of the library is this one around a body. Hidden: two libraries in one process keep their own.
+/// Every kernel of the library is this one around a body. Hidden: two libraries in one process keep
+/// their own.
 template <class Body, class... Args>
-__attribute__((visibility("hidden"))) __global__ void __launch_bounds__(Body::threads, Body::min_blocks)
+__attribute__((visibility("hidden"))) __global__ void __launch_bounds__(Body::threads,
+                                                                        Body::min_blocks)
     run_body(Body body, Args... args) {
   body(DeviceContext{}, args...);
 }
 
-/// Launches bodies into a stream, which may be one that is being captured. Never waits; throws std::runtime_error for a
-/// launch that CUDA refuses.
+/// Launches bodies into a stream, which may be one that is being captured. Never waits; throws
+/// std::runtime_error for a launch that CUDA refuses.
 struct CudaLauncher {
   cudaStream_t stream = nullptr;  ///< null: CUDA's default stream
 
-  /// One body on grid.x x grid.y x grid.z blocks of Body::threads threads. Arguments are passed as they are, by value.
+  /// One body on grid.x x grid.y x grid.z blocks of Body::threads threads. Arguments are passed as
+  /// they are, by value.
   template <class Body, class... Args>
   void operator()(Grid grid, Body body, Args... args) {
-    static_assert((std::is_trivially_copyable_v<Args> && ...), "dropbp: a kernel's arguments are trivially copyable");
+    static_assert((std::is_trivially_copyable_v<Args> && ...),
+                  "dropbp: a kernel's arguments are trivially copyable");
     if (grid.shared_bytes > default_shared_bytes) allow_shared_bytes<Body, Args...>(grid);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(grid.x, grid.y, grid.z);
@@ -239,7 +261,8 @@ struct CudaLauncher {
     config.dynamicSmemBytes = grid.shared_bytes;
     config.stream = stream;
     const cudaError_t error = cudaLaunchKernelEx(&config, run_body<Body, Args...>, body, args...);
-    if (error != cudaSuccess) detail::require_success(error, "the kernel " + text<Body>(grid) + " must start");
+    if (error != cudaSuccess)
+      detail::require_success(error, "the kernel " + text<Body>(grid) + " must start");
   }
 
   /// Streaming multiprocessors of the current device.
@@ -250,8 +273,9 @@ struct CudaLauncher {
     std::size_t count = remembered ? known.values[device].load(std::memory_order_relaxed) : 0;
     if (count == 0) {
       int value = 0;
-      detail::require_success(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device),
-                    "the device's number of multiprocessors must be known");
+      detail::require_success(
+          cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device),
+          "the device's number of multiprocessors must be known");
       count = static_cast<std::size_t>(value);
       if (remembered) known.values[device].store(count, std::memory_order_relaxed);
     }
@@ -264,8 +288,9 @@ struct CudaLauncher {
 
   template <class Body>
   static std::string text(Grid grid) {
-    return std::string(Body::name) + " (grid " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-           std::to_string(grid.z) + ", " + std::to_string(Body::threads) + " threads, " + std::to_string(grid.shared_bytes) +
+    return std::string(Body::name) + " (grid " + std::to_string(grid.x) + " x " +
+           std::to_string(grid.y) + " x " + std::to_string(grid.z) + ", " +
+           std::to_string(Body::threads) + " threads, " + std::to_string(grid.shared_bytes) +
            " bytes of shared memory)";
   }
 
@@ -274,10 +299,14 @@ struct CudaLauncher {
     static detail::PerDevice allowed;
     const int device = detail::current_device();
     const bool remembered = device < detail::remembered_devices;
-    if (remembered && allowed.values[device].load(std::memory_order_relaxed) >= grid.shared_bytes) return;
-    const cudaError_t error = cudaFuncSetAttribute(run_body<Body, Args...>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(grid.shared_bytes));
-    if (error != cudaSuccess) detail::require_success(error, "the kernel " + text<Body>(grid) + " must be given its shared memory");
+    if (remembered && allowed.values[device].load(std::memory_order_relaxed) >= grid.shared_bytes)
+      return;
+    const cudaError_t error =
+        cudaFuncSetAttribute(run_body<Body, Args...>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(grid.shared_bytes));
+    if (error != cudaSuccess)
+      detail::require_success(
+          error, "the kernel " + text<Body>(grid) + " must be given its shared memory");
     if (remembered) allowed.values[device].store(grid.shared_bytes, std::memory_order_relaxed);
   }
 };

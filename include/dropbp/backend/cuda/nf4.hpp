@@ -22,11 +22,13 @@ DROPBP_HOST_DEVICE float multiply_and_add(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
   return __fadd_rn(__fmul_rn(a, b), c);
 #else
-  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b)) + c;  // the product is exact in double
+  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b)) +
+         c;  // the product is exact in double
 #endif
 }
 
-// A pack of N elements lies within a block of 64, whose codes are N / 2 bytes: a warp reads and writes memory without gaps.
+// A pack of N elements lies within a block of 64, whose codes are N / 2 bytes: a warp reads and
+// writes memory without gaps.
 template <class T, unsigned N>
 struct Nf4Map {
   static constexpr const char* name = "nf4_expand";
@@ -59,7 +61,7 @@ struct Nf4Map {
   template <class Context>
   DROPBP_DEVICE Values load(Context ctx, Index row, Index pack) const {
     const std::uint64_t element = element_of(row, pack);
-    return {ctx.template load_streaming<std::uint8_t, N == 1 ? 1 : N / 2>(codes + element / 2),
+    return {ctx.template load_streaming < std::uint8_t, N == 1 ? 1 : N / 2 > (codes + element / 2),
             ctx.template load<std::uint8_t, 1>(scales + element / 64).values[0],
             ctx.template load<float, 1>(group_scales + element / (64 * 256)).values[0]};
   }
@@ -70,7 +72,8 @@ struct Nf4Map {
     Pack<T, N> out;
     DROPBP_UNROLL
     for (unsigned i = 0; i < N; ++i) {
-      // The first element of a byte is its high half. 16 values lie in 16 banks: any codes of a warp are looked up at once.
+      // The first element of a byte is its high half. 16 values lie in 16 banks: any codes of a
+      // warp are looked up at once.
       const bool high = N == 1 ? element_of(row, pack) % 2 == 0 : i % 2 == 0;
       const unsigned byte = v.codes.values[i / 2];
       out.values[i] = from_float<T>(values[high ? byte >> 4 : byte & 15u] * scale);
@@ -81,18 +84,25 @@ struct Nf4Map {
 
 }  // namespace detail
 
-/// to [rows, columns] = `rows` rows from `first_row` on of a quantised matrix with that many columns.
+/// to [rows, columns] = `rows` rows from `first_row` on of a quantised matrix with that many
+/// columns.
 template <class Launcher, class T>
-void nf4_expand(Launcher& launch, Rows<T> to, const std::uint8_t* codes, const std::uint8_t* scales, const float* group_scales,
-                float offset, const Nf4Tables& tables, Index first_row, Index rows, Index columns) {
+void nf4_expand(Launcher& launch, Rows<T> to, const std::uint8_t* codes, const std::uint8_t* scales,
+                const float* group_scales, float offset, const Nf4Tables& tables, Index first_row,
+                Index rows, Index columns) {
   const Index first = first_row * columns;
   const auto run = [&](auto width, Index r, Index c) {
     constexpr unsigned n = width;
-    const bool whole = first % Index{n} == 0 && reinterpret_cast<std::uintptr_t>(codes) % (n == 1 ? 1 : n / 2) == 0;
+    const bool whole = first % Index{n} == 0 &&
+                       reinterpret_cast<std::uintptr_t>(codes) % (n == 1 ? 1 : n / 2) == 0;
     if (n == 1 || whole)
-      detail::map_packs(launch, detail::Nf4Map<T, n>{to, codes, scales, group_scales, offset, first, c, tables}, r, c / Index{n});
+      detail::map_packs(
+          launch, detail::Nf4Map<T, n>{to, codes, scales, group_scales, offset, first, c, tables},
+          r, c / Index{n});
     else
-      detail::map_packs(launch, detail::Nf4Map<T, 1>{to, codes, scales, group_scales, offset, first, c, tables}, r, c);
+      detail::map_packs(
+          launch, detail::Nf4Map<T, 1>{to, codes, scales, group_scales, offset, first, c, tables},
+          r, c);
   };
   detail::choose_width<T>(rows, columns, run, to);
 }

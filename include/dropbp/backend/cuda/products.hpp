@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Products by cuBLASLt, for any compiler; their code is in blas.cuh, compiled by DROPBP_INSTANTIATE_CUDA(T) in a .cu file.
+// Products by cuBLASLt, for any compiler; their code is in blas.cuh, compiled by
+// DROPBP_INSTANTIATE_CUDA(T) in a .cu file.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,9 @@ DROPBP_NAMESPACE_BEGIN
 template <class T>
 struct device_products<Cuda, T> {
   /// See the primary template. Throws std::runtime_error, with the shapes, where cuBLASLt fails.
-  static void product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, T* c, std::ptrdiff_t ldc,
-                      const T* a, std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb, bool add);
+  static void product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
+                      T* c, std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b,
+                      std::ptrdiff_t ldb, bool add);
 };
 
 DROPBP_NAMESPACE_END

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// RMSNorm, y = w * x / sqrt(mean(x^2) + eps): forward, alone and fused with the addition before it, and backward, fused with
-// the residual join. See ops/rms_norm.hpp for the formulas.
+// RMSNorm, y = w * x / sqrt(mean(x^2) + eps): forward, alone and fused with the addition before it,
+// and backward, fused with the residual join. See ops/rms_norm.hpp for the formulas.
 #pragma once
 
 #include "dropbp/backend/cuda/norm.hpp"
@@ -12,39 +12,50 @@ namespace cuda {
 
 /// y [rows, columns] = norm(x), rstd [rows] = 1 / sqrt(mean(x^2) + eps). y may be x.
 template <class Launcher, class T>
-void rms_norm_forward(Launcher& launch, Rows<T> y, float* rstd, std::type_identity_t<Rows<const T>> x, const T* w, Index rows,
-                      Index columns, double eps) {
-  detail::norm_forward<false, false>(launch, y, nullptr, rstd, x, Rows<T>{}, Rows<const T>{}, w, static_cast<const T*>(nullptr), rows,
-                                     columns, eps);
+void rms_norm_forward(Launcher& launch, Rows<T> y, float* rstd,
+                      std::type_identity_t<Rows<const T>> x, const T* w, Index rows, Index columns,
+                      double eps) {
+  detail::norm_forward<false, false>(launch, y, nullptr, rstd, x, Rows<T>{}, Rows<const T>{}, w,
+                                     static_cast<const T*>(nullptr), rows, columns, eps);
 }
 
-/// sum [rows, columns] += branch, then y = norm(sum): 8 bytes of traffic an element in 16 bits, instead of 10 apart.
+/// sum [rows, columns] += branch, then y = norm(sum): 8 bytes of traffic an element in 16 bits,
+/// instead of 10 apart.
 template <class Launcher, class T>
-void add_rms_norm_forward(Launcher& launch, Rows<T> y, float* rstd, Rows<T> sum, std::type_identity_t<Rows<const T>> branch,
-                          const T* w, Index rows, Index columns, double eps) {
-  detail::norm_forward<false, true>(launch, y, nullptr, rstd, Rows<const T>{}, sum, branch, w, static_cast<const T*>(nullptr), rows,
-                                    columns, eps);
+void add_rms_norm_forward(Launcher& launch, Rows<T> y, float* rstd, Rows<T> sum,
+                          std::type_identity_t<Rows<const T>> branch, const T* w, Index rows,
+                          Index columns, double eps) {
+  detail::norm_forward<false, true>(launch, y, nullptr, rstd, Rows<const T>{}, sum, branch, w,
+                                    static_cast<const T*>(nullptr), rows, columns, eps);
 }
 
 /// The same y, bit for bit, from the rstd of the forward pass.
 template <class Launcher, class T>
-void rms_norm_recompute(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<const T>> x, const T* w, const float* rstd,
-                        Index rows, Index columns) {
-  detail::norm_recompute<false>(launch, y, x, w, static_cast<const T*>(nullptr), nullptr, rstd, rows, columns);
+void rms_norm_recompute(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<const T>> x,
+                        const T* w, const float* rstd, Index rows, Index columns) {
+  detail::norm_recompute<false>(launch, y, x, w, static_cast<const T*>(nullptr), nullptr, rstd,
+                                rows, columns);
 }
 
 /// Elements of the workspace that rms_norm_backward needs where the weight trains.
-inline Index rms_norm_backward_workspace(Index rows, Index columns) { return detail::norm_backward_blocks(rows) * columns; }
+inline Index rms_norm_backward_workspace(Index rows, Index columns) {
+  return detail::norm_backward_blocks(rows) * columns;
+}
 
-/// dx [rows, columns] (=|+=) the gradient of x, given that of y; with dx.data null only the weight's. dw [columns] (=|+=) that of the
-/// weight, null where it is frozen. Adding to dx joins the residual path: 8 bytes an element in 16 bits, instead of 12. Where
-/// the weight trains a block takes 4 * columns + 32 bytes of shared memory.
+/// dx [rows, columns] (=|+=) the gradient of x, given that of y; with dx.data null only the
+/// weight's. dw [columns] (=|+=) that of the weight, null where it is frozen. Adding to dx joins
+/// the residual path: 8 bytes an element in 16 bits, instead of 12. Where the weight trains a block
+/// takes 4 * columns + 32 bytes of shared memory.
 template <class Launcher, class T>
-void rms_norm_backward(Launcher& launch, Rows<T> dx, bool add, std::type_identity_t<Rows<const T>> dy,
-                       std::type_identity_t<Rows<const T>> x, const T* w, const float* rstd, T* dw, bool add_to_dw,
-                       float* workspace, Index rows, Index columns) {
-  detail::norm_backward<false>(launch, dx, add, dy, x, w, nullptr, rstd, dw != nullptr ? workspace : nullptr, rows, columns);
-  if (dw != nullptr && columns > 0) detail::sum_shares(launch, dw, add_to_dw, workspace, detail::norm_backward_blocks(rows), columns);
+void rms_norm_backward(Launcher& launch, Rows<T> dx, bool add,
+                       std::type_identity_t<Rows<const T>> dy,
+                       std::type_identity_t<Rows<const T>> x, const T* w, const float* rstd, T* dw,
+                       bool add_to_dw, float* workspace, Index rows, Index columns) {
+  detail::norm_backward<false>(launch, dx, add, dy, x, w, nullptr, rstd,
+                               dw != nullptr ? workspace : nullptr, rows, columns);
+  if (dw != nullptr && columns > 0)
+    detail::sum_shares(launch, dw, add_to_dw, workspace, detail::norm_backward_blocks(rows),
+                       columns);
 }
 
 }  // namespace cuda

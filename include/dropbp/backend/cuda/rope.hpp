@@ -31,7 +31,8 @@ struct RopeMap {
   template <class Context>
   DROPBP_DEVICE Values load(Context ctx, Index row, Index pack) const {
     const T* const first = at(row, pack);
-    return {ctx.template load<T, N>(first), ctx.template load<T, N>(first + Index{packs_of_half} * N)};
+    return {ctx.template load<T, N>(first),
+            ctx.template load<T, N>(first + Index{packs_of_half} * N)};
   }
   template <class Context>
   DROPBP_DEVICE void store(Context ctx, Index row, Index pack, Values values) const {
@@ -43,10 +44,12 @@ struct RopeMap {
     Values out;
     DROPBP_UNROLL
     for (unsigned j = 0; j < N; j += piece) {
-      const auto cosines = ctx.template load<float, piece>(c + j), sines = ctx.template load<float, piece>(s + j);
+      const auto cosines = ctx.template load<float, piece>(c + j),
+                 sines = ctx.template load<float, piece>(s + j);
       DROPBP_UNROLL
       for (unsigned i = 0; i < piece; ++i) {
-        const float a = to_float(values.first.values[j + i]), b = to_float(values.second.values[j + i]);
+        const float a = to_float(values.first.values[j + i]),
+                    b = to_float(values.second.values[j + i]);
         const float ci = cosines.values[i], si = sign * sines.values[i];
         out.first.values[j + i] = from_float<T>(a * ci - b * si);
         out.second.values[j + i] = from_float<T>(b * ci + a * si);
@@ -60,14 +63,16 @@ struct RopeMap {
 
 }  // namespace detail
 
-/// Rotates the first `heads` heads of 2 * half elements of each row of x [rows, >= heads * 2 * half]; row t stands at position
-/// t % sequence of the tables [positions, half].
+/// Rotates the first `heads` heads of 2 * half elements of each row of x [rows, >= heads * 2 *
+/// half]; row t stands at position t % sequence of the tables [positions, half].
 template <class Launcher, class T>
-void rope(Launcher& launch, Rows<T> x, const float* cosine, const float* sine, Index heads, Index half, Index sequence, bool inverse,
-          Index rows) {
+void rope(Launcher& launch, Rows<T> x, const float* cosine, const float* sine, Index heads,
+          Index half, Index sequence, bool inverse, Index rows) {
   const auto run = [&](auto width) {
     constexpr unsigned n = width;
-    detail::map_packs(launch, detail::RopeMap<T, n>{x, cosine, sine, static_cast<std::uint32_t>(half / n), sequence, inverse ? -1.0f : 1.0f},
+    detail::map_packs(launch,
+                      detail::RopeMap<T, n>{x, cosine, sine, static_cast<std::uint32_t>(half / n),
+                                            sequence, inverse ? -1.0f : 1.0f},
                       rows, heads * half / n);
   };
   if (is_vectorizable(x, rows, half) && is_vectorizable(cosine) && is_vectorizable(sine))

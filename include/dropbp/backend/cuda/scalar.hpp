@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// 16-bit floating-point numbers, laid out as CUDA's __nv_bfloat16 and __half, for any compiler: storage, and conversions to and
-// from float. Arithmetic is done in float.
+// 16-bit floating-point numbers, laid out as CUDA's __nv_bfloat16 and __half, for any compiler:
+// storage, and conversions to and from float. Arithmetic is done in float.
 #pragma once
 
 #include <cstdint>
@@ -63,7 +63,9 @@ DROPBP_HOST_DEVICE float float_of(std::uint32_t bits) {
 
 DROPBP_HOST_DEVICE float to_float(float value) { return value; }
 
-DROPBP_HOST_DEVICE float to_float(BFloat16 value) { return detail::float_of(static_cast<std::uint32_t>(value.bits) << 16); }
+DROPBP_HOST_DEVICE float to_float(BFloat16 value) {
+  return detail::float_of(static_cast<std::uint32_t>(value.bits) << 16);
+}
 
 DROPBP_HOST_DEVICE float to_float(Half value) {
 #if defined(__CUDA_ARCH__)
@@ -71,8 +73,10 @@ DROPBP_HOST_DEVICE float to_float(Half value) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
   return result;
 #else
-  const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7FFFu;
-  if (magnitude >= 0x7C00u) return detail::float_of(sign | 0x7F800000u | (magnitude & 0x3FFu) << 13);  // infinity, NaN
+  const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16,
+                      magnitude = value.bits & 0x7FFFu;
+  if (magnitude >= 0x7C00u)
+    return detail::float_of(sign | 0x7F800000u | (magnitude & 0x3FFu) << 13);  // infinity, NaN
   if (magnitude >= 0x400u) return detail::float_of(sign | ((magnitude << 13) + (112u << 23)));
   const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;  // exact
   return detail::float_of(sign | detail::bits_of(subnormal));
@@ -101,11 +105,15 @@ DROPBP_HOST_DEVICE T from_float(float value) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
     return result;
 #else
-    const std::uint32_t bits = detail::bits_of(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+    const std::uint32_t bits = detail::bits_of(value), sign = bits >> 16 & 0x8000u,
+                        magnitude = bits & 0x7FFFFFFFu;
     if (magnitude > 0x7F800000u) return {0x7FFFu};  // as the hardware has it
-    if (magnitude >= 0x477FF000u) return {static_cast<std::uint16_t>(sign | 0x7C00u)};  // rounds to 65536 or more
-    if (magnitude < 0x38800000u) {  // subnormal: the sum leaves the rounded fraction in the lowest bits
-      const std::uint32_t fraction = detail::bits_of(detail::float_of(magnitude) + 0.5f) - 0x3F000000u;
+    if (magnitude >= 0x477FF000u)
+      return {static_cast<std::uint16_t>(sign | 0x7C00u)};  // rounds to 65536 or more
+    if (magnitude <
+        0x38800000u) {  // subnormal: the sum leaves the rounded fraction in the lowest bits
+      const std::uint32_t fraction =
+          detail::bits_of(detail::float_of(magnitude) + 0.5f) - 0x3F000000u;
       return {static_cast<std::uint16_t>(sign | fraction)};
     }
     const std::uint32_t rounded = magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u);

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Work on many tensors in one launch: squared norms, and AdamW. A table in device memory says where each begins; blocks take
-// chunks of a fixed size, so that sums have a fixed order.
+// Work on many tensors in one launch: squared norms, and AdamW. A table in device memory says where
+// each begins; blocks take chunks of a fixed size, so that sums have a fixed order.
 #pragma once
 
 #include <cmath>
@@ -28,7 +28,8 @@ struct ExactSum {
   float high;  ///< rounded
   float low;   ///< what rounding left out
 
-  double value() const { return static_cast<double>(high) + static_cast<double>(low); }  ///< on the host
+  /// On the host.
+  double value() const { return static_cast<double>(high) + static_cast<double>(low); }
 };
 
 /// One parameter of an update.
@@ -74,8 +75,9 @@ DROPBP_DEVICE const Segment& segment_of(const Segment* segments, Index count, In
   return segments[low];
 }
 
-// term.load<N>(i) reads elements i .. i + N, and term.sum is what they add. Four packs are on their way before the first is summed; the
-// rest of a chunk goes one pack, and then one element, after the other.
+// term.load<N>(i) reads elements i .. i + N, and term.sum is what they add. Four packs are on their
+// way before the first is summed; the rest of a chunk goes one pack, and then one element, after
+// the other.
 template <class T, unsigned threads, class Context, class Term>
 DROPBP_DEVICE float chunk_sum(Context ctx, Index count, bool vectorizable, Term term) {
   constexpr Index width = full_width<T>, step = threads;
@@ -83,13 +85,16 @@ DROPBP_DEVICE float chunk_sum(Context ctx, Index count, bool vectorizable, Term 
   const Index packs = vectorizable ? count / width : 0;
   Index pack = ctx.thread();
   for (; pack + 3 * step < packs; pack += 4 * step) {
-    const auto a = term.template load<full_width<T>>(pack * width), b = term.template load<full_width<T>>((pack + step) * width);
+    const auto a = term.template load<full_width<T>>(pack * width),
+               b = term.template load<full_width<T>>((pack + step) * width);
     const auto c = term.template load<full_width<T>>((pack + 2 * step) * width),
                d = term.template load<full_width<T>>((pack + 3 * step) * width);
     sum += (term.sum(a) + term.sum(b)) + (term.sum(c) + term.sum(d));
   }
-  for (; pack < packs; pack += step) sum += term.sum(term.template load<full_width<T>>(pack * width));
-  for (Index i = packs * width + ctx.thread(); i < count; i += step) sum += term.sum(term.template load<1>(i));
+  for (; pack < packs; pack += step)
+    sum += term.sum(term.template load<full_width<T>>(pack * width));
+  for (Index i = packs * width + ctx.thread(); i < count; i += step)
+    sum += term.sum(term.template load<1>(i));
   return sum;
 }
 
@@ -143,7 +148,8 @@ struct SquaredNormChunks {
   static constexpr unsigned threads = 512, min_blocks = 2;
 
   template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, float* partial, const NormSegment<T>* segments, Index count) const {
+  DROPBP_DEVICE void operator()(Context ctx, float* partial, const NormSegment<T>* segments,
+                                Index count) const {
     auto* const scratch = reinterpret_cast<float*>(ctx.shared());
     const Index chunk = ctx.block();
     const NormSegment<T>& segment = segment_of(segments, count, chunk);
@@ -151,7 +157,8 @@ struct SquaredNormChunks {
     const Index size = segment.size - first < norm_chunk ? segment.size - first : norm_chunk;
     const T* const x = segment.data + first;
     const bool aligned = reinterpret_cast<std::uintptr_t>(x) % 16 == 0;
-    const float sum = block_sum<threads>(ctx, chunk_sum<T, threads>(ctx, size, aligned, SquareTerm<T, Context>{ctx, x}), scratch);
+    const float sum = block_sum<threads>(
+        ctx, chunk_sum<T, threads>(ctx, size, aligned, SquareTerm<T, Context>{ctx, x}), scratch);
     if (ctx.thread() == 0) partial[chunk] = sum;
   }
 };
@@ -162,34 +169,43 @@ struct SquaredDistanceChunks {
   static constexpr unsigned threads = 512, min_blocks = 1;
 
   template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, float* partial, const T* x, const T* y, Index n) const {
+  DROPBP_DEVICE void operator()(Context ctx, float* partial, const T* x, const T* y,
+                                Index n) const {
     auto* const scratch = reinterpret_cast<float*>(ctx.shared());
-    const Index first = Index{ctx.block()} * norm_chunk, size = n - first < norm_chunk ? n - first : norm_chunk;
-    const bool aligned =
-        reinterpret_cast<std::uintptr_t>(x + first) % 16 == 0 && reinterpret_cast<std::uintptr_t>(y + first) % 16 == 0;
+    const Index first = Index{ctx.block()} * norm_chunk,
+                size = n - first < norm_chunk ? n - first : norm_chunk;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(x + first) % 16 == 0 &&
+                         reinterpret_cast<std::uintptr_t>(y + first) % 16 == 0;
     const float sum = block_sum<threads>(
-        ctx, chunk_sum<T, threads>(ctx, size, aligned, SquaredDifferenceTerm<T, Context>{ctx, x + first, y + first}), scratch);
+        ctx,
+        chunk_sum<T, threads>(ctx, size, aligned,
+                              SquaredDifferenceTerm<T, Context>{ctx, x + first, y + first}),
+        scratch);
     if (ctx.thread() == 0) partial[ctx.block()] = sum;
   }
 };
 
-// Adds a value to a sum whose rounding error is kept beside it. Source: Knuth, The Art of Computer Programming 2, 4.2.2, theorem B.
+// Adds a value to a sum whose rounding error is kept beside it. Source: Knuth, The Art of Computer
+// Programming 2, 4.2.2, theorem B.
 DROPBP_HOST_DEVICE void add_exactly(ExactSum& sum, float value) {
   const float total = sum.high + value, part = total - sum.high;
   sum.low += (sum.high - (total - part)) + (value - part);
   sum.high = total;
 }
 
-// sums[i] = the partial sums from starts[i] to starts[i + 1]: a block a sum, each thread every 128th of them in order.
+// sums[i] = the partial sums from starts[i] to starts[i + 1]: a block a sum, each thread every
+// 128th of them in order.
 struct FinishSums {
   static constexpr const char* name = "finish_sums";
   static constexpr unsigned threads = 128, min_blocks = 1;
 
   template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, ExactSum* sums, const float* partial, const std::int64_t* starts) const {
+  DROPBP_DEVICE void operator()(Context ctx, ExactSum* sums, const float* partial,
+                                const std::int64_t* starts) const {
     auto* const scratch = reinterpret_cast<ExactSum*>(ctx.shared());
     ExactSum sum{0.0f, 0.0f};
-    for (Index i = starts[ctx.block()] + ctx.thread(); i < starts[ctx.block() + 1]; i += threads) add_exactly(sum, partial[i]);
+    for (Index i = starts[ctx.block()] + ctx.thread(); i < starts[ctx.block() + 1]; i += threads)
+      add_exactly(sum, partial[i]);
     scratch[ctx.thread()] = sum;
     ctx.sync();
     if (ctx.thread() != 0) return;
@@ -202,8 +218,9 @@ struct FinishSums {
 };
 
 /// One element of AdamW, as adamw_update in ops/adamw.hpp.
-DROPBP_HOST_DEVICE float adamw_element(float value, float gradient, float& m, float& v, float step_size, float root_correction,
-                                       float keep, const UpdateOptions& o) {
+DROPBP_HOST_DEVICE float adamw_element(float value, float gradient, float& m, float& v,
+                                       float step_size, float root_correction, float keep,
+                                       const UpdateOptions& o) {
   gradient *= o.factor;
   m = o.beta1 * m + o.rest1 * gradient;
   v = o.beta2 * v + o.rest2 * (gradient * gradient);
@@ -216,20 +233,26 @@ struct AdamWChunks {
   static constexpr unsigned threads = 256, min_blocks = 2;
 
   template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, const UpdateSegment<T>* segments, Index count, UpdateOptions options) const {
+  DROPBP_DEVICE void operator()(Context ctx, const UpdateSegment<T>* segments, Index count,
+                                UpdateOptions options) const {
     const UpdateSegment<T> s = segment_of(segments, count, Index{ctx.block()});
     const Index first = (Index{ctx.block()} - s.first_chunk) * update_chunk;
     const Index size = s.size - first < update_chunk ? s.size - first : update_chunk;
     constexpr bool has_master = !std::is_same_v<T, float>;
     constexpr Index width = 4;  // 16 bytes of each float
-    const auto aligned = [&](const void* p, std::uintptr_t bytes) { return reinterpret_cast<std::uintptr_t>(p) % bytes == 0; };
-    const bool vectorizable = aligned(s.value, width * sizeof(T)) && aligned(s.gradient, width * sizeof(T)) &&
-                              aligned(s.first_moment, 16) && aligned(s.second_moment, 16) && (!has_master || aligned(s.master, 16));
+    const auto aligned = [&](const void* p, std::uintptr_t bytes) {
+      return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
+    };
+    const bool vectorizable = aligned(s.value, width * sizeof(T)) &&
+                              aligned(s.gradient, width * sizeof(T)) &&
+                              aligned(s.first_moment, 16) && aligned(s.second_moment, 16) &&
+                              (!has_master || aligned(s.master, 16));
     const auto update = [&](auto pack_width, Index i) {
       constexpr unsigned n = decltype(pack_width)::value;
       Pack<T, n> value{};
       const auto gradient = ctx.template load_streaming<T, n>(s.gradient + i);
-      auto m = ctx.template load<float, n>(s.first_moment + i), v = ctx.template load<float, n>(s.second_moment + i);
+      auto m = ctx.template load<float, n>(s.first_moment + i),
+           v = ctx.template load<float, n>(s.second_moment + i);
       Pack<float, n> exact{};
       if constexpr (has_master) {
         exact = ctx.template load<float, n>(s.master + i);
@@ -238,8 +261,9 @@ struct AdamWChunks {
       }
       DROPBP_UNROLL
       for (unsigned k = 0; k < n; ++k) {
-        exact.values[k] = adamw_element(exact.values[k], to_float(gradient.values[k]), m.values[k], v.values[k], s.step_size,
-                                        s.root_correction, s.keep, options);
+        exact.values[k] =
+            adamw_element(exact.values[k], to_float(gradient.values[k]), m.values[k], v.values[k],
+                          s.step_size, s.root_correction, s.keep, options);
         value.values[k] = from_float<T>(exact.values[k]);
       }
       ctx.store(s.first_moment + i, m);
@@ -248,8 +272,10 @@ struct AdamWChunks {
       ctx.store(s.value + i, value);
     };
     const Index packs = vectorizable ? size / width : 0;
-    for (Index pack = ctx.thread(); pack < packs; pack += threads) update(std::integral_constant<unsigned, width>{}, first + pack * width);
-    for (Index i = packs * width + ctx.thread(); i < size; i += threads) update(std::integral_constant<unsigned, 1>{}, first + i);
+    for (Index pack = ctx.thread(); pack < packs; pack += threads)
+      update(std::integral_constant<unsigned, width>{}, first + pack * width);
+    for (Index i = packs * width + ctx.thread(); i < size; i += threads)
+      update(std::integral_constant<unsigned, 1>{}, first + i);
   }
 };
 
@@ -261,34 +287,43 @@ inline Index norm_chunks(Index n) { return divide_up(n, norm_chunk); }
 /// Chunks of an update of n elements.
 inline Index update_chunks(Index n) { return divide_up(n, detail::update_chunk); }
 
-/// sums [count] = the squared norms of `count` segments with `chunks` chunks together, in two launches whatever their number. partial
-/// [chunks] is workspace; starts [count + 1] are the first chunks, and `chunks`.
+/// sums [count] = the squared norms of `count` segments with `chunks` chunks together, in two
+/// launches whatever their number. partial [chunks] is workspace; starts [count + 1] are the first
+/// chunks, and `chunks`.
 template <class Launcher, class T>
-void squared_norms(Launcher& launch, ExactSum* sums, const NormSegment<T>* segments, const std::int64_t* starts, Index count,
-                   Index chunks, float* partial) {
+void squared_norms(Launcher& launch, ExactSum* sums, const NormSegment<T>* segments,
+                   const std::int64_t* starts, Index count, Index chunks, float* partial) {
   if (count <= 0) return;
   if (chunks > 0)
-    launch(Grid{.x = static_cast<unsigned>(chunks), .shared_bytes = detail::SquaredNormChunks<T>::threads / 32 * sizeof(float)},
+    launch(Grid{.x = static_cast<unsigned>(chunks),
+                .shared_bytes = detail::SquaredNormChunks<T>::threads / 32 * sizeof(float)},
            detail::SquaredNormChunks<T>{}, partial, segments, count);
-  launch(Grid{.x = static_cast<unsigned>(count), .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)},
+  launch(Grid{.x = static_cast<unsigned>(count),
+              .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)},
          detail::FinishSums{}, sums, static_cast<const float*>(partial), starts);
 }
 
-/// sum [1] = sum of (x - y)^2 over n elements. partial [norm_chunks(n)] is workspace; starts [2] = 0, norm_chunks(n).
+/// sum [1] = sum of (x - y)^2 over n elements. partial [norm_chunks(n)] is workspace; starts [2] =
+/// 0, norm_chunks(n).
 template <class Launcher, class T>
-void squared_distance(Launcher& launch, ExactSum* sum, const T* x, const T* y, Index n, const std::int64_t* starts, float* partial) {
+void squared_distance(Launcher& launch, ExactSum* sum, const T* x, const T* y, Index n,
+                      const std::int64_t* starts, float* partial) {
   if (n > 0)
-    launch(Grid{.x = static_cast<unsigned>(norm_chunks(n)), .shared_bytes = detail::SquaredDistanceChunks<T>::threads / 32 * sizeof(float)},
+    launch(Grid{.x = static_cast<unsigned>(norm_chunks(n)),
+                .shared_bytes = detail::SquaredDistanceChunks<T>::threads / 32 * sizeof(float)},
            detail::SquaredDistanceChunks<T>{}, partial, x, y, n);
-  launch(Grid{.x = 1, .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)}, detail::FinishSums{}, sum,
-         static_cast<const float*>(partial), starts);
+  launch(Grid{.x = 1, .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)},
+         detail::FinishSums{}, sum, static_cast<const float*>(partial), starts);
 }
 
-/// Updates `count` segments with `chunks` chunks together, in one launch: 28 bytes a parameter in 16 bits.
+/// Updates `count` segments with `chunks` chunks together, in one launch: 28 bytes a parameter in
+/// 16 bits.
 template <class Launcher, class T>
-void adamw(Launcher& launch, const UpdateSegment<T>* segments, Index count, Index chunks, UpdateOptions options) {
+void adamw(Launcher& launch, const UpdateSegment<T>* segments, Index count, Index chunks,
+           UpdateOptions options) {
   if (count <= 0 || chunks <= 0) return;
-  launch(Grid{.x = static_cast<unsigned>(chunks)}, detail::AdamWChunks<T>{}, segments, count, options);
+  launch(Grid{.x = static_cast<unsigned>(chunks)}, detail::AdamWChunks<T>{}, segments, count,
+         options);
 }
 
 }  // namespace cuda
