@@ -672,9 +672,9 @@ TORCH_MODULE(Nesting);
 
 TEST_CASE("what drops a branch drops the branches nested in it") {
   torch::manual_seed(1);
-  torch::nn::Sequential ours(Nesting(), Nesting());
+  torch::nn::Sequential ours{Nesting(), Nesting()};
   torch::manual_seed(1);
-  torch::nn::Sequential theirs(Nesting(), Nesting());
+  torch::nn::Sequential theirs{Nesting(), Nesting()};
   dropbp::TorchModel model(*ours);
   const std::vector<std::uint32_t> parents{0, 0, 2, 2};
   dropbp::DropBPHandler handler(model, {.drop_rate = 0.5, .seed = 5, .parents = parents});
