@@ -4,6 +4,7 @@
 // llama-finetune: trains a LLaMA-style model on the CPU with the backward passes of random branches
 // dropped.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -89,15 +90,23 @@ void say(std::string_view text) {
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
-/// Throws where it cannot be written; a pipe that was closed has read what it wanted.
+/// Whether a write failed because nobody is there any more: a closed pipe or terminal.
+bool nobody_reads(int error) {
+  struct stat status{};
+  return error == EPIPE ||
+         (error == EIO && ::fstat(STDOUT_FILENO, &status) == 0 && S_ISCHR(status.st_mode));
+}
+
+/// Throws where it cannot be written, though somebody would read it.
 void print(std::string_view text) {
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  if (!written && errno != EPIPE)
+  const int error = errno;
+  if (!written && !nobody_reads(error))
     throw std::runtime_error(
         fmt::format("what is printed must be written to the standard output, but that failed: {}; "
                     "print to a terminal, a pipe or a file with room",
-                    std::generic_category().message(errno)));
+                    std::generic_category().message(error)));
 }
 
 /// The locks on all that a run writes, until it ends.
