@@ -174,6 +174,9 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
                                        .weight_decay = options.weight_decay}),
       sampler_(data.train(), options.batch, options.sequence, options.seed),
       running_(handler_.size()) {
+  // As Hugging Face's trainer: matrices decay, those of embedding and output layer too.
+  for (ops::Parameter<T, Backend>* parameter : model_.parameters())
+    parameter->decays = !parameter->parts().front().name.ends_with("norm.weight");
   branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
   std::size_t branch = 0;
   model_.for_each_layer([&](auto& layer) {

@@ -479,7 +479,9 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--sequence", o.sequence);
   add("--micro-steps", o.micro_steps);
   add("--learning-rate", o.learning_rate);
-  add("--weight-decay", o.weight_decay);
+  // Earlier checkpoints are of runs in which norms decayed too.
+  const bool spares_norms = o.weight_decay > 0.0 && !adaptation.enabled();
+  add("--weight-decay", fmt::format("{}{}", o.weight_decay, spares_norms ? " without norms" : ""));
   add("--warmup", o.warmup);
   add("--grad-clip", o.grad_clip);
   add("--seed", o.seed);
