@@ -244,6 +244,9 @@ int run(const Options& options) {
         fmt::format("--merge-out must not replace the model that adapters belong to, but it is "
                     "'{}', as --model is; give another folder",
                     options.merge_out->string()));
+  dropbp::ops::set_thread_count(0);  // one on each processor
+  for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count()))
+    fmt::print(stderr, "llama-finetune: {}\n", warning);
   dropbp::ops::set_thread_count(options.threads);
 
   LlamaConfig config = options.model ? load_config(*options.model) : options.shape;

@@ -17,13 +17,16 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "llama/atomic_file.hpp"
@@ -286,6 +289,90 @@ TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named
   CHECK(notes == 0);
 }
 
+TEST_CASE("resume: a state that is not finite is not saved, and the older checkpoints stay") {
+  Saved saved;
+  TrainingCheckpoints checkpoints(saved.dir, saved.identity);
+  const std::string second = test::read_bytes(file_of(saved.dir, 2)),
+                    third = test::read_bytes(file_of(saved.dir, 3));
+  step(*saved.trainer);
+  const auto refused = [&](float& number, float value, const char* what) {
+    CAPTURE(what);
+    const float was = std::exchange(number, value);
+    test::check_throws<std::runtime_error>([&] { checkpoints.save(*saved.trainer); },
+                                           {"must be finite", what, "; "});
+    CHECK(names_in(saved.dir) ==
+          std::set<std::string>{"step-00000002.safetensors", "step-00000003.safetensors"});
+    CHECK((test::read_bytes(file_of(saved.dir, 2)) == second));
+    CHECK((test::read_bytes(file_of(saved.dir, 3)) == third));
+    number = was;
+  };
+  constexpr float infinity = std::numeric_limits<float>::infinity(),
+                  nan = std::numeric_limits<float>::quiet_NaN();
+  saved.trainer->model().for_each_tensor([&](const auto& tensor) {
+    if (tensor.name == "model.layers.1.mlp.up_proj.weight")
+      refused(tensor.value[9], nan, "'model.layers.1.mlp.up_proj.weight' is NaN at [1, 1]");
+  });
+  auto& moments = saved.trainer->optimizer().state(0);
+  refused(moments.second_moment.data()[17], infinity,
+          "'dropbp.second_moment.model.embed_tokens.weight' is infinite at [2, 1]");
+  refused(moments.first_moment.data()[0], -infinity,
+          "'dropbp.first_moment.model.embed_tokens.weight' is infinite at [0, 0]");
+  checkpoints.save(*saved.trainer);
+  CHECK(names_in(saved.dir) ==
+        std::set<std::string>{"step-00000003.safetensors", "step-00000004.safetensors"});
+}
+
+TEST_CASE("resume: a checkpoint with a number that is not finite is passed over, by its place") {
+  const Saved saved;
+  const std::string good = test::read_bytes(file_of(saved.dir, 3));
+  const struct {
+    const char* tensor;
+    std::size_t at;
+    const char* note;
+  } cases[] = {
+      {"model.embed_tokens.weight", 9, "'model.embed_tokens.weight' is NaN at [1, 1]"},
+      {"dropbp.second_moment.model.embed_tokens.weight", 0,
+       "'dropbp.second_moment.model.embed_tokens.weight' is NaN at [0, 0]"},
+      {"dropbp.records.figures", 10, "'dropbp.records.figures' is NaN at [1, 0]"},
+      {"dropbp.running.own", 1, "'dropbp.running.own' is NaN at [1]"},
+  };
+  for (const auto& c : cases) {
+    CAPTURE(c.tensor);
+    {
+      const SafetensorsFile file(file_of(saved.dir, 3));
+      std::vector<std::vector<std::byte>> bytes;
+      std::vector<RawTensor> tensors;
+      for (const TensorInfo& tensor : file.tensors()) {
+        auto& own = bytes.emplace_back(static_cast<std::size_t>(tensor.end - tensor.begin));
+        file.read_bytes(tensor.name, own);
+        if (tensor.name == c.tensor) {
+          const float nan = std::numeric_limits<float>::quiet_NaN();
+          const double wide = std::numeric_limits<double>::quiet_NaN();
+          if (tensor.dtype == DType::f32)
+            std::memcpy(own.data() + c.at * sizeof nan, &nan, sizeof nan);
+          else
+            std::memcpy(own.data() + c.at * sizeof wide, &wide, sizeof wide);
+        }
+        tensors.push_back({tensor.name, tensor.dtype, tensor.shape, own});
+      }
+      AtomicFile copy(file_of(saved.dir, 3));
+      write_safetensors(copy, tensors, file.metadata());
+      copy.publish();
+    }
+    const auto other = trainer_of(saved.options, saved.data, false);
+    std::string notes;
+    CHECK(TrainingCheckpoints(saved.dir, saved.identity).resume(*other, [&](std::string_view note) {
+      notes += note;
+    }));
+    INFO(notes);
+    CHECK(other->steps_done() == 2);
+    CHECK(notes.find("step-00000003.safetensors' must be finite") != std::string::npos);
+    CHECK(notes.find(c.note) != std::string::npos);
+    test::write_bytes(file_of(saved.dir, 3), good);
+    CHECK(saved.resumed() == 3);
+  }
+}
+
 TEST_CASE("resume: every cut and every flipped bit of a checkpoint is found") {
   Options small = options_of();
   small.shape = {
@@ -369,7 +456,9 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
       {[](Options& o) { o.micro_steps = 1; }, "--micro-steps was 2 and is 1;"},
       {[](Options& o) { o.learning_rate = std::nextafter(o.learning_rate, 1.0); },
        "--learning-rate was 0.003 and is 0.0030000000000000005;"},
-      {[](Options& o) { o.weight_decay = 0.2; }, "--weight-decay was 0.1 and is 0.2;"},
+      {[](Options& o) { o.weight_decay = 0.2; },
+       "--weight-decay was 0.1 without norms and is 0.2 without norms;"},
+      {[](Options& o) { o.weight_decay = 0.0; }, "--weight-decay was 0.1 without norms and is 0;"},
       {[](Options& o) { o.warmup = 4; }, "--warmup was 3 and is 4;"},
       {[](Options& o) { o.grad_clip = 2; }, "--grad-clip was 1 and is 2;"},
       {[](Options& o) { o.seed = 2; }, "--seed was 1 and is 2;"},
