@@ -1001,6 +1001,77 @@ TEST_CASE(
   CHECK(merging.output().find("nan") == std::string::npos);
 }
 
+// One number of a model's or adapter's file.
+void change(const fs::path& path, const std::string& name, std::size_t at, float value) {
+  const SafetensorsFile file(path);
+  std::vector<std::vector<float>> values;
+  std::vector<TensorToWrite> tensors;
+  for (const TensorInfo& tensor : file.tensors())
+    file.read(tensor.name, values.emplace_back(tensor.elements()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (file.tensors()[i].name == name) values[i].at(at) = value;
+    tensors.push_back({file.tensors()[i].name, file.tensors()[i].shape, values[i]});
+  }
+  write_safetensors(path, tensors);
+}
+
+TEST_CASE("program: what is not finite ends the run with exit code 1, and nothing is written") {
+  const Program program(3), none(0);
+  REQUIRE(none.run({"--out", none / "base"}) == 0);
+  const fs::path weights = none / "base" / "model.safetensors";
+  const auto has = [](const Program& one, const char* part) {
+    INFO(one.output());
+    CHECK(one.output().find(part) != std::string::npos);
+  };
+
+  // A finite loss and a gradient that is NaN: neither checkpoint nor model, with clipping and
+  // without.
+  change(weights, "lm_head.weight", 0, 3e38f);
+  for (const char* const clip : {"0", "1"}) {
+    auto words = program.arguments("out", {"--checkpoint", program / "ck", "--checkpoint-every",
+                                           "1", "--grad-clip", clip, "--drop-rate", "0"});
+    CHECK(program.run_on(none / "base", words) == 1);
+    has(program, "gradients must stay finite, but in step 0 that of 'model.layers.");
+    CHECK(names_in(program / "ck").empty());
+    CHECK_FALSE(fs::exists(program / "out" / "model.safetensors"));
+    CHECK(nlohmann::json::parse(test::read_bytes(program / "out.json"))["steps"].empty());
+  }
+
+  // Merging without training is no way around.
+  for (const char* const mode : {"lora", "qlora"}) {
+    change(weights, "lm_head.weight", 0, std::numeric_limits<float>::quiet_NaN());
+    CHECK(none.run_on(none / "base", {"--mode", mode, "--merge-out", none / "merged",
+                                      "--validation-fraction", "0"}) == 1);
+    has(none,
+        "base/model.safetensors': weights must be finite, but 'lm_head.weight' is NaN at [0, 0];");
+    CHECK_FALSE(fs::exists(none / "merged" / "model.safetensors"));
+    change(weights, "lm_head.weight", 0, 0.0f);
+    CHECK(none.run_on(none / "base", {"--mode", mode, "--merge-out", none / "merged",
+                                      "--validation-fraction", "0"}) == 0);
+    REQUIRE(fs::remove(none / "merged" / "model.safetensors"));
+  }
+  // Both finite, what they are merged to is not.
+  CHECK(none.run_on(none / "base", {"--mode", "lora", "--out", none / "adapter"}) == 0);
+  const fs::path adapter = none / "adapter" / "adapter_model.safetensors";
+  const std::string prefix = "base_model.model.model.layers.1.mlp.up_proj.";
+  change(adapter, prefix + "lora_A.weight", 0, 3e38f);
+  change(adapter, prefix + "lora_B.weight", 8, 3e38f);
+  CHECK(none.run_on(none / "base", {"--mode", "lora", "--adapter", none / "adapter", "--merge-out",
+                                    none / "merged", "--validation-fraction", "0"}) == 1);
+  has(none, "must be finite, but 'model.layers.1.mlp.up_proj.weight' is infinite at [1, 0];");
+  CHECK_FALSE(fs::exists(none / "merged" / "model.safetensors"));
+}
+
+TEST_CASE("program: what may not be meant is said, and the run goes on") {
+  const Program program(1);
+  CHECK(program.run({"--drop-rate", "1"}) == 0);
+  const std::string output = program.output();
+  INFO(output);
+  CHECK(output.find("llama-finetune: --drop-rate 1 drops") != std::string::npos);
+  CHECK(program.run({"--drop-rate", "0.5"}) == 0);
+  CHECK(program.output().find("llama-finetune: ") == std::string::npos);
+}
+
 TEST_CASE("program: a model is written in several files and read back to the same bits") {
   const Program program(3), none(0);
   for (const char* const dtype : {"f32", "f16", "bf16"}) {
