@@ -318,8 +318,7 @@ TEST_CASE("resume: a state that is not finite is not saved, and the older checkp
   refused(moments.first_moment.data()[0], -infinity,
           "'dropbp.first_moment.model.embed_tokens.weight' is infinite at [0, 0]");
   checkpoints.save(*saved.trainer);
-  CHECK(names_in(saved.dir) ==
-        std::set<std::string>{"step-00000003.safetensors", "step-00000004.safetensors"});
+  CHECK(names_in(saved.dir) == std::set<std::string>{"step-00000004.safetensors"});
 }
 
 TEST_CASE("resume: a checkpoint with a number that is not finite is passed over, by its place") {
@@ -1026,7 +1025,7 @@ TEST_CASE("program: what is not finite ends the run with exit code 1, and nothin
 
   // A finite loss and a gradient that is NaN: neither checkpoint nor model, with clipping and
   // without.
-  change(weights, "lm_head.weight", 0, 3e38f);
+  change(weights, "lm_head.weight", 0, 1e38f);
   for (const char* const clip : {"0", "1"}) {
     auto words = program.arguments("out", {"--checkpoint", program / "ck", "--checkpoint-every",
                                            "1", "--grad-clip", clip, "--drop-rate", "0"});
