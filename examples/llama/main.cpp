@@ -375,7 +375,7 @@ int run(const Options& options) {
   for (const auto& file : {options.report, options.plot}) locks.add(Output::file, file);
   dropbp::ops::set_thread_count(0);  // one on each processor
   for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count()))
-    fmt::print(stderr, "llama-finetune: {}\n", warning);
+    say(warning);
   dropbp::ops::set_thread_count(options.threads);
 
   LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
