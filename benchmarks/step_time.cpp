@@ -84,7 +84,7 @@ class ProductRate {
   }
   double measure() {
     const double ours =
-        bench::seconds_of([&] { dropbp::ops::product_abt(c_.view(), a_.view(), b_.view()); });
+        bench::seconds_of([&] { dropbp::ops::gemm_nt(c_.view(), a_.view(), b_.view()); });
     const double eigen = bench::seconds_of([&] {
       dropbp::ops::detail::eigen_product<float, false, true>(
           c_.view(), std::as_const(a_).view(), std::as_const(b_).view(), size_, size_, size_,

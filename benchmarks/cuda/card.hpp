@@ -38,7 +38,7 @@ struct Card {
 
   /// Throws std::runtime_error, saying what is missing, where there is none.
   Card() {
-    if (const std::string missing = Device::missing(); !missing.empty())
+    if (const std::string missing = Device::unavailable_reason(); !missing.empty())
       throw std::runtime_error(missing);
     cudaDeviceProp properties{};
     int device = 0;
@@ -142,7 +142,7 @@ double product_rate(int rounds, dropbp::ops::Index size = 8192) {
   dropbp::ops::Matrix<T, Cuda> a = filled<T>(size, size), b = filled<T>(size, size), c(size, size);
   const double n = static_cast<double>(size);
   return 2.0 * n * n * n / seconds_on_card(rounds, [&] {
-           dropbp::ops::detail::device_ops<T, Cuda>::product(dropbp::ProductLayout::abt, c.view(),
+           dropbp::ops::detail::device_ops<T, Cuda>::product(dropbp::GemmLayout::nt, c.view(),
                                                              a.view(), b.view(),
                                                              dropbp::ops::Accumulate::overwrite);
          });

@@ -211,11 +211,11 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
         2.0 * static_cast<double>(tokens * linear.n) * static_cast<double>(linear.k);
     const std::string name = std::string("product ") + linear.name;
     table.add(name + ", y = x W^T", scalar, Of::multiply, flops,
-              [&] { Ops::product(ProductLayout::abt, y.view(), x.view(), w.view(), overwrite); });
+              [&] { Ops::product(GemmLayout::nt, y.view(), x.view(), w.view(), overwrite); });
     table.add(name + ", dx = dy W", scalar, Of::multiply, flops,
-              [&] { Ops::product(ProductLayout::ab, x.view(), y.view(), w.view(), overwrite); });
+              [&] { Ops::product(GemmLayout::nn, x.view(), y.view(), w.view(), overwrite); });
     table.add(name + ", dW = dy^T x", scalar, Of::multiply, flops,
-              [&] { Ops::product(ProductLayout::atb, w.view(), y.view(), x.view(), overwrite); });
+              [&] { Ops::product(GemmLayout::tn, w.view(), y.view(), x.view(), overwrite); });
   }
 }
 

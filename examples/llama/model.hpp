@@ -65,7 +65,7 @@ class Stopwatch {
 
 /// What a model is besides its config.
 struct ModelOptions {
-  ops::Adaptation adaptation = {};              ///< its `moment` is the model's own
+  ops::LoraConfig adaptation = {};              ///< its `moment` is the model's own
   bool recompute = false;                       ///< branches save their input alone
   ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
@@ -124,7 +124,7 @@ class LlamaModel {
   }
   const std::vector<Parameter*>& parameters() const noexcept { return parameters_; }
   const LlamaConfig& config() const noexcept { return config_; }
-  const ops::Adaptation& adaptation() const noexcept { return adaptation_; }
+  const ops::LoraConfig& adaptation() const noexcept { return adaptation_; }
   /// Whether anything below the branches trains: the embedding does unless adapters alone train.
   bool trains_below() const noexcept { return embedding_.trained; }
 
@@ -229,7 +229,7 @@ class LlamaModel {
 
   LlamaConfig config_;
   std::shared_ptr<ops::TrainingMoment> moment_ = std::make_shared<ops::TrainingMoment>();
-  ops::Adaptation adaptation_;
+  ops::LoraConfig adaptation_;
   ops::BasicMemoryPool<Backend> saved_;
   ops::BasicMemoryPool<Backend> workspace_;
   ops::CrossEntropy<T, Backend> cross_entropy_;

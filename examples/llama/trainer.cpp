@@ -20,9 +20,9 @@ namespace {
 constexpr double final_learning_rate = 0.1;
 
 // From the command line or the adapter's own config.
-ops::Adaptation adaptation_of(const Options& options) {
+ops::LoraConfig adaptation_of(const Options& options) {
   if (options.mode == ModeChoice::full) return {};
-  ops::Adaptation adaptation;
+  ops::LoraConfig adaptation;
   if (options.adapter)
     adaptation = load_adapter_config(*options.adapter);
   else

@@ -31,7 +31,7 @@ template <class Backend, class T>
 struct device_products;
 template <class Backend, class T>
 struct device_attention;
-enum class ProductLayout : std::uint8_t;
+enum class GemmLayout : std::uint8_t;
 template <class T>
 struct tensor_traits;
 

@@ -27,7 +27,7 @@ endforeach()
 file(WRITE ${WORK_DIR}/main.cpp
   "#include \"dropbp/backend/cuda/device.hpp\"\n#include \"dropbp/backend/cuda/products.hpp\"\n"
   "int main() {\n"
-  "  dropbp::device_products<dropbp::Cuda, float>::product(dropbp::ProductLayout::ab, 0, 0, 0, nullptr, 0, nullptr, 0, nullptr, 0, false);\n"
+  "  dropbp::device_products<dropbp::Cuda, float>::product(dropbp::GemmLayout::nn, 0, 0, 0, nullptr, 0, nullptr, 0, nullptr, 0, false);\n"
   "  return dropbp::device_runtime<dropbp::Cuda>::allocate(1) == nullptr;\n}\n")
 execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE_DIR} ${WORK_DIR}/main.cpp -o ${WORK_DIR}/main
   RESULT_VARIABLE status ERROR_VARIABLE messages)

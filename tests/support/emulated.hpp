@@ -76,8 +76,8 @@ struct device_launcher<Emulated> {
 
 template <class T>
 struct device_products<Emulated, T> {
-  static void product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
-                      T* c, std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b,
+  static void product(GemmLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, T* c,
+                      std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b,
                       std::ptrdiff_t ldb, bool add) {
     const auto floats = [](const T* x, std::ptrdiff_t rows, std::ptrdiff_t columns,
                            std::ptrdiff_t ld) {
@@ -87,14 +87,14 @@ struct device_products<Emulated, T> {
           result.row(i)[j] = cuda::to_float(x[i * ld + j]);
       return result;
     };
-    const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
+    const bool at = layout == GemmLayout::tn, bt = layout == GemmLayout::nt;
     const ops::Matrix<float> fa = floats(a, at ? k : m, at ? m : k, lda),
                              fb = floats(b, bt ? n : k, bt ? k : n, ldb);
     ops::Matrix<float> fc = add ? floats(c, m, n, ldc) : ops::Matrix<float>(m, n);
     const ops::Accumulate mode = add ? ops::Accumulate::add : ops::Accumulate::overwrite;
-    if (layout == ProductLayout::abt) ops::product_abt(fc.view(), fa.view(), fb.view(), mode);
-    if (layout == ProductLayout::ab) ops::product_ab(fc.view(), fa.view(), fb.view(), mode);
-    if (layout == ProductLayout::atb) ops::product_atb(fc.view(), fa.view(), fb.view(), mode);
+    if (layout == GemmLayout::nt) ops::gemm_nt(fc.view(), fa.view(), fb.view(), mode);
+    if (layout == GemmLayout::nn) ops::gemm_nn(fc.view(), fa.view(), fb.view(), mode);
+    if (layout == GemmLayout::tn) ops::gemm_tn(fc.view(), fa.view(), fb.view(), mode);
     for (std::ptrdiff_t i = 0; i < m; ++i)
       for (std::ptrdiff_t j = 0; j < n; ++j) c[i * ldc + j] = cuda::from_float<T>(fc.row(i)[j]);
   }

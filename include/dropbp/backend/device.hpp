@@ -32,7 +32,7 @@ concept DeviceBackend = !std::same_as<Backend, Cpu>;
 ///       waits for the stream
 ///   void require_no_capture(const char* what)
 ///       throws std::logic_error where work is recorded, not done
-///   std::string missing()
+///   std::string unavailable_reason()
 ///       empty, or why no device can be used
 template <class Backend>
 struct device_runtime {

@@ -12,7 +12,7 @@
 DROPBP_NAMESPACE_BEGIN
 
 /// C = A B^T (A [m, k], B [n, k]), A B (B [k, n]) or A^T B (A [k, m], B [k, n]); C is [m, n].
-enum class ProductLayout : std::uint8_t { abt, ab, atb };
+enum class GemmLayout : std::uint8_t { nt, nn, tn };
 
 /// Specialised for each backend whose memory the host cannot touch:
 ///   product(layout, m, n, k, c, ldc, a, lda, b, ldb, add)    C = or, with `add`, += the product

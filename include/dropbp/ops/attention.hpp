@@ -98,7 +98,7 @@ void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixVi
   for (Index k0 = 0; k0 < end; k0 += key_block) {
     const Index count = (std::min)(key_block, end - k0);
     const MatrixView<T> block(scores, rows, count);
-    product_abt(block, q, k.rows_from(k0, count));
+    gemm_nt(block, q, k.rows_from(k0, count));
     for (Index i = 0; i < rows; ++i) {
       const Index valid = visible_keys(first + i, k0, count);
       const T before = largest[i];
@@ -109,7 +109,7 @@ void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixVi
       if (k0 > 0 && shrink != T(1))
         for (Index j = 0; j < o.columns; ++j) o.row(i)[j] *= shrink;
     }
-    product_ab(o, block, v.rows_from(k0, count), k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+    gemm_nn(o, block, v.rows_from(k0, count), k0 == 0 ? Accumulate::overwrite : Accumulate::add);
   }
   for (Index i = 0; i < rows; ++i) {
     const T inverse = T(1) / sum[i];
@@ -137,16 +137,16 @@ void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<
   for (Index k0 = 0; k0 < end; k0 += key_block) {
     const Index count = (std::min)(key_block, end - k0);
     const MatrixView<T> p(buffer, rows, count), ds(buffer + query_block * key_block, rows, count);
-    product_abt(p, q, k.rows_from(k0, count));
-    product_abt(ds, d_o, v.rows_from(k0, count));
+    gemm_nt(p, q, k.rows_from(k0, count));
+    gemm_nt(ds, d_o, v.rows_from(k0, count));
     for (Index i = 0; i < rows; ++i) {
       exp_row(p.row(i), visible_keys(first + i, k0, count), count, scale, lse[i]);
       for (Index j = 0; j < count; ++j)
         ds.row(i)[j] = p.row(i)[j] * ((ds.row(i)[j] - delta[i]) * scale);
     }
-    product_atb(dv.rows_from(k0, count), p, d_o, key_mode);
-    product_atb(dk.rows_from(k0, count), ds, q, key_mode);
-    product_ab(dq, ds, k.rows_from(k0, count), k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+    gemm_tn(dv.rows_from(k0, count), p, d_o, key_mode);
+    gemm_tn(dk.rows_from(k0, count), ds, q, key_mode);
+    gemm_nn(dq, ds, k.rows_from(k0, count), k0 == 0 ? Accumulate::overwrite : Accumulate::add);
   }
 }
 

@@ -111,7 +111,7 @@ class CrossEntropy {
     require_shapes(hidden, weight);
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     logits_ = Matrix<T, Backend>(rows, weight.rows(), workspace_);
-    product_abt(logits_.view(), hidden.rows_from(first, rows), weight.value());
+    gemm_nt(logits_.view(), hidden.rows_from(first, rows), weight.value());
     cross_entropy_rows(logits_.view(), losses_.data() + first, ids_.data() + first, ignore_index,
                        counted_, keep);
     seen_ = (std::max)(seen_, first + rows);
@@ -135,9 +135,9 @@ class CrossEntropy {
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     if (weight.trained) {
       const Accumulate mode = weight.begin_gradient();
-      product_atb(weight.gradient(), logits_.view(), hidden.rows_from(first, rows), mode);
+      gemm_tn(weight.gradient(), logits_.view(), hidden.rows_from(first, rows), mode);
     }
-    product_ab(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
+    gemm_nn(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
     logits_ = Matrix<T, Backend>();
     kept_chunk_ = -1;
   }

@@ -19,10 +19,10 @@
 #include "dropbp/backend/cuda/segments.hpp"
 #include "dropbp/backend/products.hpp"
 #include "dropbp/ops/adamw.hpp"
-#include "dropbp/ops/adaptation.hpp"
 #include "dropbp/ops/attention.hpp"
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
+#include "dropbp/ops/lora.hpp"
 #include "dropbp/ops/nf4.hpp"
 #include "dropbp/ops/product.hpp"
 #include "dropbp/ops/rms_norm.hpp"
@@ -57,7 +57,7 @@ struct device_ops {
   static void convert_to(MatrixView<float, Backend> to, ConstView from);
   static void dropout(View y, ConstView x, double rate, const TrainingMoment& moment,
                       std::uint64_t stream);
-  static void product(ProductLayout layout, View c, ConstView a, ConstView b, Accumulate mode);
+  static void product(GemmLayout layout, View c, ConstView a, ConstView b, Accumulate mode);
   static void rms_norm_forward(View y, float* rstd, ConstView x, const T* w, double eps);
   static void rms_norm_recompute(View y, ConstView x, const T* w, const float* rstd);
   // grad_weight null: frozen.
@@ -151,31 +151,31 @@ void dropout(MatrixView<T, Backend> y, std::type_identity_t<MatrixView<const T, 
 namespace detail {
 
 template <class T, class Backend>
-void device_product(ProductLayout layout, MatrixView<T, Backend> c, MatrixView<const T, Backend> a,
+void device_product(GemmLayout layout, MatrixView<T, Backend> c, MatrixView<const T, Backend> a,
                     MatrixView<const T, Backend> b, Accumulate mode) {
-  require_product(layout == ProductLayout::atb, layout == ProductLayout::abt, c, a, b);
+  require_product(layout == GemmLayout::tn, layout == GemmLayout::nt, c, a, b);
   device_ops<T, Backend>::product(layout, c, a, b, mode);
 }
 
 }  // namespace detail
 
 template <class T, DeviceBackend Backend>
-void product_abt(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
-                 std::type_identity_t<MatrixView<const T, Backend>> b,
-                 Accumulate mode = Accumulate::overwrite) {
-  detail::device_product<T>(ProductLayout::abt, c, a, b, mode);
+void gemm_nt(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
+             std::type_identity_t<MatrixView<const T, Backend>> b,
+             Accumulate mode = Accumulate::overwrite) {
+  detail::device_product<T>(GemmLayout::nt, c, a, b, mode);
 }
 template <class T, DeviceBackend Backend>
-void product_ab(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
-                std::type_identity_t<MatrixView<const T, Backend>> b,
-                Accumulate mode = Accumulate::overwrite) {
-  detail::device_product<T>(ProductLayout::ab, c, a, b, mode);
+void gemm_nn(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
+             std::type_identity_t<MatrixView<const T, Backend>> b,
+             Accumulate mode = Accumulate::overwrite) {
+  detail::device_product<T>(GemmLayout::nn, c, a, b, mode);
 }
 template <class T, DeviceBackend Backend>
-void product_atb(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
-                 std::type_identity_t<MatrixView<const T, Backend>> b,
-                 Accumulate mode = Accumulate::overwrite) {
-  detail::device_product<T>(ProductLayout::atb, c, a, b, mode);
+void gemm_tn(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
+             std::type_identity_t<MatrixView<const T, Backend>> b,
+             Accumulate mode = Accumulate::overwrite) {
+  detail::device_product<T>(GemmLayout::tn, c, a, b, mode);
 }
 
 // ---- norms, rotation, attention, gates

@@ -39,9 +39,9 @@ inline cuda::AttentionShape attention_shape(const HeadLayout& layout, const Sequ
 // A host array on the device for the length of a call; its memory is released in the order of the
 // stream.
 template <class E, class Backend>
-class Uploaded {
+class DeviceBuffer {
  public:
-  Uploaded(const E* host, std::size_t count)
+  DeviceBuffer(const E* host, std::size_t count)
       : bytes_(count * sizeof(E)), data_(device_runtime<Backend>::allocate(bytes_)) {
     try {
       if (bytes_ > 0) device_runtime<Backend>::copy_to_device(data_, host, bytes_);
@@ -50,10 +50,10 @@ class Uploaded {
       throw;
     }
   }
-  explicit Uploaded(const std::vector<E>& host) : Uploaded(host.data(), host.size()) {}
-  Uploaded(const Uploaded&) = delete;
-  Uploaded& operator=(const Uploaded&) = delete;
-  ~Uploaded() { device_runtime<Backend>::release(data_, bytes_); }
+  explicit DeviceBuffer(const std::vector<E>& host) : DeviceBuffer(host.data(), host.size()) {}
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+  ~DeviceBuffer() { device_runtime<Backend>::release(data_, bytes_); }
 
   const E* data() const noexcept { return static_cast<const E*>(data_); }
 
@@ -107,9 +107,9 @@ void device_ops<T, Backend>::dropout(View y, ConstView x, double rate, const Tra
 }
 
 template <class T, DeviceBackend Backend>
-void device_ops<T, Backend>::product(ProductLayout layout, View c, ConstView a, ConstView b,
+void device_ops<T, Backend>::product(GemmLayout layout, View c, ConstView a, ConstView b,
                                      Accumulate mode) {
-  const Index depth = layout == ProductLayout::atb ? a.rows : a.columns;
+  const Index depth = layout == GemmLayout::tn ? a.rows : a.columns;
   device_products<Backend, T>::product(layout, c.rows, c.columns, depth, c.data, c.stride, a.data,
                                        a.stride, b.data, b.stride, mode == Accumulate::add);
 }
@@ -201,7 +201,7 @@ template <class T, DeviceBackend Backend>
 void device_ops<T, Backend>::embedding_forward(View out, std::span<const std::int32_t> tokens,
                                                ConstView weight) {
   auto launch = device_launcher<Backend>::current();
-  const Uploaded<std::int32_t, Backend> ids(tokens.data(), tokens.size());
+  const DeviceBuffer<std::int32_t, Backend> ids(tokens.data(), tokens.size());
   cuda::embedding_forward(launch, rows_of(out), ids.data(), rows_of(weight), out.rows, out.columns);
 }
 
@@ -211,7 +211,7 @@ void device_ops<T, Backend>::embedding_backward(View gradient, Accumulate mode,
                                                 std::span<const std::int32_t> tokens) {
   auto launch = device_launcher<Backend>::current();
   const cuda::TokenOrder order(tokens.data(), tokens.size());
-  const Uploaded<std::int32_t, Backend> ids(order.ids), starts(order.starts),
+  const DeviceBuffer<std::int32_t, Backend> ids(order.ids), starts(order.starts),
       positions(order.positions);
   cuda::embedding_backward(launch, rows_of(gradient), mode == Accumulate::add, rows_of(grad_output),
                            ids.data(), starts.data(), positions.data(),
@@ -251,7 +251,7 @@ void device_ops<T, Backend>::adamw(std::span<cuda::UpdateSegment<T>> segments,
     segment.first_chunk = chunks;
     chunks += cuda::update_chunks(static_cast<Index>(segment.size));
   }
-  const Uploaded<cuda::UpdateSegment<T>, Backend> table(segments.data(), segments.size());
+  const DeviceBuffer<cuda::UpdateSegment<T>, Backend> table(segments.data(), segments.size());
   cuda::adamw(launch, table.data(), static_cast<Index>(segments.size()), static_cast<Index>(chunks),
               {.beta1 = static_cast<float>(options.beta1),
                .rest1 = static_cast<float>(1.0 - options.beta1),
@@ -276,8 +276,8 @@ std::vector<double> device_ops<T, Backend>::squared_norms(
   }
   starts.push_back(chunks);
   auto launch = device_launcher<Backend>::current();
-  const Uploaded<cuda::NormSegment<T>, Backend> table(segments);
-  const Uploaded<std::int64_t, Backend> bounds(starts);
+  const DeviceBuffer<cuda::NormSegment<T>, Backend> table(segments);
+  const DeviceBuffer<std::int64_t, Backend> bounds(starts);
   Matrix<float, Backend> partial(1, static_cast<Index>(chunks));
   Matrix<cuda::ExactSum, Backend> result(1, static_cast<Index>(sums.size()));
   cuda::squared_norms(launch, result.data(), table.data(), bounds.data(),
@@ -295,7 +295,7 @@ double device_ops<T, Backend>::squared_distance(const T* x, const T* y, std::siz
   auto launch = device_launcher<Backend>::current();
   const Index chunks = cuda::norm_chunks(static_cast<Index>(n));
   const std::vector<std::int64_t> starts = {0, chunks};
-  const Uploaded<std::int64_t, Backend> bounds(starts);
+  const DeviceBuffer<std::int64_t, Backend> bounds(starts);
   Matrix<float, Backend> partial(1, chunks);
   Matrix<cuda::ExactSum, Backend> result(1, 1);
   cuda::squared_distance(launch, result.data(), x, y, static_cast<Index>(n), bounds.data(),

@@ -67,26 +67,23 @@ void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accu
 /// the library's own engine, neither on m and n, the position of an element or the width of the
 /// machine's vectors. Throw std::invalid_argument for sizes that do not fit.
 template <class T>
-void product_abt(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
-                 std::type_identity_t<MatrixView<const T>> b,
-                 Accumulate mode = Accumulate::overwrite) {
+void gemm_nt(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
+             std::type_identity_t<MatrixView<const T>> b, Accumulate mode = Accumulate::overwrite) {
   detail::product<T, false, true>(c, a, b, mode);
 }
 
 /// C [m, n] = or += A [m, k] B [k, n]: the gradient of a linear map's input, dx = dy W.
 template <class T>
-void product_ab(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
-                std::type_identity_t<MatrixView<const T>> b,
-                Accumulate mode = Accumulate::overwrite) {
+void gemm_nn(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
+             std::type_identity_t<MatrixView<const T>> b, Accumulate mode = Accumulate::overwrite) {
   detail::product<T, false, false>(c, a, b, mode);
 }
 
 /// C [m, n] = or += A^T B, with A [k, m] and B [k, n]: the gradient of a linear map's weight, dW =
 /// dy^T x.
 template <class T>
-void product_atb(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
-                 std::type_identity_t<MatrixView<const T>> b,
-                 Accumulate mode = Accumulate::overwrite) {
+void gemm_tn(MatrixView<T> c, std::type_identity_t<MatrixView<const T>> a,
+             std::type_identity_t<MatrixView<const T>> b, Accumulate mode = Accumulate::overwrite) {
   detail::product<T, true, false>(c, a, b, mode);
 }
 

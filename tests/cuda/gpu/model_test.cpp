@@ -101,7 +101,7 @@ struct Run {
 
 // The same steps on both: same plans, dropout, batches; AdamW.
 template <class T>
-Run compare(ops::Adaptation adaptation, bool tie_embeddings, bool recompute = false) {
+Run compare(ops::LoraConfig adaptation, bool tie_embeddings, bool recompute = false) {
   constexpr std::uint64_t steps = 20;
   const LlamaConfig config = small_config(tie_embeddings);
   LlamaModel<float> cpu(config, 9, {.adaptation = adaptation, .recompute = recompute});

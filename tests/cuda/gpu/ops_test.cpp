@@ -132,12 +132,12 @@ TEMPLATE_TEST_CASE(
   };
   for (const Size s : {Size{64, 128, 256, 0}, Size{33, 17, 65, 0}, Size{128, 64, 96, 8},
                        Size{5, 7, 3, 1}, Size{1, 128, 64, 0}, Size{16, 16, 0, 0}})
-    for (const ProductLayout layout : {ProductLayout::abt, ProductLayout::ab, ProductLayout::atb})
+    for (const GemmLayout layout : {GemmLayout::nt, GemmLayout::nn, GemmLayout::tn})
       for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
         INFO(s.m << " x " << s.n << " x " << s.k << ", gap " << s.gap << ", layout "
                  << static_cast<int>(layout) << ", DROPBP_TEST_SEED=" << test::fresh_seed());
         auto random = generator({s.m, s.n});
-        const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
+        const bool at = layout == GemmLayout::tn, bt = layout == GemmLayout::nt;
         const Index a_rows = at ? s.k : s.m, a_columns = at ? s.m : s.k, b_rows = bt ? s.n : s.k,
                     b_columns = bt ? s.k : s.n;
         Buffer<T> a(a_rows, a_columns + s.gap), b(b_rows, b_columns + s.gap), c(s.m, s.n + s.gap);
@@ -156,9 +156,9 @@ TEMPLATE_TEST_CASE(
         const MatrixView<const double> av = strided(as, a_rows, a_columns, s.gap),
                                        bv = strided(bs, b_rows, b_columns, s.gap);
         const MatrixView<double> cv = strided(wanted, s.m, s.n, s.gap);
-        if (layout == ProductLayout::abt) ops::product_abt(cv, av, bv, mode);
-        if (layout == ProductLayout::ab) ops::product_ab(cv, av, bv, mode);
-        if (layout == ProductLayout::atb) ops::product_atb(cv, av, bv, mode);
+        if (layout == GemmLayout::nt) ops::gemm_nt(cv, av, bv, mode);
+        if (layout == GemmLayout::nn) ops::gemm_nn(cv, av, bv, mode);
+        if (layout == GemmLayout::tn) ops::gemm_tn(cv, av, bv, mode);
         run_everywhere({&c}, Capture::yes, [&] {
           Ops<T>::product(layout, c.columns(0, s.n), a.columns(0, a_columns),
                           b.columns(0, b_columns), mode);
@@ -649,7 +649,7 @@ TEST_CASE("device: memory and copies") {
   CHECK((back[499] == 0x5A && back[500] == 7));
   Device::release(memory, 1000);
 #if !defined(DROPBP_TEST_EMULATED)
-  CHECK(Device::missing() == "");
+  CHECK(Device::unavailable_reason() == "");
   CHECK(Device::processors() > 0);
   test::check_throws<std::runtime_error>([] { Device::allocate(std::size_t{1} << 43); },
                                          {"8796093022208 bytes of device memory are needed",
@@ -657,7 +657,7 @@ TEST_CASE("device: memory and copies") {
   float* const none = nullptr;
   test::check_throws<std::invalid_argument>(
       [&] {
-        device_products<Cuda, float>::product(ProductLayout::ab, 4, 4, 4, none, 3, none, 4, none, 4,
+        device_products<Cuda, float>::product(GemmLayout::nn, 4, 4, 4, none, 3, none, 4, none, 4,
                                               false);
       },
       {"rows that do not overlap", "C [4, 4] (rows 3 apart)"});

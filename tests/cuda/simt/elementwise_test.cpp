@@ -6,7 +6,7 @@
 #include "dropbp/backend/cuda/elementwise.hpp"
 
 #include "dropbp/backend/cpu/kernels.hpp"
-#include "dropbp/ops/adaptation.hpp"
+#include "dropbp/ops/lora.hpp"
 #include "simt_test.hpp"
 
 using namespace dropbp::test;

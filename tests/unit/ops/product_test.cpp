@@ -15,14 +15,14 @@ using namespace dropbp::test;
 
 namespace {
 
-enum class Kind { abt, ab, atb };
+enum class Kind { nt, nn, tn };
 
 template <class T>
 void multiply(Kind kind, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
               Accumulate mode) {
-  if (kind == Kind::abt) product_abt(c, a, b, mode);
-  if (kind == Kind::ab) product_ab(c, a, b, mode);
-  if (kind == Kind::atb) product_atb(c, a, b, mode);
+  if (kind == Kind::nt) gemm_nt(c, a, b, mode);
+  if (kind == Kind::nn) gemm_nn(c, a, b, mode);
+  if (kind == Kind::tn) gemm_tn(c, a, b, mode);
 }
 
 // Operands of C [m, n] with depth k, in rows a little longer than needed.
@@ -31,17 +31,17 @@ struct Operands {
   Matrix<T> a, b;
   MatrixView<const T> a_view, b_view;
   Operands(Kind kind, Index m, Index n, Index k, std::uint64_t seed) {
-    const Index a_rows = kind == Kind::atb ? k : m, a_columns = kind == Kind::atb ? m : k;
-    const Index b_rows = kind == Kind::abt ? n : k, b_columns = kind == Kind::abt ? k : n;
+    const Index a_rows = kind == Kind::tn ? k : m, a_columns = kind == Kind::tn ? m : k;
+    const Index b_rows = kind == Kind::nt ? n : k, b_columns = kind == Kind::nt ? k : n;
     a = random_matrix<T>(a_rows, a_columns + 3, seed),
     b = random_matrix<T>(b_rows, b_columns + 1, seed + 1);
     a_view = a.view().columns_from(1, a_columns), b_view = b.view().columns_from(0, b_columns);
   }
   double a_at(Kind kind, Index i, Index p) const {
-    return static_cast<double>(kind == Kind::atb ? a_view.row(p)[i] : a_view.row(i)[p]);
+    return static_cast<double>(kind == Kind::tn ? a_view.row(p)[i] : a_view.row(i)[p]);
   }
   double b_at(Kind kind, Index p, Index j) const {
-    return static_cast<double>(kind == Kind::abt ? b_view.row(j)[p] : b_view.row(p)[j]);
+    return static_cast<double>(kind == Kind::nt ? b_view.row(j)[p] : b_view.row(p)[j]);
   }
 };
 
@@ -57,7 +57,7 @@ void compare_with_plain_loops() {
   std::uint64_t seed = 1;
   double worst = 0;
   for (const auto& [m, n, k] : shapes)
-    for (const Kind kind : {Kind::abt, Kind::ab, Kind::atb})
+    for (const Kind kind : {Kind::nt, Kind::nn, Kind::tn})
       for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
         const Operands<T> operands(kind, m, n, k, seed += 2);
         Matrix<T> c = random_matrix<T>(m, n + 2, seed + 1);
@@ -92,7 +92,7 @@ void compare_threads() {
   const ThreadsGuard guard;
   std::uint64_t seed = 1000;
   for (const auto& [m, n, k] : shapes)
-    for (const Kind kind : {Kind::abt, Kind::ab, Kind::atb}) {
+    for (const Kind kind : {Kind::nt, Kind::nn, Kind::tn}) {
       const Operands<T> operands(kind, m, n, k, seed += 2);
       std::uint64_t first = 0;
       for (const int threads : thread_counts) {
@@ -123,17 +123,17 @@ TEST_CASE("products have the same bits on 1, 2, 3 and 8 threads") {
 #if !defined(DROPBP_EIGEN_PRODUCTS)  // which does not promise it
 TEST_CASE("an element of a product depends on its row, its column and the depth alone") {
   const Index m = 97, n = 83, k = 600;
-  const Operands<float> operands(Kind::abt, m, n, k, 5);
+  const Operands<float> operands(Kind::nt, m, n, k, 5);
   Matrix<float> whole(m, n);
-  product_abt(whole.view(), operands.a_view, operands.b_view);
+  gemm_nt(whole.view(), operands.a_view, operands.b_view);
   for (const auto& [i0, j0, rows, columns] : {std::array<Index, 4>{0, 0, 1, 1},
                                               {5, 7, 1, 83 - 7},
                                               {3, 2, 17, 5},
                                               {96, 82, 1, 1},
                                               {11, 16, 50, 16}}) {
     Matrix<float> part(rows, columns);
-    product_abt(part.view(), operands.a_view.rows_from(i0, rows),
-                operands.b_view.rows_from(j0, columns));
+    gemm_nt(part.view(), operands.a_view.rows_from(i0, rows),
+            operands.b_view.rows_from(j0, columns));
     for (Index i = 0; i < rows; ++i)
       for (Index j = 0; j < columns; ++j) REQUIRE(part.row(i)[j] == whole.row(i0 + i)[j0 + j]);
   }
@@ -144,12 +144,12 @@ TEST_CASE("an element of a product depends on its row, its column and the depth 
 TEST_CASE("products of depth 0 and of nothing") {
   Matrix<float> c = random_matrix<float>(3, 5, 1), a(3, 0), b(5, 0);
   const Matrix<float> before = clone(c);
-  product_abt(c.view(), a.view(), b.view(), Accumulate::add);
+  gemm_nt(c.view(), a.view(), b.view(), Accumulate::add);
   CHECK(same_bits(elements(std::as_const(c)), elements(before)));
-  product_abt(c.view(), a.view(), b.view());
+  gemm_nt(c.view(), a.view(), b.view());
   for (const float value : elements(c)) CHECK(value == 0.0f);
   Matrix<float> nothing(0, 5), no_rows(0, 4);
-  product_ab(nothing.view(), no_rows.view(), random_matrix<float>(4, 5, 2).view());
+  gemm_nn(nothing.view(), no_rows.view(), random_matrix<float>(4, 5, 2).view());
 }
 
 TEST_CASE("hostile values travel through a product as IEEE 754 says") {
@@ -158,7 +158,7 @@ TEST_CASE("hostile values travel through a product as IEEE 754 says") {
                   c(13, 21);
     a.row(bad_row)[17] = std::numeric_limits<float>::quiet_NaN();
     b.row(20)[3] = std::numeric_limits<float>::infinity();
-    product_abt(c.view(), a.view(), b.view());
+    gemm_nt(c.view(), a.view(), b.view());
     for (Index i = 0; i < 13; ++i)
       for (Index j = 0; j < 21; ++j) {
         CAPTURE(i, j);
@@ -170,7 +170,7 @@ TEST_CASE("hostile values travel through a product as IEEE 754 says") {
 
 TEST_CASE("a product of sizes that do not fit says so") {
   Matrix<float> c(3, 4), a(3, 5), b(4, 6);
-  const std::string message = invalid_message([&] { product_abt(c.view(), a.view(), b.view()); });
+  const std::string message = invalid_message([&] { gemm_nt(c.view(), a.view(), b.view()); });
   CAPTURE(message);
   CHECK(contains(message, "A B^T"));
   CHECK(contains(message, "A [3, 5]"));

@@ -39,7 +39,7 @@ inline constexpr cudaDataType_t cuda_type<Half> = CUDA_R_16F;
 struct ProductKey {
   int device;
   cudaDataType_t type;
-  ProductLayout layout;
+  GemmLayout layout;
   std::ptrdiff_t m, n, k, lda, ldb, ldc;
   std::uint32_t align_a, align_b, align_c;  ///< bytes
   bool add;
@@ -52,7 +52,7 @@ struct ProductKey {
   }
 
   std::string text() const {
-    const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
+    const bool at = layout == GemmLayout::tn, bt = layout == GemmLayout::nt;
     const auto shape = [](std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t ld) {
       return "[" + std::to_string(rows) + ", " + std::to_string(columns) + "] (rows " +
              std::to_string(ld) + " apart)";
@@ -102,7 +102,7 @@ struct ProductPlan {
 
   ProductPlan(cublasLtHandle_t handle, const ProductKey& key) {
     const std::string what = key.text() + " must be possible";
-    const bool at = key.layout == ProductLayout::atb, bt = key.layout == ProductLayout::abt;
+    const bool at = key.layout == GemmLayout::tn, bt = key.layout == GemmLayout::nt;
     cublasLtMatmulDesc_t description = nullptr;
     require_success(cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F), what);
     operation.reset(description);
@@ -195,12 +195,12 @@ inline std::uint32_t alignment(const void* p) {
 }  // namespace cuda
 
 template <class T>
-void device_products<Cuda, T>::product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n,
+void device_products<Cuda, T>::product(GemmLayout layout, std::ptrdiff_t m, std::ptrdiff_t n,
                                        std::ptrdiff_t k, T* c, std::ptrdiff_t ldc, const T* a,
                                        std::ptrdiff_t lda, const T* b, std::ptrdiff_t ldb,
                                        bool add) {
   namespace detail = cuda::detail;
-  const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
+  const bool at = layout == GemmLayout::tn, bt = layout == GemmLayout::nt;
   detail::ProductKey key{detail::current_device(),
                          detail::cuda_type<T>,
                          layout,

@@ -15,8 +15,8 @@ DROPBP_NAMESPACE_BEGIN
 template <class T>
 struct device_products<Cuda, T> {
   /// See the primary template. Throws std::runtime_error, with the shapes, where cuBLASLt fails.
-  static void product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
-                      T* c, std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b,
+  static void product(GemmLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k, T* c,
+                      std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b,
                       std::ptrdiff_t ldb, bool add);
 };
 

@@ -38,7 +38,7 @@ inline constexpr std::array<std::string_view, 7> adaptable_linears{
 /// Models" (ICLR 2022); with a quantised W: Dettmers et al., "QLoRA: Efficient Finetuning of
 /// Quantized LLMs" (NeurIPS 2023). The initial values mean no adapters: the weights themselves
 /// train.
-struct Adaptation {
+struct LoraConfig {
   Index rank = 0;       ///< 0: no adapters
   double alpha = 16.0;  ///< the adapters' outputs are multiplied by alpha / rank
   /// Share of the adapters' inputs that is set to 0 in training, in [0, 1). The masks of a linear
@@ -67,7 +67,7 @@ struct Adaptation {
 };
 
 /// Throws std::invalid_argument for an impossible one.
-inline void require_valid(const Adaptation& adaptation) {
+inline void require_valid(const LoraConfig& adaptation) {
   if (adaptation.rank < 0 || !std::isfinite(adaptation.alpha) ||
       !(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
     detail::throw_invalid(
