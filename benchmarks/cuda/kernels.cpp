@@ -129,7 +129,7 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     table.add("cross-entropy with its gradient", scalar, Of::copy,
               2.0 * static_cast<double>(rows * vocabulary) * sizeof(T), [&] {
                 Ops::cross_entropy_rows(logits.view(), losses.data(), targets.data(), -100,
-                                        static_cast<std::size_t>(rows), true);
+                                        static_cast<double>(rows), true);
               });
   }
   {

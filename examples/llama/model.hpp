@@ -11,6 +11,7 @@
 #include <deque>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,7 +41,10 @@ using ops::Index;
 struct Batch {
   ops::SequenceShape shape;
   std::vector<std::int32_t> inputs;
-  std::vector<std::int32_t> labels;
+  std::vector<std::int32_t> labels;  ///< or ops::CrossEntropy's ignore_index
+  /// Labelled tokens of the whole optimizer step, where the batch is one of its micro-steps: losses
+  /// and gradients are then shares that add up. None: those of the batch.
+  std::optional<double> divisor = std::nullopt;
 };
 
 /// Where the time of one or more passes went, in seconds.
@@ -200,8 +204,9 @@ class LlamaModel {
 
   // ---- passes
 
-  /// Mean cross-entropy of the batch, in nats a token; its gradients are added to those of the
-  /// parameters. Call clear_gradients() before the first of a step. Adds to `times`.
+  /// Mean cross-entropy of the batch, in nats a token, or its share of the step's; its gradients
+  /// are added to those of the parameters. Call clear_gradients() before the first of a step. Adds
+  /// to `times`.
   double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
 
   /// The loss alone. The handler must be in an evaluation: branches that save would keep their

@@ -80,7 +80,7 @@ struct device_ops {
   static void embedding_backward(View gradient, Accumulate mode, ConstView grad_output,
                                  std::span<const std::int32_t> tokens);
   static void cross_entropy_rows(View logits, float* losses, const std::int32_t* targets,
-                                 std::int32_t ignored, std::size_t counted, bool keep);
+                                 std::int32_t ignored, double divisor, bool keep);
   static void nf4_expand(View to, Index first, const std::uint8_t* codes,
                          const std::uint8_t* scales, const float* group_scales, float offset);
   static void adamw(std::span<cuda::UpdateSegment<T>> segments, const AdamWOptions& options,
@@ -296,8 +296,8 @@ void embedding_backward(MatrixView<T, Backend> grad_output, std::span<const std:
 
 template <class T, DeviceBackend Backend>
 void cross_entropy_rows(MatrixView<T, Backend> logits, float* losses, const std::int32_t* targets,
-                        std::int32_t ignored, std::size_t counted, bool keep) {
-  detail::device_ops<T, Backend>::cross_entropy_rows(logits, losses, targets, ignored, counted,
+                        std::int32_t ignored, double divisor, bool keep) {
+  detail::device_ops<T, Backend>::cross_entropy_rows(logits, losses, targets, ignored, divisor,
                                                      keep);
 }
 

@@ -221,9 +221,9 @@ void device_ops<T, Backend>::embedding_backward(View gradient, Accumulate mode,
 template <class T, DeviceBackend Backend>
 void device_ops<T, Backend>::cross_entropy_rows(View logits, float* losses,
                                                 const std::int32_t* targets, std::int32_t ignored,
-                                                std::size_t counted, bool keep) {
+                                                double divisor, bool keep) {
   auto launch = device_launcher<Backend>::current();
-  cuda::cross_entropy_rows(launch, rows_of(logits), losses, targets, ignored, counted, keep,
+  cuda::cross_entropy_rows(launch, rows_of(logits), losses, targets, ignored, divisor, keep,
                            logits.rows, logits.columns);
 }
 

@@ -507,7 +507,7 @@ TEMPLATE_TEST_CASE("device: losses and their gradient", "", DROPBP_SCALARS) {
     std::vector<std::int32_t> ids;
     for (const double id : targets.values()) ids.push_back(static_cast<std::int32_t>(id));
     std::vector<double> wanted = logits.fill(random), wanted_losses(ids.size());
-    const auto counted = static_cast<std::size_t>(
+    const auto counted = static_cast<double>(
         std::count_if(ids.begin(), ids.end(), [](std::int32_t id) { return id != -100; }));
     ops::cross_entropy_rows<double>(rows_of(wanted, shape.rows), wanted_losses.data(), ids.data(),
                                     -100, counted, true);

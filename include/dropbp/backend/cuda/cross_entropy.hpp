@@ -21,8 +21,8 @@ struct CrossEntropyRows {
 
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<T> logits, float* losses,
-                                const std::int32_t* targets, std::int32_t ignored,
-                                float inverse_count, bool keep, Index vocabulary) const {
+                                const std::int32_t* targets, std::int32_t ignored, float share,
+                                bool keep, Index vocabulary) const {
     auto* const scratch = reinterpret_cast<float*>(ctx.shared());
     const Index row = ctx.block(), packs = vocabulary / N;
     T* const values = logits.row(row);
@@ -57,13 +57,13 @@ struct CrossEntropyRows {
     const float total = block_sum<threads>(ctx, sum * std::exp(largest - all), scratch);
     if (ctx.thread() == 0) losses[row] = (std::log(total) + all) - at_target;
     if (!keep) return;
-    const float scale = inverse_count / total;
+    const float scale = share / total;
     for (Index pack = ctx.thread(); pack < packs; pack += threads) {
       Pack<T, N> v = ctx.template load<T, N>(values + pack * N);
       DROPBP_UNROLL
       for (unsigned i = 0; i < N; ++i) {
         const float p = std::exp(to_float(v.values[i]) - all) * scale;
-        v.values[i] = from_float<T>(pack * N + Index{i} == Index{target} ? p - inverse_count : p);
+        v.values[i] = from_float<T>(pack * N + Index{i} == Index{target} ? p - share : p);
       }
       ctx.store(values + pack * N, v);
     }
@@ -73,22 +73,22 @@ struct CrossEntropyRows {
 }  // namespace detail
 
 /// losses [rows] = log(sum(exp(logits))) - logits[target], 0 where the target is `ignored`. With
-/// `keep` the gradient of the mean over `counted` targets replaces logits [rows, vocabulary].
+/// `keep` the gradient of their sum over `divisor` replaces logits [rows, vocabulary].
 template <class Launcher, class T>
 void cross_entropy_rows(Launcher& launch, Rows<T> logits, float* losses,
-                        const std::int32_t* targets, std::int32_t ignored, std::size_t counted,
+                        const std::int32_t* targets, std::int32_t ignored, double divisor,
                         bool keep, Index rows, Index vocabulary) {
   if (rows <= 0) return;
   const Grid grid{.x = static_cast<unsigned>(rows),
                   .shared_bytes = detail::CrossEntropyRows<T, 1>::threads / 32 * sizeof(float)};
-  const float inverse_count =
-      counted == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(counted));
+  // Of a token; of no token where the divisor counts none.
+  const float share = divisor == 0 ? 0.0f : static_cast<float>(1.0 / divisor);
   if (is_vectorizable(logits, rows, vocabulary))
     launch(grid, detail::CrossEntropyRows<T, full_width<T>>{}, logits, losses, targets, ignored,
-           inverse_count, keep, vocabulary);
+           share, keep, vocabulary);
   else
-    launch(grid, detail::CrossEntropyRows<T, 1>{}, logits, losses, targets, ignored, inverse_count,
-           keep, vocabulary);
+    launch(grid, detail::CrossEntropyRows<T, 1>{}, logits, losses, targets, ignored, share, keep,
+           vocabulary);
 }
 
 }  // namespace cuda
