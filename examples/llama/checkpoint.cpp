@@ -18,6 +18,7 @@
 #include <system_error>
 
 #include "atomic_file.hpp"
+#include "finite.hpp"
 #include "strict_json.hpp"
 
 namespace llama {
@@ -406,12 +407,21 @@ void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedT
   const Weights weights = open_checked(folder, tensors, format);
   for (const NamedTensor& tensor : tensors) {
     const SafetensorsFile& file = weights.files[weights.file_of.find(tensor.name)->second];
+    const auto read = [&](std::span<float> values) {
+      file.read(tensor.name, values);
+      const std::span<const float> loaded(values);
+      if (const std::size_t at = first_not_finite(loaded); at < loaded.size())
+        throw std::runtime_error(fmt::format(
+            "'{}': weights must be finite, but {}; fetch the file again, or use a "
+            "model that was saved before its training diverged",
+            file.path().string(), not_finite_text(tensor.name, tensor.shape, loaded, at)));
+    };
     if (tensor.take) {
       std::vector<float> values(file.find(tensor.name)->elements());
-      file.read(tensor.name, values);
+      read(values);
       tensor.take(values);
     } else {
-      file.read(tensor.name, tensor.values);
+      read(tensor.values);
     }
   }
 }
@@ -439,8 +449,23 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
   metadata["format"] = "pt";
   std::vector<TensorToWrite> to_write;
   to_write.reserve(tensors.size());
-  for (const NamedTensor& tensor : tensors)
-    to_write.push_back({tensor.name, tensor.shape, tensor.values, tensor.make});
+  for (const NamedTensor& tensor : tensors) {
+    const auto require_finite = [&folder, &tensor](std::span<const float> values) {
+      if (const std::size_t at = first_not_finite(values); at < values.size())
+        throw std::runtime_error(
+            fmt::format("what is written to '{}' must be finite, but {}; the folder stays as it "
+                        "was: train again from finite weights with a lower --learning-rate",
+                        folder.string(), not_finite_text(tensor.name, tensor.shape, values, at)));
+    };
+    require_finite(tensor.values);
+    TensorToWrite& one = to_write.emplace_back();
+    one.name = tensor.name, one.shape = tensor.shape, one.values = tensor.values;
+    if (tensor.make)
+      one.make = [&tensor, require_finite](std::span<float> values) {
+        tensor.make(values);
+        require_finite(values);
+      };
+  }
 
   // First, or removing the old .tmp below would take away what makes the folder loadable.
   for (const auto& [pending, path] : pending_files(folder, format)) rename_durably(pending, path);

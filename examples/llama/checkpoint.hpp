@@ -50,10 +50,10 @@ inline constexpr FolderFormat adapter_format{"adapter_config.json",
 /// `.index.json`. Each must be there with exactly its shape, and nothing else may be there except
 /// buffers that carry no weights (rotary_emb.inv_freq, and lm_head.weight when `tensors` has none
 /// because it is tied). All names and shapes are checked before the first value is written. Throws
-/// std::runtime_error.
+/// std::runtime_error, also for a value that is NaN or infinite, with its tensor and place.
 void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                      const FolderFormat& format = model_format);
-/// Throws what that would, but for damaged numbers, and fills nothing.
+/// Throws what that would, but for damaged numbers and those not finite, and fills nothing.
 void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                       const FolderFormat& format = model_format);
 
@@ -66,7 +66,8 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder,
                                const FolderFormat& format = model_format);
 
 /// Writes the config's text and the weights, creating the folder; on std::runtime_error what was
-/// there before is intact.
+/// there before is intact. Weights that are NaN or infinite are such an error: they are not
+/// written.
 ///
 /// Two files cannot be renamed in one stroke, so: both are written and synced as `.tmp` (every full
 /// disk is met here), then the weights are renamed, then the config. The weights carry a copy of

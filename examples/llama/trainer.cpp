@@ -12,6 +12,7 @@
 
 #include "adapter.hpp"
 #include "errors.hpp"
+#include "finite.hpp"
 
 namespace llama {
 namespace {
@@ -105,6 +106,54 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const a
   return sampling;
 }
 
+// Of all gradients together, as the micro-steps have added them up. Below it no square of an
+// element exceeds a float, in which AdamW keeps its second moments and devices add up squares.
+constexpr double largest_gradient_norm = 1.8e19;
+
+template <class T, class Backend>
+std::vector<float> gradient_on_host(const ops::ParameterSlice<T, Backend>& slice) {
+  std::vector<float> gradient(slice.size());
+  const ops::MatrixView<T, Backend> from(slice.gradient, slice.rows, slice.columns);
+  if constexpr (dropbp::DeviceBackend<Backend>)
+    ops::download(ops::MatrixView<float>(gradient.data(), slice.rows, slice.columns), from);
+  else
+    std::copy_n(from.data, slice.size(), gradient.data());
+  return gradient;
+}
+
+// Throws for gradients that an update must not see. The norms are there anyway: this costs nothing
+// until it throws.
+template <class T, class Backend>
+void require_usable_gradients(std::span<ops::Parameter<T, Backend>* const> parameters,
+                              std::span<const double> squared_norms, std::uint64_t step) {
+  if (ops::global_norm(squared_norms) < largest_gradient_norm) return;
+  // In the order of the backward pass: what is not finite spreads to everything below.
+  double total = 0.0, most = -1.0;
+  std::string largest;
+  for (std::size_t i = parameters.size(); i-- > 0;) {
+    if (!parameters[i]->trained || !parameters[i]->has_gradient()) continue;
+    parameters[i]->for_each_slice([&](const ops::ParameterSlice<T, Backend>& slice) {
+      const std::vector<float> gradient = gradient_on_host(slice);
+      const std::span<const float> values(gradient);
+      if (const std::size_t at = first_not_finite(values); at < values.size())
+        throw std::runtime_error(fmt::format(
+            "gradients must stay finite, but in step {} that of {}, the first in the backward "
+            "pass; no weight was changed by this step: lower --learning-rate, or look for extreme "
+            "weights in --model",
+            step, not_finite_text(slice.name, {slice.rows, slice.columns}, values, at)));
+      const double squared =
+          dropbp::backend_kernels<dropbp::Cpu, float>::squared_norm(values.data(), values.size());
+      total += squared;
+      if (squared > most) most = squared, largest = slice.name;
+    });
+  }
+  throw std::runtime_error(
+      fmt::format("the norm of all gradients must stay below {:g}, or their squares exceed a "
+                  "float, but it is {:g} in step {}, most of it of '{}'; no weight was changed by "
+                  "this step: lower --learning-rate, or look for extreme weights in --model",
+                  largest_gradient_norm, std::sqrt(total), step, largest));
+}
+
 }  // namespace
 
 template <class T, class Backend>
@@ -125,6 +174,9 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
                                        .weight_decay = options.weight_decay}),
       sampler_(data.train(), options.batch, options.sequence, options.seed),
       running_(handler_.size()) {
+  // As Hugging Face's trainer: matrices decay, those of embedding and output layer too.
+  for (ops::Parameter<T, Backend>* parameter : model_.parameters())
+    parameter->decays = !parameter->parts().front().name.ends_with("norm.weight");
   branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
   std::size_t branch = 0;
   model_.for_each_layer([&](auto& layer) {
@@ -206,6 +258,7 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   double optimizer_seconds = 0.0;
   Stopwatch watch;
   const std::vector<double> squared_norms = ops::squared_gradient_norms<T>(optimizer_.parameters());
+  require_usable_gradients<T, Backend>(optimizer_.parameters(), squared_norms, number);
   record.gradient_norm = ops::global_norm(squared_norms);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
   const double factor =
@@ -278,8 +331,6 @@ void BasicTrainer<T, Backend>::observe_gradients(std::span<const double> squared
   for (std::size_t i = 0; i < squared_norms.size(); ++i)
     of_branches[branch_of_parameter_[i]] += squared_norms[i];
   of_branches.pop_back();
-  for (const double norm : of_branches)
-    if (!std::isfinite(norm)) return;
   handler_.observe_gradients(running_, of_branches);
 }
 
@@ -338,7 +389,13 @@ double BasicTrainer<T, Backend>::validate() {
     validation_->fill(i, batch_.inputs, batch_.labels);
     sum += model_.loss(batch_);
   }
-  last_validation_loss_ = sum / static_cast<double>(validation_->batches());
+  const double loss = sum / static_cast<double>(validation_->batches());
+  if (!std::isfinite(loss))
+    throw std::runtime_error(
+        fmt::format("the validation loss must stay finite, but it is {} after step {} of {}: lower "
+                    "--learning-rate, or look for extreme weights in --model",
+                    loss, steps_done(), options_.steps));
+  last_validation_loss_ = loss;
   if (!records_.empty()) records_.back().validation_loss = last_validation_loss_;
   return *last_validation_loss_;
 }

@@ -110,11 +110,14 @@ class BasicTrainer {
   BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data,
                double drop_rate);
 
-  /// Runs step number steps_done(); steps follow each other from 0.
+  /// Runs step number steps_done(); steps follow each other from 0. Throws std::runtime_error, with
+  /// weights, moments and records as they were, for a loss or a gradient that is not finite, and
+  /// for gradients whose squares exceed a float.
   const StepRecord& step();
   std::uint64_t steps_done() const noexcept { return records_.size(); }
 
-  /// Mean loss over the fixed validation windows; recorded with the last step.
+  /// Mean loss over the fixed validation windows; recorded with the last step. Throws
+  /// std::runtime_error, with nothing recorded, where it is not finite.
   double validate();
   bool can_validate() const noexcept { return validation_.has_value(); }
 

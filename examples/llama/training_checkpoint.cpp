@@ -25,6 +25,7 @@
 #include "atomic_file.hpp"
 #include "crc32c.hpp"
 #include "errors.hpp"
+#include "finite.hpp"
 #include "strict_json.hpp"
 
 namespace llama {
@@ -94,9 +95,18 @@ std::string second_moment_name(const std::string& name) { return "dropbp.second_
 
 class Writer {
  public:
-  /// The numbers must stay where they are until the file is written.
+  /// The numbers must stay where they are until the file is written. Throws std::runtime_error
+  /// where one is not finite: it would be so in every step of a resumed run.
   template <class T>
   void add(std::string name, Shape shape, const T* numbers, std::size_t count) {
+    if constexpr (std::is_floating_point_v<T>) {
+      const std::span<const T> values(numbers, count);
+      if (const std::size_t at = first_not_finite(values); at < count)
+        throw std::runtime_error(
+            fmt::format("what a checkpoint holds must be finite, but {}; none is written and the "
+                        "older ones stay: start a new run with a lower --learning-rate",
+                        not_finite_text(name, shape, values, at)));
+    }
     tensors_.push_back({std::move(name), dtype_of<T>(), std::move(shape),
                         std::as_bytes(std::span(numbers, count))});
   }
@@ -299,7 +309,18 @@ std::optional<std::uint64_t> number_from(std::string_view text, std::size_t digi
   return value;
 }
 
-/// The file if it is whole and what its name says; std::runtime_error otherwise.
+template <class T>
+void require_finite(const SafetensorsFile& file, const TensorInfo& tensor) {
+  std::vector<T> values(tensor.elements());
+  file.read_bytes(tensor.name, std::as_writable_bytes(std::span(values)));
+  const std::span<const T> numbers(values);
+  if (const std::size_t at = first_not_finite(numbers); at < numbers.size())
+    throw std::runtime_error(fmt::format("the numbers in '{}' must be finite, but {}; remove it",
+                                         file.path().string(),
+                                         not_finite_text(tensor.name, tensor.shape, numbers, at)));
+}
+
+/// The file if it is whole, finite and what its name says; std::runtime_error otherwise.
 SafetensorsFile open_intact(const fs::path& path, std::uint64_t step) {
   SafetensorsFile file(path);
   file.verify();
@@ -308,6 +329,10 @@ SafetensorsFile open_intact(const fs::path& path, std::uint64_t step) {
     throw std::runtime_error(
         fmt::format("'{}' must be of the step in its name, but it is of step {}; rename it back",
                     path.string(), require_entry(file, step_key)));
+  for (const TensorInfo& tensor : file.tensors()) {
+    if (tensor.dtype == DType::f32) require_finite<float>(file, tensor);
+    if (tensor.dtype == DType::f64) require_finite<double>(file, tensor);
+  }
   return file;
 }
 
@@ -454,7 +479,9 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--sequence", o.sequence);
   add("--micro-steps", o.micro_steps);
   add("--learning-rate", o.learning_rate);
-  add("--weight-decay", o.weight_decay);
+  // Earlier checkpoints are of runs in which norms decayed too.
+  const bool spares_norms = o.weight_decay > 0.0 && !adaptation.enabled();
+  add("--weight-decay", fmt::format("{}{}", o.weight_decay, spares_norms ? " without norms" : ""));
   add("--warmup", o.warmup);
   add("--grad-clip", o.grad_clip);
   add("--seed", o.seed);

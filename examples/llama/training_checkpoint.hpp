@@ -45,7 +45,8 @@ class TrainingCheckpoints {
   /// Whether any checkpoint is there, damaged or not.
   [[nodiscard]] bool empty() const;
 
-  /// Brings the trainer to where the newest intact checkpoint was written; false if there is none.
+  /// Brings the trainer to where the newest intact checkpoint was written, which is whole and has
+  /// finite numbers alone; false if there is none.
   /// `note` is told of each damaged one. Throws UsageError if the identities differ, naming how,
   /// and std::runtime_error for a checkpoint that does not fit the trainer; the trainer is then as
   /// it was, unless the disk failed half-way.
@@ -53,7 +54,8 @@ class TrainingCheckpoints {
   bool resume(BasicTrainer<T, Backend>& trainer, const std::function<void(std::string_view)>& note);
 
   /// Writes the trainer's state after its last step, then removes all older checkpoints but the
-  /// last good one. Throws std::runtime_error, with every checkpoint as it was.
+  /// last good one. Throws std::runtime_error, with every checkpoint as it was: also for a state
+  /// with a number that is not finite.
   template <class T, class Backend>
   void save(BasicTrainer<T, Backend>& trainer);
 

@@ -25,7 +25,8 @@ struct AdamWOptions {
   double beta1 = 0.9;           ///< decay of the first moment
   double beta2 = 0.999;         ///< decay of the second
   double eps = 1e-8;            ///< added to the root of the second moment
-  double weight_decay = 1e-2;   ///< decoupled: a share of the weight for each unit of learning rate
+  double weight_decay = 1e-2;  ///< decoupled: a share of the weight for each unit of learning rate;
+                               ///< of the parameters that decay, see Parameter::decays
 };
 
 /// What the optimizer remembers of one parameter; part of a checkpoint.
@@ -37,6 +38,13 @@ struct AdamWState {
       master;  ///< the values themselves, where T is too narrow to add small updates to; else empty
   std::uint64_t steps = 0;  ///< updates of this parameter, not of the training
 };
+
+namespace detail {
+/// What decay leaves of a value in one update.
+inline double kept_by_decay(bool decays, const AdamWOptions& options) noexcept {
+  return decays ? 1.0 - options.learning_rate * options.weight_decay : 1.0;
+}
+}  // namespace detail
 
 /// One update of one parameter. Its gradient is multiplied by `gradient_factor` on the way
 /// (clipping, averaging over micro-steps). A parameter that is frozen or whose gradient is absent
@@ -55,7 +63,7 @@ void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOpti
   const double t = static_cast<double>(state.steps);
   const T step_size = static_cast<T>(options.learning_rate / (1.0 - std::pow(options.beta1, t)));
   const T root_correction = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, t)));
-  const T keep = static_cast<T>(1.0 - options.learning_rate * options.weight_decay);
+  const T keep = static_cast<T>(detail::kept_by_decay(parameter.decays, options));
   const T beta1 = static_cast<T>(options.beta1), rest1 = static_cast<T>(1.0 - options.beta1);
   const T beta2 = static_cast<T>(options.beta2), rest2 = static_cast<T>(1.0 - options.beta2);
   const T eps = static_cast<T>(options.eps), factor = static_cast<T>(gradient_factor);

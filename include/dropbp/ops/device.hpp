@@ -408,7 +408,7 @@ void adamw_updates(std::span<Parameter<T, Backend>* const> parameters,
          .step_size =
              static_cast<float>(options.learning_rate / (1.0 - std::pow(options.beta1, t))),
          .root_correction = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, t))),
-         .keep = static_cast<float>(1.0 - options.learning_rate * options.weight_decay),
+         .keep = static_cast<float>(detail::kept_by_decay(parameter.decays, options)),
          .first_chunk = 0});
   }
   if (!segments.empty()) detail::device_ops<T, Backend>::adamw(segments, options, gradient_factor);

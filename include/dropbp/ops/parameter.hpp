@@ -40,6 +40,7 @@ class Parameter {
   };
 
   bool trained = true;  ///< false: frozen; backward passes compute no gradient for it
+  bool decays = true;   ///< false: an optimizer's weight decay leaves it out (biases, norms)
 
   /// Of one part. The values are not initialised.
   Parameter(std::string name, Index rows, Index columns)

@@ -43,7 +43,7 @@ struct UpdateSegment {
   std::int64_t size;         ///< elements of each
   float step_size;           ///< learning rate / (1 - beta1^t)
   float root_correction;     ///< 1 / sqrt(1 - beta2^t)
-  float keep;                ///< 1 - learning rate * weight decay
+  float keep;                ///< 1 - learning rate * weight decay, or 1 where there is none
   std::int64_t first_chunk;  ///< chunks of all segments before it
 };
 
