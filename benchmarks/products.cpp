@@ -11,9 +11,9 @@
 #include <vector>
 
 #include <dropbp/base/philox.hpp>
+#include <dropbp/kernels/cpu/gemm_eigen.hpp>
+#include <dropbp/ops/gemm.hpp>
 #include <dropbp/ops/nf4.hpp>
-#include <dropbp/ops/product.hpp>
-#include <dropbp/ops/product_eigen.hpp>
 
 #include "benchmark.hpp"
 

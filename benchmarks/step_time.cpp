@@ -14,8 +14,8 @@
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
-#include <dropbp/ops/product.hpp>
-#include <dropbp/ops/product_eigen.hpp>
+#include <dropbp/kernels/cpu/gemm_eigen.hpp>
+#include <dropbp/ops/gemm.hpp>
 
 #include "benchmark.hpp"
 #include "instructions.hpp"

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <dropbp/backend/cuda/device.hpp>
+#include <dropbp/kernels/cuda.hpp>
 #include <dropbp/ops/adamw.hpp>
 
 #include "net.hpp"

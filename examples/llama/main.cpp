@@ -16,7 +16,7 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <dropbp/ops/parallel.hpp>
+#include <dropbp/kernels/cpu/parallel.hpp>
 #include <dropbp/version.hpp>
 
 #include "adapter.hpp"

@@ -19,14 +19,14 @@
 #include <dropbp/dropbp.hpp>
 #include <dropbp/ops/attention_branch.hpp>
 #include <dropbp/ops/cross_entropy.hpp>
-#include <dropbp/ops/device.hpp>
+#include <dropbp/ops/elementwise.hpp>
 #include <dropbp/ops/embedding.hpp>
 #include <dropbp/ops/parameter.hpp>
 #include <dropbp/ops/recompute.hpp>
 #include <dropbp/ops/rms_norm.hpp>
 #include <dropbp/ops/swiglu_branch.hpp>
 #if defined(DROPBP_LLAMA_CUDA)
-#include <dropbp/backend/cuda/device.hpp>
+#include <dropbp/kernels/cuda.hpp>
 #endif
 
 #include "checkpoint.hpp"

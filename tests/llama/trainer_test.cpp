@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <dropbp/ops/parallel.hpp>
+#include <dropbp/kernels/cpu/parallel.hpp>
 #include <initializer_list>
 #include <limits>
 #include <map>

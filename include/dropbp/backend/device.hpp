@@ -16,7 +16,8 @@ DROPBP_NAMESPACE_BEGIN
 template <class Backend>
 concept DeviceBackend = !std::same_as<Backend, Cpu>;
 
-/// Specialised by each DeviceBackend. Everything works in the order of the calling thread's current
+/// Specialised by each DeviceBackend, and for the host itself (backend/cpu/host.hpp), where nothing
+/// waits. Everything works in the order of the calling thread's current
 /// stream.
 ///   void* allocate(std::size_t bytes)
 ///       throws std::runtime_error where there is no room

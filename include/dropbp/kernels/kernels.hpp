@@ -4,6 +4,9 @@
 // The interface between the ops and the code of a backend. One template, specialised for each
 // operation and backend in a file of the operation's name: kernels/cpu/NAME.hpp, in which its
 // members are explained, and kernels/cuda/NAME.hpp.
+//
+// A new operation is a tag below, kernels/cpu/NAME.hpp, ops/NAME.hpp, which users call, and for
+// CUDA kernels/cuda/NAME.hpp and a line in the list of kernels/cuda.hpp.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +47,12 @@ struct swiglu;
 struct embedding;
 /// expand(View to, Index first, codes, scales, group_scales, float offset)
 struct nf4;
+/// Loss; run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)
+struct cross_entropy;
+/// run(segments, constants)
+struct adamw;
+/// run(tensors), of each its squared norm; waits for the stream
+struct squared_norms;
 }  // namespace op
 
 /// The code of operation `Op` for scalar T in the memory of a backend.
@@ -83,6 +92,32 @@ struct HeadLayout {
   Index kv_width() const noexcept { return kv_heads * head_size; }
   /// Elements of a fused row.
   Index qkv_width() const noexcept { return q_width() + 2 * kv_width(); }
+};
+
+/// One parameter of an AdamW update.
+template <class T>
+struct AdamWSegment {
+  T* value;                      ///< what is used
+  const T* gradient;             ///< of the loss
+  Statistic<T>* master;          ///< the value itself; null where T is as wide
+  Statistic<T>* first_moment;    ///< mean of gradients
+  Statistic<T>* second_moment;   ///< mean of their squares
+  std::int64_t size;             ///< elements of each
+  Statistic<T> step_size;        ///< learning rate / (1 - beta1^t)
+  Statistic<T> root_correction;  ///< 1 / sqrt(1 - beta2^t)
+  Statistic<T> keep;             ///< 1 - learning rate * weight decay, or 1 where there is none
+  std::int64_t first_chunk;      ///< for the kernels of a device: chunks of all segments before it
+};
+
+/// What all segments of an update share. S is the Statistic of their scalar.
+template <class S>
+struct AdamWConstants {
+  S beta1;   ///< decay of the first moment
+  S rest1;   ///< 1 - beta1, rounded from double
+  S beta2;   ///< decay of the second
+  S rest2;   ///< 1 - beta2, rounded from double
+  S eps;     ///< added to the root
+  S factor;  ///< of the gradient
 };
 
 }  // namespace ops

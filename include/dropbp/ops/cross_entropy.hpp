@@ -6,19 +6,17 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "dropbp/ops/attention.hpp"
+#include "dropbp/kernels/cpu/cross_entropy.hpp"
+#include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/ids.hpp"
 #include "dropbp/ops/parameter.hpp"
-#include "dropbp/ops/product.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -26,35 +24,12 @@ namespace ops {
 /// What a chunk's rows of logits [rows, vocabulary] give: losses [rows], 0 where the target is
 /// CrossEntropy's ignore_index. With `keep` the gradient of their sum over `divisor` replaces the
 /// logits.
-template <class T>
-void cross_entropy_rows(MatrixView<T> logits, double* losses, const std::int32_t* targets,
-                        std::int32_t ignored, double divisor, bool keep) {
-  // row[j] = exp(row[j] - shift); returns the sum, long rows in double.
-  const auto exp_sum = [](T* row, Index count, T shift) {
-    double sum = 0;
-    for (Index j = 0; j < count; j += 256) {
-      const Index part = (std::min)(Index(256), count - j);
-      sum += static_cast<double>(detail::exp_row(row + j, part, part, T(1), shift));
-    }
-    return sum;
-  };
-  parallel_for(logits.rows, 8 * logits.columns, [&](Index i) {
-    T* const row = logits.row(i);
-    const std::int32_t target = targets[i];
-    losses[i] = 0;
-    if (target == ignored) {
-      if (keep) std::fill_n(row, logits.columns, T(0));
-      return;
-    }
-    const T largest = detail::max_of_row(row, logits.columns);
-    const T at_target = row[target];
-    const double sum = exp_sum(row, logits.columns, largest);
-    losses[i] = std::log(sum) + static_cast<double>(largest) - static_cast<double>(at_target);
-    if (!keep) return;
-    const T scale = static_cast<T>(1.0 / (sum * divisor));
-    for (Index j = 0; j < logits.columns; ++j) row[j] *= scale;
-    row[target] -= static_cast<T>(1.0 / divisor);
-  });
+template <class T, class Backend = Cpu>
+void cross_entropy_rows(MatrixView<T, Backend> logits,
+                        typename kernels<op::cross_entropy, T, Backend>::Loss* losses,
+                        const std::int32_t* targets, std::int32_t ignored, double divisor,
+                        bool keep) {
+  kernels<op::cross_entropy, T, Backend>::run(logits, losses, targets, ignored, divisor, keep);
 }
 
 /// -log softmax(hidden W^T)[target], averaged over the positions whose target is not ignore_index;
@@ -213,7 +188,7 @@ class CrossEntropy {
           "pass the output of the last norm for all tokens");
   }
 
-  using Loss = std::conditional_t<DeviceBackend<Backend>, float, double>;
+  using Loss = typename kernels<op::cross_entropy, T, Backend>::Loss;
 
   BasicMemoryPool<Backend> workspace_;
   Index chunk_tokens_;

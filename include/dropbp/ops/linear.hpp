@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/parameter.hpp"
-#include "dropbp/ops/product.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {

@@ -8,26 +8,16 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "dropbp/base/philox.hpp"
-#include "dropbp/ops/matrix.hpp"
+#include "dropbp/kernels/matrix.hpp"
+#include "dropbp/ops/dropout.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
-
-/// Which micro-step of the training it is: dropout masks are a pure function of it, drawn anew
-/// where they are needed.
-struct TrainingMoment {
-  std::uint64_t seed = 0;        ///< of the training
-  std::uint64_t step = 0;        ///< optimizer step
-  std::uint32_t micro_step = 0;  ///< from 0
-  bool training = true;          ///< false: nothing is dropped out (evaluation)
-};
 
 /// The linear maps of a LLaMA block, which can have adapters, in the order of the forward pass.
 inline constexpr std::array<std::string_view, 7> adaptable_linears{
@@ -94,31 +84,6 @@ inline void require_valid(const LoraConfig& adaptation) {
                           "`" + target + "` was given",
                           "leave the others out, or all of them for adapters on every linear map");
   }
-}
-
-/// y = dropout(x) of this micro-step, kept elements divided by 1 - rate; `stream` tells linear maps
-/// apart. A pure function of its arguments: the backward pass draws the same mask again instead of
-/// keeping it. y may be x.
-template <class T>
-void dropout(MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x, double rate,
-             const TrainingMoment& moment, std::uint64_t stream) {
-  const CounterRandom random(moment.seed ^ stream, RandomStream::adapter_dropout, moment.step,
-                             moment.micro_step);
-  // 32 bits an element, four of them a draw; an element is dropped below the threshold.
-  const auto threshold = static_cast<std::uint32_t>(rate * 0x1p32);
-  const T scale = static_cast<T>(1.0 / (1.0 - rate));
-  const Index draws = (x.columns + 3) / 4;
-  parallel_for(x.rows, 16 * x.columns, [&](Index i) {
-    for (Index d = 0; d < draws; ++d) {
-      const auto bits = random.pair(static_cast<std::uint32_t>(i * draws + d));
-      const std::uint32_t four[4] = {
-          static_cast<std::uint32_t>(bits[0]), static_cast<std::uint32_t>(bits[0] >> 32),
-          static_cast<std::uint32_t>(bits[1]), static_cast<std::uint32_t>(bits[1] >> 32)};
-      const Index last = (std::min)(x.columns, 4 * d + 4);
-      for (Index j = 4 * d; j < last; ++j)
-        y.row(i)[j] = four[j - 4 * d] < threshold ? T(0) : scale * x.row(i)[j];
-    }
-  });
 }
 
 }  // namespace ops

@@ -13,10 +13,11 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/ops/elementwise.hpp"
+#include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/lora.hpp"
 #include "dropbp/ops/nf4.hpp"
 #include "dropbp/ops/parameter.hpp"
-#include "dropbp/ops/product.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -91,7 +92,7 @@ class Projection {
     });
     if (adapter_width() == 0) return;
     with_dropout(x, [&](ConstView dropped_out) { gemm_nt(u, dropped_out, lora_a.value()); });
-    multiply(u, adaptation_.scale());
+    scale(u, adaptation_.scale());
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
       gemm_nt(y.columns_from(output, outputs), u.columns_from(row_a, adaptation_.rank),
               lora_b.value().rows_from(row_b, outputs), Accumulate::add);
@@ -106,7 +107,7 @@ class Projection {
       gemm_nn(grad_u.view().columns_from(row_a, adaptation_.rank),
               grad_output.columns_from(output, outputs), lora_b.value().rows_from(row_b, outputs));
     });
-    multiply(grad_u.view(), adaptation_.scale());
+    scale(grad_u.view(), adaptation_.scale());
     return grad_u;
   }
 
@@ -150,7 +151,7 @@ class Projection {
     Tensor share(grad_x.rows, grad_x.columns, workspace_);
     gemm_nn(share.view(), grad_u.view(), lora_a.value());
     dropout<T>(share.view(), share.view(), adaptation_.dropout, *adaptation_.moment, stream_);
-    add(grad_x, share.view());
+    ops::accumulate(grad_x, share.view());
   }
 
   // ---- the base, for checkpoints
@@ -199,7 +200,7 @@ class Projection {
       if (output != first_row(part)) return;
       Tensor b(outputs, adaptation_.rank, workspace_);
       copy<T>(b.view(), lora_b.value().rows_from(row_b, outputs));
-      multiply(b.view(), adaptation_.scale());
+      scale(b.view(), adaptation_.scale());
       gemm_nn(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank), Accumulate::add);
     });
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/gpu/llama_model.hpp"
+#include "dropbp/ops/adamw.hpp"
 #include "support/catch.hpp"
 #include "support/values.hpp"
 #include "support/worst.hpp"

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <limits>
 
-#include "dropbp/backend/cuda/cross_entropy.hpp"
-#include "dropbp/backend/cuda/embedding.hpp"
+#include "dropbp/kernels/cuda/cross_entropy.hpp"
+#include "dropbp/kernels/cuda/embedding.hpp"
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
 #include "simt_test.hpp"

@@ -18,6 +18,7 @@
 #include <omp.h>
 #endif
 
+#include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/ops/parameter.hpp"
 #include "support/catch.hpp"
 

@@ -5,6 +5,7 @@
 // chunk.
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
+#include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/rope.hpp"
 #include "dropbp/ops/swiglu.hpp"
 #include "support/worst.hpp"

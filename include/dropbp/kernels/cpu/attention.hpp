@@ -63,7 +63,8 @@ void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixVi
       if (k0 > 0 && shrink != T(1))
         for (Index j = 0; j < o.columns; ++j) o.row(i)[j] *= shrink;
     }
-    Gemm::run(GemmLayout::nn, o, block, v.rows_from(k0, count), k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+    Gemm::run(GemmLayout::nn, o, block, v.rows_from(k0, count),
+              k0 == 0 ? Accumulate::overwrite : Accumulate::add);
   }
   for (Index i = 0; i < rows; ++i) {
     const T inverse = T(1) / sum[i];
@@ -101,7 +102,8 @@ void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<
     }
     Gemm::run(GemmLayout::tn, dv.rows_from(k0, count), p, d_o, key_mode);
     Gemm::run(GemmLayout::tn, dk.rows_from(k0, count), ds, q, key_mode);
-    Gemm::run(GemmLayout::nn, dq, ds, k.rows_from(k0, count), k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+    Gemm::run(GemmLayout::nn, dq, ds, k.rows_from(k0, count),
+              k0 == 0 ? Accumulate::overwrite : Accumulate::add);
   }
 }
 
@@ -116,22 +118,22 @@ struct kernels<op::attention, T, Cpu> {
     const Index size = layout.head_size;
     const Index blocks = (shape.sequence + detail::query_block - 1) / detail::query_block;
     // The longest block of each head first: the last tasks are then the short ones.
-    parallel_tasks(shape.batch * layout.heads * blocks, detail::query_block * shape.sequence * size,
-                   [&](Index task) {
-                     const Index head = task / blocks % layout.heads,
-                                 batch = task / blocks / layout.heads;
-                     const Index first = (blocks - 1 - task % blocks) * detail::query_block;
-                     const Index rows = (std::min)(detail::query_block, shape.sequence - first);
-                     const Index kv = layout.q_width() + head / layout.group() * size;
-                     const auto part = [&](Index column) {
-                       return detail::head_rows(qkv, shape, batch, column, size);
-                     };
-                     detail::attend_query_block<T>(
-                         detail::head_rows(o, shape, batch, head * size, size).rows_from(first, rows),
-                         lse + (batch * layout.heads + head) * shape.sequence + first,
-                         part(head * size).rows_from(first, rows), part(kv),
-                         part(kv + layout.kv_width()), first);
-                   });
+    parallel_tasks(
+        shape.batch * layout.heads * blocks, detail::query_block * shape.sequence * size,
+        [&](Index task) {
+          const Index head = task / blocks % layout.heads, batch = task / blocks / layout.heads;
+          const Index first = (blocks - 1 - task % blocks) * detail::query_block;
+          const Index rows = (std::min)(detail::query_block, shape.sequence - first);
+          const Index kv = layout.q_width() + head / layout.group() * size;
+          const auto part = [&](Index column) {
+            return detail::head_rows(qkv, shape, batch, column, size);
+          };
+          detail::attend_query_block<T>(
+              detail::head_rows(o, shape, batch, head * size, size).rows_from(first, rows),
+              lse + (batch * layout.heads + head) * shape.sequence + first,
+              part(head * size).rows_from(first, rows), part(kv), part(kv + layout.kv_width()),
+              first);
+        });
   }
 
   /// grad_qkv, every element written, from grad_o, the forward pass's inputs and its results.

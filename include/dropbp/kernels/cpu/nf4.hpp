@@ -59,7 +59,8 @@ struct kernels<op::nf4, T, Cpu> {
   };
 
   // `count` elements from `first` on.
-  static void expand_elements(const Quantized& quantized, Index first, Index count, T* to) noexcept {
+  static void expand_elements(const Quantized& quantized, Index first, Index count,
+                              T* to) noexcept {
     while (count > 0) {
       const Index b = first / block, piece = (std::min)(count, (b + 1) * block - first);
       const std::uint8_t* from = quantized.codes + first / 2;

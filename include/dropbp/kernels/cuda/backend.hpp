@@ -24,12 +24,13 @@ inline constexpr bool runs_bodies = std::same_as<Backend, Cuda>;
 template <class Backend>
 concept BodyBackend = runs_bodies<Backend>;
 
-namespace detail {
-
+/// A view as kernels take it.
 template <class T, class Backend>
 Rows<T> rows_of(ops::MatrixView<T, Backend> x) {
   return {x.data, x.stride};
 }
+
+namespace detail {
 
 // A host array on the device for the length of a call; its memory is released in the order of the
 // stream.
