@@ -8,17 +8,13 @@
 #include <algorithm>
 #include <bit>
 #include <cstddef>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <utility>
 #include <vector>
 
-#include "dropbp/backend/cpu/host.hpp"
-#include "dropbp/backend/device.hpp"
-#include "dropbp/base/error.hpp"
+#include "dropbp/kernels/arena.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -32,10 +28,8 @@ class BasicMemoryBlock;
 
 /// Blocks of memory, aligned to 64 bytes; a block given back serves the next request of its size. A
 /// pool is a handle: copies share one pool, and blocks may outlive all of them. Safe to use from
-/// several threads. After reserve() it is an arena: one piece of memory from which blocks are cut
-/// in order. What is given back is free again as soon as nothing behind it is in use, so that it
-/// suits what backward passes free in reverse. An arena does not grow by itself: that it suffices
-/// is what it was reserved for.
+/// several threads. After reserve() its blocks come from an arena (arena.hpp), whose room is then
+/// the bound.
 template <class Backend>
 class BasicMemoryPool {
  public:
@@ -53,7 +47,7 @@ class BasicMemoryPool {
   /// the arena as it was.
   void reserve(std::size_t bytes, std::size_t blocks) {
     const std::lock_guard lock(state_->mutex);
-    state_->reserve(bytes + blocks * grain, blocks);
+    state_->reserve(bytes + blocks * Arena::grain, blocks);
   }
 
   /// Bytes asked for by the blocks that are alive, without rounding: what a formula can predict.
@@ -71,113 +65,39 @@ class BasicMemoryPool {
   }
   /// Bytes taken from the system, alive or waiting for reuse.
   std::size_t reserved_bytes() const {
-    return locked([](const State& s) { return s.reserved; });
+    return locked([](const State& s) { return s.shelves.reserved() + s.arena.capacity(); });
   }
   /// How often the system was asked for memory: constant in steady steps.
   std::size_t allocations() const {
-    return locked([](const State& s) { return s.allocations; });
+    return locked([](const State& s) { return s.shelves.allocations() + s.arena.allocations(); });
   }
 
   /// Gives back to the system what no block uses: those that wait for reuse, and an arena that is
   /// empty; then blocks come from the system again, until reserve().
   void trim() {
     const std::lock_guard lock(state_->mutex);
-    state_->release_waiting();
-    if (state_->arena.pieces.empty()) state_->release_arena();
+    state_->shelves.release_waiting();
+    if (state_->arena.empty()) state_->arena.release();
   }
 
  private:
   friend class BasicMemoryBlock<Backend>;
-  using Memory = device_runtime<Backend>;
-  static constexpr std::size_t grain = 64;
+  using Arena = MemoryArena<Backend>;
 
-  // One piece of memory, used as a stack.
-  struct Arena {
-    /// From the end of the one below.
-    struct Piece {
-      std::size_t end;  ///< where the next one begins
-      bool alive;       ///< not given back yet
-    };
-    std::byte* memory = nullptr;
-    std::size_t capacity = 0;
-    std::vector<Piece> pieces;  // from the bottom; the highest is alive
+  // Blocks that wait for reuse, by their rounded size.
+  class Shelves {
+   public:
+    Shelves() = default;
+    Shelves(const Shelves&) = delete;
+    Shelves& operator=(const Shelves&) = delete;
+    ~Shelves() { release_waiting(); }
 
-    std::size_t used() const noexcept { return pieces.empty() ? 0 : pieces.back().end; }
-    bool holds(const void* block) const noexcept {
-      const auto* at = static_cast<const std::byte*>(block);
-      return memory != nullptr && !std::less<>{}(at, memory) &&
-             std::less<>{}(at, memory + capacity);
-    }
-    // Null where there is no room.
-    void* take(std::size_t bytes) {
-      const std::size_t begin = used(), size = (bytes + grain - 1) / grain * grain;
-      if (bytes > capacity || size > capacity - begin) return nullptr;
-      pieces.push_back({begin + size, true});
-      return memory + begin;
-    }
-    void give_back(const void* block) noexcept {
-      const auto begin = static_cast<std::size_t>(static_cast<const std::byte*>(block) - memory);
-      const auto ends_behind = [](std::size_t at, const Piece& piece) { return at < piece.end; };
-      std::upper_bound(pieces.begin(), pieces.end(), begin, ends_behind)->alive = false;
-      while (!pieces.empty() && !pieces.back().alive) pieces.pop_back();
-    }
-  };
+    std::size_t reserved() const noexcept { return reserved_; }  // bytes, alive or waiting
+    std::size_t allocations() const noexcept { return allocations_; }
 
-  struct State {
-    mutable std::mutex mutex;
-    /// The blocks of one size.
-    struct Shelf {
-      std::vector<void*> waiting;  ///< for reuse
-      std::size_t blocks = 0;      ///< alive or waiting
-    };
-    std::map<std::size_t, Shelf> shelves;  // by rounded size
-    Arena arena;
-    std::size_t in_use = 0, peak = 0, reserved = 0, allocations = 0;
-    PoolFill fill = PoolFill::nothing;
-
-    void reserve(std::size_t capacity, std::size_t blocks) {
-      if (capacity <= arena.capacity) return;
-      if (!arena.pieces.empty())
-        dropbp::detail::throw_order(
-            "an arena must be empty to grow to " + std::to_string(capacity) + " bytes",
-            std::to_string(arena.used()) + " of its " + std::to_string(arena.capacity) +
-                " are in use",
-            "reserve enough before the forward pass, when all backward passes have run");
-      arena.pieces.reserve(blocks);
-      // The smaller one first: both together may be more than there is.
-      const std::size_t before = arena.capacity;
-      release_waiting();
-      release_arena();
-      try {
-        make_arena(capacity);
-      } catch (...) {
-        if (before > 0) make_arena(before);
-        throw;
-      }
-    }
-    void make_arena(std::size_t capacity) {
-      arena.memory = static_cast<std::byte*>(Memory::allocate(capacity));
-      arena.capacity = capacity;
-      reserved += capacity;
-      ++allocations;
-    }
-    void release_arena() noexcept {
-      if (arena.memory != nullptr) Memory::release(arena.memory, arena.capacity);
-      reserved -= arena.capacity;
-      arena.memory = nullptr;
-      arena.capacity = 0;
-    }
-    [[noreturn]] void throw_full(std::size_t bytes) const {
-      dropbp::detail::throw_invalid(
-          "an arena must have room for all blocks that are alive at once",
-          std::to_string(bytes) + " bytes were asked for with " + std::to_string(arena.used()) +
-              " of its " + std::to_string(arena.capacity) + " in use",
-          "reserve more, keep fewer branches, or lower batch or sequence");
-    }
-    // From the shelves.
     void* take(std::size_t bytes) {
       const std::size_t size = rounded(bytes);
-      Shelf& shelf = shelves[size];
+      Shelf& shelf = shelves_[size];
       if (!shelf.waiting.empty()) {
         void* const block = shelf.waiting.back();
         shelf.waiting.pop_back();
@@ -185,10 +105,51 @@ class BasicMemoryPool {
       }
       shelf.waiting.reserve(
           std::bit_ceil(shelf.blocks + 1));  // for all of them, so that giving back cannot fail
-      void* const block = Memory::allocate(size);
+      void* const block = device_runtime<Backend>::allocate(size);
       ++shelf.blocks;
-      reserved += size;
-      ++allocations;
+      reserved_ += size;
+      ++allocations_;
+      return block;
+    }
+    void give_back(void* block, std::size_t bytes) noexcept {
+      shelves_.find(rounded(bytes))->second.waiting.push_back(block);  // has room: see take
+    }
+    void release_waiting() noexcept {
+      for (auto& [size, shelf] : shelves_) {
+        for (void* block : shelf.waiting) device_runtime<Backend>::release(block, size);
+        reserved_ -= size * shelf.waiting.size();
+        shelf.blocks -= shelf.waiting.size();
+        shelf.waiting.clear();
+      }
+    }
+
+   private:
+    // The blocks of one size.
+    struct Shelf {
+      std::vector<void*> waiting;  // for reuse
+      std::size_t blocks = 0;      // alive or waiting
+    };
+    std::map<std::size_t, Shelf> shelves_;
+    std::size_t reserved_ = 0, allocations_ = 0;
+  };
+
+  struct State {
+    mutable std::mutex mutex;
+    Shelves shelves;
+    Arena arena;
+    std::size_t in_use = 0, peak = 0;
+    PoolFill fill = PoolFill::nothing;
+
+    void reserve(std::size_t capacity, std::size_t blocks) {
+      if (capacity <= arena.capacity()) return;
+      arena.prepare(capacity, blocks);
+      shelves.release_waiting();
+      arena.resize(capacity);
+    }
+    void* take(std::size_t bytes) {
+      void* const block = arena.exists() ? arena.take(bytes) : shelves.take(bytes);
+      in_use += bytes;
+      peak = (std::max)(peak, in_use);
       return block;
     }
     void give_back(void* block, std::size_t bytes) noexcept {
@@ -196,26 +157,14 @@ class BasicMemoryPool {
       if (arena.holds(block))
         arena.give_back(block);
       else
-        shelves.find(rounded(bytes))->second.waiting.push_back(block);  // has room: see allocate
-    }
-    void release_waiting() noexcept {
-      for (auto& [size, shelf] : shelves) {
-        for (void* block : shelf.waiting) Memory::release(block, size);
-        reserved -= size * shelf.waiting.size();
-        shelf.blocks -= shelf.waiting.size();
-        shelf.waiting.clear();
-      }
-    }
-    ~State() {
-      release_waiting();
-      release_arena();
+        shelves.give_back(block, bytes);
     }
   };
 
   // Eight sizes an octave: lengths that vary from step to step find a waiting block, at most an
   // eighth is wasted.
   static std::size_t rounded(std::size_t bytes) noexcept {
-    const std::size_t step = bytes < 1024 ? grain : std::bit_floor(bytes) / 8;
+    const std::size_t step = bytes < 1024 ? Arena::grain : std::bit_floor(bytes) / 8;
     return (bytes + step - 1) / step * step;
   }
 
@@ -278,19 +227,13 @@ BasicMemoryBlock<Backend> BasicMemoryPool<Backend>::allocate(std::size_t bytes) 
   if (bytes == 0) return block;
   {
     const std::lock_guard lock(state_->mutex);
-    if (state_->arena.memory != nullptr) {
-      block.data_ = state_->arena.take(bytes);
-      if (block.data_ == nullptr) state_->throw_full(bytes);
-    } else {
-      block.data_ = state_->take(bytes);
-    }
-    state_->in_use += bytes;
-    if (state_->in_use > state_->peak) state_->peak = state_->in_use;
+    block.data_ = state_->take(bytes);
     block.state_ = state_;
     block.bytes_ = bytes;
   }
   if (state_->fill == PoolFill::nan)
-    Memory::fill(block.data_, 0xFF, bytes);  // all ones is a NaN in every floating type
+    device_runtime<Backend>::fill(block.data_, 0xFF,
+                                  bytes);  // all ones is a NaN in every floating type
   return block;
 }
 
