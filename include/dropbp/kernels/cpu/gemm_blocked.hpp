@@ -82,24 +82,24 @@ inline void transpose_8(const T* from, Index stride, T* to, Index to_stride) noe
 // other threads write beside, is not.
 template <class T, Index width, bool along>
 void pack_panel(const T* source, Index stride, Index depth, Index count, T* panel) noexcept {
-  Index p = 0;
-  if (count == width) {
-#if defined(__GNUC__)
-    if constexpr (along && (width % 8 == 0 || width == tile_rows))
-      for (; p + 8 <= depth; p += 8)
-        for (Index j = 0; j < width; j += 8)
-          transpose_8<T, (width < 8 ? width : 8)>(source + j * stride + p, stride,
-                                                  panel + p * width + j, width);
-#endif
-    for (; p < depth; ++p)
-      for (Index j = 0; j < width; ++j)
-        panel[p * width + j] = along ? source[j * stride + p] : source[p * stride + j];
+  const auto at = [&](Index p, Index j) {
+    return along ? source[j * stride + p] : source[p * stride + j];
+  };
+  if (count < width) {
+    for (Index p = 0; p < depth; ++p)
+      for (Index j = 0; j < width; ++j) panel[p * width + j] = j < count ? at(p, j) : T(0);
     return;
   }
+  Index p = 0;
+#if defined(__GNUC__)
+  if constexpr (along && (width % 8 == 0 || width == tile_rows))
+    for (; p + 8 <= depth; p += 8)
+      for (Index j = 0; j < width; j += 8)
+        transpose_8<T, (width < 8 ? width : 8)>(source + j * stride + p, stride,
+                                                panel + p * width + j, width);
+#endif
   for (; p < depth; ++p)
-    for (Index j = 0; j < width; ++j)
-      panel[p * width + j] =
-          j < count ? (along ? source[j * stride + p] : source[p * stride + j]) : T(0);
+    for (Index j = 0; j < width; ++j) panel[p * width + j] = at(p, j);
 }
 
 // tile (=|+=) panel of A times panel of B. Each element is one chain of multiply-adds over the
@@ -137,16 +137,31 @@ void tile_product(Index depth, const T* a, const T* b, T* c, Index stride, Index
     }
 }
 
+// c (=|+=) a packed block of A times packed panels of B, from the first of these to before the
+// last.
+template <class T>
+void block_product(MatrixView<T> c, const T* packed_a, const T* packed_b, Index depth,
+                   Index first_panel, Index last_panel, Accumulate mode) noexcept {
+  constexpr Index width = tile_columns<T>;
+  for (Index panel = first_panel; panel < last_panel; ++panel)
+    for (Index i = 0; i < c.rows; i += tile_rows)
+      tile_product<T>(depth, packed_a + i * depth, packed_b + panel * width * depth,
+                      c.row(i) + panel * width, c.stride, (std::min)(tile_rows, c.rows - i),
+                      (std::min)(width, c.columns - panel * width), mode);
+}
+
+template <class T>
+void product_over_nothing(MatrixView<T> c, Accumulate mode) {
+  if (mode == Accumulate::add) return;
+  for (Index i = 0; i < c.rows; ++i) std::fill_n(c.row(i), c.columns, T(0));
+}
+
 template <class T, bool a_transposed, bool b_transposed>
 void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Index rows,
                      Index columns, Index depth, Accumulate mode) {
   constexpr Index width = tile_columns<T>;
   if (rows == 0 || columns == 0) return;
-  if (depth == 0) {
-    if (mode == Accumulate::overwrite)
-      for (Index i = 0; i < rows; ++i) std::fill_n(c.row(i), columns, T(0));
-    return;
-  }
+  if (depth == 0) return product_over_nothing(c, mode);
   const auto a_at = [&](Index i, Index p) {
     return a_transposed ? a.data + p * a.stride + i : a.data + i * a.stride + p;
   };
@@ -192,13 +207,8 @@ void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T>
             pack_panel<T, tile_rows, !a_transposed>(a_at(i0 + i, p0), a.stride, part_depth,
                                                     (std::min)(tile_rows, part_rows - i),
                                                     packed_a + i * part_depth);
-          for (Index panel = first_panel; panel < last_panel; ++panel)
-            for (Index i = 0; i < part_rows; i += tile_rows)
-              tile_product<T>(part_depth, packed_a + i * part_depth,
-                              packed_b + panel * width * part_depth,
-                              c.row(i0 + i) + j0 + panel * width, c.stride,
-                              (std::min)(tile_rows, part_rows - i),
-                              (std::min)(width, part_columns - panel * width), block_mode);
+          block_product<T>(c.rows_from(i0, part_rows).columns_from(j0, part_columns), packed_a,
+                           packed_b, part_depth, first_panel, last_panel, block_mode);
         }
       };
       if (threads == 1) {

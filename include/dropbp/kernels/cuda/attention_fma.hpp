@@ -149,6 +149,7 @@ struct AttentionForwardFma {
   static constexpr unsigned tile = Tile::rows;
   static constexpr std::size_t shared_bytes = 2 * Tile::bytes + Tile::score_bytes;
 
+  // One long function: all its steps share what a thread holds in registers.
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<T> o, float* lse, Rows<const T> qkv,
                                 AttentionShape shape, float scale, bool vectorised) const {

@@ -20,6 +20,7 @@ struct CrossEntropyRows {
   static constexpr const char* name = "cross_entropy_rows";
   static constexpr unsigned threads = 512, min_blocks = 2;
 
+  // One long function: all its steps share what a thread holds in registers.
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<T> logits, float* losses,
                                 const std::int32_t* targets, std::int32_t ignored, float share,

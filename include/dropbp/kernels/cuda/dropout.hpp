@@ -117,7 +117,7 @@ namespace ops {
 /// See kernels/cpu/dropout.hpp. Launches into the current stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::dropout, T, Backend> {
-  using View = MatrixView<T, Backend>;            ///< of what is written
+  using View = MatrixView<T, Backend>;             ///< of what is written
   using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
 
   /// y may be x.
@@ -126,9 +126,11 @@ struct kernels<op::dropout, T, Backend> {
 };
 
 template <cuda::Scalar T, cuda::BodyBackend Backend>
-void kernels<op::dropout, T, Backend>::run(View y, ConstView x, double rate, std::uint64_t seed, std::uint64_t step, std::uint32_t micro_step) {
+void kernels<op::dropout, T, Backend>::run(View y, ConstView x, double rate, std::uint64_t seed,
+                                           std::uint64_t step, std::uint32_t micro_step) {
   auto launch = device_launcher<Backend>::current();
-  cuda::dropout(launch, cuda::rows_of(y), cuda::rows_of(x), y.rows, y.columns, rate, seed, step, micro_step);
+  cuda::dropout(launch, cuda::rows_of(y), cuda::rows_of(x), y.rows, y.columns, rate, seed, step,
+                micro_step);
 }
 
 }  // namespace ops

@@ -171,6 +171,7 @@ struct NormBackward {
   static constexpr const char* name = centered ? "layer_norm_backward" : "rms_norm_backward";
   static constexpr unsigned threads = norm_threads, min_blocks = 2;
 
+  // One long function: all its steps share what a thread holds in registers.
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<T> dx, bool add, Rows<const T> dy,
                                 Rows<const T> x, const T* w, const float* means, const float* rstds,
