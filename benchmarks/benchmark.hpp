@@ -14,7 +14,7 @@
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
-#include <dropbp/ops/parallel.hpp>
+#include <dropbp/kernels/cpu/parallel.hpp>
 #include <nlohmann/json.hpp>
 
 #include "llama/atomic_file.hpp"

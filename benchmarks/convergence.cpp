@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include <dropbp/ops/parallel.hpp>
+#include <dropbp/kernels/cpu/parallel.hpp>
 
 #include "benchmark.hpp"
 #include "llama/checkpoint.hpp"

@@ -7,11 +7,11 @@
 
 #include <string_view>
 
-#include <dropbp/ops/adaptation.hpp>
+#include <dropbp/ops/lora.hpp>
 
 namespace bench {
 
-inline dropbp::ops::Adaptation adaptation_of(std::string_view mode) {
+inline dropbp::ops::LoraConfig adaptation_of(std::string_view mode) {
   if (mode == "full") return {};
   return {.rank = 8, .quantize = mode == "qlora"};
 }

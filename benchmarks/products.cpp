@@ -11,9 +11,9 @@
 #include <vector>
 
 #include <dropbp/base/philox.hpp>
+#include <dropbp/kernels/cpu/gemm_eigen.hpp>
+#include <dropbp/ops/gemm.hpp>
 #include <dropbp/ops/nf4.hpp>
-#include <dropbp/ops/product.hpp>
-#include <dropbp/ops/product_eigen.hpp>
 
 #include "benchmark.hpp"
 
@@ -47,7 +47,7 @@ bench::Json measure_expansion(const Shape& shape, int rounds) {
   std::vector<double> rate, share;
   for (int round = -2; round < rounds; ++round) {  // the first two warm up
     const double expansion = seconds_of([&] { quantised.dequantize(expanded.view()); });
-    const double product = seconds_of([&] { product_abt(y.view(), x.view(), expanded.view()); });
+    const double product = seconds_of([&] { gemm_nt(y.view(), x.view(), expanded.view()); });
     if (round < 0) continue;
     rate.push_back(4e-9 * static_cast<double>(expanded.size()) / expansion),
         share.push_back(expansion / product);
@@ -128,19 +128,19 @@ int run(int argc, char** argv) {
     };
     constexpr auto overwrite = Accumulate::overwrite;
     measure(
-        "y=xW^T", y, shape.input, [&] { product_abt(y.view(), x.view(), w.view()); },
+        "y=xW^T", y, shape.input, [&] { gemm_nt(y.view(), x.view(), w.view()); },
         [&] {
           detail::eigen_product<float, false, true>(y.view(), x.view(), w.view(), y.rows(),
                                                     y.columns(), shape.input, overwrite);
         });
     measure(
-        "dx=dyW", dx, shape.output, [&] { product_ab(dx.view(), dy.view(), w.view()); },
+        "dx=dyW", dx, shape.output, [&] { gemm_nn(dx.view(), dy.view(), w.view()); },
         [&] {
           detail::eigen_product<float, false, false>(dx.view(), dy.view(), w.view(), dx.rows(),
                                                      dx.columns(), shape.output, overwrite);
         });
     measure(
-        "dW=dy^Tx", dw, shape.tokens, [&] { product_atb(dw.view(), dy.view(), x.view()); },
+        "dW=dy^Tx", dw, shape.tokens, [&] { gemm_tn(dw.view(), dy.view(), x.view()); },
         [&] {
           detail::eigen_product<float, true, false>(dw.view(), dy.view(), x.view(), dw.rows(),
                                                     dw.columns(), shape.tokens, overwrite);

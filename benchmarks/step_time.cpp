@@ -14,8 +14,8 @@
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
-#include <dropbp/ops/product.hpp>
-#include <dropbp/ops/product_eigen.hpp>
+#include <dropbp/kernels/cpu/gemm_eigen.hpp>
+#include <dropbp/ops/gemm.hpp>
 
 #include "benchmark.hpp"
 #include "instructions.hpp"
@@ -84,7 +84,7 @@ class ProductRate {
   }
   double measure() {
     const double ours =
-        bench::seconds_of([&] { dropbp::ops::product_abt(c_.view(), a_.view(), b_.view()); });
+        bench::seconds_of([&] { dropbp::ops::gemm_nt(c_.view(), a_.view(), b_.view()); });
     const double eigen = bench::seconds_of([&] {
       dropbp::ops::detail::eigen_product<float, false, true>(
           c_.view(), std::as_const(a_).view(), std::as_const(b_).view(), size_, size_, size_,

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
+#include <dropbp/kernels/cuda.hpp>
 #include <dropbp/ops/adamw.hpp>
-#include <dropbp/ops/device.hpp>
 
 #include "benchmark.hpp"
 #include "llama/model.hpp"

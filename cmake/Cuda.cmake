@@ -51,7 +51,7 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()
 
-# dropbp_cudnn: what a .cu file needs so that cuDNN computes attention, where it is found and new enough (cudnn_graph.cuh).
+# dropbp_cudnn: what a .cu file needs so that cuDNN computes attention, where it is found and new enough (cudnn_descriptor.cuh).
 set(dropbp_no_cudnn "DROPBP_CUDNN is OFF")
 if(DROPBP_CUDNN)
   find_path(DROPBP_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS})

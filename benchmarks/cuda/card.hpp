@@ -14,9 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include <dropbp/backend/cuda/device.hpp>
-#include <dropbp/backend/cuda/products.hpp>
-#include <dropbp/ops/device.hpp>
+#include <dropbp/kernels/cuda.hpp>
+#include <dropbp/ops/gemm.hpp>
 
 #include "benchmark.hpp"
 
@@ -38,7 +37,7 @@ struct Card {
 
   /// Throws std::runtime_error, saying what is missing, where there is none.
   Card() {
-    if (const std::string missing = Device::missing(); !missing.empty())
+    if (const std::string missing = Device::unavailable_reason(); !missing.empty())
       throw std::runtime_error(missing);
     cudaDeviceProp properties{};
     int device = 0;
@@ -129,7 +128,7 @@ dropbp::ops::Matrix<T, Cuda> filled(dropbp::ops::Index rows, dropbp::ops::Index 
   dropbp::ops::Matrix<T, Cuda> result(rows, columns);
   for (Index i = 0; i < size; i += period) {
     const Index count = std::min(period, size - i);
-    dropbp::ops::detail::device_ops<T, Cuda>::convert_from(
+    dropbp::ops::kernels<dropbp::ops::op::elementwise, T, Cuda>::convert_from(
         MatrixView<T, Cuda>(result.data() + i, 1, count),
         MatrixView<const float, Cuda>(repeated.data(), 1, count));
   }
@@ -141,11 +140,8 @@ template <class T>
 double product_rate(int rounds, dropbp::ops::Index size = 8192) {
   dropbp::ops::Matrix<T, Cuda> a = filled<T>(size, size), b = filled<T>(size, size), c(size, size);
   const double n = static_cast<double>(size);
-  return 2.0 * n * n * n / seconds_on_card(rounds, [&] {
-           dropbp::ops::detail::device_ops<T, Cuda>::product(dropbp::ProductLayout::abt, c.view(),
-                                                             a.view(), b.view(),
-                                                             dropbp::ops::Accumulate::overwrite);
-         });
+  return 2.0 * n * n * n /
+         seconds_on_card(rounds, [&] { dropbp::ops::gemm_nt(c.view(), a.view(), b.view()); });
 }
 
 }  // namespace bench

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include <dropbp/backend/cuda/device.cuh>
-#include <dropbp/backend/cuda/rms_norm.hpp>
+#include <dropbp/kernels/cuda/rms_norm.hpp>
 
 namespace bench {
 

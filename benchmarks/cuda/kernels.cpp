@@ -9,10 +9,11 @@
 #include <type_traits>
 #include <vector>
 
-#include <dropbp/backend/cuda/device.hpp>
-#include <dropbp/backend/cuda/products.hpp>
-#include <dropbp/backend/cuda/scalar.hpp>
-#include <dropbp/ops/device.hpp>
+#include <dropbp/kernels/cuda.hpp>
+#include <dropbp/ops/adamw.hpp>
+#include <dropbp/ops/dropout.hpp>
+#include <dropbp/ops/nf4.hpp>
+#include <dropbp/ops/rope.hpp>
 
 #include "cuda/card.hpp"
 #include "cuda/extra.hpp"
@@ -65,9 +66,12 @@ class Table {
   Json& rows_;
 };
 
+namespace op = ops::op;
+template <class Op, class T>
+using Kernels = ops::kernels<Op, T, Cuda>;
+
 template <class T>
 void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick) {
-  using Ops = ops::detail::device_ops<T, Cuda>;
   using Of = Table::Of;
   constexpr Index hidden = 4096, intermediate = 11008, heads = 32, head_size = 128;
   const double n = static_cast<double>(tokens) * hidden * sizeof(T),
@@ -77,48 +81,56 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     Matrix<T, Cuda> x = filled<T>(tokens, hidden), y = filled<T>(tokens, hidden),
                     dy = filled<T>(tokens, hidden), w = filled<T>(1, hidden);
     Matrix<float, Cuda> rstd(1, tokens);
-    ops::BasicMemoryPool<Cuda> pool;
-    table.add("copy", scalar, Of::copy, 2 * n, [&] { Ops::copy(y.view(), x.view()); });
-    table.add("residual add", scalar, Of::copy, 3 * n, [&] { Ops::add(y.view(), x.view()); });
-    table.add("zero", scalar, Of::copy, n, [&] { Ops::set_zero(y.view()); });
-    table.add("scale", scalar, Of::copy, 2 * n, [&] { Ops::multiply(y.view(), 1.0f); });
+    Matrix<float, Cuda> shares(1, Kernels<op::rms_norm, T>::backward_workspace(tokens, hidden));
+    table.add("copy", scalar, Of::copy, 2 * n,
+              [&] { Kernels<op::elementwise, T>::copy(y.view(), x.view()); });
+    table.add("residual add", scalar, Of::copy, 3 * n,
+              [&] { Kernels<op::elementwise, T>::accumulate(y.view(), x.view()); });
+    table.add("zero", scalar, Of::copy, n,
+              [&] { Kernels<op::elementwise, T>::set_zero(y.view()); });
+    table.add("scale", scalar, Of::copy, 2 * n,
+              [&] { Kernels<op::elementwise, T>::scale(y.view(), 1.0f); });
     table.add("add and RMSNorm forward", scalar, Of::copy, 4 * n, [&] {
       bench::add_rms_norm<T>(y.data(), rstd.data(), dy.data(), x.data(), w.data(), tokens, hidden);
     });
     table.add("dropout", scalar, Of::copy, 2 * n,
-              [&] { Ops::dropout(y.view(), x.view(), 0.1, {.seed = 1}, 1); });
-    table.add("RMSNorm forward", scalar, Of::copy, 2 * n,
-              [&] { Ops::rms_norm_forward(y.view(), rstd.data(), x.view(), w.data(), 1e-5); });
+              [&] { ops::dropout(y.view(), x.view(), 0.1, {.seed = 1}, 1); });
+    table.add("RMSNorm forward", scalar, Of::copy, 2 * n, [&] {
+      Kernels<op::rms_norm, T>::forward(y.view(), rstd.data(), x.view(), w.data(), 1e-5);
+    });
     table.add("RMSNorm backward, joined", scalar, Of::copy, 4 * n, [&] {
-      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(),
-                             rstd.data(), nullptr, overwrite, pool);
+      Kernels<op::rms_norm, T>::backward(y.view(), ops::Accumulate::add, dy.view(), x.view(),
+                                         w.data(), rstd.data(), nullptr, overwrite, nullptr);
     });
     Matrix<T, Cuda> dw(1, hidden);
     table.add("RMSNorm backward, with weight", scalar, Of::copy, 4 * n, [&] {
-      Ops::rms_norm_backward(y.view(), ops::Accumulate::add, dy.view(), x.view(), w.data(),
-                             rstd.data(), dw.data(), overwrite, pool);
+      Kernels<op::rms_norm, T>::backward(y.view(), ops::Accumulate::add, dy.view(), x.view(),
+                                         w.data(), rstd.data(), dw.data(), overwrite,
+                                         shares.data());
     });
     std::vector<std::int32_t> tokens_of_rows(static_cast<std::size_t>(tokens));
     for (std::size_t i = 0; i < tokens_of_rows.size(); ++i)
       tokens_of_rows[i] = static_cast<std::int32_t>(i * 7919 % 32000);
     Matrix<T, Cuda> words = filled<T>(32000, hidden);
     table.add("embedding forward", scalar, Of::copy, 2 * n,
-              [&] { Ops::embedding_forward(y.view(), tokens_of_rows, words.view()); });
+              [&] { Kernels<op::embedding, T>::forward(y.view(), tokens_of_rows, words.view()); });
     // Reads the rows' gradients and writes the whole weight's.
-    table.add("embedding backward", scalar, Of::copy, n + 32000.0 * hidden * sizeof(T),
-              [&] { Ops::embedding_backward(words.view(), overwrite, dy.view(), tokens_of_rows); });
+    table.add("embedding backward", scalar, Of::copy, n + 32000.0 * hidden * sizeof(T), [&] {
+      Kernels<op::embedding, T>::backward(words.view(), overwrite, dy.view(), tokens_of_rows);
+    });
     const std::vector<ops::DeviceSpan<const T, Cuda>> spans(1, {x.data(), x.size()});
-    table.add("squared norm, waits", scalar, Of::read, n, [&] { Ops::squared_norms(spans); });
+    table.add("squared norm, waits", scalar, Of::read, n,
+              [&] { Kernels<op::squared_norms, T>::run(spans); });
     table.add("squared distance, waits", scalar, Of::read, 2 * n,
-              [&] { Ops::squared_distance(x.data(), y.data(), x.size()); });
+              [&] { Kernels<op::squared_norms, T>::distance(x.data(), y.data(), x.size()); });
   }
   {
     Matrix<T, Cuda> gate_up = filled<T>(tokens, 2 * intermediate),
                     out = filled<T>(tokens, intermediate), grad(tokens, 2 * intermediate);
     table.add("SwiGLU forward", scalar, Of::copy, 3 * m,
-              [&] { Ops::swiglu_forward(out.view(), gate_up.view()); });
+              [&] { Kernels<op::swiglu, T>::forward(out.view(), gate_up.view()); });
     table.add("SwiGLU backward", scalar, Of::copy, 6 * m,
-              [&] { Ops::swiglu_backward(grad.view(), out.view(), gate_up.view()); });
+              [&] { Kernels<op::swiglu, T>::backward(grad.view(), out.view(), gate_up.view()); });
   }
   {
     const Index rows = std::min(tokens, Index{1024}), vocabulary = 32000;
@@ -128,8 +140,8 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     Device::fill(targets.data(), 0, targets.size() * sizeof(std::int32_t));
     table.add("cross-entropy with its gradient", scalar, Of::copy,
               2.0 * static_cast<double>(rows * vocabulary) * sizeof(T), [&] {
-                Ops::cross_entropy_rows(logits.view(), losses.data(), targets.data(), -100,
-                                        static_cast<std::size_t>(rows), true);
+                Kernels<op::cross_entropy, T>::run(logits.view(), losses.data(), targets.data(),
+                                                   -100, static_cast<double>(rows), true);
               });
   }
   {
@@ -139,7 +151,7 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
         second(size / 4096, 4096);
     for (auto* x : {&master, &first, &second})
       Device::fill(x->data(), 0, x->size() * sizeof(float));
-    std::vector<cuda::UpdateSegment<T>> segments = {
+    std::vector<dropbp::ops::AdamWSegment<T>> segments = {
         {.value = value.data(),
          .gradient = gradient.data(),
          .master = std::is_same_v<T, float> ? nullptr : master.data(),
@@ -151,8 +163,9 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
          .keep = 1.0f,
          .first_chunk = 0}};
     // 28 bytes an element: float 4 + 8 + 8 + 8, narrow ones 2 + 2 + 8 + 8 + 8.
-    table.add("AdamW", scalar, Of::copy, 28.0 * static_cast<double>(size),
-              [&] { Ops::adamw(segments, {}, 1.0); });
+    table.add("AdamW", scalar, Of::copy, 28.0 * static_cast<double>(size), [&] {
+      Kernels<op::adamw, T>::run(segments, ops::detail::adamw_constants<float>({}, 1.0));
+    });
   }
   {
     const Index rows = 4 * hidden;  // more than a cache holds
@@ -176,20 +189,21 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     const ops::RopeTable<T, Cuda> rope(sequence, head_size);
     table.add("rotation of q and k", scalar, Of::copy,
               4 * static_cast<double>(batch * sequence * hidden) * sizeof(T), [&] {
-                Ops::rope(qkv.view(), rope.cosine(), rope.sine(), 2 * heads, head_size / 2,
-                          sequence, false);
+                Kernels<op::rope, T>::run(qkv.view(), rope.cosine(), rope.sine(), 2 * heads,
+                                          head_size / 2, sequence, ops::Rotation::forward);
               });
     const double flops = 2.0 * static_cast<double>(batch * heads * sequence * sequence *
                                                    head_size);  // two products, half of them masked
-    using Code = ops::detail::AttentionCode;
+    using Code = ops::AttentionCode;
     for (const Code code : {Code::own, Code::library}) {
       const std::string by = code == Code::library ? ", cuDNN" : "";
       const auto forward = [&] {
-        return Ops::attention_forward(o.view(), lse.data(), qkv.view(), layout, shape, code);
+        return Kernels<op::attention, T>::forward(o.view(), lse.data(), qkv.view(), layout, shape,
+                                                  code);
       };
       const auto backward = [&] {
-        return Ops::attention_backward(grad.view(), d_o.view(), qkv.view(), o.view(), lse.data(),
-                                       layout, shape, code);
+        return Kernels<op::attention, T>::backward(grad.view(), d_o.view(), qkv.view(), o.view(),
+                                                   lse.data(), layout, shape, code);
       };
       // Where cuDNN does not run there is nothing to measure a second time.
       if (forward() == code)
@@ -210,12 +224,15 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     const double flops =
         2.0 * static_cast<double>(tokens * linear.n) * static_cast<double>(linear.k);
     const std::string name = std::string("product ") + linear.name;
-    table.add(name + ", y = x W^T", scalar, Of::multiply, flops,
-              [&] { Ops::product(ProductLayout::abt, y.view(), x.view(), w.view(), overwrite); });
-    table.add(name + ", dx = dy W", scalar, Of::multiply, flops,
-              [&] { Ops::product(ProductLayout::ab, x.view(), y.view(), w.view(), overwrite); });
-    table.add(name + ", dW = dy^T x", scalar, Of::multiply, flops,
-              [&] { Ops::product(ProductLayout::atb, w.view(), y.view(), x.view(), overwrite); });
+    table.add(name + ", y = x W^T", scalar, Of::multiply, flops, [&] {
+      Kernels<op::gemm, T>::run(ops::GemmLayout::nt, y.view(), x.view(), w.view(), overwrite);
+    });
+    table.add(name + ", dx = dy W", scalar, Of::multiply, flops, [&] {
+      Kernels<op::gemm, T>::run(ops::GemmLayout::nn, x.view(), y.view(), w.view(), overwrite);
+    });
+    table.add(name + ", dW = dy^T x", scalar, Of::multiply, flops, [&] {
+      Kernels<op::gemm, T>::run(ops::GemmLayout::tn, w.view(), y.view(), x.view(), overwrite);
+    });
   }
 }
 

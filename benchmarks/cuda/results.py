@@ -26,8 +26,8 @@ PARTS = ("kernels", "lora", "pytorch", "longest", "qlora", "full", "sensitivitie
 
 def sources_of(root):
     """What runs on a card, or decides what does: path to SHA-256."""
-    paths = glob.glob(os.path.join(root, "include/dropbp/backend/cuda/*"))
-    paths += [os.path.join(root, "include/dropbp", name) for name in ("dropbp.cuh", "ops/device.hpp", "ops/device_kernels.hpp")]
+    paths = [path for folder in ("backend", "kernels") for path in glob.glob(os.path.join(root, "include/dropbp", folder, "cuda/*"))]
+    paths += [os.path.join(root, "include/dropbp", name) for name in ("dropbp.cuh", "kernels/cuda.hpp", "kernels/kernels.hpp")]
     hashes = {}
     for path in sorted(paths):
         with open(path, "rb") as file:

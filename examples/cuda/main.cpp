@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <dropbp/backend/cuda/device.hpp>
+#include <dropbp/kernels/cuda.hpp>
 #include <dropbp/ops/adamw.hpp>
 
 #include "net.hpp"
@@ -17,7 +17,8 @@
 int main() try {
   using T = dropbp::BFloat16;
   using Backend = dropbp::Cuda;
-  if (const std::string missing = dropbp::device_runtime<Backend>::missing(); !missing.empty()) {
+  if (const std::string missing = dropbp::device_runtime<Backend>::unavailable_reason();
+      !missing.empty()) {
     std::fprintf(stderr, "%s\n", missing.c_str());
     return 77;
   }

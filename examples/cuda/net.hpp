@@ -16,7 +16,7 @@
 #include <dropbp/dropbp.hpp>
 #include <dropbp/ops/attention_branch.hpp>
 #include <dropbp/ops/cross_entropy.hpp>
-#include <dropbp/ops/device.hpp>
+#include <dropbp/ops/elementwise.hpp>
 #include <dropbp/ops/embedding.hpp>
 #include <dropbp/ops/swiglu_branch.hpp>
 

@@ -77,7 +77,7 @@ std::vector<std::string> canonical_targets(const std::vector<std::string>& targe
   return ordered.size() == linears.size() ? std::vector<std::string>{} : ordered;
 }
 
-ops::Adaptation parse_adapter_config(std::string_view json_text, const std::string& what) {
+ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::string& what) {
   const json config = parse_strict_json(json_text, what);
   if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
     fail(what, "'peft_type' must be \"LORA\"",
@@ -100,7 +100,7 @@ ops::Adaptation parse_adapter_config(std::string_view json_text, const std::stri
   if (const auto bias = config.find("bias"); bias != config.end() && *bias != "none")
     fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
 
-  ops::Adaptation adaptation;
+  ops::LoraConfig adaptation;
   const double rank = number(what, config, "r");
   if (!(rank >= 1.0 && rank <= 65536.0) || rank != std::floor(rank))
     fail(what, "'r' must be a whole number from 1 to 65536", fmt::format("it is {}", rank));
@@ -127,12 +127,12 @@ ops::Adaptation parse_adapter_config(std::string_view json_text, const std::stri
   return adaptation;
 }
 
-ops::Adaptation load_adapter_config(const std::filesystem::path& folder) {
+ops::LoraConfig load_adapter_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = find_config(folder, adapter_format);
   return parse_adapter_config(read_small_file(path), fmt::format("'{}'", path.string()));
 }
 
-std::string adapter_config_json(const ops::Adaptation& adaptation, const std::string& base) {
+std::string adapter_config_json(const ops::LoraConfig& adaptation, const std::string& base) {
   std::vector<std::string> targets = adaptation.targets;
   if (targets.empty()) targets.assign(linears.begin(), linears.end());
   nlohmann::ordered_json config;

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include <dropbp/ops/adaptation.hpp>
+#include <dropbp/ops/lora.hpp>
 
 #include "model.hpp"
 
@@ -23,12 +23,12 @@ namespace llama {
 /// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. What the adapters
 /// here cannot represent (DoRA, other scalings, biases, ranks that differ, modules saved whole,
 /// ...) is a std::runtime_error that names the key.
-[[nodiscard]] ops::Adaptation parse_adapter_config(std::string_view json_text,
+[[nodiscard]] ops::LoraConfig parse_adapter_config(std::string_view json_text,
                                                    const std::string& what);
 /// From a folder.
-[[nodiscard]] ops::Adaptation load_adapter_config(const std::filesystem::path& folder);
+[[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder);
 /// The text that PEFT loads; `base` names the base model, as its `base_model_name_or_path`.
-[[nodiscard]] std::string adapter_config_json(const ops::Adaptation& adaptation,
+[[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& adaptation,
                                               const std::string& base);
 
 /// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model,

@@ -25,7 +25,7 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <dropbp/ops/parallel.hpp>
+#include <dropbp/kernels/cpu/parallel.hpp>
 #include <dropbp/version.hpp>
 
 #include "adapter.hpp"
@@ -451,7 +451,8 @@ int run(const Options& options) {
 int run(const Options& options) {
   if (options.device == DeviceChoice::cpu) return run<float, dropbp::Cpu>(options);
 #if defined(DROPBP_LLAMA_CUDA)
-  if (const std::string why = dropbp::device_runtime<dropbp::Cuda>::missing(); !why.empty())
+  if (const std::string why = dropbp::device_runtime<dropbp::Cuda>::unavailable_reason();
+      !why.empty())
     throw std::runtime_error(why);
   return options.precision == PrecisionChoice::bfloat16
              ? run<dropbp::BFloat16, dropbp::Cuda>(options)

@@ -228,7 +228,7 @@ ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch,
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
   ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(), final_norm_.value().data,
                         config_.norm_epsilon);
-  cross_entropy_.begin(batch.labels, config_.vocabulary);
+  cross_entropy_.begin(batch.labels, config_.vocabulary, batch.divisor);
   for (Index chunk = 0; chunk < cross_entropy_.chunks(); ++chunk) {
     cross_entropy_.forward_chunk(chunk, hidden.view(), head(), true);
     wait<Backend>();
@@ -316,7 +316,7 @@ double LlamaModel<T, Backend>::loss(const Batch& batch) {
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
   ops::rms_norm_forward(stream.view(), rstd.data(), stream.view(), final_norm_.value().data,
                         config_.norm_epsilon);
-  return cross_entropy_.loss(stream.view(), head(), batch.labels);
+  return cross_entropy_.loss(stream.view(), head(), batch.labels, batch.divisor);
 }
 
 template <class T, class Backend>

@@ -11,6 +11,7 @@
 #include <deque>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,14 +19,14 @@
 #include <dropbp/dropbp.hpp>
 #include <dropbp/ops/attention_branch.hpp>
 #include <dropbp/ops/cross_entropy.hpp>
-#include <dropbp/ops/device.hpp>
+#include <dropbp/ops/elementwise.hpp>
 #include <dropbp/ops/embedding.hpp>
 #include <dropbp/ops/parameter.hpp>
 #include <dropbp/ops/recompute.hpp>
 #include <dropbp/ops/rms_norm.hpp>
 #include <dropbp/ops/swiglu_branch.hpp>
 #if defined(DROPBP_LLAMA_CUDA)
-#include <dropbp/backend/cuda/device.hpp>
+#include <dropbp/kernels/cuda.hpp>
 #endif
 
 #include "checkpoint.hpp"
@@ -40,7 +41,10 @@ using ops::Index;
 struct Batch {
   ops::SequenceShape shape;
   std::vector<std::int32_t> inputs;
-  std::vector<std::int32_t> labels;
+  std::vector<std::int32_t> labels;  ///< or ops::CrossEntropy's ignore_index
+  /// Labelled tokens of the whole optimizer step, where the batch is one of its micro-steps: losses
+  /// and gradients are then shares that add up. None: those of the batch.
+  std::optional<double> divisor = std::nullopt;
 };
 
 /// Where the time of one or more passes went, in seconds.
@@ -65,7 +69,7 @@ class Stopwatch {
 
 /// What a model is besides its config.
 struct ModelOptions {
-  ops::Adaptation adaptation = {};              ///< its `moment` is the model's own
+  ops::LoraConfig adaptation = {};              ///< its `moment` is the model's own
   bool recompute = false;                       ///< branches save their input alone
   ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
@@ -124,7 +128,7 @@ class LlamaModel {
   }
   const std::vector<Parameter*>& parameters() const noexcept { return parameters_; }
   const LlamaConfig& config() const noexcept { return config_; }
-  const ops::Adaptation& adaptation() const noexcept { return adaptation_; }
+  const ops::LoraConfig& adaptation() const noexcept { return adaptation_; }
   /// Whether anything below the branches trains: the embedding does unless adapters alone train.
   bool trains_below() const noexcept { return embedding_.trained; }
 
@@ -200,8 +204,9 @@ class LlamaModel {
 
   // ---- passes
 
-  /// Mean cross-entropy of the batch, in nats a token; its gradients are added to those of the
-  /// parameters. Call clear_gradients() before the first of a step. Adds to `times`.
+  /// Mean cross-entropy of the batch, in nats a token, or its share of the step's; its gradients
+  /// are added to those of the parameters. Call clear_gradients() before the first of a step. Adds
+  /// to `times`.
   double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
 
   /// The loss alone. The handler must be in an evaluation: branches that save would keep their
@@ -229,7 +234,7 @@ class LlamaModel {
 
   LlamaConfig config_;
   std::shared_ptr<ops::TrainingMoment> moment_ = std::make_shared<ops::TrainingMoment>();
-  ops::Adaptation adaptation_;
+  ops::LoraConfig adaptation_;
   ops::BasicMemoryPool<Backend> saved_;
   ops::BasicMemoryPool<Backend> workspace_;
   ops::CrossEntropy<T, Backend> cross_entropy_;

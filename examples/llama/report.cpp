@@ -25,7 +25,7 @@ json text(const std::optional<std::filesystem::path>& path) {
   return path ? json(path->string()) : json(nullptr);
 }
 
-json config_of(const Options& o, const LlamaConfig& m, const ops::Adaptation& adaptation) {
+json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& adaptation) {
   json config;
   config["data"] = text(o.data);
   config["tokens"] = text(o.tokens);
@@ -185,7 +185,7 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 }
 
 std::string report_json(const Options& options, const LlamaConfig& model,
-                        const ops::Adaptation& adaptation, const RunReport& run,
+                        const ops::LoraConfig& adaptation, const RunReport& run,
                         const std::optional<RunReport>& baseline) {
   std::string out = fmt::format("{{\"config\": {},\n {}",
                                 dump(config_of(options, model, adaptation)), members_of(run));
@@ -196,7 +196,7 @@ std::string report_json(const Options& options, const LlamaConfig& model,
 }
 
 void write_report(const std::filesystem::path& path, const Options& options,
-                  const LlamaConfig& model, const ops::Adaptation& adaptation, const RunReport& run,
+                  const LlamaConfig& model, const ops::LoraConfig& adaptation, const RunReport& run,
                   const std::optional<RunReport>& baseline) {
   write_file_atomically(path, report_json(options, model, adaptation, run, baseline));
 }

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include <dropbp/ops/adaptation.hpp>
+#include <dropbp/ops/lora.hpp>
 
 #include "config.hpp"
 #include "options.hpp"
@@ -77,12 +77,12 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 /// use, and the adapters in use, wherever they came from. A baseline appears under "baseline", and
 /// compare() of the two under "comparison".
 [[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
-                                      const ops::Adaptation& adaptation, const RunReport& run,
+                                      const ops::LoraConfig& adaptation, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);
 
 /// Writes it whole or leaves the old file (std::runtime_error).
 void write_report(const std::filesystem::path& path, const Options& options,
-                  const LlamaConfig& model, const ops::Adaptation& adaptation, const RunReport& run,
+                  const LlamaConfig& model, const ops::LoraConfig& adaptation, const RunReport& run,
                   const std::optional<RunReport>& baseline = std::nullopt);
 
 }  // namespace llama

@@ -21,9 +21,9 @@ namespace {
 constexpr double final_learning_rate = 0.1;
 
 // From the command line or the adapter's own config.
-ops::Adaptation adaptation_of(const Options& options) {
+ops::LoraConfig adaptation_of(const Options& options) {
   if (options.mode == ModeChoice::full) return {};
-  ops::Adaptation adaptation;
+  ops::LoraConfig adaptation;
   if (options.adapter)
     adaptation = load_adapter_config(*options.adapter);
   else
@@ -221,6 +221,8 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   model_.clear_gradients();
   double kept_flops = 0.0;
   std::vector<bool> kept(handler_.size());  // in any micro-step
+  // Every token of a window has a label: their number in all micro-steps is known beforehand.
+  batch_.divisor = static_cast<double>(options_.micro_steps * batch_.shape.tokens());
   for (std::ptrdiff_t micro = 0; micro < options_.micro_steps; ++micro) {
     sampler_.fill(number, static_cast<std::uint32_t>(micro), batch_.inputs, batch_.labels);
     if (micro == 0)
@@ -239,7 +241,7 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
     // Where adapters alone train and all branches are dropped there is nothing to compute.
     const double loss = handler_.backward_needed() ? model_.loss_and_gradients(batch_, &times)
                                                    : forward_alone(times);
-    record.loss += loss / static_cast<double>(options_.micro_steps);
+    record.loss += loss;
 
     for (std::size_t i = 0; i < handler_.size(); ++i)
       if (!handler_.plan().dropped(i))
@@ -255,13 +257,12 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
 
   double optimizer_seconds = 0.0;
   Stopwatch watch;
-  double factor = 1.0 / static_cast<double>(options_.micro_steps);
   const std::vector<double> squared_norms = ops::squared_gradient_norms<T>(optimizer_.parameters());
   require_usable_gradients<T, Backend>(optimizer_.parameters(), squared_norms, number);
-  record.gradient_norm = factor * ops::global_norm(squared_norms);
+  record.gradient_norm = ops::global_norm(squared_norms);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
-  if (options_.grad_clip > 0.0)
-    factor *= ops::clip_factor(record.gradient_norm, options_.grad_clip);
+  const double factor =
+      options_.grad_clip > 0.0 ? ops::clip_factor(record.gradient_norm, options_.grad_clip) : 1.0;
   optimizer_.step(factor, learning_rate_scale(number));
   if constexpr (dropbp::DeviceBackend<Backend>)
     dropbp::device_runtime<Backend>::synchronize();  // the clocks below are the host's
@@ -382,6 +383,7 @@ template <class T, class Backend>
 double BasicTrainer<T, Backend>::validate() {
   handler_.begin_evaluation();
   model_.set_moment({.training = false});
+  batch_.divisor.reset();  // all windows have equally many labels
   double sum = 0.0;
   for (std::size_t i = 0; i < validation_->batches(); ++i) {
     validation_->fill(i, batch_.inputs, batch_.labels);

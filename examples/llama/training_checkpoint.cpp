@@ -446,7 +446,7 @@ std::optional<std::uint64_t> step_of(std::string_view name, std::string_view end
 }  // namespace
 
 RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data,
-                        const ops::Adaptation& adaptation, std::uint32_t base_checksum) {
+                        const ops::LoraConfig& adaptation, std::uint32_t base_checksum) {
   RunIdentity identity;
   const auto add = [&](const char* flag, const auto& value) {
     identity.emplace_back(flag, fmt::format("{}", value));

@@ -22,7 +22,7 @@ namespace llama {
 /// checksums of the tokens and of the weights that do not train.
 using RunIdentity = std::vector<std::pair<std::string, std::string>>;
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
-                                      const TokenData& data, const ops::Adaptation& adaptation,
+                                      const TokenData& data, const ops::LoraConfig& adaptation,
                                       std::uint32_t base_checksum);
 /// Of a run with this model.
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,

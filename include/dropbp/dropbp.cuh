@@ -10,19 +10,18 @@
 #endif
 #pragma once
 
-#include "dropbp/backend/cuda/blas.cuh"
-#if defined(DROPBP_CUDNN)
-#include "dropbp/backend/cuda/cudnn.cuh"
-#endif
 #include "dropbp/backend/cuda/device.cuh"
 #include "dropbp/backend/cuda/launch.cuh"
 #include "dropbp/dropbp.hpp"
-#include "dropbp/ops/device_kernels.hpp"
+#include "dropbp/kernels/cuda.hpp"
+#if defined(DROPBP_CUDNN)
+#include "dropbp/kernels/cuda/cudnn.cuh"
+#endif
+#include "dropbp/kernels/cuda/gemm.cuh"
 
 /// Compiles the CUDA backend for one scalar: float, dropbp::BFloat16 or dropbp::Half. Outside of
 /// all namespaces.
 #define DROPBP_INSTANTIATE_CUDA(T)                                                                \
   static_assert(dropbp::cuda::Scalar<T>,                                                          \
                 "dropbp: DROPBP_INSTANTIATE_CUDA takes float, dropbp::BFloat16 or dropbp::Half"); \
-  template struct dropbp::device_products<dropbp::Cuda, T>;                                       \
-  template struct dropbp::ops::detail::device_ops<T, dropbp::Cuda>;
+  DROPBP_FOR_CUDA_KERNELS(template, T)

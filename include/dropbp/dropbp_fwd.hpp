@@ -27,11 +27,6 @@ template <class Backend>
 struct device_runtime;
 template <class Backend>
 struct device_launcher;
-template <class Backend, class T>
-struct device_products;
-template <class Backend, class T>
-struct device_attention;
-enum class ProductLayout : std::uint8_t;
 template <class T>
 struct tensor_traits;
 

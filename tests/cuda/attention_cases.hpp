@@ -15,7 +15,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "dropbp/backend/cuda/attention.hpp"
+#include "dropbp/kernels/cuda/attention.hpp"
 
 namespace test {
 

@@ -25,24 +25,28 @@ foreach(header IN LISTS headers)
 endforeach()
 
 file(WRITE ${WORK_DIR}/main.cpp
-  "#include \"dropbp/backend/cuda/device.hpp\"\n#include \"dropbp/backend/cuda/products.hpp\"\n"
+  "#include \"dropbp/kernels/cuda.hpp\"\n#include \"dropbp/ops/gemm.hpp\"\n#include \"dropbp/ops/swiglu.hpp\"\n"
+  "using View = dropbp::ops::MatrixView<float, dropbp::Cuda>;\n"
   "int main() {\n"
-  "  dropbp::device_products<dropbp::Cuda, float>::product(dropbp::ProductLayout::ab, 0, 0, 0, nullptr, 0, nullptr, 0, nullptr, 0, false);\n"
+  "  dropbp::ops::gemm_nn(View(), View(), View());\n"
+  "  dropbp::ops::swiglu_forward(View(), View());\n"
   "  return dropbp::device_runtime<dropbp::Cuda>::allocate(1) == nullptr;\n}\n")
 execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE_DIR} ${WORK_DIR}/main.cpp -o ${WORK_DIR}/main
   RESULT_VARIABLE status ERROR_VARIABLE messages)
 if(status EQUAL 0 OR NOT messages MATCHES "undefined reference to `dropbp::[a-z0-9_]+::cuda::Runtime<void>::allocate" OR
-   NOT messages MATCHES "undefined reference to `dropbp::[a-z0-9_]+::device_products<dropbp::[a-z0-9_]+::Cuda, float>::product")
+   NOT messages MATCHES "undefined reference to `dropbp::[a-z0-9_]+::ops::kernels<dropbp::[a-z0-9_]+::ops::op::gemm, float, dropbp::[a-z0-9_]+::Cuda>::run" OR
+   NOT messages MATCHES "undefined reference to `dropbp::[a-z0-9_]+::ops::kernels<dropbp::[a-z0-9_]+::ops::op::swiglu, float, dropbp::[a-z0-9_]+::Cuda>::forward")
   fail("a program without DROPBP_INSTANTIATE_CUDA must fail to link and name what it lacks: ${messages}")
 endif()
 
 file(WRITE ${WORK_DIR}/other.cpp
-  "#include \"dropbp/backend/cuda/products.hpp\"\nstruct Other {};\n"
-  "int main() { dropbp::device_products<Other, float>::product(); }\n")
+  "#include \"dropbp/kernels/cuda.hpp\"\n#include \"dropbp/ops/gemm.hpp\"\n"
+  "using View = dropbp::ops::MatrixView<double, dropbp::Cuda>;\n"
+  "int main() { dropbp::ops::gemm_nn(View(), View(), View()); }\n")
 execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE_DIR} -fsyntax-only ${WORK_DIR}/other.cpp
   RESULT_VARIABLE status ERROR_VARIABLE messages)
-if(status EQUAL 0 OR NOT messages MATCHES "there are no products for this .backend, scalar.. For dropbp::Cuda include")
-  fail("products of an unknown backend must say what to include: ${messages}")
+if(status EQUAL 0 OR NOT messages MATCHES "there are no kernels for this .operation, scalar, backend.* dropbp::Cuda takes float, dropbp::BFloat16 and dropbp::Half")
+  fail("an operation on an unknown scalar must say what there is: ${messages}")
 endif()
 foreach(case IN ITEMS
     "-std=c++20 -arch=sm_90|DROPBP_INSTANTIATE_CUDA(double)|DROPBP_INSTANTIATE_CUDA takes float, dropbp::BFloat16 or dropbp::Half"

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "cuda/attention_cases.hpp"
-#include "dropbp/backend/cuda/cudnn.cuh"
+#include "dropbp/kernels/cuda/cudnn.cuh"
 
 namespace {
 

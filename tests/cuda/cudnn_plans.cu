@@ -10,7 +10,7 @@
 #include <string>
 #include <utility>
 
-#include "dropbp/backend/cuda/cudnn.cuh"
+#include "dropbp/kernels/cuda/cudnn.cuh"
 
 namespace {
 

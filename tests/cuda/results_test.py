@@ -33,7 +33,7 @@ class Results(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.root, self.out = os.path.join(self.folder.name, "root"), os.path.join(self.folder.name, "out")
-        for path in ("include/dropbp/backend/cuda/norm.hpp", "include/dropbp/dropbp.cuh", "include/dropbp/ops/device.hpp", "include/dropbp/ops/device_kernels.hpp",
+        for path in ("include/dropbp/kernels/cuda/norm.hpp", "include/dropbp/dropbp.cuh", "include/dropbp/kernels/cuda.hpp", "include/dropbp/kernels/kernels.hpp",
                      "benchmarks/results/README.md"):
             self.write(os.path.join(self.root, path), path)
         for name, content in FILES.items():
@@ -69,11 +69,11 @@ class Results(unittest.TestCase):
 
     def test_sources_that_changed_are_named(self):
         self.assertIn("all 4 sources", self.run_script("check").stdout)
-        self.write(os.path.join(self.root, "include/dropbp/backend/cuda/norm.hpp"), "another")
+        self.write(os.path.join(self.root, "include/dropbp/kernels/cuda/norm.hpp"), "another")
         self.write(os.path.join(self.root, "include/dropbp/backend/cuda/new.hpp"), "new")
         output = self.run_script("check").stdout
         self.assertTrue(output.startswith("skipped: changed since their last run on a card"), output)
-        self.assertTrue(output.endswith(": include/dropbp/backend/cuda/new.hpp, include/dropbp/backend/cuda/norm.hpp\n"), output)
+        self.assertTrue(output.endswith(": include/dropbp/backend/cuda/new.hpp, include/dropbp/kernels/cuda/norm.hpp\n"), output)
 
     def test_a_commit_that_was_unknown_on_the_card_is_known_of_the_same_sources(self):
         def kept():
@@ -85,7 +85,7 @@ class Results(unittest.TestCase):
         for command in (("init", "-q"), ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one")):
             subprocess.run(("git", "-C", self.root, *command), check=True)
         self.assertNotEqual(kept(), "unknown")
-        self.write(os.path.join(self.root, "include/dropbp/backend/cuda/norm.hpp"), "another")
+        self.write(os.path.join(self.root, "include/dropbp/kernels/cuda/norm.hpp"), "another")
         self.assertEqual(kept(), "unknown")
 
     def test_a_page_of_other_figures_is_a_failure(self):

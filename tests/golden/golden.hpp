@@ -42,7 +42,7 @@ inline const Reference& reference_of(const std::string& name) {
   return reference;
 }
 
-inline dropbp::ops::Adaptation adaptation_of(const nlohmann::json& expected) {
+inline dropbp::ops::LoraConfig adaptation_of(const nlohmann::json& expected) {
   if (!expected.contains("lora")) return {};
   return {.rank = expected["lora"]["rank"].get<std::ptrdiff_t>(),
           .alpha = expected["lora"]["alpha"].get<double>()};

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# A header includes only its own floor and lower ones, written from the root as "dropbp/...". Below ops and
-# interop nothing but the standard library comes in, and CUDA headers only into .cuh files.
+# A header includes only its own floor and lower ones, written from the root as "dropbp/...". Below
+# kernels nothing but the standard library comes in, and CUDA headers only into .cuh files. Ops do not know CUDA.
 # INCLUDE_DIR comes from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
@@ -16,6 +16,7 @@ set(floors
   "(schedule|layer)\\.hpp"
   "(handler|report|state)\\.hpp"
   "dropbp\\.hpp"
+  "kernels/"
   "ops/|interop/"
   "dropbp\\.cuh")
 set(first_open_floor 7)  # from here on third-party headers may come in
@@ -71,6 +72,8 @@ foreach(header IN LISTS headers)
         set(verdict "which lies higher, on floor ${target}")
       elseif(included MATCHES "\\.cuh$" AND NOT header MATCHES "\\.cuh$")
         set(verdict "which only a .cuh file may")
+      elseif(included MATCHES "/cuda[/.]" AND NOT header MATCHES "/cuda[/.]|\\.cuh$")
+        set(verdict "which only dropbp.cuh and kernels/cuda may")
       endif()
     elseif(included MATCHES "${cuda}")
       if(NOT header MATCHES "\\.cuh$")

@@ -17,7 +17,7 @@ file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/*.hpp)
 foreach(file IN LISTS files)
   cmake_path(RELATIVE_PATH file BASE_DIRECTORY ${INCLUDE_DIR} OUTPUT_VARIABLE relative)
   if((relative MATCHES "/interop/" AND NOT relative IN_LIST HEADERS) OR
-     (relative MATCHES "^dropbp/ops/" AND NOT THIRD_PARTY))
+     (relative MATCHES "^dropbp/(kernels|ops)/" AND NOT THIRD_PARTY))
     continue()
   endif()
   file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<[^>]+>")

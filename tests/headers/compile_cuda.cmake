@@ -9,7 +9,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 set(prelude "")
 if(MACROS)
   # What the headers include from elsewhere stands before the macros: those libraries have their own rules.
-  file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/backend/* ${INCLUDE_DIR}/dropbp/base/* ${INCLUDE_DIR}/dropbp/ops/*.hpp ${INCLUDE_DIR}/dropbp/*.hpp)
+  file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/backend/* ${INCLUDE_DIR}/dropbp/base/* ${INCLUDE_DIR}/dropbp/kernels/* ${INCLUDE_DIR}/dropbp/ops/*.hpp ${INCLUDE_DIR}/dropbp/*.hpp)
   list(FILTER files EXCLUDE REGEX "/interop/")
   foreach(file IN LISTS files)
     file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<[^>]+>")

@@ -205,7 +205,7 @@ TEST_CASE("lora: adapters and merged models are saved, and load to the same loss
     save_adapter(folder / "adapter", trained.model(), "some/base");
     save_weights(folder / "merged", trained.model());
 
-    const ops::Adaptation read = load_adapter_config(folder / "adapter");
+    const ops::LoraConfig read = load_adapter_config(folder / "adapter");
     CHECK(read.rank == 3);
     CHECK(read.alpha == 7.5);
     CHECK(read.dropout == 0.25);
@@ -386,7 +386,7 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
     return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" +
            more + "}";
   };
-  const ops::Adaptation good = parse_adapter_config(
+  const ops::LoraConfig good = parse_adapter_config(
       config(
           R"(,"use_dora":false,"rank_pattern":{},"modules_to_save":null,"init_lora_weights":true)"),
       "'c'");

@@ -87,7 +87,7 @@ TEST_CASE("loading: a quantised model takes its own size and one tensor, never t
     CAPTURE(quantize);
     const std::size_t before = alive.load();
     peak.store(before);
-    ops::Adaptation adaptation;
+    ops::LoraConfig adaptation;
     if (quantize) adaptation = {.rank = 1, .quantize = true};
     LlamaModel<float> model(shape, 8, {.adaptation = adaptation});
     load_weights(folder.path(), model);

@@ -89,7 +89,7 @@ TEST_CASE("report: adapters are reported as they were in use") {
       json::parse(report_json(options, LlamaConfig{}, {}, {}))["config"].contains("lora_rank"));
   options.mode = ModeChoice::lora;
   options.adapter = "a";
-  const ops::Adaptation adaptation{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
+  const ops::LoraConfig adaptation{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
   const json config = json::parse(report_json(options, LlamaConfig{}, adaptation, {}))["config"];
   CHECK(config["adapter"] == "a");
   CHECK(config["lora_rank"] == 3);

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <dropbp/ops/parallel.hpp>
+#include <dropbp/kernels/cpu/parallel.hpp>
 #include <initializer_list>
 #include <limits>
 #include <map>
@@ -108,6 +108,36 @@ TEST_CASE(
     dropped_steps += dropped.size();
   }
   CHECK(dropped_steps > 0);
+}
+
+TEST_CASE("trainer: the micro-steps of a step make the loss and gradient of one batch") {
+  const TokenData data = text();
+  Options options = options_of(0.0);
+  options.micro_steps = 3;
+  Trainer trainer(options, shape, data, 0.0);
+  Trainer other(options, shape, data, 0.0);
+  const BatchSampler sampler(data.train(), options.batch, options.sequence, options.seed);
+  const std::ptrdiff_t rows = 3 * options.batch, tokens = options.batch * options.sequence;
+  Batch whole{.shape = {rows, options.sequence}, .inputs = {}, .labels = {}};
+  whole.inputs.resize(static_cast<std::size_t>(3 * tokens));
+  whole.labels.resize(whole.inputs.size());
+  for (std::uint32_t micro = 0; micro < 3; ++micro) {
+    const auto part = [&](std::vector<std::int32_t>& ids) {
+      return std::span(ids).subspan(micro * static_cast<std::size_t>(tokens),
+                                    static_cast<std::size_t>(tokens));
+    };
+    sampler.fill(0, micro, part(whole.inputs), part(whole.labels));
+  }
+  auto& model = other.model();
+  dropbp::DropBPHandler handler{model, {.drop_rate = 0.0}};
+  handler.begin_step(std::uint64_t{0});
+  model.clear_gradients();
+  const double loss = model.loss_and_gradients(whole);
+  const double norm =
+      ops::global_norm(ops::squared_gradient_norms<float>(other.optimizer().parameters()));
+  const StepRecord& record = trainer.step();
+  CHECK(record.loss == Approx(loss).epsilon(1e-6));
+  CHECK(record.gradient_norm == Approx(norm).epsilon(1e-5));
 }
 
 TEST_CASE("trainer: the same losses and weights on any number of threads and from run to run") {

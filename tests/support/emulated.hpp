@@ -10,8 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "dropbp/ops/device_kernels.hpp"
-#include "dropbp/ops/product.hpp"
+#include "dropbp/kernels/cpu/gemm.hpp"
+#include "dropbp/kernels/cuda.hpp"
+#include "dropbp/ops/gemm.hpp"
 #include "support/simt.hpp"
 
 /// The tag.
@@ -74,29 +75,24 @@ struct device_launcher<Emulated> {
   }
 };
 
+template <>
+inline constexpr bool cuda::runs_bodies<Emulated> = true;
+
 template <class T>
-struct device_products<Emulated, T> {
-  static void product(ProductLayout layout, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
-                      T* c, std::ptrdiff_t ldc, const T* a, std::ptrdiff_t lda, const T* b,
-                      std::ptrdiff_t ldb, bool add) {
-    const auto floats = [](const T* x, std::ptrdiff_t rows, std::ptrdiff_t columns,
-                           std::ptrdiff_t ld) {
-      ops::Matrix<float> result(rows, columns);
-      for (std::ptrdiff_t i = 0; i < rows; ++i)
-        for (std::ptrdiff_t j = 0; j < columns; ++j)
-          result.row(i)[j] = cuda::to_float(x[i * ld + j]);
+struct ops::kernels<ops::op::gemm, T, Emulated> {
+  static void run(GemmLayout layout, MatrixView<T, Emulated> c, MatrixView<const T, Emulated> a,
+                  MatrixView<const T, Emulated> b, Accumulate mode) {
+    const auto floats = [](const auto& x) {
+      Matrix<float> result(x.rows, x.columns);
+      for (Index i = 0; i < x.rows; ++i)
+        for (Index j = 0; j < x.columns; ++j) result.row(i)[j] = cuda::to_float(x.row(i)[j]);
       return result;
     };
-    const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
-    const ops::Matrix<float> fa = floats(a, at ? k : m, at ? m : k, lda),
-                             fb = floats(b, bt ? n : k, bt ? k : n, ldb);
-    ops::Matrix<float> fc = add ? floats(c, m, n, ldc) : ops::Matrix<float>(m, n);
-    const ops::Accumulate mode = add ? ops::Accumulate::add : ops::Accumulate::overwrite;
-    if (layout == ProductLayout::abt) ops::product_abt(fc.view(), fa.view(), fb.view(), mode);
-    if (layout == ProductLayout::ab) ops::product_ab(fc.view(), fa.view(), fb.view(), mode);
-    if (layout == ProductLayout::atb) ops::product_atb(fc.view(), fa.view(), fb.view(), mode);
-    for (std::ptrdiff_t i = 0; i < m; ++i)
-      for (std::ptrdiff_t j = 0; j < n; ++j) c[i * ldc + j] = cuda::from_float<T>(fc.row(i)[j]);
+    const Matrix<float> fa = floats(a), fb = floats(b);
+    Matrix<float> fc = mode == Accumulate::add ? floats(c) : Matrix<float>(c.rows, c.columns);
+    kernels<op::gemm, float, Cpu>::run(layout, fc.view(), fa.view(), fb.view(), mode);
+    for (Index i = 0; i < c.rows; ++i)
+      for (Index j = 0; j < c.columns; ++j) c.row(i)[j] = cuda::from_float<T>(fc.row(i)[j]);
   }
 };
 

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "dropbp/ops/device.hpp"
+#include "dropbp/ops/elementwise.hpp"
 
 namespace test {
 

@@ -16,7 +16,8 @@ DROPBP_NAMESPACE_BEGIN
 template <class Backend>
 concept DeviceBackend = !std::same_as<Backend, Cpu>;
 
-/// Specialised by each DeviceBackend. Everything works in the order of the calling thread's current
+/// Specialised by each DeviceBackend, and for the host itself (backend/cpu/host.hpp), where nothing
+/// waits. Everything works in the order of the calling thread's current
 /// stream.
 ///   void* allocate(std::size_t bytes)
 ///       throws std::runtime_error where there is no room
@@ -32,7 +33,7 @@ concept DeviceBackend = !std::same_as<Backend, Cpu>;
 ///       waits for the stream
 ///   void require_no_capture(const char* what)
 ///       throws std::logic_error where work is recorded, not done
-///   std::string missing()
+///   std::string unavailable_reason()
 ///       empty, or why no device can be used
 template <class Backend>
 struct device_runtime {

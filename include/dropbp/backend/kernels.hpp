@@ -57,7 +57,8 @@ struct backend_kernels {
     static_assert(
         detail::always_false<Args...>,
         "dropbp: there are no kernels for this (backend, scalar). Host tensors of float or double "
-        "need nothing; for dropbp::Cuda include dropbp/ops/device.hpp; for another scalar or other "
+        "need nothing; for dropbp::Cuda include dropbp/kernels/cuda.hpp; for another scalar or "
+        "other "
         "memory specialise dropbp::backend_kernels<Backend, Scalar>, or give the tensor's "
         "tensor_traits its own accumulate, squared_norm and squared_distance.");
     return 0.0;

@@ -37,7 +37,7 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) noexcep
 enum class RandomStream : std::uint8_t {
   drop_decision = 0,    ///< one draw a branch
   sampling_order = 1,   ///< for samplers that permute the branches
-  adapter_dropout = 2,  ///< see ops::Adaptation
+  adapter_dropout = 2,  ///< see ops::LoraConfig
   user = 128            ///< from here on free for trainers (data order, dropout, ...)
 };
 

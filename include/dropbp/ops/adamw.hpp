@@ -10,10 +10,12 @@
 #include <cmath>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "dropbp/backend/cpu/kernels.hpp"
+#include "dropbp/kernels/cpu/adamw.hpp"
+#include "dropbp/kernels/cpu/squared_norms.hpp"
 #include "dropbp/ops/parameter.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -40,57 +42,89 @@ struct AdamWState {
 };
 
 namespace detail {
+
 /// What decay leaves of a value in one update.
 inline double kept_by_decay(bool decays, const AdamWOptions& options) noexcept {
   return decays ? 1.0 - options.learning_rate * options.weight_decay : 1.0;
 }
-}  // namespace detail
 
-/// One update of one parameter. Its gradient is multiplied by `gradient_factor` on the way
-/// (clipping, averaging over micro-steps). A parameter that is frozen or whose gradient is absent
-/// is skipped: its value, moments and step count stay as they are.
-template <class T>
-void adamw_update(Parameter<T>& parameter, AdamWState<T>& state, const AdamWOptions& options,
-                  double gradient_factor = 1.0) {
-  if (!parameter.trained || !parameter.has_gradient()) return;
+/// Makes room for what the optimizer remembers, where there is none.
+template <class T, class Backend>
+void begin_state(const Parameter<T, Backend>& parameter, AdamWState<T, Backend>& state) {
+  using Values = Matrix<Statistic<T>, Backend>;
   if (state.second_moment.size() != parameter.size()) {  // of both the last to get its memory
-    state.first_moment = Matrix<T>(parameter.rows(), parameter.columns());
-    state.second_moment = Matrix<T>(parameter.rows(), parameter.columns());
-    std::fill_n(state.first_moment.data(), parameter.size(), T(0));
-    std::fill_n(state.second_moment.data(), parameter.size(), T(0));
-  }
-  ++state.steps;
-  const double t = static_cast<double>(state.steps);
-  const T step_size = static_cast<T>(options.learning_rate / (1.0 - std::pow(options.beta1, t)));
-  const T root_correction = static_cast<T>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, t)));
-  const T keep = static_cast<T>(detail::kept_by_decay(parameter.decays, options));
-  const T beta1 = static_cast<T>(options.beta1), rest1 = static_cast<T>(1.0 - options.beta1);
-  const T beta2 = static_cast<T>(options.beta2), rest2 = static_cast<T>(1.0 - options.beta2);
-  const T eps = static_cast<T>(options.eps), factor = static_cast<T>(gradient_factor);
-
-  T* const p = parameter.value().data;
-  const T* const g = parameter.gradient().data;
-  T* const m = state.first_moment.data();
-  T* const v = state.second_moment.data();
-  const Index size = static_cast<Index>(parameter.size());
-  constexpr Index chunk = 4096;
-  parallel_for((size + chunk - 1) / chunk, (std::min)(size, chunk), [&](Index c) {
-    const Index last = (std::min)(size, (c + 1) * chunk);
-    for (Index i = c * chunk; i < last; ++i) {
-      const T gradient = factor * g[i];
-      m[i] = beta1 * m[i] + rest1 * gradient;
-      v[i] = beta2 * v[i] + rest2 * (gradient * gradient);
-      p[i] = keep * p[i] - step_size * m[i] / (std::sqrt(v[i]) * root_correction + eps);
+    for (Values* moment : {&state.first_moment, &state.second_moment}) {
+      *moment = Values(parameter.rows(), parameter.columns());
+      device_runtime<Backend>::fill(moment->data(), 0, parameter.size() * sizeof(Statistic<T>));
     }
-  });
+  }
+  if constexpr (!std::is_same_v<T, Statistic<T>>) {
+    if (state.master.size() == parameter.size()) return;
+    state.master = Values(parameter.rows(), parameter.columns());
+    kernels<op::elementwise, T, Backend>::convert_to(state.master.view(), parameter.value());
+  }
 }
 
-/// The same of many: where launching work costs something, all at once.
-template <class T>
-void adamw_updates(std::span<Parameter<T>* const> parameters, std::span<AdamWState<T>> states,
-                   const AdamWOptions& options, double gradient_factor) {
+/// The next update of a parameter; counts it.
+template <class T, class Backend>
+AdamWSegment<T> next_segment(Parameter<T, Backend>& parameter, AdamWState<T, Backend>& state,
+                             const AdamWOptions& options) {
+  using S = Statistic<T>;
+  const auto t = static_cast<double>(++state.steps);
+  return {.value = parameter.value().data,
+          .gradient = parameter.gradient().data,
+          .master = state.master.data(),
+          .first_moment = state.first_moment.data(),
+          .second_moment = state.second_moment.data(),
+          .size = static_cast<std::int64_t>(parameter.size()),
+          .step_size = static_cast<S>(options.learning_rate / (1.0 - std::pow(options.beta1, t))),
+          .root_correction = static_cast<S>(1.0 / std::sqrt(1.0 - std::pow(options.beta2, t))),
+          .keep = static_cast<S>(kept_by_decay(parameter.decays, options)),
+          .first_chunk = 0};
+}
+
+template <class S>
+AdamWConstants<S> adamw_constants(const AdamWOptions& options, double gradient_factor) {
+  return {.beta1 = static_cast<S>(options.beta1),
+          .rest1 = static_cast<S>(1.0 - options.beta1),
+          .beta2 = static_cast<S>(options.beta2),
+          .rest2 = static_cast<S>(1.0 - options.beta2),
+          .eps = static_cast<S>(options.eps),
+          .factor = static_cast<S>(gradient_factor)};
+}
+
+}  // namespace detail
+
+/// One update of each parameter. Gradients are multiplied by `gradient_factor` on the way
+/// (clipping, averaging over micro-steps). A parameter that is frozen or whose gradient is absent
+/// is skipped: its value, moments and step count stay as they are. Throws std::logic_error where a
+/// stream is being captured into a graph.
+template <class T, class Backend = Cpu>
+void adamw_updates(std::span<Parameter<T, Backend>* const> parameters,
+                   std::span<AdamWState<T, Backend>> states, const AdamWOptions& options,
+                   double gradient_factor) {
+  // Before steps are counted and states get their memory.
+  device_runtime<Backend>::require_no_capture("an AdamW step");
+  const auto updated = [&](std::size_t i) {
+    return parameters[i]->trained && parameters[i]->has_gradient();
+  };
+  std::vector<AdamWSegment<T>> segments;
+  segments.reserve(parameters.size());
   for (std::size_t i = 0; i < parameters.size(); ++i)
-    adamw_update(*parameters[i], states[i], options, gradient_factor);
+    if (updated(i)) detail::begin_state(*parameters[i], states[i]);
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    if (updated(i)) segments.push_back(detail::next_segment(*parameters[i], states[i], options));
+  if (segments.empty()) return;
+  kernels<op::adamw, T, Backend>::run(
+      segments, detail::adamw_constants<Statistic<T>>(options, gradient_factor));
+}
+
+/// The same of one parameter.
+template <class T, class Backend = Cpu>
+void adamw_update(Parameter<T, Backend>& parameter, AdamWState<T, Backend>& state,
+                  const AdamWOptions& options, double gradient_factor = 1.0) {
+  Parameter<T, Backend>* const one = &parameter;
+  adamw_updates<T, Backend>({&one, 1}, {&state, 1}, options, gradient_factor);
 }
 
 /// The optimizer of a list of parameters, with one state each.
@@ -140,28 +174,15 @@ class AdamW {
   AdamWOptions options_;
 };
 
-/// The squared Euclidean norm of each parameter's gradient, in double; 0 where it is absent.
-template <class T>
-std::vector<double> squared_gradient_norms(std::span<Parameter<T>* const> parameters) {
-  constexpr Index chunk = 8192, chunks_at_once = 256;
-  std::vector<double> norms(parameters.size());
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const Parameter<T>& parameter = *parameters[i];
-    if (!parameter.trained || !parameter.has_gradient()) continue;
-    const T* const g = parameter.gradient().data;
-    const Index size = static_cast<Index>(parameter.size());
-    for (Index start = 0; start < size; start += chunk * chunks_at_once) {
-      double shares[chunks_at_once];
-      const Index chunks = (std::min)(chunks_at_once, (size - start + chunk - 1) / chunk);
-      parallel_for(chunks, (std::min)(size, chunk), [&](Index c) {
-        const Index first = start + c * chunk;
-        shares[c] = backend_kernels<Cpu, T>::squared_norm(
-            g + first, static_cast<std::size_t>((std::min)(chunk, size - first)));
-      });
-      for (Index c = 0; c < chunks; ++c) norms[i] += shares[c];
-    }
-  }
-  return norms;
+/// The squared Euclidean norm of each parameter's gradient, in double; 0 where it is absent. Waits
+/// for the stream.
+template <class T, class Backend = Cpu>
+std::vector<double> squared_gradient_norms(std::span<Parameter<T, Backend>* const> parameters) {
+  std::vector<Elements<const T, Backend>> gradients;
+  for (const Parameter<T, Backend>* parameter : parameters)
+    gradients.push_back(parameter->trained ? parameter->gradient_elements()
+                                           : Elements<const T, Backend>{});
+  return kernels<op::squared_norms, T, Backend>::run(gradients);
 }
 
 /// The norm of all of them together.
@@ -172,9 +193,10 @@ inline double global_norm(std::span<const double> squared_norms) {
 }
 
 /// The Euclidean norm of all gradients that are present, in double.
-template <class T>
-double global_gradient_norm(std::span<Parameter<T>* const> parameters) {
-  return global_norm(squared_gradient_norms<T>(parameters));
+template <class T, class Backend = Cpu>
+double global_gradient_norm(
+    std::type_identity_t<std::span<Parameter<T, Backend>* const>> parameters) {
+  return global_norm(squared_gradient_norms<T, Backend>(parameters));
 }
 
 /// The factor that brings a gradient of this norm down to `max_norm`, as

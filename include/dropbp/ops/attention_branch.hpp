@@ -25,7 +25,7 @@ struct AttentionConfig {
   Index kv_heads = 0;      ///< 0: as many as heads
   Index head_size = 0;     ///< 0: hidden / heads
   double norm_eps = 1e-5;  ///< of the RMS norm
-  Adaptation adaptation =
+  LoraConfig adaptation =
       {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
 
   /// With the zeros above replaced by what they stand for.

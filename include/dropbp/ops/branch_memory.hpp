@@ -6,8 +6,8 @@
 
 #include <string>
 
+#include "dropbp/kernels/memory.hpp"
 #include "dropbp/ops/attention.hpp"
-#include "dropbp/ops/memory.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {

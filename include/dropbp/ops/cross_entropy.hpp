@@ -1,65 +1,47 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The mean cross-entropy of a language model's head, in chunks of tokens: never more than chunk x
-// vocabulary logits exist.
+// The cross-entropy of a language model's head, in chunks of tokens: never more than chunk x
+// vocabulary logits exist. Its mean may be over the tokens of several calls.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "dropbp/ops/attention.hpp"
+#include "dropbp/kernels/cpu/cross_entropy.hpp"
+#include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/ids.hpp"
 #include "dropbp/ops/parameter.hpp"
-#include "dropbp/ops/product.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// What a chunk's rows of logits [rows, vocabulary] give: losses [rows], 0 where the target is
-/// CrossEntropy's ignore_index. With `keep` the gradient of the mean over `counted` targets
-/// replaces the logits.
-template <class T>
-void cross_entropy_rows(MatrixView<T> logits, double* losses, const std::int32_t* targets,
-                        std::int32_t ignored, std::size_t counted, bool keep) {
-  // row[j] = exp(row[j] - shift); returns the sum, long rows in double.
-  const auto exp_sum = [](T* row, Index count, T shift) {
-    double sum = 0;
-    for (Index j = 0; j < count; j += 256) {
-      const Index part = (std::min)(Index(256), count - j);
-      sum += static_cast<double>(detail::exp_row(row + j, part, part, T(1), shift));
-    }
-    return sum;
-  };
-  parallel_for(logits.rows, 8 * logits.columns, [&](Index i) {
-    T* const row = logits.row(i);
-    const std::int32_t target = targets[i];
-    losses[i] = 0;
-    if (target == ignored) {
-      if (keep) std::fill_n(row, logits.columns, T(0));
-      return;
-    }
-    const T largest = detail::max_of_row(row, logits.columns);
-    const T at_target = row[target];
-    const double sum = exp_sum(row, logits.columns, largest);
-    losses[i] = std::log(sum) + static_cast<double>(largest) - static_cast<double>(at_target);
-    if (!keep) return;
-    const T scale = static_cast<T>(1.0 / (sum * static_cast<double>(counted)));
-    for (Index j = 0; j < logits.columns; ++j) row[j] *= scale;
-    row[target] -= static_cast<T>(1.0 / static_cast<double>(counted));
-  });
+/// CrossEntropy's ignore_index. With `keep` the gradient of their sum over `divisor` replaces the
+/// logits.
+template <class T, class Backend = Cpu>
+void cross_entropy_rows(MatrixView<T, Backend> logits,
+                        typename kernels<op::cross_entropy, T, Backend>::Loss* losses,
+                        const std::int32_t* targets, std::int32_t ignored, double divisor,
+                        bool keep) {
+  kernels<op::cross_entropy, T, Backend>::run(logits, losses, targets, ignored, divisor, keep);
 }
 
 /// -log softmax(hidden W^T)[target], averaged over the positions whose target is not ignore_index;
 /// 0 when all are ignored. In a training step call begin, then forward_chunk and backward_chunk for
 /// each chunk in order (or let loss_and_gradient do that); then mean() is the loss. The chunks are
 /// fixed, and so is the order of all sums.
+///
+/// Where gradients of several calls add up (micro-steps, processes), the mean of each call alone
+/// would give a token more weight where few others have a label. Pass as `divisor` how many tokens
+/// of the whole step have one: the shares that mean() returns then add up to the step's loss, and
+/// the gradients to its gradient. If that number is not known before, pass 1 for the sum, add up
+/// counted(), and divide at the end: AdamW::step(1.0 / all) and the losses by hand.
 template <class T, class Backend = Cpu>
 class CrossEntropy {
  public:
@@ -77,8 +59,11 @@ class CrossEntropy {
   }
 
   /// Starts a loss over these targets, ids in [0, vocabulary) or ignore_index; they must stay alive
-  /// until the last chunk.
-  void begin(std::span<const std::int32_t> targets, Index vocabulary) {
+  /// until the last chunk. The loss and its gradients are the sum over the labelled positions
+  /// divided by `divisor`, finite and above 0 (any, if there is no such position); none: by their
+  /// number.
+  void begin(std::span<const std::int32_t> targets, Index vocabulary,
+             std::optional<double> divisor = std::nullopt) {
     std::size_t counted = 0;
     for (std::size_t t = 0; t < targets.size(); ++t) {
       if (targets[t] == ignore_index) continue;
@@ -90,11 +75,17 @@ class CrossEntropy {
             "check the tokenizer against the model's vocabulary");
       ++counted;
     }
+    if (divisor && counted > 0 && !(*divisor > 0 && dropbp::detail::is_finite(*divisor)))
+      detail::throw_invalid("the divisor of a loss must be finite and above 0",
+                            dropbp::detail::text(*divisor) + " was given",
+                            "pass the number of labelled tokens in all micro-steps of the step, or "
+                            "1 for the sum");
     ids_.assign(targets);
     if (losses_.size() != targets.size())
       losses_ = Matrix<Loss, Backend>(1, static_cast<Index>(targets.size()));
     targets_ = targets.size();
     counted_ = counted;
+    divisor_ = divisor.value_or(static_cast<double>(counted));
     seen_ = 0;
     kept_chunk_ = -1;
   }
@@ -111,9 +102,9 @@ class CrossEntropy {
     require_shapes(hidden, weight);
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     logits_ = Matrix<T, Backend>(rows, weight.rows(), workspace_);
-    product_abt(logits_.view(), hidden.rows_from(first, rows), weight.value());
+    gemm_nt(logits_.view(), hidden.rows_from(first, rows), weight.value());
     cross_entropy_rows(logits_.view(), losses_.data() + first, ids_.data() + first, ignore_index,
-                       counted_, keep);
+                       divisor_, keep);
     seen_ = (std::max)(seen_, first + rows);
     kept_chunk_ = keep ? chunk : -1;
     if (!keep) logits_ = Matrix<T, Backend>();
@@ -135,17 +126,21 @@ class CrossEntropy {
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     if (weight.trained) {
       const Accumulate mode = weight.begin_gradient();
-      product_atb(weight.gradient(), logits_.view(), hidden.rows_from(first, rows), mode);
+      gemm_tn(weight.gradient(), logits_.view(), hidden.rows_from(first, rows), mode);
     }
-    product_ab(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
+    gemm_nn(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
     logits_ = Matrix<T, Backend>();
     kept_chunk_ = -1;
   }
 
-  /// The mean over the counted positions of the chunks seen since begin; waits for what computes
-  /// them.
-  double mean() const {
-    if (counted_ == 0) return 0.0;
+  /// How many targets since begin are not ignore_index.
+  std::size_t counted() const noexcept { return counted_; }
+
+  /// sum() over the divisor of begin; 0 when all are ignored.
+  double mean() const { return counted_ == 0 ? 0.0 : sum() / divisor_; }
+
+  /// Over the counted positions of the chunks seen since begin; waits for what computes them.
+  double sum() const {
     double sum = 0;
     const auto count = static_cast<std::size_t>(seen_);
     if constexpr (DeviceBackend<Backend>) {
@@ -155,22 +150,23 @@ class CrossEntropy {
     } else {
       for (std::size_t i = 0; i < count; ++i) sum += losses_.data()[i];
     }
-    return sum / static_cast<double>(counted_);
+    return sum;
   }
 
-  /// The loss alone.
+  /// The loss alone; `divisor` as for begin.
   double loss(ConstView hidden, const Parameter<T, Backend>& weight,
-              std::span<const std::int32_t> targets) {
-    begin(targets, weight.rows());
+              std::span<const std::int32_t> targets, std::optional<double> divisor = std::nullopt) {
+    begin(targets, weight.rows(), divisor);
     for (Index chunk = 0; chunk < chunks(); ++chunk) forward_chunk(chunk, hidden, weight, false);
     return mean();
   }
 
   /// The loss, its gradient by hidden (written over grad_hidden, which may be hidden) and by the
-  /// weight.
+  /// weight; `divisor` as for begin.
   double loss_and_gradient(View grad_hidden, ConstView hidden, Parameter<T, Backend>& weight,
-                           std::span<const std::int32_t> targets) {
-    begin(targets, weight.rows());
+                           std::span<const std::int32_t> targets,
+                           std::optional<double> divisor = std::nullopt) {
+    begin(targets, weight.rows(), divisor);
     for (Index chunk = 0; chunk < chunks(); ++chunk) {
       forward_chunk(chunk, hidden, weight, true);
       backward_chunk(chunk, grad_hidden, hidden, weight);
@@ -192,13 +188,14 @@ class CrossEntropy {
           "pass the output of the last norm for all tokens");
   }
 
-  using Loss = std::conditional_t<DeviceBackend<Backend>, float, double>;
+  using Loss = typename kernels<op::cross_entropy, T, Backend>::Loss;
 
   BasicMemoryPool<Backend> workspace_;
   Index chunk_tokens_;
   Ids<Backend> ids_;              // the targets
   std::size_t targets_ = 0;       // how many
   std::size_t counted_ = 0;       // those that are not ignored
+  double divisor_ = 0;            // of the sum of their losses
   Matrix<Loss, Backend> losses_;  // one for each target
   Index seen_ = 0;                // of them
   Matrix<T, Backend> logits_;     // of kept_chunk_

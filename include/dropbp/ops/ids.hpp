@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <span>
 
-#include "dropbp/ops/matrix.hpp"
+#include "dropbp/kernels/matrix.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {

@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/parameter.hpp"
-#include "dropbp/ops/product.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -38,7 +38,7 @@ class Linear {
       copy<T>(saved->x.view(), x.view());
     }
     Matrix<T, Backend> y(x.rows(), weight.rows(), workspace_);
-    product_abt(y.view(), x.view(), weight.value());
+    gemm_nt(y.view(), x.view(), weight.value());
     return y;
   }
 
@@ -46,7 +46,7 @@ class Linear {
   Matrix<T, Backend> backward(const Matrix<T, Backend>& grad_output, Saved& saved) {
     backward_parameters(grad_output, saved);
     Matrix<T, Backend> grad_input(grad_output.rows(), weight.columns(), workspace_);
-    product_ab(grad_input.view(), grad_output.view(), weight.value());
+    gemm_nn(grad_input.view(), grad_output.view(), weight.value());
     return grad_input;
   }
 
@@ -54,7 +54,7 @@ class Linear {
   void backward_parameters(const Matrix<T, Backend>& grad_output, Saved& saved) {
     if (!weight.trained) return;
     const Accumulate mode = weight.begin_gradient();
-    product_atb(weight.gradient(), grad_output.view(), saved.x.view(), mode);
+    gemm_tn(weight.gradient(), grad_output.view(), saved.x.view(), mode);
   }
 
  private:

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "dropbp/ops/matrix.hpp"
+#include "dropbp/kernels/matrix.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {

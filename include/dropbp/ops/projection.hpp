@@ -13,16 +13,17 @@
 #include <utility>
 #include <vector>
 
-#include "dropbp/ops/adaptation.hpp"
+#include "dropbp/ops/elementwise.hpp"
+#include "dropbp/ops/gemm.hpp"
+#include "dropbp/ops/lora.hpp"
 #include "dropbp/ops/nf4.hpp"
 #include "dropbp/ops/parameter.hpp"
-#include "dropbp/ops/product.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// y [tokens, output] = x [tokens, input] W^T, where W's rows are those of one or more linear maps
-/// below each other (q_proj, k_proj and v_proj), with the adapters of an Adaptation on some or all
+/// below each other (q_proj, k_proj and v_proj), with the adapters of a LoraConfig on some or all
 /// of them. Adapters of one Projection see the same dropped-out input. Names: the base has those it
 /// is made with ("q_proj.weight"), adapters "q_proj.lora_A.weight" and "q_proj.lora_B.weight", as
 /// in PEFT.
@@ -45,7 +46,7 @@ class Projection {
 
   /// Uninitialised, but for the adapters' B: zeros, so that they begin as nothing. Throws what
   /// require_valid does.
-  Projection(std::vector<Part> parts, Index input, const Adaptation& adaptation,
+  Projection(std::vector<Part> parts, Index input, const LoraConfig& adaptation,
              BasicMemoryPool<Backend> workspace)
       : weight(checked(adaptation).quantize ? std::vector<Part>{} : parts, input),
         lora_a(adapter_parts(parts, adaptation, true), input),
@@ -66,7 +67,7 @@ class Projection {
 
   /// The elements of u for a token.
   static Index adapter_width(std::initializer_list<std::string_view> names,
-                             const Adaptation& adaptation) {
+                             const LoraConfig& adaptation) {
     Index width = 0;
     for (const std::string_view name : names)
       width += adaptation.adapts(name) ? adaptation.rank : 0;
@@ -87,14 +88,14 @@ class Projection {
   /// y (=|+=) the maps of x, and u [tokens, adapter_width()] for the backward pass.
   void forward(View y, ConstView x, Accumulate mode, View u) const {
     for_each_panel([&](Index first, ConstView rows) {
-      product_abt(y.columns_from(first, rows.rows), x, rows, mode);
+      gemm_nt(y.columns_from(first, rows.rows), x, rows, mode);
     });
     if (adapter_width() == 0) return;
-    with_dropout(x, [&](ConstView dropped_out) { product_abt(u, dropped_out, lora_a.value()); });
-    multiply(u, adaptation_.scale());
+    with_dropout(x, [&](ConstView dropped_out) { gemm_nt(u, dropped_out, lora_a.value()); });
+    scale(u, adaptation_.scale());
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-      product_abt(y.columns_from(output, outputs), u.columns_from(row_a, adaptation_.rank),
-                  lora_b.value().rows_from(row_b, outputs), Accumulate::add);
+      gemm_nt(y.columns_from(output, outputs), u.columns_from(row_a, adaptation_.rank),
+              lora_b.value().rows_from(row_b, outputs), Accumulate::add);
     });
   }
 
@@ -103,11 +104,10 @@ class Projection {
     if (adapter_width() == 0) return {};
     Tensor grad_u(grad_output.rows, adapter_width(), workspace_);
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-      product_ab(grad_u.view().columns_from(row_a, adaptation_.rank),
-                 grad_output.columns_from(output, outputs),
-                 lora_b.value().rows_from(row_b, outputs));
+      gemm_nn(grad_u.view().columns_from(row_a, adaptation_.rank),
+              grad_output.columns_from(output, outputs), lora_b.value().rows_from(row_b, outputs));
     });
-    multiply(grad_u.view(), adaptation_.scale());
+    scale(grad_u.view(), adaptation_.scale());
     return grad_u;
   }
 
@@ -120,21 +120,21 @@ class Projection {
   void backward_parameters(ConstView grad_output, ConstView x, ConstView u, const Tensor& grad_u) {
     if (weight.trained) {
       const Accumulate mode = weight.begin_gradient();
-      product_atb(weight.gradient(), grad_output, x, mode);
+      gemm_tn(weight.gradient(), grad_output, x, mode);
     }
     if (adapter_width() == 0) return;
     if (lora_b.trained) {
       const Accumulate mode = lora_b.begin_gradient();
       for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-        product_atb(lora_b.gradient().rows_from(row_b, outputs),
-                    grad_output.columns_from(output, outputs),
-                    u.columns_from(row_a, adaptation_.rank), mode);
+        gemm_tn(lora_b.gradient().rows_from(row_b, outputs),
+                grad_output.columns_from(output, outputs), u.columns_from(row_a, adaptation_.rank),
+                mode);
       });
     }
     if (lora_a.trained) {
       const Accumulate mode = lora_a.begin_gradient();
       with_dropout(x, [&](ConstView dropped_out) {
-        product_atb(lora_a.gradient(), grad_u.view(), dropped_out, mode);
+        gemm_tn(lora_a.gradient(), grad_u.view(), dropped_out, mode);
       });
     }
   }
@@ -143,15 +143,15 @@ class Projection {
   /// has returned.
   void backward_input(View grad_x, ConstView grad_output, const Tensor& grad_u) const {
     for_each_panel([&](Index first, ConstView rows) {
-      product_ab(grad_x, grad_output.columns_from(first, rows.rows), rows,
-                 first == 0 ? Accumulate::overwrite : Accumulate::add);
+      gemm_nn(grad_x, grad_output.columns_from(first, rows.rows), rows,
+              first == 0 ? Accumulate::overwrite : Accumulate::add);
     });
     if (adapter_width() == 0) return;
-    if (!drops_out()) return product_ab(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
+    if (!drops_out()) return gemm_nn(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
     Tensor share(grad_x.rows, grad_x.columns, workspace_);
-    product_ab(share.view(), grad_u.view(), lora_a.value());
+    gemm_nn(share.view(), grad_u.view(), lora_a.value());
     dropout<T>(share.view(), share.view(), adaptation_.dropout, *adaptation_.moment, stream_);
-    add(grad_x, share.view());
+    ops::accumulate(grad_x, share.view());
   }
 
   // ---- the base, for checkpoints
@@ -159,7 +159,7 @@ class Projection {
   /// The linear maps, from the first row down.
   const std::vector<Part>& parts() const noexcept { return parts_; }
   Index input() const noexcept { return input_; }                        ///< columns of the weight
-  const Adaptation& adaptation() const noexcept { return adaptation_; }  ///< as it was made
+  const LoraConfig& adaptation() const noexcept { return adaptation_; }  ///< as it was made
 
   /// The first element of a linear map's weight, null where the base is quantised.
   T* weight_of(std::size_t part) noexcept {
@@ -200,9 +200,8 @@ class Projection {
       if (output != first_row(part)) return;
       Tensor b(outputs, adaptation_.rank, workspace_);
       copy<T>(b.view(), lora_b.value().rows_from(row_b, outputs));
-      multiply(b.view(), adaptation_.scale());
-      product_ab(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank),
-                 Accumulate::add);
+      scale(b.view(), adaptation_.scale());
+      gemm_nn(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank), Accumulate::add);
     });
   }
 
@@ -224,7 +223,7 @@ class Projection {
                : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
   }
 
-  static const Adaptation& checked(const Adaptation& adaptation) {
+  static const LoraConfig& checked(const LoraConfig& adaptation) {
     require_valid(adaptation);
     return adaptation;
   }
@@ -244,7 +243,7 @@ class Projection {
   }
 
   static std::vector<Part> adapter_parts(const std::vector<Part>& parts,
-                                         const Adaptation& adaptation, bool a) {
+                                         const LoraConfig& adaptation, bool a) {
     std::vector<Part> result;
     for (const Part& part : parts) {
       const std::string_view name = linear_name(part.name);
@@ -304,7 +303,7 @@ class Projection {
 
   std::vector<Part> parts_;
   Index input_;
-  Adaptation adaptation_;
+  LoraConfig adaptation_;
   std::vector<char> adapted_;                       // by part
   std::vector<BasicNf4Matrix<Backend>> quantized_;  // by part; empty: dense
   mutable BasicMemoryPool<Backend> workspace_;      // a handle

@@ -8,8 +8,8 @@
 #include <memory>
 #include <utility>
 
+#include "dropbp/kernels/matrix.hpp"
 #include "dropbp/operation.hpp"
-#include "dropbp/ops/matrix.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {

@@ -22,7 +22,7 @@ struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index intermediate = 0;  ///< units
   double norm_eps = 1e-5;  ///< of the RMS norm
-  Adaptation adaptation =
+  LoraConfig adaptation =
       {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
 };
 

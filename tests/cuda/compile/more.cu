@@ -3,10 +3,10 @@
 
 // The kernels that no op of this library uses yet, for models like GPT-2 and for fused layers, for
 // one scalar, which the command line defines as SCALAR.
-#include "dropbp/backend/cuda/gates.hpp"
 #include "dropbp/backend/cuda/launch.cuh"
-#include "dropbp/backend/cuda/layer_norm.hpp"
-#include "dropbp/backend/cuda/rms_norm.hpp"
+#include "dropbp/kernels/cuda/gelu.hpp"
+#include "dropbp/kernels/cuda/layer_norm.hpp"
+#include "dropbp/kernels/cuda/rms_norm.hpp"
 
 namespace dropbp::cuda {
 

@@ -11,19 +11,20 @@
 
 #include "cuda/attention_cases.hpp"
 #include "cuda/gpu/device_buffers.hpp"
-#include "dropbp/ops/device.hpp"
+#include "dropbp/kernels/cuda.hpp"
 
 namespace {
 
 using namespace dropbp;
+using ops::AttentionCode;
 using ops::Index;
-using ops::detail::AttentionCode;
 using test::Buffer;
 using test::Capture;
 using test::run_everywhere;
 
-template <class T>
-using Ops = ops::detail::device_ops<T, Cuda>;
+namespace op = ops::op;
+template <class Op, class T>
+using Kernels = ops::kernels<Op, T, Cuda>;
 
 const char* name_of(AttentionCode code) {
   return code == AttentionCode::library ? "cuDNN" : "own kernels";
@@ -56,14 +57,14 @@ struct Attention {
   Buffer<float> lse{1, c.shape.statistics()};
 
   AttentionCode forward(AttentionCode wanted) {
-    return Ops<T>::attention_forward(o.columns(0, c.shape.q_width()), lse.data(),
-                                     qkv.columns(0, c.width()), layout, shape, wanted);
+    return Kernels<op::attention, T>::forward(o.columns(0, c.shape.q_width()), lse.data(),
+                                              qkv.columns(0, c.width()), layout, shape, wanted);
   }
   AttentionCode backward(AttentionCode wanted) {
-    return Ops<T>::attention_backward(grad_qkv.columns(0, c.width()),
-                                      grad_o.columns(0, c.shape.q_width()),
-                                      qkv.columns(0, c.width()), o.columns(0, c.shape.q_width()),
-                                      lse.data(), layout, shape, wanted);
+    return Kernels<op::attention, T>::backward(
+        grad_qkv.columns(0, c.width()), grad_o.columns(0, c.shape.q_width()),
+        qkv.columns(0, c.width()), o.columns(0, c.shape.q_width()), lse.data(), layout, shape,
+        wanted);
   }
 };
 

@@ -20,7 +20,7 @@
 
 #include "cuda/gpu/backend.hpp"
 #include "dropbp/backend/cuda/scalar.hpp"
-#include "dropbp/ops/device.hpp"
+#include "dropbp/kernels/cuda.hpp"
 #include "support/catch.hpp"
 
 namespace test {

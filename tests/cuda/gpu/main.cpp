@@ -13,7 +13,7 @@
 #include "dropbp/backend/cuda/device.hpp"
 
 int main(int argc, char** argv) {
-  const std::string missing = dropbp::device_runtime<dropbp::Cuda>::missing();
+  const std::string missing = dropbp::device_runtime<dropbp::Cuda>::unavailable_reason();
   if (!missing.empty()) {
     const char* const required = std::getenv("DROPBP_REQUIRE_GPU");
     const bool fails = required != nullptr && std::string(required) == "1";

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/gpu/llama_model.hpp"
+#include "dropbp/ops/adamw.hpp"
 #include "support/catch.hpp"
 #include "support/values.hpp"
 #include "support/worst.hpp"
@@ -101,7 +102,7 @@ struct Run {
 
 // The same steps on both: same plans, dropout, batches; AdamW.
 template <class T>
-Run compare(ops::Adaptation adaptation, bool tie_embeddings, bool recompute = false) {
+Run compare(ops::LoraConfig adaptation, bool tie_embeddings, bool recompute = false) {
   constexpr std::uint64_t steps = 20;
   const LlamaConfig config = small_config(tie_embeddings);
   LlamaModel<float> cpu(config, 9, {.adaptation = adaptation, .recompute = recompute});
@@ -228,6 +229,30 @@ TEST_CASE("device: two runs of a training give the same bits") {
     return values;
   };
   CHECK(train() == train());
+}
+
+TEST_CASE("device: micro-steps with unequal counts of labels make one batch's gradient") {
+  LlamaModel<float> cpu(small_config(true), 9, {});
+  LlamaModel<float, Backend> device(small_config(true), 9, {.fill = ops::PoolFill::nan});
+  cpu.initialize(5), device.initialize(5);
+  Batch whole = small_batch(0);  // 9 labels in one sequence and 2 in the other
+  for (std::size_t i = 0; i < 9; ++i) whole.labels[i] = i < 2 ? whole.labels[i] : -100;
+  const auto sequence = [&](std::ptrdiff_t number) {
+    const auto cut = [&](const std::vector<std::int32_t>& ids) {
+      return std::vector<std::int32_t>(ids.begin() + 9 * number, ids.begin() + 9 * (number + 1));
+    };
+    return Batch{
+        .shape = {1, 9}, .inputs = cut(whole.inputs), .labels = cut(whole.labels), .divisor = 11.0};
+  };
+  dropbp::DropBPHandler cpu_handler{cpu, {.drop_rate = 0.0}};
+  dropbp::DropBPHandler device_handler{device, {.drop_rate = 0.0}};
+  cpu_handler.begin_step(std::uint64_t{0}), device_handler.begin_step(std::uint64_t{0});
+  const double wanted = cpu.loss_and_gradients(whole);
+  double loss = device.loss_and_gradients(sequence(0));
+  device_handler.begin_micro_step(1);
+  loss += device.loss_and_gradients(sequence(1));
+  CHECK(std::abs(loss - wanted) <= 1e-5 * wanted);
+  CHECK(difference_of(device, cpu, true).whole <= 1e-5);
 }
 
 TEST_CASE("device: sensitivities are those of the CPU, measured and running") {

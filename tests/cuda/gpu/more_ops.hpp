@@ -5,7 +5,7 @@
 // as ops of views: declared for any compiler, compiled for CUDA in more_ops.cu.
 #pragma once
 
-#include "dropbp/ops/matrix.hpp"
+#include "dropbp/kernels/matrix.hpp"
 
 namespace test {
 
@@ -36,31 +36,30 @@ struct more_ops {
 
 #if defined(__CUDACC__) || defined(DROPBP_TEST_EMULATED)
 
-#include "dropbp/backend/cuda/gates.hpp"
-#include "dropbp/backend/cuda/layer_norm.hpp"
-#include "dropbp/backend/cuda/rms_norm.hpp"
-#include "dropbp/ops/device_kernels.hpp"
+#include "dropbp/kernels/cuda/gelu.hpp"
+#include "dropbp/kernels/cuda/layer_norm.hpp"
+#include "dropbp/kernels/cuda/rms_norm.hpp"
 
 namespace test {
 
 using dropbp::device_launcher;
-using dropbp::ops::detail::rows_of;
-namespace kernels = dropbp::cuda;
+using dropbp::cuda::rows_of;
+namespace bodies = dropbp::cuda;
 
 template <class T, class Backend>
 void more_ops<T, Backend>::add_rms_norm_forward(View y, float* rstd, View sum, ConstView branch,
                                                 const T* w, double eps) {
   auto launch = device_launcher<Backend>::current();
-  kernels::add_rms_norm_forward(launch, rows_of(y), rstd, rows_of(sum), rows_of(branch), w, y.rows,
-                                y.columns, eps);
+  bodies::add_rms_norm_forward(launch, rows_of(y), rstd, rows_of(sum), rows_of(branch), w, y.rows,
+                               y.columns, eps);
 }
 
 template <class T, class Backend>
 void more_ops<T, Backend>::layer_norm_forward(View y, float* mean, float* rstd, ConstView x,
                                               const T* w, const T* b, double eps) {
   auto launch = device_launcher<Backend>::current();
-  kernels::layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(x), w, b, y.rows, y.columns,
-                              eps);
+  bodies::layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(x), w, b, y.rows, y.columns,
+                             eps);
 }
 
 template <class T, class Backend>
@@ -68,21 +67,20 @@ void more_ops<T, Backend>::add_layer_norm_forward(View y, float* mean, float* rs
                                                   ConstView branch, const T* w, const T* b,
                                                   double eps) {
   auto launch = device_launcher<Backend>::current();
-  kernels::add_layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(sum), rows_of(branch), w,
-                                  b, y.rows, y.columns, eps);
+  bodies::add_layer_norm_forward(launch, rows_of(y), mean, rstd, rows_of(sum), rows_of(branch), w,
+                                 b, y.rows, y.columns, eps);
 }
 
 template <class T, class Backend>
 void more_ops<T, Backend>::layer_norm_recompute(View y, ConstView x, const T* w, const T* b,
                                                 const float* mean, const float* rstd) {
   auto launch = device_launcher<Backend>::current();
-  kernels::layer_norm_recompute(launch, rows_of(y), rows_of(x), w, b, mean, rstd, y.rows,
-                                y.columns);
+  bodies::layer_norm_recompute(launch, rows_of(y), rows_of(x), w, b, mean, rstd, y.rows, y.columns);
 }
 
 template <class T, class Backend>
 dropbp::ops::Index more_ops<T, Backend>::layer_norm_backward_workspace(Index rows, Index columns) {
-  return kernels::layer_norm_backward_workspace(rows, columns);
+  return bodies::layer_norm_backward_workspace(rows, columns);
 }
 
 template <class T, class Backend>
@@ -90,21 +88,21 @@ void more_ops<T, Backend>::layer_norm_backward(View dx, bool add, ConstView dy, 
                                                const T* w, const float* mean, const float* rstd,
                                                T* dw, T* db, bool add_to_dw, float* workspace) {
   auto launch = device_launcher<Backend>::current();
-  kernels::layer_norm_backward(launch, rows_of(dx), add, rows_of(dy), rows_of(x), w, mean, rstd, dw,
-                               db, add_to_dw, workspace, x.rows, x.columns);
+  bodies::layer_norm_backward(launch, rows_of(dx), add, rows_of(dy), rows_of(x), w, mean, rstd, dw,
+                              db, add_to_dw, workspace, x.rows, x.columns);
 }
 
 template <class T, class Backend>
 void more_ops<T, Backend>::gelu_forward(View out, ConstView in) {
   auto launch = device_launcher<Backend>::current();
-  kernels::gelu_forward(launch, rows_of(out), rows_of(in), out.rows, out.columns);
+  bodies::gelu_forward(launch, rows_of(out), rows_of(in), out.rows, out.columns);
 }
 
 template <class T, class Backend>
 void more_ops<T, Backend>::gelu_backward(View grad_in, ConstView grad_out, ConstView in) {
   auto launch = device_launcher<Backend>::current();
-  kernels::gelu_backward(launch, rows_of(grad_in), rows_of(grad_out), rows_of(in), in.rows,
-                         in.columns);
+  bodies::gelu_backward(launch, rows_of(grad_in), rows_of(grad_out), rows_of(in), in.rows,
+                        in.columns);
 }
 
 }  // namespace test

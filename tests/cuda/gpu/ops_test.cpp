@@ -15,10 +15,16 @@
 #include "cuda/attention_cases.hpp"
 #include "cuda/gpu/device_buffers.hpp"
 #include "cuda/gpu/more_ops.hpp"
-#include "dropbp/ops/device.hpp"
-#if !defined(DROPBP_TEST_EMULATED)
-#include "dropbp/backend/cuda/products.hpp"
-#endif
+#include "dropbp/kernels/cuda.hpp"
+#include "dropbp/ops/adamw.hpp"
+#include "dropbp/ops/attention.hpp"
+#include "dropbp/ops/cross_entropy.hpp"
+#include "dropbp/ops/dropout.hpp"
+#include "dropbp/ops/embedding.hpp"
+#include "dropbp/ops/nf4.hpp"
+#include "dropbp/ops/rms_norm.hpp"
+#include "dropbp/ops/rope.hpp"
+#include "dropbp/ops/swiglu.hpp"
 #include "support/throws.hpp"
 #include "support/values.hpp"
 
@@ -27,6 +33,7 @@ namespace {
 using namespace dropbp;
 using ops::Accumulate;
 using ops::Index;
+using ops::Matrix;
 using ops::MatrixView;
 using test::Buffer;
 using test::Capture;
@@ -34,8 +41,9 @@ using test::error_of;
 using test::run_everywhere;
 using test::tolerance;
 
-template <class T>
-using Ops = ops::detail::device_ops<T, test::Backend>;
+namespace op = ops::op;
+template <class Op, class T>
+using Kernels = ops::kernels<Op, T, test::Backend>;
 template <class T>
 using MoreOps = test::more_ops<T, test::Backend>;
 
@@ -71,13 +79,15 @@ TEMPLATE_TEST_CASE("device: rows are copied, zeroed, added, scaled and converted
         z(shape.rows, shape.columns + 8);
     Buffer<float> wide(shape.rows, shape.columns);
     const std::vector<double> xs = x.fill(random);
-    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::copy(y.view(), x.constant()); });
+    run_everywhere({&y}, Capture::yes,
+                   [&] { Kernels<op::elementwise, T>::copy(y.view(), x.constant()); });
     CHECK(y.values() == xs);
-    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::set_zero(y.view()); });
+    run_everywhere({&y}, Capture::yes, [&] { Kernels<op::elementwise, T>::set_zero(y.view()); });
     CHECK(y.values() == std::vector<double>(xs.size()));
     // Into columns of a wider matrix: what lies beside them stays NaN.
-    run_everywhere({&z}, Capture::yes,
-                   [&] { Ops<T>::copy(z.columns(8, shape.columns), x.constant()); });
+    run_everywhere({&z}, Capture::yes, [&] {
+      Kernels<op::elementwise, T>::copy(z.columns(8, shape.columns), x.constant());
+    });
     const std::vector<double> inside = z.values();
     for (Index i = 0; i < shape.rows; ++i)
       for (Index j = 0; j < shape.columns + 8; ++j) {
@@ -89,17 +99,23 @@ TEMPLATE_TEST_CASE("device: rows are copied, zeroed, added, scaled and converted
     const std::vector<double> ys = y.fill(random);
     std::vector<double> sum(xs.size()), scaled(xs.size());
     for (std::size_t i = 0; i < xs.size(); ++i) sum[i] = xs[i] + ys[i], scaled[i] = 0.75 * ys[i];
-    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::add(y.view(), x.constant()); });
+    run_everywhere({&y}, Capture::yes,
+                   [&] { Kernels<op::elementwise, T>::accumulate(y.view(), x.constant()); });
     CHECK(error_of(y.values(), sum) <= tolerance<T>);
-    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::accumulate(y.data(), x.data(), xs.size()); });
+    run_everywhere({&y}, Capture::yes,
+                   [&] { Kernels<op::elementwise, T>::accumulate(y.data(), x.data(), xs.size()); });
     CHECK(error_of(y.values(), sum) <= tolerance<T>);
-    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::multiply(y.view(), 0.75f); });
+    run_everywhere({&y}, Capture::yes,
+                   [&] { Kernels<op::elementwise, T>::scale(y.view(), 0.75f); });
     CHECK(error_of(y.values(), scaled) <= tolerance<T>);
-    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::scale(y.data(), 0.75, ys.size()); });
+    run_everywhere({&y}, Capture::yes,
+                   [&] { Kernels<op::elementwise, T>::scale(y.data(), 0.75, ys.size()); });
     CHECK(error_of(y.values(), scaled) <= tolerance<T>);
-    run_everywhere({&wide}, Capture::yes, [&] { Ops<T>::convert_to(wide.view(), x.constant()); });
+    run_everywhere({&wide}, Capture::yes,
+                   [&] { Kernels<op::elementwise, T>::convert_to(wide.view(), x.constant()); });
     CHECK(wide.values() == xs);
-    run_everywhere({&y}, Capture::yes, [&] { Ops<T>::convert_from(y.view(), wide.constant()); });
+    run_everywhere({&y}, Capture::yes,
+                   [&] { Kernels<op::elementwise, T>::convert_from(y.view(), wide.constant()); });
     CHECK(y.values() == xs);
   }
 }
@@ -115,7 +131,7 @@ TEMPLATE_TEST_CASE("device: dropout has the CPU's masks", "", DROPBP_SCALARS) {
     const ops::TrainingMoment moment{.seed = random(), .step = 7, .micro_step = 2};
     ops::dropout<double>(rows_of(wanted, shape.rows), rows_of(xs, shape.rows), 0.3, moment, 5);
     run_everywhere({&y}, Capture::yes,
-                   [&] { Ops<T>::dropout(y.view(), x.constant(), 0.3, moment, 5); });
+                   [&] { ops::dropout(y.view(), x.constant(), 0.3, moment, 5); });
     const std::vector<double> got = y.values();
     CHECK(error_of(got, wanted) <= tolerance<T>);
     for (std::size_t i = 0; i < got.size(); ++i)
@@ -132,12 +148,13 @@ TEMPLATE_TEST_CASE(
   };
   for (const Size s : {Size{64, 128, 256, 0}, Size{33, 17, 65, 0}, Size{128, 64, 96, 8},
                        Size{5, 7, 3, 1}, Size{1, 128, 64, 0}, Size{16, 16, 0, 0}})
-    for (const ProductLayout layout : {ProductLayout::abt, ProductLayout::ab, ProductLayout::atb})
+    for (const ops::GemmLayout layout :
+         {ops::GemmLayout::nt, ops::GemmLayout::nn, ops::GemmLayout::tn})
       for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
         INFO(s.m << " x " << s.n << " x " << s.k << ", gap " << s.gap << ", layout "
                  << static_cast<int>(layout) << ", DROPBP_TEST_SEED=" << test::fresh_seed());
         auto random = generator({s.m, s.n});
-        const bool at = layout == ProductLayout::atb, bt = layout == ProductLayout::abt;
+        const bool at = layout == ops::GemmLayout::tn, bt = layout == ops::GemmLayout::nt;
         const Index a_rows = at ? s.k : s.m, a_columns = at ? s.m : s.k, b_rows = bt ? s.n : s.k,
                     b_columns = bt ? s.k : s.n;
         Buffer<T> a(a_rows, a_columns + s.gap), b(b_rows, b_columns + s.gap), c(s.m, s.n + s.gap);
@@ -156,12 +173,12 @@ TEMPLATE_TEST_CASE(
         const MatrixView<const double> av = strided(as, a_rows, a_columns, s.gap),
                                        bv = strided(bs, b_rows, b_columns, s.gap);
         const MatrixView<double> cv = strided(wanted, s.m, s.n, s.gap);
-        if (layout == ProductLayout::abt) ops::product_abt(cv, av, bv, mode);
-        if (layout == ProductLayout::ab) ops::product_ab(cv, av, bv, mode);
-        if (layout == ProductLayout::atb) ops::product_atb(cv, av, bv, mode);
+        if (layout == ops::GemmLayout::nt) ops::gemm_nt(cv, av, bv, mode);
+        if (layout == ops::GemmLayout::nn) ops::gemm_nn(cv, av, bv, mode);
+        if (layout == ops::GemmLayout::tn) ops::gemm_tn(cv, av, bv, mode);
         run_everywhere({&c}, Capture::yes, [&] {
-          Ops<T>::product(layout, c.columns(0, s.n), a.columns(0, a_columns),
-                          b.columns(0, b_columns), mode);
+          Kernels<op::gemm, T>::run(layout, c.columns(0, s.n), a.columns(0, a_columns),
+                                    b.columns(0, b_columns), mode);
         });
         CHECK(error_of(c.values(), wanted) <= tolerance<T>);
       }
@@ -182,12 +199,12 @@ TEMPLATE_TEST_CASE("device: RMSNorm forward, recomputed and backward", "", DROPB
     ops::rms_norm_forward<double>(rows_of(wanted, shape.rows), wanted_rstd.data(),
                                   rows_of(xs, shape.rows), ws.data(), 1e-5);
     run_everywhere({&y, &rstd}, Capture::yes, [&] {
-      Ops<T>::rms_norm_forward(y.view(), rstd.data(), x.constant(), w.data(), 1e-5);
+      Kernels<op::rms_norm, T>::forward(y.view(), rstd.data(), x.constant(), w.data(), 1e-5);
     });
     CHECK(error_of(y.values(), wanted) <= tolerance<T>);
     CHECK(error_of(rstd.values(), wanted_rstd) <= 1e-5);
     run_everywhere({&y}, Capture::yes, [&] {
-      Ops<T>::rms_norm_recompute(y.view(), x.constant(), w.data(), rstd.data());
+      Kernels<op::rms_norm, T>::recompute(y.view(), x.constant(), w.data(), rstd.data());
     });
     CHECK(error_of(y.values(), wanted) <= tolerance<T>);
 
@@ -205,10 +222,11 @@ TEMPLATE_TEST_CASE("device: RMSNorm forward, recomputed and backward", "", DROPB
       ops::rms_norm_backward<double>(rows_of(wanted_dx, shape.rows), mode, rows_of(dys, shape.rows),
                                      rows_of(xs, shape.rows), weight, wanted_rstd.data(),
                                      host_pool);
-      ops::BasicMemoryPool<test::Backend> pool;
+      Matrix<float, test::Backend> shares(
+          1, Kernels<op::rms_norm, T>::backward_workspace(shape.rows, shape.columns));
       run_everywhere({&dx, &dw}, Capture::yes, [&] {
-        Ops<T>::rms_norm_backward(dx.view(), mode, dy.constant(), x.constant(), w.data(),
-                                  rstd.data(), dw.data(), mode, pool);
+        Kernels<op::rms_norm, T>::backward(dx.view(), mode, dy.constant(), x.constant(), w.data(),
+                                           rstd.data(), dw.data(), mode, shares.data());
       });
       CHECK(error_of(dx.values(), wanted_dx) <= tolerance<T>);
       const auto gradient = weight.gradient();
@@ -353,8 +371,8 @@ TEMPLATE_TEST_CASE("device: heads are rotated, forward and back", "", DROPBP_SCA
       std::vector<double> wanted = xs;
       ops::rope<double>(rows_of(wanted, rows), table, heads, sequence, rotation);
       run_everywhere({&x}, Capture::yes, [&] {
-        Ops<T>::rope(x.view(), device_table.cosine(), device_table.sine(), heads, head_size / 2,
-                     sequence, rotation == ops::Rotation::inverse);
+        Kernels<op::rope, T>::run(x.view(), device_table.cosine(), device_table.sine(), heads,
+                                  head_size / 2, sequence, rotation);
       });
       CHECK(error_of(x.values(), wanted) <= tolerance<T>);
     }
@@ -363,7 +381,7 @@ TEMPLATE_TEST_CASE("device: heads are rotated, forward and back", "", DROPBP_SCA
 
 TEMPLATE_TEST_CASE("device: attention stays within its bounds", "", DROPBP_SCALARS) {
   using T = TestType;
-  constexpr auto own = ops::detail::AttentionCode::own;  // a library's: cudnn_test.cpp
+  constexpr auto own = ops::AttentionCode::own;  // a library's: cudnn_test.cpp
   const std::vector<test::AttentionCase> cases = {
       {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
       {{.batch = 2, .sequence = 65, .heads = 4, .kv_heads = 2, .head_size = 32}, 0},
@@ -382,15 +400,15 @@ TEMPLATE_TEST_CASE("device: attention stays within its bounds", "", DROPBP_SCALA
     const ops::HeadLayout layout{c.shape.heads, c.shape.kv_heads, c.shape.head_size};
     const ops::SequenceShape shape{c.shape.batch, c.shape.sequence};
     run_everywhere({&o, &lse}, Capture::yes, [&] {
-      Ops<T>::attention_forward(o.view(), lse.data(), qkv.constant(), layout, shape, own);
+      Kernels<op::attention, T>::forward(o.view(), lse.data(), qkv.constant(), layout, shape, own);
     });
     const auto forward = test::attention_reference<T>(c, x, g);
     CHECK(test::problem("o", o.values(), forward.o) == "");
     CHECK(test::problem("lse", lse.values(), forward.lse) == "");
     const std::vector<double> os = o.values(), statistics = lse.values();
     run_everywhere({&grad_qkv}, Capture::yes, [&] {
-      Ops<T>::attention_backward(grad_qkv.view(), grad_o.constant(), qkv.constant(), o.constant(),
-                                 lse.data(), layout, shape, own);
+      Kernels<op::attention, T>::backward(grad_qkv.view(), grad_o.constant(), qkv.constant(),
+                                          o.constant(), lse.data(), layout, shape, own);
     });
     const auto backward = test::attention_reference<T>(c, x, g, &os, &statistics);
     CHECK(test::problem("grad_qkv", grad_qkv.values(), backward.grad_qkv) == "");
@@ -409,13 +427,14 @@ TEMPLATE_TEST_CASE("device: SwiGLU forward and backward", "", DROPBP_SCALARS) {
         wanted_grad(x.size());
     ops::swiglu_forward<double>(rows_of(wanted, shape.rows), rows_of(x, shape.rows));
     run_everywhere({&out}, Capture::yes,
-                   [&] { Ops<T>::swiglu_forward(out.view(), gate_up.constant()); });
+                   [&] { Kernels<op::swiglu, T>::forward(out.view(), gate_up.constant()); });
     CHECK(error_of(out.values(), wanted) <= tolerance<T>);
     std::vector<double> d_out = out.fill(random);
     ops::swiglu_backward<double>(rows_of(wanted_grad, shape.rows), rows_of(d_out, shape.rows),
                                  rows_of(x, shape.rows));
-    run_everywhere({&grad, &out}, Capture::yes,
-                   [&] { Ops<T>::swiglu_backward(grad.view(), out.view(), gate_up.constant()); });
+    run_everywhere({&grad, &out}, Capture::yes, [&] {
+      Kernels<op::swiglu, T>::backward(grad.view(), out.view(), gate_up.constant());
+    });
     CHECK(error_of(grad.values(), wanted_grad) <= tolerance<T>);
     CHECK(error_of(out.values(), d_out) <= tolerance<T>);
   }
@@ -465,8 +484,9 @@ TEMPLATE_TEST_CASE("device: the embedding and its gradient", "", DROPBP_SCALARS)
         out(shape.rows, shape.columns), d_out(shape.rows, shape.columns);
     const std::vector<double> ws = weight.fill(random), g = d_out.fill(random),
                               before = gradient.fill(random);
-    run_everywhere({&out}, Capture::refused,
-                   [&] { Ops<T>::embedding_forward(out.view(), tokens, weight.constant()); });
+    run_everywhere({&out}, Capture::refused, [&] {
+      Kernels<op::embedding, T>::forward(out.view(), tokens, weight.constant());
+    });
     const std::vector<double> got = out.values();
     std::vector<double> sums(ws.size());
     for (Index t = 0; t < shape.rows; ++t)
@@ -478,12 +498,14 @@ TEMPLATE_TEST_CASE("device: the embedding and its gradient", "", DROPBP_SCALARS)
         sums[of] += g[at];
       }
     run_everywhere({&gradient}, Capture::refused, [&] {
-      Ops<T>::embedding_backward(gradient.view(), Accumulate::overwrite, d_out.constant(), tokens);
+      Kernels<op::embedding, T>::backward(gradient.view(), Accumulate::overwrite, d_out.constant(),
+                                          tokens);
     });
     CHECK(error_of(gradient.values(), sums) <= tolerance<T>);
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += before[i];
     run_everywhere({&gradient}, Capture::refused, [&] {
-      Ops<T>::embedding_backward(gradient.view(), Accumulate::add, d_out.constant(), tokens);
+      Kernels<op::embedding, T>::backward(gradient.view(), Accumulate::add, d_out.constant(),
+                                          tokens);
     });
     CHECK(error_of(gradient.values(), sums) <= tolerance<T>);
   }
@@ -507,12 +529,13 @@ TEMPLATE_TEST_CASE("device: losses and their gradient", "", DROPBP_SCALARS) {
     std::vector<std::int32_t> ids;
     for (const double id : targets.values()) ids.push_back(static_cast<std::int32_t>(id));
     std::vector<double> wanted = logits.fill(random), wanted_losses(ids.size());
-    const auto counted = static_cast<std::size_t>(
+    const auto counted = static_cast<double>(
         std::count_if(ids.begin(), ids.end(), [](std::int32_t id) { return id != -100; }));
     ops::cross_entropy_rows<double>(rows_of(wanted, shape.rows), wanted_losses.data(), ids.data(),
                                     -100, counted, true);
     run_everywhere({&logits, &losses}, Capture::yes, [&] {
-      Ops<T>::cross_entropy_rows(logits.view(), losses.data(), targets.data(), -100, counted, true);
+      Kernels<op::cross_entropy, T>::run(logits.view(), losses.data(), targets.data(), -100,
+                                         counted, true);
     });
     CHECK(error_of(logits.values(), wanted) <= tolerance<T>);
     CHECK(error_of(losses.values(), wanted_losses) <= 1e-5);
@@ -553,6 +576,7 @@ TEMPLATE_TEST_CASE("device: AdamW over many parameters in one launch", "", DROPB
     std::vector<double> v;
     for (const double x : m) v.push_back(x * x);
     second = Buffer<float>(1, size, v);
+    const auto constants = ops::detail::adamw_constants<float>(options, 0.5);
     const float step_size = 0.01f, correction = 1.5f, keep = 0.999f;
     std::vector<double> wanted(g.size());
     for (std::size_t i = 0; i < g.size(); ++i) {
@@ -561,18 +585,19 @@ TEMPLATE_TEST_CASE("device: AdamW over many parameters in one launch", "", DROPB
       wanted[i] = double{keep} * (std::is_same_v<T, float> ? before[i] : exact[i]) -
                   double{step_size} * mi / (std::sqrt(vi) * double{correction} + options.eps);
     }
-    cuda::UpdateSegment<T> segment{.value = value.data(),
-                                   .gradient = gradient.data(),
-                                   .master = std::is_same_v<T, float> ? nullptr : master.data(),
-                                   .first_moment = first.data(),
-                                   .second_moment = second.data(),
-                                   .size = size,
-                                   .step_size = step_size,
-                                   .root_correction = correction,
-                                   .keep = keep,
-                                   .first_chunk = 0};
+    dropbp::ops::AdamWSegment<T> segment{
+        .value = value.data(),
+        .gradient = gradient.data(),
+        .master = std::is_same_v<T, float> ? nullptr : master.data(),
+        .first_moment = first.data(),
+        .second_moment = second.data(),
+        .size = size,
+        .step_size = step_size,
+        .root_correction = correction,
+        .keep = keep,
+        .first_chunk = 0};
     run_everywhere({&value, &master, &first, &second}, Capture::refused,
-                   [&] { Ops<T>::adamw({&segment, 1}, options, 0.5); });
+                   [&] { Kernels<op::adamw, T>::run({&segment, 1}, constants); });
     CHECK(error_of(value.values(), wanted) <= tolerance<T>);
   }
 }
@@ -592,9 +617,10 @@ TEMPLATE_TEST_CASE("device: squared norms and distances", "", DROPBP_SCALARS) {
   std::vector<ops::DeviceSpan<const T, test::Backend>> spans;
   for (Buffer<T>& tensor : tensors)
     spans.emplace_back(tensor.data(), static_cast<std::size_t>(tensor.view().columns));
-  const std::vector<double> got = Ops<T>::squared_norms(spans);
-  CHECK(got == Ops<T>::squared_norms(spans));
-  test::check_refused_in_capture([&] { static_cast<void>(Ops<T>::squared_norms(spans)); });
+  const std::vector<double> got = Kernels<op::squared_norms, T>::run(spans);
+  CHECK(got == Kernels<op::squared_norms, T>::run(spans));
+  test::check_refused_in_capture(
+      [&] { static_cast<void>(Kernels<op::squared_norms, T>::run(spans)); });
   for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == Approx(wanted[i]).epsilon(1e-5));
 
   Buffer<T> other(1, 200003);
@@ -602,7 +628,7 @@ TEMPLATE_TEST_CASE("device: squared norms and distances", "", DROPBP_SCALARS) {
   double distance = 0.0;
   for (std::size_t i = 0; i < x.size(); ++i) distance += (x[i] - y[i]) * (x[i] - y[i]);
   const auto measured = [&] {
-    return Ops<T>::squared_distance(tensors.back().data(), other.data(), x.size());
+    return Kernels<op::squared_norms, T>::distance(tensors.back().data(), other.data(), x.size());
   };
   CHECK(measured() == Approx(distance).epsilon(1e-5));
   CHECK(measured() == measured());
@@ -649,7 +675,7 @@ TEST_CASE("device: memory and copies") {
   CHECK((back[499] == 0x5A && back[500] == 7));
   Device::release(memory, 1000);
 #if !defined(DROPBP_TEST_EMULATED)
-  CHECK(Device::missing() == "");
+  CHECK(Device::unavailable_reason() == "");
   CHECK(Device::processors() > 0);
   test::check_throws<std::runtime_error>([] { Device::allocate(std::size_t{1} << 43); },
                                          {"8796093022208 bytes of device memory are needed",
@@ -657,8 +683,8 @@ TEST_CASE("device: memory and copies") {
   float* const none = nullptr;
   test::check_throws<std::invalid_argument>(
       [&] {
-        device_products<Cuda, float>::product(ProductLayout::ab, 4, 4, 4, none, 3, none, 4, none, 4,
-                                              false);
+        Kernels<op::gemm, float>::run(ops::GemmLayout::nn, {none, 4, 4, 3}, {none, 4, 4},
+                                      {none, 4, 4}, Accumulate::overwrite);
       },
       {"rows that do not overlap", "C [4, 4] (rows 3 apart)"});
 #endif

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // The kernels of attention, on the host emulator.
-#include "dropbp/backend/cuda/attention.hpp"
+#include "dropbp/kernels/cuda/attention.hpp"
 
 #include <cstring>
 #include <stdexcept>

@@ -3,10 +3,11 @@
 
 // Each of these kernels rounds once, so that every bit is known: that of the operation in float,
 // rounded to the type.
-#include "dropbp/backend/cuda/elementwise.hpp"
+#include "dropbp/kernels/cuda/elementwise.hpp"
+#include "dropbp/kernels/cuda/dropout.hpp"
 
 #include "dropbp/backend/cpu/kernels.hpp"
-#include "dropbp/ops/adaptation.hpp"
+#include "dropbp/ops/dropout.hpp"
 #include "simt_test.hpp"
 
 using namespace dropbp::test;
@@ -70,7 +71,7 @@ TEST_CASE("rows are copied, zeroed, added and scaled") {
       auto sum = y0;
       dropbp::backend_kernels<dropbp::Cpu, float>::accumulate(sum.data(), x0.data(), sum.size());
       check([&](auto& launch,
-                auto& y) { dropbp::cuda::add(launch, y.rows(), x.rows(), rows, columns); },
+                auto& y) { dropbp::cuda::accumulate(launch, y.rows(), x.rows(), rows, columns); },
             sum, false);
       auto scaled = y0;
       dropbp::backend_kernels<dropbp::Cpu, float>::scale(scaled.data(), 1.0 / 3.0, scaled.size());
@@ -111,8 +112,8 @@ TEST_CASE("kernels without rows or columns are not launched") {
   simt::Launcher launch;
   float* const none = nullptr;
   dropbp::cuda::accumulate(launch, none, none, 0);
-  dropbp::cuda::add(launch, Rows<float>{none, 4}, Rows<float>{none, 4}, 0, 4);
-  dropbp::cuda::add(launch, Rows<float>{none, 0}, Rows<float>{none, 0}, 4, 0);
+  dropbp::cuda::accumulate(launch, Rows<float>{none, 4}, Rows<float>{none, 4}, 0, 4);
+  dropbp::cuda::accumulate(launch, Rows<float>{none, 0}, Rows<float>{none, 0}, 4, 0);
   dropbp::cuda::dropout(launch, Rows<float>{none, 0}, Rows<float>{none, 0}, 4, 0, 0.5, 1, 1, 1);
   dropbp::cuda::convert(launch, Rows<float>{none, 0}, Rows<const Half>{nullptr, 0}, 4, 0);
   CHECK(simt::kernels_run()["add"] + simt::kernels_run()["dropout"] +

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <limits>
 
-#include "dropbp/backend/cuda/cross_entropy.hpp"
-#include "dropbp/backend/cuda/embedding.hpp"
+#include "dropbp/kernels/cuda/cross_entropy.hpp"
+#include "dropbp/kernels/cuda/embedding.hpp"
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
 #include "simt_test.hpp"
@@ -180,15 +180,15 @@ TEST_CASE(
           if (rows > 2) targets[1] = ignored;
           for (auto& target : targets)
             if (target >= c.vocabulary) target = 0;
-          std::size_t counted = 0;
-          for (const auto target : targets) counted += target != ignored;
+          double divisor = 0;
+          for (const auto target : targets) divisor += target != ignored ? 1 : 0;
           const simt::Buffer<std::int32_t> device_targets(targets);
           std::vector<float> losses, after;
           in_all_schedules([&](auto& launch) {
             DeviceMatrix<T> x(c.rows, c.vocabulary, layout, logits);
             simt::Buffer<float> to(rows);
             dropbp::cuda::cross_entropy_rows(launch, x.rows(), to.data(), device_targets.data(),
-                                             ignored, counted, keep, c.rows, c.vocabulary);
+                                             ignored, divisor, keep, c.rows, c.vocabulary);
             CHECK(x.gaps_are_poison());
             losses = to.host(), after = x.values();
             return joined(losses, after);

@@ -4,8 +4,9 @@
 // The rotation and the gates, against the CPU's ops and long double.
 #include <cmath>
 
-#include "dropbp/backend/cuda/gates.hpp"
-#include "dropbp/backend/cuda/rope.hpp"
+#include "dropbp/kernels/cuda/gelu.hpp"
+#include "dropbp/kernels/cuda/rope.hpp"
+#include "dropbp/kernels/cuda/swiglu.hpp"
 #include "dropbp/ops/rope.hpp"
 #include "dropbp/ops/swiglu.hpp"
 #include "simt_test.hpp"

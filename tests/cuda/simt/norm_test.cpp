@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "dropbp/backend/cuda/layer_norm.hpp"
-#include "dropbp/backend/cuda/rms_norm.hpp"
+#include "dropbp/kernels/cuda/layer_norm.hpp"
+#include "dropbp/kernels/cuda/rms_norm.hpp"
 #include "dropbp/ops/rms_norm.hpp"
 #include "simt_test.hpp"
 

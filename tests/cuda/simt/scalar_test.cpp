@@ -9,9 +9,11 @@
 #include <cmath>
 #include <limits>
 
-#include "dropbp/backend/cuda/gates.hpp"
-#include "dropbp/backend/cuda/nf4.hpp"
-#include "dropbp/backend/cuda/segments.hpp"
+#include "dropbp/kernels/cuda/adamw.hpp"
+#include "dropbp/kernels/cuda/gelu.hpp"
+#include "dropbp/kernels/cuda/nf4.hpp"
+#include "dropbp/kernels/cuda/squared_norms.hpp"
+#include "dropbp/kernels/cuda/swiglu.hpp"
 #include "dropbp/ops/nf4.hpp"
 #include "simt_test.hpp"
 
@@ -214,12 +216,12 @@ TEST_CASE("a scale of NF4 is a product and a sum, each rounded") {
 TEST_CASE("one element of AdamW is that of long double") {
   std::mt19937_64 random(13);
   std::uniform_real_distribution<float> uniform(-1, 1), exponent(-12, 2);
-  const dropbp::cuda::UpdateOptions o{.beta1 = 0.9f,
-                                      .rest1 = 0.1f,
-                                      .beta2 = 0.999f,
-                                      .rest2 = 0.001f,
-                                      .eps = 1e-8f,
-                                      .factor = 0.37f};
+  const dropbp::ops::AdamWConstants<float> o{.beta1 = 0.9f,
+                                             .rest1 = 0.1f,
+                                             .beta2 = 0.999f,
+                                             .rest2 = 0.001f,
+                                             .eps = 1e-8f,
+                                             .factor = 0.37f};
   const float step = 0.003f, root = 1.7f, keep = 0.9997f;
   double worst[3] = {};
   for (int i = 0; i < 100000; ++i) {

@@ -6,8 +6,9 @@
 #include <cmath>
 #include <memory>
 
-#include "dropbp/backend/cuda/nf4.hpp"
-#include "dropbp/backend/cuda/segments.hpp"
+#include "dropbp/kernels/cuda/adamw.hpp"
+#include "dropbp/kernels/cuda/nf4.hpp"
+#include "dropbp/kernels/cuda/squared_norms.hpp"
 #include "dropbp/ops/adamw.hpp"
 #include "dropbp/ops/nf4.hpp"
 #include "simt_test.hpp"
@@ -120,7 +121,7 @@ TEST_CASE(
       in_all_schedules([&](auto& launch) {
         std::vector<std::unique_ptr<DeviceMatrix<T>>> value, gradient;
         std::vector<std::unique_ptr<simt::Buffer<float>>> master, m, v;
-        std::vector<dropbp::cuda::UpdateSegment<T>> segments;
+        std::vector<dropbp::ops::AdamWSegment<T>> segments;
         Index chunks = 0;
         for (std::size_t i = 0; i < host.size(); ++i) {
           const Segment& s = host[i];
@@ -148,16 +149,16 @@ TEST_CASE(
                .first_chunk = chunks});
           chunks += dropbp::cuda::update_chunks(size);
         }
-        const simt::Buffer<dropbp::cuda::UpdateSegment<T>> table(segments);
+        const simt::Buffer<dropbp::ops::AdamWSegment<T>> table(segments);
         const std::size_t before = simt::kernels_run()["adamw"];
         dropbp::cuda::adamw(
             launch, table.data(), static_cast<Index>(segments.size()), chunks,
-            dropbp::cuda::UpdateOptions{.beta1 = static_cast<float>(options.beta1),
-                                        .rest1 = static_cast<float>(1 - options.beta1),
-                                        .beta2 = static_cast<float>(options.beta2),
-                                        .rest2 = static_cast<float>(1 - options.beta2),
-                                        .eps = static_cast<float>(options.eps),
-                                        .factor = static_cast<float>(factor)});
+            dropbp::ops::AdamWConstants<float>{.beta1 = static_cast<float>(options.beta1),
+                                               .rest1 = static_cast<float>(1 - options.beta1),
+                                               .beta2 = static_cast<float>(options.beta2),
+                                               .rest2 = static_cast<float>(1 - options.beta2),
+                                               .eps = static_cast<float>(options.eps),
+                                               .factor = static_cast<float>(factor)});
         CHECK(simt::kernels_run()["adamw"] == before + 1);
         std::vector<float> all;
         values.clear(), masters.clear(), ms.clear(), vs.clear();

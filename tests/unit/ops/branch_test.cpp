@@ -307,11 +307,11 @@ TEST_CASE(
     "SwiGLU branch: where down_proj alone trains and no input gradient is needed, nothing is "
     "computed below it") {
   const Index tokens = usual_shape.tokens();
-  const Adaptation down_alone{.rank = 3, .targets = {"down_proj"}};
+  const LoraConfig down_alone{.rank = 3, .targets = {"down_proj"}};
   for (const bool adapters : {true, false}) {
     CAPTURE(adapters);
     BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
-    SwiGLUBranch<float> branch({48, 101, 1e-5, adapters ? down_alone : Adaptation{}}, memory);
+    SwiGLUBranch<float> branch({48, 101, 1e-5, adapters ? down_alone : LoraConfig{}}, memory);
     branch.norm.trained = false;
     branch.gate_up.weight.trained = false;
     randomise(branch.norm, 1, 0.5, 1.5), randomise(branch.gate_up.weight, 2),

@@ -355,7 +355,7 @@ TEST_CASE("jacobian: the branches with adapters") {
             std::tuple(Index(3), Index(6), SequenceShape{2, 3}),
             std::tuple(Index(2), Index(2), SequenceShape{3, 1})}) {
         const BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
-        const Adaptation adaptation{
+        const LoraConfig adaptation{
             .rank = rank, .alpha = 1.5, .dropout = dropout, .targets = targets, .moment = moment};
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
         auto table = std::make_shared<const RopeTable<double>>(shape.sequence, 2);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Pools, matrices and parameters: what is counted, what is reused, who may outlive whom.
-#include "dropbp/ops/memory.hpp"
+#include "dropbp/kernels/memory.hpp"
 
 #include <cstring>
 #include <new>

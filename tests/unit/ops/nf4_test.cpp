@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "dropbp/ops/elementwise.hpp"
 #include "support/throws.hpp"
 #include "unit/ops/ops_test.hpp"
 

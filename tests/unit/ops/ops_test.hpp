@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/ops/parameter.hpp"
 #include "support/catch.hpp"
 

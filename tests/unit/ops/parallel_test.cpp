@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-#include "dropbp/ops/parallel.hpp"
+#include "dropbp/kernels/cpu/parallel.hpp"
 
 #include <atomic>
 #include <chrono>

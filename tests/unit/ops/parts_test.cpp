@@ -5,6 +5,7 @@
 // chunk.
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
+#include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/rope.hpp"
 #include "dropbp/ops/swiglu.hpp"
 #include "support/worst.hpp"
@@ -163,6 +164,56 @@ void check_cross_entropy() {
     }
 }
 
+// A step of one batch, and the same in calls with 4, 0, 12 and 1 labelled tokens.
+template <class T>
+void check_loss_of_several_calls() {
+  constexpr Index tokens = 30, hidden = 6, vocabulary = 40, cuts[] = {0, 7, 12, 27, 30};
+  MemoryPool pool(PoolFill::nan);
+  Parameter<T> weight("w", vocabulary, hidden);
+  randomise(weight, 1, -3, 3);
+  const Matrix<T> x = random_matrix<T>(tokens, hidden, 2, -3, 3);
+  std::vector<std::int32_t> targets;
+  for (Index t = 0; t < tokens; ++t)
+    targets.push_back(t < 3 || (t >= 7 && t < 15) || t >= 28
+                          ? CrossEntropy<T>::ignore_index
+                          : static_cast<std::int32_t>(t * 977 % vocabulary));
+  CrossEntropy<T> loss(pool, 5);
+  Matrix<T> wanted_x(tokens, hidden, pool);
+  const double wanted = loss.loss_and_gradient(wanted_x.view(), x.view(), weight, targets);
+  REQUIRE(loss.counted() == 17);
+  CHECK(loss.mean() == wanted);
+  CHECK(loss.sum() == Approx(17 * wanted).epsilon(1e-14));
+  const std::vector<double> wanted_weight = as_doubles<T>(elements(weight.gradient()));
+
+  for (const double divisor : {17.0, 1.0}) {  // known before, and not
+    CAPTURE(divisor);
+    weight.drop_gradient();
+    Matrix<T> dx(tokens, hidden, pool);
+    double shares = 0, sum = 0, alone = 0;
+    std::size_t counted = 0;
+    for (std::size_t i = 0; i + 1 < std::size(cuts); ++i) {
+      const Index first = cuts[i], rows = cuts[i + 1] - first;
+      const auto part = std::span(targets).subspan(static_cast<std::size_t>(first),
+                                                   static_cast<std::size_t>(rows));
+      const auto hidden_rows = x.view().rows_from(first, rows);
+      shares += loss.loss_and_gradient(dx.view().rows_from(first, rows), hidden_rows, weight, part,
+                                       divisor);
+      sum += loss.sum(), counted += loss.counted();
+      alone += loss.loss(hidden_rows, weight, part, divisor);
+    }
+    REQUIRE(counted == 17);
+    const double rest = divisor / static_cast<double>(counted);  // to divide by at the end
+    CHECK(std::abs(shares * rest - wanted) <= tolerance<T> * wanted);
+    CHECK(alone == shares);
+    CHECK(std::abs(sum / static_cast<double>(counted) - wanted) <= tolerance<T> * wanted);
+    Table scaled_x(dx.view()), scaled_weight(weight.gradient());
+    for (double& value : scaled_x.values) value *= rest;
+    for (double& value : scaled_weight.values) value *= rest;
+    CHECK(scaled_difference(elements(wanted_x), scaled_x) <= tolerance<T>);
+    CHECK(scaled_difference(wanted_weight, scaled_weight) <= tolerance<T>);
+  }
+}
+
 template <class T>
 std::uint64_t hash_of_parts() {
   Hash hash;
@@ -228,6 +279,11 @@ TEST_CASE("cross-entropy agrees with its formula, in any chunks") {
   check_cross_entropy<double>();
 }
 
+TEST_CASE("cross-entropy of several calls with unequal counts is that of one, by its divisor") {
+  check_loss_of_several_calls<float>();
+  check_loss_of_several_calls<double>();
+}
+
 TEST_CASE("cross-entropy of ignored positions only is 0, and large logits do not overflow") {
   MemoryPool pool(PoolFill::nan);
   Parameter<float> weight("w", 5, 2);
@@ -238,6 +294,7 @@ TEST_CASE("cross-entropy of ignored positions only is 0, and large logits do not
   CHECK(loss.loss_and_gradient(dx.view(), x.view(), weight, ignored) == 0);
   for (const float g : elements(dx)) CHECK(g == 0.0f);
   for (const float g : elements(weight.gradient())) CHECK(g == 0.0f);
+  CHECK(loss.loss(x.view(), weight, ignored, 0.0) == 0);  // a step without any label
   for (float& value : elements(x)) value *= 1e6f;
   CHECK(std::isfinite(loss.loss(x.view(), weight, targets)));
 }
@@ -332,6 +389,11 @@ TEST_CASE("bad tokens and shapes of the parts are named") {
   CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, negative); }),
                  "id -1 stands at position 1"));
   CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, three); }), "[3, 3]"));
+  const std::vector<std::int32_t> right{1, 2, -100, 3};
+  for (const double divisor : {0.0, -1.0, std::numeric_limits<double>::infinity(),
+                               std::numeric_limits<double>::quiet_NaN()})
+    CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, right, divisor); }),
+                   "must be finite and above 0"));
   CHECK(contains(invalid_message([&] { CrossEntropy<float>(pool, 0); }), "0 was given"));
   CHECK(contains(invalid_message([] { RopeTable<float>(8, 5); }), "5 was given"));
   try {

@@ -21,13 +21,13 @@ namespace {
 const std::vector<Projection<double>::Part> three{
     {"b.q_proj.weight", 6}, {"b.k_proj.weight", 4}, {"b.v_proj.weight", 3}};
 
-Adaptation some(Index rank = 2) {
+LoraConfig some(Index rank = 2) {
   return {.rank = rank, .alpha = 3.0, .targets = {"q_proj", "v_proj"}};
 }
 
 template <class T>
 Projection<T> random_projection(std::vector<typename Projection<T>::Part> parts, Index input,
-                                const Adaptation& adaptation, std::uint64_t seed,
+                                const LoraConfig& adaptation, std::uint64_t seed,
                                 MemoryPool pool = MemoryPool(PoolFill::nan)) {
   Projection<T> projection(std::move(parts), input, adaptation, std::move(pool));
   for (std::size_t i = 0; i < projection.parts().size(); ++i) {
@@ -49,7 +49,7 @@ const Matrix<T> forward(Projection<T>& projection, const Matrix<T>& x, Index out
 }  // namespace
 
 TEST_CASE("projection: a weight that is quantised already is taken as it is") {
-  Adaptation quantised = some();
+  LoraConfig quantised = some();
   quantised.quantize = true;
   Projection<float> expected =
       random_projection<float>({{"b.q_proj.weight", 6}}, 70, quantised, 10);
@@ -114,7 +114,7 @@ TEST_CASE("projection: names, what trains, and that a fresh adapter is nothing")
 
 TEST_CASE("projection: merged weights give what weights and adapters gave") {
   for (const bool quantize : {false, true}) {
-    Adaptation adaptation = some(3);
+    LoraConfig adaptation = some(3);
     adaptation.quantize = quantize;
     Projection<double> projection = random_projection<double>(three, 70, adaptation, 20);
     Projection<double> merged(three, 70, {}, MemoryPool());
@@ -132,7 +132,7 @@ TEST_CASE(
   // More rows than one panel, and a size that is no multiple of a block.
   const std::vector<Projection<float>::Part> parts{{"gate_proj.weight", 700},
                                                    {"up_proj.weight", 301}};
-  Adaptation adaptation{.rank = 4, .targets = {"up_proj"}};
+  LoraConfig adaptation{.rank = 4, .targets = {"up_proj"}};
   adaptation.quantize = true;
   Projection<float> quantized = random_projection<float>(parts, 97, adaptation, 30);
   adaptation.quantize = false;
@@ -201,7 +201,7 @@ TEST_CASE(
   CHECK(differs({.seed = 5, .step = 6, .micro_step = 7}, 9));
 
   const auto now = std::make_shared<TrainingMoment>();
-  Adaptation adaptation = some();
+  LoraConfig adaptation = some();
   adaptation.dropout = 0.5, adaptation.moment = now;
   Projection<double> with = random_projection<double>(three, 5, adaptation, 10);
   Projection<double> without = random_projection<double>(three, 5, some(), 10);
@@ -213,7 +213,7 @@ TEST_CASE(
 }
 
 TEST_CASE("adaptation: what is impossible is refused") {
-  const auto message = [](const Adaptation& adaptation) {
+  const auto message = [](const LoraConfig& adaptation) {
     return invalid_message(
         [&] { Projection<float>({{"q_proj.weight", 2}}, 3, adaptation, MemoryPool()); });
   };
@@ -230,7 +230,7 @@ TEST_CASE("adaptation: what is impossible is refused") {
   }
   CHECK(message({.rank = 1, .targets = {"up_proj"}}).empty());  // known, if not to this branch
 
-  Adaptation quantize{.rank = 1, .quantize = true};
+  LoraConfig quantize{.rank = 1, .quantize = true};
   Projection<float> projection({{"x.q_proj.weight", 1}}, 2, quantize, MemoryPool());
   const float bad[] = {1.0f, std::nanf("")};
   CHECK(

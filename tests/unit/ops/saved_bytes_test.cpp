@@ -47,7 +47,7 @@ void check(std::initializer_list<Row> table, Index tokens, std::size_t stated,
 }
 
 // Elements of u for a token: the rank for each of these linear maps that is a target.
-Index adapted(const Adaptation& adaptation, std::initializer_list<const char*> names) {
+Index adapted(const LoraConfig& adaptation, std::initializer_list<const char*> names) {
   Index elements = 0;
   for (const std::string& target : adaptation.targets)
     for (const char* const name : names) elements += target == name ? adaptation.rank : 0;
@@ -55,7 +55,7 @@ Index adapted(const Adaptation& adaptation, std::initializer_list<const char*> n
 }
 
 // A quantised base saves no more than a dense one; dropout nothing at all.
-std::vector<Adaptation> adaptations() {
+std::vector<LoraConfig> adaptations() {
   const auto moment = std::make_shared<const TrainingMoment>();
   const std::vector<std::string> all{"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                      "gate_proj", "up_proj", "down_proj"};
@@ -109,7 +109,7 @@ void check_swiglu(const SwiGLUConfig& config, const SequenceShape& shape) {
 TEST_CASE("a kept branch saves the documented tensors and nothing else") {
   for (const SequenceShape shape :
        {SequenceShape{1, 1}, SequenceShape{2, 37}, SequenceShape{3, 64}}) {
-    for (const Adaptation& adaptation : adaptations()) {
+    for (const LoraConfig& adaptation : adaptations()) {
       for (AttentionConfig config :
            {AttentionConfig{16, 4}, AttentionConfig{24, 6, 2}, AttentionConfig{30, 3, 1, 8}}) {
         config.adaptation = adaptation;

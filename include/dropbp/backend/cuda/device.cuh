@@ -216,7 +216,7 @@ unsigned Runtime<Tag>::processors() {
 }
 
 template <class Tag>
-std::string Runtime<Tag>::missing() {
+std::string Runtime<Tag>::unavailable_reason() {
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count == 0) error = cudaErrorNoDevice;

@@ -48,7 +48,7 @@ struct Runtime {
   static unsigned processors();
   /// Empty where a device can be used; else a sentence that says what is missing: driver, card, or
   /// code for this card.
-  static std::string missing();
+  static std::string unavailable_reason();
 
   /// The calling thread's current stream; null is CUDA's default stream.
   static CUstream_st* stream() noexcept;

@@ -1,0 +1,172 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Causal grouped-query attention on the CPU, in blocks with an online softmax. See
+// ops/attention.hpp.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <limits>
+
+#include "dropbp/kernels/cpu/gemm.hpp"
+#include "dropbp/kernels/cpu/parallel.hpp"
+#include "dropbp/kernels/cpu/scratch.hpp"
+#include "dropbp/kernels/cpu/softmax.hpp"
+#include "dropbp/kernels/kernels.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+namespace detail {
+
+// Query rows of a block: a multiple of the product's 6-row tile; small, because the block on the
+// diagonal is half waste.
+inline constexpr Index query_block = 48;
+// Keys of a block: 48 x 384 scores, and as many gradients, are 144 KiB of floats and stay in the
+// second-level cache.
+inline constexpr Index key_block = 384;
+
+// The rows of one sequence and one head inside a buffer of heads.
+template <class T>
+MatrixView<T> head_rows(MatrixView<T> x, const SequenceShape& shape, Index batch, Index column,
+                        Index head_size) {
+  return x.rows_from(batch * shape.sequence, shape.sequence).columns_from(column, head_size);
+}
+
+// How many keys of a block that starts at key k0 the query at `position` may see.
+inline Index visible_keys(Index position, Index k0, Index count) {
+  return std::clamp(position - k0 + 1, Index(0), count);
+}
+
+template <class T>
+void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixView<const T> k,
+                        MatrixView<const T> v, Index first) {
+  using Gemm = kernels<op::gemm, T, Cpu>;
+  const Index rows = q.rows, end = first + rows;
+  const T scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(q.columns)));
+  T* const scores = scratch<T>(Scratch::attention, query_block * key_block);
+  T largest[query_block], sum[query_block];
+  std::fill_n(largest, rows, -std::numeric_limits<T>::infinity());
+  std::fill_n(sum, rows, T(0));
+  for (Index k0 = 0; k0 < end; k0 += key_block) {
+    const Index count = (std::min)(key_block, end - k0);
+    const MatrixView<T> block(scores, rows, count);
+    Gemm::run(GemmLayout::nt, block, q, k.rows_from(k0, count), Accumulate::overwrite);
+    for (Index i = 0; i < rows; ++i) {
+      const Index valid = visible_keys(first + i, k0, count);
+      const T before = largest[i];
+      if (valid > 0) largest[i] = (std::max)(before, scale * max_of_row(block.row(i), valid));
+      const T block_sum = exp_row(block.row(i), valid, count, scale, largest[i]);
+      const T shrink = k0 == 0 ? T(0) : std::exp(before - largest[i]);
+      sum[i] = sum[i] * shrink + block_sum;
+      if (k0 > 0 && shrink != T(1))
+        for (Index j = 0; j < o.columns; ++j) o.row(i)[j] *= shrink;
+    }
+    Gemm::run(GemmLayout::nn, o, block, v.rows_from(k0, count),
+              k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+  }
+  for (Index i = 0; i < rows; ++i) {
+    const T inverse = T(1) / sum[i];
+    for (Index j = 0; j < o.columns; ++j) o.row(i)[j] *= inverse;
+    lse[i] = largest[i] + std::log(sum[i]);
+  }
+}
+
+// Adds one query block's share: dq of its rows is written, dk and dv of the keys up to its end are
+// written or added to.
+template <class T>
+void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv,
+                                 Accumulate key_mode, MatrixView<const T> d_o,
+                                 MatrixView<const T> q, MatrixView<const T> k,
+                                 MatrixView<const T> v, MatrixView<const T> o, const T* lse,
+                                 Index first) {
+  using Gemm = kernels<op::gemm, T, Cpu>;
+  const Index rows = q.rows, end = first + rows;
+  const T scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(q.columns)));
+  T* const buffer = scratch<T>(Scratch::attention, 2 * query_block * key_block);
+  T delta[query_block];
+  for (Index i = 0; i < rows; ++i)
+    delta[i] = static_cast<T>(row_sum<T>(o.columns, [&](Index j, auto piece) {
+      return load_piece(o.row(i) + j, piece, T(0)) * load_piece(d_o.row(i) + j, piece, T(0));
+    }));
+  for (Index k0 = 0; k0 < end; k0 += key_block) {
+    const Index count = (std::min)(key_block, end - k0);
+    const MatrixView<T> p(buffer, rows, count), ds(buffer + query_block * key_block, rows, count);
+    Gemm::run(GemmLayout::nt, p, q, k.rows_from(k0, count), Accumulate::overwrite);
+    Gemm::run(GemmLayout::nt, ds, d_o, v.rows_from(k0, count), Accumulate::overwrite);
+    for (Index i = 0; i < rows; ++i) {
+      exp_row(p.row(i), visible_keys(first + i, k0, count), count, scale, lse[i]);
+      for (Index j = 0; j < count; ++j)
+        ds.row(i)[j] = p.row(i)[j] * ((ds.row(i)[j] - delta[i]) * scale);
+    }
+    Gemm::run(GemmLayout::tn, dv.rows_from(k0, count), p, d_o, key_mode);
+    Gemm::run(GemmLayout::tn, dk.rows_from(k0, count), ds, q, key_mode);
+    Gemm::run(GemmLayout::nn, dq, ds, k.rows_from(k0, count),
+              k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+  }
+}
+
+}  // namespace detail
+
+/// See ops/attention.hpp.
+template <std::floating_point T>
+struct kernels<op::attention, T, Cpu> {
+  /// o [tokens, heads * head_size] and lse [batch * heads * sequence] from qkv [tokens, qkv_width].
+  static void forward(MatrixView<T> o, T* lse, MatrixView<const T> qkv, const HeadLayout& layout,
+                      const SequenceShape& shape) {
+    const Index size = layout.head_size;
+    const Index blocks = (shape.sequence + detail::query_block - 1) / detail::query_block;
+    // The longest block of each head first: the last tasks are then the short ones.
+    parallel_tasks(
+        shape.batch * layout.heads * blocks, detail::query_block * shape.sequence * size,
+        [&](Index task) {
+          const Index head = task / blocks % layout.heads, batch = task / blocks / layout.heads;
+          const Index first = (blocks - 1 - task % blocks) * detail::query_block;
+          const Index rows = (std::min)(detail::query_block, shape.sequence - first);
+          const Index kv = layout.q_width() + head / layout.group() * size;
+          const auto part = [&](Index column) {
+            return detail::head_rows(qkv, shape, batch, column, size);
+          };
+          detail::attend_query_block<T>(
+              detail::head_rows(o, shape, batch, head * size, size).rows_from(first, rows),
+              lse + (batch * layout.heads + head) * shape.sequence + first,
+              part(head * size).rows_from(first, rows), part(kv), part(kv + layout.kv_width()),
+              first);
+        });
+  }
+
+  /// grad_qkv, every element written, from grad_o, the forward pass's inputs and its results.
+  static void backward(MatrixView<T> grad_qkv, MatrixView<const T> grad_o, MatrixView<const T> qkv,
+                       MatrixView<const T> o, const T* lse, const HeadLayout& layout,
+                       const SequenceShape& shape) {
+    const Index size = layout.head_size;
+    const Index blocks = (shape.sequence + detail::query_block - 1) / detail::query_block;
+    parallel_tasks(
+        shape.batch * layout.kv_heads, shape.sequence * shape.sequence * size, [&](Index task) {
+          const Index kv_head = task % layout.kv_heads, batch = task / layout.kv_heads;
+          const auto part = [&](auto x, Index column) {
+            return detail::head_rows(x, shape, batch, column, size);
+          };
+          const Index k = layout.q_width() + kv_head * size, v = k + layout.kv_width();
+          for (Index head = kv_head * layout.group(); head < (kv_head + 1) * layout.group(); ++head)
+            for (Index block = blocks - 1; block >= 0; --block) {
+              const Index first = block * detail::query_block,
+                          rows = (std::min)(detail::query_block, shape.sequence - first);
+              // The last query block sees every key: done first, it writes dk and dv whole, and
+              // nobody sets them to zero.
+              const bool writes = block == blocks - 1 && head == kv_head * layout.group();
+              detail::attend_query_block_backward<T>(
+                  part(grad_qkv, head * size).rows_from(first, rows), part(grad_qkv, k),
+                  part(grad_qkv, v), writes ? Accumulate::overwrite : Accumulate::add,
+                  part(grad_o, head * size).rows_from(first, rows),
+                  part(qkv, head * size).rows_from(first, rows), part(qkv, k), part(qkv, v),
+                  part(o, head * size).rows_from(first, rows),
+                  lse + (batch * layout.heads + head) * shape.sequence + first, first);
+            }
+        });
+  }
+};
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

@@ -1,0 +1,96 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Matrix products by Eigen (3.4 or newer), cut into strips for the threads. For compilers without
+// vector types, and for trainers that let Eigen call their BLAS (EIGEN_USE_BLAS). Eigen's own
+// threads stay out of it: the bits of its parallel product depend on how many there are.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include <Eigen/Core>
+
+#include "dropbp/kernels/cpu/parallel.hpp"
+#include "dropbp/kernels/matrix.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops::detail {
+
+// Rows, or columns where there are more of them, of the output in one strip.
+inline constexpr Index eigen_strip = 128;
+// As many rows as Eigen never gives to its threads, which it decides at compile time; for products
+// of a single strip or too small for ours. That is decided by the shape alone, or the bits would
+// depend on the number of threads.
+inline constexpr int eigen_small_strip = 32;
+inline constexpr Index eigen_small_product = 64 * 64 * 64;  // multiply-adds
+
+template <class T, bool a_transposed, bool b_transposed, int most_rows>
+void eigen_strip_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
+                         Accumulate mode) {
+  using Eigen::Dynamic;
+  using Strip = Eigen::Matrix<T, Dynamic, Dynamic, Eigen::RowMajor, most_rows, Dynamic>;
+  using Operand = Eigen::Matrix<T, Dynamic, Dynamic, Eigen::RowMajor>;
+  using Stride = Eigen::OuterStride<>;
+  Eigen::Map<Strip, Eigen::Unaligned, Stride> output(c.data, c.rows, c.columns, Stride(c.stride));
+  const Eigen::Map<const Operand, Eigen::Unaligned, Stride> left(a.data, a.rows, a.columns,
+                                                                 Stride(a.stride));
+  const Eigen::Map<const Operand, Eigen::Unaligned, Stride> right(b.data, b.rows, b.columns,
+                                                                  Stride(b.stride));
+  const auto assign = [&](const auto& product) {
+    if (mode == Accumulate::add)
+      output.noalias() += product;
+    else
+      output.noalias() = product;
+  };
+  if constexpr (a_transposed)
+    assign(left.transpose() * right);
+  else if constexpr (b_transposed)
+    assign(left * right.transpose());
+  else
+    assign(left * right);
+}
+
+template <class T, bool a_transposed, bool b_transposed>
+void eigen_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Index rows,
+                   Index columns, Index depth, Accumulate mode) {
+  if (rows == 0 || columns == 0) return;
+  const auto row_strip = [&](auto most_rows, Index step, Index strip) {
+    const Index first = strip * step, count = (std::min)(step, rows - first);
+    eigen_strip_product<T, a_transposed, b_transposed, decltype(most_rows)::value>(
+        c.rows_from(first, count),
+        a_transposed ? a.columns_from(first, count) : a.rows_from(first, count), b, mode);
+  };
+  const auto strips = [](Index size, Index step) { return (size + step - 1) / step; };
+  if (rows * columns * depth < eigen_small_product || (std::max)(rows, columns) <= eigen_strip) {
+    using Small = std::integral_constant<int, eigen_small_strip>;
+    for (Index strip = 0; strip < strips(rows, eigen_small_strip); ++strip)
+      row_strip(Small{}, eigen_small_strip, strip);
+  } else if (rows >= columns) {
+    using Any = std::integral_constant<int, Eigen::Dynamic>;
+    parallel_for(strips(rows, eigen_strip), eigen_small_product,
+                 [&](Index strip) { row_strip(Any{}, eigen_strip, strip); });
+  } else {
+    parallel_for(strips(columns, eigen_strip), eigen_small_product, [&](Index strip) {
+      const Index first = strip * eigen_strip, count = (std::min)(eigen_strip, columns - first);
+      eigen_strip_product<T, a_transposed, b_transposed, Eigen::Dynamic>(
+          c.columns_from(first, count), a,
+          b_transposed ? b.rows_from(first, count) : b.columns_from(first, count), mode);
+    });
+  }
+}
+
+#if defined(DROPBP_BLAS_PRODUCTS)
+// By the BLAS that Eigen hands its products to (EIGEN_USE_BLAS), with that library's own threads.
+template <class T, bool a_transposed, bool b_transposed>
+void blas_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
+#if !defined(EIGEN_USE_BLAS)
+#error "dropbp: DROPBP_BLAS_PRODUCTS needs EIGEN_USE_BLAS and a BLAS: set -DDROPBP_USE_BLAS=ON."
+#endif
+  if (c.rows > 0 && c.columns > 0)
+    eigen_strip_product<T, a_transposed, b_transposed, Eigen::Dynamic>(c, a, b, mode);
+}
+#endif
+
+}  // namespace ops::detail
+DROPBP_NAMESPACE_END

@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What softmaxes over rows share: exponentials of a row and its largest element.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+#include "dropbp/kernels/cpu/simd.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops::detail {
+
+// scores[i] = exp(scale * scores[i] - shift) for i < valid, 0 for valid <= i < count. Returns the
+// sum.
+template <class T>
+T exp_row(T* scores, Index valid, Index count, T scale, T shift) noexcept {
+  Vector<T> sum{};
+  for_each_vector<T>(valid, [&](Index i, auto piece) {
+    auto p = exp<T>(load_piece(scores + i, piece, T(0)) * scale - shift);
+    store_piece<T>(scores + i, p, piece);
+    if constexpr (std::is_same_v<decltype(piece), Index>) p = load_some<T>(scores + i, piece, T(0));
+    sum += p;
+  });
+  std::fill(scores + (std::max)(valid, Index(0)), scores + count, T(0));
+  return static_cast<T>(sum_of_lanes<T>(sum));
+}
+
+template <class T>
+T max_of_row(const T* row, Index count) noexcept {
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  Vector<T> largest = Vector<T>{} + lowest;
+  for_each_vector<T>(count, [&](Index i, auto piece) {
+    const auto v = load_piece(row + i, piece, lowest);
+    largest = v > largest ? v : largest;
+  });
+  return max_of_lanes<T>(largest);
+}
+
+}  // namespace ops::detail
+DROPBP_NAMESPACE_END

@@ -1,0 +1,249 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Causal grouped-query attention in tiles with an online softmax, and its backward pass in two
+// kernels that add in a fixed order, without atomics. Source: Dao, "FlashAttention-2" (arXiv
+// 2307.08691). BFloat16 goes through the tensor cores, float and Half through float multiply-adds.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include "dropbp/base/error.hpp"
+#include "dropbp/kernels/cuda/attention_fma.hpp"
+#include "dropbp/kernels/cuda/attention_mma.hpp"
+#include "dropbp/kernels/cuda/backend.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace cuda {
+namespace detail {
+
+/// delta = the sum over a head of grad_o times o: a warp for each head and token.
+template <class T>
+struct AttentionDelta {
+  static constexpr const char* name = "attention_delta";
+  static constexpr unsigned threads = 256;
+  static constexpr unsigned min_blocks = 1;
+
+  template <class Context>
+  DROPBP_DEVICE void operator()(Context ctx, float* delta, Rows<const T> grad_o, Rows<const T> o,
+                                AttentionShape shape, bool vectorised) const {
+    const Index task = static_cast<Index>(ctx.block()) * (threads / 32) + ctx.thread() / 32;
+    const unsigned lane = ctx.thread() % 32;
+    if (task >= shape.statistics()) return;  // the whole warp
+    const Index token = task / shape.heads, head = task % shape.heads;
+    const T* const x = grad_o.row(token) + head * shape.head_size;
+    const T* const y = o.row(token) + head * shape.head_size;
+    float sum = 0.0f;
+    if (vectorised) {
+      if (4 * lane < shape.head_size) {
+        const Pack<T, 4> a = ctx.template load<T, 4>(x + 4 * lane),
+                         b = ctx.template load<T, 4>(y + 4 * lane);
+        DROPBP_UNROLL
+        for (unsigned i = 0; i < 4; ++i) sum += to_float(a.values[i]) * to_float(b.values[i]);
+      }
+    } else {
+      for (Index i = lane; i < shape.head_size; i += 32)
+        sum += to_float(ctx.template load<T, 1>(x + i).values[0]) *
+               to_float(ctx.template load<T, 1>(y + i).values[0]);
+    }
+    sum = warp_sum(ctx, sum);
+    if (lane == 0)
+      delta[(token / shape.sequence * shape.heads + head) * shape.sequence +
+            token % shape.sequence] = sum;
+  }
+};
+
+template <class T, unsigned size>
+using AttentionForward = std::conditional_t<std::is_same_v<T, BFloat16>, AttentionForwardMma<size>,
+                                            AttentionForwardFma<T, size>>;
+template <class T, unsigned size>
+using AttentionBackwardQueries =
+    std::conditional_t<std::is_same_v<T, BFloat16>, AttentionBackwardQueriesMma<size>,
+                       AttentionBackwardQueriesFma<T, size>>;
+template <class T, unsigned size>
+using AttentionBackwardKeys =
+    std::conditional_t<std::is_same_v<T, BFloat16>, AttentionBackwardKeysMma<size>,
+                       AttentionBackwardKeysFma<T, size>>;
+
+inline void require_attention(const AttentionShape& shape) {
+  const auto number = [](Index n) { return std::to_string(n); };
+  if (shape.batch < 0 || shape.sequence < 0 || shape.kv_heads < 1 || shape.heads < 1 ||
+      shape.heads % shape.kv_heads != 0 || shape.head_size < 1 || shape.head_size > 128)
+    dropbp::detail::throw_invalid(
+        "attention on a CUDA device needs heads of 1 to 128 elements and a number of query heads "
+        "that the kv heads divide",
+        number(shape.heads) + " heads of " + number(shape.head_size) + " elements, " +
+            number(shape.kv_heads) + " kv heads, " + number(shape.batch) + " sequences of " +
+            number(shape.sequence) + " tokens were given",
+        "choose another number of heads, or use the CPU");
+}
+
+/// Calls `run` with the kernels' size of a head: the next one that there are kernels for.
+template <class Run>
+void with_head_size(Index head_size, Run run) {
+  if (head_size <= 32)
+    run(std::integral_constant<unsigned, 32>{});
+  else if (head_size <= 64)
+    run(std::integral_constant<unsigned, 64>{});
+  else if (head_size <= 96)
+    run(std::integral_constant<unsigned, 96>{});
+  else
+    run(std::integral_constant<unsigned, 128>{});
+}
+
+/// One block for each tile of each head of each sequence.
+inline Grid attention_grid(const AttentionShape& shape, Index heads, Index tile,
+                           std::size_t shared_bytes) {
+  return {.x = static_cast<unsigned>(shape.batch * heads * divide_up(shape.sequence, tile)),
+          .y = 1,
+          .z = 1,
+          .shared_bytes = shared_bytes};
+}
+
+inline float attention_scale(const AttentionShape& shape) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_size)));
+}
+
+}  // namespace detail
+
+/// o [tokens, heads * head_size] = softmax(q k^T / sqrt(head_size), causal) v of each head and
+/// sequence, with q and k already rotated in qkv [tokens, (heads + 2 kv_heads) * head_size]; lse
+/// [batch, heads, sequence] = log of the softmax's denominators. Throws std::invalid_argument for
+/// heads of more than 128 elements, or that do not divide.
+template <class Launcher, class T>
+void attention_forward(Launcher& launch, Rows<T> o, float* lse,
+                       std::type_identity_t<Rows<const T>> qkv, const AttentionShape& shape) {
+  detail::require_attention(shape);
+  if (shape.statistics() == 0) return;
+  const bool vectorised = is_vectorizable(qkv, shape.tokens(), shape.head_size) &&
+                          is_vectorizable(o, shape.tokens(), shape.head_size);
+  detail::with_head_size(shape.head_size, [&](auto size) {
+    using Body = detail::AttentionForward<T, size()>;
+    launch(detail::attention_grid(shape, shape.heads, Body::tile, Body::shared_bytes), Body{}, o,
+           lse, qkv, shape, detail::attention_scale(shape), vectorised);
+  });
+}
+
+/// Bytes of the scratch of attention_backward: a float for each head and token.
+inline std::size_t attention_workspace(const AttentionShape& shape) {
+  return static_cast<std::size_t>(shape.statistics()) * sizeof(float);
+}
+
+/// grad_qkv [tokens, (heads + 2 kv_heads) * head_size], every element written, from grad_o, the
+/// forward pass's qkv and its results o and lse. `delta` is scratch of attention_workspace(shape)
+/// bytes. Throws what attention_forward does.
+template <class Launcher, class T>
+void attention_backward(Launcher& launch, Rows<T> grad_qkv,
+                        std::type_identity_t<Rows<const T>> grad_o,
+                        std::type_identity_t<Rows<const T>> qkv,
+                        std::type_identity_t<Rows<const T>> o, const float* lse, float* delta,
+                        const AttentionShape& shape) {
+  detail::require_attention(shape);
+  if (shape.statistics() == 0) return;
+  const auto can = [&](auto rows) {
+    return is_vectorizable(rows, shape.tokens(), shape.head_size);
+  };
+  const bool vectorised = can(qkv) && can(o) && can(grad_o) && can(grad_qkv);
+  using Delta = detail::AttentionDelta<T>;
+  launch(Grid{.x = static_cast<unsigned>(divide_up(shape.statistics(), Delta::threads / 32))},
+         Delta{}, delta, grad_o, o, shape, vectorised);
+  const float scale = detail::attention_scale(shape);
+  detail::with_head_size(shape.head_size, [&](auto size) {
+    using Keys = detail::AttentionBackwardKeys<T, size()>;
+    using Queries = detail::AttentionBackwardQueries<T, size()>;
+    const auto* const constant = static_cast<const float*>(delta);
+    launch(detail::attention_grid(shape, shape.kv_heads, Keys::tile, Keys::shared_bytes), Keys{},
+           grad_qkv, grad_o, qkv, lse, constant, shape, scale, vectorised);
+    launch(detail::attention_grid(shape, shape.heads, Queries::tile, Queries::shared_bytes),
+           Queries{}, grad_qkv, grad_o, qkv, lse, constant, shape, scale, vectorised);
+  });
+}
+
+}  // namespace cuda
+
+/// Attention by a library, which is asked before the kernels above run. Specialised where there is
+/// one (cudnn.cuh); false says that it has done nothing, because it does not take this shape.
+/// Arguments as of cuda::attention_forward and cuda::attention_backward.
+template <class Backend, class T>
+struct device_attention {
+  /// o and lse from qkv.
+  static bool forward(cuda::Rows<T>, float*, cuda::Rows<const T>, const cuda::AttentionShape&) {
+    return false;
+  }
+  /// grad_qkv from grad_o, qkv, o and lse; the second pointer is the scratch.
+  static bool backward(cuda::Rows<T>, cuda::Rows<const T>, cuda::Rows<const T>, cuda::Rows<const T>,
+                       const float*, float*, const cuda::AttentionShape&) {
+    return false;
+  }
+};
+
+namespace ops {
+
+/// Which code computes attention: a library's where it takes the shape (device_attention), or ours.
+enum class AttentionCode : std::uint8_t { library, own };
+
+/// See kernels/cpu/attention.hpp. Launches into the current stream.
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+struct kernels<op::attention, T, Backend> {
+  using View = MatrixView<T, Backend>;             ///< of what is written
+  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+
+  /// Returns what has run.
+  static AttentionCode forward(View o, float* lse, ConstView qkv, const HeadLayout& layout,
+                               const SequenceShape& shape,
+                               AttentionCode wanted = AttentionCode::library);
+  /// Returns what has run.
+  static AttentionCode backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o,
+                                const float* lse, const HeadLayout& layout,
+                                const SequenceShape& shape,
+                                AttentionCode wanted = AttentionCode::library);
+
+ private:
+  static cuda::AttentionShape sizes_of(const HeadLayout& layout, const SequenceShape& shape) {
+    return {.batch = shape.batch,
+            .sequence = shape.sequence,
+            .heads = layout.heads,
+            .kv_heads = layout.kv_heads,
+            .head_size = layout.head_size};
+  }
+};
+
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+AttentionCode kernels<op::attention, T, Backend>::forward(View o, float* lse, ConstView qkv,
+                                                          const HeadLayout& layout,
+                                                          const SequenceShape& shape,
+                                                          AttentionCode wanted) {
+  const cuda::AttentionShape sizes = sizes_of(layout, shape);
+  if (wanted == AttentionCode::library &&
+      device_attention<Backend, T>::forward(cuda::rows_of(o), lse, cuda::rows_of(qkv), sizes))
+    return AttentionCode::library;
+  auto launch = device_launcher<Backend>::current();
+  cuda::attention_forward<decltype(launch), T>(launch, cuda::rows_of(o), lse, cuda::rows_of(qkv),
+                                               sizes);
+  return AttentionCode::own;
+}
+
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+AttentionCode kernels<op::attention, T, Backend>::backward(
+    View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const float* lse,
+    const HeadLayout& layout, const SequenceShape& shape, AttentionCode wanted) {
+  const cuda::AttentionShape sizes = sizes_of(layout, shape);
+  Matrix<float, Backend> delta(shape.batch * layout.heads, shape.sequence);
+  if (wanted == AttentionCode::library &&
+      device_attention<Backend, T>::backward(cuda::rows_of(grad_qkv), cuda::rows_of(grad_o),
+                                             cuda::rows_of(qkv), cuda::rows_of(o), lse,
+                                             delta.data(), sizes))
+    return AttentionCode::library;
+  auto launch = device_launcher<Backend>::current();
+  cuda::attention_backward<decltype(launch), T>(launch, cuda::rows_of(grad_qkv),
+                                                cuda::rows_of(grad_o), cuda::rows_of(qkv),
+                                                cuda::rows_of(o), lse, delta.data(), sizes);
+  return AttentionCode::own;
+}
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

@@ -1,0 +1,274 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Squared norms of many tensors on CUDA, in two launches, and the squared distance of two.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "dropbp/kernels/cuda/chunks.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace cuda {
+
+/// Elements that one block sums for a norm.
+inline constexpr Index norm_chunk = 65536;
+
+/// One tensor of a norm.
+template <class T>
+struct NormSegment {
+  const T* data;             ///< its elements
+  std::int64_t size;         ///< how many
+  std::int64_t first_chunk;  ///< chunks of all segments before it
+};
+
+/// A sum in two floats, as good as in double: cards are slow at double.
+struct ExactSum {
+  float high;  ///< rounded
+  float low;   ///< what rounding left out
+
+  /// On the host.
+  double value() const { return static_cast<double>(high) + static_cast<double>(low); }
+};
+
+namespace detail {
+
+// term.load<N>(i) reads elements i .. i + N, and term.sum is what they add. Four packs are on their
+// way before the first is summed; the rest of a chunk goes one pack, and then one element, after
+// the other.
+template <class T, unsigned threads, class Context, class Term>
+DROPBP_DEVICE float chunk_sum(Context ctx, Index count, bool vectorizable, Term term) {
+  constexpr Index width = full_width<T>, step = threads;
+  float sum = 0.0f;
+  const Index packs = vectorizable ? count / width : 0;
+  Index pack = ctx.thread();
+  for (; pack + 3 * step < packs; pack += 4 * step) {
+    const auto a = term.template load<full_width<T>>(pack * width),
+               b = term.template load<full_width<T>>((pack + step) * width);
+    const auto c = term.template load<full_width<T>>((pack + 2 * step) * width),
+               d = term.template load<full_width<T>>((pack + 3 * step) * width);
+    sum += (term.sum(a) + term.sum(b)) + (term.sum(c) + term.sum(d));
+  }
+  for (; pack < packs; pack += step)
+    sum += term.sum(term.template load<full_width<T>>(pack * width));
+  for (Index i = packs * width + ctx.thread(); i < count; i += step)
+    sum += term.sum(term.template load<1>(i));
+  return sum;
+}
+
+template <class T, class Context>
+struct SquareTerm {
+  Context ctx;
+  const T* x;
+  template <unsigned N>
+  DROPBP_DEVICE Pack<T, N> load(Index i) const {
+    return ctx.template load_streaming<T, N>(x + i);
+  }
+  template <unsigned N>
+  DROPBP_DEVICE float sum(const Pack<T, N>& v) const {
+    float sum = 0.0f;
+    DROPBP_UNROLL
+    for (unsigned k = 0; k < N; ++k) sum += to_float(v.values[k]) * to_float(v.values[k]);
+    return sum;
+  }
+};
+
+template <class T, unsigned N>
+struct TwoPacks {
+  Pack<T, N> x, y;
+};
+
+template <class T, class Context>
+struct SquaredDifferenceTerm {
+  Context ctx;
+  const T* x;
+  const T* y;
+  template <unsigned N>
+  DROPBP_DEVICE TwoPacks<T, N> load(Index i) const {
+    return {ctx.template load_streaming<T, N>(x + i), ctx.template load_streaming<T, N>(y + i)};
+  }
+  template <unsigned N>
+  DROPBP_DEVICE float sum(const TwoPacks<T, N>& v) const {
+    float sum = 0.0f;
+    DROPBP_UNROLL
+    for (unsigned k = 0; k < N; ++k) {
+      const float difference = to_float(v.x.values[k]) - to_float(v.y.values[k]);
+      sum += difference * difference;
+    }
+    return sum;
+  }
+};
+
+// partial[chunk] = the sum of one chunk of one segment.
+template <class T>
+struct SquaredNormChunks {
+  static constexpr const char* name = "squared_norms";
+  static constexpr unsigned threads = 512, min_blocks = 2;
+
+  template <class Context>
+  DROPBP_DEVICE void operator()(Context ctx, float* partial, const NormSegment<T>* segments,
+                                Index count) const {
+    auto* const scratch = reinterpret_cast<float*>(ctx.shared());
+    const Index chunk = ctx.block();
+    const NormSegment<T>& segment = segment_of(segments, count, chunk);
+    const Index first = (chunk - segment.first_chunk) * norm_chunk;
+    const Index size = segment.size - first < norm_chunk ? segment.size - first : norm_chunk;
+    const T* const x = segment.data + first;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(x) % 16 == 0;
+    const float sum = block_sum<threads>(
+        ctx, chunk_sum<T, threads>(ctx, size, aligned, SquareTerm<T, Context>{ctx, x}), scratch);
+    if (ctx.thread() == 0) partial[chunk] = sum;
+  }
+};
+
+template <class T>
+struct SquaredDistanceChunks {
+  static constexpr const char* name = "squared_distance";
+  static constexpr unsigned threads = 512, min_blocks = 1;
+
+  template <class Context>
+  DROPBP_DEVICE void operator()(Context ctx, float* partial, const T* x, const T* y,
+                                Index n) const {
+    auto* const scratch = reinterpret_cast<float*>(ctx.shared());
+    const Index first = Index{ctx.block()} * norm_chunk,
+                size = n - first < norm_chunk ? n - first : norm_chunk;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(x + first) % 16 == 0 &&
+                         reinterpret_cast<std::uintptr_t>(y + first) % 16 == 0;
+    const float sum = block_sum<threads>(
+        ctx,
+        chunk_sum<T, threads>(ctx, size, aligned,
+                              SquaredDifferenceTerm<T, Context>{ctx, x + first, y + first}),
+        scratch);
+    if (ctx.thread() == 0) partial[ctx.block()] = sum;
+  }
+};
+
+// Adds a value to a sum whose rounding error is kept beside it. Source: Knuth, The Art of Computer
+// Programming 2, 4.2.2, theorem B.
+DROPBP_HOST_DEVICE void add_exactly(ExactSum& sum, float value) {
+  const float total = sum.high + value, part = total - sum.high;
+  sum.low += (sum.high - (total - part)) + (value - part);
+  sum.high = total;
+}
+
+// sums[i] = the partial sums from starts[i] to starts[i + 1]: a block a sum, each thread every
+// 128th of them in order.
+struct FinishSums {
+  static constexpr const char* name = "finish_sums";
+  static constexpr unsigned threads = 128, min_blocks = 1;
+
+  template <class Context>
+  DROPBP_DEVICE void operator()(Context ctx, ExactSum* sums, const float* partial,
+                                const std::int64_t* starts) const {
+    auto* const scratch = reinterpret_cast<ExactSum*>(ctx.shared());
+    ExactSum sum{0.0f, 0.0f};
+    for (Index i = starts[ctx.block()] + ctx.thread(); i < starts[ctx.block() + 1]; i += threads)
+      add_exactly(sum, partial[i]);
+    scratch[ctx.thread()] = sum;
+    ctx.sync();
+    if (ctx.thread() != 0) return;
+    for (unsigned i = 1; i < threads; ++i) {
+      add_exactly(sum, scratch[i].high);
+      sum.low += scratch[i].low;
+    }
+    sums[ctx.block()] = sum;
+  }
+};
+
+}  // namespace detail
+
+/// Chunks of a norm over n elements: the partial sums it needs room for.
+inline Index norm_chunks(Index n) { return divide_up(n, norm_chunk); }
+
+/// sums [count] = the squared norms of `count` segments with `chunks` chunks together, in two
+/// launches whatever their number. partial [chunks] is workspace; starts [count + 1] are the first
+/// chunks, and `chunks`.
+template <class Launcher, class T>
+void squared_norms(Launcher& launch, ExactSum* sums, const NormSegment<T>* segments,
+                   const std::int64_t* starts, Index count, Index chunks, float* partial) {
+  if (count <= 0) return;
+  if (chunks > 0)
+    launch(Grid{.x = static_cast<unsigned>(chunks),
+                .shared_bytes = detail::SquaredNormChunks<T>::threads / 32 * sizeof(float)},
+           detail::SquaredNormChunks<T>{}, partial, segments, count);
+  launch(Grid{.x = static_cast<unsigned>(count),
+              .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)},
+         detail::FinishSums{}, sums, static_cast<const float*>(partial), starts);
+}
+
+/// sum [1] = sum of (x - y)^2 over n elements. partial [norm_chunks(n)] is workspace; starts [2] =
+/// 0, norm_chunks(n).
+template <class Launcher, class T>
+void squared_distance(Launcher& launch, ExactSum* sum, const T* x, const T* y, Index n,
+                      const std::int64_t* starts, float* partial) {
+  if (n > 0)
+    launch(Grid{.x = static_cast<unsigned>(norm_chunks(n)),
+                .shared_bytes = detail::SquaredDistanceChunks<T>::threads / 32 * sizeof(float)},
+           detail::SquaredDistanceChunks<T>{}, partial, x, y, n);
+  launch(Grid{.x = 1, .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)},
+         detail::FinishSums{}, sum, static_cast<const float*>(partial), starts);
+}
+
+}  // namespace cuda
+
+namespace ops {
+
+/// See kernels/cpu/squared_norms.hpp. Both wait for the current stream.
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+struct kernels<op::squared_norms, T, Backend> {
+  /// Of each tensor.
+  static std::vector<double> run(std::span<const Elements<const T, Backend>> tensors);
+  /// Sum of (x - y)^2 over n elements.
+  static double distance(const T* x, const T* y, std::size_t n);
+};
+
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+std::vector<double> kernels<op::squared_norms, T, Backend>::run(
+    std::span<const Elements<const T, Backend>> tensors) {
+  std::vector<double> sums(tensors.size());
+  if (tensors.empty()) return sums;
+  std::vector<cuda::NormSegment<T>> segments;
+  std::vector<std::int64_t> starts;
+  std::int64_t chunks = 0;
+  for (const Elements<const T, Backend>& tensor : tensors) {
+    segments.push_back({tensor.data(), static_cast<std::int64_t>(tensor.size()), chunks});
+    starts.push_back(chunks);
+    chunks += cuda::norm_chunks(static_cast<Index>(tensor.size()));
+  }
+  starts.push_back(chunks);
+  auto launch = device_launcher<Backend>::current();
+  const cuda::detail::DeviceBuffer<cuda::NormSegment<T>, Backend> table(segments);
+  const cuda::detail::DeviceBuffer<std::int64_t, Backend> bounds(starts);
+  Matrix<float, Backend> partial(1, static_cast<Index>(chunks));
+  Matrix<cuda::ExactSum, Backend> result(1, static_cast<Index>(sums.size()));
+  cuda::squared_norms(launch, result.data(), table.data(), bounds.data(),
+                      static_cast<Index>(sums.size()), static_cast<Index>(chunks), partial.data());
+  std::vector<cuda::ExactSum> exact(sums.size());
+  device_runtime<Backend>::copy_to_host(exact.data(), result.data(),
+                                        exact.size() * sizeof(cuda::ExactSum));
+  std::transform(exact.begin(), exact.end(), sums.begin(),
+                 [](const cuda::ExactSum& sum) { return sum.value(); });
+  return sums;
+}
+
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+double kernels<op::squared_norms, T, Backend>::distance(const T* x, const T* y, std::size_t n) {
+  auto launch = device_launcher<Backend>::current();
+  const Index chunks = cuda::norm_chunks(static_cast<Index>(n));
+  const std::vector<std::int64_t> starts = {0, chunks};
+  const cuda::detail::DeviceBuffer<std::int64_t, Backend> bounds(starts);
+  Matrix<float, Backend> partial(1, chunks);
+  Matrix<cuda::ExactSum, Backend> result(1, 1);
+  cuda::squared_distance(launch, result.data(), x, y, static_cast<Index>(n), bounds.data(),
+                         partial.data());
+  cuda::ExactSum sum{};
+  device_runtime<Backend>::copy_to_host(&sum, result.data(), sizeof sum);
+  return sum.value();
+}
+
+}  // namespace ops
+DROPBP_NAMESPACE_END

@@ -1,0 +1,90 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// How the linear maps of a model are fine-tuned: all weights, or low-rank adapters over a frozen,
+// perhaps quantised base.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dropbp/kernels/matrix.hpp"
+#include "dropbp/ops/dropout.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace ops {
+
+/// The linear maps of a LLaMA block, which can have adapters, in the order of the forward pass.
+inline constexpr std::array<std::string_view, 7> adaptable_linears{
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+
+/// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank,
+/// input] and B [output, rank]. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language
+/// Models" (ICLR 2022); with a quantised W: Dettmers et al., "QLoRA: Efficient Finetuning of
+/// Quantized LLMs" (NeurIPS 2023). The initial values mean no adapters: the weights themselves
+/// train.
+struct LoraConfig {
+  Index rank = 0;       ///< 0: no adapters
+  double alpha = 16.0;  ///< the adapters' outputs are multiplied by alpha / rank
+  /// Share of the adapters' inputs that is set to 0 in training, in [0, 1). The masks of a linear
+  /// map are drawn by its whole name: branches that are made with the same prefix (the empty one by
+  /// default) drop out the same elements.
+  double dropout = 0.0;
+  /// Linear maps with adapters, by the last part of their names: some of adaptable_linears; empty:
+  /// all.
+  std::vector<std::string> targets = {};
+  bool quantize = false;  ///< frozen linear maps are kept in NF4, see nf4.hpp
+  std::shared_ptr<const TrainingMoment> moment =
+      {};  ///< kept up to date by the trainer; needed with dropout
+
+  /// The base is frozen and adapters train.
+  bool enabled() const noexcept { return rank > 0; }
+  /// Whether the linear map of this name ("model.layers.0.self_attn.q_proj" or "q_proj") has
+  /// adapters.
+  bool adapts(std::string_view name) const {
+    if (!enabled()) return false;
+    if (const auto dot = name.rfind('.'); dot != std::string_view::npos)
+      name.remove_prefix(dot + 1);
+    return targets.empty() || std::find(targets.begin(), targets.end(), name) != targets.end();
+  }
+  /// What the adapters' outputs are multiplied by.
+  double scale() const noexcept { return alpha / static_cast<double>(rank); }
+};
+
+/// Throws std::invalid_argument for an impossible one.
+inline void require_valid(const LoraConfig& adaptation) {
+  if (adaptation.rank < 0 || !std::isfinite(adaptation.alpha) ||
+      !(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
+    detail::throw_invalid(
+        "adapters need a rank of at least 0, a finite alpha and a dropout in [0, 1)",
+        "rank " + std::to_string(adaptation.rank) + ", alpha " +
+            dropbp::detail::text(adaptation.alpha) + " and dropout " +
+            dropbp::detail::text(adaptation.dropout) + " were given",
+        "start from rank 8, alpha 16 and no dropout");
+  if (adaptation.quantize && !adaptation.enabled())
+    detail::throw_invalid("a quantised base is frozen and needs adapters to train",
+                          "rank 0 was given", "set a rank, or do not quantise");
+  if (adaptation.dropout > 0.0 && adaptation.moment == nullptr)
+    detail::throw_invalid("dropout needs a TrainingMoment, which its masks are drawn from",
+                          "none was given",
+                          "share one with all branches and set its step before each forward pass");
+  for (const std::string& target : adaptation.targets) {
+    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), target) !=
+        adaptable_linears.end())
+      continue;
+    std::string known;
+    for (const std::string_view name : adaptable_linears)
+      known.append(known.empty() ? "" : ", ").append(name);
+    detail::throw_invalid("targets of adapters must be some of " + known,
+                          "`" + target + "` was given",
+                          "leave the others out, or all of them for adapters on every linear map");
+  }
+}
+
+}  // namespace ops
+DROPBP_NAMESPACE_END
