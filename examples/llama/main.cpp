@@ -123,31 +123,6 @@ void print_result(const Options& options, const BasicTrainer<T, B>& run,
   std::fputs(text.c_str(), stdout);
 }
 
-template <class T, class B>
-Plot loss_plot(const Options& options, const BasicTrainer<T, B>& run,
-               const BasicTrainer<T, B>* baseline) {
-  Plot plot{.title = "Loss while training, with and without dropped backward passes",
-            .x_label = "training time (s)",
-            .y_label = "loss (nats per token)",
-            .series = {}};
-  const auto add = [&](const std::string& name, const BasicTrainer<T, B>& trainer) {
-    Series loss{.name = name + ", training (mean of 10 steps)", .points = {}};
-    Series validation{.name = name + ", validation", .points = {}};
-    double seconds = 0.0, sum = 0.0;
-    for (const StepRecord& record : trainer.records()) {
-      seconds += 1e-3 * record.step_ms;
-      sum += record.loss;
-      if (record.step % 10 == 9) loss.points.emplace_back(seconds, sum / 10.0), sum = 0.0;
-      if (record.validation_loss) validation.points.emplace_back(seconds, *record.validation_loss);
-    }
-    plot.series.push_back(std::move(loss));
-    if (!validation.points.empty()) plot.series.push_back(std::move(validation));
-  };
-  if (baseline != nullptr) add("drop rate 0", *baseline);
-  add(fmt::format("drop rate {:g}", options.drop_rate), run);
-  return plot;
-}
-
 /// Runs what may fail; the first failure of all is thrown at the end.
 class Attempts {
  public:
@@ -305,8 +280,11 @@ int run(const Options& options) {
     });
   if (trained) print_result<T, Backend>(options, trainer, baseline.get());
   if (trained && options.plot)
-    attempts(
-        [&] { write_svg(*options.plot, loss_plot<T, Backend>(options, trainer, baseline.get())); });
+    attempts([&] {
+      write_svg(*options.plot,
+                loss_plots(options.drop_rate, trainer.records(),
+                           baseline ? baseline->records() : std::span<const StepRecord>()));
+    });
   attempts.rethrow();
   if (trainer.steps_done() < options.steps) {
     fmt::print(
