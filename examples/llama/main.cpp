@@ -114,8 +114,8 @@ void print_result(const Options& options, const BasicTrainer<T, B>& run,
     const Comparison c = compare(run.records(), baseline->records());
     const auto saved = [](double ratio) { return 100.0 * (1.0 - ratio); };
     text += fmt::format(
-        "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit {:.1f} %), "
-        "activations {:.1f} % (limit {:.1f} %)\n"
+        "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit {:.1f} %),\n"
+        "         activations {:.1f} % (limit {:.1f} %)\n"
         "loss of the first step: difference {:g}\n",
         saved(c.backward_ratio), saved(c.backward_limit), saved(c.step_ratio), saved(c.step_limit),
         saved(c.activation_ratio), saved(c.activation_limit), c.loss_difference);
