@@ -2,7 +2,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Builds all benchmarks for this machine's processor, runs them, and makes one page of their tables and plots.
+# Builds all benchmarks for this machine's processor, runs them, and makes one page of their tables
+# and plots.
 set -euo pipefail
 
 usage() {

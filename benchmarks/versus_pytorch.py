@@ -240,7 +240,8 @@ def main():
                          for word in ("--" + name, str(getattr(options, name)))]
             common = ["--mode", options.mode, "--sequence", str(options.sequence), "--batch", str(options.batch)]
             ours = call([options.program, *sizes, *common, "--rounds", str(options.steps), "--only", str(rate)])
-            # As many blocks as the program says that it trained: with all weights a card may not hold those of the shape.
+            # As many blocks as the program says that it trained: with all weights a card may not
+            # hold those of the shape.
             options.layers = ours.get("layers", options.layers)
             runs.setdefault(("dropbp", rate), []).append(ours)
             sizes = [word for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "vocabulary", "threads")

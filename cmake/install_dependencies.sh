@@ -37,7 +37,8 @@ Exit codes: 0 all there, 1 something could not be installed, 2 wrong usage.
 END
 }
 
-# package, then what shows that it is there without the package: a command, or a header under a usual root
+# package, then what shows that it is there without the package: a command, or a header under a
+# usual root
 requirements_of() {
   case $1 in
     build)

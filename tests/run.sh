@@ -102,7 +102,8 @@ else
   options+=(-DCMAKE_BUILD_TYPE=Release)
 fi
 
-# Kernels are compiled once: where the other compilers and the sanitizers are looked at, they are not what is tested.
+# Kernels are compiled once: where the other compilers and the sanitizers are looked at, they are
+# not what is tested.
 if [ -z "$compiler$sanitize" ]; then options+=(-DDROPBP_ENABLE_CUDA=AUTO); fi
 
 cmake -S . -B "$build_dir" "${options[@]}"

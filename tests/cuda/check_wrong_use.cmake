@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# A .cuh file in a g++ file says which header to include instead, where nvcc compiles it too; a program without the line in a .cu file
-# fails to link and names what that line would have compiled. COMPILER, NVCC, INCLUDE_DIR and WORK_DIR come from the command line.
+# A .cuh file in a g++ file says which header to include instead, where nvcc compiles it too; a
+# program without the line in a .cu file fails to link and names what that line would have compiled.
+# COMPILER, NVCC, INCLUDE_DIR and WORK_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -15,10 +16,13 @@ foreach(header IN LISTS headers)
   file(WRITE ${WORK_DIR}/wrong.cpp "#include \"${header}\"\n")
   foreach(compiler IN ITEMS ${COMPILER} "${NVCC} -Xcompiler=-fmax-errors=1")
     separate_arguments(command UNIX_COMMAND "${compiler}")
-    execute_process(COMMAND ${command} -std=c++20 -I ${INCLUDE_DIR} -c ${WORK_DIR}/wrong.cpp -o ${WORK_DIR}/wrong.o
+    execute_process(COMMAND ${command} -std=c++20 -I ${INCLUDE_DIR} -c ${WORK_DIR}/wrong.cpp
+      -o ${WORK_DIR}/wrong.o
       RESULT_VARIABLE status ERROR_VARIABLE messages OUTPUT_VARIABLE messages)
     string(REGEX MATCH "error[^\n]*" first "${messages}")
-    if(status EQUAL 0 OR NOT first MATCHES "dropbp: [a-z_]+.cuh is for .cu files; other files include dropbp/[a-z/]+.hpp")
+    if(status EQUAL 0
+      OR NOT first MATCHES
+      "dropbp: [a-z_]+.cuh is for .cu files; other files include dropbp/[a-z/]+.hpp")
       fail("${header} in a .cpp file: ${compiler} does not first say what to include, but: ${messages}")
     endif()
   endforeach()
@@ -29,10 +33,15 @@ file(WRITE ${WORK_DIR}/main.cpp
   "int main() {\n"
   "  dropbp::device_products<dropbp::Cuda, float>::product(dropbp::ProductLayout::ab, 0, 0, 0, nullptr, 0, nullptr, 0, nullptr, 0, false);\n"
   "  return dropbp::device_runtime<dropbp::Cuda>::allocate(1) == nullptr;\n}\n")
-execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE_DIR} ${WORK_DIR}/main.cpp -o ${WORK_DIR}/main
+execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE_DIR} ${WORK_DIR}/main.cpp
+  -o ${WORK_DIR}/main
   RESULT_VARIABLE status ERROR_VARIABLE messages)
-if(status EQUAL 0 OR NOT messages MATCHES "undefined reference to `dropbp::[a-z0-9_]+::cuda::Runtime<void>::allocate" OR
-   NOT messages MATCHES "undefined reference to `dropbp::[a-z0-9_]+::device_products<dropbp::[a-z0-9_]+::Cuda, float>::product")
+if(status EQUAL 0
+  OR NOT messages MATCHES
+  "undefined reference to `dropbp::[a-z0-9_]+::cuda::Runtime<void>::allocate" OR
+   NOT messages
+   MATCHES
+   "undefined reference to `dropbp::[a-z0-9_]+::device_products<dropbp::[a-z0-9_]+::Cuda, float>::product")
   fail("a program without DROPBP_INSTANTIATE_CUDA must fail to link and name what it lacks: ${messages}")
 endif()
 
@@ -41,7 +50,9 @@ file(WRITE ${WORK_DIR}/other.cpp
   "int main() { dropbp::device_products<Other, float>::product(); }\n")
 execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE_DIR} -fsyntax-only ${WORK_DIR}/other.cpp
   RESULT_VARIABLE status ERROR_VARIABLE messages)
-if(status EQUAL 0 OR NOT messages MATCHES "there are no products for this .backend, scalar.. For dropbp::Cuda include")
+if(status EQUAL 0
+  OR NOT messages MATCHES
+  "there are no products for this .backend, scalar.. For dropbp::Cuda include")
   fail("products of an unknown backend must say what to include: ${messages}")
 endif()
 foreach(case IN ITEMS
@@ -54,7 +65,8 @@ foreach(case IN ITEMS
   list(GET case 2 wanted)
   separate_arguments(flags UNIX_COMMAND "${flags}")
   file(WRITE ${WORK_DIR}/case.cu "#include \"dropbp/dropbp.cuh\"\n${code}\n")
-  execute_process(COMMAND ${NVCC} ${flags} -I ${INCLUDE_DIR} -c ${WORK_DIR}/case.cu -o ${WORK_DIR}/case.o
+  execute_process(COMMAND ${NVCC} ${flags} -I ${INCLUDE_DIR} -c ${WORK_DIR}/case.cu
+    -o ${WORK_DIR}/case.o
     RESULT_VARIABLE status ERROR_VARIABLE messages OUTPUT_VARIABLE messages)
   string(REGEX MATCH "error[^\n]*(\n[^\n]*)?" first "${messages}")
   if(status EQUAL 0 OR NOT first MATCHES "${wanted}")

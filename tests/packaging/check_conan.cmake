@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Where Conan 2 is installed: packages the checkout with the recipe, and builds and runs its test_package, without the
-# network. SOURCE_DIR, WORK_DIR, COMPILER, GENERATOR and VERSION come from the command line.
+# Where Conan 2 is installed: packages the checkout with the recipe, and builds and runs its
+# test_package, without the network. SOURCE_DIR, WORK_DIR, COMPILER, GENERATOR and VERSION come from
+# the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -24,7 +25,8 @@ foreach(arguments IN ITEMS
     "profile|detect"
     "create|${SOURCE_DIR}/cmake/packaging/conan|--test-folder=${WORK_DIR}/test_package|--no-remote|-s|compiler.cppstd=20|-c|tools.cmake.cmaketoolchain:generator=${GENERATOR}")
   string(REPLACE "|" ";" arguments "${arguments}")
-  execute_process(COMMAND ${conan} ${arguments} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  execute_process(COMMAND ${conan} ${arguments} RESULT_VARIABLE status OUTPUT_VARIABLE output
+    ERROR_VARIABLE output)
   if(NOT status EQUAL 0)
     fail("failed: conan ${arguments}\n${output}")
   endif()

@@ -55,7 +55,8 @@ class DropbpConan(ConanFile):
         for what in ("TESTS", "EXAMPLES", "BENCHMARKS"):
             toolchain.cache_variables[f"DROPBP_BUILD_{what}"] = False
         toolchain.cache_variables["DROPBP_INSTALL"] = True
-        # The package description below takes the place of the installed CMake files, and of Eigen's.
+        # The package description below takes the place of the installed CMake files, and of
+        # Eigen's.
         toolchain.cache_variables["CMAKE_DISABLE_FIND_PACKAGE_Eigen3"] = True
         toolchain.generate()
 

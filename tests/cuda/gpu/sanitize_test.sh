@@ -2,7 +2,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What sanitize.sh makes of a card or none, a tool or none, findings or none: with stand-ins for the program and for compute-sanitizer.
+# What sanitize.sh makes of a card or none, a tool or none, findings or none: with stand-ins for the
+# program and for compute-sanitizer.
 set -u
 script=$(dirname "$0")/sanitize.sh
 work=$(mktemp -d) || exit 1

@@ -123,7 +123,8 @@ def main():
             free = len(text["model"]["vocab"])
             text["model"]["vocab"].update({"Hello": free, "\u0120quick": free + 1})
             tokenizer = Tokenizer.from_str(json.dumps(text))
-        # One is the beginning of another; one is found behind the normalizer, and so after one that overlaps its end.
+        # One is the beginning of another; one is found behind the normalizer, and so after one that
+        # overlaps its end.
         tokenizer.add_special_tokens(["<|pad|>", "<|end|>", "<|end|>|>", "ol>+"])
         tokenizer.add_tokens([AddedToken("<tool>", normalized=True), AddedToken("</tool>", normalized=False)])
         text = json.loads(tokenizer.to_str())
