@@ -38,7 +38,8 @@ execute_process(COMMAND ${PROGRAM} ${arguments} WORKING_DIRECTORY ${FOLDER}
   OUTPUT_VARIABLE output ERROR_VARIABLE errors RESULT_VARIABLE result)
 if(NOT result EQUAL 0 OR output STREQUAL "")
   message(FATAL_ERROR
-    "${NAME} ${arguments} must print a table and succeed; it ended with ${result} and:\n${output}\n${errors}")
+    "${NAME} ${arguments} must print a table and succeed; it ended with ${result} "
+    "and:\n${output}\n${errors}")
 endif()
 message(STATUS "${output}")
 

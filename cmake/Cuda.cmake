@@ -27,7 +27,8 @@ if(DROPBP_ENABLE_CUDA STREQUAL "AUTO" AND NOT CUDAToolkit_NVCC_EXECUTABLE)
 endif()
 if(NOT CUDAToolkit_FOUND)
   message(FATAL_ERROR
-    "DROPBP_ENABLE_CUDA needs NVIDIA's CUDA Toolkit, and it was found neither by nvcc on PATH nor in /usr/local/cuda. Install it, set "
+    "DROPBP_ENABLE_CUDA needs NVIDIA's CUDA Toolkit, and it was found neither by nvcc on PATH nor "
+    "in /usr/local/cuda. Install it, set "
     "CUDAToolkit_ROOT, or configure with -DDROPBP_ENABLE_CUDA=OFF.")
 endif()
 add_library(dropbp::cuda ALIAS dropbp_cuda)
@@ -81,7 +82,8 @@ if(DROPBP_CUDNN)
   endif()
   if(NOT TARGET dropbp_cudnn AND NOT DROPBP_CUDNN STREQUAL "AUTO")
     message(FATAL_ERROR
-      "DROPBP_CUDNN is ${DROPBP_CUDNN}, but ${dropbp_no_cudnn}. Install it beside the CUDA Toolkit, set "
+      "DROPBP_CUDNN is ${DROPBP_CUDNN}, but ${dropbp_no_cudnn}. Install it beside the CUDA "
+      "Toolkit, set "
       "DROPBP_CUDNN_INCLUDE_DIR and DROPBP_CUDNN_LIBRARY, or configure with -DDROPBP_CUDNN=OFF.")
   endif()
 endif()

@@ -46,4 +46,5 @@ append_header(dropbp/dropbp.hpp)
 get_property(text GLOBAL PROPERTY text)
 string(REGEX REPLACE "\n\n\n+" "\n\n" text "${text}")
 file(WRITE ${OUTPUT}
-  "${opening}// The core of dropbp in one file, made from its headers. Change those, not this.\n#pragma once\n${text}")
+  "${opening}// The core of dropbp in one file, made from its headers. Change those, not "
+  "this.\n#pragma once\n${text}")

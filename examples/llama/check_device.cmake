@@ -16,6 +16,7 @@ elseif(status EQUAL 1 AND output STREQUAL "" AND NOT error MATCHES "\n"
   message(STATUS "${error}")
 else()
   message(FATAL_ERROR
-    "--device cuda must train, or without a card print one sentence on standard error and exit with 1, but it exited "
+    "--device cuda must train, or without a card print one sentence on standard error and exit "
+    "with 1, but it exited "
     "with ${status} and printed '${output}' and '${error}'")
 endif()

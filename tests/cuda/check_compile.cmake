@@ -53,7 +53,8 @@ foreach(architecture IN LISTS ARCHITECTURES)
     fail("no kernel was compiled for sm_${architecture}")
   endif()
   if(count AND NOT here EQUAL count)
-    fail("${here} kernels were compiled for sm_${architecture}, but ${count} for another architecture")
+    fail("${here} kernels were compiled for sm_${architecture}, but ${count} for another "
+      "architecture")
   endif()
   set(count ${here})
 endforeach()
@@ -62,4 +63,5 @@ if(DEFINED ENV{DROPBP_COMPILED})
   file(APPEND $ENV{DROPBP_COMPILED} "${count} ${DEFINE}\n")
 endif()
 message(NOTICE
-  "${count} kernels compiled for each of sm_${text}; none spills; at most ${most_registers} registers")
+  "${count} kernels compiled for each of sm_${text}; none spills; at most ${most_registers} "
+  "registers")

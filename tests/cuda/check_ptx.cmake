@@ -72,4 +72,5 @@ if(kernels LESS 1 OR wide LESS 1)
 endif()
 list(LENGTH files count)
 message(NOTICE
-  "${kernels} kernels in ${count} PTX files keep to the rules, ${wide} of them with accesses of 16 bytes")
+  "${kernels} kernels in ${count} PTX files keep to the rules, ${wide} of them with accesses of "
+  "16 bytes")

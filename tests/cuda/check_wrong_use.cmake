@@ -23,7 +23,8 @@ foreach(header IN LISTS headers)
     if(status EQUAL 0
       OR NOT first MATCHES
       "dropbp: [a-z_]+.cuh is for .cu files; other files include dropbp/[a-z/]+.hpp")
-      fail("${header} in a .cpp file: ${compiler} does not first say what to include, but: ${messages}")
+      fail("${header} in a .cpp file: ${compiler} does not first say what to include, but: "
+        "${messages}")
     endif()
   endforeach()
 endforeach()
@@ -31,18 +32,18 @@ endforeach()
 file(WRITE ${WORK_DIR}/main.cpp
   "#include \"dropbp/backend/cuda/device.hpp\"\n#include \"dropbp/backend/cuda/products.hpp\"\n"
   "int main() {\n"
-  "  dropbp::device_products<dropbp::Cuda, float>::product(dropbp::ProductLayout::ab, 0, 0, 0, nullptr, 0, nullptr, 0, nullptr, 0, false);\n"
+  "  dropbp::device_products<dropbp::Cuda, float>::product(dropbp::ProductLayout::ab, 0, 0, 0,"
+  " nullptr, 0, nullptr, 0, nullptr, 0, false);\n"
   "  return dropbp::device_runtime<dropbp::Cuda>::allocate(1) == nullptr;\n}\n")
 execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE_DIR} ${WORK_DIR}/main.cpp
   -o ${WORK_DIR}/main
   RESULT_VARIABLE status ERROR_VARIABLE messages)
-if(status EQUAL 0
-  OR NOT messages MATCHES
-  "undefined reference to `dropbp::[a-z0-9_]+::cuda::Runtime<void>::allocate" OR
-   NOT messages
-   MATCHES
-   "undefined reference to `dropbp::[a-z0-9_]+::device_products<dropbp::[a-z0-9_]+::Cuda, float>::product")
-  fail("a program without DROPBP_INSTANTIATE_CUDA must fail to link and name what it lacks: ${messages}")
+set(undefined "undefined reference to `dropbp::[a-z0-9_]+::")
+set(products "device_products<dropbp::[a-z0-9_]+::Cuda, float>::product")
+if(status EQUAL 0 OR NOT messages MATCHES "${undefined}cuda::Runtime<void>::allocate"
+  OR NOT messages MATCHES "${undefined}${products}")
+  fail("a program without DROPBP_INSTANTIATE_CUDA must fail to link and name what it lacks: "
+    "${messages}")
 endif()
 
 file(WRITE ${WORK_DIR}/other.cpp
@@ -55,8 +56,9 @@ if(status EQUAL 0
   "there are no products for this .backend, scalar.. For dropbp::Cuda include")
   fail("products of an unknown backend must say what to include: ${messages}")
 endif()
+set(other_type "DROPBP_INSTANTIATE_CUDA takes float, dropbp::BFloat16 or dropbp::Half")
 foreach(case IN ITEMS
-    "-std=c++20 -arch=sm_90|DROPBP_INSTANTIATE_CUDA(double)|DROPBP_INSTANTIATE_CUDA takes float, dropbp::BFloat16 or dropbp::Half"
+    "-std=c++20 -arch=sm_90|DROPBP_INSTANTIATE_CUDA(double)|${other_type}"
     "-std=c++17 -arch=sm_90||C[+][+]20 is needed"
     "-std=c++20 -arch=sm_75||needs compute capability 8.0 or newer")
   string(REPLACE "|" ";" case "${case}")

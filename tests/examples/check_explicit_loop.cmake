@@ -18,7 +18,8 @@ execute_process(COMMAND ${diff} ${WITHOUT} ${WITH} OUTPUT_VARIABLE difference)
 string(REGEX MATCHALL "\n>" lines "\n${difference}")
 list(LENGTH lines lines)
 if(lines EQUAL 0 OR lines GREATER most_lines)
-  fail("DropBP changes or adds ${lines} lines, and at most ${most_lines} are promised:\n${difference}")
+  fail("DropBP changes or adds ${lines} lines, and at most ${most_lines} are "
+    "promised:\n${difference}")
 endif()
 
 function(run result)
@@ -49,7 +50,8 @@ foreach(case IN ITEMS "0.25=3" "0.5=2" "0.75=1")
   math(EXPR expected "${plain_bytes} * ${kept} / ${plain_attention}")
   if(NOT dropping_attention EQUAL kept OR NOT dropping_mlp EQUAL kept
     OR NOT dropping_bytes EQUAL expected)
-    fail("at a drop rate of ${rate} there are ${dropping_attention} and ${dropping_mlp} slots of ${dropping_bytes} bytes, "
+    fail("at a drop rate of ${rate} there are ${dropping_attention} and ${dropping_mlp} slots of "
+      "${dropping_bytes} bytes, "
       "not ${kept} of each and ${expected} of ${plain_bytes} bytes")
   endif()
 endforeach()

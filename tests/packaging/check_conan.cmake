@@ -21,14 +21,14 @@ set(ENV{CONAN_HOME} ${WORK_DIR}/home)
 set(ENV{CXX} ${COMPILER})
 file(REMOVE_RECURSE ${WORK_DIR})
 file(COPY ${SOURCE_DIR}/cmake/packaging/conan/test_package DESTINATION ${WORK_DIR})
-foreach(arguments IN ITEMS
-    "profile|detect"
-    "create|${SOURCE_DIR}/cmake/packaging/conan|--test-folder=${WORK_DIR}/test_package|--no-remote|-s|compiler.cppstd=20|-c|tools.cmake.cmaketoolchain:generator=${GENERATOR}")
-  string(REPLACE "|" ";" arguments "${arguments}")
-  execute_process(COMMAND ${conan} ${arguments} RESULT_VARIABLE status OUTPUT_VARIABLE output
+set(detect profile detect)
+set(create create ${SOURCE_DIR}/cmake/packaging/conan --test-folder=${WORK_DIR}/test_package
+  --no-remote -s compiler.cppstd=20 -c tools.cmake.cmaketoolchain:generator=${GENERATOR})
+foreach(step IN ITEMS detect create)
+  execute_process(COMMAND ${conan} ${${step}} RESULT_VARIABLE status OUTPUT_VARIABLE output
     ERROR_VARIABLE output)
   if(NOT status EQUAL 0)
-    fail("failed: conan ${arguments}\n${output}")
+    fail("failed: conan ${${step}}\n${output}")
   endif()
 endforeach()
 if(NOT output MATCHES "dropbp/${VERSION}[ :]" OR NOT output MATCHES "branches kept")

@@ -24,7 +24,8 @@ endif()
 # The header's tag is made of its version macros.
 file(MAKE_DIRECTORY ${WORK_DIR})
 file(WRITE ${WORK_DIR}/version.cpp "#include <dropbp/plan.hpp>\n"
-  "static_assert(DROPBP_VERSION_MAJOR == ${major} && DROPBP_VERSION_MINOR == ${minor} && DROPBP_VERSION_PATCH == ${patch});\n"
+  "static_assert(DROPBP_VERSION_MAJOR == ${major} && DROPBP_VERSION_MINOR == ${minor} &&"
+  " DROPBP_VERSION_PATCH == ${patch});\n"
   "using Tagged = dropbp::v${major}_${minor}::DropPlan;\n"
   "static_assert(requires(dropbp::DropPlan& plan, Tagged*& tagged) { tagged = &plan; });\n")
 execute_process(COMMAND ${COMPILER} -std=c++20 -fsyntax-only -I ${SOURCE_DIR}/include

@@ -91,7 +91,8 @@ if(PROGRAM)
   string(SUBSTRING "${block}" ${at} -1 shown)
   execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE output RESULT_VARIABLE status)
   if(NOT status EQUAL 0 OR NOT output STREQUAL shown)
-    fail("${page} shows other output than the first program has (exit code ${status}):\n${output}\n${page}:\n${shown}")
+    fail("${page} shows other output than the first program has (exit code "
+      "${status}):\n${output}\n${page}:\n${shown}")
   endif()
 endif()
 

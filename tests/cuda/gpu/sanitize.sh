@@ -24,7 +24,8 @@ skip() {
 reason=$(DROPBP_REQUIRE_GPU=0 "$program" --list-test-names-only)
 [ $? -ne 77 ] || skip "${reason#skipped: }"
 sanitizer=$(PATH="$PATH:${DROPBP_CUDA_BIN:-/usr/local/cuda/bin}" command -v compute-sanitizer) ||
-  skip "there is no compute-sanitizer on PATH or in ${DROPBP_CUDA_BIN:-/usr/local/cuda/bin}; install it from the CUDA Toolkit (Debian: cuda-sanitizer)"
+  skip "there is no compute-sanitizer on PATH or in ${DROPBP_CUDA_BIN:-/usr/local/cuda/bin};\
+ install it from the CUDA Toolkit (Debian: cuda-sanitizer)"
 
 # Refused calls are no findings: some tests ask for too much memory, and every call's result is
 # looked at anyway. Memory that is kept to the end (the libraries' handles) is no leak either;
@@ -36,9 +37,11 @@ case $tool in
   racecheck) options="--racecheck-report all" ;;
   synccheck | initcheck) options="" ;;
   *)
-    echo "a tool of compute-sanitizer is needed: '$tool' was given; pass memcheck, racecheck, synccheck or initcheck"
+    echo "a tool of compute-sanitizer is needed: '$tool' was given; pass memcheck, racecheck," \
+      "synccheck or initcheck"
     exit 2
     ;;
 esac
 # shellcheck disable=SC2086
-exec "$sanitizer" --tool "$tool" $options --error-exitcode 86 ${DROPBP_SANITIZER_OPTIONS:-} "$program" "$@"
+exec "$sanitizer" --tool "$tool" $options --error-exitcode 86 ${DROPBP_SANITIZER_OPTIONS:-} \
+  "$program" "$@"
