@@ -26,7 +26,10 @@ class DropbpConan(ConanFile):
 
     def set_version(self):
         header = load(self, os.path.join(self._checkout, "include", "dropbp", "version.hpp"))
-        parts = [re.search(rf"#define DROPBP_VERSION_{part} (\d+)", header) for part in ("MAJOR", "MINOR", "PATCH")]
+        parts = [
+            re.search(rf"#define DROPBP_VERSION_{part} (\d+)", header)
+            for part in ("MAJOR", "MINOR", "PATCH")
+        ]
         self.version = ".".join(part.group(1) for part in parts)
 
     @property
