@@ -67,7 +67,7 @@ int main() {
 
   // trains_below: no embedding lies below the branches, so nothing needs the gradient of x.
   dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trains_below = false}};
-  for (int step = 0; step < 100; ++step) {
+  for (std::uint64_t step = 0; step < 100; ++step) {
     handler.begin_step(step);  // before the forward pass: draws what this step drops
     Vector y = x;
     for (auto& layer : model.layers) y = layer.forward(y);
@@ -79,7 +79,7 @@ int main() {
     for (std::size_t i = handler.size(); i-- > 0;) grad = model.layers[i].backward(std::move(grad));
     for (std::size_t i = 0; i < handler.size(); ++i)
       if (handler.has_gradient(i)) model.layers[i].op().descend(0.002f);  // absent is not zero
-    if (step % 20 == 19) std::printf("step %3d  loss %.4f\n", step + 1, double(loss));
+    if (step % 20 == 19) std::printf("step %3d  loss %.4f\n", int(step + 1), double(loss));
   }
   std::fputs(to_text(handler.report()).c_str(), stdout);
 }
