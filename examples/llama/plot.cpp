@@ -68,10 +68,10 @@ std::string panel(const Plot& plot) {
     if (!series.spread.empty()) with = "yerrorlines";
     if (lines.empty()) rises = series.points.back().second > series.points.front().second;
     lines += fmt::format(
-        "{}$series{} with {} linewidth 2 linecolor rgb '{}' dashtype {} pointtype 7 pointsize 0.6 "
+        "{}$series{} with {} linewidth 2 linecolor rgb '{}' dashtype {} pointtype {} pointsize 0.8 "
         "title {}",
         lines.empty() ? "" : ", ", i, with, colors[series.color.value_or(i) % std::size(colors)],
-        series.dashed ? 2 : 1, quoted(series.name));
+        series.dashed ? 2 : 1, series.dashed ? 6 : 7, quoted(series.name));  // circle or disc
   }
   if (lines.empty())
     throw std::invalid_argument(
