@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Runs a benchmark with --quick and --help and looks at what it writes: a table, a JSON file with
-# the promised keys, a plot.
+# Runs a benchmark with --quick and --help and checks what it writes: a table, a JSON file with the
+# promised keys, a plot.
 
 set(keys_step_time rows/0/drop_rate rows/0/forward_ms rows/0/backward_ms rows/0/optimizer_ms
   rows/0/step_ms rows/0/ratio

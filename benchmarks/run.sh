@@ -73,7 +73,7 @@ programs=build/benchmark/benchmarks
 out=build/benchmarks
 mkdir -p "$out"
 
-# What a full report asks of the long ones, to stay under 20 minutes.
+# Arguments that keep the full report under 20 minutes.
 arguments_of() {
   case $1 in
     convergence) echo "--policies published,running --drop-rates 0.5,0.75" ;;

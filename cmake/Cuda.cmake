@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: MIT
 
 # dropbp_cuda: what a .cu file of a program needs. With DROPBP_ENABLE_CUDA our own CUDA code is
-# built with it. An installed package looks for the consumer's toolkit. Included after
-# Targets.cmake.
+# built with it. An installed package finds the consumer's toolkit. Include after Targets.cmake.
 
 add_library(dropbp_cuda INTERFACE)
 set_target_properties(dropbp_cuda PROPERTIES EXPORT_NAME cuda VERIFY_INTERFACE_HEADER_SETS OFF)
 target_link_libraries(dropbp_cuda INTERFACE dropbp CUDA::cudart_static CUDA::cublasLt)
 dropbp_add_headers(dropbp_cuda HEADERS ${dropbp_cuda_headers})
 
-# A project around this one finds the toolkit itself: looking for it here would leave variables
-# behind, but no target.
+# A project that contains this one finds the toolkit itself: find_package here would leave it
+# variables, but no target.
 if(NOT PROJECT_IS_TOP_LEVEL)
   add_library(dropbp::cuda ALIAS dropbp_cuda)
   return()
@@ -36,7 +35,7 @@ add_library(dropbp::cuda ALIAS dropbp_cuda)
 if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
 endif()
-# Programs are built for the card that is here, else for Hopper.
+# Programs are built for the card of this machine, else for Hopper.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   execute_process(COMMAND ${CUDAToolkit_BIN_DIR}/__nvcc_device_query
     OUTPUT_VARIABLE dropbp_card RESULT_VARIABLE dropbp_status ERROR_QUIET)
@@ -60,7 +59,7 @@ endif()
 set(dropbp_no_cudnn "DROPBP_CUDNN is OFF")
 if(DROPBP_CUDNN)
   find_path(DROPBP_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-  # The second name: Python's packages
+  # libcudnn.so.9 is the name in Python's packages.
   find_library(DROPBP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})
   mark_as_advanced(DROPBP_CUDNN_INCLUDE_DIR DROPBP_CUDNN_LIBRARY)
   set(dropbp_no_cudnn "cuDNN was not found")

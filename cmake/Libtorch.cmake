@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 
 # libtorch for our own tests, examples and benchmarks: the target dropbp_libtorch, or
-# dropbp_no_libtorch with the reason why there is none. In a function, so that the variables of
-# libtorch's own CMake files stay inside. Users of interop/libtorch.hpp need no more than
+# dropbp_no_libtorch with the reason why there is none. A function keeps the variables of libtorch's
+# CMake files local. Users of interop/libtorch.hpp need no more than
 # dropbp::dropbp and what find_package(Torch) gives them.
 
 function(dropbp_find_libtorch)

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What some examples, tests and benchmarks need and may be absent: a target each where it is found,
-# and what stands in ctest's summary where it is not.
+# Optional libraries of some examples, tests and benchmarks: a target for each that is found, and a
+# skipped test for each that is not.
 
-# An entry in ctest's summary in the place of what is left out, counted as skipped.
+# Adds an entry to ctest's summary that counts as skipped, in place of what is left out.
 function(dropbp_add_skipped_test name label why)
   add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${why}")
   set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_REGULAR_EXPRESSION "^SKIPPED:")

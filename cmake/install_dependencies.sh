@@ -39,8 +39,8 @@ Exit codes: 0 all there, 1 something could not be installed, 2 wrong usage.
 END
 }
 
-# package, then what shows that it is there without the package: a command, or a header under a
-# usual root
+# Prints lines of a package and its signs: a command, or a header under a usual root, which shows
+# that it is installed without the package.
 requirements_of() {
   case $1 in
     build)
@@ -66,7 +66,7 @@ requirements_of() {
     clang++-[0-9]*)
       local version=${1#clang++-}
       echo "clang-$version command:$1"
-      # The sanitizer runtimes; with older releases they come along by themselves.
+      # The sanitizer runtimes; with older releases clang depends on them.
       if [ "$version" -ge 15 ]; then echo "libclang-rt-$version-dev"; fi
       ;;
     openmp-[0-9]*) echo "libomp-${1#openmp-}-dev" ;;
@@ -128,7 +128,7 @@ if [ ${#groups[@]} -eq 0 ]; then
   exit 2
 fi
 
-# The packages, and the libraries that they depend on but those of the compiler.
+# Unpacks the packages and the libraries that they depend on, except those of the compiler.
 unpack() {
   local packages=() group requirement
   for group in "${groups[@]}"; do
@@ -196,7 +196,7 @@ apt() {
 }
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# An update may fail for one source of many; what matters is whether the packages can be had.
+# An update may fail for one of many sources; the installation decides.
 apt update >"$log" 2>&1 || true
 if ! apt install -y --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
   tail -n 20 "$log" >&2

@@ -71,9 +71,9 @@ cmake -S . -B "$build_dir" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=
 cmake --build "$build_dir" -j "$jobs" --target llama-finetune
 program=$build_dir/examples/llama/llama-finetune
 
-# ---- the demo: a small model learns C++ from the standard library's headers and is then fine-tuned
-# to the C of the kernel's headers, with drop rates 0 and 0.5, from the same weights on the same
-# tokens, step by step in turn.
+# The demo: a small model learns C++ from the standard library's headers. It is then fine-tuned to
+# the C of the kernel's headers with drop rates 0 and 0.5, from the same weights and on the same
+# tokens; the two runs take their steps in turn.
 demo=build/demo
 data=/usr/include/linux
 if [ ! -d "$data" ]; then data=/usr/include; fi

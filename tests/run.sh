@@ -79,7 +79,7 @@ while [ $# -gt 0 ]; do
 done
 case $jobs in '' | *[!0-9]* | 0) fail_usage "--jobs needs a positive number, not '$jobs'" ;; esac
 
-# A relative folder is relative to where the user stands.
+# A relative folder is relative to the current directory.
 if [ -n "$build_dir" ]; then build_dir=$(realpath -m "$build_dir"); fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -z "$build_dir" ]; then
@@ -100,15 +100,14 @@ if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; the
 fi
 if [ -n "$compiler" ]; then options+=("-DCMAKE_CXX_COMPILER=$compiler"); fi
 if [ -n "$sanitize" ]; then
-  # Line numbers in reports; more optimisation would hide faults, less would take too long.
+  # -g1 for line numbers in reports; -O2 would hide faults, -O0 would take too long.
   options+=(-DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" "-DDROPBP_SANITIZE=$sanitize"
     -DDROPBP_BUILD_BENCHMARKS=OFF)
 else
   options+=(-DCMAKE_BUILD_TYPE=Release)
 fi
 
-# Kernels are compiled once: where the other compilers and the sanitizers are looked at, they are
-# not what is tested.
+# Kernels are compiled once: runs with other compilers or sanitizers do not test them.
 if [ -z "$compiler$sanitize" ]; then options+=(-DDROPBP_ENABLE_CUDA=AUTO); fi
 
 cmake -S . -B "$build_dir" "${options[@]}"

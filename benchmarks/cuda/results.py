@@ -28,7 +28,7 @@ PARTS = ("kernels", "lora", "pytorch", "longest", "qlora", "full", "sensitivitie
 
 
 def sources_of(root):
-    """What runs on a card, or decides what does: path to SHA-256."""
+    """SHA-256 by path of the sources that run on a card or decide what does."""
     paths = glob.glob(os.path.join(root, "include/dropbp/backend/cuda/*"))
     paths += [
         os.path.join(root, "include/dropbp", name)
@@ -262,7 +262,7 @@ def check(root):
 def save(root, path):
     with open(path, encoding="utf-8") as file:
         results = json.load(file)
-    # A card's machine may have had the files alone. Of the same sources the commit is known here.
+    # A card's machine may lack the repository; for the same sources the commit is known here.
     if results["commit"] == "unknown" and results["sources"] == sources_of(root):
         results["commit"] = commit_of(root)
     folder = os.path.join(root, "benchmarks", "results")

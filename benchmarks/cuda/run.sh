@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Everything that needs a CUDA card: builds, tests, times, and puts all of it into one JSON file.
+# Builds, tests and times everything that needs a CUDA card, and writes one JSON file.
 set -euo pipefail
 
 usage() {
@@ -95,7 +95,7 @@ if [ -z "$only" ]; then rm -f "$out"/*.json "$out"/*.xml "$log"; fi
 python3 benchmarks/cuda/results.py describe >"$out/run.json"
 
 failed=()
-# step NAME SECONDS COMMAND...: one of the names above, if it was asked for.
+# step NAME SECONDS COMMAND...: runs COMMAND if --only includes NAME, for at most SECONDS.
 step() {
   local name=$1 seconds=$2 start=$SECONDS status=0 left word
   shift 2
@@ -122,7 +122,7 @@ if [ ! -e "$build/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then
   options+=(-G Ninja)
 fi
 prefixes=${prefix:+$prefix/usr}
-# PyTorch brings cuDNN along, which the toolkit may have or not.
+# PyTorch contains cuDNN; the toolkit may or may not.
 if cudnn=$(python3 -c 'import nvidia.cudnn as c; print(c.__path__[0])' 2>/dev/null); then
   prefixes+=${prefixes:+;}$cudnn
 fi
@@ -141,7 +141,7 @@ else
   size=()
   longest=(--shape llama2-70b --longest 80)
   large=(--shape llama2-70b --rounds 3)
-  # 40 GB of weights, and at rate 0 61 GB of activations for 4096 tokens.
+  # The weights take 40 GB, and the activations at rate 0 take 61 GB for 4096 tokens.
   memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null |
     head -n 1) || memory=
   case $memory in

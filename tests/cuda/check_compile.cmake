@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Compiles the kernels of SOURCE for each of ARCHITECTURES (with | between), with what makes them
-# slow being an error: registers spilled to memory, arrays in local memory, arithmetic in double.
-# Says how many kernels there are; leaves their PTX in WORK_DIR. The environment's DROPBP_COMPILED,
-# if there, is a file that gets a line with their number. NVCC, INCLUDE_DIR and DEFINE (FLAGS of the
+# Compiles the kernels of SOURCE for each of ARCHITECTURES (with | between). What makes them slow is
+# an error: registers spilled to memory, arrays in local memory, arithmetic in double. Prints the
+# number of kernels, and leaves their PTX in WORK_DIR. If DROPBP_COMPILED is set in the environment,
+# appends a line with their number to that file. NVCC, INCLUDE_DIR and DEFINE (flags of the
 # preprocessor, with | between) come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)

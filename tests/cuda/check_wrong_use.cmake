@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# A .cuh file in a g++ file says which header to include instead, where nvcc compiles it too; a
-# program without the line in a .cu file fails to link and names what that line would have compiled.
+# A .cuh file that a .cpp file includes names the header to include instead, under nvcc too. A
+# program without the line in a .cu file fails to link, and the error names what that line compiles.
 # COMPILER, NVCC, INCLUDE_DIR and WORK_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)

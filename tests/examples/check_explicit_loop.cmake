@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What docs/explicit_loop.md promises of the two programs: few lines between them, the same losses
-# where nothing is dropped, and an arena that shrinks by the dropped share. WITHOUT and WITH (the
-# sources), PLAIN and DROPPING (the programs) come from the command line.
+# The two programs keep the promises of docs/explicit_loop.md: they differ in few lines, their
+# losses are equal where nothing is dropped, and the arena shrinks by the dropped share. WITHOUT and
+# WITH (the sources), PLAIN and DROPPING (the programs) come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# A header includes only its own floor and lower ones, written from the root as "dropbp/...". Below
-# ops and interop nothing but the standard library comes in, and CUDA headers only into .cuh files.
+# A header includes only headers of its own floor and of lower ones, as "dropbp/...". Below ops and
+# interop it includes nothing else but the standard library. Only .cuh files include CUDA headers.
 # INCLUDE_DIR comes from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)

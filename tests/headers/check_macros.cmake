@@ -11,8 +11,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/library.cmake)
 string(REPLACE "|" ";" THIRD_PARTY "${THIRD_PARTY}")
 string(REPLACE "|" ";" HEADERS "${HEADERS}")
 
-# What the headers include from elsewhere stands before the macros: those libraries have their own
-# rules.
+# Headers of other libraries are included before the macros: they have rules of their own.
 set(prelude "")
 file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/*.hpp)
 foreach(file IN LISTS files)

@@ -16,7 +16,7 @@ if(NOT conan OR NOT said MATCHES "version ([2-9]|[1-9][0-9])\\.")
   return()
 endif()
 
-# A home of its own, and test_package away from the sources, which Conan writes next to.
+# Conan writes beside test_package, so that is copied; it also gets a home of its own.
 set(ENV{CONAN_HOME} ${WORK_DIR}/home)
 set(ENV{CXX} ${COMPILER})
 file(REMOVE_RECURSE ${WORK_DIR})

@@ -49,7 +49,7 @@ function(vcpkg_cmake_config_fixup)
   cmake_parse_arguments(PARSE_ARGV 0 arg "" "PACKAGE_NAME;CONFIG_PATH" "")
   file(RENAME ${CURRENT_PACKAGES_DIR}/${arg_CONFIG_PATH}
     ${CURRENT_PACKAGES_DIR}/share/${arg_PACKAGE_NAME})
-  # vcpkg corrects the way from the package's files to its root, which is one folder shorter now.
+  # vcpkg corrects the path from the package's files to its root, which is now one folder shorter.
   file(GLOB files ${CURRENT_PACKAGES_DIR}/share/${arg_PACKAGE_NAME}/*.cmake)
   foreach(file IN LISTS files)
     file(READ ${file} text)

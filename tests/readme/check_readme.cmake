@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What a page (README.md, docs/*.md) shows is what is there: each ```cpp block is a whole file under
-# examples/ or consecutive lines of one, each ```diff block is all that diff says of the two files
+# What a page (README.md, docs/*.md) shows is true: each ```cpp block is a whole file under
+# examples/ or consecutive lines of one, each ```diff block is the output of diff for the two files
 # that it names, and each file that the page links to exists. With PROGRAM (the quickstart) the
-# output below the first program is the output of that program. README (the page), FOLDER (where it
-# belongs, which its links start from) and SOURCE_DIR come from the command line.
+# first ```console block shows the output of that program. README (the page), FOLDER (that of its
+# links) and SOURCE_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -14,7 +14,7 @@ cmake_path(GET README FILENAME page)
 file(GLOB_RECURSE examples ${SOURCE_DIR}/examples/*.cpp ${SOURCE_DIR}/examples/*.hpp
   ${SOURCE_DIR}/examples/*.cu)
 
-# The text between the next `open` and the next closing fence, cut off the front of `rest`.
+# Cuts the text between the next `open` and the next closing fence off the front of `rest`.
 macro(take_block open)
   set(block "")
   string(FIND "${rest}" "${open}\n" at)

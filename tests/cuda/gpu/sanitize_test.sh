@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What sanitize.sh makes of a card or none, a tool or none, findings or none: with stand-ins for the
-# program and for compute-sanitizer.
+# Tests sanitize.sh with and without a card, a tool and findings. Stand-ins replace the program and
+# compute-sanitizer.
 set -u
 script=$(dirname "$0")/sanitize.sh
 work=$(mktemp -d) || exit 1

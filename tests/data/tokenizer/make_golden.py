@@ -52,7 +52,7 @@ KINDS = {
     "qwen2": (normalizers.NFC(), split(QWEN2), False, 600),
 }
 
-# Without anything that NFC changes.
+# Strings that NFC does not change.
 STRINGS = [
     "",
     " ",
@@ -123,7 +123,7 @@ STRINGS = [
     "the quick brown fox \u00e9\u00e8 jumps 12 34",
     "CamelCaseWord snake_case_word SCREAMING_CASE kebab-case dotted.name",
 ]
-# With what NFC changes or might.
+# Strings that NFC changes or may change.
 UNNORMALIZED = [
     "e\u0301 a\u0308\u0323 n\u0303",
     "\u0915\u094d\u0937\u093f \u0928\u092e\u0938\u094d\u0924\u0947",
