@@ -205,8 +205,9 @@ std::vector<double> measure(const Settings& settings, std::string_view mode, Ind
   const PerToken least = least_needs(shape_of(settings.shape), mode == "full" ? 0 : 8, 1);
   fmt::print(
       "{}, weights of {:.1f} MiB, longest: of real steps within {:.1f} MiB\n"
-      "drop rate   saved MiB   peak MiB   / that at 0   longest sequence   / that at 0   limit   / "
-      "limit\n",
+      "drop rate   saved MiB   peak MiB   / that at 0   longest sequence   / that at 0   predicted "
+      "  / "
+      "predicted\n",
       mode, static_cast<double>(trainer.model().base_bytes()) / 0x1p20, budget / 0x1p20);
   double first_peak = 0.0, first_length = 0.0;
   std::vector<double> ratios;
@@ -217,7 +218,7 @@ std::vector<double> measure(const Settings& settings, std::string_view mode, Ind
     if (rate == 0.0) first_peak = all, first_length = static_cast<double>(length);
     const double ratio = static_cast<double>(length) / first_length,
                  limit = least.at(0.0) / least.at(rate);
-    fmt::print("{:>9} {:>11.1f} {:>10.1f} {:>13.3f} {:>18} {:>13.2f} {:>7.2f} {:>9.3f}\n", rate,
+    fmt::print("{:>9} {:>11.1f} {:>10.1f} {:>13.3f} {:>18} {:>13.2f} {:>11.2f} {:>13.3f}\n", rate,
                static_cast<double>(peak.saved) / 0x1p20, all / 0x1p20, all / first_peak, length,
                ratio, limit, ratio / limit);
     std::fflush(stdout);
@@ -238,9 +239,12 @@ std::vector<double> measure(const Settings& settings, std::string_view mode, Ind
 /// `ratios[m][r]` belongs to mode m and drop rate r.
 llama::Plot plot_of(const Settings& settings, const std::vector<std::vector<double>>& ratios) {
   llama::Series measured{.name = fmt::format("measured: {}", fmt::join(settings.modes, ", ")),
-                         .points = {}};
-  llama::Series predicted{
-      .name = "predicted, least set of activations known", .points = {}, .dashed = true};
+                         .points = {},
+                         .spread = {},
+                         .line = llama::Line::none};
+  llama::Series predicted{.name = "predicted, least set of activations known",
+                          .points = {},
+                          .line = llama::Line::dashed};
   for (std::size_t r = 0; r < settings.drop_rates.size(); ++r) {
     std::vector<double> of_modes;
     for (const std::vector<double>& mode : ratios) of_modes.push_back(mode[r]);
@@ -304,7 +308,8 @@ int run(int argc, char** argv) {
   fmt::print(
       "LLaMA of {} blocks, hidden {}, intermediate {}, float, one sequence; memory beyond weights, "
       "gradients and\n"
-      "optimizer. Limit: the same ratio with the least set of activations (docs/memory.md).\n\n",
+      "optimizer. Predicted: the same ratio with the least set of activations "
+      "(docs/memory.md).\n\n",
       settings.shape.layers, settings.shape.hidden, settings.shape.intermediate);
   bench::Json rows = bench::Json::array(), accounting = bench::Json::array();
   std::vector<std::vector<double>> ratios;

@@ -242,13 +242,17 @@ class RateTable {
         "predicted     by flops  efficiency\n",
         rows_[0].times.size());
     Json json = Json::array();
-    llama::Plot plot{
-        .title = "Time of a training step",
-        .x_label = "drop rate",
-        .y_label = "time / that at rate 0",
-        .series = {{.name = "measured: median, least and most", .points = {}},
-                   {.name = "predicted from the parts at rate 0", .points = {}, .dashed = true}},
-        .y_from_zero = true};
+    llama::Plot plot{.title = "Time of a training step",
+                     .x_label = "drop rate",
+                     .y_label = "time / that at rate 0",
+                     .series = {{.name = "measured: median, least and most",
+                                 .points = {},
+                                 .spread = {},
+                                 .line = llama::Line::none},
+                                {.name = "predicted from the parts at rate 0",
+                                 .points = {},
+                                 .line = llama::Line::dashed}},
+                     .y_from_zero = true};
     for (const Row& row : rows_) {
       const Spread ratio = spread_of(row.ratios);
       const double limit = median(row.limits);

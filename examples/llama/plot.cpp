@@ -64,14 +64,18 @@ std::string panel(const Plot& plot) {
     data += fmt::format("$series{} << END\n", i);
     for (const std::string& row : rows) data += row + '\n';
     data += "END\n";
-    const char* with = rows.size() <= most_markers ? "linespoints" : "lines";
-    if (!series.spread.empty()) with = "yerrorlines";
+    const bool has_spread = !series.spread.empty();
+    const char* with = has_spread                    ? "yerrorlines"
+                       : rows.size() <= most_markers ? "linespoints"
+                                                     : "lines";
+    if (series.line == Line::none) with = has_spread ? "yerrorbars" : "points";
     if (lines.empty()) rises = series.points.back().second > series.points.front().second;
     lines += fmt::format(
         "{}$series{} with {} linewidth 2 linecolor rgb '{}' dashtype {} pointtype {} pointsize 0.8 "
         "title {}",
         lines.empty() ? "" : ", ", i, with, colors[series.color.value_or(i) % std::size(colors)],
-        series.dashed ? 2 : 1, series.dashed ? 6 : 7, quoted(series.name));  // circle or disc
+        series.line == Line::dashed ? 2 : 1, series.line == Line::dashed ? 6 : 7,
+        quoted(series.name));  // circle or disc
   }
   if (lines.empty())
     throw std::invalid_argument(

@@ -14,7 +14,13 @@
 
 namespace llama {
 
-/// A line. With few points, each has a marker.
+enum class Line {
+  solid,
+  dashed,
+  none,  ///< markers alone
+};
+
+/// A line through points. With few points, each has a marker.
 struct Series {
   std::string name;
   /// (x, y); points that are not finite are left out.
@@ -23,7 +29,7 @@ struct Series {
   std::vector<std::pair<double, double>> spread = {};
   /// Series with the same number have the same colour; without one, the series's position counts.
   std::optional<std::size_t> color = std::nullopt;
-  bool dashed = false;
+  Line line = Line::solid;
 };
 
 struct Plot {

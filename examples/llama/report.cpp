@@ -150,7 +150,7 @@ void add_losses(std::vector<Plot>& panels, double drop_rate, std::span<const Ste
   const std::string name = fmt::format("drop rate {:g}", drop_rate);
   const Series training{.name = name, .points = {}, .color = color};
   const Series validation{
-      .name = name + ", validation", .points = {}, .color = color, .dashed = true};
+      .name = name + ", validation", .points = {}, .color = color, .line = Line::dashed};
   std::vector<Series> loss(panels.size(), training), validated(panels.size(), validation);
   double seconds = 0.0, sum = 0.0;
   std::size_t count = 0;

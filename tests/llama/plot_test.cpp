@@ -89,10 +89,13 @@ TEST_CASE("plot: dashes, shared colours, error bars and an axis from 0") {
   if (gnuplot_is_missing()) return;
   const llama::Series plain{.name = "a", .points = {{0, 3}, {1, 2}}};
   llama::Series changed = plain;
-  changed.dashed = true;
+  changed.line = llama::Line::dashed;
   // Grid lines are dashed as well.
   CHECK(count_of(svg_of({changed}), "stroke-dasharray") >
         count_of(svg_of({plain}), "stroke-dasharray"));
+
+  changed.line = llama::Line::none;
+  CHECK(svg_of({changed}) != svg_of({plain}));
 
   // By position the second series has another colour; by number it shares the first one's.
   const std::string second = "rgb(213,  94,   0)";

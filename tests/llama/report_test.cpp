@@ -196,8 +196,8 @@ TEST_CASE("report: losses are drawn over the steps and over the time, one colour
     CHECK(panel.series[0].color == panel.series[1].color);
     CHECK(panel.series[2].color == panel.series[3].color);
     CHECK(panel.series[0].color != panel.series[2].color);
-    CHECK_FALSE(panel.series[2].dashed);
-    CHECK(panel.series[3].dashed);
+    CHECK(panel.series[2].line == Line::solid);
+    CHECK(panel.series[3].line == Line::dashed);
     CHECK(panel.series[0].name == "drop rate 0");
     CHECK(panel.series[3].name == "drop rate 0.5, validation");
   }
