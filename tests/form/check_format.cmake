@@ -23,6 +23,7 @@ execute_process(WORKING_DIRECTORY ${SOURCE_DIR} RESULT_VARIABLE status
   OUTPUT_VARIABLE output ERROR_VARIABLE output
   COMMAND ${clang_format} --dry-run -Werror --style=file:${STYLE} ${files})
 if(NOT status EQUAL 0)
-  fail("clang-format-19 must change no file; run clang-format-19 -i on those it names:\n${output}")
+  fail("clang-format-19 must change no file, but it would. Run clang-format-19 -i on these:\n"
+    "${output}")
 endif()
 message(NOTICE "${count} files are as clang-format 19 lays them out")
