@@ -56,7 +56,6 @@ std::vector<std::string> rows_of(const Series& series) {
 
 std::string panel(const Plot& plot) {
   std::string data, lines;
-  bool rises = false;  // the first series; its key is then out of its way on the left
   for (std::size_t i = 0; i < plot.series.size(); ++i) {
     const Series& series = plot.series[i];
     const std::vector<std::string> rows = rows_of(series);
@@ -69,7 +68,6 @@ std::string panel(const Plot& plot) {
                        : rows.size() <= most_markers ? "linespoints"
                                                      : "lines";
     if (series.line == Line::none) with = has_spread ? "yerrorbars" : "points";
-    if (lines.empty()) rises = series.points.back().second > series.points.front().second;
     lines += fmt::format(
         "{}$series{} with {} linewidth 2 linecolor rgb '{}' dashtype {} pointtype {} pointsize 0.8 "
         "title {}",
@@ -82,10 +80,9 @@ std::string panel(const Plot& plot) {
         fmt::format("a plot must have a finite point, but '{}' has none: give it one, or leave the "
                     "plot out",
                     plot.title));
-  return fmt::format(
-      "set title {}\nset xlabel {}\nset ylabel {}\nset yrange [{}:*]\nset key top {}\n{}plot {}\n",
-      quoted(plot.title), quoted(plot.x_label), quoted(plot.y_label), plot.y_from_zero ? "0" : "*",
-      rises ? "left Left reverse" : "right noreverse Right", data, lines);
+  return fmt::format("set title {}\nset xlabel {}\nset ylabel {}\nset yrange [{}:*]\n{}plot {}\n",
+                     quoted(plot.title), quoted(plot.x_label), quoted(plot.y_label),
+                     plot.y_from_zero ? "0" : "*", data, lines);
 }
 
 std::string script(std::span<const Plot> panels, const std::string& output) {
@@ -93,7 +90,7 @@ std::string script(std::span<const Plot> panels, const std::string& output) {
     throw std::invalid_argument("a picture must have a panel, but there is none: give it one");
   std::string text = fmt::format(
       "set terminal svg noenhanced size {},480 background rgb 'white' font 'sans,13'\n"
-      "set output {}\nset grid\nset multiplot layout 1,{}\n",
+      "set output {}\nset grid\nset key above\nset multiplot layout 1,{}\n",
       panels.size() == 1 ? 800 : 600 * panels.size(), quoted(output), panels.size());
   for (const Plot& plot : panels) text += panel(plot);
   return text + "unset multiplot\n";
