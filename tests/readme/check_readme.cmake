@@ -3,9 +3,9 @@
 
 # What a page (README.md, docs/*.md) shows is true: each ```cpp block is a whole file under
 # examples/ or consecutive lines of one, each ```diff block is the output of diff for the two files
-# that it names, and each file that the page links to exists. With PROGRAM (the quickstart) the
-# first ```console block shows the output of that program. README (the page), FOLDER (that of its
-# links) and SOURCE_DIR come from the command line.
+# that it names, and each file that the page links to exists. With PROGRAM (the quickstart) the page
+# has at most 200 lines, and its first ```console block shows the output of that program. README
+# (the page), FOLDER (that of its links) and SOURCE_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -79,6 +79,11 @@ while(TRUE)
     fail("${page} shows another diff than there is between ${from} and ${to}, which is:\n${real}")
   endif()
 endwhile()
+string(REGEX MATCHALL "\n" ends "${readme}")
+list(LENGTH ends lines)
+if(PROGRAM AND lines GREATER 200)
+  fail("${page} has ${lines} lines, and at most 200 are allowed: move parts to docs/")
+endif()
 if(blocks EQUAL 0 AND PROGRAM)
   fail("${page} shows no code")
 endif()
