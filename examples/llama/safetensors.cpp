@@ -498,10 +498,10 @@ const TensorInfo& SafetensorsFile::require(std::string_view name, std::size_t el
 }
 
 template <typename Stored, typename Value, typename Convert>
-void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values,
-                              Convert convert) const {
+std::uint32_t SafetensorsFile::read_as(const TensorInfo& tensor, std::size_t first,
+                                       std::span<Value> values, Convert convert) const {
   std::vector<Stored> buffer(std::min(values.size(), chunk_elements));
-  std::uint64_t offset = data_begin_ + tensor.begin;
+  std::uint64_t offset = data_begin_ + tensor.begin + first * sizeof(Stored);
   std::uint32_t checksum = 0;
   for (std::size_t done = 0; done < values.size(); done += buffer.size()) {
     buffer.resize(std::min(chunk_elements, values.size() - done));
@@ -510,7 +510,7 @@ void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values,
     std::ranges::transform(buffer, values.begin() + static_cast<std::ptrdiff_t>(done), convert);
     offset += buffer.size() * sizeof(Stored);
   }
-  check(tensor, checksum);
+  return checksum;
 }
 
 void SafetensorsFile::read_plain(const TensorInfo& tensor, void* bytes) const {
@@ -529,35 +529,51 @@ void SafetensorsFile::read_bytes(std::string_view name, std::span<std::byte> byt
   read_plain(info, bytes.data());
 }
 
-void SafetensorsFile::read(std::string_view name, std::span<float> values) const {
-  const TensorInfo& tensor = require(name, values.size());
+/// The checksum of what was read.
+std::uint32_t SafetensorsFile::read_floats(const TensorInfo& tensor, std::size_t first,
+                                           std::span<float> values) const {
   switch (tensor.dtype) {
     case DType::f32:
-      read_plain(tensor, values.data());
-      break;
+      file_.read(data_begin_ + tensor.begin + first * sizeof(float), values.data(),
+                 values.size_bytes());
+      return checksums_.empty() ? 0 : crc32c(0, values.data(), values.size_bytes());
     case DType::f16:
-      read_as<std::uint16_t>(tensor, values, half_to_float);
-      break;
+      return read_as<std::uint16_t>(tensor, first, values, half_to_float);
     case DType::bf16:
-      read_as<std::uint16_t>(tensor, values, bfloat16_to_float);
-      break;
+      return read_as<std::uint16_t>(tensor, first, values, bfloat16_to_float);
     case DType::f64:
-      read_as<double>(tensor, values, [&](double value) {
+      return read_as<double>(tensor, first, values, [&](double value) {
         if (std::isfinite(value) &&
             std::abs(value) > static_cast<double>(std::numeric_limits<float>::max())) {
           throw std::runtime_error(fmt::format(
               "'{}': the values of tensor '{}' must fit a float, but one is {}; scale it down",
-              path().string(), name, value));
+              path().string(), tensor.name, value));
         }
         return static_cast<float>(value);
       });
-      break;
     default:
       throw std::runtime_error(
           fmt::format("'{}': tensor '{}' must be F32, F16, BF16 or F64 to be read as numbers, but "
                       "it is {}; convert it",
-                      path().string(), name, dtype_name(tensor.dtype)));
+                      path().string(), tensor.name, dtype_name(tensor.dtype)));
   }
+}
+
+void SafetensorsFile::read(std::string_view name, std::span<float> values) const {
+  const TensorInfo& tensor = require(name, values.size());
+  check(tensor, read_floats(tensor, 0, values));
+}
+
+void SafetensorsFile::read(std::string_view name, std::size_t first,
+                           std::span<float> values) const {
+  const TensorInfo* const found = find(name);
+  const TensorInfo& tensor = require(name, found == nullptr ? 0 : found->elements());
+  if (first > tensor.elements() || values.size() > tensor.elements() - first)
+    throw std::invalid_argument(
+        fmt::format("reading '{}' must stay within its {} values, but {} from {} on were asked "
+                    "for; pass a smaller span",
+                    name, tensor.elements(), values.size(), first));
+  (void)read_floats(tensor, first, values);
 }
 
 void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values) const {
@@ -573,29 +589,21 @@ void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values
   };
   switch (tensor.dtype) {
     case DType::i8:
-      read_as<std::int8_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int8_t>(tensor, 0, values, narrow));
     case DType::u8:
-      read_as<std::uint8_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint8_t>(tensor, 0, values, narrow));
     case DType::i16:
-      read_as<std::int16_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int16_t>(tensor, 0, values, narrow));
     case DType::u16:
-      read_as<std::uint16_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint16_t>(tensor, 0, values, narrow));
     case DType::i32:
-      read_as<std::int32_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int32_t>(tensor, 0, values, narrow));
     case DType::u32:
-      read_as<std::uint32_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint32_t>(tensor, 0, values, narrow));
     case DType::i64:
-      read_as<std::int64_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int64_t>(tensor, 0, values, narrow));
     case DType::u64:
-      read_as<std::uint64_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint64_t>(tensor, 0, values, narrow));
     default:
       throw std::runtime_error(
           fmt::format("'{}': tensor '{}' must have an integer dtype to be read as integers, but it "

@@ -93,7 +93,9 @@ class SafetensorsFile {
   /// Fills `values` (exactly as many as the tensor has, std::invalid_argument otherwise) from F32,
   /// F16, BF16 or F64; F64 is rounded, a finite value beyond float is an error.
   void read(std::string_view name, std::span<float> values) const;
-  /// The same for I8 to I64 and U8 to U64; a value that does not fit is an error.
+  /// The elements from `first` on; of a part alone the checksum says nothing.
+  void read(std::string_view name, std::size_t first, std::span<float> values) const;
+  /// The whole of one of I8 to I64 and U8 to U64; a value that does not fit is an error.
   void read(std::string_view name, std::span<std::int32_t> values) const;
   /// The bytes as they are; any dtype. `bytes` must be as long as the tensor
   /// (std::invalid_argument).
@@ -104,8 +106,11 @@ class SafetensorsFile {
   void check_header(std::string_view text);
   void check(const TensorInfo& tensor, std::uint32_t checksum) const;
   void read_plain(const TensorInfo& tensor, void* bytes) const;
+  std::uint32_t read_floats(const TensorInfo& tensor, std::size_t first,
+                            std::span<float> values) const;
   template <typename Stored, typename Value, typename Convert>
-  void read_as(const TensorInfo& tensor, std::span<Value> values, Convert convert) const;
+  std::uint32_t read_as(const TensorInfo& tensor, std::size_t first, std::span<Value> values,
+                        Convert convert) const;
 
   InputFile file_;
   std::uint64_t data_begin_ = 0;
