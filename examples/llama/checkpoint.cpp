@@ -261,9 +261,9 @@ std::vector<std::string> pending_companions(const std::filesystem::path& folder,
   std::vector<std::string> pending;
   const auto list = embedded(folder, format, companions_key);
   if (!list) return pending;
-  for (const auto& [name, checksum] :
-       parse_strict_json(*list, fmt::format("'{}' in '{}'", companions_key, folder.string()))
-           .items())
+  const nlohmann::json checksums =
+      parse_strict_json(*list, fmt::format("'{}' in '{}'", companions_key, folder.string()));
+  for (const auto& [name, checksum] : checksums.items())
     if (checksum.is_string() &&
         std::ranges::find(companion_names, name) != std::ranges::end(companion_names) &&
         has_bytes_of(temporary_of(folder / name), checksum.get<std::string>()))

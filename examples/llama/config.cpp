@@ -348,7 +348,8 @@ LlamaConfig read_config(const std::filesystem::path& path) {
 std::vector<std::string> carried_keys(std::string_view base) {
   std::vector<std::string> keys;
   if (base.empty()) return keys;
-  for (const auto& [key, value] : nlohmann::ordered_json::parse(base).items())
+  const auto root = nlohmann::ordered_json::parse(base);
+  for (const auto& [key, value] : root.items())
     if (std::ranges::find(own_keys, key) == own_keys.end()) keys.push_back(key);
   return keys;
 }

@@ -249,12 +249,12 @@ TEST_CASE(
   const std::string top = R"("rope_theta":2e4)", scaling = R"("rope_scaling":{"rope_theta":2e4})",
                     parameters = R"("rope_parameters":{"rope_type":"default","rope_theta":20000})";
   for (
-      const std::string& places :
-      {top, scaling, parameters, top + "," + scaling, top + "," + parameters,
-       scaling + "," + parameters, top + "," + scaling + "," + parameters,
-       R"("rope_theta":null,)" + parameters, R"("rope_scaling":null,)" + parameters,
-       R"("rope_scaling":{"type":"default","rope_type":"default","factor":1.0,"rope_theta":2e4,)"
-       R"("attention_factor":null,"original_max_position_embeddings":64,"partial_rotary_factor":1.0})"}) {
+      const std::string& places : std::vector<std::string>{
+          top, scaling, parameters, top + "," + scaling, top + "," + parameters,
+          scaling + "," + parameters, top + "," + scaling + "," + parameters,
+          R"("rope_theta":null,)" + parameters, R"("rope_scaling":null,)" + parameters,
+          R"("rope_scaling":{"type":"default","rope_type":"default","factor":1.0,"rope_theta":2e4,)"
+          R"("attention_factor":null,"original_max_position_embeddings":64,"partial_rotary_factor":1.0})"}) {
     INFO(places);
     CHECK(parse_config(json_with("," + places), "'c'").rope_theta == 2e4);
   }
