@@ -144,13 +144,14 @@ const json& member_or_fail(const std::filesystem::path& path, const std::string&
   return *member;
 }
 
-TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& name,
+TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& whole_name,
                         const json& entry) {
+  const std::string name = clipped(whole_name);  // for messages
   if (!entry.is_object())
     fail(path, fmt::format("tensor '{}' must be an object", name),
          fmt::format("it is a {}", entry.type_name()));
   TensorInfo tensor;
-  tensor.name = name;
+  tensor.name = whole_name;
 
   const json& dtype = member_or_fail(path, name, entry, "dtype");
   if (!dtype.is_string())
@@ -230,7 +231,8 @@ void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& te
     if (tensor.begin != position) {
       fail(path,
            fmt::format("the data must follow without {}, so tensor '{}' must begin at {}",
-                       tensor.begin < position ? "overlap" : "holes", tensor.name, position),
+                       tensor.begin < position ? "overlap" : "holes", clipped(tensor.name),
+                       position),
            fmt::format("it begins at {}", tensor.begin));
     }
     position = tensor.end;

@@ -830,8 +830,8 @@ TEST_CASE("checkpoint: weights, config and tokenizer are the old or the new ones
     if (!outcome.reached) break;
     ++struck;
     // Whatever was left, the next save must succeed, and clean up.
-    save_with(20, 5, 1, "of old");
-    wrong += now_loaded() != "20/5 of old same 20" || names_in(dir).size() != 4;
+    save_with(20, 5, 1, "of next");
+    wrong += now_loaded() != "20/5 of next same 20" || names_in(dir).size() != 4;
   }
   CHECK(first_wrong == "");
   CHECK(wrong == 0);
