@@ -216,7 +216,8 @@ double read_rope(const std::string& what, const json& root) {
           (is_type && value == "default") || (is_one && value == 1))
         continue;
       fail(what, fmt::format("'{}' must be {}", place.name, required),
-           fmt::format("its '{}' is {}", key, clipped(value.dump())),
+           fmt::format("its '{}' is {} in {}", key, clipped(value.dump()),
+                       clipped(place.object.dump())),
            "this trainer has no such model, choose another one");
     }
   }

@@ -239,7 +239,7 @@ TEST_CASE("config: the files of published LLaMA models load") {
   // What is off is not there, whatever its name.
   CHECK_NOTHROW((void)parse_config(
       json_with(
-          R"(,"a":null,"b":false,"c":"","d":[],"e":{},"pretraining_tp":0,)"
+          R"(,"a":null,"b":false,"c":"","d":[],"e":{},"pretraining_tp":null,)"
           R"("auto_map":{"AutoConfig":"configuration_x.X"},"layer_types":["full_attention"])"),
       "'c'"));
 }
