@@ -40,8 +40,8 @@ double number(const std::string& what, const json& config, const char* key) {
 }
 
 bool is_nothing(const json& value) {
-  return value.is_null() || value == false ||
-         ((value.is_string() || value.is_object() || value.is_array()) && value.empty());
+  return value.is_null() || value == false || value == "" ||
+         (value.is_structured() && value.empty());
 }
 
 /// What PEFT's LoraConfig has that is read here, and what changes no adapter's output: where it

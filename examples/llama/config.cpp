@@ -84,8 +84,8 @@ std::optional<bool> boolean(const std::string& what, const json& object, const c
 
 /// Whether a value means that what its key names is not there.
 bool is_off(const json& value) {
-  return value.is_null() || value == false ||
-         ((value.is_string() || value.is_object() || value.is_array()) && value.empty());
+  return value.is_null() || value == false || value == "" ||
+         (value.is_structured() && value.empty());
 }
 
 /// Keys that this program reads and writes itself.
