@@ -40,9 +40,21 @@ double number(const std::string& what, const json& config, const char* key) {
 }
 
 bool is_nothing(const json& value) {
-  return value.is_null() || (value.is_boolean() && !value.get<bool>()) ||
-         ((value.is_object() || value.is_array()) && value.empty());
+  return value.is_null() || value == false || value == "" ||
+         (value.is_structured() && value.empty());
 }
+
+/// What PEFT's LoraConfig has that is read here, and what changes no adapter's output: where it
+/// came from, and settings of methods that other keys switch on. All other keys must be off.
+constexpr std::string_view known_keys[] = {"peft_type",         "r",
+                                           "lora_alpha",        "lora_dropout",
+                                           "target_modules",    "bias",
+                                           "init_lora_weights", "task_type",
+                                           "auto_mapping",      "base_model_name_or_path",
+                                           "inference_mode",    "megatron_core",
+                                           "peft_version",      "qalora_group_size",
+                                           "revision",          "runtime_config",
+                                           "unsloth_fixed",     "unsloth_version"};
 
 template <class T, class Backend>
 std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
@@ -82,15 +94,15 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
   if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
     fail(what, "'peft_type' must be \"LORA\"",
          type == config.end() ? "there is none" : fmt::format("it is {}", type->dump()));
-  for (const char* key :
-       {"use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "layers_to_transform",
-        "rank_pattern", "alpha_pattern", "lora_bias", "trainable_token_indices",
-        "layer_replication", "target_parameters", "exclude_modules", "use_qalora", "use_bdlora"})
-    if (const auto value = config.find(key); value != config.end() && !is_nothing(*value))
+  for (const auto& [key, value] : config.items())
+    if (!is_nothing(value) && std::ranges::find(known_keys, key) == std::ranges::end(known_keys))
       fail(what,
            fmt::format("'{}' must be off or absent, because the adapters here have nothing like it",
-                       key),
-           fmt::format("it is {}", value->dump()));
+                       clipped(key)),
+           fmt::format("it is {}", clipped(value.dump())));
+  if (const auto task = config.find("task_type");
+      task != config.end() && !is_nothing(*task) && *task != "CAUSAL_LM")
+    fail(what, "'task_type' must be \"CAUSAL_LM\"", fmt::format("it is {}", task->dump()));
   // True, false and the names of plain distributions only say how training began; the rest also
   // changes the base.
   if (const auto init = config.find("init_lora_weights");
@@ -129,7 +141,8 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
 
 ops::LoraConfig load_adapter_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = find_config(folder, adapter_format);
-  return parse_adapter_config(read_small_file(path), fmt::format("'{}'", path.string()));
+  return parse_adapter_config(read_small_file(path, max_config_bytes),
+                              fmt::format("'{}'", path.string()));
 }
 
 std::string adapter_config_json(const ops::LoraConfig& adaptation, const std::string& base) {

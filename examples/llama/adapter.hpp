@@ -22,7 +22,8 @@ namespace llama {
 
 /// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. What the adapters
 /// here cannot represent (DoRA, other scalings, biases, ranks that differ, modules saved whole,
-/// ...) is a std::runtime_error that names the key.
+/// ...) is a std::runtime_error that names the key, and so is any key that is not known, unless
+/// its value is null, false or empty.
 [[nodiscard]] ops::LoraConfig parse_adapter_config(std::string_view json_text,
                                                    const std::string& what);
 /// From a folder.

@@ -18,6 +18,7 @@
 #include <system_error>
 
 #include "atomic_file.hpp"
+#include "crc32c.hpp"
 #include "finite.hpp"
 #include "output_lock.hpp"
 #include "strict_json.hpp"
@@ -26,9 +27,25 @@ namespace llama {
 namespace {
 
 constexpr const char* embedded_config_key = "dropbp.config";
+constexpr const char* companions_key = "dropbp.files";  // JSON from name to checksum of bytes
 constexpr const char* shards_key =
     "dropbp.shards";  // in an index's metadata: the header's checksum of each shard
 constexpr std::size_t names_in_message = 5;
+constexpr std::size_t compared_at_once = 1 << 16;    // elements
+constexpr std::size_t max_index_bytes = 32'000'000;  // twice that of the largest models
+constexpr std::string_view head_name = "lm_head.weight",
+                           embedding_name = "model.embed_tokens.weight";
+/// As Hugging Face names them: what text is made with, and turned into ids and back by.
+constexpr std::string_view companion_names[] = {"generation_config.json",
+                                                "tokenizer.json",
+                                                "tokenizer_config.json",
+                                                "special_tokens_map.json",
+                                                "added_tokens.json",
+                                                "vocab.json",
+                                                "merges.txt",
+                                                "tokenizer.model",
+                                                "chat_template.json",
+                                                "chat_template.jinja"};
 
 /// The weights of a folder: its files and, by tensor name, the file that counts.
 struct Weights {
@@ -121,7 +138,8 @@ std::filesystem::path find_shard(const std::filesystem::path& path,
 
 Weights open_shards(const std::filesystem::path& folder, const std::filesystem::path& index_path) {
   const std::string what = fmt::format("'{}'", index_path.string());
-  const nlohmann::json index = parse_strict_json(read_small_file(index_path), what);
+  const nlohmann::json index =
+      parse_strict_json(read_small_file(index_path, max_index_bytes), what);
   const auto map = index.find("weight_map");
   if (map == index.end() || !map->is_object()) {
     throw std::runtime_error(
@@ -177,14 +195,14 @@ const char* for_another_model(const FolderFormat& format) {
 }
 
 bool is_harmless(std::string_view name, bool has_head) {
-  return name.ends_with("rotary_emb.inv_freq") || (!has_head && name == "lm_head.weight");
+  return name.ends_with("rotary_emb.inv_freq") || (!has_head && name == head_name);
 }
 
 void refuse_extra_tensors(const std::filesystem::path& folder, const Weights& weights,
                           std::span<const NamedTensor> tensors, const FolderFormat& format) {
   std::set<std::string_view> wanted;
   for (const NamedTensor& tensor : tensors) wanted.insert(tensor.name);
-  const bool has_head = wanted.contains("lm_head.weight");
+  const bool has_head = wanted.contains(head_name);
   std::vector<std::string_view> extra;
   for (const auto& [name, file] : weights.file_of) {
     if (!wanted.contains(name) && !is_harmless(name, has_head)) extra.push_back(name);
@@ -213,20 +231,20 @@ std::optional<nlohmann::json> read_index(const std::filesystem::path& folder,
                                          const FolderFormat& format) {
   const std::filesystem::path path = folder / index_name(format);
   if (is_there(folder / format.weights) || !is_there(path)) return std::nullopt;
-  return parse_strict_json(read_small_file(path), fmt::format("'{}'", path.string()));
+  return parse_strict_json(read_small_file(path, max_index_bytes),
+                           fmt::format("'{}'", path.string()));
 }
 
-/// The config that save_folder put into the weights, if any.
-std::optional<std::string> embedded_config(const std::filesystem::path& folder,
-                                           const FolderFormat& format) {
+/// What save_folder put into the weights under that key, if any.
+std::optional<std::string> embedded(const std::filesystem::path& folder, const FolderFormat& format,
+                                    const char* key) {
   const auto index = read_index(folder, format);
-  if (!index) return metadata_of(folder / format.weights, embedded_config_key);
+  if (!index) return metadata_of(folder / format.weights, key);
   const auto metadata = index->find("metadata");
   if (metadata == index->end() || !metadata->is_object()) return std::nullopt;
-  const auto config = metadata->find(embedded_config_key);
-  return config != metadata->end() && config->is_string()
-             ? std::optional(config->get<std::string>())
-             : std::nullopt;
+  const auto text = metadata->find(key);
+  return text != metadata->end() && text->is_string() ? std::optional(text->get<std::string>())
+                                                      : std::nullopt;
 }
 
 bool has_text(const std::filesystem::path& path, std::string_view text) {
@@ -242,11 +260,43 @@ std::optional<std::filesystem::path> pending_config(const std::filesystem::path&
                                                     const FolderFormat& format) {
   const auto temporaries = temporaries_of(folder / format.config);
   if (temporaries.empty()) return std::nullopt;
-  const auto embedded = embedded_config(folder, format);
-  if (!embedded) return std::nullopt;
+  const auto config = embedded(folder, format, embedded_config_key);
+  if (!config) return std::nullopt;
   for (const std::filesystem::path& temporary : temporaries)
-    if (has_text(temporary, *embedded)) return temporary;
+    if (has_text(temporary, *config)) return temporary;
   return std::nullopt;
+}
+
+std::string checksum_text(std::string_view bytes) {
+  return fmt::format("{:08x}", crc32c(0, bytes.data(), bytes.size()));
+}
+
+bool has_bytes_of(const std::filesystem::path& path, const std::string& checksum) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error) &&
+         checksum_text(read_small_file(path)) == checksum;
+}
+
+/// The companions that were saved with the weights and still have temporary names, as (temporary
+/// file, name).
+std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_companions(
+    const std::filesystem::path& folder, const FolderFormat& format) {
+  std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending;
+  const auto list = embedded(folder, format, companions_key);
+  if (!list) return pending;
+  const nlohmann::json checksums =
+      parse_strict_json(*list, fmt::format("'{}' in '{}'", companions_key, folder.string()));
+  for (const auto& [name, checksum] : checksums.items()) {
+    if (!checksum.is_string() ||
+        std::ranges::find(companion_names, name) == std::ranges::end(companion_names))
+      continue;
+    const auto temporaries = temporaries_of(folder / name);
+    const auto written = std::ranges::find_if(temporaries, [&](const auto& temporary) {
+      return has_bytes_of(temporary, checksum.template get<std::string>());
+    });
+    if (written != temporaries.end()) pending.emplace_back(*written, folder / name);
+  }
+  return pending;
 }
 
 /// The files of a save that was cut between its renames that still are to be renamed, as
@@ -264,6 +314,7 @@ std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_fil
         if (shard != folder / name) pending.emplace_back(shard, folder / name);
       }
     }
+    for (const auto& companion : pending_companions(folder, format)) pending.push_back(companion);
     if (const auto config = pending_config(folder, format))
       pending.emplace_back(*config, folder / format.config);
     return pending;
@@ -293,7 +344,8 @@ void remove_leftovers(const std::filesystem::path& folder, const FolderFormat& f
   if (!OutputLock::held_here(Output::folder, folder)) return;
   remove_temporaries(folder, [&](std::string_view name) {
     return name == format.config || name == format.weights || name == index_name(format) ||
-           is_shard_name(format, name);
+           is_shard_name(format, name) ||
+           std::ranges::find(companion_names, name) != std::ranges::end(companion_names);
   });
 }
 
@@ -314,34 +366,42 @@ void remove_other_shards(const std::filesystem::path& folder, const FolderFormat
   for (const std::filesystem::path& path : others) std::filesystem::remove(path, ignored);
 }
 
-/// See save_folder. `config` is written but not published, or none where it is there already.
+/// Files that are written but not published, which follow the weights: companions, then the config.
+using Following = std::deque<AtomicFile>;
+
+void keep_temporaries(Following& files, bool keep) {
+  for (AtomicFile& file : files) file.keep_temporary(keep);
+}
+
+/// See save_folder. `embed` are the entries by which what follows is recognised.
 void save_single(const std::filesystem::path& folder, const FolderFormat& format,
                  std::span<const TensorToWrite> tensors, DType dtype,
-                 std::map<std::string, std::string> metadata, const std::string& config_text,
-                 AtomicFile* config) {
-  metadata[embedded_config_key] = config_text;
+                 std::map<std::string, std::string> metadata,
+                 const std::map<std::string, std::string>& embed, Following& following) {
+  metadata.insert(embed.begin(), embed.end());
   AtomicFile weights(folder / format.weights);
   write_safetensors(weights, tensors, dtype, metadata);
   weights.finish();
-  // Once the weights are renamed the config's temporary file must survive whatever fails, see
-  // pending_config.
-  if (config != nullptr) config->keep_temporary(true);
+  // Once the weights are renamed the temporary files of what follows must survive whatever fails,
+  // see pending_config.
+  keep_temporaries(following, true);
   try {
     weights.publish();
   } catch (...) {
-    if (config != nullptr) config->keep_temporary(weights.published());
+    keep_temporaries(following, weights.published());
     throw;
   }
-  if (config != nullptr) config->publish();
+  for (AtomicFile& file : following) file.publish();
   remove_other_shards(folder, format, 0);
 }
 
 void save_shards(const std::filesystem::path& folder, const FolderFormat& format,
                  std::span<const std::span<const TensorToWrite>> shards, DType dtype,
-                 const std::map<std::string, std::string>& metadata, const std::string& config_text,
-                 AtomicFile* config) {
+                 const std::map<std::string, std::string>& metadata,
+                 const std::map<std::string, std::string>& embed, Following& following) {
   std::deque<AtomicFile> files;
-  nlohmann::ordered_json index, checksums, map;
+  // Not ordered ones, which search all members for each new one.
+  nlohmann::json checksums = nlohmann::json::object(), map = nlohmann::json::object();
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string name = shard_name(format, i + 1, shards.size());
@@ -352,16 +412,17 @@ void save_shards(const std::filesystem::path& folder, const FolderFormat& format
     for (const TensorToWrite& tensor : shards[i])
       map[tensor.name] = name, bytes += bytes_of(tensor, dtype);
   }
-  index["metadata"] = {
-      {"total_size", bytes}, {embedded_config_key, config_text}, {shards_key, checksums}};
+  nlohmann::ordered_json index;
+  index["metadata"] = {{"total_size", bytes}};
+  for (const auto& [key, text] : embed) index["metadata"][key] = text;
+  index["metadata"][shards_key] = checksums;
   index["weight_map"] = map;
   AtomicFile index_file(folder / index_name(format));
   index_file.write(index.dump(2) + "\n");
   index_file.finish();
 
   const auto keep = [&](bool temporaries) {
-    for (AtomicFile& file : files) file.keep_temporary(temporaries);
-    if (config != nullptr) config->keep_temporary(temporaries);
+    keep_temporaries(files, temporaries), keep_temporaries(following, temporaries);
   };
   keep(true);
   try {
@@ -372,8 +433,34 @@ void save_shards(const std::filesystem::path& folder, const FolderFormat& format
   }
   for (AtomicFile& file : files) file.publish();
   remove_durably(folder / format.weights);
-  if (config != nullptr) config->publish();
+  for (AtomicFile& file : following) file.publish();
   remove_other_shards(folder, format, shards.size());
+}
+
+float rounded(float value, DType dtype) {
+  if (dtype == DType::bf16) return bfloat16_to_float(float_to_bfloat16(value));
+  if (dtype == DType::f16) return half_to_float(float_to_half(value));
+  return value;
+}
+
+/// Whether two weights are the same numbers, as far as the narrower of their types tells.
+bool are_copies(const Weights& weights, std::string_view first, std::string_view second) {
+  const SafetensorsFile* const files[] = {&weights.files[weights.file_of.find(first)->second],
+                                          &weights.files[weights.file_of.find(second)->second]};
+  const TensorInfo &a = *files[0]->find(first), &b = *files[1]->find(second);
+  if (a.shape != b.shape) return false;
+  std::vector<float> of_a, of_b;
+  for (std::size_t begin = 0; begin < a.elements(); begin += compared_at_once) {
+    of_a.resize(std::min(compared_at_once, a.elements() - begin));
+    of_b.resize(of_a.size());
+    files[0]->read(first, begin, of_a);
+    files[1]->read(second, begin, of_b);
+    if (!std::ranges::equal(of_a, of_b, [&](float x, float y) {
+          return rounded(x, b.dtype) == rounded(y, a.dtype);
+        }))
+      return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -388,8 +475,59 @@ std::filesystem::path find_config(const std::filesystem::path& folder, const Fol
   return pending_config(folder, format).value_or(folder / format.config);
 }
 
-LlamaConfig load_config(const std::filesystem::path& folder) {
-  return read_config(find_config(folder, model_format));
+LlamaConfig load_config(const std::filesystem::path& folder,
+                        const std::function<void(std::string_view)>& note) {
+  LlamaConfig config = read_config(find_config(folder, model_format));
+  if (!config.tie_embeddings) return config;
+  const Weights weights = open_weights(folder, model_format);
+  if (weights.file_of.contains(head_name) && weights.file_of.contains(embedding_name) &&
+      !are_copies(weights, head_name, embedding_name)) {
+    config.tie_embeddings = false;
+    if (note)
+      note(
+          fmt::format("the output layer of '{}' is not its embedding, though its config.json says "
+                      "'tie_word_embeddings': its own {} is another one, so that is used",
+                      folder.string(), head_name));
+  }
+  return config;
+}
+
+DType stored_dtype(const std::filesystem::path& folder) {
+  std::map<DType, std::uint64_t> bytes;
+  for (const SafetensorsFile& file : open_weights(folder, model_format).files)
+    for (const TensorInfo& tensor : file.tensors())
+      bytes[tensor.dtype] += tensor.end - tensor.begin;
+  const auto most =
+      std::ranges::max_element(bytes, {}, [](const auto& entry) { return entry.second; });
+  return most != bytes.end() && (most->first == DType::f16 || most->first == DType::bf16)
+             ? most->first
+             : DType::f32;
+}
+
+std::string Companions::text() const {
+  std::string names;
+  const std::vector<std::string> keys = carried_keys(config);
+  if (!keys.empty()) names = fmt::format("{} of config.json", fmt::join(keys, ", "));
+  for (const auto& [name, bytes] : files) names += (names.empty() ? "" : ", ") + name;
+  return names;
+}
+
+std::filesystem::path find_companion(const std::filesystem::path& folder, const std::string& name) {
+  const auto path = folder / name;
+  if (temporaries_of(path).empty()) return path;
+  for (const auto& [temporary, final_path] : pending_companions(folder, model_format))
+    if (final_path == path) return temporary;
+  return path;
+}
+
+Companions load_companions(const std::filesystem::path& folder) {
+  Companions companions;
+  companions.config = read_small_file(find_config(folder, model_format), max_config_bytes);
+  for (const std::string_view name : companion_names) {
+    const auto path = find_companion(folder, std::string(name));
+    if (is_there(path)) companions.files.emplace(name, read_small_file(path));
+  }
+  return companions;
 }
 
 namespace {
@@ -470,7 +608,8 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder, const Folder
 
 void save_folder(const std::filesystem::path& folder, const FolderFormat& format,
                  const std::string& config_text, std::span<const NamedTensor> tensors, DType dtype,
-                 std::map<std::string, std::string> metadata, std::uint64_t shard_bytes) {
+                 std::map<std::string, std::string> metadata, std::uint64_t shard_bytes,
+                 const std::map<std::string, std::string>& companions) {
   prepare_checkpoint_folder(folder, format);
   std::optional<OutputLock> lock;  // unless the run has it
   if (!OutputLock::held_here(Output::folder, folder)) lock.emplace(Output::folder, folder);
@@ -499,26 +638,36 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
   for (const auto& [pending, path] : pending_files(folder, format)) rename_durably(pending, path);
   remove_leftovers(folder, format);
 
-  std::optional<AtomicFile> config_file;
-  if (!has_text(folder / format.config, config_text)) {
-    config_file.emplace(folder / format.config);
-    config_file->write(config_text);
-    config_file->finish();
+  Following following;
+  const auto write = [&](const std::filesystem::path& path, const std::string& text) {
+    if (has_text(path, text)) return;
+    AtomicFile& file = following.emplace_back(path);
+    file.write(text);
+    file.finish();
+  };
+  nlohmann::json checksums = nlohmann::json::object();
+  for (const auto& [name, bytes] : companions) {
+    write(folder / name, bytes);
+    checksums[name] = checksum_text(bytes);
   }
-  AtomicFile* const config = config_file ? &*config_file : nullptr;
+  write(folder / format.config, config_text);
+  std::map<std::string, std::string> embed{{embedded_config_key, config_text}};
+  if (!companions.empty()) embed[companions_key] = checksums.dump();
   const auto shards = shards_of(to_write, dtype, shard_bytes);
   if (shards.size() == 1)
-    save_single(folder, format, to_write, dtype, std::move(metadata), config_text, config);
+    save_single(folder, format, to_write, dtype, std::move(metadata), embed, following);
   else
-    save_shards(folder, format, shards, dtype, metadata, config_text, config);
+    save_shards(folder, format, shards, dtype, metadata, embed, following);
 }
 
 void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                     std::span<const NamedTensor> tensors, DType dtype, std::uint64_t shard_bytes) {
+                     std::span<const NamedTensor> tensors, DType dtype, std::uint64_t shard_bytes,
+                     const Companions& companions) {
   const char* const name = dtype == DType::bf16  ? "bfloat16"
                            : dtype == DType::f16 ? "float16"
                                                  : "float32";
-  save_folder(folder, model_format, config_json(config, name), tensors, dtype, {}, shard_bytes);
+  save_folder(folder, model_format, config_json(config, name, companions.config), tensors, dtype,
+              {}, shard_bytes, companions.files);
 }
 
 }  // namespace llama

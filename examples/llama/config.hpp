@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace llama {
 
@@ -38,13 +39,19 @@ void validate(const LlamaConfig& config);
 
 /// From the text of a `config.json`; absent keys have Hugging Face's defaults. What this model
 /// cannot represent (rope_scaling, biases, another activation, ...) is a std::runtime_error naming
-/// the key. `what` names the text.
+/// the key, and so is any key that is not known to be harmless, unless its value is null, false or
+/// empty. `rope_theta` may be at the top, in `rope_scaling` and in `rope_parameters`, but not with
+/// two values. `what` names the text.
 [[nodiscard]] LlamaConfig parse_config(std::string_view json_text, const std::string& what);
 [[nodiscard]] LlamaConfig read_config(const std::filesystem::path& path);
 
-/// The text of a `config.json` that Hugging Face transformers loads as LlamaForCausalLM with the
-/// given torch dtype.
-[[nodiscard]] std::string config_json(const LlamaConfig& config,
-                                      std::string_view torch_dtype = "float32");
+/// The text of a `config.json` that Hugging Face transformers loads as LlamaForCausalLM, with the
+/// given dtype for `torch_dtype`, or `dtype` where `base` has that. `base` is the text of the
+/// config.json that the model began with, or empty: its other keys are carried (those of tokens,
+/// generation, provenance).
+[[nodiscard]] std::string config_json(const LlamaConfig& config, std::string_view dtype = "float32",
+                                      std::string_view base = {});
+/// Names of those.
+[[nodiscard]] std::vector<std::string> carried_keys(std::string_view base);
 
 }  // namespace llama

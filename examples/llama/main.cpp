@@ -349,11 +349,24 @@ int run(const Options& options) {
     locks.add(Output::folder, folder);
   for (const auto& file : {options.report, options.plot}) locks.add(Output::file, file);
   dropbp::ops::set_thread_count(0);  // one on each processor
-  for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count()))
-    say(warning);
+  for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count())) say(warning);
   dropbp::ops::set_thread_count(options.threads);
 
-  LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
+  const auto note = [](std::string_view text) { fmt::print(stderr, "llama-finetune: {}\n", text); };
+  LlamaConfig config = options.model ? load_config(*options.model, note) : options.shape;
+  // Read now: hours later the folder may be another one, or this run's own.
+  const bool writes_model = options.merge_out || (options.out && options.mode == ModeChoice::full);
+  Companions companions;
+  DType out_dtype = DType::f32;
+  if (options.model && writes_model) {
+    companions = load_companions(*options.model);
+    out_dtype = stored_dtype(*options.model);
+    if (const std::string text = companions.text(); !text.empty() && !options.quiet)
+      note(fmt::format("'{}' also gets, from '{}': {}",
+                       (options.merge_out ? *options.merge_out : *options.out).string(),
+                       options.model->string(), text));
+  }
+  out_dtype = options.out_dtype.value_or(out_dtype);
   std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options, config);
   const TokenData data = load_data(options, config, tokenizer.get());
   tokenizer.reset();
@@ -389,17 +402,18 @@ int run(const Options& options) {
   if (trained) {
     if (options.out && options.mode == ModeChoice::full)
       attempts([&] {
-        save_weights(*options.out, trainer.model(), options.out_dtype, options.max_shard_size);
+        save_weights(*options.out, trainer.model(), out_dtype, options.max_shard_size, companions);
       });
     if (options.out && options.mode != ModeChoice::full)
       attempts([&] {
         save_adapter(*options.out, trainer.model(),
-                     options.model ? options.model->string() : std::string(), options.out_dtype);
+                     options.model ? options.model->string() : std::string(),
+                     options.out_dtype.value_or(DType::f32));
       });
     if (options.merge_out)
       attempts([&] {
-        save_weights(*options.merge_out, trainer.model(), options.out_dtype,
-                     options.max_shard_size);
+        save_weights(*options.merge_out, trainer.model(), out_dtype, options.max_shard_size,
+                     companions);
       });
   }
   if (options.report)

@@ -368,7 +368,7 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
 
 template <class T, class Backend>
 void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype,
-                  std::uint64_t shard_bytes) {
+                  std::uint64_t shard_bytes, const Companions& companions) {
   std::vector<NamedTensor> tensors;
   model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name,
@@ -397,7 +397,7 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
       };
     tensors.push_back(std::move(tensor));
   });
-  save_checkpoint(folder, model.config(), tensors, dtype, shard_bytes);
+  save_checkpoint(folder, model.config(), tensors, dtype, shard_bytes, companions);
 }
 
 template class LlamaModel<float>;
@@ -406,14 +406,15 @@ template class BranchwisePass<float>;
 template class BranchwisePass<double>;
 template void load_weights(const std::filesystem::path&, LlamaModel<float>&);
 template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
-template void save_weights(const std::filesystem::path&, LlamaModel<float>&, DType, std::uint64_t);
+template void save_weights(const std::filesystem::path&, LlamaModel<float>&, DType, std::uint64_t,
+                           const Companions&);
 #if defined(DROPBP_LLAMA_CUDA)
 #define DROPBP_LLAMA_INSTANTIATE(T)                                                             \
   template class LlamaModel<T, dropbp::Cuda>;                                                   \
   template class BranchwisePass<T, dropbp::Cuda>;                                               \
   template void load_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&);       \
   template void save_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&, DType, \
-                             std::uint64_t);
+                             std::uint64_t, const Companions&);
 DROPBP_LLAMA_INSTANTIATE(float)
 DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16)
 #endif

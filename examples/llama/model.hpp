@@ -276,7 +276,8 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
 /// see save_checkpoint.
 template <class T, class Backend>
 void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model,
-                  DType dtype = DType::f32, std::uint64_t shard_bytes = default_shard_bytes);
+                  DType dtype = DType::f32, std::uint64_t shard_bytes = default_shard_bytes,
+                  const Companions& companions = {});
 
 extern template class LlamaModel<float>;
 extern template class LlamaModel<double>;

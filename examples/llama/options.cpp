@@ -162,13 +162,18 @@ class Flags {
         });
   }
 
-  template <typename Choice, std::size_t Size>
-  CLI::Option* choice(const std::string& flag, Choice& target,
-                      const std::array<Named<Choice>, Size>& table, const std::string& help) {
+  /// `none` says what an empty optional stands for.
+  template <typename Choice, std::size_t Size, typename Target>
+  CLI::Option* choice(const std::string& flag, Target& target,
+                      const std::array<Named<Choice>, Size>& table, const std::string& help,
+                      const std::string& none = {}) {
     std::vector<std::string_view> names;
     for (const auto& row : table) names.push_back(row.name);
     const std::string all = fmt::format("{}", fmt::join(names, "|"));
-    return add(flag, all.c_str(), fmt::format("{} [default {}]", help, find_name(table, target)),
+    const std::string_view shown =
+        none.empty() ? find_name(table, std::optional<Choice>(target).value_or(table[0].choice))
+                     : std::string_view(none);
+    return add(flag, all.c_str(), fmt::format("{} [default {}]", help, shown),
                [=, &target](const std::string& text) {
                  for (const auto& row : table) {
                    if (row.name == text) {
@@ -399,7 +404,8 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "--merge-out", o.merge_out, "DIR",
       "folder for the model with its adapter merged, in the format of --model [default none]"));
   special.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes,
-                                   "type of the numbers in --out and --merge-out");
+                                   "type of the numbers in --out and --merge-out",
+                                   "for a model that of --model, else f32");
   special.max_shard_size = flags.integer<std::uint64_t>(
       "--max-shard-size", o.max_shard_size, 1, std::numeric_limits<std::uint64_t>::max(), "BYTES",
       "models of more bytes of weights are written as several files with an index, of at most so "

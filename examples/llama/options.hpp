@@ -95,7 +95,8 @@ struct Options {
   // Output.
   std::optional<std::filesystem::path> out;  ///< the model or, in the other modes, the adapter
   std::optional<std::filesystem::path> merge_out;  ///< the model with its adapter merged
-  DType out_dtype = DType::f32;                    ///< F32, F16 or BF16
+  /// F32, F16 or BF16; none: a model has the type of `model`, an adapter F32.
+  std::optional<DType> out_dtype;
   std::uint64_t max_shard_size =
       5'000'000'000;  ///< bytes of a model's file; larger models are written as several
   std::optional<std::filesystem::path> checkpoint;

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -34,8 +35,12 @@ static_assert(std::endian::native == std::endian::little,
 using nlohmann::json;
 
 constexpr std::uint64_t header_limit =
-    100'000'000;                                   // bytes; the reference reader's MAX_HEADER_SIZE
-constexpr int nesting_limit = 4;                   // header {, tensor {, shape [; one to spare
+    100'000'000;                  // bytes; the reference reader's MAX_HEADER_SIZE
+constexpr int nesting_limit = 4;  // header {, tensor {, shape [; one to spare
+// These two bound the memory that a hostile header takes, to about that of its text again and
+// again. The largest models have some 150,000 tensors in all of their files.
+constexpr std::size_t tensor_limit = 1 << 18;
+constexpr std::size_t value_limit = 1 << 19;       // JSON values of a tensor or of the metadata
 constexpr std::size_t chunk_elements = 1 << 16;    // converted at a time, through a small buffer
 constexpr std::size_t verified_at_once = 1 << 18;  // bytes
 constexpr std::string_view metadata_key = "__metadata__";
@@ -100,7 +105,7 @@ std::optional<std::uint64_t> bytes_of(std::span<const std::ptrdiff_t> shape, DTy
                        const std::string& given) {
   throw std::runtime_error(fmt::format(
       "'{}': {}, but {}; the file is damaged or not safetensors, fetch or write it again",
-      path.string(), required, given));
+      path.string(), clipped(required, 1000), clipped(given, 1000)));
 }
 
 std::uint64_t read_header_length(const InputFile& file) {
@@ -139,13 +144,14 @@ const json& member_or_fail(const std::filesystem::path& path, const std::string&
   return *member;
 }
 
-TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& name,
+TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& whole_name,
                         const json& entry) {
+  const std::string name = clipped(whole_name);  // for messages
   if (!entry.is_object())
     fail(path, fmt::format("tensor '{}' must be an object", name),
          fmt::format("it is a {}", entry.type_name()));
   TensorInfo tensor;
-  tensor.name = name;
+  tensor.name = whole_name;
 
   const json& dtype = member_or_fail(path, name, entry, "dtype");
   if (!dtype.is_string())
@@ -164,6 +170,7 @@ TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& na
   if (!shape.is_array())
     fail(path, fmt::format("the shape of tensor '{}' must be a list", name),
          fmt::format("it is {}", shape.dump()));
+  tensor.shape.reserve(shape.size());
   for (const json& size : shape) {
     const std::uint64_t value = unsigned_or_fail(path, name, "a size in the shape", size);
     if (value > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
@@ -198,17 +205,16 @@ TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& na
   return tensor;
 }
 
-std::map<std::string, std::string> parse_metadata(const std::filesystem::path& path,
-                                                  const json& entry) {
+std::map<std::string, std::string> parse_metadata(const std::filesystem::path& path, json entry) {
   if (!entry.is_object())
     fail(path, "'__metadata__' must be an object of strings",
          fmt::format("it is a {}", entry.type_name()));
   std::map<std::string, std::string> metadata;
-  for (const auto& [key, value] : entry.items()) {
+  for (auto& [key, value] : entry.get_ref<json::object_t&>()) {
     if (!value.is_string())
       fail(path, "'__metadata__' must map strings to strings",
            fmt::format("'{}' is {}", key, value.dump()));
-    metadata.emplace(key, value.get<std::string>());
+    metadata.emplace(key, std::move(value.get_ref<std::string&>()));
   }
   return metadata;
 }
@@ -225,7 +231,8 @@ void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& te
     if (tensor.begin != position) {
       fail(path,
            fmt::format("the data must follow without {}, so tensor '{}' must begin at {}",
-                       tensor.begin < position ? "overlap" : "holes", tensor.name, position),
+                       tensor.begin < position ? "overlap" : "holes", clipped(tensor.name),
+                       position),
            fmt::format("it begins at {}", tensor.begin));
     }
     position = tensor.end;
@@ -259,10 +266,14 @@ std::size_t find_header_checksum(std::string_view header) {
 }
 
 /// Of the header with zeros in the place of its own checksum, and of the length before it.
-std::uint32_t header_checksum(std::string header, std::size_t digits) {
-  header.replace(digits, checksum_digits, checksum_digits, '0');
+std::uint32_t header_checksum(std::string_view header, std::size_t digits) {
   const std::uint64_t length = header.size();
-  return crc32c(crc32c(0, &length, sizeof length), header.data(), header.size());
+  const std::string zeros(checksum_digits, '0');
+  const std::string_view rest = header.substr(digits + checksum_digits);
+  std::uint32_t checksum = crc32c(0, &length, sizeof length);
+  checksum = crc32c(checksum, header.data(), digits);
+  checksum = crc32c(checksum, zeros.data(), zeros.size());
+  return crc32c(checksum, rest.data(), rest.size());
 }
 
 using Sink = std::function<void(const void*, std::size_t)>;
@@ -303,20 +314,32 @@ void convert_to(const Sink& sink, std::span<const float> values, Convert convert
   }
 }
 
+// Put together as text: nlohmann's ordered objects search all members for each new one.
 std::string header_of(std::span<const Outgoing> tensors,
                       const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  nlohmann::ordered_json entries = nlohmann::ordered_json::object();
-  header[std::string(metadata_key)] = nullptr;  // keeps its place before the tensors
+  if (tensors.size() > tensor_limit)
+    throw std::invalid_argument(
+        fmt::format("write_safetensors: a file must have at most {} tensors, but {} were given; "
+                    "write several files",
+                    tensor_limit, tensors.size()));
+  const auto quoted = [](std::string_view text) {
+    try {
+      return json(text).dump();
+    } catch (const json::exception&) {
+      throw std::invalid_argument(
+          "write_safetensors: names and metadata must be UTF-8, but some are not; rename them");
+    }
+  };
+  std::string entries, list;
   for (const auto& [key, value] : metadata) {
     if (key.starts_with(checksum_key))
       throw std::invalid_argument(
           fmt::format("write_safetensors: keys that begin with '{}' are for checksums, but '{}' "
                       "was given; rename it",
                       checksum_key, key));
-    entries[key] = value;
+    entries += fmt::format("{}:{},", quoted(key), quoted(value));
   }
-  entries[std::string(checksum_key)] = std::string(checksum_digits, '0');
+  entries += fmt::format("\"{}\":\"{}\"", checksum_key, std::string(checksum_digits, '0'));
   std::set<std::string_view> names;
   std::uint64_t position = 0;
   for (const Outgoing& tensor : tensors) {
@@ -335,23 +358,17 @@ std::string header_of(std::span<const Outgoing> tensors,
           "has {}; pass the matching span",
           tensor.name, shape_text(tensor.shape), tensor.bytes * 8 / dtype_bits(tensor.dtype)));
     }
-    header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
-                           {"shape", std::vector(tensor.shape.begin(), tensor.shape.end())},
-                           {"data_offsets", {position, position + *bytes}}};
+    list += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                        quoted(tensor.name), dtype_name(tensor.dtype), fmt::join(tensor.shape, ","),
+                        position, position + *bytes);
     position += *bytes;
     std::uint32_t checksum = 0;
     tensor.produce(
         [&](const void* data, std::size_t size) { checksum = crc32c(checksum, data, size); });
-    entries[fmt::format("{}.{}", checksum_key, tensor.name)] = fmt::format("{:08x}", checksum);
+    entries += fmt::format(",{}:\"{:08x}\"",
+                           quoted(fmt::format("{}.{}", checksum_key, tensor.name)), checksum);
   }
-  header[std::string(metadata_key)] = std::move(entries);
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const nlohmann::json::exception&) {
-    throw std::invalid_argument(
-        "write_safetensors: names and metadata must be UTF-8, but some are not; rename them");
-  }
+  std::string text = fmt::format("{{\"{}\":{{{}}}{}}}", metadata_key, entries, list);
   text.resize((text.size() + 7) / 8 * 8, ' ');
   if (text.size() > header_limit) {
     throw std::invalid_argument(
@@ -393,22 +410,27 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   file_.read(8, text.data(), text.size());
   data_begin_ = 8 + length;
 
-  const json header =
-      parse_strict_json(text, fmt::format("the header of '{}'", path.string()), nesting_limit);
-  for (const auto& [name, entry] : header.items()) {
-    if (name == metadata_key) {
-      metadata_ = parse_metadata(path, entry);
-    } else {
-      tensors_.push_back(parse_tensor(path, name, entry));
-    }
-  }
+  for_each_member(text, fmt::format("the header of '{}'", path.string()), nesting_limit,
+                  value_limit, [&](const std::string& name, json&& entry) {
+                    if (name == metadata_key) {
+                      metadata_ = parse_metadata(path, std::move(entry));
+                      return;
+                    }
+                    if (tensors_.size() == tensor_limit)
+                      fail(path, fmt::format("a file must have at most {} tensors", tensor_limit),
+                           "this one has more");
+                    tensors_.push_back(parse_tensor(path, name, entry));
+                  });
   check_layout(path, tensors_, file_.size() - data_begin_);
-  for (std::size_t i = 0; i < tensors_.size(); ++i) by_name_.emplace(tensors_[i].name, i);
+  by_name_.resize(tensors_.size());
+  std::iota(by_name_.begin(), by_name_.end(), 0u);
+  std::ranges::sort(by_name_, {},
+                    [&](std::uint32_t i) { return std::string_view(tensors_[i].name); });
   check_header(text);
 }
 
 /// Moves the checksums out of the metadata.
-void SafetensorsFile::check_header(const std::string& text) {
+void SafetensorsFile::check_header(std::string_view text) {
   const auto own = metadata_.find(std::string(checksum_key));
   if (own == metadata_.end()) return;
   const auto stored = checksum_from(own->second);
@@ -418,23 +440,24 @@ void SafetensorsFile::check_header(const std::string& text) {
          fmt::format("that is {} and it has another", own->second));
   own_checksum_ = own->second;
   metadata_.erase(own);
+  checksums_.reserve(tensors_.size());
   for (const TensorInfo& tensor : tensors_) {
     const auto entry = metadata_.find(fmt::format("{}.{}", checksum_key, tensor.name));
     const auto checksum = entry == metadata_.end() ? std::nullopt : checksum_from(entry->second);
     if (!checksum)
       fail(path(), fmt::format("'__metadata__' must have a checksum of tensor '{}'", tensor.name),
            "it has none");
-    checksums_.emplace(tensor.name, *checksum);
+    checksums_.push_back(*checksum);
     metadata_.erase(entry);
   }
 }
 
 void SafetensorsFile::check(const TensorInfo& tensor, std::uint32_t checksum) const {
-  const auto stored = checksums_.find(tensor.name);
-  if (stored == checksums_.end() || stored->second == checksum) return;
-  fail(path(),
-       fmt::format("tensor '{}' must have the checksum {:08x}", tensor.name, stored->second),
-       fmt::format("it has {:08x}", checksum));
+  if (checksums_.empty()) return;
+  const std::uint32_t stored = checksums_[static_cast<std::size_t>(&tensor - tensors_.data())];
+  if (stored != checksum)
+    fail(path(), fmt::format("tensor '{}' must have the checksum {:08x}", tensor.name, stored),
+         fmt::format("it has {:08x}", checksum));
 }
 
 void SafetensorsFile::verify() const {
@@ -454,8 +477,9 @@ void SafetensorsFile::verify() const {
 }
 
 const TensorInfo* SafetensorsFile::find(std::string_view name) const {
-  const auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : &tensors_[found->second];
+  const auto name_of = [&](std::uint32_t i) { return std::string_view(tensors_[i].name); };
+  const auto found = std::ranges::lower_bound(by_name_, name, {}, name_of);
+  return found == by_name_.end() || name_of(*found) != name ? nullptr : &tensors_[*found];
 }
 
 const TensorInfo& SafetensorsFile::require(std::string_view name, std::size_t elements) const {
@@ -476,10 +500,10 @@ const TensorInfo& SafetensorsFile::require(std::string_view name, std::size_t el
 }
 
 template <typename Stored, typename Value, typename Convert>
-void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values,
-                              Convert convert) const {
+std::uint32_t SafetensorsFile::read_as(const TensorInfo& tensor, std::size_t first,
+                                       std::span<Value> values, Convert convert) const {
   std::vector<Stored> buffer(std::min(values.size(), chunk_elements));
-  std::uint64_t offset = data_begin_ + tensor.begin;
+  std::uint64_t offset = data_begin_ + tensor.begin + first * sizeof(Stored);
   std::uint32_t checksum = 0;
   for (std::size_t done = 0; done < values.size(); done += buffer.size()) {
     buffer.resize(std::min(chunk_elements, values.size() - done));
@@ -488,13 +512,13 @@ void SafetensorsFile::read_as(const TensorInfo& tensor, std::span<Value> values,
     std::ranges::transform(buffer, values.begin() + static_cast<std::ptrdiff_t>(done), convert);
     offset += buffer.size() * sizeof(Stored);
   }
-  check(tensor, checksum);
+  return checksum;
 }
 
 void SafetensorsFile::read_plain(const TensorInfo& tensor, void* bytes) const {
   const auto size = static_cast<std::size_t>(tensor.end - tensor.begin);
   file_.read(data_begin_ + tensor.begin, bytes, size);
-  if (checksums_.contains(tensor.name)) check(tensor, crc32c(0, bytes, size));
+  if (!checksums_.empty()) check(tensor, crc32c(0, bytes, size));
 }
 
 void SafetensorsFile::read_bytes(std::string_view name, std::span<std::byte> bytes) const {
@@ -507,35 +531,51 @@ void SafetensorsFile::read_bytes(std::string_view name, std::span<std::byte> byt
   read_plain(info, bytes.data());
 }
 
-void SafetensorsFile::read(std::string_view name, std::span<float> values) const {
-  const TensorInfo& tensor = require(name, values.size());
+/// The checksum of what was read.
+std::uint32_t SafetensorsFile::read_floats(const TensorInfo& tensor, std::size_t first,
+                                           std::span<float> values) const {
   switch (tensor.dtype) {
     case DType::f32:
-      read_plain(tensor, values.data());
-      break;
+      file_.read(data_begin_ + tensor.begin + first * sizeof(float), values.data(),
+                 values.size_bytes());
+      return checksums_.empty() ? 0 : crc32c(0, values.data(), values.size_bytes());
     case DType::f16:
-      read_as<std::uint16_t>(tensor, values, half_to_float);
-      break;
+      return read_as<std::uint16_t>(tensor, first, values, half_to_float);
     case DType::bf16:
-      read_as<std::uint16_t>(tensor, values, bfloat16_to_float);
-      break;
+      return read_as<std::uint16_t>(tensor, first, values, bfloat16_to_float);
     case DType::f64:
-      read_as<double>(tensor, values, [&](double value) {
+      return read_as<double>(tensor, first, values, [&](double value) {
         if (std::isfinite(value) &&
             std::abs(value) > static_cast<double>(std::numeric_limits<float>::max())) {
           throw std::runtime_error(fmt::format(
               "'{}': the values of tensor '{}' must fit a float, but one is {}; scale it down",
-              path().string(), name, value));
+              path().string(), tensor.name, value));
         }
         return static_cast<float>(value);
       });
-      break;
     default:
       throw std::runtime_error(
           fmt::format("'{}': tensor '{}' must be F32, F16, BF16 or F64 to be read as numbers, but "
                       "it is {}; convert it",
-                      path().string(), name, dtype_name(tensor.dtype)));
+                      path().string(), tensor.name, dtype_name(tensor.dtype)));
   }
+}
+
+void SafetensorsFile::read(std::string_view name, std::span<float> values) const {
+  const TensorInfo& tensor = require(name, values.size());
+  check(tensor, read_floats(tensor, 0, values));
+}
+
+void SafetensorsFile::read(std::string_view name, std::size_t first,
+                           std::span<float> values) const {
+  const TensorInfo* const found = find(name);
+  const TensorInfo& tensor = require(name, found == nullptr ? 0 : found->elements());
+  if (first > tensor.elements() || values.size() > tensor.elements() - first)
+    throw std::invalid_argument(
+        fmt::format("reading '{}' must stay within its {} values, but {} from {} on were asked "
+                    "for; pass a smaller span",
+                    name, tensor.elements(), values.size(), first));
+  (void)read_floats(tensor, first, values);
 }
 
 void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values) const {
@@ -551,29 +591,21 @@ void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values
   };
   switch (tensor.dtype) {
     case DType::i8:
-      read_as<std::int8_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int8_t>(tensor, 0, values, narrow));
     case DType::u8:
-      read_as<std::uint8_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint8_t>(tensor, 0, values, narrow));
     case DType::i16:
-      read_as<std::int16_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int16_t>(tensor, 0, values, narrow));
     case DType::u16:
-      read_as<std::uint16_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint16_t>(tensor, 0, values, narrow));
     case DType::i32:
-      read_as<std::int32_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int32_t>(tensor, 0, values, narrow));
     case DType::u32:
-      read_as<std::uint32_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint32_t>(tensor, 0, values, narrow));
     case DType::i64:
-      read_as<std::int64_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::int64_t>(tensor, 0, values, narrow));
     case DType::u64:
-      read_as<std::uint64_t>(tensor, values, narrow);
-      break;
+      return check(tensor, read_as<std::uint64_t>(tensor, 0, values, narrow));
     default:
       throw std::runtime_error(
           fmt::format("'{}': tensor '{}' must have an integer dtype to be read as integers, but it "

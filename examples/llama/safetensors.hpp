@@ -61,8 +61,9 @@ struct TensorInfo {
 [[nodiscard]] std::string shape_text(std::span<const std::ptrdiff_t> shape);
 
 /// An open file whose whole header has been checked (std::runtime_error otherwise): header length,
-/// UTF-8 JSON without duplicate keys, known dtypes, shape x dtype = span, spans contiguous from 0
-/// to the end of the file.
+/// UTF-8 JSON without duplicate keys, at most 2^18 tensors, known dtypes, shape x dtype = span,
+/// spans contiguous from 0 to the end of the file. Whatever the header says, opening takes time in
+/// proportion to its length and a few times its memory.
 ///
 /// Files written here carry a CRC-32C of every tensor's bytes and of the header in `__metadata__`.
 /// Where they are there they must be right: the header's on opening, a tensor's whenever it is
@@ -92,7 +93,9 @@ class SafetensorsFile {
   /// Fills `values` (exactly as many as the tensor has, std::invalid_argument otherwise) from F32,
   /// F16, BF16 or F64; F64 is rounded, a finite value beyond float is an error.
   void read(std::string_view name, std::span<float> values) const;
-  /// The same for I8 to I64 and U8 to U64; a value that does not fit is an error.
+  /// The elements from `first` on; of a part alone the checksum says nothing.
+  void read(std::string_view name, std::size_t first, std::span<float> values) const;
+  /// The whole of one of I8 to I64 and U8 to U64; a value that does not fit is an error.
   void read(std::string_view name, std::span<std::int32_t> values) const;
   /// The bytes as they are; any dtype. `bytes` must be as long as the tensor
   /// (std::invalid_argument).
@@ -100,20 +103,22 @@ class SafetensorsFile {
 
  private:
   const TensorInfo& require(std::string_view name, std::size_t elements) const;
-  void check_header(const std::string& text);
+  void check_header(std::string_view text);
   void check(const TensorInfo& tensor, std::uint32_t checksum) const;
   void read_plain(const TensorInfo& tensor, void* bytes) const;
+  std::uint32_t read_floats(const TensorInfo& tensor, std::size_t first,
+                            std::span<float> values) const;
   template <typename Stored, typename Value, typename Convert>
-  void read_as(const TensorInfo& tensor, std::span<Value> values, Convert convert) const;
+  std::uint32_t read_as(const TensorInfo& tensor, std::size_t first, std::span<Value> values,
+                        Convert convert) const;
 
   InputFile file_;
   std::uint64_t data_begin_ = 0;
   std::vector<TensorInfo> tensors_;
-  std::map<std::string, std::size_t, std::less<>> by_name_;
+  std::vector<std::uint32_t> by_name_;  // indices of the tensors, in the order of their names
   std::map<std::string, std::string> metadata_;
   std::string own_checksum_;
-  std::map<std::string, std::uint32_t, std::less<>>
-      checksums_;  // by tensor; empty in a file without
+  std::vector<std::uint32_t> checksums_;  // as tensors_; empty in a file without
 };
 
 /// A tensor that is written as it lies in memory.

@@ -397,6 +397,21 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
   CHECK(parse_adapter_config(
             R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":"all-linear"})", "'c'")
             .targets.empty());
+  // As PEFT 0.21 writes one that uses none of its methods.
+  CHECK_NOTHROW((void)parse_adapter_config(
+      R"({"alora_invocation_tokens":null,"alpha_pattern":{},"arrow_config":null,
+        "auto_mapping":{"base_model_class":"LlamaForCausalLM","parent_library":"transformers"},
+        "base_model_name_or_path":"b","bias":"none","corda_config":null,"ensure_weight_tying":false,
+        "eva_config":null,"exclude_modules":null,"fan_in_fan_out":false,"inference_mode":true,
+        "init_lora_weights":true,"kasa_config":null,"layer_replication":null,"layers_pattern":null,
+        "layers_to_transform":null,"loftq_config":{},"lora_alpha":16,"lora_bias":false,
+        "lora_dropout":0.05,"lora_ga_config":null,"megatron_config":null,
+        "megatron_core":"megatron.core","modules_to_save":null,"monteclora_config":null,
+        "peft_type":"LORA","peft_version":"0.21.2","qalora_group_size":16,"r":8,"rank_pattern":{},
+        "revision":null,"target_modules":["q_proj","v_proj"],"target_parameters":null,
+        "task_type":"CAUSAL_LM","trainable_token_indices":null,"use_bdlora":null,"use_dora":false,
+        "use_qalora":false,"use_rslora":false,"velora_config":null})",
+      "'c'"));
 
   const struct {
     std::string text;
@@ -411,6 +426,11 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
       {config(R"(,"init_lora_weights":"pissa_niter_4")"), "init_lora_weights"},
       {config(R"(,"use_qalora":true)"), "use_qalora"},
       {config(R"(,"lora_dropout":1)"), "lora_dropout"},
+      {config(R"(,"alora_invocation_tokens":[1,2])"), "alora_invocation_tokens"},
+      {config(R"(,"velora_config":{"num_groups":4})"), "velora_config"},
+      {config(R"(,"loftq_config":{"loftq_bits":4})"), "loftq_config"},
+      {config(R"(,"scaling_of_next_year":0)"), "scaling_of_next_year"},
+      {config(R"(,"task_type":"SEQ_CLS")"), "task_type"},
       {config(R"(,"r":5)"), "occurs twice"},
       {R"({"peft_type":"IA3"})", "peft_type"},
       {R"({"r":4})", "peft_type"},

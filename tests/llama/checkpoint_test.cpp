@@ -130,6 +130,18 @@ TEST_CASE(
       {json_with(R"(,"quantization_config":{"bits":4})"), {"'quantization_config'"}},
       {json_with(R"(,"sliding_window":4096)"), {"'sliding_window'"}},
       {json_with(R"(,"partial_rotary_factor":0.5)"), {"'partial_rotary_factor'"}},
+      {json_with(R"(,"is_causal":false)"), {"'is_causal'", "true", "it is false"}},
+      {json_with(R"(,"pretraining_tp":2)"), {"'pretraining_tp'", "1", "it is 2"}},
+      {json_with(R"(,"attention_dropout":0.1)"), {"'attention_dropout'", "0.1"}},
+      {json_with(R"(,"layer_types":["full_attention","sliding_attention","full_attention"])"),
+       {"'layer_types'", "sliding_attention"}},
+      {json_with(R"(,"auto_map":{"AutoModelForCausalLM":"modeling_x.X"})"),
+       {"'auto_map'", "modeling_x"}},
+      {json_with(R"(,"quantization":{"bits":4})"), {"'quantization' is", "bits"}},
+      {json_with(R"(,"per_layer_config":{"0":{}})"), {"'per_layer_config' is", "remove it"}},
+      {json_with(R"(,"logit_scale":0.5)"), {"'logit_scale' is 0.5"}},
+      {json_with(R"(,"residual_multiplier":0)"), {"'residual_multiplier' is 0"}},
+      {json_with(R"(,"use_bidirectional_attention":true)"), {"'use_bidirectional_attention'"}},
       {json_with(R"(,"num_key_value_heads":3)"), {"multiple of kv_heads", "4 and 3"}},
       {json_with(R"(,"num_key_value_heads":0)"), {"kv_heads must be from 1"}},
       {json_with(R"(,"num_key_value_heads":-1)"), {"'num_key_value_heads'", "-1"}},
@@ -165,6 +177,120 @@ TEST_CASE(
   }
   test::check_throws<std::invalid_argument>([] { validate({.heads = 3, .kv_heads = 2}); },
                                             {"heads must be a multiple"});
+}
+
+TEST_CASE("config: the files of published LLaMA models load") {
+  const struct {
+    const char* text;
+    LlamaConfig config;
+  } files[] = {
+      // LLaMA-2 7B.
+      {R"({"_name_or_path":"meta-llama/Llama-2-7b-hf","architectures":["LlamaForCausalLM"],"bos_token_id":1,
+        "eos_token_id":2,"hidden_act":"silu","hidden_size":4096,"initializer_range":0.02,"intermediate_size":11008,
+        "max_position_embeddings":4096,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":32,
+        "num_key_value_heads":32,"pretraining_tp":1,"rms_norm_eps":1e-05,"rope_scaling":null,
+        "tie_word_embeddings":false,"torch_dtype":"float16","transformers_version":"4.31.0.dev0","use_cache":true,
+        "vocab_size":32000})",
+       {32000, 4096, 11008, 32, 32, 32, 1e-5, 10000.0, false, 4096}},
+      // LLaMA-3 8B Instruct as transformers 5 writes it.
+      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,"bos_token_id":128000,
+        "dtype":"bfloat16","eos_token_id":[128001,128009],"head_dim":128,"hidden_act":"silu","hidden_size":4096,
+        "initializer_range":0.02,"intermediate_size":14336,"max_position_embeddings":8192,"mlp_bias":false,
+        "model_type":"llama","num_attention_heads":32,"num_hidden_layers":32,"num_key_value_heads":8,
+        "pad_token_id":null,"pretraining_tp":1,"rms_norm_eps":1e-05,
+        "rope_parameters":{"rope_theta":500000.0,"rope_type":"default"},"tie_word_embeddings":false,
+        "transformers_version":"5.0.0","use_cache":true,"vocab_size":128256})",
+       {128256, 4096, 14336, 32, 32, 8, 1e-5, 5e5, false, 8192}},
+      // SmolLM2 135M Instruct.
+      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,"bos_token_id":1,
+        "eos_token_id":2,"hidden_act":"silu","hidden_size":576,"initializer_range":0.041666666666666664,
+        "intermediate_size":1536,"is_llama_config":true,"max_position_embeddings":8192,"mlp_bias":false,
+        "model_type":"llama","num_attention_heads":9,"num_hidden_layers":30,"num_key_value_heads":3,"pad_token_id":2,
+        "pretraining_tp":1,"rms_norm_eps":1e-05,"rope_interleaved":false,"rope_scaling":null,"rope_theta":100000,
+        "tie_word_embeddings":true,"torch_dtype":"bfloat16","transformers.js_config":{"kv_cache_dtype":{"q4f16":"float16"}},
+        "transformers_version":"4.42.3","use_cache":true,"vocab_size":49152})",
+       {49152, 576, 1536, 30, 9, 3, 1e-5, 1e5, true, 8192}},
+      // TinyLlama 1.1B.
+      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":1,"eos_token_id":2,
+        "hidden_act":"silu","hidden_size":2048,"initializer_range":0.02,"intermediate_size":5632,
+        "max_position_embeddings":2048,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":22,
+        "num_key_value_heads":4,"pretraining_tp":1,"rms_norm_eps":1e-05,"rope_scaling":null,"rope_theta":10000.0,
+        "tie_word_embeddings":false,"torch_dtype":"bfloat16","transformers_version":"4.35.0","use_cache":true,
+        "vocab_size":32000})",
+       {32000, 2048, 5632, 22, 32, 4, 1e-5, 1e4, false, 2048}},
+  };
+  for (const auto& file : files) {
+    INFO(file.text);
+    CHECK(parse_config(file.text, "'c'") == file.config);
+    // Written with the same keys, and once more, it says the same.
+    const std::string written = config_json(file.config, "float16", file.text);
+    CHECK(parse_config(written, "'w'") == file.config);
+    CHECK(config_json(file.config, "float16", written) == written);
+    const auto before = nlohmann::json::parse(file.text), after = nlohmann::json::parse(written);
+    for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
+                            "use_cache", "transformers_version", "transformers.js_config"}) {
+      INFO(key);
+      CHECK(after.contains(key) == before.contains(key));
+      if (before.contains(key)) CHECK(after[key] == before[key]);
+    }
+    for (const char* key : {"torch_dtype", "dtype"}) {
+      CHECK(after.contains(key) == before.contains(key));
+      if (before.contains(key)) CHECK(after[key] == "float16");
+    }
+    CHECK_FALSE(after.contains("rope_parameters"));
+  }
+  // What is off is not there, whatever its name.
+  CHECK_NOTHROW((void)parse_config(
+      json_with(
+          R"(,"a":null,"b":false,"c":"","d":[],"e":{},"pretraining_tp":null,)"
+          R"("auto_map":{"AutoConfig":"configuration_x.X"},"layer_types":["full_attention"])"),
+      "'c'"));
+}
+
+TEST_CASE(
+    "config: RoPE's base is read wherever it is, and two that differ are an error with both") {
+  const std::string top = R"("rope_theta":2e4)", scaling = R"("rope_scaling":{"rope_theta":2e4})",
+                    parameters = R"("rope_parameters":{"rope_type":"default","rope_theta":20000})";
+  for (
+      const std::string& places : std::vector<std::string>{
+          top, scaling, parameters, top + "," + scaling, top + "," + parameters,
+          scaling + "," + parameters, top + "," + scaling + "," + parameters,
+          R"("rope_theta":null,)" + parameters, R"("rope_scaling":null,)" + parameters,
+          R"("rope_scaling":{"type":"default","rope_type":"default","factor":1.0,"rope_theta":2e4,)"
+          R"("attention_factor":null,"original_max_position_embeddings":64,"partial_rotary_factor":1.0})"}) {
+    INFO(places);
+    CHECK(parse_config(json_with("," + places), "'c'").rope_theta == 2e4);
+  }
+  const struct {
+    const char* text;
+    std::vector<std::string_view> parts;
+  } cases[] = {
+      {R"("rope_theta":1e4,"rope_parameters":{"rope_theta":5e5})",
+       {"'rope_theta' is 10000", "'rope_parameters.rope_theta' is 500000"}},
+      {R"("rope_theta":1e4,"rope_scaling":{"rope_theta":5e5})",
+       {"'rope_theta' is 10000", "'rope_scaling.rope_theta' is 500000"}},
+      {R"("rope_scaling":{"rope_theta":5e5},"rope_parameters":{"rope_theta":1e4})",
+       {"'rope_scaling.rope_theta' is 500000", "'rope_parameters.rope_theta' is 10000"}},
+      {R"("partial_rotary_factor":1,"rope_parameters":{"partial_rotary_factor":0.5})",
+       {"'partial_rotary_factor' is 1", "'rope_parameters.partial_rotary_factor' is 0.5"}},
+      {R"("rope_scaling":{"partial_rotary_factor":0.5})", {"'partial_rotary_factor'", "0.5"}},
+      {R"("rope_scaling":{"rope_theta":"5e5"})", {"'rope_theta' must be a number"}},
+      {R"("rope_parameters":{"rope_type":"default","type":"yarn"})",
+       {"'rope_parameters'", "'type'", "yarn"}},
+      {R"("rope_parameters":{"rope_type":"default","factor":2.0})", {"'factor' is 2"}},
+      {R"("rope_parameters":{"attention_factor":0.5})", {"'attention_factor' is 0.5"}},
+      {R"("rope_scaling":{"rope_type":"default","attention_scaling":1.5})",
+       {"'attention_scaling' is 1.5"}},
+      {R"("rope_parameters":{"full_attention":{"rope_type":"default","rope_theta":1e4}})",
+       {"'rope_parameters'", "'full_attention'"}},
+      {R"("rope_scaling":"linear")", {"'rope_scaling'", "linear"}},
+  };
+  for (const auto& c : cases) {
+    INFO(c.text);
+    for (const auto part : c.parts)
+      test::check_throws<std::runtime_error>(
+          [&] { (void)parse_config(json_with("," + std::string(c.text)), "'c'"); }, {"'c'", part});
+  }
 }
 
 TEST_CASE("checkpoint: saved, loaded, saved over") {
@@ -328,6 +454,164 @@ TEST_CASE("checkpoint: weights that are NaN or infinite are not saved, and the f
           CHECK((files() == before));
         }
   CHECK(loaded(dir) == "8/3");
+}
+
+TEST_CASE("checkpoint: an output layer that differs from the embedding it is tied to counts") {
+  const TemporaryFolder folder;
+  LlamaConfig config = config_of(8);
+  config.tie_embeddings = true;
+  test::write_bytes(folder / "config.json", config_json(config));
+  std::vector<float> embedding(24), norm(8, 6.0f);
+  for (std::size_t i = 0; i < embedding.size(); ++i)
+    embedding[i] = 1.0f + 0.37f * static_cast<float>(i);
+  const auto write = [&](const std::vector<float>& head, DType dtype, DType head_dtype,
+                         std::vector<std::ptrdiff_t> shape) {
+    // In two files as the types may differ.
+    write_safetensors(folder / "s1",
+                      std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding},
+                                                 {"model.norm.weight", {8}, norm}},
+                      dtype);
+    write_safetensors(folder / "s2",
+                      std::vector<TensorToWrite>{{"lm_head.weight", std::move(shape), head}},
+                      head_dtype);
+    test::write_bytes(folder / "model.safetensors.index.json",
+                      R"({"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s1",)"
+                      R"("lm_head.weight":"s2"}})");
+  };
+  std::string said;
+  const auto is_tied = [&] {
+    said.clear();
+    return load_config(folder.path(), [&](std::string_view text) { said += text; }).tie_embeddings;
+  };
+  const std::vector<std::ptrdiff_t> shape{3, 8};
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    CAPTURE(dtype_name(dtype));
+    for (const DType head : {DType::f32, dtype}) {
+      write(embedding, DType::f32, dtype, shape);
+      CHECK(is_tied());
+      CHECK(said == "");
+      // The other one may be the narrow one.
+      write(embedding, dtype, head, shape);
+      CHECK(is_tied());
+    }
+    for (const std::size_t changed : {0u, 23u}) {
+      std::vector<float> other = embedding;
+      other[changed] += 0.5f;
+      write(other, dtype, dtype, shape);
+      CHECK_FALSE(is_tied());
+      CHECK(said.find("'" + folder.path().string() + "'") != std::string::npos);
+      CHECK(said.find("lm_head.weight") != std::string::npos);
+      CHECK(said.find('\n') == std::string::npos);
+      CHECK_FALSE(load_config(folder.path()).tie_embeddings);
+    }
+  }
+  write(std::vector<float>(16), DType::f32, DType::f32, {2, 8});
+  CHECK_FALSE(is_tied());
+  // One file, and the least change that a float can have.
+  std::vector<float> other = embedding;
+  other[11] = std::nextafter(other[11], 99.0f);
+  for (const bool copy : {true, false}) {
+    write_safetensors(
+        folder / "model.safetensors",
+        std::vector<TensorToWrite>{{"lm_head.weight", shape, copy ? embedding : other},
+                                   {"model.embed_tokens.weight", {3, 8}, embedding},
+                                   {"model.norm.weight", {8}, norm}});
+    CHECK(is_tied() == copy);
+  }
+  // Not tied: nothing is compared or said.
+  config.tie_embeddings = false;
+  test::write_bytes(folder / "config.json", config_json(config));
+  CHECK_FALSE(is_tied());
+  CHECK(said == "");
+}
+
+namespace {
+
+const char* const every_companion[] = {"generation_config.json",
+                                       "tokenizer.json",
+                                       "tokenizer_config.json",
+                                       "special_tokens_map.json",
+                                       "added_tokens.json",
+                                       "vocab.json",
+                                       "merges.txt",
+                                       "tokenizer.model",
+                                       "chat_template.json",
+                                       "chat_template.jinja"};
+
+}  // namespace
+
+TEST_CASE("checkpoint: what belongs to a model goes along, and nothing else") {
+  const TemporaryFolder folder;
+  const fs::path base = folder / "base", out = folder / "out";
+  save(base, 8, 1);
+  auto config = nlohmann::json::parse(test::read_bytes(base / "config.json"));
+  config["eos_token_id"] = {7, 9};
+  config["pad_token_id"] = 5;
+  test::write_bytes(base / "config.json", config.dump());
+  std::map<std::string, std::string> bytes;
+  for (const char* name : every_companion) {
+    bytes[name] = std::string("of ") + name + std::string(3, '\0');
+    test::write_bytes(base / name, bytes[name]);
+  }
+  test::write_bytes(base / "README.md", "not mine");
+  test::write_bytes(base / "pytorch_model.bin", "not mine");
+  const Companions companions = load_companions(base);
+  CHECK(companions.files == bytes);
+  CHECK(companions.text().starts_with("eos_token_id, pad_token_id of config.json, "));
+  CHECK(companions.text().find("chat_template.jinja") != std::string::npos);
+  for (const std::uint64_t limit : {default_shard_bytes, std::uint64_t{40}}) {
+    CAPTURE(limit);
+    save_checkpoint(out, config_of(8), Weights(config_of(8), 2).tensors, DType::f32, limit,
+                    companions);
+    CHECK(loaded(out) == "8/2");
+    for (const auto& [name, content] : bytes) CHECK((test::read_bytes(out / name) == content));
+    const auto written = nlohmann::json::parse(test::read_bytes(out / "config.json"));
+    CHECK(written["eos_token_id"] == config["eos_token_id"]);
+    CHECK(written["pad_token_id"] == 5);
+    CHECK_FALSE(fs::exists(out / "README.md"));
+    CHECK_FALSE(fs::exists(out / "pytorch_model.bin"));
+    const Companions again = load_companions(out);
+    CHECK(again.files == bytes);
+    CHECK(again.text() == companions.text());
+  }
+  // Into the folder itself.
+  save_checkpoint(base, config_of(8), Weights(config_of(8), 3).tensors, DType::f32,
+                  default_shard_bytes, companions);
+  CHECK(loaded(base) == "8/3");
+  CHECK(load_companions(base).files == bytes);
+  // A folder without any.
+  save(folder / "plain", 8, 1);
+  CHECK(load_companions(folder / "plain").files.empty());
+  CHECK(load_companions(folder / "plain").text() == "");
+  // One that cannot be read is found out.
+  fs::create_directories(folder / "plain/tokenizer.json");
+  test::check_throws<std::runtime_error>([&] { (void)load_companions(folder / "plain"); },
+                                         {"tokenizer.json"});
+}
+
+TEST_CASE("checkpoint: the type of a model's numbers is that of most of them") {
+  const TemporaryFolder folder;
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const std::uint64_t limit : {default_shard_bytes, std::uint64_t{20}}) {
+      save_checkpoint(folder.path(), config_of(8), Weights(config_of(8), 1).tensors, dtype, limit);
+      CHECK(stored_dtype(folder.path()) == dtype);
+    }
+  }
+  const std::vector<std::byte> large(64), small(8);
+  const auto write = [&](DType most, DType least) {
+    AtomicFile file(folder / "model.safetensors");
+    write_safetensors(
+        file,
+        std::vector<RawTensor>{
+            {"b", least, {8 / static_cast<std::ptrdiff_t>(dtype_bits(least) / 8)}, small},
+            {"a", most, {64 / static_cast<std::ptrdiff_t>(dtype_bits(most) / 8)}, large}},
+        {});
+    file.publish();
+    return stored_dtype(folder.path());
+  };
+  CHECK(write(DType::bf16, DType::f32) == DType::bf16);
+  CHECK(write(DType::f32, DType::bf16) == DType::f32);
+  CHECK(write(DType::f64, DType::f16) == DType::f32);
 }
 
 TEST_CASE("checkpoint: a folder that cannot be saved to is found out before") {
@@ -594,6 +878,63 @@ TEST_CASE("checkpoint: a disk that fills up leaves the old one, for every size o
 }
 
 #if defined(__x86_64__) && defined(__linux__)
+TEST_CASE("checkpoint: weights, config and tokenizer are the old or the new ones after any kill") {
+  using test::Fault;
+  const Fault fault = GENERATE(Fault::kill, Fault::io_error);
+  const std::uint64_t before = GENERATE(1u, 2u), after = GENERATE(1u, 2u);
+  CAPTURE(static_cast<int>(fault), before, after);
+  const TemporaryFolder folder;
+  const fs::path dir = folder / "m";
+  const auto save_with = [&](std::ptrdiff_t hidden, float value, std::uint64_t files,
+                             const std::string& tokenizer) {
+    Companions companions;
+    companions.files = {{"tokenizer.json", tokenizer}, {"tokenizer_config.json", "same"}};
+    companions.config = fmt::format(R"({{"eos_token_id":{}}})", hidden);
+    save_checkpoint(dir, config_of(hidden), Four(value).tensors, DType::f32, 128 / files,
+                    companions);
+  };
+  const auto now_loaded = [&]() -> std::string {
+    try {
+      const Companions companions = load_companions(dir);
+      return fmt::format("{} {} {} {}", loaded_four(dir), companions.files.at("tokenizer.json"),
+                         companions.files.at("tokenizer_config.json"),
+                         nlohmann::json::parse(companions.config)["eos_token_id"].dump());
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+  };
+  const std::string old = "8/1 of old same 8", fresh = "12/20 of new same 12";
+  std::size_t struck = 0, wrong = 0, old_left = 0, new_left = 0, pending = 0;
+  std::string first_wrong;
+  for (std::size_t n = 0;; ++n) {
+    fs::remove_all(dir);
+    save_with(8, 1, before, "of old");
+    REQUIRE(now_loaded() == old);
+    const test::Outcome outcome =
+        test::run_with_fault([&] { save_with(12, 20, after, "of new"); }, fault, n);
+    const std::string now = now_loaded();
+    pending += find_companion(dir, "tokenizer.json") != dir / "tokenizer.json";
+    if (now != old && now != fresh) {
+      ++wrong;
+      if (first_wrong.empty()) first_wrong = fmt::format("call {}: {}", n, now);
+    }
+    old_left += now == old;
+    new_left += now == fresh;
+    if (!outcome.reached) break;
+    ++struck;
+    // Whatever was left, the next save must succeed, and clean up.
+    save_with(20, 5, after, "of next");
+    wrong += now_loaded() != "20/5 of next same 20" ||
+             names_in(dir).size() != names_of(after).size() + 2;
+  }
+  CHECK(first_wrong == "");
+  CHECK(wrong == 0);
+  CHECK(struck >= 30);
+  CHECK(old_left >= 1);
+  CHECK(new_left >= 1);
+  CHECK(pending >= 1);
+}
+
 TEST_CASE(
     "checkpoint: a save that is killed or fails at any system call leaves the old or the new "
     "checkpoint") {

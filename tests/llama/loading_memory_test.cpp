@@ -8,12 +8,22 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
+#include <filesystem>
+#include <functional>
 #include <new>
 #include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
 
 #include "llama/files.hpp"
 #include "llama/model.hpp"
+#include "llama/safetensors.hpp"
 #include "support/catch.hpp"
 
 namespace {
@@ -102,4 +112,96 @@ TEST_CASE("loading: a quantised model takes its own size and one tensor, never t
     if (quantize) CHECK(most < dense / 3);
     if (!quantize) CHECK(kept >= dense);
   }
+}
+
+namespace {
+
+/// A file of this header and nothing else.
+void write_header(const std::filesystem::path& path, const std::string& header) {
+  const std::uint64_t length = header.size();
+  std::string bytes(reinterpret_cast<const char*>(&length), sizeof length);
+  test::write_bytes(path, bytes + header);
+}
+
+/// As many different members made by `member(i)` as `bytes` hold, in an object.
+std::string members(std::size_t bytes, const std::function<std::string(std::size_t)>& member) {
+  std::string text = "{";
+  for (std::size_t i = 0; text.size() < bytes; ++i) text += (i == 0 ? "" : ",") + member(i);
+  return text + "}";
+}
+
+std::string many(std::string_view one, std::size_t bytes) {
+  std::string text(one);
+  while (text.size() < bytes) (text += ',') += one;
+  return text;
+}
+
+/// What opening the file ends with, "" for success, and the most memory that is alive meanwhile
+/// beside the header's own text.
+std::pair<std::string, std::size_t> opened(const std::filesystem::path& path, std::size_t header) {
+  std::string result;
+  const std::size_t before = alive.load();
+  peak.store(before);
+  try {
+    const SafetensorsFile file(path);
+  } catch (const std::runtime_error& error) {
+    result = error.what();
+  }
+  return {result, peak.load() - before - header};
+}
+
+}  // namespace
+
+TEST_CASE("loading: a header takes a few times its own memory, whatever it says") {
+  const test::TemporaryFolder folder;
+  const std::size_t bytes = 16'000'000;  // a sixth of the largest header
+  const std::string empty = R"({"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
+  const auto tensor = [&](std::size_t i) { return fmt::format(R"("{:x}":{})", i, empty); };
+  const struct {
+    const char* name;
+    std::string header;
+    const char* message;
+  } cases[] = {
+      {"tensors", members(bytes, tensor), "at most 262144 tensors"},
+      {"metadata",
+       R"({"__metadata__":)" +
+           members(bytes, [](std::size_t i) { return fmt::format(R"("{:x}":"")", i); }) + "}",
+       "at most 524288 values"},
+      {"a shape", R"({"a":{"dtype":"U8","data_offsets":[0,0],"shape":[)" + many("0", bytes) + "]}}",
+       "at most 524288 values"},
+      {"shapes",
+       members(bytes,
+               [shape = many("0", 1'000'000)](std::size_t i) {
+                 return fmt::format(R"("{:x}":{{"dtype":"U8","data_offsets":[0,0],"shape":[{}]}})",
+                                    i, shape);
+               }),
+       ""},
+      {"an unknown member", R"({"a":{"note":[)" + many("[]", bytes) + "]}}",
+       "at most 524288 values"},
+      {"a name", R"({")" + std::string(bytes, 'x') + R"(":)" + empty + "}", ""},
+      {"a wrong name", R"({")" + std::string(bytes, 'x') + R"(":7})", "must be an object"},
+      {"a wrong value", R"({"a":")" + std::string(bytes, 'x') + R"("})", "must be an object"},
+      {"no JSON", R"({"a":)" + std::string(bytes, 'x'), "parse error"},
+      {"a key twice",
+       R"({")" + std::string(bytes / 2, 'x') + R"(":{"note":1,")" + std::string(bytes / 4, 'y') +
+           R"(":1,")" + std::string(bytes / 4, 'y') + R"(":1}})",
+       "occurs twice"},
+  };
+  for (const auto& c : cases) {
+    INFO(c.name);
+    write_header(folder / "file", c.header);
+    const auto [result, most] = opened(folder / "file", c.header.size());
+    CHECK((*c.message == '\0' ? result.empty() : result.find(c.message) != std::string::npos));
+    CHECK(result.size() < 4000);
+    CHECK(most < 6 * bytes);
+  }
+  // The largest number of tensors that is read.
+  std::string header = "{" + tensor(0);
+  for (std::size_t i = 1; i < (1u << 18); ++i) header += "," + tensor(i);
+  write_header(folder / "file", header + "}");
+  const auto [result, most] = opened(folder / "file", header.size());
+  CHECK(result == "");
+  CHECK(most < 6 * header.size());
+  write_header(folder / "file", header + "," + tensor(1u << 18) + "}");
+  CHECK(opened(folder / "file", header.size()).first.find("tensors") != std::string::npos);
 }

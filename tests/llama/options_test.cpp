@@ -40,7 +40,7 @@ TEST_CASE("options: none gives the defaults") {
   CHECK(!o.report);
   CHECK(!o.plot);
   CHECK(!o.baseline);
-  CHECK(o.out_dtype == DType::f32);
+  CHECK(!o.out_dtype);
   CHECK(!o.checkpoint);
   CHECK(o.checkpoint_every == 100);
   CHECK(!o.resume);

@@ -1114,3 +1114,100 @@ TEST_CASE("resume: the trained model is written in each type and read back") {
               .find(dtype == DType::f16 ? "float16" : "bfloat16") != std::string::npos);
   }
 }
+
+TEST_CASE(
+    "program: what belongs to the model goes from --model to --out and --merge-out, and the type "
+    "of its numbers stays") {
+  const Program program(2);
+  const fs::path base = program / "base", out = program / "out";
+  REQUIRE(program.run({"--out", base, "--out-dtype", "bf16"}) == 0);
+  auto config = nlohmann::json::parse(test::read_bytes(base / "config.json"));
+  config["eos_token_id"] = {7, 9};
+  test::write_bytes(base / "config.json", config.dump());
+  test::write_bytes(base / "generation_config.json", R"({"eos_token_id":[7,9]})");
+  test::write_bytes(base / "tokenizer.model", "pieces");
+  const std::vector<std::string> lora{"--mode", "lora", "--lora-rank", "1"};
+  const auto same = [&](const fs::path& folder) {
+    CAPTURE(folder);
+    CHECK(test::read_bytes(folder / "tokenizer.model") == "pieces");
+    CHECK(test::read_bytes(folder / "generation_config.json") == R"({"eos_token_id":[7,9]})");
+    const auto written = nlohmann::json::parse(test::read_bytes(folder / "config.json"));
+    CHECK(written["eos_token_id"] == config["eos_token_id"]);
+    CHECK(written["torch_dtype"] == "bfloat16");
+    CHECK(fs::file_size(folder / "model.safetensors") <
+          fs::file_size(base / "model.safetensors") + 1000);
+  };
+  REQUIRE(program.run_on(base, {"--out", out}) == 0);
+  same(out);
+  auto words = lora;
+  words.insert(words.end(), {"--out", program / "adapter", "--merge-out", program / "merged"});
+  REQUIRE(program.run_on(base, words) == 0);
+  same(program / "merged");
+  // An adapter is its base's: PEFT copies nothing, and keeps float32.
+  CHECK(names_in(program / "adapter") ==
+        std::set<std::string>{"adapter_config.json", "adapter_model.safetensors"});
+  CHECK(SafetensorsFile(program / "adapter/adapter_model.safetensors").tensors()[0].dtype ==
+        DType::f32);
+  REQUIRE(program.run_on(base, {"--out", base}) == 0);  // over itself
+  same(base);
+  REQUIRE(program.run_on(base, {"--out", out, "--out-dtype", "f32"}) == 0);
+  CHECK(nlohmann::json::parse(test::read_bytes(out / "config.json"))["torch_dtype"] == "float32");
+}
+
+TEST_CASE("program: a differing lm_head.weight is used in each mode, and written") {
+  const Program program(2), none(0);
+  const fs::path tied = program / "tied", untied = program / "untied";
+  REQUIRE(program.run({"--out", tied, "--tie-embeddings"}) == 0);
+  std::vector<std::vector<float>> values;
+  std::vector<TensorToWrite> tensors;
+  {
+    const SafetensorsFile file(tied / "model.safetensors");
+    for (const TensorInfo& tensor : file.tensors()) {
+      file.read(tensor.name, values.emplace_back(tensor.elements()));
+      tensors.push_back({tensor.name, tensor.shape, {}});
+    }
+  }
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    if (tensors[i].name == "model.embed_tokens.weight") {
+      std::vector<float> head = values[i];
+      std::ranges::reverse(head);
+      tensors.push_back({"lm_head.weight", tensors[i].shape, {}});
+      values.push_back(std::move(head));
+      break;
+    }
+  for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i].values = values[i];
+  write_safetensors(tied / "model.safetensors", tensors);
+  // The same folder, but it says so.
+  fs::create_directories(untied);
+  fs::copy_file(tied / "model.safetensors", untied / "model.safetensors");
+  auto config = nlohmann::json::parse(test::read_bytes(tied / "config.json"));
+  REQUIRE(config["tie_word_embeddings"] == true);
+  config["tie_word_embeddings"] = false;
+  test::write_bytes(untied / "config.json", config.dump());
+
+  for (const char* const mode : {"full", "lora", "qlora"}) {
+    CAPTURE(mode);
+    const auto words = [&](const char* name) {
+      std::vector<std::string> all{"--mode", mode, "--report", program / "report.json"};
+      all.insert(all.end(),
+                 {std::string_view(mode) == "full" ? "--out" : "--merge-out", program / name});
+      return all;
+    };
+    const auto losses = [&] {
+      const auto report = nlohmann::json::parse(test::read_bytes(program / "report.json"));
+      return std::pair{report["steps"][0]["loss"].get<double>(),
+                       report["summary"]["validation_loss"].get<double>()};
+    };
+    REQUIRE(program.run_on(untied, words("expected")) == 0);
+    CHECK(program.output().find("lm_head.weight") == std::string::npos);
+    const auto expected = losses();
+    REQUIRE(program.run_on(tied, words("actual")) == 0);
+    CHECK(program.output().find("its own lm_head.weight is another one") != std::string::npos);
+    CHECK(losses() == expected);
+    for (const char* name : {"config.json", "model.safetensors"})
+      CHECK((test::read_bytes(program / "actual" / name) ==
+             test::read_bytes(program / "expected" / name)));
+    CHECK(nlohmann::json::parse(test::read_bytes(program / "actual" /
+                                                 "config.json"))["tie_word_embeddings"] == false);
+  }
+}
