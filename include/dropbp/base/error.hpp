@@ -4,7 +4,6 @@
 // Errors in three parts: what is required, what was given, what to do about it.
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +16,7 @@
 #endif
 
 #include "dropbp/base/config.hpp"
+#include "dropbp/base/real_bits.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
@@ -29,14 +29,6 @@ inline std::string text(double value) {
 template <std::unsigned_integral Count>
 std::string text(Count value) {
   return std::to_string(value);
-}
-
-/// False for infinities and NaN, under -ffast-math too, where a comparison would not tell.
-/// `volatile`, because clang++ then takes it that no argument is either, and would not look at the
-/// bits of one.
-inline bool is_finite(double value) noexcept {
-  const volatile double seen = value;
-  return ((std::bit_cast<std::uint64_t>(double{seen}) >> 52) & 0x7FFu) != 0x7FFu;
 }
 
 /// The value as a 64-bit double: not held in more bits (x87), not fused with the next operation,
