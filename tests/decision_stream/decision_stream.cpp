@@ -71,12 +71,12 @@ void take_schedules() {
   }
 }
 
-// Numbers with all their bits in use, the same in every build.
+// Numbers whose products and sums of two are exact, and so the same in every build.
 struct Random {
   std::uint64_t state;
   double unit() {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<double>(state >> 11) * 0x1p-53;
+    return static_cast<double>(state >> 40) * 0x1p-24;
   }
 };
 
@@ -129,11 +129,11 @@ void take_allocations() {
       const std::size_t size = 2 + instance % 30;
       std::vector<double> flops(size), sensitivities(size);
       for (std::size_t i = 0; i < size; ++i) {
-        flops[i] = (0.1 + random.unit()) * unit;
+        flops[i] = (0.125 + random.unit()) * unit;
         const double one = random.unit();
         sensitivities[i] = i % 7 == 3 ? 0.0 : one * one * unit;
       }
-      dropbp::DropSchedule<> schedule(flops, {.drop_rate = 0.8 * random.unit(), .seed = instance});
+      dropbp::DropSchedule<> schedule(flops, {.drop_rate = 0.75 * random.unit(), .seed = instance});
       const std::span<const double> given(sensitivities);
       take_allocation(schedule, given, dropbp::UniformAllocation{});
       take_allocation(schedule, given, dropbp::GreedyAllocation{});
@@ -173,10 +173,10 @@ void take_sensitivities() {
     dropbp::DropPlan plan;
     for (std::uint64_t step = 0; step < 50; ++step) {
       schedule.draw(step, 0, plan);
-      const double scale = unit * (0.5 + random.unit());
+      const double scale = unit * static_cast<double>(step % 5 + 1);
       for (std::size_t i = 0; i < size; ++i) {
-        const double norm = (1.0 + static_cast<double>(i)) * scale * (0.9 + 0.2 * random.unit());
-        const double ratio = 0.9 + 0.2 * random.unit();
+        const double norm = static_cast<double>(i + 1) * scale * (1.0 + 0.25 * random.unit());
+        const double ratio = 0.875 + 0.25 * random.unit();
         if (plan.kept(i)) running.observe(i, norm, ratio);
       }
       running.end_step();

@@ -33,7 +33,8 @@ std::string text(Count value) {
 
 /// The value as a 64-bit double: not held in more bits (x87), not fused with the next operation,
 /// not regrouped with others
-/// (-ffast-math). What decides a plan must be the same number in every build.
+/// (-ffast-math). What decides a plan must be the same number in every build. A divisor that serves
+/// twice is rounded as well: it would be inverted.
 inline double rounded(double value) noexcept {
 #if defined(__GNUC__) && defined(__SSE2_MATH__) && !defined(__CUDA_ARCH__)
   // The compiler sees another value of unknown origin, and leaves it in its register. Volatile, so

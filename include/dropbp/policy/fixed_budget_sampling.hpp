@@ -150,7 +150,8 @@ struct FixedBudgetSampling {
     if (now.most() <= with_rounding(most, scaled.lightest)) return;
     const double allowed =
         scaled.lightest == scaled.heaviest
-            ? scaled.heaviest * detail::floor(detail::rounded(most / scaled.heaviest) + rounding)
+            ? scaled.heaviest *
+                  detail::floor(detail::rounded(most / detail::rounded(scaled.heaviest)) + rounding)
             : detail::rounded(most - scaled.heaviest) * (1.0 - 1e-12);
     if (!(allowed > 0.0))
       detail::throw_invalid(
@@ -193,7 +194,7 @@ struct FixedBudgetSampling {
     double most() const {
       if (heaviest == 0.0) return certain;
       if (lightest == heaviest) {
-        const double count = detail::rounded(expected / heaviest);
+        const double count = detail::rounded(expected / detail::rounded(heaviest));
         const double whole = detail::floor(count + rounding);
         return detail::rounded(
             certain + detail::rounded(heaviest * (count > whole + rounding ? whole + 1.0 : whole)));
@@ -244,11 +245,13 @@ struct FixedBudgetSampling {
       const bool winner_is_decided = gains ? lacked <= others_held : others_lacked <= held;
       if (winner_is_decided) {
         winner.decide(true, dropped);
-        loser.keep = detail::rounded(loser.keep - detail::rounded(moved / loser.weight));
+        loser.keep =
+            detail::rounded(loser.keep - detail::rounded(moved / detail::rounded(loser.weight)));
         if (loser.keep <= 0.0) loser.decide(false, dropped);
       } else {
         loser.decide(false, dropped);
-        winner.keep = detail::rounded(winner.keep + detail::rounded(moved / winner.weight));
+        winner.keep =
+            detail::rounded(winner.keep + detail::rounded(moved / detail::rounded(winner.weight)));
         if (winner.keep >= 1.0) winner.decide(true, dropped);
       }
       if (!open) *this = other;

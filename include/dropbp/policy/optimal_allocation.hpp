@@ -155,7 +155,8 @@ struct OptimalAllocation {
   // Of the largest; 0 where that is too little for a double to hold, in every build.
   static double share(double value, double largest) {
     if (!(largest > 0.0)) return 0.0;
-    const double share = detail::rounded(value / largest);
+    // A divisor that the compiler knows to be the same is made a factor by -ffast-math.
+    const double share = detail::rounded(value / detail::rounded(largest));
     return share < (std::numeric_limits<double>::min)() ? 0.0 : share;
   }
 

@@ -225,9 +225,9 @@ class RunningSensitivity {
                0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
     std::uint64_t last = 0;
     Observation now;
-    double average() const noexcept { return detail::rounded(own / weight); }
+    double average() const noexcept { return detail::rounded(own / detail::rounded(weight)); }
     double stream_ratio() const noexcept {
-      return ratio_weight > 0.0 ? detail::rounded(ratio / ratio_weight) : 1.0;
+      return ratio_weight > 0.0 ? detail::rounded(ratio / detail::rounded(ratio_weight)) : 1.0;
     }
     bool operator==(const Branch&) const = default;
   };
