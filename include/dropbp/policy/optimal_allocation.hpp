@@ -48,7 +48,8 @@ concept AllocationObjective = std::copyable<O> && requires(const O& objective, d
 /// S_i)) with one lambda for all branches (Boyd, Vandenberghe: "Convex optimization", 5.5.3), which
 /// is the smallest double that keeps the budget: 63 passes over the branches. Branches without
 /// sensitivity are dropped first, all at one rate; those without FLOPs stay at their lowest rate,
-/// since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter.
+/// since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter. Where
+/// x87 computes (32-bit x86 without SSE2) the last bits of a rate may differ from other builds.
 template <class Objective>
 struct OptimalAllocation {
   static_assert(
