@@ -21,8 +21,8 @@ namespace {
 constexpr std::uint64_t expected_of_independent_draws = 0xdd1aa9b2a1494344u;
 constexpr std::uint64_t expected_of_fixed_budgets = 0x9ff516f322bc535du;
 constexpr std::uint64_t expected_of_weights_and_caps = 0xb6bb805435133811u;
-constexpr std::uint64_t expected_of_allocations = 0;
-constexpr std::uint64_t expected_of_optimal_rates = 0;
+constexpr std::uint64_t expected_of_allocations = 0xbe0da11664510b05u;
+constexpr std::uint64_t expected_of_optimal_rates = 0xe8ff0470fa89d5c5u;
 constexpr std::uint64_t expected_of_sensitivities = 0x2394e272ce2ff7acu;
 
 constexpr std::uint64_t empty_hash = 0xcbf29ce484222325u;  // FNV-1a
