@@ -111,6 +111,14 @@ class DropBPHandler {
         kept_micro_steps_(schedule_.size()),
         kept_(schedule_.size()),
         dropped_(schedule_.size()) {
+    // No step allocates: each of the two plans is drawn into what the other one leaves.
+    for (DropPlan* const plan : {&plan_, &next_plan_}) {
+      const auto nothing = [](std::span<std::uint8_t>, std::span<std::uint32_t>) {};
+      plan->redraw(size(), {.groups = detail::view(schedule_.options().groups)}, nothing);
+      plan->redraw(0, {}, nothing);
+    }
+    scales_.reserve(size());
+    next_scales_.reserve(size());
     for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
     ask_what_trains();
   }
@@ -119,13 +127,15 @@ class DropBPHandler {
 
   /// Draws the plan of an optimizer step's first micro-step and tells every layer. Call it before
   /// the forward pass. Layers whose operation has trains() are asked for it in every step, so that
-  /// it may change between steps; for all others DropOptions::trains counts.
+  /// it may change between steps; for all others DropOptions::trains counts. Throws
+  /// std::invalid_argument for step 2^64 - 1, which has no next one.
   void begin_step(std::uint64_t step) {
     require_no_measurement();
+    require_next_step(step);
     require_same_layers();
     ask_what_trains();
     schedule_.draw(step, 0, next_plan_);
-    plan_ = next_plan_;
+    schedule_.gradient_scales(step, next_scales_);
     start(true);
   }
 
@@ -143,22 +153,26 @@ class DropBPHandler {
     require_same_layers();
     if (schedule_.options().plan_per == PlanPer::step) {
       detail::require_micro_step(micro_step);
-      plan_.set_micro_step(micro_step);
+      next_plan_ = plan_;
+      next_plan_.set_micro_step(micro_step);
+      next_scales_ = scales_;
     } else {
       schedule_.draw(plan_.step(), micro_step, next_plan_);
-      plan_ = next_plan_;
+      schedule_.gradient_scales(plan_.step(), next_scales_);
     }
     start(false);
   }
 
-  /// A step with a plan from elsewhere. Throws std::invalid_argument for one of another size, or
-  /// made without DropOptions::parents.
+  /// A step with a plan from elsewhere. Throws std::invalid_argument for one of another size, of
+  /// step 2^64 - 1, or made without DropOptions::parents.
   void begin_step(const DropPlan& plan) {
     require_no_measurement();
+    require_next_step(plan.step());
     require_same_layers();
     detail::require_count(plan.size(), size(), "decision in a plan");
     require_parents_kept(plan);
-    plan_ = plan;
+    next_plan_ = plan;
+    schedule_.gradient_scales(plan.step(), next_scales_);
     start(true);
   }
 
@@ -166,6 +180,7 @@ class DropBPHandler {
   /// validation losses.
   void begin_evaluation() {
     require_no_measurement();
+    require_same_layers();
     evaluate_layers();
     evaluating_ = true;
   }
@@ -205,21 +220,32 @@ class DropBPHandler {
   }
 
   /// One rate for all branches from the next draw on: the next begin_step or, with
-  /// PlanPer::micro_step, begin_micro_step.
-  void set_drop_rate(double rate) { schedule_.set_drop_rate(rate); }
+  /// PlanPer::micro_step, begin_micro_step. Like all that changes rates or costs, it throws
+  /// std::logic_error in a measurement, which leaves them alone.
+  void set_drop_rate(double rate) {
+    require_not_measuring();
+    schedule_.set_drop_rate(rate);
+  }
 
   /// A rate for each branch from the next draw on.
-  void set_drop_rates(std::span<const double> rates) { schedule_.set_drop_rates(rates); }
+  void set_drop_rates(std::span<const double> rates) {
+    require_not_measuring();
+    schedule_.set_drop_rates(rates);
+  }
 
   /// Reads the layers' FLOPs again, for example after the sequence length changed.
   void update_flops() {
+    require_not_measuring();
     const std::vector<double> flops = layer_flops(*model_);
     schedule_.set_flops(detail::view(flops));
   }
 
   /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example seconds
   /// from measure_costs.
-  void set_flops(std::span<const double> flops) { schedule_.set_flops(flops); }
+  void set_flops(std::span<const double> flops) {
+    require_not_measuring();
+    schedule_.set_flops(flops);
+  }
 
   /// The sensitivities measured or given last; empty before.
   std::span<const double> sensitivities() const noexcept { return detail::view(sensitivities_); }
@@ -230,14 +256,17 @@ class DropBPHandler {
   /// generators are left alone; the gradients are those of the last pass, and nothing of a forward
   /// pass before it is left for a backward pass after it. Average over several samples by measuring
   /// several times. Throws whatever backprop throws, std::runtime_error when a gradient is not
-  /// finite, and std::logic_error when backprop begins a step or runs none of the model's layers.
+  /// finite, and std::logic_error when backprop begins a step, changes rates or costs, or runs none
+  /// of the model's layers. After any of these everything is as it was. Should for_each_layer throw
+  /// while the layers are put back, that waits for the next begin_step, begin_evaluation,
+  /// measurement or restore: begin one of them before the next pass.
   template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities(Backprop&& backprop,
                                             const SensitivityPolicy& policy = {}) {
     static_assert(require_measurable<SensitivityPolicy>() && require_backprop<Backprop>());
     require_no_measurement();
     std::vector<double> sensitivities(size());
-    const Measurement measurement(*this);
+    Measurement measurement(*this);
     drop_only(size());
     static_cast<void>(backprop());
     measurement.require_passes();
@@ -250,6 +279,7 @@ class DropBPHandler {
       sensitivities[i] = policy.difference(reference, *model_);
       require_finite(sensitivities[i], "branch " + detail::text(i));
     }
+    measurement.end();
     return sensitivities;
   }
 
@@ -281,7 +311,7 @@ class DropBPHandler {
     std::vector<double> sensitivities(size());
     std::vector<Gradient> gradients;  // of each branch's output, from the highest down
     gradients.reserve(size() + 1);
-    const Measurement measurement(*this);
+    Measurement measurement(*this);
     for_each_branch([](auto& layer, std::size_t) {
       static_assert(detail::repeats_backward<decltype(layer)>,
                     "dropbp: measure_sensitivities_nested runs each backward several times; an "
@@ -307,13 +337,15 @@ class DropBPHandler {
       sensitivities[i] = policy.difference(reference, *model_);
       require_finite(sensitivities[i], "branch " + detail::text(i));
     }
+    measurement.end();
     return sensitivities;
   }
 
   /// The seconds that each branch takes, for set_flops in place of FLOPs: of `passes` calls of
   /// backprop with nothing dropped, the fastest pass of each branch. `now()` tells seconds as a
   /// double, of a branch without what is nested in it: SteadyClock (steady_clock.hpp), or for a
-  /// device a callable that waits for its stream first. What a plan saves is the backward time:
+  /// device a callable that waits for its stream first. Throws as measure_sensitivities does, and
+  /// std::invalid_argument for less than one pass. What a plan saves is the backward time:
   ///   handler.set_flops(std::vector<double> of times[i].backward)
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
@@ -322,8 +354,12 @@ class DropBPHandler {
                   "dropbp: the second argument of measure_costs is a clock: now() const returns "
                   "seconds as a number. On the host that is SteadyClock{} (steady_clock.hpp).");
     require_no_measurement();
+    if (passes < 1)
+      detail::throw_invalid("measure_costs needs at least one pass",
+                            std::to_string(passes) + " were asked for",
+                            "leave the number out for three");
     std::vector<BranchTimes> times(size());
-    const Measurement measurement(*this);
+    Measurement measurement(*this);
     const auto read = [&now] { return static_cast<double>(now()); };
     const detail::ClockReference clock{
         [](const void* one) { return (*static_cast<const decltype(read)*>(one))(); }, &read};
@@ -349,6 +385,7 @@ class DropBPHandler {
       }
     }
     measurement.require_passes();
+    measurement.end();
     return times;
   }
 
@@ -384,6 +421,7 @@ class DropBPHandler {
   /// Rates from given sensitivities, one a branch. Throws std::invalid_argument, with the rates as
   /// they were, for wrong ones or a target rate that the allocation policy cannot reach.
   void allocate(std::span<const double> sensitivities) {
+    require_not_measuring();
     std::vector<double> copy(sensitivities.begin(), sensitivities.end());
     schedule_.allocate(sensitivities, allocation_);
     sensitivities_ = std::move(copy);
@@ -407,17 +445,19 @@ class DropBPHandler {
 
   /// What was dropped and what really ran since the handler was made or restored.
   Report report() const {
+    require_not_measuring();
     Report report;
     report.micro_steps = micro_steps_;
     report.branches.resize(size());
     for_each_branch([&](auto& layer, std::size_t i) {
-      report.branches[i] = {flops()[i], drop_rates()[i], kept_[i], dropped_[i], layer.calls()};
+      report.branches[i] = {flops()[i], drop_rates()[i], kept_[i], dropped_[i], calls_of(layer, i)};
     });
     return report;
   }
 
   /// All that a resumed training needs of the handler; take it between two steps.
   HandlerState state() const {
+    require_not_measuring();
     HandlerState state{.seed = schedule_.options().seed,
                        .plan_per = schedule_.options().plan_per,
                        .next_step = next_step_,
@@ -428,16 +468,17 @@ class DropBPHandler {
                        .kept = kept_,
                        .dropped = dropped_,
                        .calls = std::vector<BranchCalls>(size())};
-    for_each_branch([&](auto& layer, std::size_t i) { state.calls[i] = layer.calls(); });
+    for_each_branch([&](auto& layer, std::size_t i) { state.calls[i] = calls_of(layer, i); });
     return state;
   }
 
   /// Goes on from a saved state, with begin_step(state.next_step): it draws what it would have
   /// drawn then. Throws std::invalid_argument, with everything as it was, for a state of another
-  /// model or with impossible rates.
+  /// model or with impossible rates, sensitivities or counts.
   void restore(const HandlerState& state) {
     require_no_measurement();
     detail::require_consistent(state);
+    detail::require_possible(state);
     if (state.drop_rates.size() != size())
       detail::throw_invalid(
           "a state must be of a model with as many branches (" + detail::text(size()) + ")",
@@ -533,11 +574,13 @@ class DropBPHandler {
     const std::size_t count = visit_layers(*model_, [&](auto& layer, std::size_t i) {
       if (i < size()) visit(layer, i);
     });
-    if (count != size())
+    if (count != size()) {
+      require_not_moved_from();
       detail::throw_order("a model must keep the layers that its handler was made for (" +
                               detail::text(size()) + ")",
                           "for_each_layer visited " + detail::text(count),
                           "make a new handler for the changed model");
+    }
   }
 
   // Before the first change: where the model's layers have changed, everything stays as it was.
@@ -554,6 +597,7 @@ class DropBPHandler {
 
   template <class Norm>
   void observe_gradients_as(RunningSensitivity& running, const Norm& squared_norm_of) {
+    require_not_measuring();
     require_begun();
     require_one_after_another("RunningSensitivity estimates",
                               "measure now and then: allocate_by_sensitivity");
@@ -581,41 +625,66 @@ class DropBPHandler {
     observe_stream();
   }
 
-  void tell_layers(const DropPlan& plan, std::span<const double> scales,
-                   bool retains_saved = false) {
-    ++stamp_;
+  // None of these three allocates.
+  void tell_layers(const DropPlan& plan, std::span<const double> scales) const {
+    const std::uint64_t stamp = detail::next_stamp();
     for_each_branch([&](auto& layer, std::size_t i) {
-      const BranchDecision decision{.dropped = plan.dropped(i),
-                                    .saves = true,
-                                    .input_gradient_needed = plan.input_gradient_needed(i),
-                                    .retains_saved = retains_saved,
-                                    .observes_stream = observes_stream_ && !scales.empty(),
-                                    .gradient_scale = scales.empty() ? 1.0 : scales[i],
-                                    .stamp = stamp_};
-      layer.decide(decision);
+      layer.decide(BranchDecision{.dropped = plan.dropped(i),
+                                  .input_gradient_needed = plan.input_gradient_needed(i),
+                                  .observes_stream = observes_stream_,
+                                  .gradient_scale = scales[i],
+                                  .stamp = stamp});
     });
   }
 
-  void evaluate_layers() {
-    ++stamp_;
-    const BranchDecision decision{.saves = false, .stamp = stamp_};
+  // Branch `dropped` and what is nested in it, for a measurement; size() for none.
+  void drop_only(std::size_t dropped, bool retains_saved = false) const {
+    const std::uint64_t stamp = detail::next_stamp();
+    const auto is_in = [&](std::size_t i) {
+      while (i != dropped && schedule_.parent(i) != i) i = schedule_.parent(i);
+      return i == dropped;
+    };
+    for_each_branch([&](auto& layer, std::size_t i) {
+      layer.decide(BranchDecision{.dropped = is_in(i),
+                                  .input_gradient_needed = !is_in(i),
+                                  .retains_saved = retains_saved,
+                                  .stamp = stamp});
+    });
+  }
+
+  void evaluate_layers() const {
+    const BranchDecision decision{.saves = false, .stamp = detail::next_stamp()};
     for_each_branch([&](auto& layer, std::size_t) { layer.decide(decision); });
   }
 
-  // What they were told last, for passes of their own.
-  void tell_layers_again() {
-    if (evaluating_) {
+  // After a measurement: the layers' counts, and what they were told last, for passes of their own.
+  // Allocates nothing, and throws only what for_each_layer throws, or for changed layers; until it
+  // succeeds calls_before_ is not empty.
+  void put_layers_back() {
+    for_each_branch([&](auto& layer, std::size_t i) {
+      layer.set_calls(BranchCalls(calls_before_[i]));
+      if constexpr (requires { layer.release(); }) layer.release();
+      if constexpr (detail::has_clock<decltype(layer)>) layer.set_clock(detail::ClockReference{});
+    });
+    if (evaluating_)
       evaluate_layers();
-    } else if (begun_) {
+    else if (begun_)
       tell_layers(plan_, detail::view(scales_));
-    } else {
+    else
       drop_only(size());
-    }
+    calls_before_.clear();
   }
 
+  template <class Layer>
+  BranchCalls calls_of(const Layer& layer, std::size_t branch) const {
+    return calls_before_.empty() ? BranchCalls(layer.calls()) : calls_before_[branch];
+  }
+
+  // The step or micro-step of next_plan_ and next_scales_.
   void start(bool first) {
-    schedule_.gradient_scales(plan_.step(), scales_);
-    tell_layers(plan_, detail::view(scales_));
+    tell_layers(next_plan_, detail::view(next_scales_));
+    std::swap(plan_, next_plan_);
+    std::swap(scales_, next_scales_);
     begun_ = true;
     evaluating_ = false;
     next_step_ = plan_.step() + 1;
@@ -628,18 +697,26 @@ class DropBPHandler {
     }
   }
 
+  void require_not_moved_from() const {
+    if (size() == 0)  // no other handler is of no branch
+      detail::throw_order("a handler drives its model until it is moved from",
+                          "this one was moved from", "use the one that it was moved to");
+  }
+
   void require_begun() const {
+    require_not_moved_from();
     if (!begun_)
       detail::throw_order("this call belongs to a step",
                           "none has begun since the handler was made or restored",
                           "call begin_step(step) first");
   }
 
-  void require_no_measurement() const {
+  void require_not_measuring() const {
+    require_not_moved_from();
     if (measuring_)
       detail::throw_order(
-          "the passes that measure sensitivities must stay one step",
-          "backprop began another one, or another measurement",
+          "the passes of a measurement must stay one step, with its rates and counts",
+          "backprop began another step or measurement, or changed or asked for these",
           "let backprop only clear the gradients and run one forward and one backward pass");
   }
 
@@ -663,6 +740,17 @@ class DropBPHandler {
                             instead);
   }
 
+  void require_no_measurement() {
+    require_not_measuring();
+    if (!calls_before_.empty()) put_layers_back();
+  }
+
+  static void require_next_step(std::uint64_t step) {
+    if (step == ~std::uint64_t{0})
+      detail::throw_invalid("a step must be below 2^64 - 1, for a next one to follow",
+                            "it is " + detail::text(step), "count steps from 0");
+  }
+
   static void require_finite(double sensitivity, const std::string& dropped) {
     if (!detail::is_finite(sensitivity))
       throw std::runtime_error(
@@ -671,41 +759,30 @@ class DropBPHandler {
                            "look at the loss and its scale"));
   }
 
-  // Branch `dropped` alone; size() for none.
-  void drop_only(std::size_t dropped, bool retains_saved = false) {
-    std::vector<std::uint8_t> mask(size());
-    if (dropped < size()) mask[dropped] = 1;
-    tell_layers(DropPlan(detail::view(std::as_const(mask)), true, 0, 0, 0, {},
-                         detail::view(schedule_.options().parents)),
-                {}, retains_saved);
-  }
-
   // Counts the layers' calls from zero, and puts counts and decisions back, whether the measurement
   // ends well or throws.
   class Measurement {
    public:
     explicit Measurement(DropBPHandler& handler) : handler_(handler) {
-      calls_.reserve(handler.size());
-      handler.require_same_layers();
-      handler.for_each_branch([&](auto& layer, std::size_t) { calls_.push_back(layer.calls()); });
-      handler.for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
+      std::vector<BranchCalls> calls(handler.size());
+      handler.for_each_branch([&](auto& layer, std::size_t i) { calls[i] = layer.calls(); });
+      handler.calls_before_.swap(calls);
       handler.measuring_ = true;
+      try {
+        handler.for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
+      } catch (...) {
+        put_back();
+        throw;
+      }
     }
     Measurement(const Measurement&) = delete;
     Measurement& operator=(const Measurement&) = delete;
-    ~Measurement() {
+    ~Measurement() { put_back(); }
+
+    /// Where the measurement has ended well: what is thrown now has nothing else to hide.
+    void end() {
       handler_.measuring_ = false;
-      try {
-        handler_.for_each_branch([&](auto& layer, std::size_t i) {
-          layer.set_calls(BranchCalls(calls_[i]));
-          if constexpr (requires { layer.release(); }) layer.release();
-          if constexpr (detail::has_clock<decltype(layer)>)
-            layer.set_clock(detail::ClockReference{});
-        });
-        handler_.tell_layers_again();
-      } catch (const std::logic_error&) {  // the model's layers have changed: the next begin_step
-                                           // says so
-      }
+      handler_.put_layers_back();
     }
 
     void require_passes() const {
@@ -721,8 +798,18 @@ class DropBPHandler {
     }
 
    private:
+    // Another error is on its way to the caller. What cannot be done now is done by the next call
+    // that begins something.
+    void put_back() noexcept {
+      handler_.measuring_ = false;
+      if (handler_.calls_before_.empty()) return;
+      try {
+        handler_.put_layers_back();
+      } catch (...) {
+      }
+    }
+
     DropBPHandler& handler_;
-    std::vector<BranchCalls> calls_;
   };
 
   ModelType* model_;
@@ -731,13 +818,14 @@ class DropBPHandler {
   DropPlan plan_;
   DropPlan next_plan_;  // where the next one is drawn: should that throw, the old one is whole
   std::vector<double> scales_;                   // GradientScaling in the step begun last
+  std::vector<double> next_scales_;              // as next_plan_
+  std::vector<BranchCalls> calls_before_;        // a measurement; empty when none is on
   std::vector<std::uint32_t> kept_micro_steps_;  // since begin_step
   std::vector<double> sensitivities_;
   std::vector<std::uint64_t> kept_;
   std::vector<std::uint64_t> dropped_;
   std::uint64_t next_step_ = 0;
   std::uint64_t micro_steps_ = 0;
-  std::uint64_t stamp_ = 0;
   bool begun_ = false;            // plan_ is that of a step
   bool observes_stream_ = false;  // see observe_stream
   bool evaluating_ = false;       // begin_evaluation was the last to begin

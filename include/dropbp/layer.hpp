@@ -16,6 +16,27 @@
 
 DROPBP_NAMESPACE_BEGIN
 
+namespace detail {
+
+// Whether what it is a member of was moved from.
+class MovedFrom {
+ public:
+  MovedFrom() = default;
+  MovedFrom(const MovedFrom&) = default;
+  MovedFrom& operator=(const MovedFrom&) = default;
+  MovedFrom(MovedFrom&& other) noexcept : moved_(std::exchange(other.moved_, true)) {}
+  MovedFrom& operator=(MovedFrom&& other) noexcept {
+    moved_ = std::exchange(other.moved_, true);
+    return *this;
+  }
+  explicit operator bool() const noexcept { return moved_; }
+
+ private:
+  bool moved_ = false;
+};
+
+}  // namespace detail
+
 /// A residual branch around an Operation (operation.hpp says what that is). Two faces:
 ///   residual      y = layer.forward(x, args...), grad = layer.backward(grad, args...)
 ///   branch only   f = layer.forward_branch(x, args...),
@@ -24,7 +45,8 @@ DROPBP_NAMESPACE_BEGIN
 /// DropBPHandler decides before each step; without one every branch is kept. A dropped branch
 /// computes the same forward, saves nothing, and its backward hands back the gradient it was given,
 /// in the same buffer. backward takes the extra arguments that forward took. Not for concurrent
-/// use; one forward is followed by at most one backward.
+/// use; one forward is followed by at most one backward. The passes of a layer that was moved from
+/// throw std::logic_error.
 template <class Op>
 class DropBPLayer {
   static_assert(detail::has_saved<Op>,
@@ -338,9 +360,16 @@ class DropBPLayer {
     }
   }
 
+  void require_not_moved_from() const {
+    if (moved_from_)
+      detail::throw_order("a layer has passes until it is moved from", "this one was moved from",
+                          "use the layer that it was moved to");
+  }
+
   // What a forward saved replaces what an earlier one did only when it has succeeded.
   template <class Forward>
   auto run_forward(Forward forward) {
+    require_not_moved_from();
     detail::require_not_inside_dropped(decision_);
     const double begin = clock_();
     std::optional<Saved> fresh;
@@ -366,6 +395,7 @@ class DropBPLayer {
 
   template <class Backward>
   void run_backward(Backward backward) {
+    require_not_moved_from();
     if (!awaits_backward_)
       detail::throw_order("each backward must follow a forward of the same layer that could save",
                           "there was none since the last backward, release() or evaluation",
@@ -394,6 +424,7 @@ class DropBPLayer {
   double stream_ratio_ = 1.0;
   std::uint64_t forward_stamp_ = 0;
   bool awaits_backward_ = false;
+  detail::MovedFrom moved_from_;
 };
 
 DROPBP_NAMESPACE_END

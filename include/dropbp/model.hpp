@@ -10,6 +10,10 @@
 
 #include "dropbp/tensor.hpp"
 
+#if !defined(__GNUC__)
+#include <atomic>
+#endif
+
 DROPBP_NAMESPACE_BEGIN
 
 /// What one branch is told before a micro-step.
@@ -22,8 +26,9 @@ struct BranchDecision {
       false;  ///< a kept branch measures how much of the gradient that it passes on is its own
   double gradient_scale =
       1.0;  ///< of what a kept branch adds to gradients: its parameters' and its input's
-  std::uint64_t stamp =
-      0;  ///< differs between micro-steps: finds a backward whose forward was another's
+  /// Differs between all micro-steps of all handlers of a process: finds a backward whose forward
+  /// was another's. 0 without a handler.
+  std::uint64_t stamp = 0;
 };
 
 /// How often a branch really ran.
@@ -40,6 +45,17 @@ struct BranchTimes {
 };
 
 namespace detail {
+
+// One for all handlers of the process, in whichever shared library they are.
+#if defined(__GNUC__)  // <atomic> would cost every user of the header more
+__attribute__((visibility("default"))) inline std::uint64_t last_stamp = 0;
+inline std::uint64_t next_stamp() noexcept {
+  return __atomic_add_fetch(&last_stamp, 1, __ATOMIC_RELAXED);
+}
+#else
+inline std::atomic<std::uint64_t> last_stamp = 0;
+inline std::uint64_t next_stamp() noexcept { return ++last_stamp; }
+#endif
 
 // That the forward pass of a dropped branch runs in this thread, for the branches nested in it: no
 // gradient will reach them.

@@ -123,6 +123,9 @@ class DropSchedule {
   /// warm-up.
   void draw(std::uint64_t step, std::uint32_t micro_step, DropPlan& plan) const {
     detail::require_micro_step(micro_step);
+    if (flops_.empty())
+      detail::throw_order("a schedule draws plans until it is moved from",
+                          "this one was moved from", "use the one that it was moved to");
     const std::uint32_t drawn = options_.plan_per == PlanPer::step ? 0 : micro_step;
     const CounterRandom random{options_.seed, RandomStream::drop_decision, step, drawn};
     const auto draw_from = [&](const typename SamplingPolicy::Prepared& prepared,
@@ -261,15 +264,18 @@ class DropSchedule {
   void set_drop_rates(std::span<const double> rates) {
     detail::require_count(rates.size(), size(), "drop rate");
     require_rates(rates);
+    // In a unit of which the largest has 1 to 2, so that no product falls below the normal numbers.
+    const int shift = -detail::largest_exponent(flops_);
     double dropped = 0.0, lowest = 1.0, highest = 0.0;
     for (std::size_t i = 0; i < size(); ++i) {
-      dropped = detail::rounded(dropped + detail::rounded(rates[i] * flops_[i]));
+      const double flops = detail::times_power_of_two(flops_[i], shift);
+      dropped = detail::rounded(dropped + detail::rounded(rates[i] * flops));
       if (rates[i] < lowest) lowest = rates[i];
       if (rates[i] > highest) highest = rates[i];
     }
-    const double mean = detail::rounded(
-        dropped /
-        total_flops_);  // within the rates but for rounding: equal ones have exactly their mean
+    const double total = detail::times_power_of_two(total_flops_, shift);
+    // Within the rates but for rounding: equal ones have exactly their mean.
+    const double mean = detail::rounded(dropped / total);
     apply(mean < lowest ? lowest : mean > highest ? highest : mean, {rates.begin(), rates.end()});
   }
 
@@ -330,9 +336,10 @@ class DropSchedule {
   static double checked_sum(std::span<const double> flops) {
     double sum = 0.0;
     for (std::size_t i = 0; i < flops.size(); ++i) {
-      if (!detail::is_finite(flops[i]) || flops[i] <= 0.0)
+      // Subnormal ones are 0 in some builds.
+      if (!detail::is_finite(flops[i]) || flops[i] <= 0.0 || detail::exponent_of(flops[i]) < -1022)
         detail::throw_invalid(
-            "the FLOPs of a branch must be positive and finite",
+            "the FLOPs of a branch must be positive and finite, and at least 2.3e-308",
             "those of branch " + detail::text(i) + " are " + detail::text(flops[i]),
             "pass the cost of its forward pass in any unit common to all branches");
       sum = detail::rounded(sum + flops[i]);
@@ -360,10 +367,14 @@ class DropSchedule {
                            detail::rounded(static_cast<double>(options_.warm_up_steps)));
   }
 
-  // A sampling policy with a cap on what is kept raises the rates that exceed it.
+  // A sampling policy with a cap on what is kept raises the rates that exceed it. A rate of -0 is
+  // 0: equal rates have equal bits, and their plans equal fingerprints.
   void limit(std::span<double> rates) const {
-    if constexpr (detail::has_limit<SamplingPolicy>)
+    if constexpr (detail::has_limit<SamplingPolicy>) {
       sampling_.limit(rates, input(rates, options_.drop_rate));
+      require_rates(rates);
+    }
+    for (double& rate : rates) rate = detail::magnitude(rate);
   }
 
   static double scale_at(double rate) { return rate < 1.0 ? 1.0 / (1.0 - rate) : 1.0; }
@@ -382,7 +393,7 @@ class DropSchedule {
     prepared_ = std::move(prepared);
     rates_ = std::move(rates);
     rates_hash_ = hash(drop_rates());
-    options_.drop_rate = drop_rate;
+    options_.drop_rate = detail::magnitude(drop_rate);
   }
 
   std::vector<double> flops_;

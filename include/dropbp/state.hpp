@@ -47,6 +47,26 @@ inline void require_consistent(const HandlerState& state) {
     require_count(state.sensitivities.size(), branches, "sensitivity in a state");
 }
 
+// What no handler can have come to, beside its rates.
+DROPBP_LAZY
+inline void require_possible(const HandlerState& state) {
+  for (std::size_t i = 0; i < state.sensitivities.size(); ++i)
+    if (!is_finite(state.sensitivities[i]) || state.sensitivities[i] < 0.0)
+      throw_invalid("the sensitivities of a state must be finite and not negative",
+                    "that of branch " + text(i) + " is " + text(state.sensitivities[i]),
+                    "restore from an intact copy");
+  if (state.micro_steps >> 63 != 0)
+    throw_invalid("the micro-steps of a state must be fewer than 2^63",
+                  "it counts " + text(state.micro_steps), "restore from an intact copy");
+  for (std::size_t i = 0; i < state.kept.size(); ++i)
+    if (state.kept[i] > state.micro_steps || state.dropped[i] != state.micro_steps - state.kept[i])
+      throw_invalid("each micro-step of a state (" + text(state.micro_steps) +
+                        ") must have kept or dropped each branch",
+                    "branch " + text(i) + " was kept in " + text(state.kept[i]) +
+                        " and dropped in " + text(state.dropped[i]),
+                    "restore from an intact copy");
+}
+
 }  // namespace detail
 
 /// One line a field, one line a branch; numbers are exact in every locale. Throws

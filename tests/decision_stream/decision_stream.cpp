@@ -3,37 +3,43 @@
 
 // The decisions of many steps as one hash. It must be the same for every compiler, optimisation
 // level, floating-point mode and word size: ranks that were built differently must drop the same
-// branches. CMakeLists.txt builds this several ways. Input that is not a number must be refused in
-// each of them, also under -ffast-math.
+// branches. CMakeLists.txt builds this several ways. Every policy takes part. Input that is not a
+// number must be refused in each build, also under -ffast-math.
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <limits>
+#include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
-#include "dropbp/policy/allocation.hpp"
-#include "dropbp/policy/fixed_budget_sampling.hpp"
-#include "dropbp/policy/sampling.hpp"
-#include "dropbp/schedule.hpp"
+#include "dropbp/dropbp.hpp"
 
 namespace {
 
 constexpr std::uint64_t expected_of_independent_draws = 0xdd1aa9b2a1494344u;
 constexpr std::uint64_t expected_of_fixed_budgets = 0x9ff516f322bc535du;
+constexpr std::uint64_t expected_of_weights_and_caps = 0xb6bb805435133811u;
+constexpr std::uint64_t expected_of_allocations = 0xbe0da11664510b05u;
+constexpr std::uint64_t expected_of_optimal_rates = 0xe8ff0470fa89d5c5u;
+constexpr std::uint64_t expected_of_sensitivities = 0x2394e272ce2ff7acu;
 
+constexpr std::uint64_t empty_hash = 0xcbf29ce484222325u;  // FNV-1a
 std::uint64_t decisions = 0;
-std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+std::uint64_t hash = empty_hash;
 
 void take(std::uint64_t byte) { hash = (hash ^ byte) * 0x100000001b3u; }
 
 template <class Sampling>
 void take_plans(const dropbp::DropSchedule<Sampling>& schedule, std::uint64_t first_step,
-                std::uint64_t steps) {
+                std::uint64_t steps, bool with_fingerprints = true) {
   dropbp::DropPlan plan;
   for (std::uint64_t step = first_step; step < first_step + steps; ++step) {
     schedule.draw(step, static_cast<std::uint32_t>(step % 5), plan);
     for (std::size_t i = 0; i < plan.size(); ++i) take(plan.dropped(i) ? 1 : 0);
     decisions += plan.size();
+    if (!with_fingerprints) continue;
     const std::uint64_t fingerprint = plan.fingerprint();
     for (int shift = 0; shift < 64; shift += 8) take(fingerprint >> shift & 0xFF);
   }
@@ -67,6 +73,149 @@ void take_schedules() {
   }
 }
 
+// Numbers whose products and sums of two are exact, and so the same in every build.
+struct Random {
+  std::uint64_t state;
+  double unit() {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<double>(state >> 40) * 0x1p-24;
+  }
+};
+
+// Weights of every kind, with and without a cap, in groups and in a warm-up, in several units.
+void take_weights_and_caps() {
+  for (const double unit : {1.0, 0x1p-900, 0x1p900}) {
+    for (const std::size_t size : {3, 16, 49}) {
+      Random random{size};
+      std::vector<double> flops(size), bytes(size), each(size);
+      std::vector<std::uint32_t> groups(size);
+      double total = 0.0;
+      for (std::size_t i = 0; i < size; ++i) {
+        flops[i] = static_cast<double>((i * 31) % 17 + 1) * unit;
+        bytes[i] = static_cast<double>((i * 7919) % 101 + 1) * unit;
+        each[i] = random.unit();
+        groups[i] = i % 3 == 0 ? 1 : 0;
+        total += bytes[i];
+      }
+      for (const dropbp::FixedBudgetSampling& sampling :
+           {dropbp::FixedBudgetSampling{.weigh = dropbp::BranchWeight::flops},
+            dropbp::FixedBudgetSampling{.weigh = dropbp::BranchWeight::bytes, .bytes = bytes},
+            dropbp::FixedBudgetSampling{
+                .weigh = dropbp::BranchWeight::bytes, .bytes = bytes, .cap = total * 0.75},
+            dropbp::FixedBudgetSampling{.cap = 2.0}}) {
+        dropbp::DropSchedule<dropbp::FixedBudgetSampling> schedule(
+            flops, {.drop_rate = 0.3, .seed = 5, .warm_up_steps = 40, .groups = groups}, sampling);
+        take_plans(schedule, 0, 60);
+        schedule.set_drop_rates(each);
+        take_plans(schedule, 0, 60);
+        const double most = schedule.max_kept_weight() / unit;
+        for (int shift = 0; shift < 64; shift += 8)
+          take(std::bit_cast<std::uint64_t>(most) >> shift & 0xFF);
+      }
+    }
+  }
+}
+
+template <class Allocation>
+void take_allocation(dropbp::DropSchedule<>& schedule, std::span<const double> sensitivities,
+                     const Allocation& allocation) {
+  schedule.allocate(sensitivities, allocation);
+  take_plans(schedule, 0, 10);
+}
+
+// Where x87 computes, products and quotients are rounded twice, and OptimalAllocation's rates may
+// differ in their last bits: the decisions are the same, fingerprints are not.
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(__SSE2_MATH__)
+constexpr bool rounds_twice = true;
+#else
+constexpr bool rounds_twice = false;
+#endif
+std::uint64_t hash_of_optimal_rates = empty_hash;
+
+template <class Objective>
+void take_allocation(dropbp::DropSchedule<>& schedule, std::span<const double> sensitivities,
+                     const dropbp::OptimalAllocation<Objective>& allocation) {
+  schedule.allocate(sensitivities, allocation);
+  take_plans(schedule, 0, 10, false);
+  std::swap(hash, hash_of_optimal_rates);
+  for (const double rate : schedule.drop_rates())
+    for (int shift = 0; shift < 64; shift += 8)
+      take(std::bit_cast<std::uint64_t>(rate) >> shift & 0xFF);
+  std::swap(hash, hash_of_optimal_rates);
+}
+
+// All allocations, in several units.
+void take_allocations() {
+  for (const double unit : {1.0, 0x1p-200, 0x1p-900, 0x1p900}) {
+    for (std::uint64_t instance = 0; instance < 40; ++instance) {
+      Random random{instance};
+      const std::size_t size = 2 + instance % 30;
+      std::vector<double> flops(size), sensitivities(size);
+      for (std::size_t i = 0; i < size; ++i) {
+        flops[i] = (0.125 + random.unit()) * unit;
+        const double one = random.unit();
+        sensitivities[i] = i % 7 == 3 ? 0.0 : one * one * unit;
+      }
+      dropbp::DropSchedule<> schedule(flops, {.drop_rate = 0.75 * random.unit(), .seed = instance});
+      const std::span<const double> given(sensitivities);
+      take_allocation(schedule, given, dropbp::UniformAllocation{});
+      take_allocation(schedule, given, dropbp::GreedyAllocation{});
+      take_allocation(schedule, given, dropbp::GreedyAllocation{.min_rate = 0.05});
+      take_allocation(schedule, given, dropbp::OptimalAllocation<>{});
+      take_allocation(schedule, given,
+                      dropbp::OptimalAllocation<dropbp::ScaledVariance>{.max_rates = {0.95}});
+    }
+  }
+}
+
+// Gradients of which every norm is a whole number: their sums are exact in any order.
+struct Gradients {
+  std::vector<double> first{3.0, 4.0}, second{5.0, 12.0};
+  template <class Visit>
+  void for_each_gradient(Visit&& visit) {
+    visit(first);
+    visit(second);
+  }
+};
+
+template <class Sensitivity>
+double difference_by(const Sensitivity& policy, double factor) {
+  Gradients gradients;
+  const auto reference = policy.reference(gradients);
+  for (double& one : gradients.second) one *= factor;
+  return policy.difference(reference, gradients);
+}
+
+// Running estimates, and rates from them and from both measurements.
+void take_sensitivities() {
+  for (const double unit : {1.0, 0x1p-900, 0x1p900}) {
+    constexpr std::size_t size = 24;
+    Random random{7};
+    dropbp::RunningSensitivity running(size, 0.7, 20);
+    dropbp::DropSchedule<> schedule(std::vector<double>(size, 1.0), {.drop_rate = 0.5, .seed = 3});
+    dropbp::DropPlan plan;
+    for (std::uint64_t step = 0; step < 50; ++step) {
+      schedule.draw(step, 0, plan);
+      const double scale = unit * static_cast<double>(step % 5 + 1);
+      for (std::size_t i = 0; i < size; ++i) {
+        const double norm = static_cast<double>(i + 1) * scale * (1.0 + 0.25 * random.unit());
+        const double ratio = 0.875 + 0.25 * random.unit();
+        if (plan.kept(i)) running.observe(i, norm, ratio);
+      }
+      running.end_step();
+      take_allocation(schedule, running.sensitivities(), dropbp::GreedyAllocation{});
+    }
+  }
+  std::vector<double> by_norm, by_distance;
+  for (const double factor : {0.0, 1.0, 2.0, 5.0}) {
+    by_norm.push_back(difference_by(dropbp::GradientNormSensitivity{}, factor));
+    by_distance.push_back(difference_by(dropbp::GradientSensitivity{}, factor));
+  }
+  dropbp::DropSchedule<> schedule({1.0, 2.0, 3.0, 4.0}, {.drop_rate = 0.4, .seed = 3});
+  take_allocation(schedule, by_norm, dropbp::GreedyAllocation{});
+  take_allocation(schedule, by_distance, dropbp::GreedyAllocation{});
+}
+
 bool is_as_expected(const char* what, std::uint64_t expected) {
   std::printf("%s: %llu decisions, hash 0x%016llx\n", what,
               static_cast<unsigned long long>(decisions), static_cast<unsigned long long>(hash));
@@ -86,6 +235,21 @@ bool refuses(Call call) {
   return false;
 }
 
+struct Layer {
+  dropbp::BranchCalls counted;
+  void decide(const dropbp::BranchDecision&) noexcept {}
+  double flops() const { return 1.0; }
+  dropbp::BranchCalls calls() const { return counted; }
+  void set_calls(dropbp::BranchCalls calls) { counted = calls; }
+};
+struct Model {
+  Layer layers[2];
+  template <class Visit>
+  void for_each_layer(Visit&& visit) {
+    for (Layer& layer : layers) visit(layer);
+  }
+};
+
 // From text, so that no compiler can know what it is.
 bool refuses_what_is_no_number() {
   bool refused = true;
@@ -104,6 +268,36 @@ bool refuses_what_is_no_number() {
     refused = refused && refuses([&] {
                 schedule.restore(0, dropbp::PlanPer::step, bad, std::vector<double>{0.5, 0.5});
               });
+    const std::vector<double> ones{1.0, 1.0};
+    const auto allocates = [&](const auto& allocation) { schedule.allocate(ones, allocation); };
+    refused = refused && refuses([&] { allocates(dropbp::GreedyAllocation{.min_rate = bad}); });
+    refused = refused && refuses([&] { allocates(dropbp::OptimalAllocation<>{.min_rates{bad}}); });
+    refused = refused && refuses([&] { allocates(dropbp::OptimalAllocation<>{.max_rates{bad}}); });
+    using Budget = dropbp::FixedBudgetSampling;
+    const auto samples = [&](Budget sampling) {
+      dropbp::DropSchedule<Budget>(ones, {.drop_rate = 0.5}, std::move(sampling));
+    };
+    // An infinite cap is none.
+    const bool is_infinite = text[0] == 'i';
+    refused = refused && refuses([&] { samples({.cap = bad}); }) != is_infinite;
+    refused = refused && refuses([&] {
+                samples({.weigh = dropbp::BranchWeight::bytes, .bytes = {1.0, bad}});
+              });
+    dropbp::RunningSensitivity running(2);
+    refused = refused && refuses([&] { dropbp::RunningSensitivity(2, bad); });
+    refused = refused && refuses([&] { running.observe(0, bad); });
+    refused = refused && refuses([&] { running.observe(0, 1.0, bad); });
+    auto observed = running.state();
+    observed.ratios[1] = bad;
+    refused = refused && refuses([&] { running.restore(observed); });
+    Model model;
+    dropbp::DropBPHandler handler{model};
+    dropbp::HandlerState state = handler.state();
+    state.sensitivities = {1.0, bad};
+    refused = refused && refuses([&] { handler.restore(state); });
+    state = handler.state();
+    state.drop_rates[1] = bad;
+    refused = refused && refuses([&] { handler.restore(state); });
   }
   return refused;
 }
@@ -114,12 +308,26 @@ int main() {
   take_schedules<dropbp::BernoulliSampling>();
   take_schedules<dropbp::AtLeastTargetSampling>();
   bool same = is_as_expected("independent draws", expected_of_independent_draws);
-  hash = 0xcbf29ce484222325u;
+  hash = empty_hash;
   take_schedules<dropbp::FixedBudgetSampling>();
   same = is_as_expected("fixed budgets", expected_of_fixed_budgets) && same;
+  hash = empty_hash;
+  take_weights_and_caps();
+  same = is_as_expected("weights and caps", expected_of_weights_and_caps) && same;
+  hash = empty_hash;
+  take_allocations();
+  same = is_as_expected("allocations", expected_of_allocations) && same;
+  hash = hash_of_optimal_rates;
+  if (rounds_twice)
+    std::printf("optimal rates: not compared to the bit where x87 rounds twice\n");
+  else
+    same = is_as_expected("optimal rates", expected_of_optimal_rates) && same;
+  hash = empty_hash;
+  take_sensitivities();
+  same = is_as_expected("sensitivities", expected_of_sensitivities) && same;
   if (!same) return 1;
   if (!refuses_what_is_no_number()) {
-    std::printf("a rate, cost or sensitivity that is no finite number must be refused\n");
+    std::printf("a rate, cost, sensitivity or bound that is no finite number must be refused\n");
     return 1;
   }
 }

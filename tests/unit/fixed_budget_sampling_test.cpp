@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <tuple>
@@ -365,6 +366,50 @@ TEST_CASE("A cap raises the rates until every plan fits, and only then") {
   }
 }
 
+TEST_CASE("A cap that holds what is kept but for rounding changes no rate") {
+  const std::vector<double> bytes = {30.0, 10.0, 30.0, 10.0};
+  const auto rate_with = [&](double cap) {
+    return Schedule(std::vector<double>(4, 1.0), {.drop_rate = 0.5, .seed = 7},
+                    {.weigh = BranchWeight::bytes, .bytes = bytes, .cap = cap})
+        .drop_rates()[0];
+  };
+  // 40 expected and 30 above; a fraction of the lightest branch below 1e-9 is rounding.
+  CHECK(rate_with(70.0) == 0.5);
+  CHECK(rate_with(70.0 - 5e-9) == 0.5);
+  CHECK(rate_with(70.0 - 2e-8) > 0.5);
+}
+
+TEST_CASE("Weights in any unit give the same rates and plans") {
+  const std::vector<double> weights = {30.0, 10.0, 17.0, 11.0, 29.0, 10.0};
+  for (const double unit : {0x1p-1000, 0x1p-500, 0x1p500, 0x1p1015})
+    for (const bool by_bytes : {false, true})
+      for (const double cap : {50.0, 80.0, 1e9}) {
+        CAPTURE(unit, by_bytes, cap);
+        const auto make = [&](double scale) {
+          std::vector<double> scaled = weights;
+          for (double& one : scaled) one *= scale;
+          FixedBudgetSampling sampling{
+              .weigh = by_bytes ? BranchWeight::bytes : BranchWeight::flops,
+              .cap = cap < 1e9 ? cap * scale : FixedBudgetSampling::no_limit};
+          if (by_bytes) sampling.bytes = scaled;
+          return Schedule(by_bytes ? weights : scaled, {.drop_rate = 0.4, .seed = 7}, sampling);
+        };
+        const Schedule one = make(1.0), other = make(unit);
+        CHECK(other.max_kept_weight() == one.max_kept_weight() * unit);
+        CHECK(other.max_kept() == one.max_kept());
+        std::size_t different = 0;
+        for (std::uint64_t step = 0; step < 300; ++step)
+          different += other.plan(step) != one.plan(step);  // decisions and rates
+        CHECK(different == 0);
+      }
+  // One branch that weighs next to nothing is still kept as often as asked.
+  const Schedule light({1.0, 1.0, 1.0}, {.drop_rate = 0.5, .seed = 7},
+                       {.weigh = BranchWeight::bytes, .bytes = {1e300, 1e-300, 1e300}});
+  int kept = 0;
+  for (std::uint64_t step = 0; step < 10000; ++step) kept += light.plan(step).kept(1);
+  CHECK(std::abs(kept - 5000) < 300);  // six standard deviations
+}
+
 TEST_CASE("FLOPs weigh as they are, and again after they have changed") {
   Schedule schedule({4.0, 1.0, 4.0, 1.0}, {.drop_rate = 0.5}, {.weigh = BranchWeight::flops});
   CHECK(schedule.max_kept_weight() == 9.0);  // 5 expected, and at most 4 above
@@ -387,6 +432,10 @@ TEST_CASE("Weights and caps that cannot be are refused, with all as it was") {
                                             {"cap must be positive", "0"});
   test::check_throws<std::invalid_argument>([&] { make({.cap = std::nan("")}); },
                                             {"cap must be positive"});
+  CHECK_NOTHROW(make({.cap = std::numeric_limits<double>::infinity()}));
+  test::check_throws<std::invalid_argument>(
+      [&] { make({.weigh = BranchWeight::bytes, .bytes = {1.0, 1.5e308, 1.5e308}}); },
+      {"finite sum", "larger unit"});
   test::check_throws<std::invalid_argument>(
       [&] { make({.cap = 0.5}); }, {"heaviest branch, which weighs 1", "it is 0.5", "raise it"});
 

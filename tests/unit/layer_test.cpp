@@ -306,6 +306,45 @@ TEST_CASE("A layer may move between forward and backward") {
   CHECK(journal.saved_alive == 0);
 }
 
+TEST_CASE("A layer that was moved from says so in each pass, until it is given another") {
+  Journal journal;
+  DropBPLayer layer{Recorder<>(journal)};
+  static_cast<void>(layer.forward(Vector{7}));
+  DropBPLayer<Recorder<>> other = std::move(layer);
+  const auto refuses = [&] {
+    for (const std::string& error : {order_error([&] { layer.forward(Vector{1}); }),
+                                     order_error([&] { layer.forward_branch(Vector{1}); }),
+                                     order_error([&] { layer.backward(Vector{1}); }),
+                                     order_error([&] { layer.backward_branch(Vector{1}); })})
+      CHECK(contains(error, "this one was moved from: use the layer that it was moved to"));
+  };
+  refuses();
+  CHECK(other.backward(Vector{1}) == Vector{4});
+  layer = std::move(other);
+  CHECK(layer.forward(Vector{1}) == Vector{4});
+  other = std::move(layer);
+  refuses();
+  layer = DropBPLayer{Recorder<>(journal)};
+  CHECK(layer.forward(Vector{1}) == Vector{4});
+  CHECK(layer.backward(Vector{1}) == Vector{4});
+}
+
+TEST_CASE("The stream ratio is the norm of the gradient above by that below") {
+  Journal journal;
+  DropBPLayer layer{Recorder<>(journal)};
+  CHECK(layer.stream_ratio() == 1.0);
+  static_cast<void>(layer.forward(Vector{1, 2}));
+  static_cast<void>(layer.backward(Vector{3, 4}));
+  CHECK(layer.stream_ratio() == 1.0);  // nobody asked
+  layer.decide({.observes_stream = true, .stamp = 1});
+  static_cast<void>(layer.forward(Vector{1, 2}));
+  CHECK(layer.backward(Vector{3, 4}) == Vector{12, 16});
+  CHECK(layer.stream_ratio() == 0.25);
+  static_cast<void>(layer.forward(Vector{1, 2}));
+  static_cast<void>(layer.backward(Vector{0, 0}));  // nothing to compare
+  CHECK(layer.stream_ratio() == 1.0);
+}
+
 TEST_CASE("FLOPs are those given, else the operation's, else one") {
   Journal journal;
   CHECK(DropBPLayer{Recorder<>(journal)}.flops() == 1.0);

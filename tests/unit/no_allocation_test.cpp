@@ -1,23 +1,30 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Steady steps allocate nothing: counted by replacing the global operator new of this program.
+// Steady steps allocate nothing, and where memory ends all is as it was: counted, and made to fail,
+// by replacing the global operator new of this program.
 #include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "dropbp/dropbp.hpp"
+#include "dropbp/steady_clock.hpp"
 #include "support/catch.hpp"
 
 namespace {
 std::atomic<std::uint64_t> allocations{0};
+// Allocations from this one up to that one fail.
+std::atomic<std::uint64_t> first_to_fail{~std::uint64_t{0}}, last_to_fail{0};
 
 [[gnu::noinline]] void* counted_or_null(std::size_t size) noexcept {
-  allocations.fetch_add(1, std::memory_order_relaxed);
+  const std::uint64_t number = allocations.fetch_add(1, std::memory_order_relaxed);
+  if (number >= first_to_fail && number <= last_to_fail) return nullptr;
   return std::malloc(size == 0 ? 1 : size);
 }
 [[gnu::noinline]] void* counted(std::size_t size) {
@@ -48,6 +55,13 @@ struct Number {
   float value = 0;
   struct dropbp_tensor_traits {
     static void accumulate(Number& y, const Number& x) { y.value += x.value; }
+    static double squared_norm(const Number& x) {
+      return static_cast<double>(x.value) * static_cast<double>(x.value);
+    }
+    static double squared_distance(const Number& x, const Number& y) {
+      return squared_norm(Number{x.value - y.value});
+    }
+    static Number clone(const Number& x) { return x; }
   };
 };
 
@@ -55,6 +69,7 @@ struct Half {
   struct Saved {
     Number x;
   };
+  static constexpr bool backward_is_repeatable = true;
   float gradient = 0;
   Number forward(const Number& x, Saved* saved) {
     if (saved != nullptr) saved->x = x;
@@ -74,9 +89,16 @@ struct Model {
   void for_each_layer(auto&& visit) {
     for (auto& layer : layers) visit(layer);
   }
-  void run() {
+  void for_each_gradient(auto&& visit) {
+    for (auto& layer : layers) visit(Number{layer.op().gradient});
+  }
+  Number forward() {
     Number x{1e-30f};
     for (auto& layer : layers) x = layer.forward(x);
+    return x;
+  }
+  void run() {
+    forward();
     Number g{1e-30f};
     for (std::size_t i = layers.size(); i-- > 0;) g = layers[i].backward(g);
   }
@@ -139,4 +161,117 @@ TEST_CASE("Beginning a step costs less than five microseconds a branch") {
   }
   WARN("begin_step: " << best / 1000 * 1e9 << " ns a branch");
   CHECK(best / 1000 < 5e-6);  // tens of nanoseconds; the rest is for sanitizers and busy machines
+}
+
+namespace {
+
+// While it lives, no allocation after so many succeeds; or only the one after them does not.
+class MemoryEnds {
+ public:
+  MemoryEnds(std::uint64_t after, bool for_ever) {
+    last_to_fail = for_ever ? ~std::uint64_t{0} : allocations + after;
+    first_to_fail = allocations + after;
+  }
+  ~MemoryEnds() { first_to_fail = ~std::uint64_t{0}; }
+  MemoryEnds(const MemoryEnds&) = delete;
+  MemoryEnds& operator=(const MemoryEnds&) = delete;
+};
+
+struct Pass {
+  Model& model;
+  Number forward() {
+    for (auto& layer : model.layers) layer.op().gradient = 0;
+    return model.forward();
+  }
+  Number backward(std::size_t branch, const Number& grad) {
+    return model.layers[branch].backward(grad);
+  }
+  void backward_below(const Number&) {}
+  void clear_gradients(std::size_t branches) {
+    for (std::size_t i = 0; i < branches; ++i) model.layers[i].op().gradient = 0;
+  }
+};
+
+using Handler = dropbp::DropBPHandler<Model>;
+enum class Where { before_the_first_step, in_a_step, in_an_evaluation };
+
+// Lets each allocation of a call fail in turn. Returns how many there are.
+template <class Call>
+std::uint64_t fail_each_allocation(Where where, bool for_ever, Call call) {
+  for (std::uint64_t after = 0;; ++after) {
+    Model model(5);
+    Handler handler{model, {.drop_rate = 0.4, .seed = 3}};
+    if (where != Where::before_the_first_step) handler.begin_step(7), model.run();
+    if (where == Where::in_an_evaluation) handler.begin_evaluation();
+    const dropbp::HandlerState before = handler.state();
+    const dropbp::DropPlan plan = handler.plan();
+    const std::vector<double> flops(handler.flops().begin(), handler.flops().end());
+    bool failed = false;
+    {
+      const MemoryEnds memory_ends(after, for_ever);
+      try {
+        call(handler, model);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
+    }
+    if (!failed) return after;
+    CAPTURE(after);
+    REQUIRE(handler.state() == before);
+    REQUIRE(handler.plan() == plan);
+    REQUIRE(std::vector<double>(handler.flops().begin(), handler.flops().end()) == flops);
+    if (where == Where::before_the_first_step)
+      REQUIRE_THROWS_AS(handler.has_gradient(0), std::logic_error);
+    else if (where == Where::in_a_step)
+      for (std::size_t i = 0; i < plan.size(); ++i)
+        REQUIRE(model.layers[i].dropped() == plan.dropped(i));
+    // The layers were told again: their next pass is one of the step, or of the evaluation.
+    model.forward();
+    for (std::size_t i = 0; i < model.layers.size(); ++i)
+      REQUIRE(model.layers[i].holds_saved() == (where == Where::before_the_first_step ||
+                                                (where == Where::in_a_step && plan.kept(i))));
+    handler.begin_step(8);
+    REQUIRE(handler.plan() == handler.schedule().plan(8));
+    model.run();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Wherever memory ends, a call of the handler throws and all is as it was") {
+  const dropbp::DropPlan plan(std::vector<std::uint8_t>(5, 1));
+  const dropbp::HandlerState state = [] {
+    Model model(5);
+    Handler handler{model, {.drop_rate = 0.9, .seed = 8}};
+    handler.begin_step(2);
+    return handler.state();
+  }();
+  const std::vector<double> values{1, 2, 3, 4, 0.5};
+  const std::vector<double> rates{0.5, 0.25, 0.5, 1, 0};
+  std::uint64_t failures = 0;
+  for (const Where where :
+       {Where::before_the_first_step, Where::in_a_step, Where::in_an_evaluation})
+    for (const bool for_ever : {false, true}) {
+      CAPTURE(static_cast<int>(where), for_ever);
+      const auto fails = [&](auto call) {
+        failures += fail_each_allocation(where, for_ever, call);
+      };
+      fails([](Handler& h, Model& m) { h.measure_sensitivities([&] { m.run(); }); });
+      fails([](Handler& h, Model& m) {
+        h.measure_sensitivities([&] { m.run(); }, dropbp::GradientSensitivity{});
+      });
+      fails([](Handler& h, Model& m) { h.measure_sensitivities_nested(Pass{m}); });
+      fails([](Handler& h, Model& m) { h.measure_costs([&] { m.run(); }, dropbp::SteadyClock{}); });
+      fails([](Handler& h, Model& m) { h.allocate_by_sensitivity([&] { m.run(); }); });
+      fails([&](Handler& h, Model&) { h.allocate(values); });
+      fails([](Handler& h, Model&) { h.set_drop_rate(0.75); });
+      fails([&](Handler& h, Model&) { h.set_drop_rates(rates); });
+      fails([&](Handler& h, Model&) { h.set_flops(values); });
+      fails([](Handler& h, Model&) { h.update_flops(); });
+      fails([&](Handler& h, Model&) { h.restore(state); });
+      fails([](Handler& h, Model&) { h.begin_step(9); });
+      fails([&](Handler& h, Model&) { h.begin_step(plan); });
+      fails([](Handler& h, Model&) { h.begin_evaluation(); });
+    }
+  CHECK(failures > 200);  // some 50 in each of the six
 }

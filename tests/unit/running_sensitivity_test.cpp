@@ -129,9 +129,58 @@ TEST_CASE("Wrong observations are refused, and leave the estimate as it was") {
   test::check_throws<std::invalid_argument>([&] { running.observe(1, -1.0); }, {"branch 1"});
   running.end_step();  // nothing of the step is left
   CHECK(running.sensitivities() == before.sensitivities());
-  for (const double bad : {1.0, -0.1, std::nan("")})
+  for (const double bad : {1.0, 1.5, -0.1, std::nan(""), std::numeric_limits<double>::infinity()})
     test::check_throws<std::invalid_argument>([&] { RunningSensitivity(2, bad); },
                                               {"decay", "[0, 1)"});
+}
+
+TEST_CASE("The ends of what may be observed, and a decay of 0, are taken") {
+  RunningSensitivity newest(2, 0.0);  // the newest observation alone
+  observe_step(newest, {4.0, 1.0});
+  observe_step(newest, {1.0, 4.0});
+  CHECK(newest.sensitivities() == std::vector<double>{1.0, 4.0});
+  RunningSensitivity running(2);
+  running.observe(0, 0.0);       // no gradient at all
+  running.observe(1, 1.0, 0.0);  // the whole gradient below comes from this branch
+  running.end_step();
+  CHECK(running.sensitivities() == std::vector<double>{0.0, 1.0});
+  CHECK(running.state().ratios == std::vector<double>{0.0, 0.0});
+  CHECK(running.state().ratio_weights == std::vector<double>{0.0, 1.0});
+}
+
+TEST_CASE("Where all that was seen before, or all that is seen now, is 0, a step counts as it is") {
+  RunningSensitivity before(2, 0.5), now(2, 0.5);
+  observe_step(before, {0.0, 0.0});
+  observe_step(before, {3.0, 6.0});
+  CHECK(before.sensitivities() == std::vector<double>{3.0 / 1.5, 6.0 / 1.5});
+  observe_step(now, {3.0, 6.0});
+  observe_step(now, {0.0, 0.0});
+  CHECK(now.sensitivities() == std::vector<double>{1.5 / 1.5, 3.0 / 1.5});
+}
+
+TEST_CASE("Observations of any magnitude keep their ratios, and an estimate is always finite") {
+  constexpr double largest = std::numeric_limits<double>::max();
+  const auto ratio_after = [](double first, double second) {
+    RunningSensitivity running(3, 0.5);
+    observe_step(running, {4.0 * first, 2.0 * first, first});
+    observe_step(running, {4.0 * second, 2.0 * second, second});
+    const std::vector<double> s = running.sensitivities();
+    CHECK(s[0] == 2.0 * s[1]);
+    return s[0] / s[2];
+  };
+  for (const double first : {1.0, 0x1p-1020, 0x1p1020})
+    for (const double second : {1.0, 0x1p-1020, 0x1p1020}) {
+      CAPTURE(first, second);
+      CHECK(ratio_after(first, second) == 4.0);
+    }
+  RunningSensitivity running(3, 0.9);
+  for (int step = 0; step < 100; ++step) {
+    for (std::size_t i = 0; i < 3; ++i) running.observe(i, largest, 0.5);
+    running.end_step();
+  }
+  for (const double one : running.sensitivities()) CHECK(std::isfinite(one));
+  RunningSensitivity resumed(3, 0.9);
+  CHECK_NOTHROW(resumed.restore(running.state()));
 }
 
 TEST_CASE("A restored running sensitivity goes on as the saved one does") {

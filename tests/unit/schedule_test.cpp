@@ -290,6 +290,30 @@ TEST_CASE("A schedule refuses what it cannot work with, naming the branch") {
   }
 }
 
+TEST_CASE("Without a word plans are drawn with seed 0 and rates of a half") {
+  CHECK(dropbp::DropOptions{}.seed == 0);
+  CHECK(dropbp::DropOptions{}.drop_rate == 0.5);
+  const std::vector<double> flops(64, 1.0);
+  const DropPlan plan = DropSchedule<>(flops).plan(3);
+  CHECK(plan == DropSchedule<>(flops, {.drop_rate = 0.5, .seed = 0}).plan(3));
+  CHECK(plan != DropSchedule<>(flops, {.drop_rate = 0.5, .seed = 1}).plan(3));
+}
+
+TEST_CASE(
+    "Rates in any unit of FLOPs have the same mean, and FLOPs that some builds take for 0 none") {
+  const std::vector<double> rates{0x1p-60, 0.3, 0.7, 1.0};
+  DropSchedule<> schedule({4.0, 3.0, 2.0, 1.0});
+  schedule.set_drop_rates(rates);
+  for (const double unit : {0x1p-1022, 0x1p-500, 0x1p1020}) {
+    DropSchedule<> other({4.0 * unit, 3.0 * unit, 2.0 * unit, unit});
+    other.set_drop_rates(rates);
+    CHECK(other.drop_rate() == schedule.drop_rate());
+  }
+  for (const double bad : {std::numeric_limits<double>::denorm_min(), 2e-308})
+    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }),
+                   "those of branch 1 are"));
+}
+
 TEST_CASE("Micro-steps beyond 24 bits are refused") {
   const DropSchedule<> schedule({1.0});
   CHECK_NOTHROW(schedule.plan(0, 0xFFFFFF));

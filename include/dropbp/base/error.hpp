@@ -4,7 +4,6 @@
 // Errors in three parts: what is required, what was given, what to do about it.
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +16,7 @@
 #endif
 
 #include "dropbp/base/config.hpp"
+#include "dropbp/base/real_bits.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
@@ -31,17 +31,10 @@ std::string text(Count value) {
   return std::to_string(value);
 }
 
-/// False for infinities and NaN, under -ffast-math too, where a comparison would not tell.
-/// `volatile`, because clang++ then takes it that no argument is either, and would not look at the
-/// bits of one.
-inline bool is_finite(double value) noexcept {
-  const volatile double seen = value;
-  return ((std::bit_cast<std::uint64_t>(double{seen}) >> 52) & 0x7FFu) != 0x7FFu;
-}
-
 /// The value as a 64-bit double: not held in more bits (x87), not fused with the next operation,
 /// not regrouped with others
-/// (-ffast-math). What decides a plan must be the same number in every build.
+/// (-ffast-math). What decides a plan must be the same number in every build. A divisor that serves
+/// twice is rounded as well: it would be inverted.
 inline double rounded(double value) noexcept {
 #if defined(__GNUC__) && defined(__SSE2_MATH__) && !defined(__CUDA_ARCH__)
   // The compiler sees another value of unknown origin, and leaves it in its register. Volatile, so

@@ -143,7 +143,12 @@ class AdamW {
     const bool valid = options.learning_rate >= 0 && options.eps >= 0 &&
                        options.weight_decay >= 0 && options.beta1 >= 0 && options.beta1 < 1 &&
                        options.beta2 >= 0 && options.beta2 < 1;
-    if (!valid)
+    // Comparisons alone let NaN pass under -ffast-math.
+    bool finite = true;
+    for (const double value :
+         {options.learning_rate, options.eps, options.weight_decay, options.beta1, options.beta2})
+      finite = finite && dropbp::detail::is_finite(value);
+    if (!finite || !valid)
       detail::throw_invalid(
           "AdamW needs learning_rate, eps and weight_decay of at least 0 and betas in [0, 1)",
           "learning_rate " + dropbp::detail::text(options.learning_rate) + ", eps " +

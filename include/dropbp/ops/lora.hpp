@@ -58,8 +58,9 @@ struct LoraConfig {
 
 /// Throws std::invalid_argument for an impossible one.
 inline void require_valid(const LoraConfig& adaptation) {
-  if (adaptation.rank < 0 || !std::isfinite(adaptation.alpha) ||
-      !(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
+  if (adaptation.rank < 0 || !dropbp::detail::is_finite(adaptation.alpha) ||
+      !dropbp::detail::is_finite(adaptation.dropout) || adaptation.dropout < 0.0 ||
+      adaptation.dropout >= 1.0)
     detail::throw_invalid(
         "adapters need a rank of at least 0, a finite alpha and a dropout in [0, 1)",
         "rank " + std::to_string(adaptation.rank) + ", alpha " +

@@ -46,7 +46,9 @@ struct UniformAllocation {
 /// The published allocation, bit for bit: rates grow in steps of 0.1, always that of the branch
 /// with the smallest sensitivity * (rate + 0.1), up to 0.9, until the budget is kept. Rates are
 /// float32 values. Source: WooSunghyeon/dropbp, allocate_p.cc, whose arithmetic (float32 keys,
-/// double products) this follows.
+/// double products) this follows. Where that would leave the range of float32, FLOPs and
+/// sensitivities are first multiplied by powers of two, so that any unit will do; a sensitivity
+/// below 2^-248 of the largest counts as 0.
 struct GreedyAllocation {
   double min_rate = 0.0;  ///< every branch is dropped at least this often
 
@@ -55,23 +57,31 @@ struct GreedyAllocation {
   std::vector<double> allocate(const AllocationInput& input) const {
     detail::require_rate(min_rate, "min_rate");
     const float start = static_cast<float>(min_rate);
+    const int flops_shift = shift_of(input.flops), key_shift = shift_of(input.sensitivities);
+    const auto flops = [&](std::size_t i) { return narrowed(input.flops[i], flops_shift); };
+    const double least = detail::rounded(step + min_rate);
+    const auto sensitivity = [&](std::size_t i) {
+      const double value = narrowed(input.sensitivities[i], key_shift);
+      return detail::rounded(value * least) < 0x1p-126 ? 0.0 : value;  // no normal float32 as a key
+    };
+    const double kept_flops = detail::times_power_of_two(input.kept_flops, flops_shift);
     std::vector<float> rates(input.flops.size(), start);
     std::vector<Candidate> heap;
     heap.reserve(rates.size());
     double remaining = 0.0;
     for (std::size_t i = 0; i < rates.size(); ++i) {
-      remaining = detail::rounded(remaining + narrowed(input.flops[i]));
-      const double key = narrowed(input.sensitivities[i]) * detail::rounded(step + min_rate);
+      remaining = detail::rounded(remaining + flops(i));
+      const double key = sensitivity(i) * least;
       if (min_rate < highest)
         push(heap, {static_cast<float>(detail::rounded(key)), static_cast<std::uint32_t>(i)});
     }
     const double total = remaining;
     remaining = detail::rounded(remaining * detail::rounded(1.0 - min_rate));
-    while (remaining > input.kept_flops) {
+    while (remaining > kept_flops) {
       if (heap.empty()) {
         // Nine subtractions of a tenth leave a rounding error when exactly everything that is
         // feasible was asked for.
-        if (remaining <= input.kept_flops + 1e-6 * total) break;
+        if (remaining <= kept_flops + 1e-6 * total) break;
         detail::throw_invalid(
             "GreedyAllocation drops no branch more often than about 0.9, so the largest feasible "
             "target rate here is " +
@@ -82,11 +92,9 @@ struct GreedyAllocation {
       Candidate candidate = pop(heap);
       float& rate = rates[candidate.branch];
       rate = static_cast<float>(detail::rounded(static_cast<double>(rate) + step));
-      remaining = detail::rounded(remaining -
-                                  detail::rounded(step * narrowed(input.flops[candidate.branch])));
+      remaining = detail::rounded(remaining - detail::rounded(step * flops(candidate.branch)));
       if (static_cast<double>(rate) < highest) {
-        const double growth =
-            detail::rounded(narrowed(input.sensitivities[candidate.branch]) * step);
+        const double growth = detail::rounded(sensitivity(candidate.branch) * step);
         candidate.key =
             static_cast<float>(detail::rounded(static_cast<double>(candidate.key) + growth));
         push(heap, candidate);
@@ -101,12 +109,19 @@ struct GreedyAllocation {
   static constexpr double step = 0.1;
   static constexpr double highest = 0.9;
 
+  // What to add to the exponents. Up as far as float32 goes: what the published arithmetic could
+  // hold keeps its bits. Down only where it could not hold the largest.
   DROPBP_LAZY
-  static double narrowed(double value) {
-    if (value > 0x1.fffffep127)
-      detail::throw_invalid("GreedyAllocation takes FLOPs and sensitivities up to 3.4e38 (float32)",
-                            "one is " + detail::text(value), "pass them in a larger unit");
-    return static_cast<double>(static_cast<float>(value));
+  static int shift_of(std::span<const double> values) {
+    const int shift = 126 - detail::largest_exponent(values);
+    bool beyond = false;
+    for (const double value : values) beyond = beyond || value > 0x1.fffffep127;
+    return shift > 0 || beyond ? shift : 0;
+  }
+
+  DROPBP_LAZY
+  static double narrowed(double value, int shift) {
+    return static_cast<double>(static_cast<float>(detail::times_power_of_two(value, shift)));
   }
 
   struct Candidate {

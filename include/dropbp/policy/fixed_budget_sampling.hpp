@@ -48,7 +48,7 @@ struct FixedBudgetSampling {
       std::uint32_t number;  ///< in the order of the forward pass
       std::uint32_t group;   ///< see DropOptions::groups
       double keep;           ///< keep probability
-      double weight;         ///< > 0, in the unit of the weight
+      double weight;         ///< > 0, in the unit of the weight times a power of two
     };
     std::vector<Branch> undecided;      ///< keep is neither 0 nor 1; group by group
     std::vector<std::uint8_t> dropped;  ///< of the decided ones
@@ -56,10 +56,12 @@ struct FixedBudgetSampling {
     double max_kept_weight = 0.0;       ///< of all groups together
   };
 
-  /// Throws std::invalid_argument for bytes of another number or not positive.
+  /// Throws std::invalid_argument for bytes of another number, not positive or without a finite
+  /// sum, and for a cap that is not positive.
   DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     require_weights(input);
+    const int shift = shift_of(input);
     std::size_t groups = 1;
     for (const std::uint32_t group : input.groups)
       if (group >= groups) groups = std::size_t{group} + 1;
@@ -73,7 +75,7 @@ struct FixedBudgetSampling {
       std::vector<double> weights;
       for (std::size_t i = 0; i < input.rates.size(); ++i) {
         if ((input.groups.empty() ? 0 : input.groups[i]) != group) continue;
-        const double keep = detail::rounded(1.0 - input.rates[i]), heavy = weight(input, i);
+        const double keep = detail::rounded(1.0 - input.rates[i]), heavy = weight(input, i, shift);
         prepared.dropped[i] = keep == 0.0;
         if (keep == 0.0) continue;
         one.add(keep, heavy);
@@ -85,7 +87,8 @@ struct FixedBudgetSampling {
       prepared.max_kept[group] = most_within(detail::view(weights), one.most());
       of_groups += one.most();
     }
-    prepared.max_kept_weight = all.most() < of_groups ? all.most() : of_groups;
+    prepared.max_kept_weight =
+        detail::times_power_of_two(all.most() < of_groups ? all.most() : of_groups, -shift);
     return prepared;
   }
 
@@ -133,25 +136,29 @@ struct FixedBudgetSampling {
   /// Throws std::invalid_argument for a cap that does not hold more than the heaviest branch.
   DROPBP_LAZY
   void limit(std::span<double> rates, const SamplingInput& input) const {
-    if (cap >= no_limit) return;
     require_weights(input);
+    if (cap >= no_limit) return;
+    const int shift = shift_of(input);
+    const double most = detail::times_power_of_two(cap, shift);
     Bound now, scaled;
     for (std::size_t i = 0; i < rates.size(); ++i) {
       const double keep = detail::rounded(1.0 - rates[i]);
       if (keep == 0.0) continue;
-      now.add(keep, weight(input, i));
-      scaled.add_undecided(keep, weight(input, i));
+      now.add(keep, weight(input, i, shift));
+      scaled.add_undecided(keep, weight(input, i, shift));
     }
-    if (now.most() <= cap + rounding * scaled.lightest) return;
-    const double allowed = scaled.lightest == scaled.heaviest
-                               ? scaled.heaviest * detail::floor(cap / scaled.heaviest + rounding)
-                               : (cap - scaled.heaviest) * (1.0 - 1e-12);
+    if (now.most() <= with_rounding(most, scaled.lightest)) return;
+    const double allowed =
+        scaled.lightest == scaled.heaviest
+            ? scaled.heaviest *
+                  detail::floor(detail::rounded(most / detail::rounded(scaled.heaviest)) + rounding)
+            : detail::rounded(most - scaled.heaviest) * (1.0 - 1e-12);
     if (!(allowed > 0.0))
       detail::throw_invalid(
           "FixedBudgetSampling's cap must hold more than the heaviest branch, which weighs " +
-              detail::text(scaled.heaviest),
+              detail::text(detail::times_power_of_two(scaled.heaviest, -shift)),
           "it is " + detail::text(cap), "raise it, or save less in every branch");
-    const double factor = detail::rounded(allowed / scaled.expected);
+    const double factor = detail::rounded(detail::rounded(allowed) / scaled.expected);
     for (double& rate : rates)
       rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
   }
@@ -160,6 +167,12 @@ struct FixedBudgetSampling {
 
  private:
   static constexpr double rounding = 1e-9;  // of a branch
+
+  static constexpr double lightest_weight = 0x1p-500;  // of the heaviest: less counts as this
+
+  static double with_rounding(double most, double lightest) {
+    return detail::rounded(most + detail::rounded(rounding * lightest));
+  }
 
   // What draws of these branches keep at most.
   struct Bound {
@@ -181,7 +194,7 @@ struct FixedBudgetSampling {
     double most() const {
       if (heaviest == 0.0) return certain;
       if (lightest == heaviest) {
-        const double count = detail::rounded(expected / heaviest);
+        const double count = detail::rounded(expected / detail::rounded(heaviest));
         const double whole = detail::floor(count + rounding);
         return detail::rounded(
             certain + detail::rounded(heaviest * (count > whole + rounding ? whole + 1.0 : whole)));
@@ -232,11 +245,13 @@ struct FixedBudgetSampling {
       const bool winner_is_decided = gains ? lacked <= others_held : others_lacked <= held;
       if (winner_is_decided) {
         winner.decide(true, dropped);
-        loser.keep = detail::rounded(loser.keep - detail::rounded(moved / loser.weight));
+        loser.keep =
+            detail::rounded(loser.keep - detail::rounded(moved / detail::rounded(loser.weight)));
         if (loser.keep <= 0.0) loser.decide(false, dropped);
       } else {
         loser.decide(false, dropped);
-        winner.keep = detail::rounded(winner.keep + detail::rounded(moved / winner.weight));
+        winner.keep =
+            detail::rounded(winner.keep + detail::rounded(moved / detail::rounded(winner.weight)));
         if (winner.keep >= 1.0) winner.decide(true, dropped);
       }
       if (!open) *this = other;
@@ -245,27 +260,43 @@ struct FixedBudgetSampling {
 
   static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
+  // What to add to the weights' exponents, so that the heaviest lies in [1, 2): in any unit their
+  // sums and their products with probabilities are then within the range of a double.
   DROPBP_LAZY
-  double weight(const SamplingInput& input, std::size_t branch) const {
-    return weigh == BranchWeight::count   ? 1.0
-           : weigh == BranchWeight::flops ? input.flops[branch]
-                                          : bytes[branch];
+  int shift_of(const SamplingInput& input) const {
+    return weigh == BranchWeight::count   ? 0
+           : weigh == BranchWeight::flops ? -detail::largest_exponent(input.flops)
+                                          : -detail::largest_exponent(bytes);
+  }
+
+  DROPBP_LAZY
+  double weight(const SamplingInput& input, std::size_t branch, int shift) const {
+    if (weigh == BranchWeight::count) return 1.0;
+    const double weight = detail::times_power_of_two(
+        weigh == BranchWeight::flops ? input.flops[branch] : bytes[branch], shift);
+    return weight < lightest_weight ? lightest_weight : weight;
   }
 
   DROPBP_LAZY
   void require_weights(const SamplingInput& input) const {
-    if (!(cap > 0.0))
+    if (detail::is_nan(cap) || cap <= 0.0)
       detail::throw_invalid("FixedBudgetSampling's cap must be positive",
                             "it is " + detail::text(cap), "leave it out for none");
     if (weigh != BranchWeight::bytes) return;
     detail::require_count(bytes.size(), input.rates.size(),
                           "figure in FixedBudgetSampling's bytes");
-    for (std::size_t i = 0; i < bytes.size(); ++i)
+    double sum = 0.0;
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
       if (!detail::is_finite(bytes[i]) || bytes[i] <= 0.0)
         detail::throw_invalid(
             "the bytes that a branch saves must be positive and finite",
             "those of branch " + detail::text(i) + " are " + detail::text(bytes[i]),
             "pass what it keeps between its forward and backward pass");
+      sum = detail::rounded(sum + bytes[i]);
+    }
+    if (!detail::is_finite(sum))
+      detail::throw_invalid("the bytes that all branches save must have a finite sum",
+                            "it overflows a double", "pass them in a larger unit");
   }
 
   // How many of the lightest fit.
@@ -276,7 +307,7 @@ struct FixedBudgetSampling {
     for (std::size_t count = 0; count < order.size(); ++count) {
       const double lightest = weights[order[order.size() - 1 - count]];
       sum = detail::rounded(sum + lightest);
-      if (sum > most + rounding * lightest) return count;
+      if (sum > with_rounding(most, lightest)) return count;
     }
     return order.size();
   }

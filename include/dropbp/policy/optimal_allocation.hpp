@@ -48,7 +48,8 @@ concept AllocationObjective = std::copyable<O> && requires(const O& objective, d
 /// S_i)) with one lambda for all branches (Boyd, Vandenberghe: "Convex optimization", 5.5.3), which
 /// is the smallest double that keeps the budget: 63 passes over the branches. Branches without
 /// sensitivity are dropped first, all at one rate; those without FLOPs stay at their lowest rate,
-/// since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter.
+/// since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter. Where
+/// x87 computes (32-bit x86 without SSE2) the last bits of a rate may differ from other builds.
 template <class Objective>
 struct OptimalAllocation {
   static_assert(
@@ -65,17 +66,21 @@ struct OptimalAllocation {
   /// and for a target above what max_rates allow.
   std::vector<double> allocate(const AllocationInput& input) const {
     const std::size_t size = input.flops.size();
-    const std::vector<Branch> branches = prepare(input);
+    // In a unit of which the largest has 1 to 2: products and sums are then within the range of a
+    // double.
+    const int shift = -detail::largest_exponent(input.flops);
+    const double kept_flops = detail::times_power_of_two(input.kept_flops, shift);
+    const std::vector<Branch> branches = prepare(input, shift);
     std::vector<double> rates(size);
 
     const auto keeps_budget = [&](double lambda, double even_rate) {
       double kept = 0.0;
       for (std::size_t i = 0; i < size; ++i) {
         rates[i] = rate(branches[i], lambda, even_rate);
-        kept = detail::rounded(kept +
-                               detail::rounded(input.flops[i] * detail::rounded(1.0 - rates[i])));
+        kept = detail::rounded(
+            kept + detail::rounded(branches[i].flops * detail::rounded(1.0 - rates[i])));
       }
-      return kept <= input.kept_flops;
+      return kept <= kept_flops;
     };
 
     // Nothing, then more and more of what costs nothing, then more and more of everything.
@@ -88,7 +93,7 @@ struct OptimalAllocation {
       keeps_budget(smallest(largest, [&](double lambda) { return keeps_budget(lambda, 1.0); }),
                    1.0);
     } else {
-      take_highest(input, branches, rates);
+      take_highest(input.drop_rate, kept_flops, branches, rates);
     }
     return rates;
   }
@@ -97,7 +102,8 @@ struct OptimalAllocation {
 
  private:
   struct Branch {
-    double ratio;  // f / S, scaled; infinite without sensitivity
+    double flops;  // scaled
+    double ratio;  // f / S, scaled
     double min_rate, max_rate;
     bool free;  // costs nothing to drop, and saves something
   };
@@ -113,14 +119,18 @@ struct OptimalAllocation {
                                       : branch.min_rate;
   }
 
-  std::vector<Branch> prepare(const AllocationInput& input) const {
+  std::vector<Branch> prepare(const AllocationInput& input, int shift) const {
     const std::size_t size = input.flops.size();
     require_bounds(min_rates, size, "min_rates");
     require_bounds(max_rates, size, "max_rates");
+    const int sensitivity_shift = -detail::largest_exponent(input.sensitivities);
     double most_flops = 0.0, most_sensitivity = 0.0;
     for (std::size_t i = 0; i < size; ++i) {
-      if (input.flops[i] > most_flops) most_flops = input.flops[i];
-      if (input.sensitivities[i] > most_sensitivity) most_sensitivity = input.sensitivities[i];
+      const double flops = detail::times_power_of_two(input.flops[i], shift);
+      const double sensitivity =
+          detail::times_power_of_two(input.sensitivities[i], sensitivity_shift);
+      if (flops > most_flops) most_flops = flops;
+      if (sensitivity > most_sensitivity) most_sensitivity = sensitivity;
     }
     std::vector<Branch> branches(size);
     for (std::size_t i = 0; i < size; ++i) {
@@ -133,31 +143,40 @@ struct OptimalAllocation {
                                   detail::text(branch.min_rate) + " and " +
                                   detail::text(branch.max_rate),
                               "pass bounds with a rate between them");
-      const double flops = most_flops > 0.0 ? detail::rounded(input.flops[i] / most_flops) : 0.0;
-      const double sensitivity =
-          most_sensitivity > 0.0 ? detail::rounded(input.sensitivities[i] / most_sensitivity) : 0.0;
+      branch.flops = detail::times_power_of_two(input.flops[i], shift);
+      const double flops = share(branch.flops, most_flops);
+      const double sensitivity = share(
+          detail::times_power_of_two(input.sensitivities[i], sensitivity_shift), most_sensitivity);
       branch.free = flops > 0.0 && sensitivity == 0.0;
       branch.ratio = flops == 0.0 || branch.free ? 0.0 : detail::rounded(flops / sensitivity);
     }
     return branches;
   }
 
+  // Of the largest; 0 where that is too little for a double to hold, in every build.
+  static double share(double value, double largest) {
+    if (!(largest > 0.0)) return 0.0;
+    // A divisor that the compiler knows to be the same is made a factor by -ffast-math.
+    const double share = detail::rounded(value / detail::rounded(largest));
+    return share < (std::numeric_limits<double>::min)() ? 0.0 : share;
+  }
+
   // Budgets above are sums of rounded products: one that asks for exactly all that is allowed may
   // seem to ask for more.
-  static void take_highest(const AllocationInput& input, const std::vector<Branch>& branches,
+  static void take_highest(double drop_rate, double kept_flops, const std::vector<Branch>& branches,
                            std::vector<double>& rates) {
     double total = 0.0, kept = 0.0;
     for (std::size_t i = 0; i < rates.size(); ++i) {
-      rates[i] = input.flops[i] > 0.0 ? branches[i].max_rate : branches[i].min_rate;
-      total += input.flops[i];
-      kept += input.flops[i] * (1.0 - rates[i]);
+      const Branch& branch = branches[i];
+      rates[i] = branch.flops > 0.0 ? branch.max_rate : branch.min_rate;
+      total = detail::rounded(total + branch.flops);
+      kept = detail::rounded(kept + detail::rounded(branch.flops * (1.0 - rates[i])));
     }
-    if (kept > input.kept_flops + 1e-9 * total)
+    if (kept > detail::rounded(kept_flops + detail::rounded(1e-9 * total)))
       detail::throw_invalid(
           "with these max_rates OptimalAllocation reaches a target rate of at most " +
               detail::text(1.0 - kept / total),
-          "the target rate is " + detail::text(input.drop_rate),
-          "lower the target or raise max_rates");
+          "the target rate is " + detail::text(drop_rate), "lower the target or raise max_rates");
   }
 
   static void require_bounds(const std::vector<double>& bounds, std::size_t size,

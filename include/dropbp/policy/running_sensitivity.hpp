@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -37,7 +38,7 @@ class RunningSensitivity {
   explicit RunningSensitivity(std::size_t branches, double decay = 0.7,
                               std::uint64_t explore_after = 100)
       : decay_(decay), explore_after_(explore_after), branches_(branches) {
-    if (!(decay >= 0.0 && decay < 1.0))
+    if (!detail::is_finite(decay) || decay < 0.0 || decay >= 1.0)
       detail::throw_invalid("the decay of a RunningSensitivity must be in [0, 1)",
                             "it is " + detail::text(decay),
                             "take 0.7 for an average over about three observations");
@@ -70,30 +71,49 @@ class RunningSensitivity {
   }
 
   /// To be called after each step's observations: the estimates take them in. Branches without one
-  /// were dropped.
+  /// were dropped. An estimate that would overflow a double is the largest one.
   DROPBP_LAZY
   void end_step() {
-    double growth = 1.0, seen = 0.0, expected = 0.0;
+    double growth = 1.0;
+    int most_seen = 0, most_expected = 0;  // exponents
+    bool first = true;
     for (std::size_t i = size(); i-- > 0;) {
       Branch& branch = branches_[i];
       if (!branch.now.pending) {
         const double r = branch.stream_ratio();
-        if (r > 0.0) growth /= r * r;
+        if (r > 0.0) growth = detail::rounded(growth / detail::rounded(r * r));
         continue;
       }
-      const double grown = branch.now.own * growth;
+      const double grown = detail::rounded(branch.now.own * growth);
       if (detail::is_finite(grown)) branch.now.own = grown;
-      if (branch.weight > 0.0) seen += branch.now.own, expected += branch.own / branch.weight;
+      if (!(branch.weight > 0.0)) continue;
+      const int seen = detail::exponent_of(branch.now.own);
+      const int expected = detail::exponent_of(branch.average());
+      if (first || seen > most_seen) most_seen = seen;
+      if (first || expected > most_expected) most_expected = expected;
+      first = false;
     }
-    double scale = seen > 0.0 && expected > 0.0 ? expected / seen : 1.0;
-    if (!detail::is_finite(scale)) scale = 1.0;
+    // In units of the largest: the sums and their quotient cannot leave the range of a double.
+    double seen = 0.0, expected = 0.0;
+    for (std::size_t i = size(); i-- > 0;) {
+      const Branch& branch = branches_[i];
+      if (!branch.now.pending || !(branch.weight > 0.0)) continue;
+      seen = detail::rounded(seen + detail::times_power_of_two(branch.now.own, -most_seen));
+      expected =
+          detail::rounded(expected + detail::times_power_of_two(branch.average(), -most_expected));
+    }
+    const bool comparable = seen > 0.0 && expected > 0.0;
+    const double scale = comparable ? detail::rounded(expected / seen) : 1.0;
+    if (!comparable) most_seen = most_expected = 0;
     for (Branch& branch : branches_) {
       if (!branch.now.pending) continue;
-      branch.own = decay_ * branch.own + scale * branch.now.own;
-      branch.weight = decay_ * branch.weight + 1.0;
+      const double own = detail::times_power_of_two(branch.now.own, -most_seen);
+      branch.own = faded(branch.own,
+                         detail::times_power_of_two(detail::rounded(scale * own), most_expected));
+      branch.weight = faded(branch.weight, 1.0);
       if (branch.now.ratio != 1.0) {
-        branch.ratio = decay_ * branch.ratio + branch.now.ratio;
-        branch.ratio_weight = decay_ * branch.ratio_weight + 1.0;
+        branch.ratio = faded(branch.ratio, branch.now.ratio);
+        branch.ratio_weight = faded(branch.ratio_weight, 1.0);
       }
       branch.last = step_;
       branch.now = {};
@@ -116,10 +136,10 @@ class RunningSensitivity {
     for (std::size_t i = 0; i < size(); ++i) {
       const Branch& branch = branches_[i];
       if (!(branch.weight > 0.0)) continue;
-      const double own = branch.own / branch.weight;
-      const double shrinks = 1.0 - branch.stream_ratio();
-      result[i] = own + shrinks * shrinks * below;
-      below += own;
+      const double own = branch.average();
+      const double shrinks = detail::rounded(1.0 - branch.stream_ratio());
+      result[i] = bounded(own + detail::rounded(detail::rounded(shrinks * shrinks) * below));
+      below = bounded(below + own);
       if (result[i] > largest) largest = result[i];
     }
     for (std::size_t i = 0; i < size(); ++i)
@@ -205,9 +225,20 @@ class RunningSensitivity {
                0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
     std::uint64_t last = 0;
     Observation now;
-    double stream_ratio() const noexcept { return ratio_weight > 0.0 ? ratio / ratio_weight : 1.0; }
+    double average() const noexcept { return detail::rounded(own / detail::rounded(weight)); }
+    double stream_ratio() const noexcept {
+      return ratio_weight > 0.0 ? detail::rounded(ratio / detail::rounded(ratio_weight)) : 1.0;
+    }
     bool operator==(const Branch&) const = default;
   };
+
+  static double bounded(double sum) noexcept {
+    const double value = detail::rounded(sum);
+    return detail::is_finite(value) ? value : (std::numeric_limits<double>::max)();
+  }
+  double faded(double sum, double newest) const noexcept {
+    return bounded(detail::rounded(decay_ * sum) + newest);
+  }
 
   double decay_;
   std::uint64_t explore_after_;

@@ -210,6 +210,11 @@ TEST_CASE(
   CHECK_FALSE(same_bits(elements(forward(with, input, 13)), elements(expected)));
   now->training = false;
   CHECK(same_bits(elements(forward(with, input, 13)), elements(expected)));
+  // However small the share, it is dropped: all kept elements are divided by 1 - share.
+  now->training = true;
+  adaptation.dropout = 1e-6;
+  Projection<double> little = random_projection<double>(three, 5, adaptation, 10);
+  CHECK_FALSE(same_bits(elements(forward(little, input, 13)), elements(expected)));
 }
 
 TEST_CASE("adaptation: what is impossible is refused") {
