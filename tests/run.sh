@@ -10,7 +10,8 @@ usage() {
 Usage: tests/run.sh [options] [-- CTEST_ARGUMENT...]
 
 Installs the packages that the tests need and that are missing (Debian and Ubuntu; it says which), builds the
-tests in Release and runs them. Ends with ctest's summary and its exit code.
+tests in Release and runs them. Ends with ctest's summary and its exit code. Most of the time is the first build.
+No test depends on speed: on a busy machine all takes longer, and the limits of tests are against hanging alone.
 
 Options:
   --compiler NAME   the compiler's command, such as g++-12 or clang++-19   (default: CMake's choice)
