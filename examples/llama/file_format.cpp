@@ -129,7 +129,7 @@ bool is_json_list(std::string_view text) {
   }
   if (!text.starts_with('"')) return false;
   std::size_t end = 1;
-  while (end < text.size() && text[end] != '"') end += text[end] == '\\' ? 2 : 1;
+  while (end < text.size() && text[end] != '"') end += text[end] == '\\' ? 2U : 1U;
   if (end >= text.size()) return true;  // a string longer than the probe
   text = behind_space(text.substr(end + 1));
   return text.starts_with(',') || text.starts_with(']');
@@ -154,7 +154,7 @@ bool is_json_lines(std::string_view text) {
 // bytes, which show nothing.
 bool is_utf16(std::string_view front) {
   std::size_t nuls[2] = {};
-  for (std::size_t i = 0; i < front.size(); ++i) nuls[i % 2] += front[i] == '\0' ? 1 : 0;
+  for (std::size_t i = 0; i < front.size(); ++i) nuls[i % 2] += front[i] == '\0' ? 1U : 0U;
   const std::size_t most = std::max(nuls[0], nuls[1]);
   return nuls[0] + nuls[1] == most && most >= 4 && 4 * most > front.size();
 }
