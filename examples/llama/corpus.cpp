@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <system_error>
@@ -83,6 +85,14 @@ Corpus load_corpus(const Options& options, LlamaConfig& config) {
   std::vector<std::string> notes;
   const std::optional<fs::path> own = own_tokenizer(options),
                                 file = options.tokenizer ? options.tokenizer : own;
+  if (options.steps == 0 && !options.data && !options.tokenizer && options.model &&
+      (own || config.vocabulary != 256))
+    // Merging or converting a model needs no text, and no tokenizer that this program can read.
+    return {TokenData(std::vector<std::int32_t>(
+                          static_cast<std::size_t>(options.batch * (options.sequence + 1))),
+                      0.0),
+            std::nullopt,
+            {"nothing is validated: neither --data nor --tokens was given"}};
   if (!file && options.model && config.vocabulary != 256)
     throw std::runtime_error(fmt::format(
         "text without a tokenizer is bytes, for a model with a vocabulary of 256, but that of '{}' "

@@ -25,7 +25,8 @@ struct Corpus {
 /// --adapter; without one it is bytes, which only a model with a vocabulary of 256 has. The end of
 /// a folder's documents is `eos_token` of the tokenizer_config.json beside the tokenizer, else
 /// `eos_token_id` of the config.json beside it or of the model, where it is a token of the
-/// tokenizer. `config` gets the tokenizer's vocabulary where that is to decide. Errors are
+/// tokenizer. `config` gets the tokenizer's vocabulary where that is to decide. With --steps 0 and
+/// no text named, such a model is not validated: zeros stand for the text. Errors are
 /// std::runtime_error.
 [[nodiscard]] Corpus load_corpus(const Options& options, LlamaConfig& config);
 

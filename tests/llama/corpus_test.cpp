@@ -66,6 +66,25 @@ TEST_CASE("corpus: bytes are for a model with a vocabulary of 256") {
   CHECK(ids_of(fresh.load(512)) == ids_of(corpus));
 }
 
+TEST_CASE("corpus: a model that is only merged or converted needs no text and no tokenizer") {
+  Place place;
+  place.options.data.reset();
+  place.fails(512, {"no tokenizer.json"});
+  place.options.steps = 0;
+  const Corpus corpus = place.load(512);
+  CHECK(corpus.data.validation().empty());
+  CHECK_NOTHROW(BatchSampler(corpus.data.train(), place.options.batch, place.options.sequence, 1));
+  REQUIRE(corpus.notes.size() == 1);
+  CHECK_THAT(corpus.notes[0], contains("nothing is validated"));
+  test::write_bytes(place.folder / "model/tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
+  CHECK(place.load(512).data.validation().empty());
+  place.options.data = place.folder / "text";
+  place.fails(512, {Regex::available() ? "tokenizer.json': 'pre_tokenizer.type" : "libpcre2-dev"});
+  test::write_bytes(place.folder / "model/tokenizer.json",
+                    "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n");
+  place.fails(512, {Regex::available() ? "but it is a Git LFS pointer" : "libpcre2-dev"});
+}
+
 TEST_CASE("corpus: ids of --tokens need no tokenizer") {
   Place place;
   place.give_tokenizer("model", "smollm.json");
