@@ -109,7 +109,7 @@ TEST_CASE("tokenizer: text that is not UTF-8 is an error with its place") {
     INFO(place);
     test::check_throws<std::runtime_error>(
         [&, &bytes = text] { (void)tokenizer.encode(bytes, "'f'"); },
-        {"'f' must be UTF-8", place, "--tokenizer"});
+        {"'f' must be UTF-8", place, "convert it"});
   }
   CHECK_NOTHROW(
       check_utf8("\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80"
