@@ -38,10 +38,10 @@ inline std::optional<double> instructions(const std::string& program, const char
 
 }  // namespace detail
 
-/// From runs of `few` and of `many` steps. Empty without valgrind.
-inline std::optional<double> extra_instructions(const std::string& program, int few = 2,
-                                                int many = 6) {
+/// Empty without valgrind.
+inline std::optional<double> extra_instructions(const std::string& program) {
   if (std::system("command -v valgrind >/dev/null 2>&1") != 0) return std::nullopt;
+  constexpr int few = 2, many = 6;
   double per_step[2];
   for (const bool plain : {false, true}) {
     const char* const trainer = plain ? "plain" : "library";

@@ -228,8 +228,9 @@ int run(int argc, char** argv) {
         1e3 * bench::median(plain_seconds), 100.0 * overhead.median, 100.0 * overhead.least,
         100.0 * overhead.most);
     json["overhead_at_zero"] = overhead.median;
-    if (const auto extra = common.quick ? bench::extra_instructions(argv[0], 1, 2)
-                                        : bench::extra_instructions(argv[0])) {
+    if (common.quick) {
+      fmt::print("by instructions: left out by --quick, valgrind alone takes a minute\n");
+    } else if (const auto extra = bench::extra_instructions(argv[0])) {
       // A step's own instructions, at least: one for as many multiply-adds as a vector holds.
       const double share =
           *extra / (flops.all() / (2.0 * static_cast<double>(dropbp::ops::detail::lanes<float>)));
