@@ -295,8 +295,8 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   if (common.quick) {
-    settings.shape = {.hidden = 64, .intermediate = 176, .layers = 8, .heads = 2, .kv_heads = 2};
-    settings.sequence = 128;
+    settings.shape = {.hidden = 32, .intermediate = 88, .layers = 8, .heads = 2, .kv_heads = 2};
+    settings.sequence = 64;
   }
   common.begin();
   settings.shape.kv_heads = settings.shape.heads;

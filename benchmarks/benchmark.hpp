@@ -53,7 +53,8 @@ class Options {
   /// `quick_means`: what --quick changes, for --help. Without threads the program is serial by
   /// nature.
   explicit Options(CLI::App& app, const std::string& quick_means, bool has_threads = true) {
-    app.add_flag("--quick", quick, "under a minute: " + quick_means);
+    app.add_flag("--quick", quick,
+                 "seconds: whether it works, not how fast anything is; " + quick_means);
     app.add_option("--json", json_, "file for the figures, too");
     app.add_option("--svg", svg_, "file for a plot, too, drawn by gnuplot");
     if (has_threads)

@@ -88,15 +88,20 @@ struct Settings {
   std::uint64_t steps = 300, points = 5, seed = 1;
   int rounds = 3, batches = 12;
   std::vector<std::ptrdiff_t> layers = {8, 32};  // of the timed models
+  std::ptrdiff_t hidden = 128, intermediate = 344, sequence = 128;
 };
 
 void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
-  Trained trained({.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4}, 4,
-                  128, settings.seed);
+  Trained trained({.hidden = settings.hidden,
+                   .intermediate = settings.intermediate,
+                   .layers = 8,
+                   .heads = 4,
+                   .kv_heads = 4},
+                  4, settings.sequence, settings.seed);
   auto& [config, model, handler, batch] = trained;
   const auto data = llama::TokenData::from_text(
       llama::find_default_corpus(), {.vocabulary = config.vocabulary, .max_bytes = 4 << 20});
-  const llama::BatchSampler sampler(data.train(), 4, 128, settings.seed);
+  const llama::BatchSampler sampler(data.train(), 4, settings.sequence, settings.seed);
   dropbp::ops::AdamW<float> optimizer(model.parameters(), {.learning_rate = 1e-3});
   const std::size_t size = handler.size();
 
@@ -225,14 +230,18 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
 
 void nested(const Settings& settings, bench::Json& json) {
   fmt::print(
-      "One forward pass with nested backwards against one pass a branch, one sequence of 256 "
+      "One forward pass with nested backwards against one pass a branch, one sequence of {} "
       "tokens, {} rounds in turn:\n"
       "branches  largest difference   seconds, nested    one a branch   ratio   peak MiB saved and "
       "in use, nested   one a branch\n",
-      settings.rounds);
+      2 * settings.sequence, settings.rounds);
   for (const std::ptrdiff_t layers : settings.layers) {
-    Trained trained(
-        {.hidden = 128, .intermediate = 344, .layers = layers, .heads = 4, .kv_heads = 4}, 1, 256);
+    Trained trained({.hidden = settings.hidden,
+                     .intermediate = settings.intermediate,
+                     .layers = layers,
+                     .heads = 4,
+                     .kv_heads = 4},
+                    1, 2 * settings.sequence);
     for (std::size_t i = 0; i < trained.batch.inputs.size(); ++i) {
       trained.batch.inputs[i] = static_cast<std::int32_t>((i * 7 + i * i * 3 + 1) % 256);
       trained.batch.labels[i] = static_cast<std::int32_t>((i * 5 + 2) % 256);
@@ -283,7 +292,7 @@ int run(int argc, char** argv) {
       "Trains a small LLaMA and compares running and nested sensitivities with the published "
       "measurement.");
   Settings settings;
-  bench::Options common(app, "30 training steps, one timed model of 8 blocks, one round");
+  bench::Options common(app, "10 training steps, one timed model of 2 blocks, one round, all tiny");
   app.add_option("--steps", settings.steps, "of the training")
       ->check(CLI::Range(5, 1000000))
       ->capture_default_str();
@@ -293,7 +302,15 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
-  if (common.quick) settings = {.steps = 30, .points = 2, .rounds = 1, .batches = 1, .layers = {8}};
+  if (common.quick)
+    settings = {.steps = 10,
+                .points = 2,
+                .rounds = 1,
+                .batches = 1,
+                .layers = {2},
+                .hidden = 32,
+                .intermediate = 48,
+                .sequence = 16};
   common.begin();
   bench::Json json;
   json["rows"] = bench::Json::array();

@@ -168,9 +168,9 @@ int run(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (!counted.empty()) return count(counted, counted_steps);
   if (common.quick) {
-    settings.shape = {.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
-    settings.sequence = 64;
-    settings.rounds = 5;
+    settings.shape = {.hidden = 32, .intermediate = 48, .layers = 8, .heads = 2, .kv_heads = 2};
+    settings.sequence = 16;
+    settings.rounds = 2;
   }
   common.begin();
   settings.shape.kv_heads = settings.shape.heads;
@@ -182,7 +182,7 @@ int run(int argc, char** argv) {
   Trainer trainer(settings, fill);
   std::optional<PlainTrainer> plain;
   if (settings.full()) plain.emplace(settings, trainer);
-  ProductRate product(common.quick ? 512 : 2048);
+  ProductRate product(common.quick ? 64 : 2048);
   bench::RateTable table(trainer, settings, settings.drop_rates);
   std::vector<double> plain_seconds, overheads, product_rates;
 
@@ -228,7 +228,9 @@ int run(int argc, char** argv) {
         1e3 * bench::median(plain_seconds), 100.0 * overhead.median, 100.0 * overhead.least,
         100.0 * overhead.most);
     json["overhead_at_zero"] = overhead.median;
-    if (const auto extra = bench::extra_instructions(argv[0])) {
+    if (common.quick) {
+      fmt::print("by instructions: left out by --quick, valgrind alone takes a minute\n");
+    } else if (const auto extra = bench::extra_instructions(argv[0])) {
       // A step's own instructions, at least: one for as many multiply-adds as a vector holds.
       const double share =
           *extra / (flops.all() / (2.0 * static_cast<double>(dropbp::ops::detail::lanes<float>)));

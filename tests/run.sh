@@ -11,7 +11,8 @@ Usage: tests/run.sh [options] [-- CTEST_ARGUMENT...]
 
 Installs the missing packages that the tests need (Debian and Ubuntu; it prints which), builds the
 tests in Release and runs them. Ends with ctest's summary and its exit code. Takes about 15 minutes
-on two cores where nothing is compiled yet.
+on two cores where nothing is compiled yet. No test depends on speed: on a busy machine all takes
+longer, and the limits of tests are against hanging alone.
 
 Options:
   --compiler NAME   the compiler's command, such as g++-12 or clang++-19   (default: CMake's choice)

@@ -17,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "file_format.hpp"
 #include "input_file.hpp"
 #include "random_streams.hpp"
 #include "tokenizer.hpp"
@@ -28,9 +29,6 @@ namespace fs = std::filesystem;
 
 static_assert(std::endian::native == std::endian::little,
               "token files are little-endian and are read without swapping");
-
-constexpr std::uintmax_t binary_probe =
-    8192;  // bytes, as in git: a NUL among them marks a binary file
 
 std::string read_bytes(const InputFile& file, std::uintmax_t at_most) {
   std::string bytes(static_cast<std::size_t>(std::min<std::uintmax_t>(file.size(), at_most)), '\0');
@@ -71,35 +69,75 @@ std::vector<std::string> files_below(const fs::path& folder) {
   return names;
 }
 
-std::string text_below(const fs::path& folder, std::uintmax_t max_bytes, bool utf8) {
-  std::string text;
-  for (const std::string& name : files_below(folder)) {
-    if (text.size() >= max_bytes) break;
-    std::string bytes;
-    try {
-      const InputFile file(folder / fs::path(name));
-      bytes = read_bytes(file, max_bytes - text.size());
-      if (std::string_view(bytes).substr(0, binary_probe).find('\0') != std::string_view::npos)
-        continue;
-      if (utf8) drop_cut_character(file, bytes);
-    } catch (const std::runtime_error&) {
-      // One unreadable file among many is no reason to stop; an empty result below is.
-      continue;
-    }
-    if (utf8) check_utf8(bytes, fmt::format("'{}'", (folder / fs::path(name)).string()));
-    text += bytes;
-  }
-  return text;
+[[noreturn]] void fail_format(const fs::path& file, const FileFormat& format,
+                              std::string_view way_out) {
+  throw std::runtime_error(fmt::format("'{}' must be text to train on, but it is {}; {}{}",
+                                       file.string(), format.name, format.advice, way_out));
 }
+
+/// The texts of a folder, one after the other.
+class Documents {
+ public:
+  Documents(const fs::path& folder, std::uintmax_t max_bytes, bool utf8)
+      : folder_(folder), names_(files_below(folder)), left_(max_bytes), utf8_(utf8) {}
+
+  /// The next text that is not empty, and its name; none at the end.
+  std::optional<std::pair<fs::path, std::string>> next() {
+    while (position_ < names_.size() && left_ > 0) {
+      const fs::path path = folder_ / fs::path(names_[position_++]);
+      std::string bytes;
+      std::optional<FileFormat> format;
+      try {
+        const InputFile file(path);
+        format = format_of(read_bytes(file, format_probe));
+        if (!format) bytes = read_bytes(file, left_);
+        if (!format && utf8_) drop_cut_character(file, bytes);
+      } catch (const std::runtime_error&) {
+        // One unreadable file among many is no reason to stop; an empty result is.
+        leave_out(path, "unreadable");
+        continue;
+      }
+      if (format && format->may_hold_text)
+        fail_format(path, *format, fmt::format(", or take the file out of '{}'", folder_.string()));
+      if (format) leave_out(path, format->name);
+      if (bytes.empty()) continue;
+      left_ -= std::min<std::uintmax_t>(left_, bytes.size());
+      return std::pair(path, std::move(bytes));
+    }
+    return std::nullopt;
+  }
+
+  /// A sentence; empty if every file was read.
+  std::string left_out() const {
+    if (left_out_ == 0) return {};
+    return fmt::format("{} of the files in '{}' {} left out, among them '{}' ({})", left_out_,
+                       folder_.string(), left_out_ == 1 ? "was" : "were", first_.string(), why_);
+  }
+
+ private:
+  void leave_out(const fs::path& path, std::string_view why) {
+    if (left_out_++ == 0) first_ = path, why_ = why;
+  }
+
+  fs::path folder_;
+  std::vector<std::string> names_;
+  std::size_t position_ = 0;
+  std::uintmax_t left_;
+  bool utf8_;
+  std::size_t left_out_ = 0;
+  fs::path first_;
+  std::string why_;
+};
 
 std::string text_of(const fs::path& path, std::uintmax_t max_bytes, bool utf8) {
   const InputFile file(path);
+  if (const auto format = format_of(read_bytes(file, format_probe))) fail_format(path, *format, "");
   std::string bytes = read_bytes(file, max_bytes);
   if (utf8) drop_cut_character(file, bytes);
   return bytes;
 }
 
-[[noreturn]] void fail_empty(const fs::path& path, const char* given) {
+[[noreturn]] void fail_empty(const fs::path& path, const std::string& given) {
   throw std::runtime_error(fmt::format(
       "'{}' must contain text to train on, but {}; give another file or folder with --data",
       path.string(), given));
@@ -213,19 +251,54 @@ TokenData::TokenData(std::vector<std::int32_t> tokens, double validation_fractio
 
 TokenData TokenData::from_text(const fs::path& path, const DataOptions& options,
                                const Tokenizer* tokenizer) {
-  std::error_code error;
-  const bool is_folder = fs::is_directory(path, error);
-  const std::string text = is_folder ? text_below(path, options.max_bytes, tokenizer != nullptr)
-                                     : text_of(path, options.max_bytes, tokenizer != nullptr);
-  if (text.empty()) fail_empty(path, is_folder ? "no readable text file is in it" : "it is empty");
   std::vector<std::int32_t> tokens;
-  if (tokenizer != nullptr)
-    tokens = tokenizer->encode(text, fmt::format("'{}'", path.string()));
-  else
-    tokens.assign(reinterpret_cast<const unsigned char*>(text.data()),
-                  reinterpret_cast<const unsigned char*>(text.data()) + text.size());
-  for (std::size_t i = 0; i < tokens.size(); ++i) check_id(path, tokens[i], i, options.vocabulary);
-  return {std::move(tokens), options.validation_fraction};
+  const auto append = [&](std::string_view text, const fs::path& name) {
+    const std::size_t begin = tokens.size();
+    if (tokenizer != nullptr) {
+      const auto ids = tokenizer->encode(text, fmt::format("'{}'", name.string()));
+      tokens.insert(tokens.end(), ids.begin(), ids.end());
+    } else {
+      const auto* const bytes = reinterpret_cast<const unsigned char*>(text.data());
+      tokens.insert(tokens.end(), bytes, bytes + text.size());
+    }
+    for (std::size_t i = begin; i < tokens.size(); ++i)
+      check_id(name, tokens[i], i - begin, options.vocabulary);
+  };
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    const std::string text = text_of(path, options.max_bytes, tokenizer != nullptr);
+    if (text.empty()) fail_empty(path, "it is empty");
+    append(text, path);
+    return {std::move(tokens), options.validation_fraction};
+  }
+
+  if (options.end_of_text) check_id(path, options.end_of_text->id, 0, options.vocabulary);
+  Documents documents(path, options.max_bytes, tokenizer != nullptr);
+  std::size_t count = 0;
+  auto document = documents.next();
+  while (document) {
+    auto following = documents.next();
+    auto& [name, text] = *document;
+    if (following && !options.end_of_text && !text.ends_with('\n')) text += '\n';
+    append(text, name);
+    if (following && options.end_of_text) tokens.push_back(options.end_of_text->id);
+    ++count;
+    document = std::move(following);
+  }
+  const std::string left_out = documents.left_out();
+  if (count == 0)
+    fail_empty(path, left_out.empty()
+                         ? "no readable text file is in it"
+                         : fmt::format("no readable text file is in it: {}", left_out));
+  TokenData data(std::move(tokens), options.validation_fraction);
+  data.notes_.push_back(
+      options.end_of_text
+          ? fmt::format("the {} documents of '{}' are separated by the token {}, {}", count,
+                        path.string(), options.end_of_text->id, options.end_of_text->source)
+          : fmt::format("the {} documents of '{}' are separated by newlines", count,
+                        path.string()));
+  if (!left_out.empty()) data.notes_.push_back(left_out);
+  return data;
 }
 
 TokenData TokenData::from_tokens(const fs::path& path, TokenType type, const DataOptions& options) {
@@ -235,6 +308,10 @@ TokenData TokenData::from_tokens(const fs::path& path, TokenType type, const Dat
     throw std::runtime_error(
         fmt::format("'{}' must contain token ids, but it is empty; give another file with --tokens",
                     path.string()));
+  if (const auto format = format_of_ids(read_bytes(file, format_probe)))
+    throw std::runtime_error(
+        fmt::format("'{}' must be raw token ids, but it is {}; write ids alone, as uint16 or int32",
+                    path.string(), format->name));
   return {type == TokenType::u16 ? read_ids<std::uint16_t>(file, options.vocabulary)
                                  : read_ids<std::int32_t>(file, options.vocabulary),
           options.validation_fraction};

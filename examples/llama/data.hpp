@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace llama {
@@ -17,25 +19,33 @@ class Tokenizer;
 
 enum class TokenType { automatic, u16, i32 };  ///< automatic: by the file's extension .u16 or .i32
 
+/// The token between two documents.
+struct EndOfText {
+  std::int32_t id = 0;
+  std::string source;  ///< which file says so: "'eos_token' of 'm/tokenizer_config.json'"
+};
+
 struct DataOptions {
   std::ptrdiff_t vocabulary = 256;   ///< ids must be below it
   double validation_fraction = 0.1;  ///< of the tokens, from the end; in [0, 1)
   std::uintmax_t max_bytes = std::uintmax_t{32}
                              << 20;  ///< of text that is read; ignored for token files
+  std::optional<EndOfText> end_of_text = std::nullopt;  ///< of `tokenizer`, where it has one
 };
 
 /// The tokens of a corpus. Errors are std::runtime_error.
 class TokenData {
  public:
   /// A file, or all files under a folder in the order of their relative paths (compared byte by
-  /// byte, so it is the same on every machine), joined; each byte is an id, or `tokenizer` makes
-  /// ids of the whole, which then must be UTF-8 (a character that max_bytes cuts is left out). In a
-  /// folder, what is hidden, not a regular file, unreadable or binary (a NUL byte among the first
-  /// 8,192) is skipped.
+  /// byte, so it is the same on every machine). Each byte is an id, or `tokenizer` makes ids of
+  /// each file, which then must be UTF-8 (a character that max_bytes cuts is left out). Between two
+  /// files stands end_of_text, or a newline where there is none and the first has none at its end.
+  /// A format that is not text (format_of) is an error; in a folder those that hold no text are
+  /// left out, as is what is hidden, not a regular file or unreadable.
   [[nodiscard]] static TokenData from_text(const std::filesystem::path& path,
                                            const DataOptions& options = {},
                                            const Tokenizer* tokenizer = nullptr);
-  /// Raw little-endian ids, uint16 or int32.
+  /// Raw little-endian ids, uint16 or int32. A known format of anything else is an error.
   [[nodiscard]] static TokenData from_tokens(const std::filesystem::path& path, TokenType type,
                                              const DataOptions& options);
 
@@ -47,10 +57,13 @@ class TokenData {
   [[nodiscard]] std::span<const std::int32_t> validation() const noexcept {
     return std::span(tokens_).subspan(train_size_);
   }
+  /// What became of a folder: a sentence on how its documents are separated, one on files left out.
+  [[nodiscard]] const std::vector<std::string>& notes() const noexcept { return notes_; }
 
  private:
   std::vector<std::int32_t> tokens_;
   std::size_t train_size_ = 0;
+  std::vector<std::string> notes_;
 };
 
 /// The headers of the newest C++ standard library under `root`. std::runtime_error if there is

@@ -31,6 +31,7 @@
 #include "adapter.hpp"
 #include "atomic_file.hpp"
 #include "checkpoint.hpp"
+#include "corpus.hpp"
 #include "data.hpp"
 #include "errors.hpp"
 #include "options.hpp"
@@ -38,7 +39,6 @@
 #include "plot.hpp"
 #include "progress.hpp"
 #include "report.hpp"
-#include "tokenizer.hpp"
 #include "trainer.hpp"
 #include "training_checkpoint.hpp"
 
@@ -167,28 +167,6 @@ void check_files(const Options& options) {
         refuse(written, folder.first);
     }
   }
-}
-
-/// Null without --tokenizer. Its ids fit the model, whose vocabulary is set where the tokenizer
-/// decides it.
-std::unique_ptr<Tokenizer> load_tokenizer(const Options& options, LlamaConfig& config) {
-  if (!options.tokenizer) return nullptr;
-  auto tokenizer = std::make_unique<Tokenizer>(*options.tokenizer);
-  if (options.vocabulary_of_tokenizer) config.vocabulary = tokenizer->vocabulary();
-  if (config.vocabulary < tokenizer->vocabulary())
-    throw std::runtime_error(
-        fmt::format("the model must have an id for each token, but its vocabulary is {} and '{}' "
-                    "has ids up to {}; use the model's own tokenizer{}",
-                    config.vocabulary, options.tokenizer->string(), tokenizer->vocabulary() - 1,
-                    options.model ? "" : " or leave --vocabulary out"));
-  return tokenizer;
-}
-
-TokenData load_data(const Options& options, const LlamaConfig& config, const Tokenizer* tokenizer) {
-  const DataOptions data = options.data_options(config.vocabulary);
-  if (options.tokens) return TokenData::from_tokens(*options.tokens, options.token_type, data);
-  return TokenData::from_text(options.data ? *options.data : find_default_corpus(), data,
-                              tokenizer);
 }
 
 std::string adapter_text(const Options& options, auto& model) {
@@ -352,8 +330,7 @@ int run(const Options& options) {
   for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count())) say(warning);
   dropbp::ops::set_thread_count(options.threads);
 
-  const auto note = [](std::string_view text) { fmt::print(stderr, "llama-finetune: {}\n", text); };
-  LlamaConfig config = options.model ? load_config(*options.model, note) : options.shape;
+  LlamaConfig config = options.model ? load_config(*options.model, say) : options.shape;
   // Read now: hours later the folder may be another one, or this run's own.
   const bool writes_model = options.merge_out || (options.out && options.mode == ModeChoice::full);
   Companions companions;
@@ -362,14 +339,13 @@ int run(const Options& options) {
     companions = load_companions(*options.model);
     out_dtype = stored_dtype(*options.model);
     if (const std::string text = companions.text(); !text.empty() && !options.quiet)
-      note(fmt::format("'{}' also gets, from '{}': {}",
-                       (options.merge_out ? *options.merge_out : *options.out).string(),
-                       options.model->string(), text));
+      say(fmt::format("'{}' also gets, from '{}': {}",
+                      (options.merge_out ? *options.merge_out : *options.out).string(),
+                      options.model->string(), text));
   }
   out_dtype = options.out_dtype.value_or(out_dtype);
-  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(options, config);
-  const TokenData data = load_data(options, config, tokenizer.get());
-  tokenizer.reset();
+  const Corpus corpus = load_corpus(options, config);
+  const TokenData& data = corpus.data;
   Trainer trainer(options, config, data, options.drop_rate);
   std::unique_ptr<TrainingCheckpoints> checkpoints =
       open_checkpoints(options, config, data, trainer);
@@ -385,13 +361,15 @@ int run(const Options& options) {
   settings.first_step = trainer.steps_done();
   settings.log_every = options.log_every;
   Progress progress(settings);
-  if (!options.quiet)
+  if (!options.quiet) {
+    for (const std::string& note : corpus.notes) progress.message(note);
     progress.message(fmt::format(
         "{} parameters{}, {} training tokens, {} steps of {} tokens, drop rate {:g}{}",
         parameter_count(config), adapter_text(options, trainer.model()), data.train().size(),
         options.steps, options.batch * options.sequence * options.micro_steps, options.drop_rate,
         trainer.steps_done() > 0 ? fmt::format(", resumed after step {}", trainer.steps_done())
                                  : ""));
+  }
   // What goes wrong is thrown at the end: hours of training may be in whatever can still be
   // written.
   Attempts attempts;
@@ -418,7 +396,9 @@ int run(const Options& options) {
   }
   if (options.report)
     attempts([&] {
-      write_report(*options.report, options, config, trainer.model().adaptation(),
+      Options used = options;
+      used.tokenizer = corpus.tokenizer;
+      write_report(*options.report, used, config, trainer.model().adaptation(),
                    {trainer.records(), trainer.summary()},
                    baseline ? std::optional(RunReport{baseline->records(), baseline->summary()})
                             : std::nullopt);

@@ -257,8 +257,8 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
 
   flags.group("Data");
   flags.path("--data", o.data, "PATH",
-             "text to train on, a file or a folder, read as bytes (256 ids) [default the C++ "
-             "standard library's headers]");
+             "text to train on, a file or a folder of documents; without a tokenizer it is bytes "
+             "(256 ids) [default the C++ standard library's headers]");
   flags.path("--tokens", o.tokens, "FILE",
              "raw little-endian token ids to train on, instead of text [default none]");
   special.token_type =
@@ -266,7 +266,7 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                    "type of the ids in --tokens, auto by the extension .u16 or .i32");
   flags.path("--tokenizer", o.tokenizer, "FILE",
              "tokenizer.json (byte-level BPE) that makes ids of the text, without adding any at "
-             "its ends [default none, bytes]");
+             "its ends [default that in the folder of --model or --adapter; without one, none]");
   flags.integer<std::uintmax_t>("--data-limit", o.data_limit_mib, 1, 1 << 16, "MIB",
                                 "largest amount of text to read, in MiB");
   flags.real(

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "file_format.hpp"
 #include "input_file.hpp"
 
 namespace llama {
@@ -155,8 +156,11 @@ class Builder final : public nlohmann::json_sax<json> {
 
 json parse(std::string_view text, const std::string& what, int max_depth, std::size_t max_values,
            const Builder::Visit* visit) {
-  if (text.empty() || text.front() != '{')
-    fail(what, text.empty() ? "it is empty" : "it does not begin with '{'");
+  if (text.empty()) fail(what, "it is empty");
+  if (text.front() != '{') {
+    const auto format = format_of(text);
+    fail(what, format ? fmt::format("it is {}", format->name) : "it does not begin with '{'");
+  }
   // nlohmann takes a NUL byte for the end of the text and would ignore what follows it.
   if (const auto nul = text.find('\0'); nul != std::string_view::npos)
     fail(what, fmt::format("byte {} is a NUL", nul));

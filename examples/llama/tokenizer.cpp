@@ -408,8 +408,8 @@ void check_utf8(std::string_view text, const std::string& what) {
     const std::size_t size = character_size(text.substr(at));
     if (size == 0)
       throw std::runtime_error(fmt::format(
-          "{} must be UTF-8 for a tokenizer, but byte {} (0x{:02X}) is not; convert it, or leave "
-          "--tokenizer out to train on bytes",
+          "{} must be UTF-8 for a tokenizer, but byte {} (0x{:02X}) is not; convert it, with iconv "
+          "for example",
           what, at, static_cast<unsigned char>(text[at])));
     at += size;
   }
@@ -457,6 +457,7 @@ struct Tokenizer::Model {
         file.fail(key + ".content", "text that NFC leaves alone",
                   File::member(tokens[i], "content"));
       (normalized ? after_normalizer : before_normalizer).add(content, id);
+      added.emplace(content, id);
       vocabulary = std::max<std::ptrdiff_t>(vocabulary, id + 1);
     }
   }
@@ -483,6 +484,7 @@ struct Tokenizer::Model {
   Bpe bpe;
   AddedTokens before_normalizer;
   AddedTokens after_normalizer;
+  std::unordered_map<std::string, Id> added;
   std::ptrdiff_t vocabulary = 0;
 };
 
@@ -495,6 +497,13 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 
 std::ptrdiff_t Tokenizer::vocabulary() const noexcept { return model_->vocabulary; }
+
+std::optional<std::int32_t> Tokenizer::id_of(const std::string& token) const {
+  if (const auto found = model_->added.find(token); found != model_->added.end())
+    return found->second;
+  const auto found = model_->bpe.ids().find(token);
+  return found == model_->bpe.ids().end() ? std::nullopt : std::optional<Id>(found->second);
+}
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const std::string& what) const {
   check_utf8(text, what);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,8 @@ class Tokenizer {
 
   /// Ids are below it.
   [[nodiscard]] std::ptrdiff_t vocabulary() const noexcept;
+  /// Of a whole token, as the file writes it ("<|endoftext|>"); none where it is not one.
+  [[nodiscard]] std::optional<std::int32_t> id_of(const std::string& token) const;
   /// Time O(n log n) whatever the text is. Throws for text that is not UTF-8 or has a byte without
   /// an id.
   [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text,

@@ -8,6 +8,8 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "llama/files.hpp"
@@ -43,12 +45,13 @@ Ids counting(std::size_t size) {
 
 TEST_CASE("data: text is bytes, the end of it is held out") {
   const TemporaryFolder folder;
-  test::write_bytes(folder / "t", std::string("0123456789\xff\x80\0abcdefg", 20));
+  test::write_bytes(folder / "t", std::string("0123456789\xff\x80\1abcdefg", 20));
   const TokenData data = TokenData::from_text(folder / "t", {.validation_fraction = 0.25});
   CHECK(data.train().size() == 15);
   CHECK(data.validation().size() == 5);
   CHECK(data.train()[10] == 255);
-  CHECK(data.train()[12] == 0);
+  CHECK(data.train()[12] == 1);
+  CHECK(data.notes().empty());
   CHECK(data.validation()[4] == 'g');
   CHECK(TokenData::from_text(folder / "t", {.validation_fraction = 0.0}).validation().empty());
   CHECK(text_of(TokenData::from_text(folder / "t", {.max_bytes = 7})) == "0123456");
@@ -70,8 +73,121 @@ TEST_CASE("data: a folder is read in byte order of its paths, whatever order it 
     test::write_bytes(folder / "empty", "");
     std::filesystem::create_symlink("nowhere", folder / "dangling");
     std::filesystem::create_directory_symlink(".", folder / "loop");
-    CHECK(text_of(TokenData::from_text(folder.path())) == "<B><a-><a.txt><a/z/q><b/10><b/2><c>");
-    CHECK(text_of(TokenData::from_text(folder.path(), {.max_bytes = 9})) == "<B><a-><a");
+    const TokenData data = TokenData::from_text(folder.path());
+    CHECK(text_of(data) == "<B>\n<a->\n<a.txt>\n<a/z/q>\n<b/10>\n<b/2>\n<c>");
+    CHECK(text_of(TokenData::from_text(folder.path(), {.max_bytes = 9})) == "<B>\n<a->\n<a");
+    const std::string name = "'" + folder.path().string() + "'";
+    REQUIRE(data.notes().size() == 2);
+    CHECK(data.notes()[0] == "the 7 documents of " + name + " are separated by newlines");
+    CHECK(data.notes()[1] == "1 of the files in " + name + " was left out, among them '" +
+                                 (folder / "binary").string() +
+                                 "' (a binary file (it has a NUL byte))");
+  }
+}
+
+TEST_CASE("data: documents that end with a newline are joined as they are") {
+  const TemporaryFolder folder;
+  test::write_bytes(folder / "a", "one\n");
+  test::write_bytes(folder / "b", "two\n");
+  CHECK(text_of(TokenData::from_text(folder.path())) == "one\ntwo\n");
+  // With an end of text it stands between them, whatever they end with.
+  const TokenData data = TokenData::from_text(
+      folder.path(), {.end_of_text = EndOfText{.id = 7, .source = "'eos_token' of 'x'"}});
+  CHECK(text_of(data) == "one\n\7two\n");
+  REQUIRE(data.notes().size() == 1);
+  CHECK(data.notes()[0].ends_with("are separated by the token 7, 'eos_token' of 'x'"));
+}
+
+TEST_CASE("data: what is not text is refused by the name of its format, a file or in a folder") {
+  struct Case {
+    std::string bytes;
+    const char* name;
+    const char* advice;
+    bool may_hold_text = true;
+  };
+  const auto binary = [](std::string_view bytes) { return std::string(bytes); };
+  using namespace std::string_view_literals;
+  const std::string tar = std::string("notes.txt") + std::string(248, '\0') +
+                          std::string(
+                              "ustar\0"
+                              "00",
+                              8) +
+                          std::string(243, '\0') + "text";
+  std::string little, big;
+  for (const char c : std::string_view("Plain English text")) {
+    little += c, little += '\0';
+    big += '\0', big += c;
+  }
+  const Case cases[] = {
+      {binary("\x1F\x8B\x08\0\0\0\0\0\0\3abc"sv), "a gzip file", "unpack it"},
+      {binary("\x28\xB5\x2F\xFD\x24\1abc"sv), "a zstd file", "unpack it"},
+      {binary("\xFD"
+              "7zXZ\0\0\4"sv),
+       "an xz file", "unpack it"},
+      {"BZh91AY&SY\x12\x34", "a bzip2 file", "unpack it"},
+      {binary("PK\3\4\x14\0\0\0"sv), "a zip archive", "unpack it"},
+      {tar, "a tar archive", "unpack it"},
+      {binary("PAR1\x15\4\x15"sv), "a Parquet file", "plain text"},
+      {binary("ARROW1\0\0"sv), "an Arrow file", "plain text"},
+      {"FEA1....", "a Feather file", "plain text"},
+      {binary("\xFF\xFF\xFF\xFF\x10\1\0\0"sv), "an Arrow stream", "plain text"},
+      {binary("\x93NUMPY\1\0v\0{'descr': '<i4'"sv), "a NumPy array", "--tokens"},
+      {binary("SQLite format 3\0\x10"sv), "an SQLite database", "plain text"},
+      {binary("\x80\4\x95\x10"sv), "a Python pickle", "plain text"},
+      {"%PDF-1.7\n", "a PDF document", "pdftotext"},
+      {binary("\xFF\xFEH\0i\0"sv), "UTF-16 text", "UTF-8"},
+      {binary("\xFE\xFF\0H\0i"sv), "UTF-16 text", "UTF-8"},
+      {binary("\xFF\xFE\0\0H\0\0\0"sv), "UTF-32 text", "UTF-8"},
+      {little, "UTF-16 text without a byte order mark", "UTF-8"},
+      {big, "UTF-16 text without a byte order mark", "UTF-8"},
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a Git LFS pointer",
+       "git lfs pull"},
+      {"\n<!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page", "plain text"},
+      {"<html lang=\"en\"><head>", "an HTML page", "plain text"},
+      {"[{\"text\": \"a\"}, {\"text\": \"b\"}]", "a JSON list", "plain text"},
+      {"\xEF\xBB\xBF[\n  \"one\",\n  \"two\"\n]", "a JSON list", "plain text"},
+      {"{\"text\": \"a\"}\n{\"text\": \"b\"}\n", "JSON lines", "plain text"},
+      {"{\"id\": 1, \"messages\" : [" + std::string(20'000, ' '), "JSON lines", "plain text"},
+      {binary("\x89PNG\r\n\x1A\n\0\0"sv), "a PNG image", "text", false},
+      {binary("\x40\0\0\0\0\0\0\0{\"a\":"sv), "a safetensors file", "text", false},
+      {binary("\x7F"
+              "ELF\2\1"sv),
+       "a program", "text", false},
+      {binary("ab\0cd"sv), "a binary file", "text", false},
+  };
+  for (const Case& one : cases) {
+    const TemporaryFolder folder;
+    INFO(one.name);
+    test::write_bytes(folder / "x.data", one.bytes);
+    test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text(folder / "x.data"); },
+                                           {"x.data'", "must be text", one.name, one.advice});
+    test::write_bytes(folder / "a.txt", "text");
+    if (one.may_hold_text) {
+      test::check_throws<std::runtime_error>(
+          [&] { (void)TokenData::from_text(folder.path()); },
+          {"x.data'", "must be text", one.name, one.advice, "take the file out"});
+      continue;
+    }
+    const TokenData data = TokenData::from_text(folder.path());
+    CHECK(text_of(data) == "text");
+    CHECK_THAT(data.notes().back(), contains(one.name));
+    std::filesystem::remove(folder / "a.txt");
+    test::check_throws<std::runtime_error>([&] { (void)TokenData::from_text(folder.path()); },
+                                           {"no readable text file", one.name});
+  }
+}
+
+TEST_CASE("data: what only looks like another format is text") {
+  const TemporaryFolder folder;
+  for (const char* text :
+       {"[1] Introduction", "[link](x.md) and more", "[section]\nkey = 1", "[\"Hello,\" she said]",
+        "[[wiki]] page", "{ \"name\": \"package\", \"version\": 1 }",
+        "{\n  \"text\": \"one object over several lines\"\n}", "{\\em emphasis} in TeX",
+        "BZh is no format", "PK", "a page about <html>", "<htmlx>", "<?xml version='1.0'?><a/>",
+        "RIFF raff", "\x80 bytes of Latin-1 \xe9", "version https://example.org/"}) {
+    INFO(text);
+    test::write_bytes(folder / "t", text);
+    CHECK(text_of(TokenData::from_text(folder / "t", {.validation_fraction = 0.0})) == text);
   }
 }
 
@@ -125,6 +241,18 @@ TEST_CASE("data: token files") {
   test::write_bytes(folder / "t.i32", "");
   test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); },
                                          {"empty", "--tokens"});
+  // Headers and containers are no ids; any few bytes may be.
+  for (const auto& [bytes, name] :
+       {std::pair(std::string("\x93NUMPY\1\0", 8), "a NumPy array"),
+        std::pair(std::string("\x40\0\0\0\0\0\0\0{\"a\":1}", 16), "a safetensors file"),
+        std::pair(std::string("version https://git-lfs.github.com/spec/v1\noid sha256:12\n"),
+                  "a Git LFS pointer")}) {
+    test::write_bytes(folder / "t.u16", bytes);
+    test::check_throws<std::runtime_error>([&] { load("t.u16", TokenType::u16, 65536); },
+                                           {"t.u16", "raw token ids", name});
+  }
+  test::write_bytes(folder / "t.u16", raw<std::uint16_t>({0x8B1F, 0x4B50, 0x3150}));
+  CHECK_NOTHROW(load("t.u16", TokenType::u16, 65536));
   // The position counts over the whole file, not over the piece that is read at a time.
   auto many = std::vector<std::uint16_t>(100'000, 3);
   many[70'001] = 9;

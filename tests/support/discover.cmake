@@ -28,7 +28,7 @@ while(names MATCHES "^([^\n]*)\n")
   set(test "[==[${PREFIX}${name}]==]")
   string(APPEND script
     "add_test(${test} [==[${PROGRAM}]==] [==[${filter}]==] ${RUN})\n"
-    "set_tests_properties(${test} PROPERTIES LABELS ${LABEL} TIMEOUT 900)\n")
+    "set_tests_properties(${test} PROPERTIES LABELS ${LABEL} TIMEOUT 3600)\n")
 endwhile()
 if(script STREQUAL "")
   fail("${PROGRAM} has no test case")

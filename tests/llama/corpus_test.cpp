@@ -1,0 +1,166 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Which tokenizer makes ids of the text, and which token stands between its documents.
+#include "llama/corpus.hpp"
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "llama/files.hpp"
+#include "llama/regex.hpp"
+#include "support/catch.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace llama;
+using Ids = std::vector<std::int32_t>;
+
+// A model's folder, with or without a tokenizer, and a text.
+struct Place {
+  Place() {
+    test::write_bytes(folder / "text/a.txt", "the tool");
+    test::write_bytes(folder / "text/b.txt", "the end");
+    std::filesystem::create_directory(folder / "model");
+    options.data = folder / "text/a.txt";
+    options.model = folder / "model";
+    options.validation_fraction = 0.0;
+  }
+  void give_tokenizer(std::string_view to, std::string_view which) const {
+    test::write_bytes(folder / to / "tokenizer.json",
+                      test::read_bytes(DROPBP_TEST_DATA "/tokenizer/" + std::string(which)));
+  }
+  Corpus load(std::ptrdiff_t vocabulary) const {
+    LlamaConfig config;
+    config.vocabulary = vocabulary;
+    return load_corpus(options, config);
+  }
+  void fails(std::ptrdiff_t vocabulary, std::initializer_list<std::string_view> parts) const {
+    test::check_throws<std::runtime_error>([&] { (void)load(vocabulary); }, parts);
+  }
+
+  test::TemporaryFolder folder;
+  Options options;
+};
+
+Ids ids_of(const Corpus& corpus) {
+  return {corpus.data.train().begin(), corpus.data.train().end()};
+}
+
+}  // namespace
+
+TEST_CASE("corpus: bytes are for a model with a vocabulary of 256") {
+  const Place place;
+  const Corpus corpus = place.load(256);
+  CHECK(ids_of(corpus) == Ids{'t', 'h', 'e', ' ', 't', 'o', 'o', 'l'});
+  CHECK_FALSE(corpus.tokenizer);
+  CHECK(corpus.notes.empty());
+  place.fails(512, {"vocabulary of 256", "has 512", "no tokenizer.json", "--tokenizer", "--tokens",
+                    Regex::available() ? "" : "no PCRE2"});
+  // A model of one's own sizes may have ids to spare.
+  Place fresh;
+  fresh.options.model.reset();
+  CHECK(ids_of(fresh.load(512)) == ids_of(corpus));
+}
+
+TEST_CASE("corpus: a model that is only merged or converted needs no text and no tokenizer") {
+  Place place;
+  place.options.data.reset();
+  place.fails(512, {"no tokenizer.json"});
+  place.options.steps = 0;
+  const Corpus corpus = place.load(512);
+  CHECK(corpus.data.validation().empty());
+  CHECK_NOTHROW(BatchSampler(corpus.data.train(), place.options.batch, place.options.sequence, 1));
+  REQUIRE(corpus.notes.size() == 1);
+  CHECK_THAT(corpus.notes[0], contains("nothing is validated"));
+  test::write_bytes(place.folder / "model/tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
+  CHECK(place.load(512).data.validation().empty());
+  place.options.data = place.folder / "text";
+  place.fails(512, {Regex::available() ? "tokenizer.json': 'pre_tokenizer.type" : "libpcre2-dev"});
+  test::write_bytes(place.folder / "model/tokenizer.json",
+                    "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n");
+  place.fails(512, {Regex::available() ? "but it is a Git LFS pointer" : "libpcre2-dev"});
+}
+
+TEST_CASE("corpus: ids of --tokens need no tokenizer") {
+  Place place;
+  place.give_tokenizer("model", "smollm.json");
+  place.options.data.reset();
+  place.options.tokens = place.folder / "t.u16";
+  test::write_bytes(place.folder / "t.u16", std::string("\1\0\2\0", 4));
+  const Corpus corpus = place.load(600);
+  CHECK(ids_of(corpus) == Ids{1, 2});
+  CHECK_FALSE(corpus.tokenizer);
+  place.fails(2, {"t.u16'", "position 1 is 2"});
+}
+
+TEST_CASE("corpus: the tokenizer in the model's folder is used and named") {
+  Place place;
+  place.give_tokenizer("model", "smollm.json");
+  if (!Regex::available()) {
+    place.fails(506, {"its own tokenizer", "model/tokenizer.json'", "without", "libpcre2-dev"});
+    return;
+  }
+  const Corpus corpus = place.load(506);
+  CHECK(ids_of(corpus).size() < 8);
+  CHECK(corpus.tokenizer == place.folder / "model/tokenizer.json");
+  REQUIRE(corpus.notes.size() == 1);
+  CHECK_THAT(corpus.notes[0], contains("model/tokenizer.json', as none was given"));
+  place.fails(256, {"its vocabulary is 256", "ids up to 505"});
+
+  // Given by name it is the same, without a word; another one is told.
+  place.options.tokenizer = place.folder / "model/tokenizer.json";
+  CHECK(ids_of(place.load(506)) == ids_of(corpus));
+  CHECK(place.load(506).notes.empty());
+  place.give_tokenizer("copy", "smollm.json");
+  place.options.tokenizer = place.folder / "copy/tokenizer.json";
+  CHECK(place.load(506).notes.empty());
+  place.give_tokenizer("other", "gpt2.json");
+  place.options.tokenizer = place.folder / "other/tokenizer.json";
+  const Corpus other = place.load(506);
+  CHECK(other.tokenizer == place.options.tokenizer);
+  REQUIRE(other.notes.size() == 1);
+  CHECK_THAT(other.notes[0], contains("other/tokenizer.json', as given, and differs from"));
+  CHECK_THAT(other.notes[0], contains("model/tokenizer.json'"));
+
+  // The adapter's folder has one where the model's has none.
+  Place adapted;
+  adapted.options.adapter = adapted.folder / "adapter";
+  adapted.give_tokenizer("adapter", "smollm.json");
+  CHECK(adapted.load(506).tokenizer == adapted.folder / "adapter/tokenizer.json");
+  CHECK(ids_of(adapted.load(506)) == ids_of(corpus));
+}
+
+TEST_CASE("corpus: documents are separated by the token that ends a text") {
+  if (!Regex::available()) return;  // without tokenizers there are newlines alone: data_test.cpp
+  Place place;
+  place.give_tokenizer("model", "smollm.json");
+  const Ids first = ids_of(place.load(506));
+  place.options.data = place.folder / "text";
+  const auto separator = [&](std::string_view source) {
+    const Corpus corpus = place.load(506);
+    REQUIRE(corpus.notes.size() == 2);
+    CHECK_THAT(corpus.notes[1], contains("the 2 documents of"));
+    CHECK_THAT(corpus.notes[1], contains(std::string(source)));
+    return ids_of(corpus).at(first.size());
+  };
+  separator("by newlines");
+  const auto write = [&](const char* file, const char* text) {
+    test::write_bytes(place.folder / "model" / file, text);
+  };
+  write("config.json", R"({"eos_token_id": 500})");
+  CHECK(separator("the token 500, 'eos_token_id' of") == 500);
+  write("config.json", R"({"eos_token_id": [503, 500]})");
+  CHECK(separator("the token 503, 'eos_token_id' of") == 503);
+  write("tokenizer_config.json", R"({"eos_token": "<|end|>"})");
+  CHECK(separator("the token 501, 'eos_token' of") == 501);
+  write("tokenizer_config.json", R"({"eos_token": {"content": "<tool>", "special": true}})");
+  CHECK(separator("the token 504, 'eos_token' of") == 504);
+  write("tokenizer_config.json", R"({"eos_token": "<|none|>"})");  // not one of the tokenizer
+  CHECK(separator("the token 503, 'eos_token_id' of") == 503);
+  write("config.json", R"({"eos_token_id": 506})");
+  separator("by newlines");
+}
