@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "checkpoint.hpp"
 #include "regex.hpp"
 #include "strict_json.hpp"
 #include "tokenizer.hpp"
@@ -35,7 +36,9 @@ bool is_file(const fs::path& path) {
 /// The model's tokenizer, or the adapter's where the model's folder has none.
 std::optional<fs::path> own_tokenizer(const Options& options) {
   for (const auto& folder : {options.model, options.adapter})
-    if (folder && is_file(*folder / "tokenizer.json")) return *folder / "tokenizer.json";
+    if (folder)
+      if (const fs::path file = find_companion(*folder, "tokenizer.json"); is_file(file))
+        return file;
   return std::nullopt;
 }
 
