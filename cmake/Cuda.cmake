@@ -92,7 +92,3 @@ target_link_libraries(dropbp_cuda_kernels PUBLIC dropbp::cuda)
 if(TARGET dropbp_cudnn)
   target_link_libraries(dropbp_cuda_kernels PRIVATE dropbp_cudnn)
 endif()
-if(TARGET OpenMP::OpenMP_CXX)
-  # What .cu and .cpp files share must be the same code.
-  target_compile_options(dropbp_cuda_kernels PRIVATE -Xcompiler=${OpenMP_CXX_FLAGS})
-endif()

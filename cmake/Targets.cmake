@@ -45,20 +45,19 @@ dropbp_add_headers(dropbp HEADERS ${dropbp_core_headers} INTEROP ${dropbp_intero
 if(NOT TARGET Eigen3::Eigen)
   find_package(Eigen3 QUIET NO_MODULE)
 endif()
+# In a function, since a project that adds this one as a part of its own shall find none of its
+# variables changed.
+function(dropbp_find_threads)
+  find_package(Threads REQUIRED)
+endfunction()
+dropbp_find_threads()
 # Eigen 5 refuses a request for 3.4, hence the comparison by hand.
 if(TARGET Eigen3::Eigen AND NOT Eigen3_VERSION VERSION_LESS 3.4)
   add_library(dropbp_ops INTERFACE)
   add_library(dropbp::ops ALIAS dropbp_ops)
   set_target_properties(dropbp_ops PROPERTIES EXPORT_NAME ops)
-  target_link_libraries(dropbp_ops INTERFACE dropbp Eigen3::Eigen)
+  target_link_libraries(dropbp_ops INTERFACE dropbp Eigen3::Eigen Threads::Threads)
   dropbp_add_headers(dropbp_ops HEADERS ${dropbp_ops_headers})
-  if(DROPBP_OPENMP)
-    find_package(OpenMP QUIET COMPONENTS CXX)
-    # Only in the build tree: an installed package looks for the consumer's own OpenMP.
-    if(TARGET OpenMP::OpenMP_CXX)
-      target_link_libraries(dropbp_ops INTERFACE $<BUILD_INTERFACE:OpenMP::OpenMP_CXX>)
-    endif()
-  endif()
   if(DROPBP_USE_BLAS)
     find_package(BLAS REQUIRED)
     target_compile_definitions(dropbp_ops INTERFACE

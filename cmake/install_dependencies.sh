@@ -25,7 +25,6 @@ Groups:
   libtorch   libtorch, for one example, its tests and a benchmark (500 MB)
   multilib   32-bit programs with g++, for one more test
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
-  openmp-N   the OpenMP runtime of clang++-N (only one N can be installed at a time)
 
 Options:
   --dry-run  only print what would be installed
@@ -65,7 +64,6 @@ requirements_of() {
       # The sanitizer runtimes; with older releases they come along by themselves.
       if [ "$version" -ge 15 ]; then echo "libclang-rt-$version-dev"; fi
       ;;
-    openmp-[0-9]*) echo "libomp-${1#openmp-}-dev" ;;
     clang++) echo "clang command:clang++" ;;
     *)
       echo "install_dependencies.sh: '$1' is not a known group or compiler; see --help." >&2

@@ -108,5 +108,4 @@ if [ -z "$compiler$sanitize" ]; then options+=(-DDROPBP_ENABLE_CUDA=AUTO); fi
 cmake -S . -B "$build_dir" "${options[@]}"
 cmake --build "$build_dir" -j "$jobs"
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
-export LSAN_OPTIONS=${LSAN_OPTIONS:-suppressions=$PWD/tests/support/leaks.txt:print_suppressions=0}
 exec ctest --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" "$@"

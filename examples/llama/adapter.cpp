@@ -162,8 +162,7 @@ void load_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
   if (trained_on && model.base_checksum() != 0 && *trained_on != base)
     throw std::runtime_error(
         fmt::format("the adapter in '{}' must be used with the base that it was trained on, "
-                    "weights of CRC-32C {}, but these are of {}; give that model, or for one "
-                    "without --model the same sizes and --seed",
+                    "weights of CRC-32C {}, but these are of {}; give that model with --model",
                     folder.string(), *trained_on, base));
   load_checkpoint(folder, tensors, adapter_format);
 }

@@ -11,14 +11,18 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
-#include <ctime>
+#include <cstdint>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 
+#include "file_size_signal.hpp"
+
 namespace llama {
 namespace {
+
+constexpr std::string_view temporary_end = ".tmp";
 
 [[noreturn]] void fail(const std::filesystem::path& path, std::string_view action, int error) {
   const char* advice = error == ENOSPC || error == EDQUOT || error == EFBIG
@@ -29,33 +33,6 @@ namespace {
                   "if any, is unchanged); {}",
                   path.string(), action, std::generic_category().message(error), advice));
 }
-
-/// A file beyond RLIMIT_FSIZE raises SIGXFSZ, which kills by default; held back here, the write
-/// returns EFBIG.
-class HoldFileSizeSignal {
- public:
-  HoldFileSizeSignal() {
-    sigemptyset(&signal_);
-    sigaddset(&signal_, SIGXFSZ);
-    pthread_sigmask(SIG_BLOCK, &signal_, &before_);
-  }
-  ~HoldFileSizeSignal() {
-    const int error = errno;
-    if (sigismember(&before_, SIGXFSZ) == 0) {
-      const timespec no_wait{};
-      while (sigtimedwait(&signal_, nullptr, &no_wait) < 0 && errno == EINTR) {
-      }
-    }
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-    errno = error;
-  }
-  HoldFileSizeSignal(const HoldFileSizeSignal&) = delete;
-  HoldFileSizeSignal& operator=(const HoldFileSizeSignal&) = delete;
-
- private:
-  sigset_t signal_{};
-  sigset_t before_{};
-};
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
@@ -71,8 +48,19 @@ void sync_folder(const std::filesystem::path& path) {
   if (result < 0 && error != EINVAL && error != EROFS) fail(path, "fsync of its folder", error);
 }
 
-/// What `path` names after symbolic links, so that a rename replaces the file and not the link.
-std::filesystem::path resolve(const std::filesystem::path& path) {
+/// A name that no other process takes: beside the process its random bits tell machines and
+/// containers apart that share a folder.
+std::filesystem::path new_temporary_of(const std::filesystem::path& path) {
+  std::uint32_t bits = 0;
+  if (::getentropy(&bits, sizeof bits) != 0) bits = static_cast<std::uint32_t>(std::rand());
+  std::filesystem::path temporary = path;
+  temporary += fmt::format(".{}-{:08x}{}", ::getpid(), bits, temporary_end);
+  return temporary;
+}
+
+}  // namespace
+
+std::filesystem::path resolve_output(const std::filesystem::path& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
@@ -88,19 +76,62 @@ std::filesystem::path resolve(const std::filesystem::path& path) {
   return path;
 }
 
-std::filesystem::path temporary_of(const std::filesystem::path& path) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
-  return temporary;
+std::string_view final_name(std::string_view name) noexcept {
+  if (!name.ends_with(temporary_end)) return name;
+  std::string_view rest = name.substr(0, name.size() - temporary_end.size());
+  const std::string_view older = rest;
+  const auto drop = [&rest](std::string_view characters) {
+    const std::size_t before = rest.size();
+    while (!rest.empty() && characters.find(rest.back()) != std::string_view::npos)
+      rest.remove_suffix(1);
+    return before - rest.size();
+  };
+  const auto drop_one = [&rest](char c) {
+    if (!rest.ends_with(c)) return false;
+    rest.remove_suffix(1);
+    return true;
+  };
+  const bool ours = drop("0123456789abcdef") == 8 && drop_one('-') && drop("0123456789") > 0 &&
+                    drop_one('.') && !rest.empty();
+  return ours ? rest : older;
 }
 
-}  // namespace
+bool is_temporary(std::string_view name) noexcept { return final_name(name) != name; }
 
-AtomicFile::AtomicFile(const std::filesystem::path& path)
-    : path_(resolve(path)), temporary_(temporary_of(path_)) {
-  // A leftover of a killed run is removed first: O_EXCL then never writes through somebody's link.
-  ::unlink(temporary_.c_str());
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+std::vector<std::filesystem::path> temporaries_in(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> found;
+  std::error_code ignored;
+  std::filesystem::directory_iterator walk(folder, ignored);
+  for (; !ignored && walk != std::filesystem::directory_iterator(); walk.increment(ignored))
+    if (is_temporary(walk->path().filename().string())) found.push_back(walk->path());
+  std::ranges::sort(found);
+  return found;
+}
+
+void remove_temporaries(const std::filesystem::path& folder,
+                        const std::function<bool(std::string_view)>& of) {
+  std::error_code ignored;
+  for (const std::filesystem::path& path : temporaries_in(folder))
+    if (of(final_name(path.filename().string()))) std::filesystem::remove(path, ignored);
+}
+
+void create_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored)) {
+    throw std::runtime_error(fmt::format(
+        "'{}' must be a folder that can be created, but {}; choose another one", folder.string(),
+        error ? error.message() : std::string("something else has that name")));
+  }
+}
+
+AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(resolve_output(path)) {
+  // O_EXCL never touches what is there, nor writes through somebody's link.
+  do {
+    temporary_ = new_temporary_of(path_);
+    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  } while (descriptor_ < 0 && errno == EEXIST);
   if (descriptor_ < 0) fail(path_, fmt::format("creating '{}'", temporary_.string()), errno);
   struct stat old{};
   if (::stat(path_.c_str(), &old) == 0 && ::fchmod(descriptor_, old.st_mode & 07777) < 0) {

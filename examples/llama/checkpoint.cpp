@@ -19,6 +19,7 @@
 
 #include "atomic_file.hpp"
 #include "finite.hpp"
+#include "output_lock.hpp"
 #include "strict_json.hpp"
 
 namespace llama {
@@ -48,7 +49,14 @@ Weights open_single(const std::filesystem::path& path) {
   return weights;
 }
 
-std::filesystem::path temporary_of(std::filesystem::path path) { return path += ".tmp"; }
+/// The temporary files that were to become `path`.
+std::vector<std::filesystem::path> temporaries_of(const std::filesystem::path& path) {
+  std::vector<std::filesystem::path> found = temporaries_in(path.parent_path());
+  std::erase_if(found, [&](const std::filesystem::path& temporary) {
+    return final_name(temporary.filename().string()) != path.filename().string();
+  });
+  return found;
+}
 
 std::string index_name(const FolderFormat& format) {
   return fmt::format("{}.index.json", format.weights);
@@ -61,9 +69,8 @@ std::string shard_name(const FolderFormat& format, std::size_t number, std::size
                      weights.extension().string());
 }
 
-/// Whether it is the name of any shard, or what a killed save left of one.
+/// Whether it is the name of any shard.
 bool is_shard_name(const FolderFormat& format, std::string_view name) {
-  if (name.ends_with(".tmp")) name.remove_suffix(4);
   const std::string pattern = shard_name(format, 0, 0);
   return std::ranges::equal(
       name, pattern, [](char c, char p) { return p == '0' ? c >= '0' && c <= '9' : c == p; });
@@ -85,13 +92,26 @@ bool has_checksum(const std::filesystem::path& path, const std::string& checksum
   return is_there(path) && SafetensorsFile(path).own_checksum() == checksum;
 }
 
+/// A complete shard whose save was killed before its rename; others were cut while they were
+/// written.
+std::optional<std::filesystem::path> pending_shard(const std::filesystem::path& path,
+                                                   const std::string& checksum) {
+  for (const std::filesystem::path& temporary : temporaries_of(path)) {
+    try {
+      if (has_checksum(temporary, checksum)) return temporary;
+    } catch (const std::runtime_error&) {
+    }
+  }
+  return std::nullopt;
+}
+
 /// The file of a shard: the index is renamed before its shards, so that one may still have the name
 /// of before.
 std::filesystem::path find_shard(const std::filesystem::path& path,
                                  const std::map<std::string, std::string>& checksums) {
   const auto checksum = checksums.find(path.filename().string());
   if (checksum == checksums.end() || has_checksum(path, checksum->second)) return path;
-  if (has_checksum(temporary_of(path), checksum->second)) return temporary_of(path);
+  if (const auto pending = pending_shard(path, checksum->second)) return *pending;
   if (!is_there(path)) return path;  // opening it says so
   throw std::runtime_error(
       fmt::format("'{}' must be the shard that its index was saved with, of checksum {}, but it is "
@@ -215,33 +235,37 @@ bool has_text(const std::filesystem::path& path, std::string_view text) {
          std::filesystem::file_size(path, error) == text.size() && read_small_file(path) == text;
 }
 
-std::filesystem::path pending_config(const std::filesystem::path& folder,
-                                     const FolderFormat& format) {
-  return temporary_of(folder / format.config);
-}
-
-/// A save that was cut between its two renames: the weights' own config is complete in the config's
-/// .tmp. A config that differs from the weights without that file was edited by hand and counts.
-bool has_interrupted_save(const std::filesystem::path& folder, const FolderFormat& format) {
-  if (!is_there(pending_config(folder, format))) return false;
+/// Of a save that was cut between its two renames: the weights' own config, complete in a temporary
+/// file of the config. A config that differs from the weights without that file was edited by hand
+/// and counts.
+std::optional<std::filesystem::path> pending_config(const std::filesystem::path& folder,
+                                                    const FolderFormat& format) {
+  const auto temporaries = temporaries_of(folder / format.config);
+  if (temporaries.empty()) return std::nullopt;
   const auto embedded = embedded_config(folder, format);
-  return embedded && has_text(pending_config(folder, format), *embedded);
+  if (!embedded) return std::nullopt;
+  for (const std::filesystem::path& temporary : temporaries)
+    if (has_text(temporary, *embedded)) return temporary;
+  return std::nullopt;
 }
 
-/// The files of a save that was cut between its renames that still are to be renamed, as (.tmp,
-/// name). An error while looking (weights damaged) means there is nothing worth completing.
+/// The files of a save that was cut between its renames that still are to be renamed, as
+/// (temporary file, name). An error while looking (weights damaged) means there is nothing worth
+/// completing.
 std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_files(
     const std::filesystem::path& folder, const FolderFormat& format) {
   std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending;
   try {
     if (const auto index = read_index(folder, format)) {
       const auto checksums = shard_checksums(*index);
-      for (const auto& [name, checksum] : checksums)
-        if (is_shard_name(format, name) && find_shard(folder / name, checksums) != folder / name)
-          pending.emplace_back(temporary_of(folder / name), folder / name);
+      for (const auto& [name, checksum] : checksums) {
+        if (!is_shard_name(format, name)) continue;
+        const std::filesystem::path shard = find_shard(folder / name, checksums);
+        if (shard != folder / name) pending.emplace_back(shard, folder / name);
+      }
     }
-    if (has_interrupted_save(folder, format))
-      pending.emplace_back(pending_config(folder, format), folder / format.config);
+    if (const auto config = pending_config(folder, format))
+      pending.emplace_back(*config, folder / format.config);
     return pending;
   } catch (const std::runtime_error&) {
     return {};
@@ -262,6 +286,15 @@ std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWr
   }
   shards.push_back(tensors.subspan(first));
   return shards;
+}
+
+/// What killed saves left half-written, where it is known that they are dead.
+void remove_leftovers(const std::filesystem::path& folder, const FolderFormat& format) {
+  if (!OutputLock::held_here(Output::folder, folder)) return;
+  remove_temporaries(folder, [&](std::string_view name) {
+    return name == format.config || name == format.weights || name == index_name(format) ||
+           is_shard_name(format, name);
+  });
 }
 
 /// Shards of other saves, and, where there are none now, their index. What cannot be removed does
@@ -290,8 +323,8 @@ void save_single(const std::filesystem::path& folder, const FolderFormat& format
   AtomicFile weights(folder / format.weights);
   write_safetensors(weights, tensors, dtype, metadata);
   weights.finish();
-  // Once the weights are renamed the config's .tmp must survive whatever fails, see
-  // has_interrupted_save.
+  // Once the weights are renamed the config's temporary file must survive whatever fails, see
+  // pending_config.
   if (config != nullptr) config->keep_temporary(true);
   try {
     weights.publish();
@@ -352,8 +385,7 @@ std::filesystem::path find_config(const std::filesystem::path& folder, const Fol
         "'{}' must be a folder with '{}' and '{}', but it is {}; check the path", folder.string(),
         format.config, format.weights, is_there(folder) ? "not a folder" : "not there"));
   }
-  return has_interrupted_save(folder, format) ? pending_config(folder, format)
-                                              : folder / format.config;
+  return pending_config(folder, format).value_or(folder / format.config);
 }
 
 LlamaConfig load_config(const std::filesystem::path& folder) {
@@ -432,13 +464,7 @@ std::optional<std::string> find_metadata(const std::filesystem::path& folder,
 }
 
 void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (!std::filesystem::is_directory(folder)) {
-    throw std::runtime_error(fmt::format(
-        "'{}' must be a folder that can be created, but {}; choose another one", folder.string(),
-        error ? error.message() : std::string("something else has that name")));
-  }
+  create_folder(folder);
   check_writable(folder / format.weights);
 }
 
@@ -446,6 +472,8 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
                  const std::string& config_text, std::span<const NamedTensor> tensors, DType dtype,
                  std::map<std::string, std::string> metadata, std::uint64_t shard_bytes) {
   prepare_checkpoint_folder(folder, format);
+  std::optional<OutputLock> lock;  // unless the run has it
+  if (!OutputLock::held_here(Output::folder, folder)) lock.emplace(Output::folder, folder);
   metadata["format"] = "pt";
   std::vector<TensorToWrite> to_write;
   to_write.reserve(tensors.size());
@@ -467,8 +495,9 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
       };
   }
 
-  // First, or removing the old .tmp below would take away what makes the folder loadable.
+  // First, or removing what was left would take away what makes the folder loadable.
   for (const auto& [pending, path] : pending_files(folder, format)) rename_durably(pending, path);
+  remove_leftovers(folder, format);
 
   std::optional<AtomicFile> config_file;
   if (!has_text(folder / format.config, config_text)) {

@@ -67,21 +67,24 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder,
 
 /// Writes the config's text and the weights, creating the folder; on std::runtime_error what was
 /// there before is intact. Weights that are NaN or infinite are such an error: they are not
-/// written.
+/// written. Holds the folder's OutputLock meanwhile, unless this process has it already, and
+/// removes what killed saves left.
 ///
-/// Two files cannot be renamed in one stroke, so: both are written and synced as `.tmp` (every full
-/// disk is met here), then the weights are renamed, then the config. The weights carry a copy of
-/// their config; a kill between the two renames leaves new weights, the old config and the new
-/// config's `.tmp`, which find_config recognises and save_folder completes. A config that already
-/// says the same is left alone. So the old or the new folder loads, at any point.
+/// Two files cannot be renamed in one stroke, so: both are written and synced under temporary names
+/// (see AtomicFile; every full disk is met here), then the weights are renamed, then the config.
+/// The weights carry a copy of their config; a kill between the two renames leaves new weights, the
+/// old config and the new config's temporary file, which find_config recognises and save_folder
+/// completes. A config that already says the same is left alone. So the old or the new folder
+/// loads, at any point.
 ///
 /// Weights of more than `shard_bytes` become model-00001-of-0000N.safetensors with at most so many
 /// bytes of numbers each (a larger tensor has one of its own) and an index,
-/// model.safetensors.index.json, in Hugging Face's format. All of them are written as `.tmp` first.
-/// The index is renamed before the shards; it has the checksum of each and a copy of the config, by
-/// which load_checkpoint, find_config and save_folder recognise those that a kill left as `.tmp`. A
-/// model.safetensors that is there counts until it is removed, which is the last before the config.
-/// In the end shards of other saves are removed. `metadata` goes into the weights' own beside that.
+/// model.safetensors.index.json, in Hugging Face's format. All of them are written under temporary
+/// names first. The index is renamed before the shards; it has the checksum of each and a copy of
+/// the config, by which load_checkpoint, find_config and save_folder recognise those that a kill
+/// left under their temporary names. A model.safetensors that is there counts until it is removed,
+/// which is the last before the config. In the end shards of other saves are removed. `metadata`
+/// goes into the weights' own beside that.
 void save_folder(const std::filesystem::path& folder, const FolderFormat& format,
                  const std::string& config_text, std::span<const NamedTensor> tensors, DType dtype,
                  std::map<std::string, std::string> metadata = {},

@@ -3,8 +3,15 @@
 
 // llama-finetune: trains a LLaMA-style model on the CPU with the backward passes of random branches
 // dropped.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <deque>
 #include <exception>
 #include <filesystem>
 #include <memory>
@@ -12,7 +19,9 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -25,6 +34,7 @@
 #include "data.hpp"
 #include "errors.hpp"
 #include "options.hpp"
+#include "output_lock.hpp"
 #include "plot.hpp"
 #include "progress.hpp"
 #include "report.hpp"
@@ -36,13 +46,127 @@ namespace {
 
 using namespace llama;
 
-volatile std::sig_atomic_t interrupted = 0;
+volatile std::sig_atomic_t interrupted = 0;  // by which signal; 0 is by none
 
-// The first signal ends the training after the current step, so that nothing is lost; the second
-// ends the program.
+constexpr std::string_view stopping =
+    "\nllama-finetune: stopping after this step; Ctrl-C once more ends at once\n";
+
+// The first signal ends the training after the current step, so that nothing is lost. A second
+// Ctrl-C ends the program; SIGTERM and SIGHUP do not, because timeout(1), shells and job
+// schedulers send them twice.
 extern "C" void on_interrupt(int signal) {
-  interrupted = 1;
-  std::signal(signal, SIG_DFL);
+  if (interrupted == 0) {
+    interrupted = signal;
+    const int error = errno;
+    if (signal == SIGINT && ::write(STDERR_FILENO, stopping.data(), stopping.size()) < 0) {
+    }
+    errno = error;
+  } else if (signal == SIGINT) {
+    std::signal(SIGINT, SIG_DFL);
+    std::raise(SIGINT);
+  }
+}
+
+void catch_interrupts() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction now{};
+    // What was ignored from the start, as by nohup, stays so.
+    if (::sigaction(signal, nullptr, &now) == 0 && now.sa_handler != SIG_IGN)
+      std::signal(signal, on_interrupt);
+  }
+}
+
+/// A file that is opened must not become what is printed to: a model, where stdout or stderr was
+/// closed. Each is opened for the wrong direction, so that its use still fails.
+void open_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(stream, F_GETFD) < 0 && errno == EBADF)
+      if (::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY) != stream) std::abort();
+}
+
+/// Nobody may be there to read it.
+void say(std::string_view text) {
+  const std::string line = fmt::format("llama-finetune: {}\n", text);
+  std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+/// Whether a write failed because nobody is there any more: a closed pipe or terminal.
+bool nobody_reads(int error) {
+  struct stat status{};
+  return error == EPIPE ||
+         (error == EIO && ::fstat(STDOUT_FILENO, &status) == 0 && S_ISCHR(status.st_mode));
+}
+
+/// Throws where it cannot be written, though somebody would read it.
+void print(std::string_view text) {
+  const bool written =
+      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  const int error = errno;
+  if (!written && !nobody_reads(error))
+    throw std::runtime_error(
+        fmt::format("what is printed must be written to the standard output, but that failed: {}; "
+                    "print to a terminal, a pipe or a file with room",
+                    std::generic_category().message(error)));
+}
+
+/// The locks on all that a run writes, until it ends.
+class OutputLocks {
+ public:
+  void add(Output kind, const std::optional<std::filesystem::path>& output) {
+    if (!output) return;
+    if (kind == Output::folder) create_folder(*output);
+    if (OutputLock::held_here(kind, *output)) return;  // one folder for two outputs of a run
+    const OutputLock& lock = locks_.emplace_back(kind, *output);
+    if (lock.missing().empty()) {
+      if (kind == Output::file) remove_leftovers(*output);
+    } else {
+      say(
+          fmt::format("'{}' must belong to one run at a time, but its file system has no locks "
+                      "({}); see to it that no other run writes there",
+                      output->string(), lock.missing()));
+    }
+  }
+
+ private:
+  static void remove_leftovers(const std::filesystem::path& output) {
+    const std::filesystem::path file = resolve_output(output);
+    remove_temporaries(file.has_parent_path() ? file.parent_path() : ".",
+                       [&](std::string_view name) { return name == file.filename().string(); });
+  }
+  std::deque<OutputLock> locks_;
+};
+
+/// A file of results must not take the place of another one of the run.
+void check_files(const Options& options) {
+  using Path = std::filesystem::path;
+  using Flag = std::pair<const char*, const std::optional<Path>&>;
+  const auto place_of = [](const Path& path) {
+    std::error_code none;
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path), none);
+  };
+  const auto refuse = [](const Flag& written, const char* other) {
+    throw UsageError(
+        fmt::format("{} must be a file of its own, but '{}' is also of {}; give another name",
+                    written.first, written.second->string(), other));
+  };
+  const Flag report{"--report", options.report}, plot{"--plot", options.plot};
+  for (const Flag& written : {report, plot}) {
+    if (!written.second) continue;
+    const Path place = place_of(*written.second);
+    for (const Flag& other : {Flag{"--data", options.data}, Flag{"--tokens", options.tokens},
+                              Flag{"--tokenizer", options.tokenizer}, report})
+      if (other.second && written.first != other.first && place == place_of(*other.second))
+        refuse(written, other.first);
+    for (const Flag& folder : {Flag{"--model", options.model}, Flag{"--adapter", options.adapter},
+                               Flag{"--out", options.out}, Flag{"--merge-out", options.merge_out},
+                               Flag{"--checkpoint", options.checkpoint}}) {
+      const std::string name = place.filename().string();
+      const bool is_of_folder = name.ends_with(".safetensors") || name.ends_with(".index.json") ||
+                                name == model_format.config || name == adapter_format.config;
+      if (folder.second && is_of_folder && place.parent_path() == place_of(*folder.second))
+        refuse(written, folder.first);
+    }
+  }
 }
 
 /// Null without --tokenizer. Its ids fit the model, whose vocabulary is set where the tokenizer
@@ -106,7 +230,7 @@ void print_result(const Options& options, const BasicTrainer<T, B>& run,
   if (baseline != nullptr) text += table_row("drop rate 0", *baseline);
   text += table_row(fmt::format("drop rate {:g}", options.drop_rate), run);
   const Summary summary = run.summary();
-  if (run.records().empty()) return void(std::fputs(text.c_str(), stdout));
+  if (run.records().empty()) return print(text);
   text +=
       fmt::format("dropped: {:.1f} % of the branches' backward passes, {:.1f} % of their FLOPs\n",
                   100.0 * summary.mean_drop_rate, 100.0 * (1.0 - summary.backward_flops_fraction));
@@ -120,7 +244,7 @@ void print_result(const Options& options, const BasicTrainer<T, B>& run,
         saved(c.backward_ratio), saved(c.backward_limit), saved(c.step_ratio), saved(c.step_limit),
         saved(c.activation_ratio), saved(c.activation_limit), c.loss_difference);
   }
-  std::fputs(text.c_str(), stdout);
+  print(text);
 }
 
 template <class T, class B>
@@ -216,16 +340,16 @@ std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options,
                                                       const TokenData& data, auto& trainer) {
   if (!options.checkpoint) return nullptr;
   auto checkpoints = std::make_unique<TrainingCheckpoints>(
-      *options.checkpoint, identity_of(options, config, data, trainer.model()));
-  const auto note = [](std::string_view text) { fmt::print(stderr, "llama-finetune: {}\n", text); };
+      *options.checkpoint, identity_of(options, config, data, trainer.model()),
+      TrainingCheckpoints::FolderLock::taken);
   if (!options.resume && !checkpoints->empty())
     throw UsageError(
         fmt::format("a new run needs a folder without checkpoints, but '{}' has some; add --resume "
                     "or give another one",
                     options.checkpoint->string()));
-  if (options.resume && !checkpoints->resume(trainer, note))
-    note(fmt::format("no intact checkpoint is in '{}'; starting from the beginning",
-                     options.checkpoint->string()));
+  if (options.resume && !checkpoints->resume(trainer, say))
+    say(fmt::format("no intact checkpoint is in '{}'; starting from the beginning",
+                    options.checkpoint->string()));
   return checkpoints;
 }
 
@@ -233,8 +357,9 @@ template <class T, class Backend>
 int run(const Options& options) {
   using Trainer = BasicTrainer<T, Backend>;
   // Whatever cannot be written is found out now, not after the training.
+  check_files(options);
   if (options.report) check_writable(*options.report);
-  if (options.plot) check_writable(*options.plot);
+  if (options.plot) check_can_plot(*options.plot);
   const FolderFormat& out_format = options.mode == ModeChoice::full ? model_format : adapter_format;
   if (options.out) prepare_checkpoint_folder(*options.out, out_format);
   if (options.merge_out) prepare_checkpoint_folder(*options.merge_out);
@@ -244,6 +369,10 @@ int run(const Options& options) {
         fmt::format("--merge-out must not replace the model that adapters belong to, but it is "
                     "'{}', as --model is; give another folder",
                     options.merge_out->string()));
+  OutputLocks locks;
+  for (const auto& folder : {options.out, options.merge_out, options.checkpoint})
+    locks.add(Output::folder, folder);
+  for (const auto& file : {options.report, options.plot}) locks.add(Output::file, file);
   dropbp::ops::set_thread_count(options.threads);
 
   LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
@@ -256,8 +385,7 @@ int run(const Options& options) {
   std::unique_ptr<Trainer> baseline;
   if (options.baseline) baseline = std::make_unique<Trainer>(options, config, data, 0.0);
 
-  std::signal(SIGINT, on_interrupt);
-  std::signal(SIGTERM, on_interrupt);
+  catch_interrupts();
   const ProgressStyle style =
       choose_progress_style(options.progress, options.quiet, is_terminal(stderr));
   Progress::Settings settings;
@@ -303,17 +431,16 @@ int run(const Options& options) {
                    baseline ? std::optional(RunReport{baseline->records(), baseline->summary()})
                             : std::nullopt);
     });
-  if (trained) print_result<T, Backend>(options, trainer, baseline.get());
+  if (trained) attempts([&] { print_result<T, Backend>(options, trainer, baseline.get()); });
   if (trained && options.plot)
     attempts(
         [&] { write_svg(*options.plot, loss_plot<T, Backend>(options, trainer, baseline.get())); });
   attempts.rethrow();
   if (trainer.steps_done() < options.steps) {
-    fmt::print(
-        stderr,
-        "llama-finetune: interrupted after step {} of {}; everything up to there was written{}\n",
-        trainer.steps_done(), options.steps, checkpoints ? ", go on with --resume" : "");
-    return 1;
+    say(fmt::format("interrupted after step {} of {}; everything up to there was written{}",
+                    trainer.steps_done(), options.steps,
+                    checkpoints ? ", go on with --resume" : ""));
+    return 128 + interrupted;
   }
   return 0;
 }
@@ -337,25 +464,26 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
+  std::signal(SIGPIPE, SIG_IGN);  // the end of what is printed, not of the training
   const std::string version =
       fmt::format("{}.{}.{}", DROPBP_VERSION_MAJOR, DROPBP_VERSION_MINOR, DROPBP_VERSION_PATCH);
   const CommandLine command_line = parse_options(argc, argv, version);
-  if (!command_line.options) {
-    std::fputs(command_line.text.c_str(), command_line.exit_code == 0 ? stdout : stderr);
-    return command_line.exit_code;
-  }
   try {
-    return run(*command_line.options);
+    if (command_line.options) return run(*command_line.options);
+    if (command_line.exit_code == 0)
+      print(command_line.text);
+    else
+      std::fputs(command_line.text.c_str(), stderr);
+    return command_line.exit_code;
   } catch (const UsageError& error) {
-    fmt::print(stderr, "llama-finetune: {}\n", error.what());
+    say(error.what());
     return 2;
   } catch (const std::bad_alloc&) {
-    fmt::print(
-        stderr,
-        "llama-finetune: the model and its activations must fit the memory, but there is not "
-        "enough: lower --batch, --sequence or the model's sizes, or raise --drop-rate\n");
+    say("the model and its activations must fit the memory, but there is not enough: lower "
+        "--batch, --sequence or the model's sizes, or raise --drop-rate");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "llama-finetune: {}\n", error.what());
+    say(error.what());
   }
   return 1;
 }

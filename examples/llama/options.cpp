@@ -369,9 +369,10 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.path("--checkpoint", o.checkpoint, "DIR",
              "folder for checkpoints of the training itself, the two newest are kept [default "
              "none, not saved]");
-  special.checkpoint_every = flags.integer<std::uint64_t>(
-      "--checkpoint-every", o.checkpoint_every, 0, count_limit, "N",
-      "steps between checkpoints; one is also written at the end and on Ctrl-C, with 0 only then");
+  special.checkpoint_every =
+      flags.integer<std::uint64_t>("--checkpoint-every", o.checkpoint_every, 0, count_limit, "N",
+                                   "steps between checkpoints; one is also written at the end and "
+                                   "when interrupted, with 0 only then");
   flags.toggle("--resume", o.resume,
                "go on from the newest intact checkpoint in --checkpoint, to the same bits as "
                "without the interruption; from "
@@ -466,6 +467,19 @@ void check_combinations(Options& o, const Special& given) {
         "--max-shard-size is about the model that is written, but neither --merge-out nor, with "
         "--mode full, --out was given; add one or "
         "leave --max-shard-size out");
+  if (o.mode != ModeChoice::full && !o.model) {
+    if (o.adapter)
+      throw UsageError(
+          fmt::format("an adapter belongs to the model that it was trained on, but --adapter '{}' "
+                      "was given without --model; add that model",
+                      o.adapter->string()));
+    if (o.out)
+      throw UsageError(fmt::format(
+          "an adapter is of use only with its base, but --out with --mode {} was given without "
+          "--model, so that the base would be random weights that nobody saves; add --model, or "
+          "write the whole model with --merge-out instead",
+          name_of(o.mode)));
+  }
   if ((o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint)
     throw UsageError(
         fmt::format("{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
@@ -528,7 +542,12 @@ CommandLine parse_options(int argc, const char* const* argv, std::string_view ve
       ->group("Help");
   app.set_help_flag("-h,--help", "print this and exit")->group("Help");
   app.footer(
-      "Exit code: 0 done, 1 a file or the machine failed, 2 wrong usage.\n"
+      "Exit code: 0 done, 1 a file or the machine failed, 2 wrong usage; 130 after Ctrl-C, 143 "
+      "after "
+      "SIGTERM, 129 after SIGHUP: the step, the checkpoint and the outputs were completed first; a "
+      "second Ctrl-C ends at once. A terminal or pipe that is closed ends the printing, not the "
+      "training, and changes no exit code; a result that cannot be printed for another reason (no "
+      "room) is 1, after all files were written.\n"
       "Example: llama-finetune --steps 300 --drop-rate 0 --out base && llama-finetune --model base "
       "--drop-rate 0.5 "
       "--report run.json");

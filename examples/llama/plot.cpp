@@ -6,9 +6,13 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <stdexcept>
 
 #include <fmt/format.h>
+
+#include "atomic_file.hpp"
 
 namespace llama {
 namespace {
@@ -42,31 +46,48 @@ std::string script(const Plot& plot, const std::string& output) {
   return text + "\n";
 }
 
-}  // namespace
-
-void write_svg(const std::filesystem::path& path, const Plot& plot) {
-  std::filesystem::path temporary = path;
-  temporary += ".tmp";
+/// What gnuplot ends with when it is given `commands`; not 0 where it is missing.
+int run_gnuplot(const std::string& commands) {
   // Where gnuplot is missing, the pipe is closed before anything is written: an error to report,
   // not a signal to die of.
   const auto previous = std::signal(SIGPIPE, SIG_IGN);
   std::FILE* const gnuplot = popen("gnuplot > /dev/null 2>&1", "w");
   bool written = gnuplot != nullptr;
+  int status = -1;
   if (gnuplot != nullptr) {
-    const std::string commands = script(plot, temporary.string());
     written = std::fwrite(commands.data(), 1, commands.size(), gnuplot) == commands.size();
-    written = (pclose(gnuplot) == 0) && written;
+    status = pclose(gnuplot);
   }
   std::signal(SIGPIPE, previous);
-  std::error_code error;
-  if (written) std::filesystem::rename(temporary, path, error);
-  if (!written || error) {
-    std::filesystem::remove(temporary, error);
+  return written ? status : -1;
+}
+
+/// gnuplot does not look whether its last bytes were written.
+bool is_whole(const std::filesystem::path& svg) {
+  std::ifstream file(svg, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return text.find("</svg>") != std::string::npos;
+}
+
+}  // namespace
+
+void check_can_plot(const std::filesystem::path& path) {
+  check_writable(path);
+  if (run_gnuplot("exit\n") != 0)
     throw std::runtime_error(
-        fmt::format("a plot needs gnuplot and a folder that can be written, but {} could not be "
-                    "drawn: install gnuplot (Debian: gnuplot-nox) or choose another path",
+        fmt::format("a plot needs gnuplot, but it could not be run to draw '{}'; install it "
+                    "(Debian: gnuplot-nox) or leave the plot out",
                     path.string()));
-  }
+}
+
+void write_svg(const std::filesystem::path& path, const Plot& plot) {
+  AtomicFile file(path);
+  if (run_gnuplot(script(plot, file.temporary().string())) != 0 || !is_whole(file.temporary()))
+    throw std::runtime_error(
+        fmt::format("a plot needs gnuplot and room to write, but '{}' could not be drawn; install "
+                    "gnuplot (Debian: gnuplot-nox), free some space or choose another path",
+                    path.string()));
+  file.publish();
 }
 
 }  // namespace llama

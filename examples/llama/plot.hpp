@@ -24,6 +24,9 @@ struct Plot {
   std::vector<Series> series;
 };
 
+/// Fails now, rather than after hours of training, where write_svg would: std::runtime_error.
+void check_can_plot(const std::filesystem::path& path);
+
 /// Draws `plot` into the SVG file `path`. Throws std::runtime_error when gnuplot is missing or
 /// fails; an older file then stays as it was.
 void write_svg(const std::filesystem::path& path, const Plot& plot);

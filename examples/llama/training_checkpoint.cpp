@@ -5,11 +5,8 @@
 // rounded on the way.
 #include "training_checkpoint.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -37,8 +34,7 @@ using Shape = std::vector<std::ptrdiff_t>;
 constexpr std::string_view format_version = "1";
 constexpr std::string_view version_key = "dropbp.checkpoint", step_key = "dropbp.step",
                            identity_key = "dropbp.identity", handler_key = "dropbp.handler";
-constexpr std::string_view name_start = "step-", name_end = ".safetensors",
-                           temporary_end = ".safetensors.tmp";
+constexpr std::string_view name_start = "step-", name_end = ".safetensors";
 constexpr std::size_t name_digits = 8;  // at least
 
 constexpr double StepRecord::* figures[] = {&StepRecord::loss,
@@ -511,31 +507,25 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   return identity;
 }
 
-TrainingCheckpoints::TrainingCheckpoints(fs::path folder, RunIdentity identity)
+TrainingCheckpoints::TrainingCheckpoints(fs::path folder, RunIdentity identity, FolderLock lock)
     : folder_(std::move(folder)), identity_(std::move(identity)) {
   std::error_code error;
   fs::create_directories(folder_, error);
-  lock_ = ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (lock_ < 0)
+  std::error_code ignored;
+  if (!fs::is_directory(folder_, ignored))
     throw std::runtime_error(fmt::format(
         "'{}' must be a folder that can be created, but {}; choose another one with --checkpoint",
-        folder_.string(), std::generic_category().message(errno)));
-  // Held until the process ends, however it ends. A file system without locks is used without.
-  const bool in_use = ::flock(lock_, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
-  try {
-    if (in_use)
-      throw std::runtime_error(
-          fmt::format("'{}' must belong to one run at a time, but another one is using it; wait "
-                      "for it or choose another folder with --checkpoint",
-                      folder_.string()));
-    check_writable(folder_ / name_of(0));
-  } catch (...) {
-    ::close(lock_);
-    throw;
-  }
+        folder_.string(), error ? error.message() : std::string("something else has that name")));
+  if (lock == FolderLock::take) lock_.emplace(Output::folder, folder_);
+  check_writable(folder_ / name_of(0));
+  remove_leftovers();
 }
 
-TrainingCheckpoints::~TrainingCheckpoints() { ::close(lock_); }
+void TrainingCheckpoints::remove_leftovers() const {
+  if (OutputLock::held_here(Output::folder, folder_))
+    remove_temporaries(folder_,
+                       [](std::string_view name) { return step_of(name, name_end).has_value(); });
+}
 
 bool TrainingCheckpoints::empty() const { return list().empty(); }
 
@@ -595,10 +585,10 @@ void TrainingCheckpoints::prune(std::uint64_t newest) const {
   for (; !ignored && walk != fs::directory_iterator(); walk.increment(ignored)) {
     const std::string name = walk->path().filename().string();
     const auto step = step_of(name, name_end);
-    if ((step && *step < newest && step != last_good_) || step_of(name, temporary_end))
-      old.push_back(walk->path());
+    if (step && *step < newest && step != last_good_) old.push_back(walk->path());
   }
   for (const fs::path& path : old) fs::remove(path, ignored);
+  remove_leftovers();
 }
 
 template bool TrainingCheckpoints::resume(Trainer&, const std::function<void(std::string_view)>&);

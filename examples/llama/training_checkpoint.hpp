@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "output_lock.hpp"
 #include "trainer.hpp"
 
 namespace llama {
@@ -36,9 +37,11 @@ using RunIdentity = std::vector<std::pair<std::string, std::string>>;
 /// process at a time.
 class TrainingCheckpoints {
  public:
+  /// Whether the object takes the folder's OutputLock or the process has it.
+  enum class FolderLock { take, taken };
   /// Creates the folder. Throws std::runtime_error if it cannot be written or another run uses it.
-  TrainingCheckpoints(std::filesystem::path folder, RunIdentity identity);
-  ~TrainingCheckpoints();
+  TrainingCheckpoints(std::filesystem::path folder, RunIdentity identity,
+                      FolderLock lock = FolderLock::take);
   TrainingCheckpoints(const TrainingCheckpoints&) = delete;
   TrainingCheckpoints& operator=(const TrainingCheckpoints&) = delete;
 
@@ -62,11 +65,12 @@ class TrainingCheckpoints {
  private:
   std::vector<std::pair<std::uint64_t, std::filesystem::path>> list() const;  // from the oldest
   void prune(std::uint64_t newest) const;
+  void remove_leftovers() const;
 
   std::filesystem::path folder_;
   RunIdentity identity_;
   std::optional<std::uint64_t> last_good_;  // step of the checkpoint that was read or written last
-  int lock_ = -1;
+  std::optional<OutputLock> lock_;
 };
 
 }  // namespace llama

@@ -246,6 +246,7 @@ class DropBPLayer {
 
   template <class T, class... Args>
   static constexpr bool require_residual_forward() {
+    static_assert(detail::require_data_pointer<T>());
     static_assert(Tensor<T>,
                   "dropbp: this tensor type does not know y += x: give it data() and size(), or "
                   "tensor_traits with accumulate (see tensor.hpp).");
@@ -271,6 +272,7 @@ class DropBPLayer {
 
   template <class T, class... Args>
   static constexpr bool require_residual_backward() {
+    static_assert(detail::require_data_pointer<T>());
     static_assert(Tensor<T>,
                   "dropbp: this gradient type does not know y += x: give it data() and size(), or "
                   "tensor_traits with accumulate (see tensor.hpp).");
@@ -339,9 +341,11 @@ class DropBPLayer {
   // What a forward saved replaces what an earlier one did only when it has succeeded.
   template <class Forward>
   auto run_forward(Forward forward) {
+    detail::require_not_inside_dropped(decision_);
     const double begin = clock_();
     std::optional<Saved> fresh;
-    if (!decision_.dropped && decision_.saves) fresh.emplace();
+    if (!decision_.dropped && decision_.saves && !detail::DroppedForward::inside()) fresh.emplace();
+    const detail::DroppedForward scope(decision_.dropped);
     const auto commit = [&] {
       saved_ = std::move(fresh);
       awaits_backward_ = decision_.saves;

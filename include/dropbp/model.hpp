@@ -41,6 +41,36 @@ struct BranchTimes {
 
 namespace detail {
 
+// That the forward pass of a dropped branch runs in this thread, for the branches nested in it: no
+// gradient will reach them.
+class DroppedForward {
+ public:
+  explicit DroppedForward(bool dropped) noexcept : before_(inside()) {
+    if (dropped) inside() = true;
+  }
+  DroppedForward(const DroppedForward&) = delete;
+  DroppedForward& operator=(const DroppedForward&) = delete;
+  ~DroppedForward() { inside() = before_; }
+
+  static bool& inside() noexcept {
+    static thread_local bool inside = false;
+    return inside;
+  }
+
+ private:
+  bool before_;
+};
+
+// A branch that a handler counts as kept. One that no handler has told anything (stamp 0) is just
+// dropped with the one around it.
+inline void require_not_inside_dropped(const BranchDecision& decision) {
+  if (DroppedForward::inside() && !decision.dropped && decision.saves && decision.stamp != 0)
+    throw_order("a branch that is nested in a dropped one must be dropped with it",
+                "its plan keeps it, and no gradient would reach it",
+                "give one handler both, and tell it which branch is nested in which: "
+                "DropOptions::parents");
+}
+
 // Any callable that tells seconds, for a layer that should not know its type.
 struct ClockReference {
   double (*read)(const void*) = nullptr;

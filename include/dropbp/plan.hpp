@@ -15,6 +15,30 @@
 
 DROPBP_NAMESPACE_BEGIN
 
+namespace detail {
+
+// Of DropOptions::parents: each leads to a branch that is nested in none.
+inline void require_parents(std::span<const std::uint32_t> parents, std::size_t size) {
+  require_count(parents.empty() ? size : parents.size(), size, "number of a parent");
+  for (std::size_t i = 0; i < parents.size(); ++i)
+    if (parents[i] >= size)
+      throw_invalid("the parent of a branch is a branch, numbered below " + text(size),
+                    "that of branch " + text(i) + " is " + text(std::uint64_t{parents[i]}),
+                    "give a branch that is nested in none its own number");
+  for (std::size_t i = 0; i < parents.size(); ++i) {
+    std::size_t ancestor = i;
+    for (std::size_t depth = 0; depth < size && parents[ancestor] != ancestor; ++depth)
+      ancestor = parents[ancestor];
+    if (parents[ancestor] != ancestor)
+      throw_invalid("a branch must not be nested in itself",
+                    "the parents of branch " + text(i) + " go round in a circle",
+                    "name the branch whose forward pass calls it, and its own number where none "
+                    "does");
+  }
+}
+
+}  // namespace detail
+
 /// How often a plan is drawn where several micro-steps (gradient accumulation) make one optimizer
 /// step.
 enum class PlanPer : std::uint8_t {
@@ -41,14 +65,18 @@ class DropPlan {
         {};  ///< of each branch, numbered from 0; none: one group of all
     std::span<const std::uint8_t> trains =
         {};  ///< of each branch, 0 where none of its parameters trains; none: all train
+    std::span<const std::uint32_t> parents =
+        {};  ///< of each branch, the one that it is nested in, or itself; none: nothing is nested
   };
 
-  /// A plan from a mask, one byte a branch, non-zero where dropped.
+  /// A plan from a mask, one byte a branch, non-zero where dropped. What is nested in a dropped
+  /// branch (`parents` as in DropOptions) is dropped with it, whatever the mask says.
   DROPBP_LAZY
   explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true,
                     std::uint64_t step = 0, std::uint32_t micro_step = 0,
-                    std::uint64_t rates_hash = 0, std::span<const std::uint32_t> groups = {}) {
-    redraw(dropped.size(), {trains_below, step, micro_step, rates_hash, groups},
+                    std::uint64_t rates_hash = 0, std::span<const std::uint32_t> groups = {},
+                    std::span<const std::uint32_t> parents = {}) {
+    redraw(dropped.size(), {trains_below, step, micro_step, rates_hash, groups, {}, parents},
            [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
              for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
            });
@@ -66,8 +94,8 @@ class DropPlan {
   std::size_t dropped_count() const noexcept { return size() - kept_count_; }  ///< in all groups
   bool all_dropped() const noexcept { return kept_count_ == 0; }  ///< no branch is kept
 
-  /// The lowest kept branch; size() when all are dropped. Where nothing trains below the branches,
-  /// the backward pass may stop here.
+  /// The lowest kept branch that is nested in none; size() when all are dropped. Where nothing
+  /// trains below the branches, the backward pass may stop here.
   std::size_t lowest_kept() const noexcept { return lowest_kept_; }
 
   /// Whether the branches need a backward pass at all: one is kept, or something below them trains.
@@ -118,19 +146,33 @@ class DropPlan {
   /// Becomes another plan, reusing its memory. draw(dropped, work) sets one byte a branch, non-zero
   /// where dropped; `work` is as many words of working space. Where nothing trains below the
   /// branches, those below the lowest kept one that trains are dropped as well: nobody would use
-  /// what they compute.
+  /// what they compute. What is nested in a dropped branch is dropped with it, and a branch in
+  /// which a kept one trains counts as one that trains.
   template <class Draw>
   void redraw(std::size_t size, const Context& context, Draw&& draw) {
     detail::require_count(context.groups.empty() ? size : context.groups.size(), size,
                           "group number");
     detail::require_count(context.trains.empty() ? size : context.trains.size(), size,
                           "answer whether a branch trains");
+    detail::require_parents(context.parents, size);
     dropped_.resize(size);
     slots_.resize(size);
     draw(detail::view(dropped_), detail::view(slots_));
-    if (!context.trains_below && !context.trains.empty())
-      for (std::size_t i = 0; i < size && (dropped_[i] != 0 || context.trains[i] == 0); ++i)
-        dropped_[i] = 1;
+    drop_nested(context.parents);
+    if (!context.trains_below && !context.trains.empty()) {
+      const auto parent = [&](std::size_t i) {
+        return context.parents.empty() ? i : context.parents[i];
+      };
+      for (std::uint32_t& is_used : slots_) is_used = 0;
+      for (std::size_t i = 0; i < size; ++i) {
+        std::size_t outermost = i;
+        while (parent(outermost) != outermost) outermost = parent(outermost);
+        if (dropped_[i] == 0 && context.trains[i] != 0) slots_[outermost] = 1;
+      }
+      for (std::size_t i = 0; i < size && (parent(i) != i || slots_[i] == 0); ++i)
+        if (parent(i) == i) dropped_[i] = 1;
+      drop_nested(context.parents);
+    }
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
     lowest_kept_ = size;
@@ -142,7 +184,9 @@ class DropPlan {
         continue;
       }
       slots_[i] = kept_of_group_[group]++;
-      if (kept_count_++ == 0) lowest_kept_ = i;
+      ++kept_count_;
+      if (lowest_kept_ == size && (context.parents.empty() || context.parents[i] == i))
+        lowest_kept_ = i;
     }
     trains_below_ = context.trains_below;
     step_ = context.step;
@@ -161,6 +205,14 @@ class DropPlan {
 
  private:
   static constexpr std::uint32_t no_slot = 0xFFFFFFFFu;
+
+  void drop_nested(std::span<const std::uint32_t> parents) {
+    for (std::size_t i = 0; i < parents.size(); ++i)
+      for (std::size_t at = i; dropped_[i] == 0 && parents[at] != at;) {
+        at = parents[at];
+        dropped_[i] = dropped_[at];
+      }
+  }
 
   DROPBP_LAZY
   std::uint32_t slot_of(std::size_t branch) const {

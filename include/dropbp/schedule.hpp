@@ -58,6 +58,12 @@ struct DropOptions {
   /// none: all train. Where nothing trains below the branches either, every plan drops what lies
   /// below its lowest kept branch that trains.
   std::vector<std::uint8_t> trains = {};
+  /// Of each branch, the number of the branch that it is nested in (the forward pass of that one
+  /// calls it), its own where it is nested in none; none: no branch is nested. A plan that drops a
+  /// branch drops what is nested in it: no gradient can reach it. So a nested branch is kept where
+  /// its own draw and those of all its parents keep it; rates are those of its own draw, and what
+  /// is drawn does not depend on parents. FLOPs are those of a branch without what is nested in it.
+  std::vector<std::uint32_t> parents = {};
 };
 
 /// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates,
@@ -102,6 +108,7 @@ class DropSchedule {
                               "number them densely, for example 0 for attention and 1 for MLP");
     if (!options_.trains.empty())
       detail::require_count(options_.trains.size(), size(), "answer whether a branch trains");
+    detail::require_parents(detail::view(options_.parents), size());
     set_drop_rate(options_.drop_rate);
   }
 
@@ -126,7 +133,8 @@ class DropSchedule {
                    .micro_step = micro_step,
                    .rates_hash = rates_hash,
                    .groups = detail::view(options_.groups),
-                   .trains = detail::view(options_.trains)},
+                   .trains = detail::view(options_.trains),
+                   .parents = detail::view(options_.parents)},
                   [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
                     if constexpr (detail::has_draw_with_work<SamplingPolicy>)
                       sampling_.draw(prepared, random, dropped, work);
@@ -162,6 +170,11 @@ class DropSchedule {
     options_.trains.at(branch) = trains ? 1 : 0;
   }
 
+  /// The branch that this one is nested in, or itself: see DropOptions::parents.
+  std::size_t parent(std::size_t branch) const {
+    return options_.parents.empty() ? branch : options_.parents.at(branch);
+  }
+
   /// The rate of every branch, after the warm-up.
   std::span<const double> drop_rates() const noexcept { return detail::view(rates_); }
 
@@ -176,7 +189,8 @@ class DropSchedule {
   }
 
   /// The largest number of branches of a group that any plan keeps at these rates: the slots that
-  /// an arena for the group's activations must have.
+  /// an arena for the group's activations must have. Where branches are nested it is a bound: what
+  /// their parents drop besides is not counted.
   std::size_t max_kept(std::uint32_t group = 0) const {
     std::size_t members = 0, kept = 0;
     for (std::size_t i = 0; i < size(); ++i)
@@ -209,13 +223,16 @@ class DropSchedule {
 
   /// 1 / (1 - p) for the branch's rate p after the warm-up: the factor on the learning rate of its
   /// parameters (or on its kept gradients) that makes up for the steps without one, as the first
-  /// published version did. 1 for a branch that is always dropped.
+  /// published version did. 1 for a branch that is always dropped. For a nested one 1 - p is the
+  /// product of its own and its parents': right for independent draws.
   double learning_rate_scale(std::size_t branch) const {
     if (branch >= size())
       detail::throw_invalid("a branch is numbered below " + detail::text(size()),
                             "it is " + detail::text(branch),
                             "number the branches from 0 in the order of the forward pass");
-    return scale_at(rates_[branch]);
+    double kept = 1.0 - rates_[branch];
+    for (; parent(branch) != branch; kept *= 1.0 - rates_[branch]) branch = parent(branch);
+    return kept > 0.0 ? 1.0 / kept : 1.0;
   }
 
   /// What GradientScaling multiplies a kept branch's share of the gradient by in a step: one factor

@@ -22,13 +22,16 @@ namespace detail {
 template <class T>
 concept has_nested_traits = requires { typename T::dropbp_tensor_traits; };
 
+template <class T>
+concept is_pointer = std::is_pointer_v<std::remove_cvref_t<T>>;
+
 // Types with an outer stride (matrix views) may have gaps between rows: their data() and size() say
 // too little.
 template <class T>
 concept has_data_and_size = !std::is_const_v<T> && requires(T& t, const T& c) {
   { *c.data() } -> std::convertible_to<long double>;
   { c.size() } -> std::convertible_to<std::size_t>;
-  t.data();
+  requires is_pointer<decltype(c.data())> && is_pointer<decltype(t.data())>;
 } && !requires(const T& c) { c.outerStride(); };
 
 template <class T>
@@ -116,6 +119,36 @@ template <class T>
 concept has_host_memory =
     has_contiguous_memory<T> && std::same_as<typename backend_of<T>::type, Cpu>;
 
+template <class T>
+concept spells_contiguous_memory = requires(T& t, const T& c) {
+  t.data();
+  { c.size() } -> std::convertible_to<std::size_t>;
+} && !requires(const T& c) { c.outerStride(); };
+
+template <class T>
+concept has_pointers = requires(T& t, const T& c) {
+  requires is_pointer<decltype(tensor_traits<T>::data(t))>;
+  requires is_pointer<decltype(tensor_traits<T>::data(c))>;
+};
+
+// What looks like contiguous memory, but whose data() returns a container (uBLAS), an iterator, or
+// a pointer to what is no number; and traits of host memory that hand such a thing on.
+template <class T>
+concept mistakes_data = !std::is_const_v<T> && !has_own_accumulate<T> && !has_own_norms<T> &&
+                        (has_contiguous_memory<T> ? has_host_memory<T> && !has_pointers<T>
+                                                  : spells_contiguous_memory<T>);
+
+// Called in static_asserts before those that ask for data() and size().
+template <class T>
+constexpr bool require_data_pointer() {
+  static_assert(!mistakes_data<T>,
+                "dropbp: data() of this tensor type must return a pointer to its elements, which "
+                "are numbers, for a constant tensor too. Where its own data() returns something "
+                "else (uBLAS: the storage), give the type tensor_traits whose data(T&) and "
+                "data(const T&) return the pointer, and size(const T&) (see tensor.hpp).");
+  return true;
+}
+
 template <has_contiguous_memory T>
 using scalar_of = std::remove_cvref_t<decltype(*tensor_traits<T>::data(std::declval<const T&>()))>;
 
@@ -180,6 +213,7 @@ concept ComparableTensor = detail::has_own_distances<T> || detail::has_host_memo
 /// y += x, element by element. Throws std::invalid_argument when contiguous tensors differ in size.
 template <class T>
 void accumulate(T& y, const T& x) {
+  static_assert(detail::require_data_pointer<T>());
   static_assert(Tensor<T>,
                 "dropbp: this tensor type does not know y += x: give it data() and size() of "
                 "memory that may be written, or tensor_traits with accumulate (see tensor.hpp).");
@@ -202,6 +236,7 @@ void accumulate(T& y, const T& x) {
 /// y *= factor, element by element.
 template <class T>
 void scale(T& y, double factor) {
+  static_assert(detail::require_data_pointer<T>());
   static_assert(ScalableTensor<T>,
                 "dropbp: this tensor type does not know y *= factor: give it data() and size() of "
                 "memory whose kernels have scale, or tensor_traits with scale (see tensor.hpp).");
@@ -214,6 +249,7 @@ void scale(T& y, double factor) {
 /// Sum of the squares of all elements, in double.
 template <class T>
 double squared_norm(const T& x) {
+  static_assert(detail::require_data_pointer<T>());
   static_assert(NormedTensor<T>,
                 "dropbp: this tensor type does not know its norm: give it data() and size(), or "
                 "tensor_traits with double squared_norm(const T&) (see tensor.hpp).");

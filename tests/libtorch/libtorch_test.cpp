@@ -594,6 +594,155 @@ TEST_CASE("a clone is told the same and counts for itself") {
   CHECK(one->drop->dropped());
 }
 
+TEST_CASE("a clone that missed a step of its original is an error where it trains") {
+  struct Copied : torch::nn::Cloneable<Copied> {
+    torch::nn::Linear linear{nullptr};
+    dropbp::TorchBranch drop{nullptr};
+    Copied() { reset(); }
+    void reset() override {
+      linear = register_module("linear", torch::nn::Linear(2, 2));
+      drop = register_module("drop", dropbp::TorchBranch(6.0));
+    }
+    Tensor forward() {
+      return drop([&] { return linear(torch::ones({1, 2})); }).sum();
+    }
+  };
+  const auto clone_of = [](const Copied& one) {
+    return std::dynamic_pointer_cast<Copied>(one.clone());
+  };
+  const auto one = std::make_shared<Copied>();
+  const auto before_all = clone_of(*one);
+  before_all->forward().backward();  // nobody has told the original anything
+  dropbp::TorchModel model(*one);
+  dropbp::DropBPHandler handler(model, {.drop_rate = 0.0});
+  handler.begin_step(0);
+  const auto clone = clone_of(*one), second = clone_of(*clone);
+  clone->forward().backward();
+  CHECK(clone->linear->weight.grad().defined());
+  const Tensor pending = clone->forward();
+
+  handler.begin_micro_step(1);
+  for (const auto& stale : {before_all, clone, second}) {
+    CHECK_THROWS_AS(stale->forward(), std::logic_error);
+    CHECK_THROWS_WITH(stale->forward(), contains("a clone must be told the plan of its step") &&
+                                            contains("clone after begin_step"));
+    CHECK(torch::GradMode::is_enabled());
+    const torch::NoGradGuard no_grad;  // a reference model
+    CHECK_NOTHROW(stale->forward());
+  }
+  CHECK_THROWS_WITH(pending.backward(), contains("the plan changed between them"));
+  CHECK_NOTHROW(one->forward().backward());
+  CHECK_NOTHROW(clone_of(*one)->forward().backward());
+
+  dropbp::TorchModel own(*clone);
+  dropbp::DropBPHandler own_handler(own, {.drop_rate = 0.0});
+  own_handler.begin_step(0);
+  handler.begin_step(1);
+  CHECK_NOTHROW(clone->forward().backward());
+  CHECK_NOTHROW(clone_of(*clone)->forward().backward());
+  own_handler.begin_step(1);
+  CHECK_NOTHROW(one->forward().backward());
+}
+
+namespace {
+
+// f(x) = inner(first(x)) with a residual branch in it.
+struct NestingImpl : torch::nn::Module {
+  torch::nn::Linear first{register_module("first", torch::nn::Linear(width, width))};
+  torch::nn::Linear second{register_module("second", torch::nn::Linear(width, width))};
+  dropbp::TorchBranch outer{*this, "outer", 2.0}, inner{*this, "inner", 1.0};
+  const std::uint8_t* detached = nullptr;
+
+  Tensor forward(const Tensor& x) {
+    const auto inside = [&](const Tensor& y) { return torch::gelu(second(y)); };
+    if (detached != nullptr) {
+      const Tensor y = first(x), f = inside(y);
+      const Tensor sum = y + (detached[1] != 0 ? f.detach() : f);
+      return x + (detached[0] != 0 ? sum.detach() : sum);
+    }
+    return x + outer([&] {
+             const Tensor y = first(x);
+             return y + inner([&] { return inside(y); });
+           });
+  }
+};
+TORCH_MODULE(Nesting);
+
+}  // namespace
+
+TEST_CASE("what drops a branch drops the branches nested in it") {
+  torch::manual_seed(1);
+  torch::nn::Sequential ours{Nesting(), Nesting()};
+  torch::manual_seed(1);
+  torch::nn::Sequential theirs{Nesting(), Nesting()};
+  dropbp::TorchModel model(*ours);
+  const std::vector<std::uint32_t> parents{0, 0, 2, 2};
+  dropbp::DropBPHandler handler(model, {.drop_rate = 0.5, .seed = 5, .parents = parents});
+  const auto pass = [](torch::nn::Sequential& net) {
+    dropbp::clear_gradients(*net);
+    dropbp::backward(net->forward(torch::ones({2, width}).requires_grad_()).square().sum());
+  };
+  std::size_t implied = 0;
+  for (std::uint64_t step = 0; step < 30; ++step) {
+    handler.begin_step(step);
+    const Mask mask = mask_of(handler.plan());
+    pass(ours);
+    for (std::size_t k = 0; k < 2; ++k) {
+      NestingImpl& block = *ours->ptr<NestingImpl>(k);
+      theirs->ptr<NestingImpl>(k)->detached = &mask[2 * k];
+      CHECK(block.first->weight.grad().defined() == handler.has_gradient(2 * k));
+      CHECK(block.second->weight.grad().defined() == handler.has_gradient(2 * k + 1));
+      implied += mask[2 * k];
+      if (mask[2 * k] != 0) CHECK(mask[2 * k + 1] != 0);
+    }
+    pass(theirs);
+    CHECK(same(gradients_of(*ours), gradients_of(*theirs)));
+  }
+  CHECK(implied > 10);
+  const dropbp::Report report = handler.report();
+  CHECK(report.consistent());
+
+  const std::vector<double> measured = handler.measure_sensitivities([&] { pass(ours); });
+  const auto norms = [&](const Mask& mask) {
+    for (std::size_t k = 0; k < 2; ++k) theirs->ptr<NestingImpl>(k)->detached = &mask[2 * k];
+    pass(theirs);
+    std::vector<double> all;
+    for (const Tensor& one : gradients_of(*theirs))
+      all.push_back(std::sqrt(dropbp::squared_norm(one)));
+    return all;
+  };
+  const std::vector<double> whole = norms(mask_of(0));
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::vector<double> without = norms(mask_of(1u << i));
+    double sum = 0;
+    for (std::size_t t = 0; t < whole.size(); ++t) sum += std::pow(whole[t] - without[t], 2);
+    CHECK(measured[i] == Approx(sum).epsilon(1e-10));
+  }
+}
+
+TEST_CASE("a kept branch in a dropped one is an error where nobody has told who is in whom") {
+  Nesting net;
+  dropbp::TorchModel model(*net);
+  dropbp::DropBPHandler handler(model);
+  const Tensor x = torch::ones({2, width});
+  handler.begin_step(dropbp::DropPlan(Mask{1, 0}));
+  CHECK_THROWS_AS(net->forward(x), std::logic_error);
+  CHECK_THROWS_WITH(net->forward(x), contains("nested in a dropped one must be dropped with it") &&
+                                         contains("DropOptions::parents"));
+  CHECK(torch::GradMode::is_enabled());
+  {
+    const torch::NoGradGuard no_grad;
+    CHECK_NOTHROW(net->forward(x));
+  }
+  for (const Mask& mask : {Mask{0, 0}, Mask{0, 1}, Mask{1, 1}}) {
+    handler.begin_step(dropbp::DropPlan(mask));
+    CHECK_NOTHROW(net->forward(x));
+  }
+  handler.begin_evaluation();
+  const torch::NoGradGuard no_grad;
+  CHECK_NOTHROW(net->forward(x));
+}
+
 TEST_CASE("the graph outlives its module") {
   const Tensor x = torch::ones({3}).requires_grad_();
   Tensor y;

@@ -182,11 +182,13 @@ TEST_CASE("options: each one arrives") {
   CHECK(lora.lora_dropout == 0.1);
   CHECK(lora.lora_targets == std::vector<std::string>{"q_proj", "down_proj"});
   CHECK(lora.merge_out == "m");
-  const Options qlora = options_of({"--mode", "qlora", "--adapter", "a", "--lora-dropout", "0.1"});
+  const Options qlora =
+      options_of({"--mode", "qlora", "--model", "m", "--adapter", "a", "--lora-dropout", "0.1"});
   CHECK(qlora.mode == ModeChoice::qlora);
   CHECK(qlora.adapter == "a");
   CHECK(qlora.lora_dropout == 0.1);
-  CHECK_FALSE(options_of({"--mode", "qlora", "--adapter", "a"}).lora_dropout.has_value());
+  CHECK_FALSE(
+      options_of({"--mode", "qlora", "--model", "m", "--adapter", "a"}).lora_dropout.has_value());
   CHECK(options_of({}).mode == ModeChoice::full);
   CHECK_FALSE(options_of({}).recompute);
   CHECK(options_of({"--recompute"}).recompute);
@@ -317,6 +319,10 @@ TEST_CASE(
       {{"--mode", "lora", "--lora-targets", "q_proj,"}, {"--lora-targets", "'q_proj,'"}},
       {{"--mode", "lora", "--adapter", "a", "--lora-rank", "4"},
        {"--adapter", "--lora-rank", "leave one"}},
+      {{"--mode", "lora", "--out", "o"},
+       {"--out", "--mode lora", "without --model", "--merge-out instead"}},
+      {{"--mode", "qlora", "--out", "o", "--merge-out", "m"}, {"--mode qlora", "add --model"}},
+      {{"--mode", "lora", "--adapter", "a"}, {"--adapter 'a'", "add that model"}},
       {{"--resume"}, {"--resume", "--checkpoint", "add it"}},
       {{"--checkpoint-every", "5"}, {"--checkpoint-every", "--checkpoint", "add it"}},
       {{"--checkpoint", "c", "--checkpoint-every", "-1"}, {"--checkpoint-every", "'-1'"}},

@@ -9,6 +9,7 @@
 #include <limits>
 #include <string>
 
+#include "llama/atomic_file.hpp"
 #include "llama/files.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -53,7 +54,7 @@ TEST_CASE("plot: an SVG file with its words") {
   CHECK(svg.find("drop_rate 0.5") != std::string::npos);
   CHECK(svg.find("a \"quoted\" title with a \\ in it") != std::string::npos);
   CHECK(svg.find("time (s)") != std::string::npos);
-  CHECK_FALSE(std::filesystem::exists(folder / "loss.svg.tmp"));
+  CHECK(llama::temporaries_in(folder.path()).empty());
 }
 
 TEST_CASE("plot: without gnuplot, or where nothing can be written, the old file stays") {
@@ -64,8 +65,12 @@ TEST_CASE("plot: without gnuplot, or where nothing can be written, the old file 
     test::check_throws<std::runtime_error>(
         [&] { llama::write_svg(folder / "loss.svg", example()); },
         {"gnuplot", "loss.svg", "install"});
+    test::check_throws<std::runtime_error>([&] { llama::check_can_plot(folder / "loss.svg"); },
+                                           {"gnuplot", "loss.svg", "install"});
   }
+  CHECK(llama::temporaries_in(folder.path()).empty());
   CHECK(test::read_bytes(folder / "loss.svg") == "old");
   test::check_throws<std::runtime_error>(
-      [&] { llama::write_svg(folder / "missing" / "loss.svg", example()); }, {"gnuplot"});
+      [&] { llama::write_svg(folder / "missing" / "loss.svg", example()); },
+      {"missing/loss.svg", "No such file"});
 }

@@ -27,8 +27,7 @@ while(names MATCHES "^([^\n]*)\n")
   set(test "[==[${PREFIX}${name}]==]")
   string(APPEND script
     "add_test(${test} [==[${PROGRAM}]==] [==[${filter}]==] ${RUN})\n"
-    # Waiting OpenMP threads must not spin: ctest runs several programs at once.
-    "set_tests_properties(${test} PROPERTIES LABELS ${LABEL} TIMEOUT 900 ENVIRONMENT OMP_WAIT_POLICY=passive)\n")
+    "set_tests_properties(${test} PROPERTIES LABELS ${LABEL} TIMEOUT 900)\n")
 endwhile()
 if(script STREQUAL "")
   fail("${PROGRAM} has no test case")

@@ -66,8 +66,13 @@ inline void require_same_shape(const torch::Tensor& y, const torch::Tensor& x) {
 // Shared with the graph, which may outlive the module and may run backward in other threads.
 struct TorchBranchState {
   BranchDecision decision;
+  // Of a clone that has been told nothing itself: what it was cloned from.
+  std::shared_ptr<const TorchBranchState> original;
   std::atomic<std::uint64_t> forward{0};
   std::atomic<std::uint64_t> backward{0};
+
+  // Of the micro-step begun last.
+  std::uint64_t stamp() const { return original ? original->decision.stamp : decision.stamp; }
 };
 
 // The identity between a branch and its sum, a tensor of its own in the same memory. A hook on the
@@ -124,7 +129,9 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
   /// f(x), the value of `branch()`, which is called once. Autograd sees it when the plan keeps the
   /// branch; when it is dropped nothing of it is recorded. Whatever has parameters or saves
   /// anything belongs inside the callable: what was computed before has its graph already. Throws
-  /// std::logic_error in an evaluation with autograd on.
+  /// std::logic_error where autograd is on and an evaluation has begun, or the branch is a clone
+  /// whose original has begun another step since; and for a kept branch inside a dropped one
+  /// (DropOptions::parents).
   template <class Branch>
   torch::Tensor forward(Branch&& branch) {
     static_assert(std::is_invocable_r_v<torch::Tensor, Branch&>,
@@ -132,12 +139,21 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
                   "f(x) as a torch::Tensor: x = x + drop([&] { return attention(norm(x)); }).");
     const BranchDecision decision = state_->decision;
     const bool records = torch::GradMode::is_enabled();
+    if (records && state_->stamp() != decision.stamp)
+      detail::throw_order("a clone must be told the plan of its step",
+                          "its original has begun another one since it was cloned",
+                          "clone after begin_step, or give the clone a handler of its own and "
+                          "begin the step there too");
     if (records && !decision.saves)
       detail::throw_order("an evaluation must run without autograd", "it is on",
                           "put a torch::NoGradGuard before the evaluation's forward pass, or call "
                           "begin_step to train");
+    detail::require_not_inside_dropped(decision);
     torch::Tensor f;
     {
+      // Without autograd from outside (a first pass before a recomputation, a NoGradGuard) nobody
+      // asks for gradients here.
+      const detail::DroppedForward scope(records && decision.dropped);
       const torch::AutoGradMode mode(records && !decision.dropped);
       f = branch();
     }
@@ -148,7 +164,7 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     f = detail::TorchBranchValue::apply(f);
     const double scale = decision.gradient_scale;
     f.register_hook([state = state_, stamp = decision.stamp, scale](const torch::Tensor& gradient) {
-      if (state->decision.stamp != stamp)
+      if (state->stamp() != stamp)
         detail::throw_order("forward and backward must belong to the same micro-step",
                             "the plan changed between them",
                             "call begin_step or begin_micro_step before the forward pass, not "
@@ -177,7 +193,10 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
   }
 
   /// Called by the handler before each micro-step.
-  void decide(const BranchDecision& decision) noexcept { state_->decision = decision; }
+  void decide(const BranchDecision& decision) noexcept {
+    state_->decision = decision;
+    state_->original.reset();
+  }
 
   /// Autograd frees what it saved: no nested measurement of sensitivities.
   static constexpr bool backward_is_repeatable = false;
@@ -185,10 +204,14 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
   /// False: files are those of a module without it.
   bool is_serializable() const override { return false; }
 
-  /// Part of clone(): the copy is told the same and counts from zero.
+  /// Part of clone(): the copy is told the same and counts from zero. Until a handler of its own
+  /// tells it more it belongs to the step that its original was in.
   void reset() override {
     auto fresh = std::make_shared<detail::TorchBranchState>();
-    if (state_) fresh->decision = state_->decision;
+    if (state_) {
+      fresh->decision = state_->decision;
+      fresh->original = state_->original ? state_->original : state_;
+    }
     state_ = std::move(fresh);
   }
 

@@ -57,6 +57,7 @@ struct GradientNormSensitivity {
  private:
   template <class T>
   static double norm(const T* gradient) {
+    static_assert(detail::require_data_pointer<T>());
     static_assert(NormedTensor<T>,
                   "dropbp: GradientNormSensitivity needs the norm of every gradient: give the "
                   "gradients' type data() and size(), or tensor_traits with squared_norm.");
@@ -147,6 +148,7 @@ struct GradientSensitivity {
  private:
   template <class T>
   static void require_comparable(const T*) {
+    static_assert(detail::require_data_pointer<T>());
     static_assert(ComparableTensor<T>,
                   "dropbp: GradientSensitivity keeps and compares every gradient: give the "
                   "gradients' type data() and size() of host memory, or tensor_traits with "

@@ -14,10 +14,6 @@
 #include <string>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/ops/parameter.hpp"
 #include "support/catch.hpp"
@@ -102,13 +98,7 @@ bool any_nan(const Values& values) {
   return false;
 }
 
-inline void use_threads(int count) {
-#if defined(_OPENMP)
-  omp_set_num_threads(count);
-#else
-  (void)count;
-#endif
-}
+inline void use_threads(int count) { ops::set_thread_count(count); }
 
 /// Restores the number of threads at the end of a test.
 class ThreadsGuard {

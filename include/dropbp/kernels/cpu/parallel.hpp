@@ -1,79 +1,103 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Loops over threads: the only file of the library that knows OpenMP. Without it the loops are
-// serial.
+// Loops over threads.
 #pragma once
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include <algorithm>
+#include <atomic>
 
+#include "dropbp/kernels/cpu/thread_team.hpp"
 #include "dropbp/kernels/index.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Whether the calling thread is one of a parallel loop's.
-inline bool in_parallel() noexcept {
-#if defined(_OPENMP)
-  return omp_in_parallel() != 0;
-#else
-  return false;
-#endif
+namespace detail {
+inline std::atomic<int>& configured_threads() noexcept {
+  static std::atomic<int> count{usable_processors()};
+  return count;
 }
+}  // namespace detail
+
+/// Whether the calling thread is one of a parallel loop's.
+inline bool in_parallel() noexcept { return detail::ThreadTeam::inside(); }
 
 /// The threads a parallel loop started here would use: 1 inside another one.
 inline Index thread_count() noexcept {
-#if defined(_OPENMP)
-  return in_parallel() ? 1 : static_cast<Index>(omp_get_max_threads());
-#else
-  return 1;
-#endif
+  return in_parallel() ? 1 : detail::configured_threads().load(std::memory_order_relaxed);
 }
 
-/// How many threads the loops started from here on use; 0 is one per processor. Results do not
-/// depend on it.
-inline void set_thread_count([[maybe_unused]] int threads) noexcept {
-#if defined(_OPENMP)
-  omp_set_num_threads(threads > 0 ? threads : omp_get_num_procs());
-#endif
+/// How many threads the loops started from here on use, in every thread of the process; 0 is one
+/// per processor that the process may use. Results do not depend on it.
+inline void set_thread_count(int threads) noexcept {
+  detail::configured_threads().store(threads > 0 ? threads : detail::usable_processors(),
+                                     std::memory_order_relaxed);
 }
 
 namespace detail {
+
 // Loops with less work than this stay in the calling thread: waking the others takes some
 // microseconds.
 inline constexpr Index serial_work = 16384;
 inline bool worth_threads(Index count, Index work) noexcept {
   return count > 1 && work >= (serial_work + count - 1) / count && thread_count() > 1;
 }
-}  // namespace detail
 
-/// f(i) for 0 <= i < count, each thread a contiguous range: for many calls of equal cost. `work` is
-/// roughly the number of elements that one call touches. f must not throw.
+// What one thread begins with. The others take from it once theirs is done.
+struct alignas(64) Share {
+  std::atomic<Index> next{0};
+  Index end = 0;
+};
+inline constexpr Index most_shares = 64;
+// Calls that are taken at once touch about this many elements, or an eighth of a share.
+inline constexpr Index least_work = 4096;
+
+// Calls f(i) for 0 <= i < count from several threads, which take `step` of them at once, each from
+// its own share first.
 template <class F>
-void parallel_for(Index count, [[maybe_unused]] Index work, const F& f) {
-#if defined(_OPENMP)
-  if (detail::worth_threads(count, work)) {
-#pragma omp parallel for schedule(static)
-    for (Index i = 0; i < count; ++i) f(i);
-    return;
+void share_out(Index count, Index shares, Index step, const F& f) noexcept {
+  Share part[most_shares];
+  for (Index s = 0; s < shares; ++s) {
+    part[s].next.store(s * count / shares, std::memory_order_relaxed);
+    part[s].end = (s + 1) * count / shares;
   }
-#endif
-  for (Index i = 0; i < count; ++i) f(i);
+  ThreadTeam::instance().run(static_cast<int>((std::min)(thread_count(), count)), [&](int thread) {
+    for (Index k = 0; k < shares; ++k) {
+      Share& taken = part[(thread + k) % shares];
+      for (;;) {
+        const Index first = taken.next.fetch_add(step, std::memory_order_relaxed);
+        if (first >= taken.end) break;
+        const Index last = (std::min)(first + step, taken.end);
+        for (Index i = first; i < last; ++i) f(i);
+      }
+    }
+  });
 }
 
-/// f(i) for 0 <= i < count, whichever thread is free takes the next: for few calls of unequal cost.
+}  // namespace detail
+
+/// f(i) for 0 <= i < count: for many calls of equal cost. Each thread begins with a contiguous
+/// range. `work` is roughly the number of elements that one call touches. f must not throw.
 template <class F>
-void parallel_tasks(Index count, [[maybe_unused]] Index work, const F& f) {
-#if defined(_OPENMP)
+void parallel_for(Index count, Index work, const F& f) {
   if (detail::worth_threads(count, work)) {
-#pragma omp parallel for schedule(dynamic, 1)
+    const Index shares = (std::min)({thread_count(), count, detail::most_shares});
+    const Index share = count / shares;
+    const Index step = (std::min)(share, detail::least_work / (work + 1) + 1);
+    detail::share_out(count, shares, (std::max)(share / 8, step), f);
+  } else {
     for (Index i = 0; i < count; ++i) f(i);
-    return;
   }
-#endif
-  for (Index i = 0; i < count; ++i) f(i);
+}
+
+/// f(i) for 0 <= i < count, one by one: for few calls, of unequal cost. f must not throw.
+template <class F>
+void parallel_tasks(Index count, Index work, const F& f) {
+  if (detail::worth_threads(count, work))
+    detail::share_out(count, 1, 1, f);
+  else
+    for (Index i = 0; i < count; ++i) f(i);
 }
 
 }  // namespace ops
