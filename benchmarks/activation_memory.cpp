@@ -16,6 +16,8 @@
 #include <dropbp/dropbp.hpp>
 #include <dropbp/ops/adamw.hpp>
 
+#include <fmt/ranges.h>
+
 #include "benchmark.hpp"
 #include "llama/model.hpp"
 #include "modes.hpp"
@@ -192,8 +194,10 @@ void print_accounting(const Settings& settings, bench::Json& json) {
   }
 }
 
-void measure(const Settings& settings, std::string_view mode, Index longest, bench::Json& json,
-             llama::Plot& plot) {
+/// Measures one mode at all drop rates; returns the longest sequences as multiples of that at
+/// rate 0.
+std::vector<double> measure(const Settings& settings, std::string_view mode, Index longest,
+                            bench::Json& json) {
   Trainer trainer(settings, longest, mode);
   const double budget = settings.budget_mib > 0.0
                             ? settings.budget_mib * 0x1p20
@@ -201,11 +205,12 @@ void measure(const Settings& settings, std::string_view mode, Index longest, ben
   const PerToken least = least_needs(shape_of(settings.shape), mode == "full" ? 0 : 8, 1);
   fmt::print(
       "{}, weights of {:.1f} MiB, longest: of real steps within {:.1f} MiB\n"
-      "drop rate   saved MiB   peak MiB   / that at 0   longest sequence   / that at 0   limit   / "
-      "limit\n",
+      "drop rate   saved MiB   peak MiB   / that at 0   longest sequence   / that at 0   predicted "
+      "  / "
+      "predicted\n",
       mode, static_cast<double>(trainer.model().base_bytes()) / 0x1p20, budget / 0x1p20);
   double first_peak = 0.0, first_length = 0.0;
-  llama::Series series{std::string(mode), {}};
+  std::vector<double> ratios;
   for (const double rate : settings.drop_rates) {
     const Peak peak = trainer.step(rate, settings.sequence);
     const Index length = longest_sequence(trainer, rate, budget, longest);
@@ -213,7 +218,7 @@ void measure(const Settings& settings, std::string_view mode, Index longest, ben
     if (rate == 0.0) first_peak = all, first_length = static_cast<double>(length);
     const double ratio = static_cast<double>(length) / first_length,
                  limit = least.at(0.0) / least.at(rate);
-    fmt::print("{:>9} {:>11.1f} {:>10.1f} {:>13.3f} {:>18} {:>13.2f} {:>7.2f} {:>9.3f}\n", rate,
+    fmt::print("{:>9} {:>11.1f} {:>10.1f} {:>13.3f} {:>18} {:>13.2f} {:>11.2f} {:>13.3f}\n", rate,
                static_cast<double>(peak.saved) / 0x1p20, all / 0x1p20, all / first_peak, length,
                ratio, limit, ratio / limit);
     std::fflush(stdout);
@@ -224,10 +229,42 @@ void measure(const Settings& settings, std::string_view mode, Index longest, ben
                     {"ratio", ratio},
                     {"limit", limit},
                     {"saved_bytes", peak.saved}});
-    series.points.emplace_back(rate, ratio);
+    ratios.push_back(ratio);
   }
   fmt::print("\n");
-  plot.series.push_back(std::move(series));
+  return ratios;
+}
+
+/// The modes lie within a percent of each other: one line with their spread.
+/// `ratios[m][r]` belongs to mode m and drop rate r.
+llama::Plot plot_of(const Settings& settings, const std::vector<std::vector<double>>& ratios) {
+  llama::Series measured{.name = fmt::format("measured: {}", fmt::join(settings.modes, ", ")),
+                         .points = {},
+                         .spread = {},
+                         .line = llama::Line::none};
+  llama::Series predicted{.name = "predicted, least set of activations known",
+                          .points = {},
+                          .line = llama::Line::dashed};
+  for (std::size_t r = 0; r < settings.drop_rates.size(); ++r) {
+    std::vector<double> of_modes;
+    for (const std::vector<double>& mode : ratios) of_modes.push_back(mode[r]);
+    const bench::Spread spread = bench::spread_of(of_modes);
+    measured.points.emplace_back(settings.drop_rates[r], spread.median);
+    measured.spread.emplace_back(spread.least, spread.most);
+  }
+  const PerToken least =
+      least_needs(shape_of(settings.shape), settings.modes.front() == "full" ? 0 : 8, 1);
+  const double highest = *std::ranges::max_element(settings.drop_rates);
+  constexpr int intervals = 100;
+  for (int i = 0; i <= intervals; ++i) {
+    const double rate = highest * i / intervals;
+    predicted.points.emplace_back(rate, least.at(0.0) / least.at(rate));
+  }
+  return {.title = "Longest sequence in the memory of a step at rate 0",
+          .x_label = "drop rate",
+          .y_label = "length / that at rate 0",
+          .series = {std::move(measured), std::move(predicted)},
+          .y_from_zero = true};
 }
 
 int run(int argc, char** argv) {
@@ -271,17 +308,16 @@ int run(int argc, char** argv) {
   fmt::print(
       "LLaMA of {} blocks, hidden {}, intermediate {}, float, one sequence; memory beyond weights, "
       "gradients and\n"
-      "optimizer. Limit: the same ratio with the least set of activations (docs/memory.md).\n\n",
+      "optimizer. Predicted: the same ratio with the least set of activations "
+      "(docs/memory.md).\n\n",
       settings.shape.layers, settings.shape.hidden, settings.shape.intermediate);
   bench::Json rows = bench::Json::array(), accounting = bench::Json::array();
-  llama::Plot plot{.title = "Longest sequence in the same memory",
-                   .x_label = "drop rate",
-                   .y_label = "/ that at rate 0",
-                   .series = {}};
-  for (const std::string& mode : settings.modes) measure(settings, mode, longest, rows, plot);
+  std::vector<std::vector<double>> ratios;
+  for (const std::string& mode : settings.modes)
+    ratios.push_back(measure(settings, mode, longest, rows));
   print_accounting(settings, accounting);
   common.write(bench::Json{{"rows", rows}, {"accounting", accounting}});
-  common.write(plot);
+  common.write(plot_of(settings, ratios));
   return 0;
 }
 

@@ -1,14 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Runs a benchmark with --quick and --help and looks at what it writes: a table, a JSON file with the promised keys, a plot.
+# Runs a benchmark with --quick and --help and checks what it writes: a table, a JSON file with the
+# promised keys, a plot.
 
-set(keys_step_time rows/0/drop_rate rows/0/forward_ms rows/0/backward_ms rows/0/optimizer_ms rows/0/step_ms rows/0/ratio
-  rows/0/limit rows/0/flops_limit rows/0/efficiency overhead_at_zero sgemm_fraction tokens_per_second)
-set(keys_activation_memory rows/0/drop_rate rows/0/peak_activation_bytes rows/0/longest_sequence rows/0/ratio)
+set(keys_step_time rows/0/drop_rate rows/0/forward_ms rows/0/backward_ms rows/0/optimizer_ms
+  rows/0/step_ms rows/0/ratio
+  rows/0/limit rows/0/flops_limit rows/0/efficiency overhead_at_zero sgemm_fraction
+  tokens_per_second)
+set(keys_activation_memory rows/0/drop_rate rows/0/peak_activation_bytes rows/0/longest_sequence
+  rows/0/ratio)
 set(keys_convergence runs/0/name runs/0/drop_rate runs/0/seed runs/0/validation_loss runs/0/seconds
   runs/0/backward_flops_fraction speedup_to_baseline_loss/running)
-set(keys_sensitivity_cost rows/0/branches rows/0/cost_ratio rows/0/max_relative_error running_spearman running_overhead)
+set(keys_sensitivity_cost rows/0/branches rows/0/cost_ratio rows/0/max_relative_error
+  running_spearman running_overhead)
 set(keys_allocation greedy_over_optimal_median seconds_for_1e6_branches)
 set(keys_include_cost rows/0/header rows/0/compiler rows/0/seconds core_over_empty_seconds)
 set(keys_products products/0/gflops expansions/0/gigabytes_per_second expansions/0/share_of_product)
@@ -21,7 +26,8 @@ file(REMOVE ${json} ${svg})
 
 execute_process(COMMAND ${PROGRAM} --help OUTPUT_VARIABLE help RESULT_VARIABLE result)
 if(NOT result EQUAL 0 OR NOT help MATCHES "--quick")
-  message(FATAL_ERROR "${NAME} --help must name --quick and succeed; it ended with ${result} and:\n${help}")
+  message(FATAL_ERROR
+    "${NAME} --help must name --quick and succeed; it ended with ${result} and:\n${help}")
 endif()
 
 set(arguments --quick --json ${json})
@@ -31,7 +37,9 @@ endif()
 execute_process(COMMAND ${PROGRAM} ${arguments} WORKING_DIRECTORY ${FOLDER}
   OUTPUT_VARIABLE output ERROR_VARIABLE errors RESULT_VARIABLE result)
 if(NOT result EQUAL 0 OR output STREQUAL "")
-  message(FATAL_ERROR "${NAME} ${arguments} must print a table and succeed; it ended with ${result} and:\n${output}\n${errors}")
+  message(FATAL_ERROR
+    "${NAME} ${arguments} must print a table and succeed; it ended with ${result} "
+    "and:\n${output}\n${errors}")
 endif()
 message(STATUS "${output}")
 

@@ -182,7 +182,7 @@ int run(int argc, char** argv) {
   nlohmann::ordered_json rows = nlohmann::json::array();
   std::printf(
       "libtorch %s, %d threads, %lld blocks, hidden %lld, %lld x %lld tokens, %d rounds\n"
-      "                      processor ms (least of rounds)         peak MiB           held for "
+      "                      processor ms (least of rounds)         peak MiB          held for "
       "backward MiB\n"
       "                        ours   detach ours/detach      ours   detach   ours/detach     ours "
       "  detach\n",

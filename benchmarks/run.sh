@@ -2,24 +2,27 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Builds all benchmarks for this machine's processor, runs them, and makes one page of their tables and plots.
+# Builds all benchmarks for this machine's processor, runs them, and makes one page of their tables
+# and plots.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 Usage: benchmarks/run.sh [options]
 
-Installs what is missing (Debian and Ubuntu; it says which), builds, runs every benchmark and writes
-build/benchmarks/report.html, with a table, a plot and a JSON file a benchmark beside it. Under 20 minutes on two cores;
-leave the machine alone meanwhile. cuda_kernels and cuda_step run where nvcc and a card are; benchmarks/cuda/run.sh does more there.
+Installs the missing packages (Debian and Ubuntu; it prints which), builds and runs every benchmark,
+and writes build/benchmarks/report.html, with a table, a plot and a JSON file for each benchmark
+beside it. Takes under 20 minutes on two cores; run nothing else meanwhile. cuda_kernels and
+cuda_step run where nvcc and a card are installed; benchmarks/cuda/run.sh does more there.
 
 Options:
-  --quick            every benchmark on its smallest settings: to see that all work, not to conclude from
+  --quick            every benchmark on its smallest settings: to see that all work, not to
+                     conclude from
   --only NAME,...    these alone, such as step_time,activation_memory
   --no-install       install nothing; use what is there
   --help             this text
 
-Exit codes: 0 all ran (versus_pytorch says so where there is no PyTorch), 1 one failed, 2 wrong usage.
+Exit codes: 0 all ran (versus_pytorch is skipped without PyTorch), 1 one failed, 2 wrong usage.
 END
 }
 
@@ -50,7 +53,8 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-names=(step_time versus_pytorch activation_memory convergence sensitivity_cost allocation machinery products)
+names=(step_time versus_pytorch activation_memory convergence sensitivity_cost allocation machinery
+  products)
 for source in benchmarks/*.cpp; do
   name=$(basename "$source" .cpp)
   case " ${names[*]} " in *" $name "*) ;; *) names+=("$name") ;; esac
@@ -69,7 +73,7 @@ programs=build/benchmark/benchmarks
 out=build/benchmarks
 mkdir -p "$out"
 
-# What a full report asks of the long ones, to stay under 20 minutes.
+# Arguments that keep the full report under 20 minutes.
 arguments_of() {
   case $1 in
     convergence) echo "--policies published,running --drop-rates 0.5,0.75" ;;
@@ -113,10 +117,19 @@ done
 
 compiler=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' build/benchmark/CMakeCache.txt)
 {
-  echo '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>dropbp: benchmarks</title>'
-  echo '<style>body{font-family:sans-serif;max-width:72em;margin:2em auto;padding:0 1em}pre{background:#f4f4f4;padding:1em;overflow-x:auto}svg{max-width:100%;height:auto}</style></head><body>'
-  echo "<h1>dropbp: benchmarks</h1><p>$(date -u +%Y-%m-%dT%H:%MZ); commit $(git describe --always --dirty 2>/dev/null || echo unknown);"
-  echo "$( (lscpu 2>/dev/null || true) | sed -n 's/^Model name: *//p' | escaped), $(nproc) processors; $("$compiler" --version | head -n 1 | escaped), -O3 -march=native</p>"
+  cat <<'END'
+<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>dropbp: benchmarks</title>
+<style>
+body{font-family:sans-serif;max-width:72em;margin:2em auto;padding:0 1em}
+pre{background:#f4f4f4;padding:1em;overflow-x:auto}
+svg{max-width:100%;height:auto}
+</style></head><body>
+END
+  echo "<h1>dropbp: benchmarks</h1>"
+  echo "<p>$(date -u +%Y-%m-%dT%H:%MZ);"
+  echo "commit $(git describe --always --dirty 2>/dev/null || echo unknown);"
+  echo "$( (lscpu 2>/dev/null || true) | sed -n 's/^Model name: *//p' | escaped),"
+  echo "$(nproc) processors; $("$compiler" --version | head -n 1 | escaped), -O3 -march=native</p>"
   cat "$page"
   echo '</body></html>'
 } >"$out/report.html"

@@ -234,17 +234,25 @@ class RateTable {
   std::pair<Json, llama::Plot> print() const {
     const StepFlops flops = this->flops();
     fmt::print(
-        "median of {} rounds in turn; ratio: time / that at rate 0 (least to most); limit: from "
-        "the parts at rate 0;\n"
-        "flops limit: by FLOPs alone; efficiency: (1 - ratio) / (1 - limit)\n"
-        "drop rate  forward ms  backward ms  optimizer ms   step ms   ratio                    "
-        "limit  flops limit  efficiency\n",
+        "median of {} rounds in turn; ratio: time / that at rate 0 (least to most); predicted: "
+        "that "
+        "ratio from the\nparts of the step at rate 0; by flops: from FLOPs alone; efficiency: (1 - "
+        "ratio) / (1 - predicted)\n"
+        "drop rate  forward ms  backward ms  optimizer ms   step ms   ratio                "
+        "predicted     by flops  efficiency\n",
         rows_[0].times.size());
     Json json = Json::array();
     llama::Plot plot{.title = "Time of a training step",
                      .x_label = "drop rate",
                      .y_label = "time / that at rate 0",
-                     .series = {{"measured", {}}, {"limit", {}}}};
+                     .series = {{.name = "measured: median, least and most",
+                                 .points = {},
+                                 .spread = {},
+                                 .line = llama::Line::none},
+                                {.name = "predicted from the parts at rate 0",
+                                 .points = {},
+                                 .line = llama::Line::dashed}},
+                     .y_from_zero = true};
     for (const Row& row : rows_) {
       const Spread ratio = spread_of(row.ratios);
       const double limit = median(row.limits);
@@ -268,10 +276,13 @@ class RateTable {
                       {"optimizer_ms", optimizer},
                       {"step_ms", step},
                       {"ratio", ratio.median},
+                      {"least_ratio", ratio.least},
+                      {"most_ratio", ratio.most},
                       {"limit", limit},
                       {"flops_limit", flops_limit},
                       {"efficiency", efficiency}});
       plot.series[0].points.emplace_back(1.0 - row.kept_share, ratio.median);
+      plot.series[0].spread.emplace_back(ratio.least, ratio.most);
       plot.series[1].points.emplace_back(1.0 - row.kept_share, limit);
     }
     return {std::move(json), std::move(plot)};

@@ -2,15 +2,18 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-"""The published semantics of DropBP in PyTorch against this library: the same shapes, the same plans, in turn; on the processor
-against benchmarks/step_time in float, on a card against cuda_step in bfloat16.
+"""The published semantics of DropBP in PyTorch against this library: the same shapes, the same
+plans, in turn; on the processor against benchmarks/step_time in float, on a card against cuda_step
+in bfloat16.
 
-Published means: the forward pass of a dropped branch builds its graph, and detach() frees it afterwards. Tuned means: it runs
-under no_grad, the optimizer is fused where PyTorch has that, and norms are PyTorch's own. Both use PyTorch's fused attention.
-On a card PyTorch's optimizer keeps its state in bfloat16, the library's in float. Each (implementation, drop rate) runs in a
-process of its own, in turn, so that its peak memory is its own too.
+Published: the forward pass of a dropped branch builds its graph, and detach() frees it afterwards.
+Tuned: it runs under no_grad, the optimizer is fused where PyTorch has that, and norms are PyTorch's
+own. Both use PyTorch's fused attention. On a card PyTorch's optimizer keeps its state in bfloat16,
+the library's in float. Each (implementation, drop rate) runs in a process of its own, in turn, so
+that its peak memory is its own too.
 Exit codes: 0, also without PyTorch (it says what it skipped); 1 something failed; 2 wrong usage.
 """
+
 import argparse
 import json
 import math
@@ -22,9 +25,15 @@ import sys
 import time
 
 # As in cuda_step.
-SHAPES = {"llama2-7b": dict(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocabulary=32000),
-          "llama2-70b": dict(layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, vocabulary=32000),
-          "tiny": dict(layers=8, hidden=64, intermediate=96, heads=4, kv_heads=2, vocabulary=512)}
+SHAPES = {
+    "llama2-7b": dict(
+        layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocabulary=32000
+    ),
+    "llama2-70b": dict(
+        layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, vocabulary=32000
+    ),
+    "tiny": dict(layers=8, hidden=64, intermediate=96, heads=4, kv_heads=2, vocabulary=512),
+}
 
 
 def plan_of(drop_rate, layers, round_):
@@ -44,14 +53,27 @@ def worker(options):
     else:
         torch.set_num_threads(options.threads or os.cpu_count())
     torch.manual_seed(1)
-    hidden, heads, kv_heads, vocabulary = options.hidden, options.heads, options.kv_heads, options.vocabulary
+    hidden, heads, kv_heads, vocabulary = (
+        options.hidden,
+        options.heads,
+        options.kv_heads,
+        options.vocabulary,
+    )
     tuned = options.variant == "tuned"
     head_size = hidden // heads
-    angles = torch.outer(torch.arange(options.sequence, dtype=torch.float64),
-                         10000.0 ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size))
-    cosine, sine = angles.cos().to(torch.get_default_dtype()), angles.sin().to(torch.get_default_dtype())
+    angles = torch.outer(
+        torch.arange(options.sequence, dtype=torch.float64),
+        10000.0 ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size),
+    )
+    cosine, sine = angles.cos().to(torch.get_default_dtype()), angles.sin().to(
+        torch.get_default_dtype()
+    )
     has_fused_attention = hasattr(F, "scaled_dot_product_attention")
-    mask = None if has_fused_attention else torch.full((options.sequence, options.sequence), float("-inf")).triu(1)
+    mask = (
+        None
+        if has_fused_attention
+        else torch.full((options.sequence, options.sequence), float("-inf")).triu(1)
+    )
     adapters = options.mode == "lora"
 
     class RMSNorm(torch.nn.Module):
@@ -63,7 +85,9 @@ def worker(options):
             if tuned and hasattr(F, "rms_norm"):
                 return F.rms_norm(x, (hidden,), self.weight, 1e-5)
             wide = x.float()
-            return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+            return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).to(
+                x.dtype
+            )
 
     def rotate(x):
         first, second = x.chunk(2, -1)
@@ -74,10 +98,14 @@ def worker(options):
 
         def __init__(self, inputs, outputs, adapted=True):
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.empty(outputs, inputs).normal_(std=0.02), requires_grad=not adapters)
+            self.weight = torch.nn.Parameter(
+                torch.empty(outputs, inputs).normal_(std=0.02), requires_grad=not adapters
+            )
             self.adapted = adapted and adapters
             if self.adapted:
-                self.a = torch.nn.Parameter(torch.empty(8, inputs).uniform_(-inputs ** -0.5, inputs ** -0.5))
+                self.a = torch.nn.Parameter(
+                    torch.empty(8, inputs).uniform_(-(inputs**-0.5), inputs**-0.5)
+                )
                 self.b = torch.nn.Parameter(torch.zeros(outputs, 8))
 
         def forward(self, x):
@@ -88,13 +116,20 @@ def worker(options):
         def __init__(self):
             super().__init__()
             self.norm = RMSNorm()
-            self.q, self.k, self.v = Linear(hidden, hidden), Linear(hidden, kv_heads * head_size), Linear(hidden, kv_heads * head_size)
+            self.q, self.k, self.v = (
+                Linear(hidden, hidden),
+                Linear(hidden, kv_heads * head_size),
+                Linear(hidden, kv_heads * head_size),
+            )
             self.out = Linear(hidden, hidden)
 
         def forward(self, x):
             batch, sequence, _ = x.shape
             n = self.norm(x)
-            q, k, v = (of(n).view(batch, sequence, -1, head_size).transpose(1, 2) for of in (self.q, self.k, self.v))
+            q, k, v = (
+                of(n).view(batch, sequence, -1, head_size).transpose(1, 2)
+                for of in (self.q, self.k, self.v)
+            )
             q, k = rotate(q), rotate(k)
             if kv_heads != heads:
                 k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
@@ -108,7 +143,9 @@ def worker(options):
         def __init__(self):
             super().__init__()
             self.norm = RMSNorm()
-            self.gate, self.up = Linear(hidden, options.intermediate), Linear(hidden, options.intermediate)
+            self.gate, self.up = Linear(hidden, options.intermediate), Linear(
+                hidden, options.intermediate
+            )
             self.down = Linear(options.intermediate, hidden)
 
         def forward(self, x):
@@ -120,7 +157,9 @@ def worker(options):
             super().__init__()
             self.embedding = torch.nn.Embedding(vocabulary, hidden)
             self.embedding.weight.requires_grad_(not adapters)
-            self.blocks = torch.nn.ModuleList(torch.nn.ModuleList((Attention(), Mlp())) for _ in range(options.layers))
+            self.blocks = torch.nn.ModuleList(
+                torch.nn.ModuleList((Attention(), Mlp())) for _ in range(options.layers)
+            )
             self.norm, self.head = RMSNorm(), Linear(hidden, vocabulary, adapted=False)
 
         def forward(self, tokens, kept):
@@ -139,7 +178,9 @@ def worker(options):
 
     model = Llama()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, **({"fused": True} if tuned and on_card else {}))
+    optimizer = torch.optim.AdamW(
+        trained, lr=1e-5, **({"fused": True} if tuned and on_card else {})
+    )
     inputs = torch.randint(vocabulary, (options.batch, options.sequence))
     labels = torch.randint(vocabulary, (options.batch, options.sequence))
     wait = torch.cuda.synchronize if on_card else lambda: None
@@ -165,7 +206,10 @@ def worker(options):
 
 
 def has_pytorch(python):
-    return os.path.exists(python) and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
+    return (
+        os.path.exists(python)
+        and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
+    )
 
 
 def call(command):
@@ -177,22 +221,56 @@ def call(command):
 
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[default: cpu]")
-    parser.add_argument("--mode", choices=("full", "lora"), help="what trains [default: full; on a card lora]")
-    parser.add_argument("--shape", choices=SHAPES, default="llama2-7b", help="of the model on a card [default: llama2-7b]")
-    parser.add_argument("--variants", help="of PyTorch [default: published; on a card published,tuned]")
-    parser.add_argument("--program", help="step_time, or cuda_step, built for this machine [default: where benchmarks/run.sh builds them]")
-    parser.add_argument("--python", help="the Python that has PyTorch [default: this one, or else the system's]")
+    parser.add_argument(
+        "--mode", choices=("full", "lora"), help="what trains [default: full; on a card lora]"
+    )
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="llama2-7b",
+        help="of the model on a card [default: llama2-7b]",
+    )
+    parser.add_argument(
+        "--variants", help="of PyTorch [default: published; on a card published,tuned]"
+    )
+    parser.add_argument(
+        "--program",
+        help=(
+            "step_time, or cuda_step, built for this machine [default: where benchmarks/run.sh "
+            "builds them]"
+        ),
+    )
+    parser.add_argument(
+        "--python", help="the Python that has PyTorch [default: this one, or else the system's]"
+    )
     for name, value in (("layers", 8), ("hidden", 512), ("intermediate", 1376), ("heads", 8)):
-        parser.add_argument("--" + name, type=int, default=value, help=f"on the processor [default: {value}]")
-    parser.add_argument("--sequence", type=int, help="tokens of a sequence [default: 256; on a card 4096]")
+        parser.add_argument(
+            "--" + name, type=int, default=value, help=f"on the processor [default: {value}]"
+        )
+    parser.add_argument(
+        "--sequence", type=int, help="tokens of a sequence [default: 256; on a card 4096]"
+    )
     parser.add_argument("--batch", type=int, help="sequences of a step [default: 4; on a card 1]")
-    parser.add_argument("--drop-rates", default="0,0.5,0.75,0.875", help="[default: 0,0.5,0.75,0.875]")
+    parser.add_argument(
+        "--drop-rates", default="0,0.5,0.75,0.875", help="[default: 0,0.5,0.75,0.875]"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of all processes [default: 3]")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a process [default: 4]")
-    parser.add_argument("--threads", type=int, default=0, help="on the processor; 0 is one per processor [default: 0]")
-    parser.add_argument("--quick", action="store_true", help="under a minute: a smaller model, one round")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="timed steps of a process [default: 4]"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="on the processor; 0 is one per processor [default: 0]",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute: a smaller model, one round"
+    )
     parser.add_argument("--json", help="file for the figures, too")
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--variant", default="published", help=argparse.SUPPRESS)
@@ -217,15 +295,26 @@ def main():
         return worker(options)
     variants = (options.variants or ("published,tuned" if on_card else "published")).split(",")
     if not set(variants) <= {"published", "tuned"}:
-        parser.error(f"--variants takes published, tuned or both with a comma between, not '{options.variants}'")
-    options.program = options.program or os.path.join(here, "..", "build", "benchmark", "benchmarks", "cuda_step" if on_card else "step_time")
+        parser.error(
+            f"--variants takes published, tuned or both with a comma between, not "
+            f"'{options.variants}'"
+        )
+    options.program = options.program or os.path.join(
+        here, "..", "build", "benchmark", "benchmarks", "cuda_step" if on_card else "step_time"
+    )
     pythons = [options.python] if options.python else [sys.executable, "/usr/bin/python3"]
     options.python = next((python for python in pythons if has_pytorch(python)), None)
     if options.python is None:
-        print(f"skipped: {' and '.join(pythons)} have no PyTorch, so there is nothing to compare with (Debian: python3-torch; --python)")
+        print(
+            f"skipped: {' and '.join(pythons)} have no PyTorch, so there is nothing to compare "
+            f"with (Debian: python3-torch; --python)"
+        )
         return 0
     if not os.path.exists(options.program):
-        parser.error(f"there is no {options.program}: build it with benchmarks/run.sh, or say where it is with --program")
+        parser.error(
+            f"there is no {options.program}: build it with benchmarks/run.sh, or say where it is "
+            f"with --program"
+        )
 
     rates = [float(rate) for rate in options.drop_rates.split(",")]
     names = ["dropbp", *variants]
@@ -238,16 +327,59 @@ def main():
             else:
                 sizes = [word for name in ("layers", "hidden", "intermediate", "heads", "threads")
                          for word in ("--" + name, str(getattr(options, name)))]
-            common = ["--mode", options.mode, "--sequence", str(options.sequence), "--batch", str(options.batch)]
-            ours = call([options.program, *sizes, *common, "--rounds", str(options.steps), "--only", str(rate)])
-            # As many blocks as the program says that it trained: with all weights a card may not hold those of the shape.
+            common = [
+                "--mode",
+                options.mode,
+                "--sequence",
+                str(options.sequence),
+                "--batch",
+                str(options.batch),
+            ]
+            ours = call(
+                [
+                    options.program,
+                    *sizes,
+                    *common,
+                    "--rounds",
+                    str(options.steps),
+                    "--only",
+                    str(rate),
+                ]
+            )
+            # As many blocks as the program says that it trained: with all weights a card may not
+            # hold those of the shape.
             options.layers = ours.get("layers", options.layers)
             runs.setdefault(("dropbp", rate), []).append(ours)
-            sizes = [word for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "vocabulary", "threads")
-                     for word in ("--" + name.replace("_", "-"), str(getattr(options, name)))]
+            sizes = [
+                word
+                for name in (
+                    "layers",
+                    "hidden",
+                    "intermediate",
+                    "heads",
+                    "kv_heads",
+                    "vocabulary",
+                    "threads",
+                )
+                for word in ("--" + name.replace("_", "-"), str(getattr(options, name)))
+            ]
             for variant in variants:
-                theirs = call([options.python, os.path.abspath(__file__), "--device", options.device, *sizes, *common, "--steps",
-                               str(options.steps), "--variant", variant, "--worker", str(rate)])
+                theirs = call(
+                    [
+                        options.python,
+                        os.path.abspath(__file__),
+                        "--device",
+                        options.device,
+                        *sizes,
+                        *common,
+                        "--steps",
+                        str(options.steps),
+                        "--variant",
+                        variant,
+                        "--worker",
+                        str(rate),
+                    ]
+                )
                 version = theirs["version"]
                 runs.setdefault((variant, rate), []).append(theirs)
         print(f"round {round_ + 1} of {options.rounds}", file=sys.stderr)
@@ -259,12 +391,23 @@ def main():
         return max(run["peak_bytes"] for run in runs[name, rate]) / 2**20
 
     trains = "all weights trained" if options.mode == "full" else "adapters trained"
-    print(f"LLaMA of {options.layers} blocks, hidden {options.hidden}, {options.batch} x {options.sequence} tokens, "
-          f"{'bfloat16' if on_card else 'float'}, {trains}; PyTorch {version}; medians of {options.rounds} x {options.steps} steps in turn")
-    print("step in ms and its ratio to that at the first rate; speedup: PyTorch's time / dropbp's; peak MiB of "
-          + ("the card" if on_card else "the process"))
-    print("drop rate" + "".join(f" {name:>11}  ratio" for name in names) + "".join(f"  speedup {name:>9}" for name in variants)
-          + "".join(f"  MiB {name:>9}" for name in names))
+    print(
+        f"LLaMA of {options.layers} blocks, hidden {options.hidden}, {options.batch} x "
+        f"{options.sequence} tokens, "
+        f"{'bfloat16' if on_card else 'float'}, {trains}; PyTorch {version}; medians of "
+        f"{options.rounds} x {options.steps} steps in turn"
+    )
+    print(
+        "step in ms and its ratio to that at the first rate; speedup: PyTorch's time / dropbp's; "
+        "peak MiB of "
+        + ("the card" if on_card else "the process")
+    )
+    print(
+        "drop rate"
+        + "".join(f" {name:>11}  ratio" for name in names)
+        + "".join(f"  speedup {name:>9}" for name in variants)
+        + "".join(f"  MiB {name:>9}" for name in names)
+    )
     rows = []
     for rate in rates:
         row = {"drop_rate": rate}
@@ -275,13 +418,26 @@ def main():
         for name in variants:
             row[name + "_speedup"] = row[name + "_ms"] / row["dropbp_ms"]
         rows.append(row)
-        print(f"{rate:9g}" + "".join(f" {row[name + '_ms']:11.1f} {row[name + '_ratio']:6.3f}" for name in names)
-              + "".join(f" {row[name + '_speedup']:18.2f}" for name in variants)
-              + "".join(f" {row[name + '_peak_mib']:14.0f}" for name in names))
+        print(
+            f"{rate:9g}"
+            + "".join(f" {row[name + '_ms']:11.1f} {row[name + '_ratio']:6.3f}" for name in names)
+            + "".join(f" {row[name + '_speedup']:18.2f}" for name in variants)
+            + "".join(f" {row[name + '_peak_mib']:14.0f}" for name in names)
+        )
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"device": options.device, "mode": options.mode, "layers": options.layers, "sequence": options.sequence,
-                       "pytorch": version, "rows": rows}, file, indent=1)
+            json.dump(
+                {
+                    "device": options.device,
+                    "mode": options.mode,
+                    "layers": options.layers,
+                    "sequence": options.sequence,
+                    "pytorch": version,
+                    "rows": rows,
+                },
+                file,
+                indent=1,
+            )
             file.write("\n")
     return 0
 

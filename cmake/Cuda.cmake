@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# dropbp_cuda: what a .cu file of a program needs. With DROPBP_ENABLE_CUDA our own CUDA code is built with it. An installed package
-# looks for the consumer's toolkit. Included after Targets.cmake.
+# dropbp_cuda: what a .cu file of a program needs. With DROPBP_ENABLE_CUDA our own CUDA code is
+# built with it. An installed package finds the consumer's toolkit. Include after Targets.cmake.
 
 add_library(dropbp_cuda INTERFACE)
 set_target_properties(dropbp_cuda PROPERTIES EXPORT_NAME cuda VERIFY_INTERFACE_HEADER_SETS OFF)
 target_link_libraries(dropbp_cuda INTERFACE dropbp CUDA::cudart_static CUDA::cublasLt)
 dropbp_add_headers(dropbp_cuda HEADERS ${dropbp_cuda_headers})
 
-# A project around this one finds the toolkit itself: looking for it here would leave variables behind, but no target.
+# A project that contains this one finds the toolkit itself: find_package here would leave it
+# variables, but no target.
 if(NOT PROJECT_IS_TOP_LEVEL)
   add_library(dropbp::cuda ALIAS dropbp_cuda)
   return()
@@ -25,7 +26,8 @@ if(DROPBP_ENABLE_CUDA STREQUAL "AUTO" AND NOT CUDAToolkit_NVCC_EXECUTABLE)
 endif()
 if(NOT CUDAToolkit_FOUND)
   message(FATAL_ERROR
-    "DROPBP_ENABLE_CUDA needs NVIDIA's CUDA Toolkit, and it was found neither by nvcc on PATH nor in /usr/local/cuda. Install it, set "
+    "DROPBP_ENABLE_CUDA needs NVIDIA's CUDA Toolkit, and it was found neither by nvcc on PATH nor "
+    "in /usr/local/cuda. Install it, set "
     "CUDAToolkit_ROOT, or configure with -DDROPBP_ENABLE_CUDA=OFF.")
 endif()
 add_library(dropbp::cuda ALIAS dropbp_cuda)
@@ -33,7 +35,7 @@ add_library(dropbp::cuda ALIAS dropbp_cuda)
 if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
 endif()
-# Programs are built for the card that is here, else for Hopper.
+# Programs are built for the card of this machine, else for Hopper.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   execute_process(COMMAND ${CUDAToolkit_BIN_DIR}/__nvcc_device_query
     OUTPUT_VARIABLE dropbp_card RESULT_VARIABLE dropbp_status ERROR_QUIET)
@@ -41,7 +43,8 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(dropbp_card 90)
   endif()
   string(REGEX REPLACE "^([0-9]+).*" "\\1" dropbp_card "${dropbp_card}")
-  set(CMAKE_CUDA_ARCHITECTURES ${dropbp_card} CACHE STRING "Compute capabilities that programs are compiled for")
+  set(CMAKE_CUDA_ARCHITECTURES ${dropbp_card}
+    CACHE STRING "Compute capabilities that programs are compiled for")
 endif()
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)
@@ -51,15 +54,18 @@ if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()
 
-# dropbp_cudnn: what a .cu file needs so that cuDNN computes attention, where it is found and new enough (cudnn_descriptor.cuh).
+# dropbp_cudnn: what a .cu file needs so that cuDNN computes attention, where it is found and new
+# enough (cudnn_descriptor.cuh).
 set(dropbp_no_cudnn "DROPBP_CUDNN is OFF")
 if(DROPBP_CUDNN)
   find_path(DROPBP_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-  find_library(DROPBP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})  # the second name: Python's packages
+  # libcudnn.so.9 is the name in Python's packages.
+  find_library(DROPBP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})
   mark_as_advanced(DROPBP_CUDNN_INCLUDE_DIR DROPBP_CUDNN_LIBRARY)
   set(dropbp_no_cudnn "cuDNN was not found")
   if(DROPBP_CUDNN_INCLUDE_DIR AND DROPBP_CUDNN_LIBRARY)
-    file(STRINGS ${DROPBP_CUDNN_INCLUDE_DIR}/cudnn_version.h dropbp_cudnn_version REGEX "define CUDNN_(MAJOR|MINOR) ")
+    file(STRINGS ${DROPBP_CUDNN_INCLUDE_DIR}/cudnn_version.h dropbp_cudnn_version
+      REGEX "define CUDNN_(MAJOR|MINOR) ")
     string(REGEX REPLACE "[^0-9;]" "" dropbp_cudnn_version "${dropbp_cudnn_version}")
     list(JOIN dropbp_cudnn_version "." dropbp_cudnn_version)
     if(dropbp_cudnn_version VERSION_LESS 9.18)
@@ -74,17 +80,21 @@ if(DROPBP_CUDNN)
     endif()
   endif()
   if(NOT TARGET dropbp_cudnn AND NOT DROPBP_CUDNN STREQUAL "AUTO")
-    message(FATAL_ERROR "DROPBP_CUDNN is ${DROPBP_CUDNN}, but ${dropbp_no_cudnn}. Install it beside the CUDA Toolkit, set "
+    message(FATAL_ERROR
+      "DROPBP_CUDNN is ${DROPBP_CUDNN}, but ${dropbp_no_cudnn}. Install it beside the CUDA "
+      "Toolkit, set "
       "DROPBP_CUDNN_INCLUDE_DIR and DROPBP_CUDNN_LIBRARY, or configure with -DDROPBP_CUDNN=OFF.")
   endif()
 endif()
 
-# dropbp_cuda_kernels: the backend compiled once for all of our own programs, a .cu file for each scalar.
+# dropbp_cuda_kernels: the backend compiled once for all of our own programs, a .cu file for each
+# scalar.
 set(dropbp_cuda_sources ${PROJECT_SOURCE_DIR}/examples/cuda/kernels.cu)  # BFloat16
 foreach(scalar IN ITEMS float dropbp::Half)
   string(MAKE_C_IDENTIFIER ${scalar} name)
   set(source ${PROJECT_BINARY_DIR}/cuda/${name}.cu)
-  file(CONFIGURE OUTPUT ${source} CONTENT "#include <dropbp/dropbp.cuh>\nDROPBP_INSTANTIATE_CUDA(${scalar})\n")
+  file(CONFIGURE OUTPUT ${source}
+    CONTENT "#include <dropbp/dropbp.cuh>\nDROPBP_INSTANTIATE_CUDA(${scalar})\n")
   list(APPEND dropbp_cuda_sources ${source})
 endforeach()
 add_library(dropbp_cuda_kernels STATIC EXCLUDE_FROM_ALL ${dropbp_cuda_sources})

@@ -6,7 +6,8 @@ include(CMakePackageConfigHelpers)
 
 set(dropbp_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/dropbp)
 
-# Core, ops and cuda are exported apart, so that find_package(dropbp) works where Eigen or the CUDA Toolkit is absent.
+# Core, ops and cuda are exported apart, so that find_package(dropbp) works where Eigen or the CUDA
+# Toolkit is absent.
 function(dropbp_install_target target export)
   if(CMAKE_VERSION VERSION_LESS 3.23)
     install(TARGETS ${target} EXPORT ${export})
@@ -33,7 +34,7 @@ endif()
 
 configure_package_config_file(cmake/dropbp-config.cmake.in
   ${PROJECT_BINARY_DIR}/dropbp-config.cmake INSTALL_DESTINATION ${dropbp_package_dir})
-# Before 1.0 a minor version may break; nothing in the package depends on the architecture.
+# Before 1.0 a minor version may change the interface. The package fits every architecture.
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/dropbp-config-version.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES

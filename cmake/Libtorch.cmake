@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# libtorch for our own tests, examples and benchmarks: the target dropbp_libtorch, or dropbp_no_libtorch with the reason why
-# there is none. In a function, so that the variables of libtorch's own CMake files stay inside.
-# Users of interop/libtorch.hpp need no more than dropbp::dropbp and what find_package(Torch) gives them.
+# libtorch for our own tests, examples and benchmarks: the target dropbp_libtorch, or
+# dropbp_no_libtorch with the reason why there is none. A function keeps the variables of libtorch's
+# CMake files local. Users of interop/libtorch.hpp need no more than
+# dropbp::dropbp and what find_package(Torch) gives them.
 
 function(dropbp_find_libtorch)
   set(dropbp_no_libtorch "" PARENT_SCOPE)
@@ -25,7 +26,8 @@ function(dropbp_find_libtorch)
   endif()
   if(DEFINED dropbp_libtorch_compiles AND NOT dropbp_libtorch_compiles)
     set(dropbp_no_libtorch
-      "the headers of libtorch ${Torch_VERSION} do not compile with this compiler in C++20" PARENT_SCOPE)
+      "the headers of libtorch ${Torch_VERSION} do not compile with this compiler in C++20"
+      PARENT_SCOPE)
     return()
   endif()
   add_library(dropbp_libtorch INTERFACE)
@@ -34,5 +36,6 @@ endfunction()
 
 dropbp_find_libtorch()
 if(dropbp_no_libtorch)
-  message(STATUS "dropbp: tests, example and benchmark of libtorch are left out: ${dropbp_no_libtorch}")
+  message(STATUS
+    "dropbp: tests, example and benchmark of libtorch are left out: ${dropbp_no_libtorch}")
 endif()

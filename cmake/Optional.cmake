@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What some examples, tests and benchmarks need and may be absent: a target each where it is found, and what stands in
-# ctest's summary where it is not.
+# Optional libraries of some examples, tests and benchmarks: a target for each that is found, and a
+# skipped test for each that is not.
 
-# An entry in ctest's summary in the place of what is left out, counted as skipped.
+# Adds an entry to ctest's summary that counts as skipped, in place of what is left out.
 function(dropbp_add_skipped_test name label why)
   add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${why}")
   set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_REGULAR_EXPRESSION "^SKIPPED:")
@@ -27,7 +27,8 @@ if(ARMADILLO_FOUND AND NOT TARGET dropbp_armadillo)
   # A compiler's own directories must not be named again: <cstdlib> would no longer find <stdlib.h>.
   set(dropbp_armadillo_include_dirs ${ARMADILLO_INCLUDE_DIRS})
   if(dropbp_armadillo_include_dirs)
-    list(REMOVE_ITEM dropbp_armadillo_include_dirs ${CMAKE_CXX_IMPLICIT_INCLUDE_DIRECTORIES} /usr/include)
+    list(REMOVE_ITEM dropbp_armadillo_include_dirs ${CMAKE_CXX_IMPLICIT_INCLUDE_DIRECTORIES}
+      /usr/include)
   endif()
   target_include_directories(dropbp_armadillo SYSTEM INTERFACE ${dropbp_armadillo_include_dirs})
   target_link_libraries(dropbp_armadillo INTERFACE ${ARMADILLO_LIBRARIES})

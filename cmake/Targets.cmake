@@ -65,5 +65,6 @@ if(TARGET Eigen3::Eigen AND NOT Eigen3_VERSION VERSION_LESS 3.4)
     target_link_libraries(dropbp_ops INTERFACE "$<BUILD_INTERFACE:${BLAS_LIBRARIES}>")
   endif()
 elseif(PROJECT_IS_TOP_LEVEL)
-  message(STATUS "dropbp: Eigen 3.4 or newer not found (Debian: libeigen3-dev), so dropbp::ops is left out")
+  message(STATUS
+    "dropbp: Eigen 3.4 or newer not found (Debian: libeigen3-dev), so dropbp::ops is left out")
 endif()

@@ -21,7 +21,8 @@ if(DROPBP_SANITIZE)
   target_compile_options(dropbp_warnings INTERFACE ${flags})
   target_link_options(dropbp_warnings INTERFACE ${flags})
   target_compile_definitions(dropbp_warnings INTERFACE _GLIBCXX_ASSERTIONS)
-  # g++'s manual: with sanitizers this warning is often false. It is, in the standard library's own headers.
+  # g++'s manual: with sanitizers this warning is often false. It is, in the standard library's own
+  # headers.
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(dropbp_warnings INTERFACE -Wno-maybe-uninitialized)
   endif()

@@ -9,9 +9,9 @@ usage() {
   cat <<'END'
 Usage: cmake/install_dependencies.sh [--dry-run | --into DIR] GROUP...
 
-Installs the Debian or Ubuntu packages that are missing, with apt-get and, for users other than root, sudo.
-What is installed already, by a package or in /usr/local, is left alone: then nothing touches the network and
-no rights are needed.
+Installs the Debian or Ubuntu packages that are missing, with apt-get and, for users other than
+root, sudo. It changes nothing that is installed already, by a package or in /usr/local. Where all
+is installed it needs neither the network nor root.
 
 Groups:
   build      C++ compiler, CMake, Ninja
@@ -22,21 +22,24 @@ Groups:
   pcre2      PCRE2, for --tokenizer of llama-finetune
   armadillo  Armadillo, for one interop header
   docs       Doxygen
+  format     clang-format 19, for the test of the formatting
   libtorch   libtorch, for one example, its tests and a benchmark (500 MB)
   multilib   32-bit programs with g++, for one more test
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
 
 Options:
   --dry-run  only print what would be installed
-  --into DIR install nothing: unpack the packages of the groups, there or not, in DIR, for a machine without network or rights; there
-             give CMake -DCMAKE_PREFIX_PATH=DIR/usr. Not for compilers
+  --into DIR install nothing: unpack the packages of the groups, installed or not, in DIR, for a
+             machine without network or root; there give CMake -DCMAKE_PREFIX_PATH=DIR/usr. Not for
+             compilers
   --help     this text
 
 Exit codes: 0 all there, 1 something could not be installed, 2 wrong usage.
 END
 }
 
-# package, then what shows that it is there without the package: a command, or a header under a usual root
+# Prints lines of a package and its signs: a command, or a header under a usual root, which shows
+# that it is installed without the package.
 requirements_of() {
   case $1 in
     build)
@@ -56,12 +59,13 @@ requirements_of() {
     pcre2) echo "libpcre2-dev header:pcre2.h" ;;
     armadillo) echo "libarmadillo-dev header:armadillo" ;;
     docs) echo "doxygen command:doxygen" ;;
+    format) echo "clang-format-19 command:clang-format-19" ;;
     multilib) echo "g++-multilib" ;;
     g++ | g++-[0-9]*) echo "$1 command:$1" ;;
     clang++-[0-9]*)
       local version=${1#clang++-}
       echo "clang-$version command:$1"
-      # The sanitizer runtimes; with older releases they come along by themselves.
+      # The sanitizer runtimes; with older releases clang depends on them.
       if [ "$version" -ge 15 ]; then echo "libclang-rt-$version-dev"; fi
       ;;
     clang++) echo "clang command:clang++" ;;
@@ -83,7 +87,8 @@ is_present() {
     case $sign in
       command:*) if command -v "${sign#command:}" >/dev/null 2>&1; then return 0; fi ;;
       header:*)
-        if [ -e "/usr/include/${sign#header:}" ] || [ -e "/usr/local/include/${sign#header:}" ]; then return 0; fi
+        sign=${sign#header:}
+        if [ -e "/usr/include/$sign" ] || [ -e "/usr/local/include/$sign" ]; then return 0; fi
         ;;
     esac
   done
@@ -121,11 +126,13 @@ if [ ${#groups[@]} -eq 0 ]; then
   exit 2
 fi
 
-# The packages, and the libraries that they depend on but those of the compiler.
+# Unpacks the packages and the libraries that they depend on, except those of the compiler.
 unpack() {
   local packages=() group requirement
   for group in "${groups[@]}"; do
-    while read -r -a requirement; do packages+=("${requirement[0]}"); done < <(requirements_of "$group")
+    while read -r -a requirement; do
+      packages+=("${requirement[0]}")
+    done < <(requirements_of "$group")
   done
   mkdir -p "$into"
   into=$(realpath "$into")
@@ -135,7 +142,8 @@ unpack() {
   chmod a+rwx .  # apt's own user
   # shellcheck disable=SC2046
   apt-get -q download "${packages[@]}" $(apt-cache depends "${packages[@]}" |
-    sed -n 's/^ *Depends: \(lib[a-z0-9.+-]*\)$/\1/p' | grep -v -E '^lib(c6|c|gcc|stdc\+\+)' | sort -u) >/dev/null
+    sed -n 's/^ *Depends: \(lib[a-z0-9.+-]*\)$/\1/p' |
+    grep -v -E '^lib(c6|c|gcc|stdc\+\+)' | sort -u) >/dev/null
   for archive in *.deb; do dpkg-deb -x "$archive" "$into"; done
   echo "unpacked in $into: $(echo *.deb); give CMake -DCMAKE_PREFIX_PATH=$into/usr"
 }
@@ -164,14 +172,15 @@ if $dry_run; then
   exit 0
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
-  echo "Missing: ${missing[*]} (Debian's names), and there is no apt-get here. Install them with your package manager" \
-    "and run this again." >&2
+  echo "Missing: ${missing[*]} (Debian's names), and there is no apt-get here. Install them with" \
+    "your package manager and run this again." >&2
   exit 1
 fi
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
   if ! command -v sudo >/dev/null 2>&1; then
-    echo "Missing: ${missing[*]}, and installing them needs root. Run this as root and try again: $by_hand" >&2
+    echo "Missing: ${missing[*]}, and installing them needs root. Run this as root and try again:" \
+      "$by_hand" >&2
     exit 1
   fi
   as_root=(sudo)
@@ -185,10 +194,11 @@ apt() {
 }
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# An update may fail for one source of many; what matters is whether the packages can be had.
+# An update may fail for one of many sources; the installation decides.
 apt update >"$log" 2>&1 || true
 if ! apt install -y --no-install-recommends "${missing[@]}" >>"$log" 2>&1; then
   tail -n 20 "$log" >&2
-  echo "Could not install: ${missing[*]}. See the lines above, repair it and try again, or install by hand: $by_hand" >&2
+  echo "Could not install: ${missing[*]}. See the lines above, repair it and try again, or" \
+    "install by hand: $by_hand" >&2
   exit 1
 fi

@@ -3,13 +3,15 @@
 
 # Writes the core as one header:
 #   cmake -DINCLUDE_DIR=include -DOUTPUT=dropbp.hpp -P cmake/single_header.cmake
-# Each header of dropbp stands where it is included first. The text depends on the headers alone, not on where they lie.
+# Each header of dropbp is inserted where it is first included. The text depends on the headers
+# alone, not on their path.
 
 cmake_minimum_required(VERSION 3.22)
 
-set(opening "// SPDX-FileCopyrightText: 2026 The dropbp authors\n// SPDX-License-Identifier: MIT\n\n")
+set(opening
+  "// SPDX-FileCopyrightText: 2026 The dropbp authors\n// SPDX-License-Identifier: MIT\n\n")
 
-# Appends a header to the global property `text`, with what it includes of ours.
+# Appends a header, and the headers of dropbp that it includes, to the global property `text`.
 function(append_header header)
   get_property(seen GLOBAL PROPERTY seen)
   if(header IN_LIST seen)
@@ -44,4 +46,5 @@ append_header(dropbp/dropbp.hpp)
 get_property(text GLOBAL PROPERTY text)
 string(REGEX REPLACE "\n\n\n+" "\n\n" text "${text}")
 file(WRITE ${OUTPUT}
-  "${opening}// The core of dropbp in one file, made from its headers. Change those, not this.\n#pragma once\n${text}")
+  "${opening}// The core of dropbp in one file, made from its headers. Change those, not "
+  "this.\n#pragma once\n${text}")

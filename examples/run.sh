@@ -9,10 +9,11 @@ usage() {
   cat <<'END'
 Usage: examples/run.sh [options]
 
-Installs the packages that the demo needs and that are missing (Debian and Ubuntu; it says which), builds the
-example llama-finetune in Release for this machine's processor and, where nvcc is, for --device cuda, and runs the
-demo: a LLaMA-style model is pre-trained on real text and then fine-tuned twice, with drop rates 0 and 0.5. Prints a
-table; writes build/demo/report.json and build/demo/loss.svg. Two cores need about two minutes after the build.
+Installs the missing packages that the demo needs (Debian and Ubuntu; it prints which), builds the
+example llama-finetune in Release for this machine's processor and, where nvcc is installed, for
+--device cuda. Then runs the demo: it pre-trains a LLaMA-style model on real text and fine-tunes it
+twice, with drop rates 0 and 0.5. Prints a table; writes build/demo/report.json and
+build/demo/loss.svg. Takes about two minutes on two cores after the build.
 
 Options:
   --build-dir DIR   where to build                              (default: build/demo-build)
@@ -60,25 +61,30 @@ build_dir=${build_dir:-build/demo-build}
 if $install; then bash cmake/install_dependencies.sh build ops programs plot; fi
 
 generator=()
-if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then generator=(-G Ninja); fi
+if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then
+  generator=(-G Ninja)
+fi
 # ${generator[@]+...}: an empty array counts as unset in older shells.
-cmake -S . -B "$build_dir" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release -DDROPBP_NATIVE=ON \
-  -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_BENCHMARKS=OFF -DDROPBP_ENABLE_CUDA=AUTO
+cmake -S . -B "$build_dir" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release \
+  -DDROPBP_NATIVE=ON -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_BENCHMARKS=OFF \
+  -DDROPBP_ENABLE_CUDA=AUTO
 cmake --build "$build_dir" -j "$jobs" --target llama-finetune
 program=$build_dir/examples/llama/llama-finetune
 
-# ---- the demo: a small model learns C++ from the standard library's headers and is then fine-tuned to the C of the kernel's
-# headers, with drop rates 0 and 0.5, from the same weights on the same tokens, step by step in turn.
+# The demo: a small model learns C++ from the standard library's headers. It is then fine-tuned to
+# the C of the kernel's headers with drop rates 0 and 0.5, from the same weights and on the same
+# tokens; the two runs take their steps in turn.
 demo=build/demo
 data=/usr/include/linux
 if [ ! -d "$data" ]; then data=/usr/include; fi
 mkdir -p "$demo"
 echo
 echo "1/2  pre-training on the C++ standard library's headers"
-"$program" --drop-rate 0 --steps 200 --layers 4 --hidden 256 --intermediate 688 --heads 4 --sequence 256 --batch 4 \
-  --eval-every 0 --log-every 50 --out "$demo/base"
+"$program" --drop-rate 0 --steps 200 --layers 4 --hidden 256 --intermediate 688 --heads 4 \
+  --sequence 256 --batch 4 --eval-every 0 --log-every 50 --out "$demo/base"
 echo
 echo "2/2  fine-tuning on $data, without dropping and with half of the backward passes dropped"
-"$program" --model "$demo/base" --data "$data" --baseline --drop-rate 0.5 --steps 160 --learning-rate 5e-4 \
-  --sequence 256 --batch 4 --eval-every 40 --report "$demo/report.json" --plot "$demo/loss.svg"
+"$program" --model "$demo/base" --data "$data" --baseline --drop-rate 0.5 --steps 160 \
+  --learning-rate 5e-4 --sequence 256 --batch 4 --eval-every 40 \
+  --report "$demo/report.json" --plot "$demo/loss.svg"
 echo "written: $demo/report.json, $demo/loss.svg"

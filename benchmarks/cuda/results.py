@@ -4,12 +4,14 @@
 
 """The figures that were measured on a card: benchmarks/results/cuda.json and its page README.md.
 
-  describe          prints what a run begins with: date, commit, card, driver, and a hash of each source of the CUDA backend
+  describe          prints what a run begins with: date, commit, card, driver, and a hash of each
+                    source of the CUDA backend
   collect FOLDER    makes FOLDER/cuda.json of the files that benchmarks/cuda/run.sh wrote there
   save FILE         keeps such a file as benchmarks/results/cuda.json and writes the page
-  check             says which sources have changed since they last ran on a card: "skipped: ..." names them. Exit code 1 where
-                    the page is not that of the figures
+  check             names the sources that have changed since they last ran on a card
+                    ("skipped: ..."). Exit code 1 where the page is not that of the figures
 """
+
 import argparse
 import datetime
 import glob
@@ -18,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import xml.etree.ElementTree
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -25,9 +28,16 @@ PARTS = ("kernels", "lora", "pytorch", "longest", "qlora", "full", "sensitivitie
 
 
 def sources_of(root):
-    """What runs on a card, or decides what does: path to SHA-256."""
-    paths = [path for folder in ("backend", "kernels") for path in glob.glob(os.path.join(root, "include/dropbp", folder, "cuda/*"))]
-    paths += [os.path.join(root, "include/dropbp", name) for name in ("dropbp.cuh", "kernels/cuda.hpp", "kernels/kernels.hpp")]
+    """SHA-256 by path of the sources that run on a card or decide what does."""
+    paths = [
+        path
+        for folder in ("backend", "kernels")
+        for path in glob.glob(os.path.join(root, "include/dropbp", folder, "cuda/*"))
+    ]
+    paths += [
+        os.path.join(root, "include/dropbp", name)
+        for name in ("dropbp.cuh", "kernels/cuda.hpp", "kernels/kernels.hpp")
+    ]
     hashes = {}
     for path in sorted(paths):
         with open(path, "rb") as file:
@@ -37,7 +47,10 @@ def sources_of(root):
 
 def output_of(*command):
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or "unknown"
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            or "unknown"
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -47,16 +60,28 @@ def commit_of(root):
 
 
 def describe(root):
-    card = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()[0].split(", ")
-    return {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-            "commit": commit_of(root),
-            "card": card[0], "driver": card[-1], "toolkit": output_of("nvcc", "--version").splitlines()[-1],
-            "sources": sources_of(root)}
+    card = (
+        output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+        .splitlines()[0]
+        .split(", ")
+    )
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "commit": commit_of(root),
+        "card": card[0],
+        "driver": card[-1],
+        "toolkit": output_of("nvcc", "--version").splitlines()[-1],
+        "sources": sources_of(root),
+    }
 
 
 def tests_of(paths):
     """Counts of JUnit files of ctest."""
-    cases = [case for path in paths for case in xml.etree.ElementTree.parse(path).getroot().iter("testcase")]
+    cases = [
+        case
+        for path in paths
+        for case in xml.etree.ElementTree.parse(path).getroot().iter("testcase")
+    ]
     skipped = sum(case.find("skipped") is not None for case in cases)
     failed = sum(case.find("failure") is not None for case in cases)
     return {"passed": len(cases) - skipped - failed, "failed": failed, "skipped": skipped}
@@ -66,8 +91,13 @@ def collect(folder, failed):
     with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
         result = json.load(file)
     result["failed"] = [name for name in failed.split(",") if name]
-    for name, files in (("tests", ("tests",)), ("sanitizers", ("memcheck", "racecheck", "synccheck", "initcheck"))):
-        paths = [path for file in files if os.path.exists(path := os.path.join(folder, file + ".xml"))]
+    for name, files in (
+        ("tests", ("tests",)),
+        ("sanitizers", ("memcheck", "racecheck", "synccheck", "initcheck")),
+    ):
+        paths = [
+            path for file in files if os.path.exists(path := os.path.join(folder, file + ".xml"))
+        ]
         if paths:
             result[name] = tests_of(paths)
     for name in PARTS:
@@ -83,57 +113,128 @@ def table(titles, rows):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
+def wrapped(text):
+    """The same with lines of at most 100 columns, but for tables and titles."""
+    return "\n".join(
+        line
+        if line.startswith(("|", "#"))
+        else textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
+
+
 def page_of(results):
     """The page of these figures, or of none."""
     text = "# On a card\n\nWritten by [benchmarks/cuda/run.sh](../cuda/run.sh) with `--save`.\n\n"
     if results is None:
         return text + "No card has run the CUDA backend yet: there are no figures.\n"
-    text += (f"{results['date']}, {results['card']}, driver {results['driver']}, {results['toolkit']}, commit {results['commit']}; "
-             "all figures: [cuda.json](cuda.json).\n")
+    text += (
+        f"{results['date']}, {results['card']}, driver {results['driver']}, {results['toolkit']}, "
+        f"commit {results['commit']}; "
+        "all figures: [cuda.json](cuda.json).\n"
+    )
     for name, what in (("tests", "Tests (`ctest -L gpu`)"), ("sanitizers", "compute-sanitizer")):
         if name in results:
             counts = results[name]
-            text += f"\n{what}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped.\n"
+            text += (
+                f"\n{what}: {counts['passed']} passed, {counts['failed']} failed, "
+                f"{counts['skipped']} skipped.\n"
+            )
     if results["failed"]:
         text += f"\nFailed, or stopped for time: {', '.join(results['failed'])}.\n"
     for name in ("lora", "full", "qlora"):
         if name not in results:
             continue
         step = results[name]
-        text += (f"\n## A training step: {step['shape']}, {step['mode']}, {step['layers']} blocks, "
-                 f"{step['batch']} x {step['sequence']} tokens\n\n{step['tokens_per_second']:.0f} tokens/s at rate 0, "
-                 f"{step['flops_per_second'] / step['product_flops_per_second']:.2f} of a large product's rate. The limit follows "
-                 "from the parts of a step at rate 0.\n\n")
-        text += table(("drop rate", "forward ms", "backward ms", "optimizer ms", "step ms", "ratio", "limit"),
-                      [(f"{row['drop_rate']:g}", *(f"{row[key + '_ms']:.1f}" for key in ("forward", "backward", "optimizer", "step")),
-                        f"{row['ratio']:.3f}", f"{row['limit']:.3f}") for row in step["rows"]])
+        text += (
+            f"\n## A training step: {step['shape']}, {step['mode']}, {step['layers']} blocks, "
+            f"{step['batch']} x {step['sequence']} tokens\n\n{step['tokens_per_second']:.0f} "
+            f"tokens/s at rate 0, "
+            f"{step['flops_per_second'] / step['product_flops_per_second']:.2f} of a large "
+            f"product's rate. The limit follows "
+            "from the parts of a step at rate 0.\n\n"
+        )
+        text += table(
+            ("drop rate", "forward ms", "backward ms", "optimizer ms", "step ms", "ratio", "limit"),
+            [
+                (
+                    f"{row['drop_rate']:g}",
+                    *(
+                        f"{row[key + '_ms']:.1f}"
+                        for key in ("forward", "backward", "optimizer", "step")
+                    ),
+                    f"{row['ratio']:.3f}",
+                    f"{row['limit']:.3f}",
+                )
+                for row in step["rows"]
+            ],
+        )
     if "pytorch" in results:
         compared = results["pytorch"]
         names = [key[:-3] for key in compared["rows"][0] if key.endswith("_ms")]
-        text += (f"\n## Beside PyTorch {compared['pytorch']}: {compared['mode']}, {compared['layers']} blocks, "
-                 f"{compared['sequence']} tokens\n\n")
-        text += table(("drop rate", *(name + " ms" for name in names), *(name + " MiB" for name in names)),
-                      [(f"{row['drop_rate']:g}", *(f"{row[name + '_ms']:.1f}" for name in names),
-                        *(f"{row[name + '_peak_mib']:.0f}" for name in names)) for row in compared["rows"]])
+        text += (
+            f"\n## Beside PyTorch {compared['pytorch']}: {compared['mode']}, {compared['layers']} "
+            f"blocks, "
+            f"{compared['sequence']} tokens\n\n"
+        )
+        text += table(
+            ("drop rate", *(name + " ms" for name in names), *(name + " MiB" for name in names)),
+            [
+                (
+                    f"{row['drop_rate']:g}",
+                    *(f"{row[name + '_ms']:.1f}" for name in names),
+                    *(f"{row[name + '_peak_mib']:.0f}" for name in names),
+                )
+                for row in compared["rows"]
+            ],
+        )
     if "longest" in results:
         longest = results["longest"]
-        text += f"\n## The longest sequence: {longest['shape']}, {longest['mode']}, within {longest['gib']:g} GiB\n\n"
-        text += table(("drop rate", "tokens", "GiB", "times as long"),
-                      [(f"{row['drop_rate']:g}", str(row["tokens"]), f"{row['bytes'] / 2**30:.2f}", f"{row['times']:.2f}")
-                       for row in longest["longest"]])
+        text += (
+            f"\n## The longest sequence: {longest['shape']}, {longest['mode']}, within "
+            f"{longest['gib']:g} GiB\n\n"
+        )
+        text += table(
+            ("drop rate", "tokens", "GiB", "times as long"),
+            [
+                (
+                    f"{row['drop_rate']:g}",
+                    str(row["tokens"]),
+                    f"{row['bytes'] / 2**30:.2f}",
+                    f"{row['times']:.2f}",
+                )
+                for row in longest["longest"]
+            ],
+        )
     if "sensitivities" in results:
         found = results["sensitivities"]
-        text += (f"\n## Sensitivities of {found['branches']} branches\n\n{found['nested_seconds']:.2f} s in one pass, "
-                 f"{found['published_seconds']:.2f} s by a pass a branch: {found['ratio']:.2f} times as long.\n")
+        text += (
+            f"\n## Sensitivities of {found['branches']} branches\n\n{found['nested_seconds']:.2f} "
+            f"s in one pass, "
+            f"{found['published_seconds']:.2f} s by a pass a branch: {found['ratio']:.2f} times as "
+            f"long.\n"
+        )
     if "kernels" in results:
         ceilings = results["kernels"]["ceilings"]
-        text += (f"\n## Kernels\n\nCopying {ceilings['copy_bytes_per_second'] / 1e12:.2f} TB/s, "
-                 f"reading {ceilings['read_bytes_per_second'] / 1e12:.2f} TB/s, "
-                 f"products {ceilings['bfloat16_flops'] / 1e12:.0f} (bfloat16) and {ceilings['float_flops'] / 1e12:.0f} (float) TFLOP/s.\n\n")
-        text += table(("kernel", "scalar", "us", "of the ceiling"),
-                      [(row["kernel"], row["scalar"], f"{1e6 * row['seconds']:.1f}", f"{row['fraction']:.2f} of {row['ceiling']}")
-                       for row in results["kernels"]["rows"]])
-    return text
+        text += (
+            f"\n## Kernels\n\nCopying {ceilings['copy_bytes_per_second'] / 1e12:.2f} TB/s, "
+            f"reading {ceilings['read_bytes_per_second'] / 1e12:.2f} TB/s, "
+            f"products {ceilings['bfloat16_flops'] / 1e12:.0f} (bfloat16) and "
+            f"{ceilings['float_flops'] / 1e12:.0f} (float) TFLOP/s.\n\n"
+        )
+        text += table(
+            ("kernel", "scalar", "us", "of the ceiling"),
+            [
+                (
+                    row["kernel"],
+                    row["scalar"],
+                    f"{1e6 * row['seconds']:.1f}",
+                    f"{row['fraction']:.2f} of {row['ceiling']}",
+                )
+                for row in results["kernels"]["rows"]
+            ],
+        )
+    return wrapped(text)
 
 
 def kept_results(root):
@@ -148,8 +249,10 @@ def check(root):
     results = kept_results(root)
     with open(os.path.join(root, "benchmarks", "results", "README.md"), encoding="utf-8") as file:
         if file.read() != page_of(results):
-            sys.exit("benchmarks/results/README.md must be the page of the figures beside it, but it is another: run "
-                     "benchmarks/cuda/results.py save benchmarks/results/cuda.json")
+            sys.exit(
+                "benchmarks/results/README.md must be the page of the figures beside it, but it is "
+                "another: run benchmarks/cuda/results.py save benchmarks/results/cuda.json"
+            )
     now = sources_of(root)
     if results is None:
         return f"skipped: none of the {len(now)} sources of the CUDA backend has run on a card yet"
@@ -163,12 +266,15 @@ def check(root):
 def save(root, path):
     with open(path, encoding="utf-8") as file:
         results = json.load(file)
-    # A card's machine may have had the files alone. Of the same sources the commit is known here.
+    # A card's machine may lack the repository; for the same sources the commit is known here.
     if results["commit"] == "unknown" and results["sources"] == sources_of(root):
         results["commit"] = commit_of(root)
     folder = os.path.join(root, "benchmarks", "results")
     os.makedirs(folder, exist_ok=True)
-    for name, text in (("cuda.json", json.dumps(results, indent=1) + "\n"), ("README.md", page_of(results))):
+    for name, text in (
+        ("cuda.json", json.dumps(results, indent=1) + "\n"),
+        ("README.md", page_of(results)),
+    ):
         new = os.path.join(folder, name + ".new")
         with open(new, "w", encoding="utf-8") as file:
             file.write(text)
@@ -177,13 +283,17 @@ def save(root, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", default=os.path.join(HERE, "..", ".."), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("describe")
     collecting = commands.add_parser("collect")
     collecting.add_argument("folder")
-    collecting.add_argument("--failed", default="", help="names of what failed, with commas between")
+    collecting.add_argument(
+        "--failed", default="", help="names of what failed, with commas between"
+    )
     commands.add_parser("save").add_argument("file")
     commands.add_parser("check")
     options = parser.parse_args()

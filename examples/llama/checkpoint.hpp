@@ -66,9 +66,9 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder,
                                const FolderFormat& format = model_format);
 
 /// Writes the config's text and the weights, creating the folder; on std::runtime_error what was
-/// there before is intact. Weights that are NaN or infinite are such an error: they are not
-/// written. Holds the folder's OutputLock meanwhile, unless this process has it already, and
-/// removes what killed saves left.
+/// there before is intact. Holds the folder's OutputLock meanwhile, unless this process has it
+/// already, and removes what killed saves left. Weights that are NaN or infinite are such an error:
+/// they are not written.
 ///
 /// Two files cannot be renamed in one stroke, so: both are written and synced under temporary names
 /// (see AtomicFile; every full disk is met here), then the weights are renamed, then the config.

@@ -238,38 +238,13 @@ void print_result(const Options& options, const BasicTrainer<T, B>& run,
     const Comparison c = compare(run.records(), baseline->records());
     const auto saved = [](double ratio) { return 100.0 * (1.0 - ratio); };
     text += fmt::format(
-        "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit {:.1f} %), "
-        "activations {:.1f} % (limit {:.1f} %)\n"
+        "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit {:.1f} %),\n"
+        "         activations {:.1f} % (limit {:.1f} %)\n"
         "loss of the first step: difference {:g}\n",
         saved(c.backward_ratio), saved(c.backward_limit), saved(c.step_ratio), saved(c.step_limit),
         saved(c.activation_ratio), saved(c.activation_limit), c.loss_difference);
   }
   print(text);
-}
-
-template <class T, class B>
-Plot loss_plot(const Options& options, const BasicTrainer<T, B>& run,
-               const BasicTrainer<T, B>* baseline) {
-  Plot plot{.title = "Loss while training, with and without dropped backward passes",
-            .x_label = "training time (s)",
-            .y_label = "loss (nats per token)",
-            .series = {}};
-  const auto add = [&](const std::string& name, const BasicTrainer<T, B>& trainer) {
-    Series loss{.name = name + ", training (mean of 10 steps)", .points = {}};
-    Series validation{.name = name + ", validation", .points = {}};
-    double seconds = 0.0, sum = 0.0;
-    for (const StepRecord& record : trainer.records()) {
-      seconds += 1e-3 * record.step_ms;
-      sum += record.loss;
-      if (record.step % 10 == 9) loss.points.emplace_back(seconds, sum / 10.0), sum = 0.0;
-      if (record.validation_loss) validation.points.emplace_back(seconds, *record.validation_loss);
-    }
-    plot.series.push_back(std::move(loss));
-    if (!validation.points.empty()) plot.series.push_back(std::move(validation));
-  };
-  if (baseline != nullptr) add("drop rate 0", *baseline);
-  add(fmt::format("drop rate {:g}", options.drop_rate), run);
-  return plot;
 }
 
 /// Runs what may fail; the first failure of all is thrown at the end.
@@ -373,6 +348,9 @@ int run(const Options& options) {
   for (const auto& folder : {options.out, options.merge_out, options.checkpoint})
     locks.add(Output::folder, folder);
   for (const auto& file : {options.report, options.plot}) locks.add(Output::file, file);
+  dropbp::ops::set_thread_count(0);  // one on each processor
+  for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count()))
+    say(warning);
   dropbp::ops::set_thread_count(options.threads);
 
   LlamaConfig config = options.model ? load_config(*options.model) : options.shape;
@@ -433,8 +411,11 @@ int run(const Options& options) {
     });
   if (trained) attempts([&] { print_result<T, Backend>(options, trainer, baseline.get()); });
   if (trained && options.plot)
-    attempts(
-        [&] { write_svg(*options.plot, loss_plot<T, Backend>(options, trainer, baseline.get())); });
+    attempts([&] {
+      write_svg(*options.plot,
+                loss_plots(options.drop_rate, trainer.records(),
+                           baseline ? baseline->records() : std::span<const StepRecord>()));
+    });
   attempts.rethrow();
   if (trainer.steps_done() < options.steps) {
     say(fmt::format("interrupted after step {} of {}; everything up to there was written{}",

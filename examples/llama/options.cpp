@@ -69,6 +69,35 @@ std::string_view find_name(const Table& table, Choice choice) noexcept {
 constexpr std::uint64_t count_limit =
     1'000'000'000;  // steps; far beyond any run, far from overflow
 
+// Letters that differ, are missing, too many or swapped with their neighbour; case does not count.
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  std::vector<std::size_t> before, last, now(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) now[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    before = std::exchange(last, now);
+    now[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const auto same = [&](std::size_t k, std::size_t l) { return lower(a[k]) == lower(b[l]); };
+      now[j] = std::min({last[j] + 1, now[j - 1] + 1, last[j - 1] + !same(i - 1, j - 1)});
+      if (i > 1 && j > 1 && same(i - 1, j - 2) && same(i - 2, j - 1))
+        now[j] = std::min(now[j], before[j - 2] + 1);
+    }
+  }
+  return now.back();
+}
+
+/// The name that `text` may have meant; empty where none is near.
+std::string_view nearest(std::string_view text, std::span<const std::string_view> names) {
+  std::size_t best = 2 + text.size() / 4;  // not near any more
+  std::string_view found;
+  for (const std::string_view name : names) {
+    const std::size_t distance = edit_distance(text, name);
+    if (distance < std::min(best, name.size())) best = distance, found = name;
+  }
+  return found;
+}
+
 template <typename Number>
 std::optional<Number> convert(std::string_view text) {
   if (text.starts_with('+')) text.remove_prefix(1);
@@ -147,8 +176,11 @@ class Flags {
                      return;
                    }
                  }
-                 throw UsageError(fmt::format("{} must be one of {}, but '{}' was given; try {} {}",
-                                              flag, all, text, flag, table[0].name));
+                 const std::string_view meant = nearest(text, names);
+                 throw UsageError(
+                     fmt::format("{} must be one of {}, but '{}' was given; {}", flag, all, text,
+                                 meant.empty() ? fmt::format("try {} {}", flag, table[0].name)
+                                               : fmt::format("did you mean {} {}?", flag, meant)));
                });
   }
 
@@ -160,10 +192,14 @@ class Flags {
       for (std::size_t begin = 0; begin <= text.size();) {
         const std::size_t end = std::min(text.find(',', begin), text.size());
         const std::string name = text.substr(begin, end - begin);
-        if (std::ranges::find(known, name) == known.end())
-          throw UsageError(fmt::format(
-              "{} must be some of {}, separated by commas, but '{}' was given; try {} {}", flag,
-              fmt::join(known, ", "), text, flag, fmt::join(known, ",")));
+        if (std::ranges::find(known, name) == known.end()) {
+          const std::string_view meant = nearest(name, known);
+          throw UsageError(
+              fmt::format("{} must be some of {}, separated by commas, but '{}' was given; {}",
+                          flag, fmt::join(known, ", "), text,
+                          meant.empty() ? fmt::format("try {} {}", flag, fmt::join(known, ","))
+                                        : fmt::format("did you mean {}?", meant)));
+        }
         target.push_back(name);
         begin = end + 1;
       }
@@ -295,7 +331,9 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "X", "peak learning rate of AdamW; after the warm-up it falls to a tenth along a cosine");
   flags.real(
       "--weight-decay", o.weight_decay, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; },
-      "X", "decoupled weight decay of AdamW, times the learning rate");
+      "X",
+      "decoupled weight decay of AdamW, times the learning rate; of all matrices, embedding and "
+      "output layer too, but not of norms, as Hugging Face's trainer");
   flags.integer<std::uint64_t>("--warmup", o.warmup, 0, count_limit, "N",
                                "steps over which the learning rate rises to its peak");
   flags.real("--grad-clip", o.grad_clip, "[0, infinity)", not_negative, "X",
@@ -379,7 +417,7 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                "the beginning if there is none");
   flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
   flags.path("--plot", o.plot, "FILE",
-             "SVG file for a plot of the losses, drawn by gnuplot [default none]");
+             "file ending in .svg for a plot of the losses, drawn by gnuplot [default none]");
   flags.toggle("--baseline", o.baseline,
                "train the same model on the same batches without dropping too, step by step in "
                "turn, and compare");
@@ -491,6 +529,11 @@ void check_combinations(Options& o, const Special& given) {
   if (o.plot && o.steps == 0)
     throw UsageError(
         "--plot draws the losses of the steps, but --steps 0 was given; leave one of them out");
+  if (o.plot && o.plot->extension() != ".svg")
+    throw UsageError(fmt::format(
+        "--plot writes SVG, so its file must end in .svg, but '{}' was given; try "
+        "--plot {}",
+        o.plot->string(), std::filesystem::path(*o.plot).replace_extension(".svg").string()));
   if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
   o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
   if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);
@@ -517,6 +560,23 @@ void check_combinations(Options& o, const Special& given) {
   }
 }
 
+/// "; did you mean --steps?" for the first word that nothing took, where an option is near.
+std::string meant_option(const CLI::App& app) {
+  std::vector<std::string> options;
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) options.push_back(name);
+  const std::vector<std::string_view> names(options.begin(), options.end());
+  for (const std::string& word : app.remaining()) {
+    if (!word.starts_with('-')) continue;
+    const std::size_t first = std::min(word.find_first_not_of('-'), word.size());
+    const std::string_view typed =
+        std::string_view(word).substr(first, std::min(word.find('='), word.size()) - first);
+    const std::string_view meant = nearest(typed, names);
+    return meant.empty() ? "" : fmt::format("; did you mean --{}?", meant);
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string_view name_of(TokenType choice) noexcept { return find_name(token_types, choice); }
@@ -532,6 +592,23 @@ std::string_view name_of(ScalingChoice choice) noexcept { return find_name(scali
 std::string_view name_of(ProgressChoice choice) noexcept { return find_name(progresses, choice); }
 std::string_view name_of(DeviceChoice choice) noexcept { return find_name(devices, choice); }
 std::string_view name_of(PrecisionChoice choice) noexcept { return find_name(precisions, choice); }
+
+std::vector<std::string> warnings_of(const Options& o, std::ptrdiff_t processors) {
+  std::vector<std::string> warnings;
+  if (o.drop_rate == 1.0 && o.steps > 0)
+    warnings.push_back(fmt::format(
+        "--drop-rate 1 drops the backward pass of every branch{}, so {}; lower it to train the "
+        "blocks",
+        o.drop_warmup > 0 ? " after the --drop-warmup" : "",
+        o.mode == ModeChoice::full ? "embedding, final norm and output layer alone train"
+                                   : "nothing trains: adapters are in branches"));
+  if (o.threads > processors)
+    warnings.push_back(
+        fmt::format("--threads {} is more than the machine's processors, {}: threads wait for "
+                    "each other and steps take longer; leave it out for one on each",
+                    o.threads, processors));
+  return warnings;
+}
 
 CommandLine parse_options(int argc, const char* const* argv, std::string_view version) {
   CLI::App app(
@@ -565,9 +642,9 @@ CommandLine parse_options(int argc, const char* const* argv, std::string_view ve
   } catch (const CLI::Error& error) {
     return {std::nullopt, 2,
             fmt::format("llama-finetune: the command line must consist of known options with one "
-                        "value each, but: {}; "
+                        "value each, but: {}{}; "
                         "see llama-finetune --help\n",
-                        error.what())};
+                        error.what(), meant_option(app))};
   } catch (const UsageError& error) {
     return {std::nullopt, 2, fmt::format("llama-finetune: {}\n", error.what())};
   }

@@ -115,6 +115,10 @@ struct Options {
   }
 };
 
+/// What a user may not have meant, a line each; `processors` is what the machine has.
+[[nodiscard]] std::vector<std::string> warnings_of(const Options& options,
+                                                   std::ptrdiff_t processors);
+
 /// What to do with a command line: run with `options`, or print `text` and end with `exit_code`.
 struct CommandLine {
   std::optional<Options> options;

@@ -28,22 +28,75 @@ std::string quoted(const std::string& text) {
   return out + '"';
 }
 
-std::string script(const Plot& plot, const std::string& output) {
-  std::string text = fmt::format(
-      "set terminal svg noenhanced size 800,480 background rgb 'white' font 'sans,13'\n"
-      "set output {}\nset title {}\nset xlabel {}\nset ylabel {}\nset grid\nset key top right\n",
-      quoted(output), quoted(plot.title), quoted(plot.x_label), quoted(plot.y_label));
-  for (std::size_t i = 0; i < plot.series.size(); ++i) {
-    text += fmt::format("$series{} << END\n", i);
-    for (const auto& [x, y] : plot.series[i].points)
-      if (std::isfinite(x) && std::isfinite(y)) text += fmt::format("{:.9g} {:.9g}\n", x, y);
-    text += "END\n";
+// Colours that most colour-blind readers tell apart (Okabe and Ito).
+constexpr const char* colors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
+                                  "#e69f00", "#56b4e9", "#000000"};
+
+/// More points than this are a curve; fewer are measurements, and each has a marker.
+constexpr std::size_t most_markers = 20;
+
+/// The lines of a gnuplot data block: x y, or x y least most.
+std::vector<std::string> rows_of(const Series& series) {
+  if (!series.spread.empty() && series.spread.size() != series.points.size())
+    throw std::invalid_argument(fmt::format(
+        "a spread must have one entry for each point, but series '{}' has {} for {} points: give "
+        "as many, or none",
+        series.name, series.spread.size(), series.points.size()));
+  std::vector<std::string> rows;
+  for (std::size_t i = 0; i < series.points.size(); ++i) {
+    const auto [x, y] = series.points[i];
+    if (!std::isfinite(x) || !std::isfinite(y)) continue;
+    std::string row = fmt::format("{:.9g} {:.9g}", x, y);
+    if (!series.spread.empty()) {
+      const auto [least, most] = series.spread[i];
+      row += fmt::format(" {:.9g} {:.9g}", std::isfinite(least) ? least : y,
+                         std::isfinite(most) ? most : y);
+    }
+    rows.push_back(std::move(row));
   }
-  text += "plot ";
-  for (std::size_t i = 0; i < plot.series.size(); ++i)
-    text += fmt::format("{}$series{} using 1:2 with lines linewidth 2 title {}", i == 0 ? "" : ", ",
-                        i, quoted(plot.series[i].name));
-  return text + "\n";
+  return rows;
+}
+
+std::string panel(const Plot& plot) {
+  std::string data, lines;
+  for (std::size_t i = 0; i < plot.series.size(); ++i) {
+    const Series& series = plot.series[i];
+    const std::vector<std::string> rows = rows_of(series);
+    if (rows.empty()) continue;
+    data += fmt::format("$series{} << END\n", i);
+    for (const std::string& row : rows) data += row + '\n';
+    data += "END\n";
+    const bool has_spread = !series.spread.empty();
+    const char* with = has_spread                    ? "yerrorlines"
+                       : rows.size() <= most_markers ? "linespoints"
+                                                     : "lines";
+    if (series.line == Line::none) with = has_spread ? "yerrorbars" : "points";
+    lines += fmt::format(
+        "{}$series{} with {} linewidth 2 linecolor rgb '{}' dashtype {} pointtype {} pointsize 0.8 "
+        "title {}",
+        lines.empty() ? "" : ", ", i, with, colors[series.color.value_or(i) % std::size(colors)],
+        series.line == Line::dashed ? 2 : 1, series.line == Line::dashed ? 6 : 7,
+        quoted(series.name));  // circle or disc
+  }
+  if (lines.empty())
+    throw std::invalid_argument(
+        fmt::format("a plot must have a finite point, but '{}' has none: give it one, or leave the "
+                    "plot out",
+                    plot.title));
+  return fmt::format("set title {}\nset xlabel {}\nset ylabel {}\nset yrange [{}:*]\n{}plot {}\n",
+                     quoted(plot.title), quoted(plot.x_label), quoted(plot.y_label),
+                     plot.y_from_zero ? "0" : "*", data, lines);
+}
+
+std::string script(std::span<const Plot> panels, const std::string& output) {
+  if (panels.empty())
+    throw std::invalid_argument("a picture must have a panel, but there is none: give it one");
+  std::string text = fmt::format(
+      "set terminal svg noenhanced size {},480 background rgb 'white' font 'sans,13'\n"
+      "set output {}\nset grid\nset key above\nset multiplot layout 1,{}\n",
+      panels.size() == 1 ? 800 : 600 * panels.size(), quoted(output), panels.size());
+  for (const Plot& plot : panels) text += panel(plot);
+  return text + "unset multiplot\n";
 }
 
 /// What gnuplot ends with when it is given `commands`; not 0 where it is missing.
@@ -80,14 +133,18 @@ void check_can_plot(const std::filesystem::path& path) {
                     path.string()));
 }
 
-void write_svg(const std::filesystem::path& path, const Plot& plot) {
+void write_svg(const std::filesystem::path& path, std::span<const Plot> panels) {
   AtomicFile file(path);
-  if (run_gnuplot(script(plot, file.temporary().string())) != 0 || !is_whole(file.temporary()))
+  if (run_gnuplot(script(panels, file.temporary().string())) != 0 || !is_whole(file.temporary()))
     throw std::runtime_error(
         fmt::format("a plot needs gnuplot and room to write, but '{}' could not be drawn; install "
                     "gnuplot (Debian: gnuplot-nox), free some space or choose another path",
                     path.string()));
   file.publish();
+}
+
+void write_svg(const std::filesystem::path& path, const Plot& plot) {
+  write_svg(path, std::span(&plot, 1));
 }
 
 }  // namespace llama

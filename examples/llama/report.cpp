@@ -143,6 +143,37 @@ std::string members_of(const RunReport& run) {
   return out;
 }
 
+/// Adds a run's two series to the panels: over the steps, over the training time.
+void add_losses(std::vector<Plot>& panels, double drop_rate, std::span<const StepRecord> records,
+                std::size_t color) {
+  constexpr std::size_t window = 10;
+  const std::string name = fmt::format("drop rate {:g}", drop_rate);
+  const Series training{.name = name, .points = {}, .color = color};
+  const Series validation{
+      .name = name + ", validation", .points = {}, .color = color, .line = Line::dashed};
+  std::vector<Series> loss(panels.size(), training), validated(panels.size(), validation);
+  double seconds = 0.0, sum = 0.0;
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const StepRecord& record = records[i];
+    seconds += 1e-3 * record.step_ms;
+    sum += record.loss;
+    ++count;
+    const double x[] = {static_cast<double>(record.step + 1), seconds};
+    const bool is_end = count == window || i + 1 == records.size();
+    for (std::size_t panel = 0; panel < panels.size(); ++panel) {
+      if (is_end) loss[panel].points.emplace_back(x[panel], sum / static_cast<double>(count));
+      if (record.validation_loss)
+        validated[panel].points.emplace_back(x[panel], *record.validation_loss);
+    }
+    if (is_end) sum = 0.0, count = 0;
+  }
+  for (std::size_t panel = 0; panel < panels.size(); ++panel) {
+    panels[panel].series.push_back(std::move(loss[panel]));
+    panels[panel].series.push_back(std::move(validated[panel]));
+  }
+}
+
 }  // namespace
 
 Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline) {
@@ -193,6 +224,21 @@ std::string report_json(const Options& options, const LlamaConfig& model,
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));
   return out + "}\n";
+}
+
+std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,
+                             std::span<const StepRecord> baseline) {
+  std::vector<Plot> panels = {{.title = "Loss by step (training: mean of 10 steps)",
+                               .x_label = "steps",
+                               .y_label = "loss (nats per token)",
+                               .series = {}},
+                              {.title = "Loss by training time",
+                               .x_label = "training time (s)",
+                               .y_label = "loss (nats per token)",
+                               .series = {}}};
+  if (!baseline.empty()) add_losses(panels, 0.0, baseline, 0);
+  add_losses(panels, drop_rate, run, 1);
+  return panels;
 }
 
 void write_report(const std::filesystem::path& path, const Options& options,

@@ -16,6 +16,7 @@
 
 #include "config.hpp"
 #include "options.hpp"
+#include "plot.hpp"
 
 namespace llama {
 
@@ -79,6 +80,12 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 [[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
                                       const ops::LoraConfig& adaptation, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);
+
+/// Training loss (means of 10 steps; the last may be of fewer) and validation loss, over the steps
+/// and over the training time: two panels. Each run has one colour, validation is dashed.
+/// `baseline` may be empty.
+[[nodiscard]] std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,
+                                           std::span<const StepRecord> baseline);
 
 /// Writes it whole or leaves the old file (std::runtime_error).
 void write_report(const std::filesystem::path& path, const Options& options,

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Compiles all twins among SOURCES (with | between), the right ones in one run of the compiler and the wrong ones in another:
-# each file in a namespace of its own, since nearly all of the time goes into the headers. COMPILER, INCLUDE_DIR,
-# THIRD_PARTY (include directories with | between), FLAGS and WORK_DIR come from the command line too.
+# Compiles all twins among SOURCES (with | between), the right ones in one run of the compiler and
+# the wrong ones in another: each file in a namespace of its own, since nearly all of the time goes
+# into the headers. COMPILER, INCLUDE_DIR, THIRD_PARTY (include directories with | between), FLAGS
+# and WORK_DIR come from the command line too.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -59,8 +60,8 @@ if(version MATCHES "clang")
 endif()
 compile(-DDROPBP_TEST_WRONG ${no_limit})
 
-# Which file an error belongs to: the one that it is in, or whose call has led there. g++ says so in lines before the error,
-# clang++ in notes after it.
+# Which file an error belongs to: the one that it is in, or whose call has led there. g++ says so in
+# lines before the error, clang++ in notes after it.
 string(REGEX REPLACE "[][;]" " " lines "${messages}")  # special in lists
 string(REPLACE "\n" ";" lines "${lines}")
 set(context "")
@@ -94,7 +95,8 @@ foreach(source IN LISTS SOURCES)
   if(NOT DEFINED said_${twin})
     string(APPEND complaints "${source} with DROPBP_TEST_WRONG compiles, but must not\n")
   elseif(NOT said_${twin} MATCHES "${expected_${twin}}")
-    string(APPEND complaints "${source} with DROPBP_TEST_WRONG fails, but says first\n  ${said_${twin}}\nand not\n"
+    string(APPEND complaints
+      "${source} with DROPBP_TEST_WRONG fails, but says first\n  ${said_${twin}}\nand not\n"
       "  ${expected_${twin}}\n")
   endif()
 endforeach()

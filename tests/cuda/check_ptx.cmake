@@ -4,8 +4,9 @@
 # What the compiler made of the kernels' accesses to memory, in the PTX files that match FILES:
 #   no generic ones, which are slower than those of a known memory, and no local memory;
 #   no atomics on floats, whose order would change results from run to run;
-#   in a kernel that is instantiated for elements of 16 bytes together (its name says T and the width), all accesses to rows of T
-#   are that wide: the element-wise ones of T itself only where NARROW (a regex of kernel names) allows them.
+#   in a kernel that is instantiated for elements of 16 bytes together (its name says T and the
+#   width), all accesses to rows of T are that wide: the element-wise ones of T itself only where
+#   NARROW (a regex of kernel names) allows them.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -24,12 +25,14 @@ foreach(file IN LISTS files)
     if(line MATCHES "\\.entry ([A-Za-z0-9_$]+)")
       set(next ${CMAKE_MATCH_1})
       if(is_wide AND NOT has_wide)
-        list(APPEND faults "${kernel} is for elements of 16 bytes together, but no access is that wide")
+        list(APPEND faults
+          "${kernel} is for elements of 16 bytes together, but no access is that wide")
       endif()
       if(kernel)
         math(EXPR kernels "${kernels} + 1")
       endif()
-      string(REGEX REPLACE "^_ZN6dropbp[0-9a-z_]*cuda8run_bodyI(NS1_6detail)?[0-9]*(.*)EEvT_DpT0_$" "\\2" kernel ${next})
+      string(REGEX REPLACE "^_ZN6dropbp[0-9a-z_]*cuda8run_bodyI(NS1_6detail)?[0-9]*(.*)EEvT_DpT0_$"
+        "\\2" kernel ${next})
       string(REGEX REPLACE "EJ.*" "" kernel ${kernel})
       set(is_wide FALSE)
       set(has_wide FALSE)
@@ -49,10 +52,13 @@ foreach(file IN LISTS files)
       list(APPEND faults "${kernel} adds in an order that changes: ${access}")
     elseif(NOT access MATCHES "^(ld|st|atom|red)\\.([a-z_]+\\.)*(global|shared|const)")
       list(APPEND faults "${kernel} has a generic access, of no known memory: ${access}")
-    elseif(access MATCHES "^(ld|st)\\.global.*\\.v4\\.(u32|b32|f32|s32)|^(ld|st)\\.global.*\\.v2\\.(u64|b64|f64)")
+    elseif(access MATCHES
+      "^(ld|st)\\.global.*\\.v4\\.(u32|b32|f32|s32)|^(ld|st)\\.global.*\\.v2\\.(u64|b64|f64)")
       set(has_wide TRUE)
-    elseif(is_wide AND access MATCHES "^(ld|st)\\.global.*(u16|b16|v2\\.u32|v2\\.f32)" AND NOT (NARROW AND kernel MATCHES "${NARROW}"))
-      list(APPEND faults "${kernel} is for elements of 16 bytes together, but has the access ${access}")
+    elseif(is_wide AND access MATCHES "^(ld|st)\\.global.*(u16|b16|v2\\.u32|v2\\.f32)"
+      AND NOT (NARROW AND kernel MATCHES "${NARROW}"))
+      list(APPEND faults
+        "${kernel} is for elements of 16 bytes together, but has the access ${access}")
     endif()
   endforeach()
 endforeach()
@@ -65,4 +71,6 @@ if(kernels LESS 1 OR wide LESS 1)
   fail("${kernels} kernels, ${wide} of them for elements of 16 bytes together: that cannot be all")
 endif()
 list(LENGTH files count)
-message(NOTICE "${kernels} kernels in ${count} PTX files keep to the rules, ${wide} of them with accesses of 16 bytes")
+message(NOTICE
+  "${kernels} kernels in ${count} PTX files keep to the rules, ${wide} of them with accesses of "
+  "16 bytes")

@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What the pages in DOCS_DIR link to exists. DOCS_DIR comes from the command line.
+# Every file that a page in DOCS_DIR links to exists. If there is an index.md, it links to every
+# other page. DOCS_DIR comes from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -20,7 +21,18 @@ foreach(page IN LISTS pages)
       string(APPEND faults "${name} links to ${link}, which does not exist\n")
     endif()
   endforeach()
+  if(name STREQUAL "index.md")
+    set(listed ${links})
+  endif()
 endforeach()
+if(EXISTS ${DOCS_DIR}/index.md)
+  foreach(page IN LISTS pages)
+    cmake_path(GET page FILENAME name)
+    if(NOT name STREQUAL "index.md" AND NOT name IN_LIST listed)
+      string(APPEND faults "index.md does not link to ${name}\n")
+    endif()
+  endforeach()
+endif()
 if(faults)
   fail("${faults}")
 endif()

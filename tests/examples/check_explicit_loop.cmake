@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What docs/explicit_loop.md promises of the two programs: few lines between them, the same losses where nothing is
-# dropped, and an arena that shrinks by the dropped share. WITHOUT and WITH (the sources), PLAIN and DROPPING (the
-# programs) come from the command line.
+# The two programs keep the promises of docs/explicit_loop.md: they differ in few lines, their
+# losses are equal where nothing is dropped, and the arena shrinks by the dropped share. WITHOUT and
+# WITH (the sources), PLAIN and DROPPING (the programs) come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -18,12 +18,15 @@ execute_process(COMMAND ${diff} ${WITHOUT} ${WITH} OUTPUT_VARIABLE difference)
 string(REGEX MATCHALL "\n>" lines "\n${difference}")
 list(LENGTH lines lines)
 if(lines EQUAL 0 OR lines GREATER most_lines)
-  fail("DropBP changes or adds ${lines} lines, and at most ${most_lines} are promised:\n${difference}")
+  fail("DropBP changes or adds ${lines} lines, and at most ${most_lines} are "
+    "promised:\n${difference}")
 endif()
 
 function(run result)
   execute_process(COMMAND ${ARGN} OUTPUT_VARIABLE output RESULT_VARIABLE status)
-  if(NOT status EQUAL 0 OR NOT output MATCHES "^([0-9]+) attention slots and ([0-9]+) MLP slots: ([0-9]+) bytes[^\n]*\n(.*)$")
+  if(NOT status EQUAL 0
+    OR NOT output MATCHES
+    "^([0-9]+) attention slots and ([0-9]+) MLP slots: ([0-9]+) bytes[^\n]*\n(.*)$")
     fail("${ARGN} fails (${status}) or says nothing of its slots:\n${output}")
   endif()
   set(${result}_attention ${CMAKE_MATCH_1} PARENT_SCOPE)
@@ -45,8 +48,10 @@ foreach(case IN ITEMS "0.25=3" "0.5=2" "0.75=1")
   set(kept ${CMAKE_MATCH_2})
   run(dropping ${DROPPING} 2 ${rate})
   math(EXPR expected "${plain_bytes} * ${kept} / ${plain_attention}")
-  if(NOT dropping_attention EQUAL kept OR NOT dropping_mlp EQUAL kept OR NOT dropping_bytes EQUAL expected)
-    fail("at a drop rate of ${rate} there are ${dropping_attention} and ${dropping_mlp} slots of ${dropping_bytes} bytes, "
+  if(NOT dropping_attention EQUAL kept OR NOT dropping_mlp EQUAL kept
+    OR NOT dropping_bytes EQUAL expected)
+    fail("at a drop rate of ${rate} there are ${dropping_attention} and ${dropping_mlp} slots of "
+      "${dropping_bytes} bytes, "
       "not ${kept} of each and ${expected} of ${plain_bytes} bytes")
   endif()
 endforeach()

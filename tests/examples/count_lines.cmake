@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What a tensor type costs its owner: the lines between `// [dropbp` and `// dropbp]` in each program of DIRECTORY. None
-# for the standard library's types, which therefore have no such lines to show; at most eight for any other.
+# Counts the lines between `// [dropbp` and `// dropbp]` in each program of DIRECTORY: what its
+# tensor type needs. Types of the standard library have no such lines, all others at most eight.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -12,7 +12,8 @@ file(GLOB programs ${DIRECTORY}/*.cpp)
 foreach(program IN LISTS programs)
   cmake_path(GET program STEM name)
   file(READ ${program} text)
-  string(REGEX REPLACE "[][;\\]" "." text "${text}")  # what CMake's lists cannot hold; ". dropbp" and "dropbp." now
+  string(REGEX REPLACE "[][;\\]" "." text
+    "${text}")  # what CMake's lists cannot hold; ". dropbp" and "dropbp." now
   string(REPLACE "\n" ";" lines "${text}")
   set(count 0)
   set(inside FALSE)

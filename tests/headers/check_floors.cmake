@@ -1,13 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# A header includes only its own floor and lower ones, written from the root as "dropbp/...". Below
-# kernels nothing but the standard library comes in, and CUDA headers only into .cuh files. Ops do not know CUDA.
+# A header includes only headers of its own floor and of lower ones, as "dropbp/...". Below kernels
+# and interop it includes nothing else but the standard library. Only .cuh files include CUDA
+# headers. Ops do not know CUDA.
 # INCLUDE_DIR comes from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
-# The house, lowest floor first. backend lies below tensor because contiguous memory gets its sums from there.
+# The house, lowest floor first. backend lies below tensor because contiguous memory gets its sums
+# from there.
 set(floors
   "base/|(version|dropbp_fwd|steady_clock)\\.hpp"
   "backend/"
@@ -23,15 +25,22 @@ set(first_open_floor 7)  # from here on third-party headers may come in
 
 set(standard
   algorithm any array atomic barrier bit bitset charconv chrono codecvt compare complex concepts
-  condition_variable coroutine deque exception execution filesystem format forward_list fstream functional
-  future initializer_list iomanip ios iosfwd iostream istream iterator latch limits list locale map memory
-  memory_resource mutex new numbers numeric optional ostream queue random ranges ratio regex scoped_allocator
-  semaphore set shared_mutex source_location span sstream stack stdexcept stop_token streambuf string
-  string_view syncstream system_error thread tuple type_traits typeindex typeinfo unordered_map unordered_set
+  condition_variable coroutine deque exception execution filesystem format forward_list fstream
+  functional
+  future initializer_list iomanip ios iosfwd iostream istream iterator latch limits list locale map
+  memory
+  memory_resource mutex new numbers numeric optional ostream queue random ranges ratio regex
+  scoped_allocator
+  semaphore set shared_mutex source_location span sstream stack stdexcept stop_token streambuf
+  string
+  string_view syncstream system_error thread tuple type_traits typeindex typeinfo unordered_map
+  unordered_set
   utility valarray variant vector version
-  cassert cctype cerrno cfenv cfloat cinttypes climits clocale cmath csetjmp csignal cstdarg cstddef cstdint
+  cassert cctype cerrno cfenv cfloat cinttypes climits clocale cmath csetjmp csignal cstdarg cstddef
+  cstdint
   cstdio cstdlib cstring ctime cuchar cwchar cwctype)
-set(cuda "^(cuda|cublas|cudnn|curand|cusparse|cusolver|cub/|thrust/|cooperative_groups|mma\\.h|nvtx|device_)")
+set(cuda "cuda|cublas|cudnn|curand|cusparse|cusolver|cub/|thrust/|cooperative_groups|mma\\.h")
+set(cuda "^(${cuda}|nvtx|device_)")
 
 set(faults "")
 function(floor_of file result)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# HEADERS compile after the macros that other libraries are known to define, leave those macros as they were
-# and add none but DROPBP_*. COMPILER, INCLUDE_DIR, THIRD_PARTY and HEADERS (with | between) and WORK_DIR
-# come from the command line.
+# HEADERS compile after the macros that other libraries are known to define, leave those macros as
+# they were and add none but DROPBP_*. COMPILER, INCLUDE_DIR, THIRD_PARTY and HEADERS (with |
+# between) and WORK_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 include(${CMAKE_CURRENT_LIST_DIR}/library.cmake)
@@ -11,7 +11,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/library.cmake)
 string(REPLACE "|" ";" THIRD_PARTY "${THIRD_PARTY}")
 string(REPLACE "|" ";" HEADERS "${HEADERS}")
 
-# What the headers include from elsewhere stands before the macros: those libraries have their own rules.
+# Headers of other libraries are included before the macros: they have rules of their own.
 set(prelude "")
 file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/*.hpp)
 foreach(file IN LISTS files)
@@ -22,7 +22,8 @@ foreach(file IN LISTS files)
   endif()
   file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<[^>]+>")
   foreach(line IN LISTS lines)
-    string(REGEX REPLACE "^[^<]*<([^>]+)>.*$" "#if __has_include(<\\1>)\n#include <\\1>\n#endif\n" line "${line}")
+    string(REGEX REPLACE "^[^<]*<([^>]+)>.*$" "#if __has_include(<\\1>)\n#include <\\1>\n#endif\n"
+      line "${line}")
     list(APPEND prelude "${line}")
   endforeach()
 endforeach()
@@ -59,7 +60,8 @@ if(NOT status EQUAL 0)
 endif()
 
 foreach(side IN ITEMS before after)
-  execute_process(COMMAND ${compile} -dM -E ${WORK_DIR}/${side}.cpp OUTPUT_FILE ${WORK_DIR}/${side}.txt
+  execute_process(COMMAND ${compile} -dM -E ${WORK_DIR}/${side}.cpp
+    OUTPUT_FILE ${WORK_DIR}/${side}.txt
     COMMAND_ERROR_IS_FATAL ANY)
   file(READ ${WORK_DIR}/${side}.txt text)
   string(REGEX MATCHALL "#define [A-Za-z0-9_]+" ${side}_names "${text}")

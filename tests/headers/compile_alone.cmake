@@ -21,7 +21,8 @@ set(compile ${COMPILER} -std=c++20 -fsyntax-only -I ${INCLUDE_DIR} ${system})
 skip_without_library(${INCLUDE_DIR} ${HEADER} ${source} ${compile})
 
 file(WRITE ${source} "#include \"${HEADER}\"\n#include \"${HEADER}\"\n")
-execute_process(COMMAND ${compile} ${flags} ${source} RESULT_VARIABLE status ERROR_VARIABLE messages)
+execute_process(COMMAND ${compile} ${flags} ${source} RESULT_VARIABLE status
+  ERROR_VARIABLE messages)
 if(NOT status EQUAL 0)
   fail("${HEADER} does not compile alone and twice with ${label}:\n${messages}")
 endif()

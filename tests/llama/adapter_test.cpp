@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -320,6 +321,50 @@ TEST_CASE(
   }
   write_safetensors(path, tensors);
   CHECK_NOTHROW(load("narrow", ModeChoice::lora));
+}
+
+TEST_CASE("lora: a base or an adapter that is not finite is refused in every mode, by its place") {
+  const TokenData data = text();
+  const TemporaryFolder folder;
+  {
+    Trainer full(options_of(ModeChoice::full), shape, data, 0.0);
+    save_weights(folder / "base", full.model());
+    Options options = options_of(ModeChoice::lora);
+    options.model = folder / "base";
+    Trainer lora(options, shape, data, 0.0);
+    save_adapter(folder / "adapter", lora.model(), "");
+  }
+  // One number of a file; without metadata, an adapter fits any base.
+  const auto poison = [](const fs::path& path, const std::string& name, std::size_t at) {
+    const SafetensorsFile file(path);
+    std::vector<std::vector<float>> values;
+    std::vector<TensorToWrite> tensors;
+    for (const TensorInfo& tensor : file.tensors())
+      file.read(tensor.name, values.emplace_back(tensor.elements()));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (file.tensors()[i].name == name) values[i][at] = std::numeric_limits<float>::quiet_NaN();
+      tensors.push_back({file.tensors()[i].name, file.tensors()[i].shape, values[i]});
+    }
+    write_safetensors(path, tensors);
+  };
+  const auto load = [&](ModeChoice mode, bool adapter) {
+    Options options = options_of(mode);
+    options.model = folder / "base";
+    if (adapter) options.adapter = folder / "adapter";
+    Trainer trainer(options, shape, data, 0.0);
+  };
+  CHECK_NOTHROW(load(ModeChoice::lora, true));
+  poison(folder / "adapter" / "adapter_model.safetensors",
+         "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight", 3 * 39 + 2);
+  for (const ModeChoice mode : {ModeChoice::lora, ModeChoice::qlora})
+    test::check_throws<std::runtime_error>(
+        [&] { load(mode, true); },
+        {"adapter_model.safetensors'", "layers.1.mlp.up_proj.lora_B.weight' is NaN at [39, 2];"});
+  poison(folder / "base" / "model.safetensors", "model.layers.2.self_attn.k_proj.weight", 24);
+  for (const ModeChoice mode : {ModeChoice::full, ModeChoice::lora, ModeChoice::qlora})
+    test::check_throws<std::runtime_error>(
+        [&] { load(mode, false); },
+        {"model.safetensors'", "'model.layers.2.self_attn.k_proj.weight' is NaN at [1, 0];"});
 }
 
 TEST_CASE("lora: an adapter's own dropout counts where none is given") {

@@ -12,8 +12,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "llama/atomic_file.hpp"
@@ -234,6 +239,95 @@ TEST_CASE("checkpoint: what is missing, wrong or too much is named") {
   wrong_room[1].values = wrong_room[1].values.first(7);
   test::check_throws<std::invalid_argument>([&] { load_checkpoint(dir, wrong_room); },
                                             {"'model.norm.weight'", "8 values", "it is 7"});
+}
+
+TEST_CASE("checkpoint: a value that is NaN or infinite is not loaded, and its place is named") {
+  const TemporaryFolder folder;
+  const fs::path dir = folder / "m";
+  fs::create_directories(dir);
+  Weights weights(config_of(8));
+  constexpr float infinity = std::numeric_limits<float>::infinity(),
+                  nan = std::numeric_limits<float>::quiet_NaN();
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const auto& [value, word] :
+         {std::pair{nan, "NaN"}, std::pair{infinity, "infinite"}, std::pair{-infinity, "infinite"}})
+      for (const bool taken : {false, true}) {
+        std::vector<float> embedding(24, 5.0f), norm(8, 6.0f);
+        embedding[21] = value, embedding[22] = nan;
+        const auto load = [&] {
+          write_safetensors(
+              dir / "model.safetensors",
+              std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding},
+                                         {"model.norm.weight", {8}, norm}},
+              dtype);
+          auto tensors = weights.tensors;
+          if (taken)
+            for (NamedTensor& tensor : tensors) tensor.take = [](std::span<const float>) {};
+          load_checkpoint(dir, tensors);
+        };
+        test::check_throws<std::runtime_error>(
+            load, {"model.safetensors'", "must be finite", "'model.embed_tokens.weight' is ", word,
+                   " at [2, 5];"});
+        embedding[21] = embedding[22] = 5.0f, norm[7] = value;
+        test::check_throws<std::runtime_error>(load, {"'model.norm.weight' is ", word, " at [7];"});
+        norm[7] = 6.0f;
+        CHECK_NOTHROW(load());
+      }
+  }
+  // The largest finite one is a value like any other; a double that is not finite is not.
+  std::vector<float> embedding(24, std::numeric_limits<float>::max()), norm(8, -1e-45f);
+  write_safetensors(dir / "model.safetensors",
+                    std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding},
+                                               {"model.norm.weight", {8}, norm}});
+  CHECK_NOTHROW(load_checkpoint(dir, weights.tensors));
+  std::vector<double> wide(8, 1.0);
+  wide[0] = -std::numeric_limits<double>::infinity();
+  {
+    AtomicFile file(dir / "model.safetensors");
+    write_safetensors(
+        file,
+        std::vector<RawTensor>{
+            {"model.embed_tokens.weight", DType::f32, {3, 8}, std::as_bytes(std::span(embedding))},
+            {"model.norm.weight", DType::f64, {8}, std::as_bytes(std::span(wide))}},
+        {});
+    file.publish();
+  }
+  test::check_throws<std::runtime_error>([&] { load_checkpoint(dir, weights.tensors); },
+                                         {"'model.norm.weight' is infinite at [0];"});
+}
+
+TEST_CASE("checkpoint: weights that are NaN or infinite are not saved, and the folder stays") {
+  const TemporaryFolder folder;
+  const fs::path dir = folder / "m";
+  const LlamaConfig config = config_of(8);
+  save(dir, 8, 3);
+  const auto files = [&] {
+    std::map<std::string, std::string> bytes;
+    for (const auto& entry : fs::directory_iterator(dir))
+      bytes[entry.path().filename().string()] = test::read_bytes(entry.path());
+    return bytes;
+  };
+  const auto before = files();
+  for (const float value :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+      for (const std::uint64_t shard_bytes : {default_shard_bytes, std::uint64_t{20}})
+        for (const bool made : {false, true}) {
+          Weights weights(config, 4);
+          weights.norm[5] = value;
+          auto tensors = weights.tensors;
+          if (made) {
+            const std::span<const float> norm(weights.norm);
+            tensors[1].values = {};
+            tensors[1].make = [norm](std::span<float> to) { std::ranges::copy(norm, to.begin()); };
+          }
+          test::check_throws<std::runtime_error>(
+              [&] { save_checkpoint(dir, config, tensors, dtype, shard_bytes); },
+              {"'" + dir.string() + "' must be finite", "'model.norm.weight' is ",
+               std::isnan(value) ? "NaN" : "infinite", " at [5];"});
+          CHECK((files() == before));
+        }
+  CHECK(loaded(dir) == "8/3");
 }
 
 TEST_CASE("checkpoint: a folder that cannot be saved to is found out before") {

@@ -265,7 +265,9 @@ TEST_CASE(
       {{"--grad-clip", "inf"}, {"--grad-clip", "'inf'"}},
       {{"--validation-fraction", "0.95"}, {"--validation-fraction", "[0, 0.9]"}},
       {{"--steps", "-5"}, {"--steps", "from 0 to", "'-5'"}},
-      {{"--steps", "0", "--plot", "p"}, {"--plot", "--steps 0", "leave one"}},
+      {{"--steps", "0", "--plot", "p.svg"}, {"--plot", "--steps 0", "leave one"}},
+      {{"--plot", "a/p.png"}, {"--plot", "end in .svg", "'a/p.png'", "try --plot a/p.svg"}},
+      {{"--plot", "p"}, {"--plot", "end in .svg", "'p'", "try --plot p.svg"}},
       {{"--steps", "1e3"}, {"--steps", "'1e3'"}},
       {{"--steps", "2.5"}, {"--steps", "'2.5'"}},
       {{"--steps", "99999999999999999999999"}, {"--steps", "'99999999999999999999999'"}},
@@ -360,6 +362,75 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("options: a word that is nearly right is answered with the one that was meant") {
+  const struct {
+    std::vector<const char*> arguments;
+    const char* meant;
+  } near[] = {
+      {{"--step", "5"}, "did you mean --steps?"},
+      {{"--stpes", "5"}, "did you mean --steps?"},
+      {{"--steps", "5", "--drop_rate=0.5"}, "did you mean --drop-rate?"},
+      {{"--Drop-Rate", "0.5"}, "did you mean --drop-rate?"},
+      {{"-steps", "5"}, "did you mean --steps?"},
+      {{"--droprate", "0.5", "--bach", "2"}, "did you mean --drop-rate?"},
+      {{"--lora-target", "q_proj"}, "did you mean --lora-targets?"},
+      {{"--mergeout", "m"}, "did you mean --merge-out?"},
+      {{"--quite"}, "did you mean --quiet?"},
+      {{"--versoin"}, "did you mean --version?"},
+      {{"--mode", "qlor"}, "did you mean --mode qlora?"},
+      {{"--mode", "LoRA"}, "did you mean --mode lora?"},
+      {{"--allocation", "optimla"}, "did you mean --allocation optimal?"},
+      {{"--sampling", "fixed_budget"}, "did you mean --sampling fixed-budget?"},
+      {{"--sensitivity", "gradientnorm"}, "did you mean --sensitivity gradient-norm?"},
+      {{"--precision", "bfloat"}, "did you mean --precision bfloat16?"},
+      {{"--out", "o", "--out-dtype", "fp16"}, "did you mean --out-dtype f16?"},
+      {{"--mode", "lora", "--lora-targets", "q_proj,k_porj"}, "did you mean k_proj?"},
+  };
+  for (const auto& c : near) {
+    const CommandLine line = parse(c.arguments);
+    INFO(line.text);
+    CHECK(line.exit_code == 2);
+    CHECK(line.text.find(c.meant) != std::string::npos);
+  }
+  for (const std::vector<const char*>& far : {std::vector<const char*>{"--no-such-option"},
+                                              {"--lr", "1"},
+                                              {"-x"},
+                                              {"--"},
+                                              {"---"},
+                                              {"stray"},
+                                              {"--mode", "everything"},
+                                              {"--token-type", ""},
+                                              {"--steps", "stesp"}}) {
+    const CommandLine line = parse(far);
+    INFO(line.text);
+    CHECK(line.text.find("did you mean") == std::string::npos);
+  }
+}
+
+TEST_CASE("options: what may not be meant is said in a line, and nothing else is") {
+  const auto said = [](std::vector<const char*> arguments) {
+    std::string lines;
+    for (const std::string& line : warnings_of(options_of(std::move(arguments)), 4))
+      lines += line + "\n";
+    return lines;
+  };
+  CHECK(said({}).empty());
+  CHECK(said({"--drop-rate", "0.99", "--threads", "4"}).empty());
+  CHECK(said({"--drop-rate", "1", "--steps", "0"}).empty());
+  CHECK(said({"--threads", "5"}) ==
+        "--threads 5 is more than the machine's processors, 4: threads wait for each other and "
+        "steps take longer; leave it out for one on each\n");
+  CHECK(said({"--drop-rate", "1"}) ==
+        "--drop-rate 1 drops the backward pass of every branch, so embedding, final norm and "
+        "output layer alone train; lower it to train the blocks\n");
+  CHECK(said({"--drop-rate", "1", "--drop-warmup", "5"}).find("branch after the --drop-warmup,") !=
+        std::string::npos);
+  CHECK(said({"--drop-rate", "1", "--mode", "qlora"}).find("so nothing trains: adapters") !=
+        std::string::npos);
+  const std::string both = said({"--drop-rate", "1.0", "--threads", "5"});
+  CHECK(std::ranges::count(both, '\n') == 2);
+}
+
 TEST_CASE(
     "options: help names every option with its default, version is one line; both are exit code "
     "0") {
@@ -428,6 +499,8 @@ TEST_CASE(
     for (const char* group : {"\nData:", "\nModel:", "\nTraining:", "\nDropping:", "\nOutput:"})
       CHECK(line.text.find(group) != std::string::npos);
     CHECK(line.text.find("Exit code: 0") != std::string::npos);
+    CHECK(line.text.find("but not of norms") != std::string::npos);
+    CHECK(line.text.find("ending in .svg") != std::string::npos);
   }
   const CommandLine version = parse({"--version"});
   CHECK(!version.options);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -178,4 +179,32 @@ TEST_CASE("report: the comparison with a baseline, worked out by hand") {
   CHECK(c.activation_limit == Approx(0.5));
   CHECK(c.loss_difference == 0.25);
   CHECK(compare(std::span(run).first(0), base).step_ratio == 1.0);
+}
+
+TEST_CASE("report: losses are drawn over the steps and over the time, one colour a run") {
+  std::vector<StepRecord> run;
+  for (std::uint64_t i = 0; i < 12; ++i) {
+    run.push_back(record_of(i, static_cast<double>(i), {}, {}, 0, 0, 0, 0));
+    run.back().step_ms = 500;
+  }
+  run[3].validation_loss = 7.0;
+  const auto panels = loss_plots(0.5, run, std::span(run).first(4));
+  REQUIRE(panels.size() == 2);
+  using Points = std::vector<std::pair<double, double>>;
+  for (const Plot& panel : panels) {
+    REQUIRE(panel.series.size() == 4);
+    CHECK(panel.series[0].color == panel.series[1].color);
+    CHECK(panel.series[2].color == panel.series[3].color);
+    CHECK(panel.series[0].color != panel.series[2].color);
+    CHECK(panel.series[2].line == Line::solid);
+    CHECK(panel.series[3].line == Line::dashed);
+    CHECK(panel.series[0].name == "drop rate 0");
+    CHECK(panel.series[3].name == "drop rate 0.5, validation");
+  }
+  CHECK(panels[0].series[0].points == Points{{4, 1.5}});  // fewer than 10 steps: their mean
+  CHECK(panels[0].series[2].points == Points{{10, 4.5}, {12, 10.5}});
+  CHECK(panels[1].series[2].points == Points{{5, 4.5}, {6, 10.5}});
+  CHECK(panels[0].series[3].points == Points{{4, 7}});
+  CHECK(panels[1].series[3].points == Points{{2, 7}});
+  CHECK(loss_plots(0.5, run, {})[0].series.size() == 2);
 }

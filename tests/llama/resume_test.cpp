@@ -17,13 +17,16 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "llama/atomic_file.hpp"
@@ -286,6 +289,89 @@ TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named
   CHECK(notes == 0);
 }
 
+TEST_CASE("resume: a state that is not finite is not saved, and the older checkpoints stay") {
+  Saved saved;
+  TrainingCheckpoints checkpoints(saved.dir, saved.identity);
+  const std::string second = test::read_bytes(file_of(saved.dir, 2)),
+                    third = test::read_bytes(file_of(saved.dir, 3));
+  step(*saved.trainer);
+  const auto refused = [&](float& number, float value, const char* what) {
+    CAPTURE(what);
+    const float was = std::exchange(number, value);
+    test::check_throws<std::runtime_error>([&] { checkpoints.save(*saved.trainer); },
+                                           {"must be finite", what, "; "});
+    CHECK(names_in(saved.dir) ==
+          std::set<std::string>{"step-00000002.safetensors", "step-00000003.safetensors"});
+    CHECK((test::read_bytes(file_of(saved.dir, 2)) == second));
+    CHECK((test::read_bytes(file_of(saved.dir, 3)) == third));
+    number = was;
+  };
+  constexpr float infinity = std::numeric_limits<float>::infinity(),
+                  nan = std::numeric_limits<float>::quiet_NaN();
+  saved.trainer->model().for_each_tensor([&](const auto& tensor) {
+    if (tensor.name == "model.layers.1.mlp.up_proj.weight")
+      refused(tensor.value[9], nan, "'model.layers.1.mlp.up_proj.weight' is NaN at [1, 1]");
+  });
+  auto& moments = saved.trainer->optimizer().state(0);
+  refused(moments.second_moment.data()[17], infinity,
+          "'dropbp.second_moment.model.embed_tokens.weight' is infinite at [2, 1]");
+  refused(moments.first_moment.data()[0], -infinity,
+          "'dropbp.first_moment.model.embed_tokens.weight' is infinite at [0, 0]");
+  checkpoints.save(*saved.trainer);
+  CHECK(names_in(saved.dir) == std::set<std::string>{"step-00000004.safetensors"});
+}
+
+TEST_CASE("resume: a checkpoint with a number that is not finite is passed over, by its place") {
+  const Saved saved;
+  const std::string good = test::read_bytes(file_of(saved.dir, 3));
+  const struct {
+    const char* tensor;
+    std::size_t at;
+    const char* note;
+  } cases[] = {
+      {"model.embed_tokens.weight", 9, "'model.embed_tokens.weight' is NaN at [1, 1]"},
+      {"dropbp.second_moment.model.embed_tokens.weight", 0,
+       "'dropbp.second_moment.model.embed_tokens.weight' is NaN at [0, 0]"},
+      {"dropbp.records.figures", 10, "'dropbp.records.figures' is NaN at [1, 0]"},
+      {"dropbp.running.own", 1, "'dropbp.running.own' is NaN at [1]"},
+  };
+  for (const auto& c : cases) {
+    CAPTURE(c.tensor);
+    {
+      const SafetensorsFile file(file_of(saved.dir, 3));
+      std::vector<std::vector<std::byte>> bytes;
+      std::vector<RawTensor> tensors;
+      for (const TensorInfo& tensor : file.tensors()) {
+        auto& own = bytes.emplace_back(static_cast<std::size_t>(tensor.end - tensor.begin));
+        file.read_bytes(tensor.name, own);
+        if (tensor.name == c.tensor) {
+          const float nan = std::numeric_limits<float>::quiet_NaN();
+          const double wide = std::numeric_limits<double>::quiet_NaN();
+          if (tensor.dtype == DType::f32)
+            std::memcpy(own.data() + c.at * sizeof nan, &nan, sizeof nan);
+          else
+            std::memcpy(own.data() + c.at * sizeof wide, &wide, sizeof wide);
+        }
+        tensors.push_back({tensor.name, tensor.dtype, tensor.shape, own});
+      }
+      AtomicFile copy(file_of(saved.dir, 3));
+      write_safetensors(copy, tensors, file.metadata());
+      copy.publish();
+    }
+    const auto other = trainer_of(saved.options, saved.data, false);
+    std::string notes;
+    CHECK(TrainingCheckpoints(saved.dir, saved.identity).resume(*other, [&](std::string_view note) {
+      notes += note;
+    }));
+    INFO(notes);
+    CHECK(other->steps_done() == 2);
+    CHECK(notes.find("step-00000003.safetensors' must be finite") != std::string::npos);
+    CHECK(notes.find(c.note) != std::string::npos);
+    test::write_bytes(file_of(saved.dir, 3), good);
+    CHECK(saved.resumed() == 3);
+  }
+}
+
 TEST_CASE("resume: every cut and every flipped bit of a checkpoint is found") {
   Options small = options_of();
   small.shape = {
@@ -369,7 +455,9 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
       {[](Options& o) { o.micro_steps = 1; }, "--micro-steps was 2 and is 1;"},
       {[](Options& o) { o.learning_rate = std::nextafter(o.learning_rate, 1.0); },
        "--learning-rate was 0.003 and is 0.0030000000000000005;"},
-      {[](Options& o) { o.weight_decay = 0.2; }, "--weight-decay was 0.1 and is 0.2;"},
+      {[](Options& o) { o.weight_decay = 0.2; },
+       "--weight-decay was 0.1 without norms and is 0.2 without norms;"},
+      {[](Options& o) { o.weight_decay = 0.0; }, "--weight-decay was 0.1 without norms and is 0;"},
       {[](Options& o) { o.warmup = 4; }, "--warmup was 3 and is 4;"},
       {[](Options& o) { o.grad_clip = 2; }, "--grad-clip was 1 and is 2;"},
       {[](Options& o) { o.seed = 2; }, "--seed was 1 and is 2;"},
@@ -912,6 +1000,77 @@ TEST_CASE(
   // Beside a baseline, too.
   CHECK(merging.run({"--baseline"}) == 0);
   CHECK(merging.output().find("nan") == std::string::npos);
+}
+
+// One number of a model's or adapter's file.
+void change(const fs::path& path, const std::string& name, std::size_t at, float value) {
+  const SafetensorsFile file(path);
+  std::vector<std::vector<float>> values;
+  std::vector<TensorToWrite> tensors;
+  for (const TensorInfo& tensor : file.tensors())
+    file.read(tensor.name, values.emplace_back(tensor.elements()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (file.tensors()[i].name == name) values[i].at(at) = value;
+    tensors.push_back({file.tensors()[i].name, file.tensors()[i].shape, values[i]});
+  }
+  write_safetensors(path, tensors);
+}
+
+TEST_CASE("program: what is not finite ends the run with exit code 1, and nothing is written") {
+  const Program program(3), none(0);
+  REQUIRE(none.run({"--out", none / "base"}) == 0);
+  const fs::path weights = none / "base" / "model.safetensors";
+  const auto has = [](const Program& one, const char* part) {
+    INFO(one.output());
+    CHECK(one.output().find(part) != std::string::npos);
+  };
+
+  // A finite loss and a gradient that is NaN: neither checkpoint nor model, with clipping and
+  // without.
+  change(weights, "lm_head.weight", 0, 1e38f);
+  for (const char* const clip : {"0", "1"}) {
+    auto words = program.arguments("out", {"--checkpoint", program / "ck", "--checkpoint-every",
+                                           "1", "--grad-clip", clip, "--drop-rate", "0"});
+    CHECK(program.run_on(none / "base", words) == 1);
+    has(program, "gradients must stay finite, but in step 0 that of 'model.layers.");
+    CHECK(names_in(program / "ck").empty());
+    CHECK_FALSE(fs::exists(program / "out" / "model.safetensors"));
+    CHECK(nlohmann::json::parse(test::read_bytes(program / "out.json"))["steps"].empty());
+  }
+
+  // Merging without training is no way around.
+  for (const char* const mode : {"lora", "qlora"}) {
+    change(weights, "lm_head.weight", 0, std::numeric_limits<float>::quiet_NaN());
+    CHECK(none.run_on(none / "base", {"--mode", mode, "--merge-out", none / "merged",
+                                      "--validation-fraction", "0"}) == 1);
+    has(none,
+        "base/model.safetensors': weights must be finite, but 'lm_head.weight' is NaN at [0, 0];");
+    CHECK_FALSE(fs::exists(none / "merged" / "model.safetensors"));
+    change(weights, "lm_head.weight", 0, 0.0f);
+    CHECK(none.run_on(none / "base", {"--mode", mode, "--merge-out", none / "merged",
+                                      "--validation-fraction", "0"}) == 0);
+    REQUIRE(fs::remove(none / "merged" / "model.safetensors"));
+  }
+  // Both finite, what they are merged to is not.
+  CHECK(none.run_on(none / "base", {"--mode", "lora", "--out", none / "adapter"}) == 0);
+  const fs::path adapter = none / "adapter" / "adapter_model.safetensors";
+  const std::string prefix = "base_model.model.model.layers.1.mlp.up_proj.";
+  change(adapter, prefix + "lora_A.weight", 0, 3e38f);
+  change(adapter, prefix + "lora_B.weight", 8, 3e38f);
+  CHECK(none.run_on(none / "base", {"--mode", "lora", "--adapter", none / "adapter", "--merge-out",
+                                    none / "merged", "--validation-fraction", "0"}) == 1);
+  has(none, "must be finite, but 'model.layers.1.mlp.up_proj.weight' is infinite at [1, 0];");
+  CHECK_FALSE(fs::exists(none / "merged" / "model.safetensors"));
+}
+
+TEST_CASE("program: what may not be meant is said, and the run goes on") {
+  const Program program(1);
+  CHECK(program.run({"--drop-rate", "1"}) == 0);
+  const std::string output = program.output();
+  INFO(output);
+  CHECK(output.find("llama-finetune: --drop-rate 1 drops") != std::string::npos);
+  CHECK(program.run({"--drop-rate", "0.5"}) == 0);
+  CHECK(program.output().find("llama-finetune: ") == std::string::npos);
 }
 
 TEST_CASE("program: a model is written in several files and read back to the same bits") {

@@ -242,6 +242,94 @@ TEST_CASE("trainer: a loss that is not finite stops the run and says what to low
                                          {"finite", "step 0", "--learning-rate"});
 }
 
+TEST_CASE("trainer: gradients that no update may see change nothing and are named") {
+  const TokenData data = text();
+  const struct {
+    const char* tensor;
+    float value;  // finite, as is the loss
+    std::initializer_list<std::string_view> parts;
+  } cases[] = {
+      {"lm_head.weight",
+       1e38f,
+       {"gradients must stay finite", "step 2", "'model.layers.2.mlp.down_proj.weight' is NaN at [",
+        "no weight was changed", "--learning-rate"}},
+      {"model.layers.0.input_layernorm.weight",
+       1e19f,
+       {"below 1.8e+19", "e+27 in step 2", "most of it of 'model.embed_tokens.weight'",
+        "no weight was changed", "--learning-rate"}},
+  };
+  for (const auto& c : cases)
+    for (const double clip : {0.0, 1.0})
+      for (const auto sensitivity :
+           {SensitivityChoice::running, SensitivityChoice::gradient_norm}) {
+        CAPTURE(c.tensor, clip);
+        Options options = options_of(0.0);
+        options.grad_clip = clip;
+        options.sensitivity = sensitivity;
+        Trainer trainer(options, shape, data, 0.0);
+        trainer.step(), trainer.step();
+        trainer.model().for_each_tensor([&](const auto& tensor) {
+          if (tensor.name == c.tensor) tensor.value[0] = c.value;
+        });
+        const auto moments = [&] {
+          std::vector<float> all;
+          for (std::size_t i = 0; i < trainer.optimizer().parameters().size(); ++i) {
+            const auto& state = trainer.optimizer().state(i);
+            CHECK(state.steps == 2);
+            for (const auto* moment : {&state.first_moment, &state.second_moment})
+              all.insert(all.end(), moment->data(), moment->data() + moment->size());
+          }
+          return all;
+        };
+        const auto weights = tensors_of(trainer);
+        const auto before = moments();
+        const auto running = trainer.state().running;
+        test::check_throws<std::runtime_error>([&] { trainer.step(); }, c.parts);
+        CHECK((tensors_of(trainer) == weights));
+        CHECK((moments() == before));
+        CHECK(trainer.state().running.own == running.own);
+        CHECK(trainer.steps_done() == 2);
+      }
+}
+
+TEST_CASE("trainer: a validation loss that is not finite is an error and is not recorded") {
+  const TokenData data = text();
+  Trainer trainer(options_of(0.0), shape, data, 0.0);
+  trainer.step();
+  const double last = trainer.validate();
+  trainer.model().for_each_tensor([&](const auto& tensor) {
+    if (tensor.name == "model.norm.weight")
+      tensor.value[3] = std::numeric_limits<float>::infinity();
+  });
+  test::check_throws<std::runtime_error>(
+      [&] { trainer.validate(); },
+      {"validation loss must stay finite", "after step 1 of 8", "--learning-rate"});
+  CHECK(trainer.records().back().validation_loss == last);
+  CHECK(trainer.summary().validation_loss == last);
+}
+
+TEST_CASE("trainer: norms do not decay, everything else does") {
+  const TokenData data = text();
+  std::map<std::string, std::vector<float>> after[2];
+  for (const bool decays : {false, true}) {
+    Options options = options_of(0.0);
+    options.warmup = 0;
+    options.weight_decay = decays ? 1.0 : 0.0;
+    Trainer trainer(options, shape, data, 0.0);
+    trainer.step();
+    after[decays ? 1 : 0] = tensors_of(trainer);
+  }
+  std::size_t norms = 0;
+  for (const auto& [name, values] : after[0]) {
+    CAPTURE(name);
+    const bool is_norm = name.ends_with("norm.weight");
+    CHECK((after[1].at(name) == values) == is_norm);
+    norms += is_norm;
+  }
+  CHECK(norms == 2 * 3 + 1);
+  CHECK(after[0].size() == 3 * 9 + 3);  // embedding and output layer among those that decay
+}
+
 TEST_CASE("trainer: an activation budget holds in every step, whatever the policies ask for") {
   const TokenData data = text();
   Options options = options_of(0.25);

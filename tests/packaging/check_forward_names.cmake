@@ -1,19 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# dropbp_fwd.hpp declares every public type of the core, and default template arguments of them stand nowhere else.
-# INCLUDE_DIR comes from the command line.
+# dropbp_fwd.hpp declares every public type of the core; only there they have default template
+# arguments. INCLUDE_DIR comes from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
 file(READ ${INCLUDE_DIR}/dropbp/dropbp_fwd.hpp names)
-file(GLOB headers ${INCLUDE_DIR}/dropbp/*.hpp ${INCLUDE_DIR}/dropbp/base/*.hpp ${INCLUDE_DIR}/dropbp/policy/*.hpp
+file(GLOB headers ${INCLUDE_DIR}/dropbp/*.hpp ${INCLUDE_DIR}/dropbp/base/*.hpp
+  ${INCLUDE_DIR}/dropbp/policy/*.hpp
   ${INCLUDE_DIR}/dropbp/backend/*.hpp)
 list(FILTER headers EXCLUDE REGEX "/dropbp_fwd\\.hpp$")
 set(faults "")
 set(count 0)
 foreach(header IN LISTS headers)
-  file(STRINGS ${header} lines REGEX "^(namespace detail|}  // namespace detail|(struct|class|enum class) [A-Za-z_]+|template <)")
+  set(detail "namespace detail|}  // namespace detail")
+  file(STRINGS ${header} lines
+    REGEX "^(${detail}|(struct|class|enum class) [A-Za-z_]+|template <)")
   set(in_detail FALSE)
   set(parameters "")
   foreach(line IN LISTS lines)
@@ -29,10 +32,12 @@ foreach(header IN LISTS headers)
       set(name ${CMAKE_MATCH_2})
       math(EXPR count "${count} + 1")
       if(NOT names MATCHES "\n${keyword} ${name}[ ;]")
-        list(APPEND faults "${header} has the type ${name}, which dropbp_fwd.hpp does not declare as ${keyword}")
+        list(APPEND faults
+          "${header} has the type ${name}, which dropbp_fwd.hpp does not declare as ${keyword}")
       endif()
       if(parameters MATCHES " = " AND NOT parameters MATCHES "^template <class = void>")
-        list(APPEND faults "${header} has a default template argument of ${name}, which belongs into dropbp_fwd.hpp")
+        list(APPEND faults
+          "${header} has a default template argument of ${name}, which belongs into dropbp_fwd.hpp")
       endif()
       set(parameters "")
     else()

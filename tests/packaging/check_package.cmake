@@ -1,15 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# STEP=install: configures the project as a packager would, installs it and moves the result to WORK_DIR/moved.
-# STEP=consume: builds and runs consumer/ in the given WAY. The other variables are named in CMakeLists.txt.
+# STEP=install: configures the project as a packager would, installs it and moves the result to
+# WORK_DIR/moved. STEP=consume: builds and runs consumer/ in the given WAY. The other variables are
+# named in CMakeLists.txt.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
 set(common -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_BUILD_TYPE=Release)
 
 function(run)
-  execute_process(COMMAND ${ARGV} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE status OUTPUT_VARIABLE output
+    ERROR_VARIABLE output)
   if(NOT status EQUAL 0)
     list(JOIN ARGV " " command)
     fail("failed: ${command}\n${output}")

@@ -1,18 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What a page (README.md, docs/*.md) shows is what is there: each ```cpp block is a whole file under examples/ or
-# consecutive lines of one, each ```diff block is all that diff says of the two files that it names, and each file that the
-# page links to exists. With PROGRAM (the quickstart) the output below the first program is the output of that program.
-# README (the page), FOLDER (where it belongs, which its links start from) and SOURCE_DIR come from the command line.
+# What a page (README.md, docs/*.md) shows is true: each ```cpp block is a whole file under
+# examples/ or consecutive lines of one, each ```diff block is the output of diff for the two files
+# that it names, and each file that the page links to exists. With PROGRAM (the quickstart) the page
+# has at most 200 lines, and its first ```console block shows the output of that program. README
+# (the page), FOLDER (that of its links) and SOURCE_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
 file(READ ${README} readme)
 cmake_path(GET README FILENAME page)
-file(GLOB_RECURSE examples ${SOURCE_DIR}/examples/*.cpp ${SOURCE_DIR}/examples/*.hpp ${SOURCE_DIR}/examples/*.cu)
+file(GLOB_RECURSE examples ${SOURCE_DIR}/examples/*.cpp ${SOURCE_DIR}/examples/*.hpp
+  ${SOURCE_DIR}/examples/*.cu)
 
-# The text between the next `open` and the next closing fence, cut off the front of `rest`.
+# Cuts the text between the next `open` and the next closing fence off the front of `rest`.
 macro(take_block open)
   set(block "")
   string(FIND "${rest}" "${open}\n" at)
@@ -77,6 +79,11 @@ while(TRUE)
     fail("${page} shows another diff than there is between ${from} and ${to}, which is:\n${real}")
   endif()
 endwhile()
+string(REGEX MATCHALL "\n" ends "${readme}")
+list(LENGTH ends lines)
+if(PROGRAM AND lines GREATER 200)
+  fail("${page} has ${lines} lines, and at most 200 are allowed: move parts to docs/")
+endif()
 if(blocks EQUAL 0 AND PROGRAM)
   fail("${page} shows no code")
 endif()
@@ -89,7 +96,8 @@ if(PROGRAM)
   string(SUBSTRING "${block}" ${at} -1 shown)
   execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE output RESULT_VARIABLE status)
   if(NOT status EQUAL 0 OR NOT output STREQUAL shown)
-    fail("${page} shows other output than the first program has (exit code ${status}):\n${output}\n${page}:\n${shown}")
+    fail("${page} shows other output than the first program has (exit code "
+      "${status}):\n${output}\n${page}:\n${shown}")
   endif()
 endif()
 

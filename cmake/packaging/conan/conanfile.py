@@ -26,7 +26,10 @@ class DropbpConan(ConanFile):
 
     def set_version(self):
         header = load(self, os.path.join(self._checkout, "include", "dropbp", "version.hpp"))
-        parts = [re.search(rf"#define DROPBP_VERSION_{part} (\d+)", header) for part in ("MAJOR", "MINOR", "PATCH")]
+        parts = [
+            re.search(rf"#define DROPBP_VERSION_{part} (\d+)", header)
+            for part in ("MAJOR", "MINOR", "PATCH")
+        ]
         self.version = ".".join(part.group(1) for part in parts)
 
     @property
@@ -55,7 +58,8 @@ class DropbpConan(ConanFile):
         for what in ("TESTS", "EXAMPLES", "BENCHMARKS"):
             toolchain.cache_variables[f"DROPBP_BUILD_{what}"] = False
         toolchain.cache_variables["DROPBP_INSTALL"] = True
-        # The package description below takes the place of the installed CMake files, and of Eigen's.
+        # The package description below takes the place of the installed CMake files, and of
+        # Eigen's.
         toolchain.cache_variables["CMAKE_DISABLE_FIND_PACKAGE_Eigen3"] = True
         toolchain.generate()
 

@@ -12,7 +12,8 @@ vcpkg_check_features(OUT_FEATURE_OPTIONS feature_options
 set(VCPKG_BUILD_TYPE release)  # headers only
 vcpkg_cmake_configure(SOURCE_PATH "${SOURCE_PATH}"
   OPTIONS ${feature_options}
-    -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_EXAMPLES=OFF -DDROPBP_BUILD_BENCHMARKS=OFF -DDROPBP_INSTALL=ON)
+    -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_EXAMPLES=OFF -DDROPBP_BUILD_BENCHMARKS=OFF
+    -DDROPBP_INSTALL=ON)
 vcpkg_cmake_install()
 vcpkg_cmake_config_fixup(PACKAGE_NAME dropbp CONFIG_PATH share/cmake/dropbp)
 

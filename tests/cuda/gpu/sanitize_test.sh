@@ -2,7 +2,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What sanitize.sh makes of a card or none, a tool or none, findings or none: with stand-ins for the program and for compute-sanitizer.
+# Tests sanitize.sh with and without a card, a tool and findings. Stand-ins replace the program and
+# compute-sanitizer.
 set -u
 script=$(dirname "$0")/sanitize.sh
 work=$(mktemp -d) || exit 1
@@ -32,11 +33,14 @@ unset DROPBP_REQUIRE_GPU DROPBP_SANITIZER_OPTIONS
 stand_in no_card 'echo "skipped: no CUDA device can be used: none; buy one"; exit 77'
 stand_in card 'echo "ran $*"; exit 3'
 expect "no card" 77 "skipped: no CUDA device can be used: none; buy one" memcheck "$work/no_card"
-expect "no tool" 77 "skipped: there is no compute-sanitizer on PATH or in $work" memcheck "$work/card"
+expect "no tool" 77 "skipped: there is no compute-sanitizer on PATH or in $work" \
+  memcheck "$work/card"
 stand_in compute-sanitizer 'echo "$@"; exit 86'
 expect "no card, but the tool" 77 "skipped: no CUDA device" memcheck "$work/no_card"
-expect "a finding" 86 "--tool racecheck --racecheck-report all --error-exitcode 86 $work/card one" racecheck "$work/card" one
-expect "memcheck" 86 "--tool memcheck --report-api-errors no --error-exitcode 86" memcheck "$work/card"
+expect "a finding" 86 "--tool racecheck --racecheck-report all --error-exitcode 86 $work/card one" \
+  racecheck "$work/card" one
+expect "memcheck" 86 "--tool memcheck --report-api-errors no --error-exitcode 86" \
+  memcheck "$work/card"
 expect "synccheck" 86 "--tool synccheck --error-exitcode 86" synccheck "$work/card"
 expect "initcheck" 86 "--tool initcheck --error-exitcode 86" initcheck "$work/card"
 expect "another tool" 2 "'leakcheck' was given; pass memcheck" leakcheck "$work/card"
@@ -46,8 +50,11 @@ stand_in card 'exit 0'
 expect "nothing found" 0 "" initcheck "$work/card"
 DROPBP_REQUIRE_GPU=1
 export DROPBP_REQUIRE_GPU
-stand_in no_card '[ "${DROPBP_REQUIRE_GPU:-}" != 1 ] || exit 1; echo "skipped: no CUDA device can be used: none; buy one"; exit 77'
-expect "no card, but required" 1 "failed, DROPBP_REQUIRE_GPU is 1: no CUDA device" memcheck "$work/no_card"
+stand_in no_card '[ "${DROPBP_REQUIRE_GPU:-}" != 1 ] || exit 1
+  echo "skipped: no CUDA device can be used: none; buy one"; exit 77'
+expect "no card, but required" 1 "failed, DROPBP_REQUIRE_GPU is 1: no CUDA device" \
+  memcheck "$work/no_card"
 rm "$work/compute-sanitizer"
-expect "no tool, but required" 1 "failed, DROPBP_REQUIRE_GPU is 1: there is no compute-sanitizer" memcheck "$work/card"
+expect "no tool, but required" 1 "failed, DROPBP_REQUIRE_GPU is 1: there is no compute-sanitizer" \
+  memcheck "$work/card"
 exit $failures

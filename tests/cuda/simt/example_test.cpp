@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The model of examples/cuda on the emulated device, as on the CPU.
+// The model of examples/cuda, and its optimizer, on the emulated device as on the CPU.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -41,4 +41,32 @@ TEST_CASE("the example for a card learns, on the emulated device as on the CPU")
     CHECK(std::abs(device[i] - cpu[i]) < 1e-4 * cpu[i]);
     CHECK(std::abs(narrow[i] - cpu[i]) < 2e-2 * cpu[i]);
   }
+}
+
+TEST_CASE("weight decay on a device is of the parameters that decay alone") {
+  const auto trained = [](double weight_decay, bool decays) {
+    constexpr ops::Index size = 19;
+    std::vector<float> values(size), gradient(size);
+    for (std::size_t i = 0; i < size; ++i)
+      values[i] = 1.0f + static_cast<float>(i), gradient[i] = 0.5f - static_cast<float>(i % 3);
+    ops::Parameter<float, Emulated> matrix("matrix", 1, size), norm("norm", 1, size);
+    norm.decays = decays;
+    std::vector<std::vector<float>> result;
+    for (ops::Parameter<float, Emulated>* parameter : {&matrix, &norm}) {
+      ops::upload(parameter->value(), ops::MatrixView<const float>(values.data(), 1, size));
+      parameter->begin_gradient();
+      ops::upload(parameter->gradient(), ops::MatrixView<const float>(gradient.data(), 1, size));
+    }
+    ops::AdamW<float, Emulated> optimizer({&matrix, &norm}, {.weight_decay = weight_decay});
+    optimizer.step(), optimizer.step();
+    for (ops::Parameter<float, Emulated>* parameter : {&matrix, &norm}) {
+      ops::download(ops::MatrixView<float>(values.data(), 1, size), parameter->value());
+      result.push_back(values);
+    }
+    return result;
+  };
+  const auto all = trained(0.5, true), none = trained(0.0, true), some = trained(0.5, false);
+  CHECK(some[0] == all[0]);
+  CHECK(some[1] == none[1]);
+  CHECK(all[1] != none[1]);
 }

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <memory>
+#include <stdexcept>
 #include <string_view>
 #include <type_traits>
 #include <vector>
@@ -14,6 +16,7 @@
 #include "llama/files.hpp"
 #include "support/catch.hpp"
 #include "support/emulated.hpp"
+#include "support/throws.hpp"
 
 // Their templates, for one more backend; those for a card are compiled elsewhere.
 #undef DROPBP_LLAMA_CUDA
@@ -97,7 +100,43 @@ void check_resume(ModeChoice mode) {
   CHECK(numbers_of(resumed) == numbers_of(whole));
 }
 
+// The device adds up squares in float: too large is not the same as not finite.
+template <class T>
+void check_refused_gradients() {
+  const TokenData data = small_text();
+  const struct {
+    const char* tensor;
+    float value;  // finite, as is the loss
+    std::initializer_list<std::string_view> parts;
+  } cases[] = {
+      {"lm_head.weight",
+       1e38f,
+       {"gradients must stay finite", "step 1", "that of 'model.", "no weight was changed"}},
+      {"model.norm.weight",
+       1e25f,
+       {"below 1.8e+19", "e+2", " in step 1", "most of it of '", "no weight was changed"}},
+  };
+  for (const auto& c : cases) {
+    INFO(c.tensor);
+    Options options = small_options(ModeChoice::full);
+    options.drop_rate = 0.0;
+    EmulatedTrainer<T> trainer(options, options.shape, data, 0.0);
+    trainer.step();
+    trainer.model().for_each_tensor([&](const ops::ParameterSlice<T, Emulated>& tensor) {
+      if (tensor.name == c.tensor) tensor.value[0] = dropbp::cuda::from_float<T>(c.value);
+    });
+    const std::vector<float> before = numbers_of(trainer);
+    test::check_throws<std::runtime_error>([&] { trainer.step(); }, c.parts);
+    CHECK((numbers_of(trainer) == before));
+  }
+}
+
 }  // namespace
+
+TEST_CASE("emulated device: gradients that no update may see change nothing and are named") {
+  SECTION("float") { check_refused_gradients<float>(); }
+  SECTION("bfloat16 with master weights") { check_refused_gradients<dropbp::BFloat16>(); }
+}
 
 TEST_CASE("emulated device: a training that is resumed from a checkpoint ends with the same bits") {
   SECTION("float, all weights") { check_resume<float>(ModeChoice::full); }

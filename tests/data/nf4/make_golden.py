@@ -5,9 +5,10 @@
 
 Usage: python3 make_golden.py > golden.txt    (needs torch and bitsandbytes 0.50)
 
-Its CPU code differs from its GPU kernels, which the library follows, in two places. Cases in which that shows are
-refused, so that what is written holds for both: the 8-bit codes come from a table with 65536 steps, which now and then
-is not the nearest number; and a short last block is divided by its scale, not multiplied by 1 / scale.
+Its CPU code differs from its GPU kernels, which the library follows, in two places: the 8-bit codes
+come from a table with 65536 steps, which now and then is not the nearest number; and a short last
+block is divided by its scale, not multiplied by 1 / scale. Cases that show a difference are
+refused, so that what is written holds for both.
 """
 
 import sys
@@ -19,7 +20,7 @@ import torch
 
 
 def values(rows, columns, seed, kind):
-    """Sums of four uniform 12-bit numbers in steps of 2^-14, so that the scales' mean has no rounding errors."""
+    """Sums of four uniform 12-bit numbers in steps of 2^-14: the scales' mean is then exact."""
     result = numpy.empty(rows * columns, dtype=numpy.float32)
     state = seed
     for i in range(result.size):
@@ -63,13 +64,18 @@ def case(name, rows, columns, seed, kind):
         largest = numpy.abs(part).max()
         if largest > 0:
             nearest = numpy.searchsorted(middles, part * (numpy.float32(1) / largest))
-            require((nearest == state.absmax.numpy()[first:first + 256]).all(), "an 8-bit code is not the nearest")
+            require(
+                (nearest == state.absmax.numpy()[first : first + 256]).all(),
+                "an 8-bit code is not the nearest",
+            )
     rest = x.size % 64
     if rest and x.reshape(-1)[-rest:].any():
         tail = x.reshape(-1)[-rest:]
         scale = numpy.abs(tail).max()
         bounds = (state.code[1:] + state.code[:-1]).numpy() / numpy.float32(2)
-        same = numpy.searchsorted(bounds, tail / scale) == numpy.searchsorted(bounds, tail * (numpy.float32(1) / scale))
+        same = numpy.searchsorted(bounds, tail / scale) == numpy.searchsorted(
+            bounds, tail * (numpy.float32(1) / scale)
+        )
         require(same.all(), "dividing by the scale of the last block matters")
 
     codes = codes.numpy().tobytes()

@@ -4,6 +4,10 @@
 // AdamW and gradient clipping against the formulas written out in double.
 #include "dropbp/ops/adamw.hpp"
 
+#include <limits>
+#include <utility>
+#include <vector>
+
 #include "unit/ops/ops_test.hpp"
 
 using namespace dropbp::ops;
@@ -68,6 +72,28 @@ TEST_CASE("AdamW follows PyTorch's formulas and skips what has no gradient") {
   SECTION("double") { compare_with_formula<double>(1e-14); }
 }
 
+TEST_CASE("AdamW's weight decay is of the parameters that decay, and of no other bit") {
+  const auto trained = [](double weight_decay, bool decays) {
+    Parameter<float> matrix("matrix", 3, 700), norm("norm", 1, 700);
+    norm.decays = decays;
+    randomise(matrix, 1), randomise(norm, 2);
+    AdamW<float> optimizer({&matrix, &norm}, {.weight_decay = weight_decay});
+    for (unsigned step = 0; step < 3; ++step) {
+      matrix.begin_gradient(), norm.begin_gradient();
+      fill<float>(elements(matrix.gradient()), 10 + step);
+      fill<float>(elements(norm.gradient()), 20 + step);
+      optimizer.step();
+    }
+    return std::pair(std::vector<float>(matrix.value().data, matrix.value().data + 2100),
+                     std::vector<float>(norm.value().data, norm.value().data + 700));
+  };
+  const auto all = trained(0.5, true), none = trained(0.0, true), some = trained(0.5, false);
+  CHECK(some.first == all.first);
+  CHECK(some.second == none.second);
+  CHECK(all.second != none.second);
+  CHECK(Parameter<float>("w", 1, 1).decays);
+}
+
 TEST_CASE("AdamW and the norm of the gradients have the same bits on any number of threads") {
   const ThreadsGuard guard;
   std::uint64_t first = 0;
@@ -103,6 +129,24 @@ TEST_CASE("the global norm counts what is present, and the clip factor is PyTorc
   CHECK(clip_factor(2.0, 1.0) == 1.0 / (2.0 + 1e-6));
   CHECK(clip_factor(0.5, 1.0) == 1.0);
   CHECK(clip_factor(0.0, 1.0) == 1.0);
+}
+
+TEST_CASE("the norm of finite gradients is finite, and of others it is not") {
+  constexpr float largest = std::numeric_limits<float>::max();
+  Parameter<float> a("a", 3, 8201);
+  a.begin_gradient();
+  const std::vector<Parameter<float>*> parameters{&a};
+  std::fill_n(a.gradient().data, a.size(), largest);
+  const double norm = global_gradient_norm<float>(parameters);
+  CHECK(std::abs(norm / (std::sqrt(3.0 * 8201.0) * static_cast<double>(largest)) - 1.0) < 1e-12);
+  for (const float wrong :
+       {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+        std::numeric_limits<float>::quiet_NaN()})
+    for (const std::size_t at : {std::size_t{0}, std::size_t{8200}, a.size() - 1}) {
+      std::fill_n(a.gradient().data, a.size(), 0.0f);
+      a.gradient().data[at] = wrong;
+      CHECK_FALSE(std::isfinite(global_gradient_norm<float>(parameters)));
+    }
 }
 
 TEST_CASE("AdamW refuses options outside their ranges") {
