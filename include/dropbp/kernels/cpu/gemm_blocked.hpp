@@ -156,6 +156,16 @@ void product_over_nothing(MatrixView<T> c, Accumulate mode) {
   for (Index i = 0; i < c.rows; ++i) std::fill_n(c.row(i), c.columns, T(0));
 }
 
+// Two parts a thread at least: one that another process holds up is then not waited for with a
+// half.
+inline Index parts_of_rows(Index rows, Index row_tiles, Index threads) {
+  if (threads == 1) return 1;
+  return (std::min)((std::max)(threads, (rows + block_rows - 1) / block_rows), row_tiles);
+}
+inline Index parts_of_columns(Index row_parts, Index panels, Index threads) {
+  return threads == 1 ? 1 : (std::min)((2 * threads + row_parts - 1) / row_parts, panels);
+}
+
 template <class T, bool a_transposed, bool b_transposed>
 void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Index rows,
                      Index columns, Index depth, Accumulate mode) {
@@ -174,22 +184,16 @@ void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T>
   const Index depth_blocks = (depth + block_depth - 1) / block_depth;
   const Index depth_step = (depth + depth_blocks - 1) / depth_blocks;
   // The output is cut for the threads, by rows as long as there are enough, else by columns too.
-  // Two parts a thread at least: one that another process holds up is then not waited for with a
-  // half.
   const Index threads = rows * columns * depth < serial_product ? 1 : thread_count();
   const Index row_tiles = (rows + tile_rows - 1) / tile_rows;
-  const Index row_parts =
-      threads == 1
-          ? 1
-          : (std::min)((std::max)(threads, (rows + block_rows - 1) / block_rows), row_tiles);
+  const Index row_parts = parts_of_rows(rows, row_tiles, threads);
 
   const Index column_step = (std::min)(block_columns, rounded_up(columns, width));
   T* const packed_b = scratch<T>(Scratch::packed_b, column_step * depth_step);
   for (Index j0 = 0; j0 < columns; j0 += column_step) {
     const Index part_columns = (std::min)(column_step, columns - j0);
     const Index panels = (part_columns + width - 1) / width;
-    const Index column_parts =
-        threads == 1 ? 1 : (std::min)((2 * threads + row_parts - 1) / row_parts, panels);
+    const Index column_parts = parts_of_columns(row_parts, panels, threads);
     for (Index p0 = 0; p0 < depth; p0 += depth_step) {
       const Index part_depth = (std::min)(depth_step, depth - p0);
       const Accumulate block_mode = p0 == 0 ? mode : Accumulate::add;
