@@ -62,7 +62,7 @@ class Trainer {
     }
     // What is kept never exceeds the rate's share: by count, in each of the two groups.
     dropbp::DropOptions options{
-        .drop_rate = drop_rate, .seed = 1, .trains_below = model_.trains_below()};
+        .drop_rate = drop_rate, .seed = 1, .trainable_below = model_.trainable_below()};
     for (std::uint32_t i = 0; i < 2 * static_cast<std::uint32_t>(model_.config().layers); ++i)
       options.groups.push_back(i % 2);
     dropbp::DropBPHandler handler{model_, std::move(options), dropbp::UniformAllocation{},

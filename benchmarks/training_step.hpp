@@ -81,7 +81,7 @@ class Trainer {
   template <class Fill>
   Trainer(const Training& training, const Fill& fill)
       : model_(training.shape, training.sequence, {.adaptation = adaptation_of(training.mode)}),
-        handler_(model_, {.drop_rate = 0.0, .trains_below = model_.trains_below()}),
+        handler_(model_, {.drop_rate = 0.0, .trainable_below = model_.trainable_below()}),
         optimizer_(model_.parameters(), adamw),
         batch_(batch_of(training)) {
     fill(model_);

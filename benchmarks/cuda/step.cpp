@@ -271,7 +271,8 @@ Json time_sensitivities(Settings settings) {
       ops::upload(ops::MatrixView<T, Backend>(tensor.value, tensor.rows, tensor.columns),
                   {values.data(), tensor.rows, tensor.columns});
   });
-  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .trains_below = model.trains_below()}};
+  dropbp::DropBPHandler handler{model,
+                                {.drop_rate = 0.5, .trainable_below = model.trainable_below()}};
   const llama::Batch batch = bench::batch_of(settings);
   std::vector<double> nested, published;
   const auto run_nested = [&] {

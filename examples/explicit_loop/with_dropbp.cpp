@@ -122,7 +122,7 @@ int main(int argc, char** argv) {
   const std::uint64_t steps = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 60;
 
   const double rate = argc > 2 ? std::atof(argv[2]) : 0.5;
-  dropbp::DropOptions options{.drop_rate = rate, .trains_below = shape.trains_embeddings};
+  dropbp::DropOptions options{.drop_rate = rate, .trainable_below = shape.trains_embeddings};
   for (std::uint32_t i = 0; i < 2 * shape.layers; ++i) options.groups.push_back(i % 2);
   const std::vector<double> flops(2 * shape.layers, 1.0);  // equal: only sensitivities need them
   const dropbp::DropSchedule schedule{flops, options, dropbp::FixedBudgetSampling{}};

@@ -201,8 +201,8 @@ double LlamaModel<T, Backend>::backward_flops(std::size_t branch,
     if (input_gradient_needed || layer.op().norm.trained) return layer.flops();
     Index outputs = 0;
     for (const auto& part : lowest.parts()) outputs += part.rows;
-    return lowest.trains() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden)
-                           : 0.0;
+    return lowest.trainable() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden)
+                              : 0.0;
   };
   return branch % 2 == 0 ? cost(block.attention, block.attention.op().qkv)
                          : cost(block.mlp, block.mlp.op().gate_up);

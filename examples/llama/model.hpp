@@ -130,7 +130,7 @@ class LlamaModel {
   const LlamaConfig& config() const noexcept { return config_; }
   const ops::LoraConfig& adaptation() const noexcept { return adaptation_; }
   /// Whether anything below the branches trains: the embedding does unless adapters alone train.
-  bool trains_below() const noexcept { return embedding_.trained; }
+  bool trainable_below() const noexcept { return embedding_.trained; }
 
   /// A weight of the checkpoint format, whatever the model makes of it: the adapters belong to the
   /// linear maps.
@@ -179,7 +179,7 @@ class LlamaModel {
   void initialize_adapters(std::uint64_t seed);
 
   /// Which micro-step the next passes belong to: the adapters' dropout is drawn from it.
-  void set_moment(const ops::TrainingMoment& moment) noexcept { *moment_ = moment; }
+  void set_moment(const ops::MicroStepId& moment) noexcept { *moment_ = moment; }
 
   /// CRC-32C of the weights as they were loaded or initialised, before any was quantised; only
   /// where adapters train, else 0.
@@ -233,7 +233,7 @@ class LlamaModel {
   Parameter& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
 
   LlamaConfig config_;
-  std::shared_ptr<ops::TrainingMoment> moment_ = std::make_shared<ops::TrainingMoment>();
+  std::shared_ptr<ops::MicroStepId> moment_ = std::make_shared<ops::MicroStepId>();
   ops::LoraConfig adaptation_;
   ops::BasicMemoryPool<Backend> saved_;
   ops::BasicMemoryPool<Backend> workspace_;

@@ -39,8 +39,8 @@ dropbp::DropOptions drop_options(const Options& options, double drop_rate, const
                                  std::size_t branches) {
   dropbp::DropOptions result{.drop_rate = drop_rate,
                              .seed = options.seed,
-                             .trains_below = model.trains_below(),
-                             .warm_up_steps = options.drop_warmup};
+                             .trainable_below = model.trainable_below(),
+                             .warmup_steps = options.drop_warmup};
   if (options.gradient_scaling == ScalingChoice::inverse_keep_rate)
     result.gradient_scaling = dropbp::GradientScaling::inverse_keep_rate;
   for (std::size_t i = 0; i < branches; ++i) result.groups.push_back(i % 2);  // attention and MLP

@@ -117,7 +117,7 @@ double train_step(Model& model, auto& handler, std::uint64_t step) {
 }
 
 int main() {
-  const dropbp::DropOptions options{.drop_rate = 0.5, .seed = 42, .trains_below = false};
+  const dropbp::DropOptions options{.drop_rate = 0.5, .seed = 42, .trainable_below = false};
   Model model, resumed_model;
   dropbp::DropBPHandler handler{model, options};
   std::string checkpoint;

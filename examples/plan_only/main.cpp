@@ -34,7 +34,7 @@ int main() {
       grad_branch(width);
   const std::vector<double> flops(branches, 1.0);  // all branches cost alike
 
-  dropbp::DropSchedule schedule{flops, {.drop_rate = 0.5, .seed = 42, .trains_below = false}};
+  dropbp::DropSchedule schedule{flops, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
   for (std::uint64_t step = 0; step < 60; ++step) {
     const dropbp::DropPlan plan = schedule.plan(step);  // the same plan for the same step, always
 

@@ -65,8 +65,8 @@ int main() {
   for (std::uint64_t i = 0; i < 8; ++i) model.layers.emplace_back(Branch(i));
   for (std::size_t i = 0; i < width; ++i) x[i] = std::sin(float(i));
 
-  // trains_below: no embedding lies below the branches, so nothing needs the gradient of x.
-  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trains_below = false}};
+  // trainable_below: no embedding lies below the branches, so nothing needs the gradient of x.
+  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
   for (std::uint64_t step = 0; step < 100; ++step) {
     handler.begin_step(step);  // before the forward pass: draws what this step drops
     Vector y = x;

@@ -127,7 +127,7 @@ int train(const char* name) {
     return loss;
   };
 
-  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trains_below = false}};
+  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
   std::vector<dropbp::DropPlan> plans;
   double first_loss = 0, loss = 0;
   for (std::uint64_t step = 0; step < steps; ++step) {

@@ -54,8 +54,8 @@ concept has_stream_ratio = requires(L& layer) {
 };
 
 template <class L>
-concept tells_what_trains = requires(const L& layer) {
-  { layer.trains() } -> std::convertible_to<bool>;
+concept tells_trainable = requires(const L& layer) {
+  { layer.trainable() } -> std::convertible_to<bool>;
 };
 
 template <class Pass>
@@ -120,20 +120,20 @@ class DropBPHandler {
     scales_.reserve(size());
     next_scales_.reserve(size());
     for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
-    ask_what_trains();
+    ask_what_is_trainable();
   }
 
   // ---- steps
 
   /// Draws the plan of an optimizer step's first micro-step and tells every layer. Call it before
-  /// the forward pass. Layers whose operation has trains() are asked for it in every step, so that
-  /// it may change between steps; for all others DropOptions::trains counts. Throws
+  /// the forward pass. Layers whose operation has trainable() are asked for it in every step, so
+  /// that it may change between steps; for all others DropOptions::trainable counts. Throws
   /// std::invalid_argument for step 2^64 - 1, which has no next one.
   void begin_step(std::uint64_t step) {
     require_no_measurement();
     require_next_step(step);
     require_same_layers();
-    ask_what_trains();
+    ask_what_is_trainable();
     schedule_.draw(step, 0, next_plan_);
     schedule_.gradient_scales(step, next_scales_);
     start(true);
@@ -200,7 +200,7 @@ class DropBPHandler {
   bool has_gradient(std::size_t branch) const {
     require_begun();
     static_cast<void>(plan_.dropped(branch));  // checks the number
-    return kept_micro_steps_[branch] != 0 && schedule_.trains(branch);
+    return kept_micro_steps_[branch] != 0 && schedule_.trainable(branch);
   }
 
   // ---- rates
@@ -588,10 +588,10 @@ class DropBPHandler {
     for_each_branch([](auto&, std::size_t) {});
   }
 
-  void ask_what_trains() {
+  void ask_what_is_trainable() {
     for_each_branch([&](auto& layer, std::size_t i) {
-      if constexpr (detail::tells_what_trains<decltype(layer)>)
-        schedule_.set_trains(i, static_cast<bool>(layer.trains()));
+      if constexpr (detail::tells_trainable<decltype(layer)>)
+        schedule_.set_trainable(i, static_cast<bool>(layer.trainable()));
     });
   }
 
@@ -602,11 +602,11 @@ class DropBPHandler {
     require_one_after_another("RunningSensitivity estimates",
                               "measure now and then: allocate_by_sensitivity");
     require_same_layers();
-    bool trains = schedule_.options().trains_below;
+    bool trains = schedule_.options().trainable_below;
     for_each_branch([&](auto& layer, std::size_t i) {
       // Nobody misses a branch with nothing to train in it and below it. Every plan drops it, so
       // that it would stay unknown.
-      trains = trains || schedule_.trains(i);
+      trains = trains || schedule_.trainable(i);
       if (!trains) return running.observe(i, 0.0);
       // The sums over the micro-steps that kept it, as a step without GradientScaling would have
       // one.

@@ -58,9 +58,9 @@ class DropBPLayer {
   static_assert(
       !detail::mistakes_flops<Op>,
       "dropbp: the operation's flops() must be const and return a number: double flops() const.");
-  static_assert(
-      !detail::mistakes_trains<Op>,
-      "dropbp: the operation's trains() must be const and return a bool: bool trains() const.");
+  static_assert(!detail::mistakes_trainable<Op>,
+                "dropbp: the operation's trainable() must be const and return a bool: bool "
+                "trainable() const.");
 
  public:
   using Saved = typename Op::Saved;  ///< what the operation keeps for its backward pass
@@ -184,9 +184,9 @@ class DropBPLayer {
 
   /// Whether any parameter of the branch trains, where the operation tells.
   template <class O = Op>
-    requires detail::has_trains<O>
-  bool trains() const {
-    return static_cast<bool>(op_.trains());
+    requires detail::has_trainable<O>
+  bool trainable() const {
+    return static_cast<bool>(op_.trainable());
   }
 
   /// Whether the current plan drops the branch.

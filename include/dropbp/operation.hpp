@@ -88,8 +88,8 @@ concept has_flops = requires(const Op& op) {
 };
 
 template <class Op>
-concept has_trains = requires(const Op& op) {
-  { op.trains() } -> std::convertible_to<bool>;
+concept has_trainable = requires(const Op& op) {
+  { op.trainable() } -> std::convertible_to<bool>;
 };
 
 // Optional members that are there but would never be called: Saved& and Saved* mixed up, the extra
@@ -120,7 +120,7 @@ template <class Op>
 concept mistakes_flops = !has_flops<Op> && requires(Op& op) { op.flops(); };
 
 template <class Op>
-concept mistakes_trains = !has_trains<Op> && requires(Op& op) { op.trains(); };
+concept mistakes_trainable = !has_trainable<Op> && requires(Op& op) { op.trainable(); };
 
 }  // namespace detail
 
@@ -145,7 +145,7 @@ concept mistakes_trains = !has_trains<Op> && requires(Op& op) { op.trains(); };
 ///       the parameters' gradients only: nobody needs grad_input
 ///   flops() const
 ///       the cost that drop rates are budgeted with
-///   trains() const
+///   trainable() const
 ///       whether any parameter trains; left out, one does
 template <class Op, class T, class... Args>
 concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> &&

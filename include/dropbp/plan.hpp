@@ -56,14 +56,14 @@ class DropPlan {
 
   /// What a plan says beside its decisions.
   struct Context {
-    bool trains_below = true;      ///< something below the lowest branch trains (an embedding): the
+    bool trainable_below = true;   ///< something below the lowest branch trains (an embedding): the
                                    ///< gradient is needed all the way down
     std::uint64_t step = 0;        ///< optimizer step
     std::uint32_t micro_step = 0;  ///< within the step, from 0
     std::uint64_t rates_hash = 0;  ///< distinguishes plans that were drawn from different rates
     std::span<const std::uint32_t> groups =
         {};  ///< of each branch, numbered from 0; none: one group of all
-    std::span<const std::uint8_t> trains =
+    std::span<const std::uint8_t> trainable =
         {};  ///< of each branch, 0 where none of its parameters trains; none: all train
     std::span<const std::uint32_t> parents =
         {};  ///< of each branch, the one that it is nested in, or itself; none: nothing is nested
@@ -72,11 +72,11 @@ class DropPlan {
   /// A plan from a mask, one byte a branch, non-zero where dropped. What is nested in a dropped
   /// branch (`parents` as in DropOptions) is dropped with it, whatever the mask says.
   DROPBP_LAZY
-  explicit DropPlan(std::span<const std::uint8_t> dropped, bool trains_below = true,
+  explicit DropPlan(std::span<const std::uint8_t> dropped, bool trainable_below = true,
                     std::uint64_t step = 0, std::uint32_t micro_step = 0,
                     std::uint64_t rates_hash = 0, std::span<const std::uint32_t> groups = {},
                     std::span<const std::uint32_t> parents = {}) {
-    redraw(dropped.size(), {trains_below, step, micro_step, rates_hash, groups, {}, parents},
+    redraw(dropped.size(), {trainable_below, step, micro_step, rates_hash, groups, {}, parents},
            [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
              for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
            });
@@ -99,12 +99,12 @@ class DropPlan {
   std::size_t lowest_kept() const noexcept { return lowest_kept_; }
 
   /// Whether the branches need a backward pass at all: one is kept, or something below them trains.
-  bool backward_needed() const noexcept { return trains_below_ || !all_dropped(); }
+  bool backward_needed() const noexcept { return trainable_below_ || !all_dropped(); }
 
   /// Whether a kept branch must compute the gradient of its input: something below it, a kept
   /// branch or a trained parameter, uses it. False for a dropped branch, which computes nothing.
   bool input_gradient_needed(std::size_t branch) const {
-    return kept(branch) && (trains_below_ || branch != lowest_kept_);
+    return kept(branch) && (trainable_below_ || branch != lowest_kept_);
   }
 
   /// Where a kept branch saves its activations in an arena of its group: 0 for the group's lowest
@@ -124,7 +124,7 @@ class DropPlan {
   /// drifted apart.
   std::uint64_t fingerprint() const noexcept {
     std::uint64_t hash = mix(mix(mix(mix(0, step_), micro_step_), size()), rates_hash_);
-    hash = mix(hash, trains_below_ ? 1 : 0);
+    hash = mix(hash, trainable_below_ ? 1 : 0);
     std::uint64_t word = 0;
     for (std::size_t i = 0; i < size(); ++i) {
       word = (word << 1) | (slots_[i] == no_slot ? 1u : 0u);
@@ -136,8 +136,9 @@ class DropPlan {
   /// The same decisions, for the same step, from the same rates.
   DROPBP_LAZY
   bool operator==(const DropPlan& other) const noexcept {
-    return slots_ == other.slots_ && trains_below_ == other.trains_below_ && step_ == other.step_ &&
-           micro_step_ == other.micro_step_ && rates_hash_ == other.rates_hash_;
+    return slots_ == other.slots_ && trainable_below_ == other.trainable_below_ &&
+           step_ == other.step_ && micro_step_ == other.micro_step_ &&
+           rates_hash_ == other.rates_hash_;
   }
 
   /// The same decisions for another micro-step.
@@ -152,14 +153,14 @@ class DropPlan {
   void redraw(std::size_t size, const Context& context, Draw&& draw) {
     detail::require_count(context.groups.empty() ? size : context.groups.size(), size,
                           "group number");
-    detail::require_count(context.trains.empty() ? size : context.trains.size(), size,
+    detail::require_count(context.trainable.empty() ? size : context.trainable.size(), size,
                           "answer whether a branch trains");
     detail::require_parents(context.parents, size);
     dropped_.resize(size);
     slots_.resize(size);
     draw(detail::view(dropped_), detail::view(slots_));
     drop_nested(context.parents);
-    if (!context.trains_below && !context.trains.empty()) {
+    if (!context.trainable_below && !context.trainable.empty()) {
       const auto parent = [&](std::size_t i) {
         return context.parents.empty() ? i : context.parents[i];
       };
@@ -167,7 +168,7 @@ class DropPlan {
       for (std::size_t i = 0; i < size; ++i) {
         std::size_t outermost = i;
         while (parent(outermost) != outermost) outermost = parent(outermost);
-        if (dropped_[i] == 0 && context.trains[i] != 0) slots_[outermost] = 1;
+        if (dropped_[i] == 0 && context.trainable[i] != 0) slots_[outermost] = 1;
       }
       for (std::size_t i = 0; i < size && (parent(i) != i || slots_[i] == 0); ++i)
         if (parent(i) == i) dropped_[i] = 1;
@@ -188,7 +189,7 @@ class DropPlan {
       if (lowest_kept_ == size && (context.parents.empty() || context.parents[i] == i))
         lowest_kept_ = i;
     }
-    trains_below_ = context.trains_below;
+    trainable_below_ = context.trainable_below;
     step_ = context.step;
     micro_step_ = context.micro_step;
     rates_hash_ = context.rates_hash;
@@ -231,7 +232,7 @@ class DropPlan {
   std::uint64_t step_ = 0;
   std::uint64_t rates_hash_ = 0;
   std::uint32_t micro_step_ = 0;
-  bool trains_below_ = true;
+  bool trainable_below_ = true;
 };
 
 DROPBP_NAMESPACE_END

@@ -40,9 +40,9 @@ enum class GradientScaling : std::uint8_t {
 
 /// What to drop, and how plans are drawn.
 struct DropOptions {
-  double drop_rate = 0.5;    ///< target rate P in [0, 1]; every branch starts with it
-  std::uint64_t seed = 0;    ///< of the plans; equal on all ranks
-  bool trains_below = true;  ///< something below the lowest branch trains (an embedding)
+  double drop_rate = 0.5;       ///< target rate P in [0, 1]; every branch starts with it
+  std::uint64_t seed = 0;       ///< of the plans; equal on all ranks
+  bool trainable_below = true;  ///< something below the lowest branch trains (an embedding)
   PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
   /// With independent draws (BernoulliSampling) inverse_keep_rate makes the expected gradient
   /// exactly the full one: the forward pass is untouched, and every factor I + (kept / (1 - p)) J^T
@@ -50,14 +50,14 @@ struct DropOptions {
   /// their products: what reaches a branch through several others is off by their covariance. The
   /// price is variance, the more the higher the rate.
   GradientScaling gradient_scaling = GradientScaling::none;
-  std::uint64_t warm_up_steps =
+  std::uint64_t warmup_steps =
       0;  ///< rates grow in proportion to the step, from 0 at step 0 to all at this one
   std::vector<std::uint32_t> groups = {};  ///< of each branch, numbered from 0 (attention and MLP,
                                            ///< pipeline stages); none: one group
   /// Of each branch, 0 where none of its parameters trains (adapters elsewhere, frozen layers);
   /// none: all train. Where nothing trains below the branches either, every plan drops what lies
   /// below its lowest kept branch that trains.
-  std::vector<std::uint8_t> trains = {};
+  std::vector<std::uint8_t> trainable = {};
   /// Of each branch, the number of the branch that it is nested in (the forward pass of that one
   /// calls it), its own where it is nested in none; none: no branch is nested. A plan that drops a
   /// branch drops what is nested in it: no gradient can reach it. So a nested branch is kept where
@@ -106,8 +106,8 @@ class DropSchedule {
                               "that of branch " + detail::text(i) + " is " +
                                   detail::text(std::uint64_t{options_.groups[i]}),
                               "number them densely, for example 0 for attention and 1 for MLP");
-    if (!options_.trains.empty())
-      detail::require_count(options_.trains.size(), size(), "answer whether a branch trains");
+    if (!options_.trainable.empty())
+      detail::require_count(options_.trainable.size(), size(), "answer whether a branch trains");
     detail::require_parents(detail::view(options_.parents), size());
     set_drop_rate(options_.drop_rate);
   }
@@ -131,12 +131,12 @@ class DropSchedule {
     const auto draw_from = [&](const typename SamplingPolicy::Prepared& prepared,
                                std::uint64_t rates_hash) {
       plan.redraw(size(),
-                  {.trains_below = options_.trains_below,
+                  {.trainable_below = options_.trainable_below,
                    .step = step,
                    .micro_step = micro_step,
                    .rates_hash = rates_hash,
                    .groups = detail::view(options_.groups),
-                   .trains = detail::view(options_.trains),
+                   .trainable = detail::view(options_.trainable),
                    .parents = detail::view(options_.parents)},
                   [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
                     if constexpr (detail::has_draw_with_work<SamplingPolicy>)
@@ -145,7 +145,7 @@ class DropSchedule {
                       sampling_.draw(prepared, random, dropped);
                   });
     };
-    if (step >= options_.warm_up_steps) return draw_from(prepared_, rates_hash_);
+    if (step >= options_.warmup_steps) return draw_from(prepared_, rates_hash_);
     const std::vector<double> rates = drop_rates_at(step);
     draw_from(sampling_.prepare(input(detail::view(rates), options_.drop_rate * warm_up(step))),
               hash(detail::view(rates)));
@@ -159,18 +159,18 @@ class DropSchedule {
   const DropOptions& options() const noexcept { return options_; }
   const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
 
-  /// Whether a parameter of the branch trains, see DropOptions::trains.
-  bool trains(std::size_t branch) const {
-    return options_.trains.empty() || options_.trains.at(branch) != 0;
+  /// Whether a parameter of the branch trains, see DropOptions::trainable.
+  bool trainable(std::size_t branch) const {
+    return options_.trainable.empty() || options_.trainable.at(branch) != 0;
   }
 
   /// The same from now on. Throws std::out_of_range for a branch beyond size().
-  void set_trains(std::size_t branch, bool trains) {
-    if (options_.trains.empty()) {
-      if (trains && branch < size()) return;
-      options_.trains.assign(size(), 1);
+  void set_trainable(std::size_t branch, bool trainable) {
+    if (options_.trainable.empty()) {
+      if (trainable && branch < size()) return;
+      options_.trainable.assign(size(), 1);
     }
-    options_.trains.at(branch) = trains ? 1 : 0;
+    options_.trainable.at(branch) = trainable ? 1 : 0;
   }
 
   /// The branch that this one is nested in, or itself: see DropOptions::parents.
@@ -184,7 +184,7 @@ class DropSchedule {
   /// The rates that a step's plan is drawn with.
   std::vector<double> drop_rates_at(std::uint64_t step) const {
     std::vector<double> rates = rates_;
-    if (step < options_.warm_up_steps) {
+    if (step < options_.warmup_steps) {
       for (double& rate : rates) rate = detail::rounded(rate * warm_up(step));
       limit(detail::view(rates));
     }
@@ -203,7 +203,7 @@ class DropSchedule {
       detail::throw_invalid(
           "a group must have branches", "group " + detail::text(std::uint64_t{group}) + " has none",
           "ask for a group of DropOptions::groups; without them all branches are in group 0");
-    if (options_.warm_up_steps > 0) return members;
+    if (options_.warmup_steps > 0) return members;
     if constexpr (detail::has_max_kept<SamplingPolicy>) {
       const std::size_t most = sampling_.max_kept(prepared_, group);
       return most < kept ? most : kept;
@@ -219,7 +219,7 @@ class DropSchedule {
         detail::has_max_kept_weight<S>,
         "dropbp: max_kept_weight() needs a sampling policy that bounds it: FixedBudgetSampling, or "
         "one with double max_kept_weight(const Prepared&) const.");
-    if (options_.warm_up_steps == 0) return sampling_.max_kept_weight(prepared_);
+    if (options_.warmup_steps == 0) return sampling_.max_kept_weight(prepared_);
     const std::vector<double> rates = drop_rates_at(0);
     return sampling_.max_kept_weight(sampling_.prepare(input(detail::view(rates), 0.0)));
   }
@@ -243,7 +243,7 @@ class DropSchedule {
   void gradient_scales(std::uint64_t step, std::vector<double>& scales) const {
     scales.assign(size(), 1.0);
     if (options_.gradient_scaling == GradientScaling::none) return;
-    if (step < options_.warm_up_steps) {
+    if (step < options_.warmup_steps) {
       scales = drop_rates_at(step);
     } else {
       scales = rates_;
@@ -364,7 +364,7 @@ class DropSchedule {
 
   double warm_up(std::uint64_t step) const {
     return detail::rounded(static_cast<double>(step) /
-                           detail::rounded(static_cast<double>(options_.warm_up_steps)));
+                           detail::rounded(static_cast<double>(options_.warmup_steps)));
   }
 
   // A sampling policy with a cap on what is kept raises the rates that exceed it. A rate of -0 is

@@ -20,7 +20,7 @@ DROPBP_NAMESPACE_BEGIN
 /// The state of a DropBPHandler between two steps, not between two micro-steps. Since plans are
 /// pure functions, this is all that a resumed training needs beside the program's own choices,
 /// which are not part of it: the policies' types and parameters, the layers' FLOPs,
-/// DropOptions::trains_below, trains and parents.
+/// DropOptions::trainable_below, trainable and parents.
 struct HandlerState {
   std::uint64_t seed = 0;                  ///< of the plans
   PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn

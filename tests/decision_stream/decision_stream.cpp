@@ -104,7 +104,7 @@ void take_weights_and_caps() {
                 .weigh = dropbp::BranchWeight::bytes, .bytes = bytes, .cap = total * 0.75},
             dropbp::FixedBudgetSampling{.cap = 2.0}}) {
         dropbp::DropSchedule<dropbp::FixedBudgetSampling> schedule(
-            flops, {.drop_rate = 0.3, .seed = 5, .warm_up_steps = 40, .groups = groups}, sampling);
+            flops, {.drop_rate = 0.3, .seed = 5, .warmup_steps = 40, .groups = groups}, sampling);
         take_plans(schedule, 0, 60);
         schedule.set_drop_rates(each);
         take_plans(schedule, 0, 60);

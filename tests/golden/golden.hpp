@@ -65,7 +65,7 @@ struct Golden {
               12,
               {.adaptation = adaptation_of(expected), .fill = dropbp::ops::PoolFill::nan}};
   llama::Batch batch;
-  dropbp::DropBPHandler<Model> handler{model, {.trains_below = model.trains_below()}};
+  dropbp::DropBPHandler<Model> handler{model, {.trainable_below = model.trainable_below()}};
 
   explicit Golden(const std::string& name) : reference(reference_of(name)) {
     const std::filesystem::path& folder = reference.folder;

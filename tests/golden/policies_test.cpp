@@ -149,7 +149,7 @@ TEST_CASE("The gradient scale of a step follows the rates that its plan was draw
                                 {.drop_rate = 0.5,
                                  .seed = 3,
                                  .gradient_scaling = GradientScaling::inverse_keep_rate,
-                                 .warm_up_steps = 4}};
+                                 .warmup_steps = 4}};
   std::vector<double> scales;
   handler.schedule().gradient_scales(0, scales);
   CHECK(scales == std::vector<double>(6, 1.0));

@@ -336,7 +336,7 @@ TEST_CASE("a step without any gradient does not throw") {
   for (Tensor& one : net->embedding->parameters()) one.requires_grad_(false);
   for (Tensor& one : net->head->parameters()) one.requires_grad_(false);
   dropbp::TorchModel model(*net);
-  dropbp::DropBPHandler handler(model, {.drop_rate = 1.0, .trains_below = false});
+  dropbp::DropBPHandler handler(model, {.drop_rate = 1.0, .trainable_below = false});
   torch::optim::AdamW optimizer(net->parameters(), 0.1);
   handler.begin_step(0);
   REQUIRE(handler.all_dropped());

@@ -55,7 +55,7 @@ TEST_CASE(
   const TokenData data = text();
   const Options options = options_of(ModeChoice::lora);
   Trainer full(options_of(ModeChoice::full), shape, data, 0.5), lora(options, shape, data, 0.5);
-  CHECK_FALSE(lora.model().trains_below());
+  CHECK_FALSE(lora.model().trainable_below());
   const auto before = tensors_of(lora);
   const double first = lora.step().loss;
   CHECK(first == full.step().loss);
@@ -138,7 +138,7 @@ TEST_CASE(
     CHECK(trainer.drop_report().consistent());
 
     auto& model = trainer.model();
-    dropbp::DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
+    dropbp::DropBPHandler handler{model, {.drop_rate = 0.0, .trainable_below = false}};
     Batch batch{.shape = {2, 16},
                 .inputs = std::vector<std::int32_t>(32, 3),
                 .labels = std::vector<std::int32_t>(32, 5)};

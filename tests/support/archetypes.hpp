@@ -160,7 +160,7 @@ struct FullOperation : WeakMovable {
   T& backward_residual(T& grad, Saved& saved, Args... args);
   [[nodiscard]] Expression<T> backward_parameters(const T& grad_output, Saved& saved, Args... args);
   Number<float> flops() const;
-  Number<bool> trains() const;
+  Number<bool> trainable() const;
   template <class Visit>
   void for_each_gradient(Visit visit) {
     visit(static_cast<NormedTensor*>(nullptr));
@@ -204,7 +204,7 @@ struct FullLayer : Weak {
   void set_clock(Clock clock);
   Number<dropbp::BranchTimes> times() const;
   Number<float> squared_gradient_norm();
-  Number<bool> trains() const;
+  Number<bool> trainable() const;
   static constexpr bool backward_is_repeatable = true;
 };
 static_assert(dropbp::DroppableLayer<FullLayer>);

@@ -272,7 +272,7 @@ class HandNet {
 
   /// Without the backward branches of `dropped` (bit i: branch i) and, where nothing trains below
   /// the branches, without the input gradient of the lowest of the others.
-  HandGradients<Real> gradients(unsigned dropped, bool trains_below) const {
+  HandGradients<Real> gradients(unsigned dropped, bool trainable_below) const {
     HandGradients<Real> result;
     result.weight.resize(branches);
     const Vector<Real> target = numbers<Real>(width, 102);
@@ -294,7 +294,7 @@ class HandNet {
       }
       result.weight[i] = own;
       const bool lowest = (kept & ((1u << i) - 1)) == 0;
-      if (trains_below || !lowest) add(g, through);
+      if (trainable_below || !lowest) add(g, through);
     }
     result.below = g;
     result.stem = Vector<Real>(width);

@@ -353,7 +353,7 @@ TEST_CASE("A cap raises the rates until every plan fits, and only then") {
   }
   SECTION("in a warm-up, whose lower rates would keep more") {
     const Schedule warming(std::vector<double>(6, 1.0),
-                           {.drop_rate = 0.5, .seed = 7, .warm_up_steps = 10},
+                           {.drop_rate = 0.5, .seed = 7, .warmup_steps = 10},
                            {.weigh = BranchWeight::bytes, .bytes = bytes, .cap = 60.0});
     CHECK(std::abs(warming.drop_rates_at(0)[0] - 0.75) < 1e-9);
     CHECK(warming.max_kept_weight() <= 60.0);

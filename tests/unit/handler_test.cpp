@@ -337,7 +337,7 @@ struct FullChain {
 
 TEST_CASE("Where nothing trains below, the lowest kept branch alone is spared its input gradient") {
   FullChain model;
-  DropBPHandler handler{model, {.trains_below = false}};
+  DropBPHandler handler{model, {.trainable_below = false}};
   handler.begin_step(DropPlan(only(0, 3), false));
   std::vector<float> x{1}, g{1};
   for (auto& layer : model.layers) x = layer.forward(std::move(x));
@@ -359,7 +359,7 @@ namespace {
 struct FreezableBranch : FullRecorder<> {
   using FullRecorder<>::FullRecorder;
   bool frozen = false;
-  bool trains() const { return !frozen; }
+  bool trainable() const { return !frozen; }
 };
 
 struct FreezableChain {
@@ -385,7 +385,7 @@ TEST_CASE(
     "step") {
   FreezableChain model;
   model.layers[0].op().frozen = model.layers[1].op().frozen = model.layers[3].op().frozen = true;
-  DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
+  DropBPHandler handler{model, {.drop_rate = 0.0, .trainable_below = false}};
   CHECK(handler.schedule().plan(0).lowest_kept() == 2);
   handler.begin_step(0);
   model.pass();
@@ -423,7 +423,7 @@ TEST_CASE(
 TEST_CASE("For a running estimate a branch below all that trains is known to be worth nothing") {
   FreezableChain model;
   model.layers[0].op().frozen = true;
-  DropBPHandler handler{model, {.drop_rate = 0.0, .trains_below = false}};
+  DropBPHandler handler{model, {.drop_rate = 0.0, .trainable_below = false}};
   dropbp::RunningSensitivity running(handler.size());
   handler.begin_step(0);
   model.pass();

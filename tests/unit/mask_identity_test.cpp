@@ -32,10 +32,10 @@ void every_mask() {
     for (std::size_t i = 0; i < branches; ++i)
       mask[i] = static_cast<std::uint8_t>((dropped >> i) & 1u);
     bool good = true;
-    for (const bool trains_below : {true, false}) {
-      const HandGradients<Real> expected = hand.gradients(dropped, trains_below);
+    for (const bool trainable_below : {true, false}) {
+      const HandGradients<Real> expected = hand.gradients(dropped, trainable_below);
       for (const Face face : {Face::residual, Face::residual_in_place, Face::branch}) {
-        handler.begin_step(dropbp::DropPlan(mask, trains_below));
+        handler.begin_step(dropbp::DropPlan(mask, trainable_below));
         net.clear_gradients();
         good = good && same_bits(net.forward(face), hand.output());
         std::size_t i = 0;

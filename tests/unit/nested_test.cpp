@@ -63,7 +63,7 @@ struct Product {
     Values x;
   };
   static constexpr bool backward_is_repeatable = true;
-  bool trains() const { return is_trained; }
+  bool trainable() const { return is_trained; }
 
   Values forward(const Values& x, Saved* saved) {
     if (ticks != nullptr) *ticks += 1;
@@ -134,7 +134,7 @@ TEST_CASE("A plan drops what is nested in a dropped branch, in every nesting of 
       bool good = true;
       for (unsigned bits = 0; bits < (1u << size); ++bits)
         for (unsigned training = 0; training < (1u << size); ++training)
-          for (const bool trains_below : {true, false}) {
+          for (const bool trainable_below : {true, false}) {
             const Mask drawn = mask_of(bits, size), trains = mask_of(training, size);
             const auto outermost = [&](std::size_t i) {
               while (parents[i] != i) i = parents[i];
@@ -149,7 +149,7 @@ TEST_CASE("A plan drops what is nested in a dropped branch, in every nesting of 
               kept[i] = all;
               if (all && trains[i] != 0) uses[outermost(i)] = true;
             }
-            if (!trains_below)
+            if (!trainable_below)
               for (std::size_t i = 0; i < size; ++i) {
                 bool used = false;
                 for (std::size_t below = 0; below <= outermost(i); ++below)
@@ -157,10 +157,11 @@ TEST_CASE("A plan drops what is nested in a dropped branch, in every nesting of 
                 kept[i] = kept[i] && used;
               }
             DropPlan plan;
-            plan.redraw(size, {.trains_below = trains_below, .trains = trains, .parents = parents},
-                        [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
-                          for (std::size_t i = 0; i < size; ++i) mask[i] = drawn[i];
-                        });
+            plan.redraw(
+                size, {.trainable_below = trainable_below, .trainable = trains, .parents = parents},
+                [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
+                  for (std::size_t i = 0; i < size; ++i) mask[i] = drawn[i];
+                });
             std::size_t lowest = size, count = 0;
             for (std::size_t i = 0; i < size; ++i) {
               good = good && plan.kept(i) == kept[i];
@@ -168,11 +169,11 @@ TEST_CASE("A plan drops what is nested in a dropped branch, in every nesting of 
               good = good && plan.slot(i) == count++;
               const bool nested = parents[i] != i;
               if (!nested && lowest == size) lowest = i;
-              good =
-                  good && plan.input_gradient_needed(i) == (trains_below || nested || i != lowest);
+              good = good &&
+                     plan.input_gradient_needed(i) == (trainable_below || nested || i != lowest);
             }
             good = good && plan.lowest_kept() == lowest && plan.kept_count() == count;
-            if (trains_below) good = good && plan == DropPlan(drawn, true, 0, 0, 0, {}, parents);
+            if (trainable_below) good = good && plan == DropPlan(drawn, true, 0, 0, 0, {}, parents);
           }
       CAPTURE(size, parents);
       REQUIRE(good);
@@ -202,9 +203,9 @@ TEST_CASE("Parents that do not fit are refused, with the plan or options as they
 TEST_CASE("Nesting changes nothing that is drawn, and nothing at all where nothing is nested") {
   const std::vector<double> flops{1, 2, 3, 4, 5};
   const Parents parents{0, 0, 1, 3, 3};
-  const DropSchedule<> plain(flops, {.drop_rate = 0.4, .seed = 6, .warm_up_steps = 20}),
-      alone(flops, {.drop_rate = 0.4, .seed = 6, .warm_up_steps = 20, .parents = {0, 1, 2, 3, 4}}),
-      nested(flops, {.drop_rate = 0.4, .seed = 6, .warm_up_steps = 20, .parents = parents});
+  const DropSchedule<> plain(flops, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20}),
+      alone(flops, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20, .parents = {0, 1, 2, 3, 4}}),
+      nested(flops, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20, .parents = parents});
   bool differs = false;
   for (std::uint64_t step = 0; step < 200; ++step) {
     const DropPlan drawn = plain.plan(step);
@@ -235,10 +236,11 @@ TEST_CASE("The learning rate scale of a nested branch makes up for its parents' 
 
 TEST_CASE("A nested branch has a gradient where has_gradient says so, and every count agrees") {
   Model model(GENERATE(false, true));
-  const bool trains_below = GENERATE(false, true);
-  DropBPHandler handler(
-      model,
-      {.drop_rate = 0.5, .seed = 3, .trains_below = trains_below, .parents = model.parents()});
+  const bool trainable_below = GENERATE(false, true);
+  DropBPHandler handler(model, {.drop_rate = 0.5,
+                                .seed = 3,
+                                .trainable_below = trainable_below,
+                                .parents = model.parents()});
   const std::size_t outer = model.number_of_outer(), inner = model.number_of_inner();
   std::size_t implied = 0, inner_alone = 0;
   for (std::uint64_t step = 0; step < 60; ++step) {
@@ -392,7 +394,7 @@ TEST_CASE("Where an outer branch trains nothing itself, what trains in it keeps 
   Model model(GENERATE(false, true));
   model.low.op().is_trained = model.outer.op().is_trained = false;
   DropBPHandler handler(model,
-                        {.drop_rate = 0.0, .trains_below = false, .parents = model.parents()});
+                        {.drop_rate = 0.0, .trainable_below = false, .parents = model.parents()});
   handler.begin_step(0);
   model.backprop();
   CHECK(handler.plan().dropped(0));

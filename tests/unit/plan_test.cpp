@@ -28,8 +28,8 @@ std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
 TEST_CASE("Every answer of a plan follows from its mask") {
   for (std::size_t size = 1; size <= 8; ++size)
     for (unsigned bits = 0; bits < (1u << size); ++bits)
-      for (const bool trains_below : {true, false}) {
-        const DropPlan plan(mask_of(bits, size), trains_below, 5, 3);
+      for (const bool trainable_below : {true, false}) {
+        const DropPlan plan(mask_of(bits, size), trainable_below, 5, 3);
         std::size_t kept = 0, lowest = size;
         bool good = plan.size() == size && plan.step() == 5 && plan.micro_step() == 3;
         for (std::size_t i = 0; i < size; ++i) {
@@ -42,12 +42,12 @@ TEST_CASE("Every answer of a plan follows from its mask") {
           }
           if (lowest == size) lowest = i;
           good = good && plan.slot(i) == kept++;
-          good = good && plan.input_gradient_needed(i) == (trains_below || i != lowest);
+          good = good && plan.input_gradient_needed(i) == (trainable_below || i != lowest);
         }
         good = good && plan.kept_count() == kept && plan.dropped_count() == size - kept;
         good = good && plan.all_dropped() == (kept == 0) && plan.lowest_kept() == lowest;
-        good = good && plan.backward_needed() == (trains_below || kept != 0);
-        CAPTURE(size, bits, trains_below);
+        good = good && plan.backward_needed() == (trainable_below || kept != 0);
+        CAPTURE(size, bits, trainable_below);
         REQUIRE(good);
       }
 }
@@ -58,26 +58,26 @@ TEST_CASE(
   for (std::size_t size = 1; size <= 5; ++size)
     for (unsigned bits = 0; bits < (1u << size); ++bits)
       for (unsigned training = 0; training < (1u << size); ++training)
-        for (const bool trains_below : {true, false}) {
+        for (const bool trainable_below : {true, false}) {
           const std::vector<std::uint8_t> mask = mask_of(bits, size),
                                           trains = mask_of(training, size);
           DropPlan plan;
-          plan.redraw(size, {.trains_below = trains_below, .trains = trains},
+          plan.redraw(size, {.trainable_below = trainable_below, .trainable = trains},
                       [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t>) {
                         for (std::size_t i = 0; i < size; ++i) dropped[i] = mask[i];
                       });
           std::vector<std::uint8_t> expected = mask;
-          bool used = trains_below;  // what comes out at the lower end
+          bool used = trainable_below;  // what comes out at the lower end
           for (std::size_t i = 0; i < size; ++i) {
             used = used || (mask[i] == 0 && trains[i] != 0);
             if (!used) expected[i] = 1;
           }
-          CAPTURE(size, bits, training, trains_below);
-          REQUIRE(plan == DropPlan(expected, trains_below));
-          REQUIRE(plan.fingerprint() == DropPlan(expected, trains_below).fingerprint());
+          CAPTURE(size, bits, training, trainable_below);
+          REQUIRE(plan == DropPlan(expected, trainable_below));
+          REQUIRE(plan.fingerprint() == DropPlan(expected, trainable_below).fingerprint());
         }
   DropPlan plan;
-  CHECK_THROWS_AS(plan.redraw(3, {.trains = mask_of(1, 2)}, [](auto, auto) {}),
+  CHECK_THROWS_AS(plan.redraw(3, {.trainable = mask_of(1, 2)}, [](auto, auto) {}),
                   std::invalid_argument);
 }
 
@@ -134,7 +134,7 @@ TEST_CASE("Fingerprints are pinned, since ranks built differently compare them")
 TEST_CASE("A redrawn plan equals a constructed one, whatever it was before") {
   DropPlan plan(std::vector<std::uint8_t>(9, 1), false, 4, 4, 4);
   const std::vector<std::uint8_t> mask = mask_of(0b010, 3);
-  plan.redraw(3, {.trains_below = true, .step = 1, .micro_step = 2, .rates_hash = 3},
+  plan.redraw(3, {.trainable_below = true, .step = 1, .micro_step = 2, .rates_hash = 3},
               [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
                 CHECK(work.size() == 3);
                 for (std::size_t i = 0; i < 3; ++i) dropped[i] = mask[i];

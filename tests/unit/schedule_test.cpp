@@ -91,7 +91,7 @@ TEST_CASE("Micro-steps have plans of their own, or share that of the step") {
 }
 
 TEST_CASE("A plan says what the options say about training below the branches") {
-  const DropSchedule<> schedule({1, 1}, {.drop_rate = 0.0, .trains_below = false});
+  const DropSchedule<> schedule({1, 1}, {.drop_rate = 0.0, .trainable_below = false});
   CHECK_FALSE(schedule.plan(0).input_gradient_needed(0));
   CHECK(schedule.plan(0).input_gradient_needed(1));
   CHECK(DropSchedule<>({1, 1}, {.drop_rate = 0.0}).plan(0).input_gradient_needed(0));
@@ -99,26 +99,26 @@ TEST_CASE("A plan says what the options say about training below the branches") 
 
 TEST_CASE("A schedule drops what lies below the lowest branch that trains, and learns what does") {
   DropSchedule<> schedule({1, 1, 1, 1},
-                          {.drop_rate = 0.0, .trains_below = false, .trains = {0, 0, 1, 0}});
+                          {.drop_rate = 0.0, .trainable_below = false, .trainable = {0, 0, 1, 0}});
   CHECK(schedule.plan(3).kept_count() == 2);
   CHECK(schedule.plan(3).lowest_kept() == 2);
   CHECK_FALSE(schedule.plan(3).input_gradient_needed(2));
-  CHECK(schedule.trains(2));
-  CHECK_FALSE(schedule.trains(3));
-  schedule.set_trains(1, true);
+  CHECK(schedule.trainable(2));
+  CHECK_FALSE(schedule.trainable(3));
+  schedule.set_trainable(1, true);
   CHECK(schedule.plan(3).lowest_kept() == 1);
-  schedule.set_trains(1, false);
-  schedule.set_trains(2, false);
+  schedule.set_trainable(1, false);
+  schedule.set_trainable(2, false);
   CHECK(schedule.plan(3).all_dropped());
   CHECK_FALSE(schedule.plan(3).backward_needed());
 
-  DropSchedule<> all({1, 1}, {.drop_rate = 0.0, .trains_below = false});
-  all.set_trains(1, true);
-  CHECK(all.options().trains.empty());
-  all.set_trains(0, false);
+  DropSchedule<> all({1, 1}, {.drop_rate = 0.0, .trainable_below = false});
+  all.set_trainable(1, true);
+  CHECK(all.options().trainable.empty());
+  all.set_trainable(0, false);
   CHECK(all.plan(0).lowest_kept() == 1);
-  CHECK_THROWS_AS(all.set_trains(2, true), std::out_of_range);
-  CHECK_THROWS_AS(DropSchedule<>({1, 1}, {.trains = {1}}), std::invalid_argument);
+  CHECK_THROWS_AS(all.set_trainable(2, true), std::out_of_range);
+  CHECK_THROWS_AS(DropSchedule<>({1, 1}, {.trainable = {1}}), std::invalid_argument);
 }
 
 TEST_CASE("Rates of 0 and 1 are certain") {
@@ -146,7 +146,7 @@ TEST_CASE("draw fills a plan that exists with what plan returns") {
 
 TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a function of the step") {
   const DropSchedule schedule(std::vector<double>(4, 1.0),
-                              {.drop_rate = 0.8, .seed = 9, .warm_up_steps = 4});
+                              {.drop_rate = 0.8, .seed = 9, .warmup_steps = 4});
   CHECK(schedule.drop_rates_at(0) == std::vector<double>(4, 0.0));
   CHECK(schedule.drop_rates_at(1) == std::vector<double>(4, 0.2));
   CHECK(schedule.drop_rates_at(3) == std::vector<double>(4, 0.75 * 0.8));
@@ -167,7 +167,7 @@ TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a functi
   std::uint64_t dropped = 0, n = 100'000;
   for (std::uint64_t seed = 0; seed < n; ++seed)
     dropped += DropSchedule(std::vector<double>(1, 1.0),
-                            {.drop_rate = 0.8, .seed = seed, .warm_up_steps = 4})
+                            {.drop_rate = 0.8, .seed = seed, .warmup_steps = 4})
                    .plan(1)
                    .dropped(0);
   CHECK(dropbp_test::frequency_is_plausible(dropped, n, 0.2, 16));

@@ -94,7 +94,7 @@ class AttentionBranch {
   }
 
   /// Whether any parameter trains.
-  bool trains() const noexcept { return norm.trained || qkv.trains() || o.trains(); }
+  bool trainable() const noexcept { return norm.trained || qkv.trainable() || o.trainable(); }
 
   /// Of its trained parameters, null where absent: for RunningSensitivity.
   void for_each_gradient(auto&& visit) {
@@ -218,7 +218,7 @@ class AttentionBranch {
     const Tensor grad_u_o = o.adapter_gradient(grad_output.view());
     o.backward_parameters(grad_output.view(), saved.o.view(), saved.u_o.view(), grad_u_o);
     const bool below_qkv = grad_input.data != nullptr || norm.trained;
-    if (!below_qkv && !qkv.trains()) return;
+    if (!below_qkv && !qkv.trainable()) return;
     Tensor grad_qkv(tokens, layout_.qkv_width(), pool);
     {
       Tensor grad_o(tokens, layout_.q_width(), pool);
@@ -230,7 +230,7 @@ class AttentionBranch {
          Rotation::inverse);
     const Tensor grad_u = qkv.adapter_gradient(grad_qkv.view());
     Tensor n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
-    if (qkv.trains()) {
+    if (qkv.trainable()) {
       rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
       qkv.backward_parameters(grad_qkv.view(), n.view(), saved.u.view(), grad_u);
     }

@@ -14,7 +14,7 @@ namespace ops {
 
 /// Which micro-step of the training it is: dropout masks are a pure function of it, drawn anew
 /// where they are needed.
-struct TrainingMoment {
+struct MicroStepId {
   std::uint64_t seed = 0;        ///< of the training
   std::uint64_t step = 0;        ///< optimizer step
   std::uint32_t micro_step = 0;  ///< from 0
@@ -26,7 +26,7 @@ struct TrainingMoment {
 /// keeping it. y may be x.
 template <class T, class Backend = Cpu>
 void dropout(MatrixView<T, Backend> y, std::type_identity_t<MatrixView<const T, Backend>> x,
-             double rate, const TrainingMoment& moment, std::uint64_t stream) {
+             double rate, const MicroStepId& moment, std::uint64_t stream) {
   kernels<op::dropout, T, Backend>::run(y, x, rate, moment.seed ^ stream, moment.step,
                                         moment.micro_step);
 }

@@ -39,7 +39,7 @@ struct LoraConfig {
   /// all.
   std::vector<std::string> targets = {};
   bool quantize = false;  ///< frozen linear maps are kept in NF4, see nf4.hpp
-  std::shared_ptr<const TrainingMoment> moment =
+  std::shared_ptr<const MicroStepId> moment =
       {};  ///< kept up to date by the trainer; needed with dropout
 
   /// The base is frozen and adapters train.
@@ -71,7 +71,7 @@ inline void require_valid(const LoraConfig& adaptation) {
     detail::throw_invalid("a quantised base is frozen and needs adapters to train",
                           "rank 0 was given", "set a rank, or do not quantise");
   if (adaptation.dropout > 0.0 && adaptation.moment == nullptr)
-    detail::throw_invalid("dropout needs a TrainingMoment, which its masks are drawn from",
+    detail::throw_invalid("dropout needs a MicroStepId, which its masks are drawn from",
                           "none was given",
                           "share one with all branches and set its step before each forward pass");
   for (const std::string& target : adaptation.targets) {

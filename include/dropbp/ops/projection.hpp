@@ -112,7 +112,7 @@ class Projection {
   }
 
   /// Whether backward_parameters has anything to do, and needs x.
-  bool trains() const noexcept {
+  bool trainable() const noexcept {
     return weight.trained || (adapter_width() > 0 && (lora_a.trained || lora_b.trained));
   }
 

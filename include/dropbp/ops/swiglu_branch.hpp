@@ -78,7 +78,9 @@ class SwiGLUBranch {
   }
 
   /// Whether any parameter trains.
-  bool trains() const noexcept { return norm.trained || gate_up.trains() || down.trains(); }
+  bool trainable() const noexcept {
+    return norm.trained || gate_up.trainable() || down.trainable();
+  }
 
   /// Of its trained parameters, null where absent: for RunningSensitivity.
   void for_each_gradient(auto&& visit) {
@@ -176,8 +178,8 @@ class SwiGLUBranch {
     const Index tokens = shape.tokens();
     BasicMemoryPool<Backend>& pool = memory_.workspace;
     const bool below_gate_up = grad_input.data != nullptr || norm.trained;
-    if (!below_gate_up && !gate_up.trains()) {
-      if (!down.trains()) return;
+    if (!below_gate_up && !gate_up.trainable()) {
+      if (!down.trainable()) return;
       Tensor activation(tokens, config_.intermediate,
                         pool);  // that of forward again, and nothing below it
       swiglu_forward(activation.view(), saved.gate_up.view());
@@ -195,7 +197,7 @@ class SwiGLUBranch {
     }
     const Tensor grad_u = gate_up.adapter_gradient(grad_gate_up.view());
     Tensor n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
-    if (gate_up.trains()) {
+    if (gate_up.trainable()) {
       rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
       gate_up.backward_parameters(grad_gate_up.view(), n.view(), saved.u.view(), grad_u);
     }

@@ -112,7 +112,7 @@ Run compare(ops::LoraConfig adaptation, bool tie_embeddings, bool recompute = fa
   cpu.initialize_adapters(4), device.initialize_adapters(4);
   disturb_adapters(cpu), disturb_adapters(device);
   const dropbp::DropOptions options{
-      .drop_rate = 0.5, .seed = 1, .trains_below = cpu.trains_below()};
+      .drop_rate = 0.5, .seed = 1, .trainable_below = cpu.trainable_below()};
   dropbp::DropBPHandler cpu_handler{cpu, options};
   dropbp::DropBPHandler device_handler{device, options};
   const ops::AdamWOptions adamw{.learning_rate = 1e-3};
@@ -171,7 +171,7 @@ TEST_CASE(
   SECTION("recomputed") { check(compare<float>({}, true, true)); }
   SECTION("LoRA with dropout") {
     check(compare<float>(
-        {.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::TrainingMoment>()}, false));
+        {.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::MicroStepId>()}, false));
   }
   SECTION("LoRA on some linear maps") {
     check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false));

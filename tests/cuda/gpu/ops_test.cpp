@@ -128,7 +128,7 @@ TEMPLATE_TEST_CASE("device: dropout has the CPU's masks", "", DROPBP_SCALARS) {
     Buffer<T> x(shape.rows, shape.columns), y(shape.rows, shape.columns);
     const std::vector<double> xs = x.fill(random);
     std::vector<double> wanted(xs.size());
-    const ops::TrainingMoment moment{.seed = random(), .step = 7, .micro_step = 2};
+    const ops::MicroStepId moment{.seed = random(), .step = 7, .micro_step = 2};
     ops::dropout<double>(rows_of(wanted, shape.rows), rows_of(xs, shape.rows), 0.3, moment, 5);
     run_everywhere({&y}, Capture::yes,
                    [&] { ops::dropout(y.view(), x.constant(), 0.3, moment, 5); });

@@ -161,7 +161,7 @@ TEST_CASE("dropout has the masks of the CPU, bit for bit, in place too") {
     for_each_case([](Shape shape, Layout of_y, Layout of_x) {
       const Index rows = shape.rows, columns = shape.columns;
       const auto x0 = random_values<T>(rows * columns, 6, 0.5, 2);
-      const dropbp::ops::TrainingMoment moment{
+      const dropbp::ops::MicroStepId moment{
           .seed = 0x123456789ABCDEFu, .step = 0x1FFFFFFFFu, .micro_step = 3};
       const std::uint64_t stream = 0xFEDCBA9876543210u;
       for (const double rate : {0.0, 0.75}) {

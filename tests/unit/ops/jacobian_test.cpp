@@ -339,7 +339,7 @@ TEST_CASE("jacobian: the branches with adapters") {
   Report report("branches with adapters");
   std::uint64_t seed = 850;
   const auto moment =
-      std::make_shared<const TrainingMoment>(TrainingMoment{.seed = 3, .step = 7, .micro_step = 1});
+      std::make_shared<const MicroStepId>(MicroStepId{.seed = 3, .step = 7, .micro_step = 1});
   const auto randomise_all = [&](auto& op, auto&... projections) {
     randomise(op.norm, ++seed, 0.5, 1.5);
     (randomise(projections.weight, ++seed), ...);

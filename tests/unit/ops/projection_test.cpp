@@ -166,12 +166,12 @@ TEST_CASE(
 TEST_CASE(
     "dropout: a pure function of seed, step, micro-step and linear map, with the right share") {
   const Matrix<float> x = random_matrix<float>(257, 130, 1, 1, 2);
-  const auto drop = [&](TrainingMoment moment, std::uint64_t stream) -> const Matrix<float> {
+  const auto drop = [&](MicroStepId moment, std::uint64_t stream) -> const Matrix<float> {
     Matrix<float> y(257, 130);
     dropout<float>(y.view(), x.view(), 0.25, moment, stream);
     return y;
   };
-  const TrainingMoment moment{.seed = 5, .step = 6, .micro_step = 7};
+  const MicroStepId moment{.seed = 5, .step = 6, .micro_step = 7};
   const Matrix<float> y = drop(moment, 8);
   std::size_t zeros = 0;
   for (std::size_t i = 0; i < y.size(); ++i) {
@@ -187,7 +187,7 @@ TEST_CASE(
     use_threads(threads);
     CHECK(same_bits(elements(y), elements(drop(moment, 8))));
   }
-  const auto differs = [&](TrainingMoment other, std::uint64_t stream) {
+  const auto differs = [&](MicroStepId other, std::uint64_t stream) {
     const Matrix<float> z = drop(other, stream);
     int same = 0;
     for (std::size_t i = 0; i < y.size(); ++i)
@@ -200,7 +200,7 @@ TEST_CASE(
   CHECK(differs({.seed = 5, .step = 6, .micro_step = 8}, 8));
   CHECK(differs({.seed = 5, .step = 6, .micro_step = 7}, 9));
 
-  const auto now = std::make_shared<TrainingMoment>();
+  const auto now = std::make_shared<MicroStepId>();
   LoraConfig adaptation = some();
   adaptation.dropout = 0.5, adaptation.moment = now;
   Projection<double> with = random_projection<double>(three, 5, adaptation, 10);
@@ -225,7 +225,7 @@ TEST_CASE("adaptation: what is impossible is refused") {
   CHECK(contains(message({.rank = -1}), "rank -1"));
   CHECK(contains(message({.rank = 1, .alpha = std::nan("")}), "finite alpha"));
   CHECK(contains(message({.rank = 1, .dropout = 1.0}), "dropout 1"));
-  CHECK(contains(message({.rank = 1, .dropout = 0.5}), "TrainingMoment"));
+  CHECK(contains(message({.rank = 1, .dropout = 0.5}), "MicroStepId"));
   CHECK(contains(message({.quantize = true}), "rank 0 was given"));
   CHECK(message({.rank = 1, .quantize = true}).empty());
   for (const char* const unknown : {"qproj", "c_attn", "", "model.layers.0.self_attn.q_proj"}) {

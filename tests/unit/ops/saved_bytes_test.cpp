@@ -56,7 +56,7 @@ Index adapted(const LoraConfig& adaptation, std::initializer_list<const char*> n
 
 // A quantised base saves no more than a dense one; dropout nothing at all.
 std::vector<LoraConfig> adaptations() {
-  const auto moment = std::make_shared<const TrainingMoment>();
+  const auto moment = std::make_shared<const MicroStepId>();
   const std::vector<std::string> all{"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                      "gate_proj", "up_proj", "down_proj"};
   return {{},

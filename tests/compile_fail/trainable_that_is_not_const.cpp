@@ -14,9 +14,9 @@ struct Branch {
   Vector forward(const Vector& x, Saved*) { return x; }
   Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
 #ifdef DROPBP_TEST_WRONG
-  bool trains() { return false; }
+  bool trainable() { return false; }
 #else
-  bool trains() const { return false; }
+  bool trainable() const { return false; }
 #endif
 };
 
