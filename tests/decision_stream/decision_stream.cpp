@@ -85,7 +85,7 @@ struct Random {
 // Weights of every kind, with and without a cap, in groups and in a warm-up, in several units.
 void take_weights_and_caps() {
   for (const double unit : {1.0, 0x1p-900, 0x1p900}) {
-    for (const std::size_t size : {3, 16, 49}) {
+    for (const std::size_t size : {3u, 16u, 49u}) {
       Random random{size};
       std::vector<double> flops(size), bytes(size), each(size);
       std::vector<std::uint32_t> groups(size);
