@@ -149,7 +149,7 @@ void take_allocations() {
   for (const double unit : {1.0, 0x1p-200, 0x1p-900, 0x1p900}) {
     for (std::uint64_t instance = 0; instance < 40; ++instance) {
       Random random{instance};
-      const std::size_t size = 2 + instance % 30;
+      const std::size_t size = static_cast<std::size_t>(2 + instance % 30);
       std::vector<double> flops(size), sensitivities(size);
       for (std::size_t i = 0; i < size; ++i) {
         flops[i] = (0.125 + random.unit()) * unit;
