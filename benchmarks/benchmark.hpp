@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What all benchmarks share: their common options, timing in turn, and where results go.
+// Shared by all benchmarks: common options, timing in turn, and writing the results.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,7 @@ struct Spread {
   double median = 0.0, least = 0.0, most = 0.0;
 };
 
-/// Of at least one value.
+/// `values` must not be empty.
 inline Spread spread_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t middle = values.size() / 2;
@@ -44,14 +44,14 @@ inline Spread spread_of(std::vector<double> values) {
 }
 inline double median(std::vector<double> values) { return spread_of(std::move(values)).median; }
 
-/// The options that every benchmark has.
+/// The options of every benchmark.
 class Options {
  public:
   bool quick = false;
   int threads = 0;
 
-  /// `quick_means`: what --quick changes, for --help. Without threads the program is serial by
-  /// nature.
+  /// `quick_means` tells in --help what --quick changes. `has_threads` is false for a serial
+  /// program.
   explicit Options(CLI::App& app, const std::string& quick_means, bool has_threads = true) {
     app.add_flag("--quick", quick,
                  "seconds: whether it works, not how fast anything is; " + quick_means);
@@ -63,8 +63,8 @@ class Options {
           ->capture_default_str();
   }
 
-  /// To be called after the command line has been parsed, before the work: throws where the results
-  /// could not be written.
+  /// Call this after parsing the command line and before the work: it throws if the results cannot
+  /// be written.
   void begin() const {
     for (const std::string& path : {json_, svg_})
       if (!path.empty()) llama::check_writable(path);
@@ -81,7 +81,7 @@ class Options {
   std::string json_, svg_;
 };
 
-/// Runs a benchmark; an error is one line with the program's name, and exit code 1.
+/// Runs a benchmark. An error prints one line with the program's name and gives exit code 1.
 template <class Run>
 int main_of(const char* name, int argc, char** argv, Run run) {
   try {

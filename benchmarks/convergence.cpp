@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Which policies are worth it: validation loss against time and backward FLOPs, each policy against
-// ordinary training.
+// Which policies pay off? Compares each policy with ordinary training: validation loss over time
+// and over backward FLOPs.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,7 +35,7 @@ struct Policy {
   void (*choose)(Options&);
 };
 
-// Each differs from the one above it, or from "greedy", in one thing.
+// Each policy differs in one thing from the one above it or from "greedy".
 const Policy policies[] = {
     {"published",
      [](Options& o) {
@@ -61,12 +61,12 @@ const Policy policies[] = {
      [](Options& o) { o.allocation = AllocationChoice::optimal, o.drop_warmup = o.steps / 5; }},
 };
 
-// Ordinary training of these lengths, each with its whole learning-rate schedule: what time it
-// takes to which loss.
+// Lengths of the runs of ordinary training, each with a complete learning-rate schedule. They show
+// how much time each loss takes.
 constexpr double full_lengths[] = {0.35, 0.5, 0.7, 1.0};
 
 struct Run {
-  std::string policy;  // "full" for ordinary training
+  std::string policy;  // "full" means ordinary training
   double drop_rate = 0.0;
   double length = 1.0;
   std::unique_ptr<llama::Trainer> trainer;
@@ -79,14 +79,14 @@ struct Run {
   }
 };
 
-// What is reported of one run.
+// The reported values of one run.
 struct Result {
   double loss = 0.0, seconds = 0.0, backward_flops = 0.0;
-  double time = 0.0;     // of that of the longest full run
-  double flops = 0.0;    // the same
-  double speedup = 0.0;  // seconds of a full run that reaches the same loss / seconds
-  int beyond = 0;  // -1: worse than the shortest full run, so that the speed-up is at most this; 1:
-                   // better than the longest
+  double time = 0.0;     // as a fraction of the longest full run
+  double flops = 0.0;    // as a fraction of the longest full run
+  double speedup = 0.0;  // seconds of a full run to the same loss / seconds of this run
+  int beyond = 0;  // -1: worse than the shortest full run, so the speed-up is an upper bound; 1:
+                   // better than the longest full run
 };
 
 struct Figure {
@@ -104,7 +104,8 @@ Figure figure_of(const std::vector<Result>& results, double Result::* member) {
   return figure;
 }
 
-// When ordinary training reaches a loss: between the full runs, straight.
+// Seconds that ordinary training needs to reach a loss: interpolates linearly between the full
+// runs.
 std::pair<double, int> full_seconds(std::vector<Result> full, double loss) {
   std::sort(full.begin(), full.end(),
             [](const Result& a, const Result& b) { return a.seconds < b.seconds; });
@@ -124,7 +125,7 @@ struct Settings {
   int seeds = 3, threads = 0, evaluations = 4;
   llama::LlamaConfig shape{
       .hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
-  std::set<std::string> policies;  // none: all
+  std::set<std::string> policies;  // empty: all
   bool includes(const char* policy) const { return policies.empty() || policies.contains(policy); }
 };
 
@@ -156,7 +157,8 @@ void pretrain(const Settings& settings, const std::filesystem::path& model) {
   llama::save_weights(model, trainer.model());
 }
 
-// All runs of one seed, step by step in turn, so that drifts of the machine's speed meet all alike.
+// Runs all trainings of one seed, one step of each in turn, so that changes of the machine's speed
+// affect all of them equally.
 std::vector<Run> train(const Settings& settings, const llama::TokenData& data,
                        const std::filesystem::path& model, const std::vector<double>& drop_rates,
                        std::uint64_t seed) {
@@ -302,7 +304,7 @@ int run(int argc, char** argv) {
                            {"drop_rates", std::vector<double>(rates.begin(), rates.end())},
                            {"curve", one.curve}});
     }
-    // After each seed, so that an interrupted benchmark has what it has.
+    // Write after each seed, so that an interrupted benchmark keeps its results.
     json = {{"data", settings.data},
             {"steps", settings.steps},
             {"learning_rate", settings.learning_rate},
@@ -361,7 +363,7 @@ int run(int argc, char** argv) {
       row(policy.name, fmt::format("{:g}", rate), of);
       best = std::max(best, figure_of(of, &Result::speedup).mean);
     }
-    json["speedup_to_baseline_loss"][policy.name] = best;  // at the rate that suits it best
+    json["speedup_to_baseline_loss"][policy.name] = best;  // at the best rate
   }
   std::fputs(table.c_str(), stdout);
   llama::write_file_atomically(folder / "convergence.txt", table);
