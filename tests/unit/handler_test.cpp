@@ -644,7 +644,7 @@ TEST_CASE("A null gradient counts as zero, and a changed number of gradients is 
     ++pass;
     for (Journal& journal : chain.journals) journal.parameter_gradient = 0.0;
     std::vector<float> x{1};
-    for (auto& layer : chain.layers) x = layer.forward(std::move(x));  // 4, 16
+    for (auto& layer : chain.layers) x = layer.forward(std::move(x));  // 4, then 16
     std::vector<float> g{1};
     for (std::size_t i = 2; i-- > 0;) g = chain.layers[i].backward(std::move(g));
   };

@@ -299,7 +299,7 @@ DROPBP_TEST_BOTH("forward agrees with plain arithmetic, saved or not, in place o
                  check_forward)
 DROPBP_TEST_BOTH("backward can be repeated, joined in place and cut to the parameters",
                  check_backward)
-DROPBP_TEST_BOTH("frozen parameters get no gradient and change nobody else's", check_frozen)
+DROPBP_TEST_BOTH("frozen parameters get no gradient and change no other gradient", check_frozen)
 DROPBP_TEST_BOTH("saved bytes are as stated and steady steps allocate nothing", check_memory)
 DROPBP_TEST_BOTH("same bits on 1, 2, 3 and 8 threads and from run to run", check_threads)
 
