@@ -268,7 +268,7 @@ llama::Plot plot_of(const Settings& settings, const std::vector<std::vector<doub
 int run(int argc, char** argv) {
   CLI::App app(
       "Measures the memory of a training step at several drop rates, and the longest sequence that "
-      "the memory of an ordinary step has room for.");
+      "fits the memory of an ordinary step.");
   Settings settings;
   bench::Options common(app, "fewer blocks, shorter sequences");
   const auto size = [&](const char* flag, Index& target, const char* help) {
@@ -278,9 +278,9 @@ int run(int argc, char** argv) {
   size("--hidden", settings.shape.hidden, "width of the residual stream");
   size("--intermediate", settings.shape.intermediate, "width inside the MLP");
   size("--heads", settings.shape.heads, "attention heads");
-  size("--sequence", settings.sequence, "tokens of the steps whose memory is shown");
+  size("--sequence", settings.sequence, "tokens of the steps whose memory is printed");
   app.add_option("--budget", settings.budget_mib,
-                 "MiB for the longest sequences; 0 is what --sequence needs at rate 0")
+                 "MiB for the longest sequences; 0: the memory of --sequence at rate 0")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--modes", settings.modes, "what trains")

@@ -58,7 +58,7 @@ int run(int argc, char** argv) {
   app.add_option("--instances", instances, "random instances of 2 to 200 branches")
       ->check(CLI::Range(1, 100000000))
       ->capture_default_str();
-  app.add_option("--branches", branches, "of the instance that is timed")
+  app.add_option("--branches", branches, "branches of the timed instance")
       ->check(CLI::Range(1, 100000000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

@@ -54,11 +54,11 @@ class Options {
   /// program.
   explicit Options(CLI::App& app, const std::string& quick_means, bool has_threads = true) {
     app.add_flag("--quick", quick,
-                 "seconds: whether it works, not how fast anything is; " + quick_means);
-    app.add_option("--json", json_, "file for the figures, too");
-    app.add_option("--svg", svg_, "file for a plot, too, drawn by gnuplot");
+                 "takes seconds: tests that the program works, not its speed; " + quick_means);
+    app.add_option("--json", json_, "also write the figures to this file");
+    app.add_option("--svg", svg_, "also draw a plot with gnuplot to this file");
     if (has_threads)
-      app.add_option("--threads", threads, "threads; 0 is one per processor")
+      app.add_option("--threads", threads, "threads; 0: one per processor")
           ->check(CLI::Range(0, 4096))
           ->capture_default_str();
   }

@@ -214,32 +214,33 @@ int run(int argc, char** argv) {
       "about half an hour.");
   Settings settings;
   bench::Options common(
-      app, "a tiny model, 20 steps, one seed, two policies at rate 0.5: nothing to conclude from");
+      app, "a tiny model, 20 steps, one seed, two policies at rate 0.5: the results mean nothing");
   std::vector<std::string> chosen;
   std::vector<double> drop_rates = {0.5, 0.75, 0.875};
-  app.add_option("--data", settings.data, "text to fine-tune on, a file or a folder")
+  app.add_option("--data", settings.data, "text for fine-tuning: a file or a folder")
       ->capture_default_str();
   app.add_option("--folder", settings.folder,
-                 "where the pre-trained model is kept, and table, JSON and SVGs are written")
+                 "folder of the pre-trained model, the table, the JSON and the SVGs")
       ->capture_default_str();
-  app.add_option("--steps", settings.steps, "of a fine-tuning")
+  app.add_option("--steps", settings.steps, "steps of each fine-tuning run")
       ->check(CLI::Range(20, 1000000))
       ->capture_default_str();
-  app.add_option("--learning-rate", settings.learning_rate, "peak, of the fine-tuning")
+  app.add_option("--learning-rate", settings.learning_rate, "peak learning rate of fine-tuning")
       ->check(CLI::Range(1e-8, 1.0))
       ->capture_default_str();
-  app.add_option("--pretraining-steps", settings.pretraining_steps, "where no model is kept yet")
+  app.add_option("--pretraining-steps", settings.pretraining_steps,
+                 "steps of pre-training, if the folder has no model")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  app.add_option("--seeds", settings.seeds, "runs of everything")
+  app.add_option("--seeds", settings.seeds, "seeds; each runs everything once")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   std::vector<std::string> names;
   for (const Policy& policy : policies) names.push_back(policy.name);
-  app.add_option("--policies", chosen, "beside full backward; none: all")
+  app.add_option("--policies", chosen, "policies to compare with full backward; default: all")
       ->check(CLI::IsMember(names))
       ->delimiter(',');
-  app.add_option("--drop-rates", drop_rates, "target rates up to 0.9")
+  app.add_option("--drop-rates", drop_rates, "target drop rates up to 0.9")
       ->check(CLI::Range(0.0, 0.9))
       ->delimiter(',')
       ->capture_default_str();
@@ -316,9 +317,9 @@ int run(int argc, char** argv) {
 
   std::string table = fmt::format(
       "{} steps of 512 tokens, {} seeds: mean +- standard deviation. Time and FLOPs are relative "
-      "to full backward of as many\n"
-      "steps; speed-up: time of a full run that reaches the same loss / time (< and >: outside of "
-      "the full runs' losses)\n"
+      "to full backward with as many\n"
+      "steps; speed-up: time of a full run to the same loss / time (< and >: the loss is outside "
+      "the range of the full runs)\n"
       "policy         drop rate     validation loss              time    backward FLOPs           "
       "speed-up\n",
       settings.steps, settings.seeds);

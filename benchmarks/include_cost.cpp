@@ -130,19 +130,21 @@ int run(int argc, char** argv) {
   int rounds = 9;
   double limit = 0.0;
   bench::Options common(app, "only the core, the first compiler that runs, one round", false);
-  app.add_option("--compiler", compilers, "compilers; those that do not run are left out")
+  app.add_option("--compiler", compilers, "compilers to time; one that does not run is left out")
       ->capture_default_str();
-  app.add_option("--rounds", rounds,
-                 "compilations of each file, median taken; a quarter for ops and interop")
+  app.add_option(
+         "--rounds", rounds,
+         "compilations of each file; the median is reported; a quarter of them for ops and interop")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--include-dir", include_dir, "the library's headers")
       ->check(CLI::ExistingDirectory)
       ->capture_default_str();
-  app.add_option("--third-party", directories, "further folders of headers, for ops and interop")
+  app.add_option("--third-party", directories, "more include folders, for ops and interop")
       ->capture_default_str();
-  app.add_option("--limit", limit,
-                 "exit code 1 when the first compiler's ratio of the core is above this; 0: none");
+  app.add_option(
+      "--limit", limit,
+      "exit code 1 if the core's ratio with the first compiler is above this; 0: no limit");
   CLI11_PARSE(app, argc, argv);
   common.begin();
   if (common.quick) rounds = 1;
@@ -243,7 +245,7 @@ int run(int argc, char** argv) {
     for (std::size_t round = 0; round < ratios.size(); ++round) ratios[round] /= reference[round];
     const double ratio = median(ratios);
     if (c == 0) first_ratio = ratio;
-    fmt::print("{}: the core costs {:.2f} times what {} cost\n", compilers[c], ratio, standard);
+    fmt::print("{}: the core takes {:.2f} times as long as {}\n", compilers[c], ratio, standard);
     json["compilers"].push_back({{"compiler", compilers[c]},
                                  {"core_over_empty_seconds", median(over_empty(core, c))},
                                  {"standard_over_empty_seconds", median(reference)},

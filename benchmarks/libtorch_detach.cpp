@@ -145,20 +145,19 @@ void measure(Figures& figures, int calls, Forward forward) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app(
-      "Compares dropped branches without a graph with detached ones, in libtorch on the CPU.");
+  CLI::App app("Compares dropped branches in libtorch on the CPU: without a graph, and detached.");
   int rounds = 25, threads = 1;
   bool quick = false;
   std::string json_path;
   app.add_option("--rounds", rounds,
-                 "timings of each, the least taken (6 times as many of single branches)")
+                 "timings of each; the least is reported (6 times as many for single branches)")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  app.add_option("--threads", threads, "threads of libtorch")
+  app.add_option("--threads", threads, "number of libtorch threads")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  app.add_flag("--quick", quick, "a small model and few rounds: whether it runs, not how fast");
-  app.add_option("--json", json_path, "file for the figures, too");
+  app.add_flag("--quick", quick, "a small model and few rounds: tests that it runs, not its speed");
+  app.add_option("--json", json_path, "also write the figures to this file");
   CLI11_PARSE(app, argc, argv);
   std::ofstream json_file;
   if (!json_path.empty()) {

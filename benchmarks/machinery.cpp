@@ -57,7 +57,7 @@ int run(int argc, char** argv) {
   CLI::App app("Times plans, handlers, reports and allocations for 64 to a million branches.");
   bench::Options common(app, "up to 65536 branches", false);
   int rounds = 9;
-  app.add_option("--rounds", rounds, "timings of each, fastest taken")
+  app.add_option("--rounds", rounds, "timings of each; the fastest is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

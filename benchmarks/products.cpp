@@ -67,10 +67,11 @@ bench::Json measure_expansion(const Shape& shape, int rounds) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Times the library's matrix products against Eigen's, in float, both in turn.");
+  CLI::App app(
+      "Times the library's and Eigen's matrix products in float, alternating between them.");
   int rounds = 15;
   bench::Options common(app, "3 rounds of an eighth of the tokens");
-  app.add_option("--rounds", rounds, "timings of each product, median taken")
+  app.add_option("--rounds", rounds, "timings of each product; the median is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

@@ -292,10 +292,10 @@ int run(int argc, char** argv) {
       "measurement.");
   Settings settings;
   bench::Options common(app, "10 training steps, one timed model of 2 blocks, one round, all tiny");
-  app.add_option("--steps", settings.steps, "of the training")
+  app.add_option("--steps", settings.steps, "training steps")
       ->check(CLI::Range(5, 1000000))
       ->capture_default_str();
-  app.add_option("--seed", settings.seed, "of weights, data order and plans")
+  app.add_option("--seed", settings.seed, "seed of weights, data order and plans")
       ->capture_default_str();
   app.add_option("--rounds", settings.rounds, "timings, median taken")
       ->check(CLI::Range(1, 1000))

@@ -132,8 +132,8 @@ int run_alone(const Settings& settings, double drop_rate) {
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Times training steps of a LLaMA at several drop rates, in turn, and compares what is saved "
-      "with what can be.");
+      "Times training steps of a LLaMA at several drop rates, in turn, and compares the time saved "
+      "with the most that can be saved.");
   Settings settings = default_settings();
   bench::Options common(app, "a smaller model, 5 rounds");
   const auto size = [&](const char* flag, Index& target, const char* help) {
@@ -143,22 +143,24 @@ int run(int argc, char** argv) {
   size("--hidden", settings.shape.hidden, "width of the residual stream");
   size("--intermediate", settings.shape.intermediate, "width inside the MLP");
   size("--heads", settings.shape.heads, "attention heads");
-  size("--sequence", settings.sequence, "tokens of a sequence");
-  size("--batch", settings.batch, "sequences of a step");
-  app.add_option("--rounds", settings.rounds, "timings of each, median taken")
+  size("--sequence", settings.sequence, "tokens per sequence");
+  size("--batch", settings.batch, "sequences per step");
+  app.add_option("--rounds", settings.rounds, "timings of each rate; the median is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  app.add_option("--drop-rates", settings.drop_rates, "rates beside 0; rounded to whole blocks")
+  app.add_option("--drop-rates", settings.drop_rates,
+                 "drop rates besides 0, rounded to whole blocks")
       ->check(CLI::Range(0.0, 1.0))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--mode", settings.mode,
-                 "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
+  app.add_option(
+         "--mode", settings.mode,
+         "what trains: all weights, adapters of rank 8, or such adapters over 4-bit weights")
       ->check(CLI::IsMember({"full", "lora", "qlora"}))
       ->capture_default_str();
   double only = -1.0;
   app.add_option("--only", only,
-                 "no table: steps at this one rate, and their times and the peak memory as JSON")
+                 "run steps at this rate only; print their times and the peak memory as JSON")
       ->check(CLI::Range(0.0, 1.0));
   std::string counted;
   int counted_steps = 1;

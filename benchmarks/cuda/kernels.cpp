@@ -239,12 +239,12 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
 
 int run(int argc, char** argv) {
   CLI::App app{
-      "The CUDA kernels beside what the card can do: every row a fraction of the rate of copying, "
-      "reading or multiplying, measured first.",
+      "Compares the CUDA kernels with the limits of the GPU: each row is a fraction of the "
+      "measured rate of copying, reading or multiplying.",
       "cuda_kernels"};
   bench::Options common(app, "2048 tokens, 3 rounds", false);
   Index tokens = 16384;
-  app.add_option("--tokens", tokens, "rows of the matrices, a multiple of 1024")
+  app.add_option("--tokens", tokens, "rows of the matrices; a multiple of 1024")
       ->check(CLI::Range(1024, 1 << 20))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

@@ -133,7 +133,8 @@ Json time_steps(const Settings& settings, double product_rate, const bench::Opti
     if (round >= 0) fmt::print(stderr, "round {} of {}\n", round + 1, settings.rounds);
   }
   if (!std::isfinite(trainer.loss()))
-    throw std::runtime_error("the loss must be finite, but it is not: the steps are no training");
+    throw std::runtime_error(
+        "the loss must be finite, but it is not: the times would not be those of training");
   const auto [rows, plot] = table.print();
   const bench::StepFlops flops = table.flops();
   const double seconds = table.seconds(), rate = flops.all() / seconds;
@@ -291,8 +292,8 @@ Json time_sensitivities(Settings settings) {
     difference = std::max(
         difference, std::abs(nested[i] - published[i]) / std::max(std::abs(published[i]), 1e-300));
   fmt::print(
-      "sensitivities of {} branches: {:.3f} s in one pass, {:.3f} s by a pass a branch, {:.2f} "
-      "times as long; largest difference {:.1e}\n",
+      "sensitivities of {} branches: {:.3f} s in one pass, {:.3f} s with one pass per branch, "
+      "{:.2f} times as long; largest difference {:.1e}\n",
       nested.size(), fast, slow, slow / fast, difference);
   return {{"branches", nested.size()},
           {"nested_seconds", fast},
@@ -303,8 +304,8 @@ Json time_sensitivities(Settings settings) {
 
 int run(int argc, char** argv) {
   CLI::App app{
-      "Training steps of LLaMA2's shapes on a card, with random weights and fixed plans: bfloat16, "
-      "the optimizer in float.",
+      "Times training steps of LLaMA2's shapes on a GPU, with random weights and fixed plans, in "
+      "bfloat16 with the optimizer in float.",
       "cuda_step"};
   bench::Options common(app, "the shape \"tiny\", 3 rounds, unless said otherwise", false);
   Settings settings;
@@ -313,45 +314,50 @@ int run(int argc, char** argv) {
   Index layers = 0;
   double only = -1.0, longest = 0.0;
   bool sensitivities = false, host = false;
-  app.add_option("--shape", shape, "of the model")
+  app.add_option("--shape", shape, "shape of the model")
       ->check(CLI::IsMember({"llama2-7b", "llama2-70b", "tiny"}))
       ->capture_default_str();
-  app.add_option("--mode", settings.mode,
-                 "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
+  app.add_option(
+         "--mode", settings.mode,
+         "what trains: all weights, adapters of rank 8, or such adapters over 4-bit weights")
       ->check(CLI::IsMember({"full", "lora", "qlora"}))
       ->capture_default_str();
   app.add_option("--layers", layers,
-                 "transformer blocks; 0: those of the shape, or as many as the card's memory holds "
-                 "where all weights train")
+                 "transformer blocks; 0: those of the shape, or as many as fit the GPU's memory "
+                 "if all weights train")
       ->check(CLI::Range(0, 1 << 10))
       ->capture_default_str();
-  app.add_option("--sequence", settings.sequence, "tokens of a sequence")
+  app.add_option("--sequence", settings.sequence, "tokens per sequence")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--batch", settings.batch, "sequences of a step")
+  app.add_option("--batch", settings.batch, "sequences per step")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--rounds", settings.rounds, "timings of each, median taken")
+  app.add_option("--rounds", settings.rounds, "timings of each rate; the median is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   app.add_option("--drop-rates", settings.drop_rates,
-                 "rates; rounded to whole blocks. For the table 0 is added")
+                 "drop rates, rounded to whole blocks; the table also has rate 0")
       ->check(CLI::Range(0.0, 1.0))
       ->delimiter(',')
       ->capture_default_str();
   auto* const instead =
-      app.add_option_group("instead", "one of these instead of the table and the plot");
+      app.add_option_group("instead", "replaces the table and the plot by one of these");
   instead
-      ->add_option("--only", only,
-                   "steps at this one rate, and their times and the card's memory as JSON")
+      ->add_option(
+          "--only", only,
+          "run steps at this rate only; print their times and the memory of the GPU as JSON")
       ->check(CLI::Range(0.0, 1.0));
-  instead->add_option("--longest", longest, "the longest sequence at each rate within so many GiB")
+  instead
+      ->add_option("--longest", longest,
+                   "print the longest sequence at each rate that fits this many GiB")
       ->check(CLI::PositiveNumber);
-  instead->add_flag("--sensitivities", sensitivities,
-                    "the time of measuring sensitivities, in one pass and by a pass a branch");
+  instead->add_flag(
+      "--sensitivities", sensitivities,
+      "time the measurement of sensitivities: in one pass, and with one pass per branch");
   instead->require_option(0, 1);
   app.add_flag("--host", host,
-               "on the processor, in float: to see that this program works, not to conclude from");
+               "run on the CPU in float: tests this program; the times mean nothing");
   CLI11_PARSE(app, argc, argv);
   if (common.quick) {
     if (app.count("--shape") == 0) shape = "tiny";
@@ -367,10 +373,10 @@ int run(int argc, char** argv) {
   if (card && settings.full() && layers == 0 && longest == 0.0) {
     settings.shape.layers = layers_that_fit<BFloat16>(settings, card->bytes - bench::used_bytes());
     if (settings.shape.layers < 1)
-      throw std::runtime_error(
-          fmt::format("a block of this shape with all its weights trained must fit the card, but "
-                      "it has {:.1f} GiB; use --mode lora or a smaller --shape",
-                      static_cast<double>(card->bytes) * 0x1p-30));
+      throw std::runtime_error(fmt::format(
+          "a block of this shape with all weights trained must fit the GPU's memory, but "
+          "it has {:.1f} GiB; use --mode lora or a smaller --shape",
+          static_cast<double>(card->bytes) * 0x1p-30));
   }
 
   const auto on = [&](auto of_host, auto of_card) { return host ? of_host() : of_card(); };
@@ -381,7 +387,7 @@ int run(int argc, char** argv) {
              host ? "float" : "bfloat16");
   if (settings.shape.layers < shape_of(shape).layers)
     fmt::print("{} of the shape's {} blocks{}\n", settings.shape.layers, shape_of(shape).layers,
-               layers == 0 ? ", as many as the card's memory holds" : "");
+               layers == 0 ? ", as many as the GPU's memory holds" : "");
   Json json{{"shape", shape},
             {"mode", settings.mode},
             {"layers", settings.shape.layers},

@@ -122,10 +122,10 @@ int main(int argc, char** argv) try {
   app.add_option("--drop-rate", drop_rate, "target drop rate")
       ->check(CLI::Range(0.0, 0.9))
       ->capture_default_str();
-  app.add_option("--steps", steps, "of each fine-tuning")
+  app.add_option("--steps", steps, "steps of each fine-tuning run")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
-  app.add_option("--pre-steps", pre_steps, "of the training before it")
+  app.add_option("--pre-steps", pre_steps, "steps of pre-training")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

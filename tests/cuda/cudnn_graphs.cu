@@ -414,6 +414,6 @@ int main() {
         std::printf("%s: it was not refused\n", c.text().c_str());
       }
   }
-  std::printf("%d of %d cases are not attention\n", failures, checks);
+  std::printf("%d of %d cases fail\n", failures, checks);
   return failures == 0 ? 0 : 1;
 }

@@ -319,7 +319,7 @@ int main() {
   same = is_as_expected("allocations", expected_of_allocations) && same;
   hash = hash_of_optimal_rates;
   if (rounds_twice)
-    std::printf("optimal rates: not compared to the bit where x87 rounds twice\n");
+    std::printf("optimal rates: bits not compared, because x87 rounds twice\n");
   else
     same = is_as_expected("optimal rates", expected_of_optimal_rates) && same;
   hash = empty_hash;
@@ -327,7 +327,7 @@ int main() {
   same = is_as_expected("sensitivities", expected_of_sensitivities) && same;
   if (!same) return 1;
   if (!refuses_what_is_no_number()) {
-    std::printf("a rate, cost, sensitivity or bound that is no finite number must be refused\n");
+    std::printf("a rate, cost, sensitivity or bound must be refused if it is not finite\n");
     return 1;
   }
 }

@@ -277,7 +277,7 @@ class Block {
   void operate(unsigned warp, Fiber* lanes) {
     if (!std::all_of(lanes, lanes + 32,
                      [&](const Fiber& f) { return f.operation == lanes[0].operation; })) {
-      failure_ = "the lanes of warp " + std::to_string(warp) + " take part in different operations";
+      failure_ = "the lanes of warp " + std::to_string(warp) + " execute different operations";
       return;
     }
     if (lanes[0].operation == Operation::exchange) {
@@ -329,7 +329,7 @@ class Block {
       block.failure_ = "thread " + std::to_string(thread) + ": " + error.what();
     } catch (...) {
       block.failure_ =
-          "thread " + std::to_string(thread) + ": an exception that is none of std::exception";
+          "thread " + std::to_string(thread) + ": an exception that is not a std::exception";
     }
     block.end(thread);
   }
@@ -478,7 +478,7 @@ void HostContext::require_aligned(const void* p, std::size_t bytes, const char* 
   throw std::runtime_error(std::string(what) + " of " + std::to_string(bytes) +
                            " bytes must be aligned to as many, but its address is " +
                            std::to_string(reinterpret_cast<std::uintptr_t>(p) % 16) +
-                           " behind a multiple of 16");
+                           " bytes past a multiple of 16");
 }
 
 std::map<std::string, std::size_t>& kernels_run() {
