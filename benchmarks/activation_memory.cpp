@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How much less memory, and how much longer a sequence in the same memory? Peaks of real training
-// steps of a LLaMA whose plans keep a fixed number of branches, with all weights trained, with
-// adapters (LoRA) and over 4-bit weights (QLoRA); memory is everything that a step takes beyond
-// weights, gradients and optimizer. And the same by arithmetic for LLaMA-2.
+// How much less memory does a step need, and how much longer a sequence fits the same memory? Runs
+// real training steps of a LLaMA with plans that keep a fixed number of branches and reports the
+// peak: all that a step allocates beyond weights, gradients and optimizer. Modes: all weights,
+// adapters (LoRA), adapters over 4-bit weights (QLoRA). A table by arithmetic for LLaMA-2 follows.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -38,7 +38,7 @@ struct Settings {
 struct Peak {
   std::size_t
       saved = 0,
-      all = 0;  // bytes: what branches keep for their backward pass; that and everything transient
+      all = 0;  // bytes: what branches save for their backward pass; that and all transient memory
 };
 
 class Trainer {
@@ -52,15 +52,16 @@ class Trainer {
 
   llama::LlamaModel<float>& model() noexcept { return model_; }
 
-  // Of one real step: the same plan in every run of a rate keeps its share of attention branches
-  // and of MLPs.
+  // The peak of one real step. The plan is the same in every run of a rate, and keeps the rate's
+  // share of attention branches and of MLPs.
   Peak step(double drop_rate, Index sequence) {
     llama::Batch batch{.shape = {1, sequence}, .inputs = {}, .labels = {}};
     for (Index i = 0; i < sequence; ++i) {
       batch.inputs.push_back(static_cast<std::int32_t>((i * 7 + i * i * 3 + 1) % 256));
       batch.labels.push_back(static_cast<std::int32_t>((i * 5 + 2) % 256));
     }
-    // What is kept never exceeds the rate's share: by count, in each of the two groups.
+    // The sampling bounds the number of kept branches in each of the two groups by the rate's
+    // share.
     dropbp::DropOptions options{
         .drop_rate = drop_rate, .seed = 1, .trainable_below = model_.trainable_below()};
     for (std::uint32_t i = 0; i < 2 * static_cast<std::uint32_t>(model_.config().layers); ++i)
@@ -75,8 +76,8 @@ class Trainer {
     handler.begin_step(steps_++);
     model_.loss_and_gradients(batch);
     optimizer_.step();
-    // Both pools peak at the start of the backward pass, or the sum is a little more than what is
-    // alive at once.
+    // Both pools peak at the start of the backward pass. If they do not, the sum is slightly above
+    // the memory in use at any one time.
     const std::size_t saved = model_.saved_memory().peak_bytes();
     return {saved, saved + model_.workspace().peak_bytes()};
   }
@@ -87,8 +88,8 @@ class Trainer {
   std::uint64_t steps_ = 0;
 };
 
-// The longest sequence, in steps of 8 tokens, whose step stays within the budget: memory grows in
-// proportion to it, so a guess from two lengths is nearly right, and real steps decide.
+// The longest sequence, in steps of 8 tokens, whose step stays within the budget. Memory is linear
+// in the length: two lengths give an estimate, and real steps correct it.
 Index longest_sequence(Trainer& trainer, double drop_rate, double budget, Index limit) {
   constexpr Index grain = 8;
   const auto fits = [&](Index length) {
@@ -105,8 +106,7 @@ Index longest_sequence(Trainer& trainer, double drop_rate, double budget, Index 
   return length;
 }
 
-// Per token, in elements: what all branches keep, and what a step needs besides, whatever the drop
-// rate.
+// Elements per token: what all branches save, and what a step needs besides at any drop rate.
 struct PerToken {
   double branches = 0.0, rest = 0.0;
 
@@ -128,10 +128,10 @@ Shape shape_of(const llama::LlamaConfig& c) {
           d(c.heads), d(c.kv_heads), d(c.vocabulary)};
 }
 
-// What this library keeps (docs/memory.md), its stream and gradient of the stream, and the largest
-// transient of a branch: the MLP's backward (gradients of gate and up, the activation) or the
-// attention's (those of q, k, v and of its output). `wide` is how many elements a float takes: rstd
-// and lse stay float when all else is narrower.
+// What this library keeps (docs/memory.md): the saved tensors, the residual stream and its
+// gradient, and the largest transient of a branch. That is the MLP's backward pass (gradients of
+// gate and up, the activation) or the attention's (gradients of q, k, v and of its output). `wide`
+// is the size of a float in elements: rstd and lse stay float where the elements are narrower.
 PerToken library_needs(const Shape& m, double rank, double wide) {
   const double attention = 3 * m.hidden + 2 * m.kv() + wide * (1 + m.heads) + 4 * rank;
   const double mlp = m.hidden + wide + 2 * m.intermediate + 3 * rank;
@@ -140,9 +140,9 @@ PerToken library_needs(const Shape& m, double rank, double wide) {
   return {m.layers * (attention + mlp), 2 * m.hidden + transient};
 }
 
-// The least that is known: what one pass over a row gives is computed again, results of products
-// are kept; gradients overwrite what they belong to. Attention's own backward adds its gradient in
-// float.
+// The smallest known requirement: values that take one pass over a row are recomputed, results of
+// products are saved, gradients overwrite the values they belong to. The backward pass of attention
+// accumulates its gradient in float.
 PerToken least_needs(const Shape& m, double rank, double wide) {
   const double attention = 3 * m.hidden + 2 * m.kv() + wide * (1 + m.heads) + 4 * rank;
   const double mlp = m.hidden + wide + 2 * m.intermediate + 3 * rank;
@@ -153,8 +153,7 @@ PerToken least_needs(const Shape& m, double rank, double wide) {
   return {m.layers * (attention + mlp), 2 * m.hidden + transient + 3 * wide};
 }
 
-// bf16 activations, micro-batches of one sequence, loss in chunks of 1024 tokens, on a GPU with
-// this much memory.
+// Assumes bf16 activations, micro-batches of one sequence, and the loss in chunks of 1024 tokens.
 void print_accounting(const Settings& settings, bench::Json& json) {
   constexpr double gib = 0x1p30, memory = 80 * gib, rank = 8;
   constexpr Shape shapes[] = {{"LLaMA-2 7B, LoRA", 32, 4096, 11008, 32, 32, 32000},
@@ -170,9 +169,9 @@ void print_accounting(const Settings& settings, bench::Json& json) {
     const double adapters = m.layers * rank *
                             (4 * m.hidden + 2 * (m.hidden + m.kv()) +
                              2 * (m.hidden + m.intermediate) + m.intermediate + m.hidden);
-    // Weights (4.127 bits or bf16), embedding and head, adapters with gradient, float copy and
-    // moments, 1 GiB for the libraries, room to expand two of the largest weights, a chunk of
-    // logits with its gradient.
+    // The fixed part: weights (4.127 bits or bf16), embedding and head; adapters with their
+    // gradient, float copy and moments; 1 GiB for the libraries; room to expand two of the largest
+    // weights; one chunk of logits and its gradient.
     double fixed = linears * (quantized ? 4.127 / 8 : 2.0) + 4 * m.hidden * m.vocabulary +
                    16 * adapters + gib + 6 * 1024 * m.vocabulary;
     if (quantized) fixed += 4 * m.hidden * m.intermediate;
@@ -194,8 +193,7 @@ void print_accounting(const Settings& settings, bench::Json& json) {
   }
 }
 
-/// Measures one mode at all drop rates; returns the longest sequences as multiples of that at
-/// rate 0.
+/// Measures one mode at all drop rates. Returns the longest sequences relative to that at rate 0.
 std::vector<double> measure(const Settings& settings, std::string_view mode, Index longest,
                             bench::Json& json) {
   Trainer trainer(settings, longest, mode);
@@ -235,7 +233,7 @@ std::vector<double> measure(const Settings& settings, std::string_view mode, Ind
   return ratios;
 }
 
-/// The modes lie within a percent of each other: one line with their spread.
+/// Draws one line with its spread, since the modes lie within a percent of each other.
 /// `ratios[m][r]` belongs to mode m and drop rate r.
 llama::Plot plot_of(const Settings& settings, const std::vector<std::vector<double>>& ratios) {
   llama::Series measured{.name = fmt::format("measured: {}", fmt::join(settings.modes, ", ")),
@@ -270,7 +268,7 @@ llama::Plot plot_of(const Settings& settings, const std::vector<std::vector<doub
 int run(int argc, char** argv) {
   CLI::App app(
       "Measures the memory of a training step at several drop rates, and the longest sequence that "
-      "the memory of an ordinary step has room for.");
+      "fits the memory of an ordinary step.");
   Settings settings;
   bench::Options common(app, "fewer blocks, shorter sequences");
   const auto size = [&](const char* flag, Index& target, const char* help) {
@@ -280,9 +278,9 @@ int run(int argc, char** argv) {
   size("--hidden", settings.shape.hidden, "width of the residual stream");
   size("--intermediate", settings.shape.intermediate, "width inside the MLP");
   size("--heads", settings.shape.heads, "attention heads");
-  size("--sequence", settings.sequence, "tokens of the steps whose memory is shown");
+  size("--sequence", settings.sequence, "tokens of the steps whose memory is printed");
   app.add_option("--budget", settings.budget_mib,
-                 "MiB for the longest sequences; 0 is what --sequence needs at rate 0")
+                 "MiB for the longest sequences; 0: the memory of --sequence at rate 0")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--modes", settings.modes, "what trains")

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What optimal rates gain over the published ones by the published objective, and what they cost
-// for many branches.
+// How much better are optimal rates than the published rates by the published objective? What do
+// they cost for many branches?
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -58,7 +58,7 @@ int run(int argc, char** argv) {
   app.add_option("--instances", instances, "random instances of 2 to 200 branches")
       ->check(CLI::Range(1, 100000000))
       ->capture_default_str();
-  app.add_option("--branches", branches, "of the instance that is timed")
+  app.add_option("--branches", branches, "branches of the timed instance")
       ->check(CLI::Range(1, 100000000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
@@ -75,8 +75,8 @@ int run(int argc, char** argv) {
     const std::vector<double> greedy_rates = dropbp::GreedyAllocation{}.allocate(input);
     const double greedy = instance.objective(greedy_rates);
     const double optimal = instance.objective(dropbp::OptimalAllocation<>{}.allocate(input));
-    // The published loop stops within a step of 0.1 beyond the budget, or by its float32 rates an
-    // ulp short of it: then the optimum of the budget it kept is the one to compare with.
+    // The published loop stops up to one step of 0.1 above the budget, or one ulp below it because
+    // its rates are float32. So compare with the optimum of the budget that it reached.
     double kept = 0.0;
     for (std::size_t i = 0; i < greedy_rates.size(); ++i)
       kept += instance.flops[i] * (1.0 - greedy_rates[i]);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What all benchmarks share: their common options, timing in turn, and where results go.
+// Shared by all benchmarks: common options, timing in turn, and writing the results.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,7 @@ struct Spread {
   double median = 0.0, least = 0.0, most = 0.0;
 };
 
-/// Of at least one value.
+/// `values` must not be empty.
 inline Spread spread_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t middle = values.size() / 2;
@@ -44,27 +44,27 @@ inline Spread spread_of(std::vector<double> values) {
 }
 inline double median(std::vector<double> values) { return spread_of(std::move(values)).median; }
 
-/// The options that every benchmark has.
+/// The options of every benchmark.
 class Options {
  public:
   bool quick = false;
   int threads = 0;
 
-  /// `quick_means`: what --quick changes, for --help. Without threads the program is serial by
-  /// nature.
+  /// `quick_means` tells in --help what --quick changes. `has_threads` is false for a serial
+  /// program.
   explicit Options(CLI::App& app, const std::string& quick_means, bool has_threads = true) {
     app.add_flag("--quick", quick,
-                 "seconds: whether it works, not how fast anything is; " + quick_means);
-    app.add_option("--json", json_, "file for the figures, too");
-    app.add_option("--svg", svg_, "file for a plot, too, drawn by gnuplot");
+                 "takes seconds: tests that the program works, not its speed; " + quick_means);
+    app.add_option("--json", json_, "also write the figures to this file");
+    app.add_option("--svg", svg_, "also draw a plot with gnuplot to this file");
     if (has_threads)
-      app.add_option("--threads", threads, "threads; 0 is one per processor")
+      app.add_option("--threads", threads, "threads; 0: one per processor")
           ->check(CLI::Range(0, 4096))
           ->capture_default_str();
   }
 
-  /// To be called after the command line has been parsed, before the work: throws where the results
-  /// could not be written.
+  /// Call this after parsing the command line and before the work: it throws if the results cannot
+  /// be written.
   void begin() const {
     for (const std::string& path : {json_, svg_})
       if (!path.empty()) llama::check_writable(path);
@@ -81,7 +81,7 @@ class Options {
   std::string json_, svg_;
 };
 
-/// Runs a benchmark; an error is one line with the program's name, and exit code 1.
+/// Runs a benchmark. An error prints one line with the program's name and gives exit code 1.
 template <class Run>
 int main_of(const char* name, int argc, char** argv, Run run) {
   try {

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Which policies are worth it: validation loss against time and backward FLOPs, each policy against
-// ordinary training.
+// Which policies pay off? Compares each policy with ordinary training: validation loss over time
+// and over backward FLOPs.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,7 +35,7 @@ struct Policy {
   void (*choose)(Options&);
 };
 
-// Each differs from the one above it, or from "greedy", in one thing.
+// Each policy differs in one thing from the one above it or from "greedy".
 const Policy policies[] = {
     {"published",
      [](Options& o) {
@@ -61,12 +61,12 @@ const Policy policies[] = {
      [](Options& o) { o.allocation = AllocationChoice::optimal, o.drop_warmup = o.steps / 5; }},
 };
 
-// Ordinary training of these lengths, each with its whole learning-rate schedule: what time it
-// takes to which loss.
+// Lengths of the runs of ordinary training, each with a complete learning-rate schedule. They show
+// how much time each loss takes.
 constexpr double full_lengths[] = {0.35, 0.5, 0.7, 1.0};
 
 struct Run {
-  std::string policy;  // "full" for ordinary training
+  std::string policy;  // "full" means ordinary training
   double drop_rate = 0.0;
   double length = 1.0;
   std::unique_ptr<llama::Trainer> trainer;
@@ -79,14 +79,14 @@ struct Run {
   }
 };
 
-// What is reported of one run.
+// The reported values of one run.
 struct Result {
   double loss = 0.0, seconds = 0.0, backward_flops = 0.0;
-  double time = 0.0;     // of that of the longest full run
-  double flops = 0.0;    // the same
-  double speedup = 0.0;  // seconds of a full run that reaches the same loss / seconds
-  int beyond = 0;  // -1: worse than the shortest full run, so that the speed-up is at most this; 1:
-                   // better than the longest
+  double time = 0.0;     // as a fraction of the longest full run
+  double flops = 0.0;    // as a fraction of the longest full run
+  double speedup = 0.0;  // seconds of a full run to the same loss / seconds of this run
+  int beyond = 0;  // -1: worse than the shortest full run, so the speed-up is an upper bound; 1:
+                   // better than the longest full run
 };
 
 struct Figure {
@@ -104,7 +104,8 @@ Figure figure_of(const std::vector<Result>& results, double Result::* member) {
   return figure;
 }
 
-// When ordinary training reaches a loss: between the full runs, straight.
+// Seconds that ordinary training needs to reach a loss: interpolates linearly between the full
+// runs.
 std::pair<double, int> full_seconds(std::vector<Result> full, double loss) {
   std::sort(full.begin(), full.end(),
             [](const Result& a, const Result& b) { return a.seconds < b.seconds; });
@@ -124,7 +125,7 @@ struct Settings {
   int seeds = 3, threads = 0, evaluations = 4;
   llama::LlamaConfig shape{
       .hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
-  std::set<std::string> policies;  // none: all
+  std::set<std::string> policies;  // empty: all
   bool includes(const char* policy) const { return policies.empty() || policies.contains(policy); }
 };
 
@@ -156,7 +157,8 @@ void pretrain(const Settings& settings, const std::filesystem::path& model) {
   llama::save_weights(model, trainer.model());
 }
 
-// All runs of one seed, step by step in turn, so that drifts of the machine's speed meet all alike.
+// Runs all trainings of one seed, one step of each in turn, so that changes of the machine's speed
+// affect all of them equally.
 std::vector<Run> train(const Settings& settings, const llama::TokenData& data,
                        const std::filesystem::path& model, const std::vector<double>& drop_rates,
                        std::uint64_t seed) {
@@ -212,32 +214,33 @@ int run(int argc, char** argv) {
       "about half an hour.");
   Settings settings;
   bench::Options common(
-      app, "a tiny model, 20 steps, one seed, two policies at rate 0.5: nothing to conclude from");
+      app, "a tiny model, 20 steps, one seed, two policies at rate 0.5: the results mean nothing");
   std::vector<std::string> chosen;
   std::vector<double> drop_rates = {0.5, 0.75, 0.875};
-  app.add_option("--data", settings.data, "text to fine-tune on, a file or a folder")
+  app.add_option("--data", settings.data, "text for fine-tuning: a file or a folder")
       ->capture_default_str();
   app.add_option("--folder", settings.folder,
-                 "where the pre-trained model is kept, and table, JSON and SVGs are written")
+                 "folder of the pre-trained model, the table, the JSON and the SVGs")
       ->capture_default_str();
-  app.add_option("--steps", settings.steps, "of a fine-tuning")
+  app.add_option("--steps", settings.steps, "steps of each fine-tuning run")
       ->check(CLI::Range(20, 1000000))
       ->capture_default_str();
-  app.add_option("--learning-rate", settings.learning_rate, "peak, of the fine-tuning")
+  app.add_option("--learning-rate", settings.learning_rate, "peak learning rate of fine-tuning")
       ->check(CLI::Range(1e-8, 1.0))
       ->capture_default_str();
-  app.add_option("--pretraining-steps", settings.pretraining_steps, "where no model is kept yet")
+  app.add_option("--pretraining-steps", settings.pretraining_steps,
+                 "steps of pre-training, if the folder has no model")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  app.add_option("--seeds", settings.seeds, "runs of everything")
+  app.add_option("--seeds", settings.seeds, "seeds; each runs everything once")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   std::vector<std::string> names;
   for (const Policy& policy : policies) names.push_back(policy.name);
-  app.add_option("--policies", chosen, "beside full backward; none: all")
+  app.add_option("--policies", chosen, "policies to compare with full backward; default: all")
       ->check(CLI::IsMember(names))
       ->delimiter(',');
-  app.add_option("--drop-rates", drop_rates, "target rates up to 0.9")
+  app.add_option("--drop-rates", drop_rates, "target drop rates up to 0.9")
       ->check(CLI::Range(0.0, 0.9))
       ->delimiter(',')
       ->capture_default_str();
@@ -302,7 +305,7 @@ int run(int argc, char** argv) {
                            {"drop_rates", std::vector<double>(rates.begin(), rates.end())},
                            {"curve", one.curve}});
     }
-    // After each seed, so that an interrupted benchmark has what it has.
+    // Write after each seed, so that an interrupted benchmark keeps its results.
     json = {{"data", settings.data},
             {"steps", settings.steps},
             {"learning_rate", settings.learning_rate},
@@ -314,9 +317,9 @@ int run(int argc, char** argv) {
 
   std::string table = fmt::format(
       "{} steps of 512 tokens, {} seeds: mean +- standard deviation. Time and FLOPs are relative "
-      "to full backward of as many\n"
-      "steps; speed-up: time of a full run that reaches the same loss / time (< and >: outside of "
-      "the full runs' losses)\n"
+      "to full backward with as many\n"
+      "steps; speed-up: time of a full run to the same loss / time (< and >: the loss is outside "
+      "the range of the full runs)\n"
       "policy         drop rate     validation loss              time    backward FLOPs           "
       "speed-up\n",
       settings.steps, settings.seeds);
@@ -361,7 +364,7 @@ int run(int argc, char** argv) {
       row(policy.name, fmt::format("{:g}", rate), of);
       best = std::max(best, figure_of(of, &Result::speedup).mean);
     }
-    json["speedup_to_baseline_loss"][policy.name] = best;  // at the rate that suits it best
+    json["speedup_to_baseline_loss"][policy.name] = best;  // at the best rate
   }
   std::fputs(table.c_str(), stdout);
   llama::write_file_atomically(folder / "convergence.txt", table);

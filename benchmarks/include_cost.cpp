@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What does including the library cost? Compiles files that include one header and nothing else,
-// with each compiler, all in turn, and compares the core with the four headers of the standard
-// library that its interface is made of.
+// What does including the library cost? Compiles files that include only one header, with each
+// compiler, all in turn. Compares the core with the four standard headers that its interface uses.
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -28,7 +27,7 @@ namespace fs = std::filesystem;
 const std::string empty = "(empty)", standard = "<span> <vector> <string> <stdexcept>",
                   core = "dropbp/dropbp.hpp";
 
-// A folder of its own under the system's for temporary files, removed at the end.
+// A temporary folder, removed at the end.
 class Workplace {
  public:
   Workplace() {
@@ -49,8 +48,8 @@ class Workplace {
   fs::path path_;
 };
 
-// Processor seconds of a command and its children; throws when it does not succeed. Its messages go
-// to `log`.
+// Processor seconds of a command and its child processes. Throws if the command fails. `log` gets
+// its messages.
 double processor_seconds(const std::vector<std::string>& command, const fs::path& log) {
   std::vector<char*> arguments;
   for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
@@ -77,7 +76,7 @@ double processor_seconds(const std::vector<std::string>& command, const fs::path
 
 using bench::median;
 
-// One file to compile, and its times: [compiler][round].
+// One file to compile, and its times [compiler][round].
 struct Row {
   std::string header;
   std::vector<std::string> includes;
@@ -112,7 +111,7 @@ std::vector<Row> rows_for(const fs::path& include_dir) {
   return rows;
 }
 
-// Why a compiler refused: its first error.
+// The reason why a compiler failed: its first error.
 std::string first_error(const fs::path& log) {
   std::ifstream file(log);
   for (std::string line; std::getline(file, line);)
@@ -131,19 +130,21 @@ int run(int argc, char** argv) {
   int rounds = 9;
   double limit = 0.0;
   bench::Options common(app, "only the core, the first compiler that runs, one round", false);
-  app.add_option("--compiler", compilers, "compilers; those that do not run are left out")
+  app.add_option("--compiler", compilers, "compilers to time; one that does not run is left out")
       ->capture_default_str();
-  app.add_option("--rounds", rounds,
-                 "compilations of each file, median taken; a quarter for ops and interop")
+  app.add_option(
+         "--rounds", rounds,
+         "compilations of each file; the median is reported; a quarter of them for ops and interop")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--include-dir", include_dir, "the library's headers")
       ->check(CLI::ExistingDirectory)
       ->capture_default_str();
-  app.add_option("--third-party", directories, "further folders of headers, for ops and interop")
+  app.add_option("--third-party", directories, "more include folders, for ops and interop")
       ->capture_default_str();
-  app.add_option("--limit", limit,
-                 "exit code 1 when the first compiler's ratio of the core is above this; 0: none");
+  app.add_option(
+      "--limit", limit,
+      "exit code 1 if the core's ratio with the first compiler is above this; 0: no limit");
   CLI11_PARSE(app, argc, argv);
   common.begin();
   if (common.quick) rounds = 1;
@@ -159,7 +160,7 @@ int run(int argc, char** argv) {
     return processor_seconds(command, log);
   };
 
-  // What is there is found out by compiling it once, which also warms the file cache.
+  // The first compilation finds out what is installed and warms the file cache.
   std::vector<Row> rows = rows_for(include_dir);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     rows[i].source = workplace.path() / fmt::format("{}.cpp", i);
@@ -198,7 +199,7 @@ int run(int argc, char** argv) {
     for (std::size_t c = 0; c < compilers.size(); ++c)
       for (Row& row : rows)
         if (!row.third_party || done % 4 == 0)
-          row.seconds[c].push_back(compile(compilers[c], row));  // those take seconds each
+          row.seconds[c].push_back(compile(compilers[c], row));  // third parties are slow
 
   const auto of = [&](const std::string& header,
                       std::size_t compiler) -> const std::vector<double>& {
@@ -244,7 +245,7 @@ int run(int argc, char** argv) {
     for (std::size_t round = 0; round < ratios.size(); ++round) ratios[round] /= reference[round];
     const double ratio = median(ratios);
     if (c == 0) first_ratio = ratio;
-    fmt::print("{}: the core costs {:.2f} times what {} cost\n", compilers[c], ratio, standard);
+    fmt::print("{}: the core takes {:.2f} times as long as {}\n", compilers[c], ratio, standard);
     json["compilers"].push_back({{"compiler", compilers[c]},
                                  {"core_over_empty_seconds", median(over_empty(core, c))},
                                  {"standard_over_empty_seconds", median(reference)},

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Instructions that a step of the library's trainer executes beyond those of a plain one, counted
-// by valgrind: exact where clocks are too noisy to tell.
+// Counts the instructions that a step of the library's trainer executes beyond those of a plain
+// trainer. Valgrind counts them exactly, where clocks are too noisy.
 #pragma once
 
 #include <cstdio>
@@ -17,7 +17,7 @@ namespace bench {
 
 namespace detail {
 
-// Of `program --count TRAINER --count-steps STEPS`, the whole process.
+// Instructions of the whole process `program --count TRAINER --count-steps STEPS`.
 inline std::optional<double> instructions(const std::string& program, const char* trainer,
                                           int steps) {
   const std::string command = fmt::format(
@@ -38,7 +38,7 @@ inline std::optional<double> instructions(const std::string& program, const char
 
 }  // namespace detail
 
-/// Empty without valgrind.
+/// Returns nothing without valgrind.
 inline std::optional<double> extra_instructions(const std::string& program) {
   if (std::system("command -v valgrind >/dev/null 2>&1") != 0) return std::nullopt;
   constexpr int few = 2, many = 6;

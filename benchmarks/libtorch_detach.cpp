@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What does a dropped branch cost in libtorch when it never builds a graph (TorchBranch), against
-// the published way: build it, then detach? One branch alone, then whole training steps with equal
-// plans; both ways in turn in one run.
+// What does a dropped branch cost in libtorch? Compares TorchBranch, which builds no graph for it,
+// with the published way, which builds the graph and then detaches the output. Measures one branch,
+// then whole training steps with equal plans; the two ways alternate in one run.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -44,7 +44,7 @@ void release(void* data) {
   std::free(begin);
 }
 
-// Before libtorch 2.3 allocate is const, and copy_data is unknown: hence no `override`.
+// Before libtorch 2.3 allocate is const and copy_data does not exist: hence no `override`.
 struct CountingAllocator final : c10::Allocator {
   static c10::DataPtr make(std::size_t bytes) {
     void* data = nullptr;
@@ -121,15 +121,15 @@ TORCH_MODULE(Block);
 // ---- measuring
 
 struct Figures {
-  double seconds = 1e300;  // of processor time, the least of all rounds
+  double seconds = 1e300;  // processor time, the minimum over all rounds
   std::size_t peak = 0,
-              held = 0;  // bytes above those before the step: at most, and after the forward pass
+              held = 0;  // bytes above those before the step: the peak, and after the forward pass
 };
 
-// Processor time of all threads, which other programs on the machine disturb least.
+// Processor time of all threads. Other programs on the machine disturb it least.
 double now() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
-// `calls` forward passes, and where one needs it a backward pass after each.
+// Runs `calls` forward passes, each followed by its backward pass if it has one.
 template <class Forward>
 void measure(Figures& figures, int calls, Forward forward) {
   const std::size_t before = live;
@@ -145,20 +145,19 @@ void measure(Figures& figures, int calls, Forward forward) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app(
-      "Compares dropped branches without a graph with detached ones, in libtorch on the CPU.");
+  CLI::App app("Compares dropped branches in libtorch on the CPU: without a graph, and detached.");
   int rounds = 25, threads = 1;
   bool quick = false;
   std::string json_path;
   app.add_option("--rounds", rounds,
-                 "timings of each, the least taken (6 times as many of single branches)")
+                 "timings of each; the least is reported (6 times as many for single branches)")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  app.add_option("--threads", threads, "threads of libtorch")
+  app.add_option("--threads", threads, "number of libtorch threads")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  app.add_flag("--quick", quick, "a small model and few rounds: whether it runs, not how fast");
-  app.add_option("--json", json_path, "file for the figures, too");
+  app.add_flag("--quick", quick, "a small model and few rounds: tests that it runs, not its speed");
+  app.add_option("--json", json_path, "also write the figures to this file");
   CLI11_PARSE(app, argc, argv);
   std::ofstream json_file;
   if (!json_path.empty()) {
@@ -194,7 +193,7 @@ int run(int argc, char** argv) {
                            const auto& forward) {
     Figures of[2];
     for (int round = 0; round < count; ++round)
-      for (int turn = 0; turn < 2; ++turn) {  // each is the first in every second round
+      for (int turn = 0; turn < 2; ++turn) {  // the two ways take turns at being first
         const int one = (round + turn) % 2;
         way = one == 0 ? Way::ours : Way::detach;
         dropbp::clear_gradients(module);
@@ -221,8 +220,8 @@ int run(int argc, char** argv) {
                     {"detach_held_bytes", of[1].held}});
   };
 
-  // One dropped branch: the forward pass alone, since neither has a backward. The small one is
-  // called 50 times a round.
+  // One dropped branch, forward pass only: it has no backward pass in either way. The small branch
+  // runs 50 times a round.
   const auto compare_branches = [&](const std::string& name, const Sizes& size, int calls) {
     Block block(size, way);
     const Tensor input = torch::randn({size.batch, size.length, size.width}).requires_grad_();

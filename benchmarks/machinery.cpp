@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What does the machinery itself cost, from 64 to a million branches? Drawing plans, telling the
-// layers, reports, states, allocations: nanoseconds a branch, and allocations of a step.
+// What does the library itself cost with 64 to a million branches? Draws plans, informs the layers,
+// makes reports, states and allocations. Reports nanoseconds per branch, and memory allocations per
+// step.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -19,8 +20,8 @@ namespace {
 std::size_t allocations = 0;
 }
 
-// Counts all of this program's. Not inlined: g++ would complain of malloc and free where it sees
-// new and delete.
+// Counts all allocations of this program. Not inlined: where g++ sees new and delete it warns about
+// malloc and free.
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
   ++allocations;
   if (void* const memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
@@ -44,7 +45,7 @@ struct Branches {
   }
 };
 
-// Seconds of the fastest of several rounds: the machine's own disturbances only add.
+// Seconds of the fastest of several rounds, because disturbances only add time.
 template <class Call>
 double fastest(int rounds, const Call& call) {
   double best = 1e300;
@@ -56,7 +57,7 @@ int run(int argc, char** argv) {
   CLI::App app("Times plans, handlers, reports and allocations for 64 to a million branches.");
   bench::Options common(app, "up to 65536 branches", false);
   int rounds = 9;
-  app.add_option("--rounds", rounds, "timings of each, fastest taken")
+  app.add_option("--rounds", rounds, "timings of each; the fastest is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
@@ -112,7 +113,7 @@ int run(int argc, char** argv) {
         for_steps([&](std::uint64_t) { branches += handler.report().branches.size(); });
     const double state_ns =
         for_steps([&](std::uint64_t) { branches += handler.state().drop_rates.size(); });
-    if (branches == 0) return 1;  // and so that they are not left out
+    if (branches == 0) return 1;  // uses the results, so that the calls are not optimised away
     const int few = size > 100000 ? 3 : rounds;
     dropbp::DropSchedule schedule = independent;
     const double greedy_ns =

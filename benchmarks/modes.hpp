@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What trains in a benchmark: "full", all weights; "lora", adapters; "qlora", adapters over 4-bit
+// What a benchmark trains: "full", all weights; "lora", adapters; "qlora", adapters over 4-bit
 // weights.
 #pragma once
 

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The model of examples/llama as its author would write it who has never heard of dropping: the
-// same operations, no layer, no handler, every branch saves and runs backward. What step_time
-// compares the library's overhead with.
+// The model of examples/llama without DropBP: the same operations, but no layer and no handler, and
+// every branch saves and runs its backward pass. step_time measures the library's overhead against
+// it.
 #pragma once
 
 #include <deque>
@@ -51,7 +51,7 @@ class PlainLlama {
     parameters_.push_back(&head_);
   }
 
-  /// In the order of LlamaModel's, without tied embeddings.
+  /// In the order of LlamaModel's parameters, without tied embeddings.
   const std::vector<llama::ops::Parameter<float>*>& parameters() const noexcept {
     return parameters_;
   }

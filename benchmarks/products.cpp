@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How fast are the library's matrix products, against Eigen's? The three products of a linear map's
-// forward and backward pass at shapes of the trainer, both engines in turn in one run. And what
-// does a 4-bit weight add to a product?
+// How fast are the library's matrix products compared with Eigen's? Times the three products of a
+// linear map's forward and backward pass at the trainer's shapes, alternating between the engines
+// in one run. Also: what does a 4-bit weight add to a product?
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -38,7 +38,7 @@ using bench::seconds_of;
 using bench::Spread;
 using bench::spread_of;
 
-// What a 4-bit weight adds to a product: all of it is expanded first.
+// Times the expansion of a 4-bit weight, which comes before each of its products.
 bench::Json measure_expansion(const Shape& shape, int rounds) {
   const Matrix<float> x = random_matrix(shape.tokens, shape.input, 1),
                       w = random_matrix(shape.output, shape.input, 2);
@@ -67,10 +67,11 @@ bench::Json measure_expansion(const Shape& shape, int rounds) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Times the library's matrix products against Eigen's, in float, both in turn.");
+  CLI::App app(
+      "Times the library's and Eigen's matrix products in float, alternating between them.");
   int rounds = 15;
   bench::Options common(app, "3 rounds of an eighth of the tokens");
-  app.add_option("--rounds", rounds, "timings of each product, median taken")
+  app.add_option("--rounds", rounds, "timings of each product; the median is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

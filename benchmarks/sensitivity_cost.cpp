@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How far the cheaper sensitivities agree with one pass a branch, and what each costs.
+// How well do the cheaper sensitivities agree with one pass per branch, and what does each cost?
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -34,7 +34,7 @@ std::vector<double> ranks(const std::vector<double>& values) {
   return result;
 }
 
-// Spearman's rank correlation; ties do not occur among measured norms.
+// Spearman's rank correlation. Measured norms have no ties.
 double rank_correlation(const std::vector<double>& a, const std::vector<double>& b) {
   const std::vector<double> x = ranks(a), y = ranks(b);
   const double n = static_cast<double>(a.size());
@@ -43,8 +43,7 @@ double rank_correlation(const std::vector<double>& a, const std::vector<double>&
   return 1.0 - 6.0 * squares / (n * (n * n - 1.0));
 }
 
-// The passes of the nested measurement, which also note the norm of the gradient of every branch's
-// output.
+// The nested measurement, which also records the gradient norm of every branch's output.
 class NotingPass : public llama::BranchwisePass<float> {
  public:
   NotingPass(Model& model, const llama::Batch& batch, std::vector<double>& norms)
@@ -125,13 +124,13 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
       handler.begin_step(step);
       trained.backprop();
       observing = seconds_of([&] { handler.observe_gradients(running.front()); });
-      // Clipping and warm-up as in llama-finetune.
+      // Clipping and warm-up are those of llama-finetune.
       const double norm = dropbp::ops::global_gradient_norm<float>(optimizer.parameters());
       optimizer.step(dropbp::ops::clip_factor(norm, 1.0),
                      std::min(1.0, static_cast<double>(step + 1) / 20.0));
     }));
-    // The layers look at the stream's gradient within their backward passes: twice for each kept
-    // branch.
+    // In their backward passes the layers compute norms of the residual stream's gradient: two per
+    // kept branch.
     const double looking = seconds_of([&] {
       for (std::size_t i = 0; i < 2 * handler.plan().kept_count(); ++i)
         unused_norm += dropbp::squared_norm(stream);
@@ -140,16 +139,16 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
     for (std::size_t i = 1; i < running.size(); ++i) handler.observe_gradients(running[i]);
     if ((step + 1) % (settings.steps / settings.points) != 0) continue;
 
-    // The exact value, on several batches: one alone is as noisy as a step.
+    // Average the exact value over several batches: a single batch is as noisy as a step.
     std::vector<double> exact(size), exact_of_one, own(size), lifted(size);
     for (int b = 0; b < settings.batches; ++b) {
       sampler.fill(1'000'000 + step, static_cast<std::uint32_t>(b), batch.inputs, batch.labels);
       const std::vector<double> one = handler.measure_sensitivities([&] { trained.backprop(); });
       if (b == 0) exact_of_one = one;
       for (std::size_t i = 0; i < size; ++i) exact[i] += one[i];
-      // What a running estimate could see in a step that keeps all, with the lower branches' share
-      // from the ratio of the stream's gradient norms below and above the branch: dropping it would
-      // shrink all lower gradients by that ratio.
+      // What a running estimate can observe in a step that keeps all branches. It estimates the
+      // lower branches' share from the ratio of the residual stream's gradient norms below and
+      // above the branch: without the branch all lower gradients would shrink by that ratio.
       std::vector<double> norms, own_one;
       NotingPass pass(model, batch, norms);
       handler.measure_sensitivities_nested(pass);
@@ -293,10 +292,10 @@ int run(int argc, char** argv) {
       "measurement.");
   Settings settings;
   bench::Options common(app, "10 training steps, one timed model of 2 blocks, one round, all tiny");
-  app.add_option("--steps", settings.steps, "of the training")
+  app.add_option("--steps", settings.steps, "training steps")
       ->check(CLI::Range(5, 1000000))
       ->capture_default_str();
-  app.add_option("--seed", settings.seed, "of weights, data order and plans")
+  app.add_option("--seed", settings.seed, "seed of weights, data order and plans")
       ->capture_default_str();
   app.add_option("--rounds", settings.rounds, "timings, median taken")
       ->check(CLI::Range(1, 1000))

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How much time does a step save, against what it can save? Forward, backward, optimizer and whole
-// step of a LLaMA at several drop rates, with the limit that follows from the parts at rate 0, the
-// overhead of the library there, and the machine's rate of matrix products.
+// How much time does a step save, and how much can it save? Measures forward pass, backward pass,
+// optimizer and whole step of a LLaMA at several drop rates, the limit predicted from the parts at
+// rate 0, the library's overhead at rate 0, and the machine's rate of matrix products.
 #include <sys/resource.h>
 
 #include <cmath>
@@ -42,7 +42,7 @@ Settings default_settings() {
 
 void fill(Trainer::Model& model) { model.initialize(1); }
 
-// The same without it.
+// The same trainer without the library.
 class PlainTrainer {
  public:
   explicit PlainTrainer(const Settings& settings, Trainer& other)
@@ -71,7 +71,7 @@ class PlainTrainer {
   double loss_ = 0.0;
 };
 
-// FLOP/s of C = A B^T with square matrices: the better of the library's product and Eigen's.
+// FLOP/s of C = A B^T for square matrices. Takes the faster of the library's product and Eigen's.
 class ProductRate {
  public:
   explicit ProductRate(Index size) : size_(size), a_(size, size), b_(size, size), c_(size, size) {
@@ -98,8 +98,8 @@ class ProductRate {
   dropbp::ops::Matrix<float> a_, b_, c_;
 };
 
-// What --count-instructions runs under valgrind: a tiny model, since what the library adds does not
-// depend on the sizes.
+// The program that --count-instructions runs under valgrind. The model is tiny, because the
+// library's overhead does not depend on the sizes.
 int count(const std::string& trainer, int steps) {
   Settings settings = default_settings();
   settings.shape.hidden = 32;
@@ -115,8 +115,7 @@ int count(const std::string& trainer, int steps) {
   return 0;
 }
 
-// One rate alone, for comparisons from outside (versus_pytorch.py): the times and memory of this
-// process.
+// Runs one rate in a process of its own. versus_pytorch.py reads its times and memory.
 int run_alone(const Settings& settings, double drop_rate) {
   Trainer trainer(settings, fill);
   std::vector<double> milliseconds;
@@ -133,8 +132,8 @@ int run_alone(const Settings& settings, double drop_rate) {
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Times training steps of a LLaMA at several drop rates, in turn, and compares what is saved "
-      "with what can be.");
+      "Times training steps of a LLaMA at several drop rates, in turn, and compares the time saved "
+      "with the most that can be saved.");
   Settings settings = default_settings();
   bench::Options common(app, "a smaller model, 5 rounds");
   const auto size = [&](const char* flag, Index& target, const char* help) {
@@ -144,22 +143,24 @@ int run(int argc, char** argv) {
   size("--hidden", settings.shape.hidden, "width of the residual stream");
   size("--intermediate", settings.shape.intermediate, "width inside the MLP");
   size("--heads", settings.shape.heads, "attention heads");
-  size("--sequence", settings.sequence, "tokens of a sequence");
-  size("--batch", settings.batch, "sequences of a step");
-  app.add_option("--rounds", settings.rounds, "timings of each, median taken")
+  size("--sequence", settings.sequence, "tokens per sequence");
+  size("--batch", settings.batch, "sequences per step");
+  app.add_option("--rounds", settings.rounds, "timings of each rate; the median is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  app.add_option("--drop-rates", settings.drop_rates, "rates beside 0; rounded to whole blocks")
+  app.add_option("--drop-rates", settings.drop_rates,
+                 "drop rates besides 0, rounded to whole blocks")
       ->check(CLI::Range(0.0, 1.0))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--mode", settings.mode,
-                 "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
+  app.add_option(
+         "--mode", settings.mode,
+         "what trains: all weights, adapters of rank 8, or such adapters over 4-bit weights")
       ->check(CLI::IsMember({"full", "lora", "qlora"}))
       ->capture_default_str();
   double only = -1.0;
   app.add_option("--only", only,
-                 "no table: steps at this one rate, and their times and the peak memory as JSON")
+                 "run steps at this rate only; print their times and the peak memory as JSON")
       ->check(CLI::Range(0.0, 1.0));
   std::string counted;
   int counted_steps = 1;
@@ -186,7 +187,7 @@ int run(int argc, char** argv) {
   bench::RateTable table(trainer, settings, settings.drop_rates);
   std::vector<double> plain_seconds, overheads, product_rates;
 
-  // Once each beforehand: memory is taken, and what the two trainers compute is the same.
+  // Run both once first: this allocates the memory and checks that they compute the same.
   trainer.step(plan_of(settings, 0.0, 0));
   if (plain) plain->step();
   if (plain && trainer.loss() != plain->loss())
@@ -231,7 +232,7 @@ int run(int argc, char** argv) {
     if (common.quick) {
       fmt::print("by instructions: left out by --quick, valgrind alone takes a minute\n");
     } else if (const auto extra = bench::extra_instructions(argv[0])) {
-      // A step's own instructions, at least: one for as many multiply-adds as a vector holds.
+      // A lower bound of a step's own instructions: one per vector of multiply-adds.
       const double share =
           *extra / (flops.all() / (2.0 * static_cast<double>(dropbp::ops::detail::lanes<float>)));
       fmt::print("by instructions: {:.0f} more a step, at most {:.4f} % of a step's\n", *extra,

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Training steps of a LLaMA at several drop rates, timed in turn, beside the limit that follows
-// from the parts of a step at rate 0: on the host for step_time, on a card for cuda_step.
+// Times training steps of a LLaMA at several drop rates in turn, and predicts them from the parts
+// of a step at rate 0. step_time runs this on the host, cuda_step on a GPU.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +55,7 @@ inline llama::Batch batch_of(const Training& training) {
   return batch;
 }
 
-/// Clipping, as every fine-tuning does it, and AdamW.
+/// AdamW with gradient clipping, as usual in fine-tuning.
 template <class T, class Backend>
 void update(dropbp::ops::AdamW<T, Backend>& optimizer) {
   const double norm =
@@ -71,13 +71,13 @@ struct StepTimes {
          branches_optimizer = 0.0, step = 0.0;
 };
 
-/// The trainer with the library.
+/// The trainer that uses the library.
 template <class T, class Backend = dropbp::Cpu>
 class Trainer {
  public:
   using Model = llama::LlamaModel<T, Backend>;
 
-  /// `fill(model)` gives the weights their values.
+  /// `fill(model)` sets the weights.
   template <class Fill>
   Trainer(const Training& training, const Fill& fill)
       : model_(training.shape, training.sequence, {.adaptation = adaptation_of(training.mode)}),
@@ -113,11 +113,11 @@ class Trainer {
     times.backward = passes.backward;
     times.branches_backward = passes.branches_backward;
     times.branches_optimizer =
-        branches_share_ * times.optimizer;  // meaningful where all branches are kept
+        branches_share_ * times.optimizer;  // meaningful only if all branches are kept
     return times;
   }
 
-  /// From the next step on; memory for what the plan's branches save is taken at once.
+  /// Takes effect in the next step.
   void set_batch(llama::Batch batch) { batch_ = std::move(batch); }
 
   double loss() const noexcept { return loss_; }
@@ -126,8 +126,8 @@ class Trainer {
     return model_.saved_memory().allocations() + model_.workspace().allocations();
   }
   std::span<const double> flops() const noexcept { return handler_.flops(); }
-  /// What of the branches' backward FLOPs a plan leaves, without the input gradients that nobody
-  /// needs.
+  /// The share of the branches' backward FLOPs that remains under a plan. Input gradients that are
+  /// not needed do not count.
   double backward_share(const dropbp::DropPlan& plan) const {
     double kept = 0.0, all = 0.0;
     for (std::size_t i = 0; i < plan.size(); ++i) {
@@ -145,8 +145,8 @@ class Trainer {
   double loss_ = 0.0, branches_share_ = 0.0;
 };
 
-/// As many attention branches and as many MLPs as the rate leaves, evenly spread, others in every
-/// round.
+/// Keeps 1 - drop_rate of the attention branches and of the MLPs, evenly spread over the layers.
+/// Each round keeps other layers.
 inline dropbp::DropPlan plan_of(const Training& training, double drop_rate, int round) {
   const auto size = static_cast<std::size_t>(training.shape.layers);
   const auto kept =
@@ -168,9 +168,9 @@ inline double kept_flops_share(const dropbp::DropPlan& plan, std::span<const dou
   return kept / all;
 }
 
-/// Multiply-adds count as two; the attention's causal half is counted, not the other. Over frozen
-/// weights a backward pass has the inputs' gradients alone; the adapters' own products, below a
-/// tenth, are not counted.
+/// A multiply-add counts as two. Attention counts only its causal half. Over frozen weights a
+/// backward pass computes only the inputs' gradients; the adapters' own products, below a tenth, do
+/// not count.
 struct StepFlops {
   double forward, branches_backward, rest;
   double all() const noexcept { return forward + branches_backward + rest; }
@@ -186,8 +186,8 @@ inline StepFlops flops_of(const Training& training, std::span<const double> bran
           (training.full() ? 3.0 : 2.0) * head};
 }
 
-/// Steps at several drop rates, of which the first is 0, in turn: each round times each once, and
-/// another one first.
+/// Times steps at several drop rates, the first of which is 0. Each round runs every rate once and
+/// starts with another rate.
 template <class T, class Backend>
 class RateTable {
  public:
@@ -196,8 +196,8 @@ class RateTable {
     for (std::size_t i = 0; i < rows_.size(); ++i) rows_[i].drop_rate = drop_rates[i];
   }
 
-  /// `beside` is called once, in its turn. The round numbered -1 is not kept: it takes the memory
-  /// that later ones use again.
+  /// Calls `beside` once, between the rates. Round -1 is not recorded: it allocates the memory that
+  /// later rounds reuse.
   template <class Beside>
   void run_round(int number, const Beside& beside) {
     std::vector<StepTimes> times(rows_.size());
@@ -224,13 +224,13 @@ class RateTable {
     }
   }
 
-  /// FLOPs and median seconds of a step at rate 0.
+  /// FLOPs of a step at rate 0; seconds() is the median of its time.
   StepFlops flops() const { return flops_of(training_, trainer_.flops(), rows_[0].backward_share); }
   double seconds() const { return 1e-3 * milliseconds(rows_[0], &StepTimes::step); }
-  /// Seconds of the last round's step at rate 0.
+  /// Seconds of a step at rate 0 in the last round.
   double last_seconds() const { return rows_[0].times.back().step; }
 
-  /// Prints a line for each rate; returns them for --json, and a plot.
+  /// Prints one line per rate. Returns the table for --json, and a plot.
   std::pair<Json, llama::Plot> print() const {
     const StepFlops flops = this->flops();
     fmt::print(

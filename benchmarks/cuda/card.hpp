@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the benchmarks on a card share: what card it is, its clock, matrices with something in them.
+// Shared by the benchmarks on a GPU: the GPU's properties, its clock, and matrices with random
+// values.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -28,14 +29,14 @@ inline void require_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
 
-/// The current one.
+/// The current GPU.
 struct Card {
   std::string name;
-  int processors = 0, driver = 0;  ///< multiprocessors; the CUDA version that the driver is for,
+  int processors = 0, driver = 0;  ///< multiprocessors; the driver's CUDA version as
                                    ///< 1000 * major + 10 * minor
   std::size_t bytes = 0;           ///< of memory
 
-  /// Throws std::runtime_error, saying what is missing, where there is none.
+  /// Without a GPU throws std::runtime_error that says what is missing.
   Card() {
     if (const std::string missing = Device::unavailable_reason(); !missing.empty())
       throw std::runtime_error(missing);
@@ -58,15 +59,14 @@ struct Card {
   }
 };
 
-/// Bytes of the card's memory in use, by this process (its context and what its pool keeps
-/// included) and by others.
+/// Bytes of GPU memory in use: by this process (with its context and its pool) and by others.
 inline std::size_t used_bytes() {
   std::size_t free = 0, total = 0;
   require_cuda(cudaMemGetInfo(&free, &total));
   return total - free;
 }
 
-/// Gives what the pool keeps back to the driver.
+/// Returns the pool's unused memory to the driver.
 inline void release_kept_memory() {
   cudaMemPool_t pool = nullptr;
   int device = 0;
@@ -94,7 +94,7 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-/// The median of several rounds, each of enough calls to hide the launch.
+/// Median over several rounds. Each round makes enough calls to hide the launch.
 inline double seconds_on_card(int rounds, const std::function<void()>& call) {
   Event start, end;
   const auto round = [&](int calls) {
@@ -111,9 +111,9 @@ inline double seconds_on_card(int rounds, const std::function<void()>& call) {
   return median(std::move(times));
 }
 
-/// Random enough: values in [-1, 1), the same in each run, a million of them over and over. Equal
-/// rows would not do: products of regular numbers take less power, and run faster, than those of a
-/// model's.
+/// Values in [-1, 1) that are the same in each run: a million random numbers, repeated. The rows
+/// differ, because products of regular numbers take less power and run faster than products of a
+/// model's values.
 template <class T>
 dropbp::ops::Matrix<T, Cuda> filled(dropbp::ops::Index rows, dropbp::ops::Index columns) {
   using dropbp::ops::Index, dropbp::ops::MatrixView;
@@ -135,7 +135,7 @@ dropbp::ops::Matrix<T, Cuda> filled(dropbp::ops::Index rows, dropbp::ops::Index 
   return result;
 }
 
-/// FLOP/s of a large product, the ceiling of everything that multiplies.
+/// FLOP/s of a large product: the upper bound of every kernel that multiplies.
 template <class T>
 double product_rate(int rounds, dropbp::ops::Index size = 8192) {
   dropbp::ops::Matrix<T, Cuda> a = filled<T>(size, size), b = filled<T>(size, size), c(size, size);

@@ -12,8 +12,8 @@ namespace bench {
 
 using dropbp::cuda::Index;
 
-// The fastest that memory can be read: 16 bytes a load, four loads on their way in each thread,
-// almost nothing computed.
+// Reads memory as fast as possible: loads of 16 bytes, four in flight per thread, almost no
+// arithmetic.
 struct ReadEverything {
   static constexpr const char* name = "read_everything";
   static constexpr unsigned threads = 512, min_blocks = 2;
@@ -35,7 +35,7 @@ struct ReadEverything {
         sum ^=
             values[i].values[0] ^ values[i].values[1] ^ values[i].values[2] ^ values[i].values[3];
     }
-    if (sum == 0x12345678u) *sink = sum;  // or the loads would be left out
+    if (sum == 0x12345678u) *sink = sum;  // keeps the compiler from removing the loads
   }
 };
 

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How close the CUDA kernels come to what the card can do: copying, reading and multiplying are
-// measured first, and every kernel is a fraction of one of them. Shapes of LLaMA2-7B.
+// How close do the CUDA kernels come to the GPU's limits? Measures copying, reading and multiplying
+// first, then reports every kernel as a fraction of one of these. The shapes are those of
+// LLaMA2-7B.
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -28,8 +29,8 @@ using ops::Matrix;
 using ops::MatrixView;
 
 struct Ceilings {
-  double copy, read, multiply;  ///< bytes a second (of a copy: read and written), the same,
-                                ///< floating-point operations a second
+  double copy, read, multiply;  ///< bytes a second copied (read and written), bytes a second
+                                ///< read, floating-point operations a second
 };
 
 class Table {
@@ -39,7 +40,7 @@ class Table {
   Ceilings ceilings{};
 
   enum class Of { copy, read, multiply };
-  /// `work` is the fewest bytes that must be moved, or the operations.
+  /// `work` is the least number of bytes to move, or the number of operations.
   double add(const std::string& name, const char* scalar, Of of, double work,
              const std::function<void()>& call) {
     const double seconds = bench::seconds_on_card(rounds_, call), rate = work / seconds;
@@ -114,7 +115,7 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     Matrix<T, Cuda> words = filled<T>(32000, hidden);
     table.add("embedding forward", scalar, Of::copy, 2 * n,
               [&] { Kernels<op::embedding, T>::forward(y.view(), tokens_of_rows, words.view()); });
-    // Reads the rows' gradients and writes the whole weight's.
+    // Reads the gradients of the rows and writes the gradient of the whole weight.
     table.add("embedding backward", scalar, Of::copy, n + 32000.0 * hidden * sizeof(T), [&] {
       Kernels<op::embedding, T>::backward(words.view(), overwrite, dy.view(), tokens_of_rows);
     });
@@ -162,13 +163,13 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
          .root_correction = 1.0f,
          .keep = 1.0f,
          .first_chunk = 0}};
-    // 28 bytes an element: float 4 + 8 + 8 + 8, narrow ones 2 + 2 + 8 + 8 + 8.
+    // Bytes per element: 4 + 8 + 8 + 8 for float, 2 + 2 + 8 + 8 + 8 for 16-bit types.
     table.add("AdamW", scalar, Of::copy, 28.0 * static_cast<double>(size), [&] {
       Kernels<op::adamw, T>::run(segments, ops::detail::adamw_constants<float>({}, 1.0));
     });
   }
   {
-    const Index rows = 4 * hidden;  // more than a cache holds
+    const Index rows = 4 * hidden;  // larger than the cache
     std::vector<float> weights(static_cast<std::size_t>(rows * hidden));
     for (std::size_t i = 0; i < weights.size(); ++i)
       weights[i] = static_cast<float>(i * 2654435761u % 4001u) * 1e-5f - 0.02f;
@@ -193,7 +194,7 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
                                           head_size / 2, sequence, ops::Rotation::forward);
               });
     const double flops = 2.0 * static_cast<double>(batch * heads * sequence * sequence *
-                                                   head_size);  // two products, half of them masked
+                                                   head_size);  // two products, half of each masked
     using Code = ops::AttentionCode;
     for (const Code code : {Code::own, Code::library}) {
       const std::string by = code == Code::library ? ", cuDNN" : "";
@@ -205,7 +206,7 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
         return Kernels<op::attention, T>::backward(grad.view(), d_o.view(), qkv.view(), o.view(),
                                                    lse.data(), layout, shape, code);
       };
-      // Where cuDNN does not run there is nothing to measure a second time.
+      // Without cuDNN the second measurement would repeat the first.
       if (forward() == code)
         table.add("attention forward" + by, scalar, Of::multiply, flops, forward);
       if (backward() == code)
@@ -238,12 +239,12 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
 
 int run(int argc, char** argv) {
   CLI::App app{
-      "The CUDA kernels beside what the card can do: every row a fraction of the rate of copying, "
-      "reading or multiplying, measured first.",
+      "Compares the CUDA kernels with the limits of the GPU: each row is a fraction of the "
+      "measured rate of copying, reading or multiplying.",
       "cuda_kernels"};
   bench::Options common(app, "2048 tokens, 3 rounds", false);
   Index tokens = 16384;
-  app.add_option("--tokens", tokens, "rows of the matrices, a multiple of 1024")
+  app.add_option("--tokens", tokens, "rows of the matrices; a multiple of 1024")
       ->check(CLI::Range(1024, 1 << 20))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Training steps of LLaMA2's shapes on a card: what dropping saves of their time against what it
-// can save, the longest sequence that fits, and what measuring sensitivities costs. Weights are
-// random: neither time nor memory depends on what a model has learnt.
+// Training steps at LLaMA2's shapes on a GPU: the time that dropping saves and the most it can
+// save, the longest sequence that fits, and the cost of measuring sensitivities. The weights are
+// random, because neither time nor memory depends on trained values.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -56,9 +56,9 @@ llama::LlamaConfig shape_of(std::string_view name) {
           .kv_heads = 2};  // "tiny"
 }
 
-// Normal numbers, as many as fit a cache, over and over: drawing seven thousand million takes
-// minutes, and zeros would be multiplied faster than numbers are. Of quantised weights each shape
-// is quantised once.
+// Normal random numbers, as many as fit a cache, repeated: drawing seven billion would take
+// minutes, and zeros would multiply faster than trained values do. A quantised weight is quantised
+// once per shape.
 template <class T, class Backend>
 void fill(llama::LlamaModel<T, Backend>& model) {
   constexpr Index period = (1 << 20) + 7;  // not a multiple of a row
@@ -94,8 +94,8 @@ void fill(llama::LlamaModel<T, Backend>& model) {
   });
 }
 
-// What a branch of each kind and the ends of the model take where all weights train: values and
-// gradients in T, and the optimizer's floats; and what is saved of a sequence.
+// Memory of one branch of each kind and of the model's ends when all weights train: values and
+// gradients in T, the optimizer's floats, and what a sequence saves.
 template <class T>
 Index layers_that_fit(const Training& training, std::size_t bytes) {
   const auto& s = training.shape;
@@ -114,7 +114,7 @@ Index layers_that_fit(const Training& training, std::size_t bytes) {
                                      (block * of_value + saved)));
 }
 
-// Of the memory that a plan's branches save, all at once.
+// Reserves at once the memory that the kept branches of a plan save.
 template <class T, class Backend>
 void reserve(llama::LlamaModel<T, Backend>& model, const dropbp::DropPlan& plan, Index tokens) {
   std::size_t bytes = 0;
@@ -133,7 +133,8 @@ Json time_steps(const Settings& settings, double product_rate, const bench::Opti
     if (round >= 0) fmt::print(stderr, "round {} of {}\n", round + 1, settings.rounds);
   }
   if (!std::isfinite(trainer.loss()))
-    throw std::runtime_error("the loss must be finite, but it is not: the steps are no training");
+    throw std::runtime_error(
+        "the loss must be finite, but it is not: the times would not be those of training");
   const auto [rows, plot] = table.print();
   const bench::StepFlops flops = table.flops();
   const double seconds = table.seconds(), rate = flops.all() / seconds;
@@ -150,7 +151,7 @@ Json time_steps(const Settings& settings, double product_rate, const bench::Opti
   return json;
 }
 
-// One rate alone, for versus_pytorch.py: the times and memory of this process.
+// Runs one rate in a process of its own. versus_pytorch.py reads its times and memory.
 template <class T, class Backend>
 int run_alone(const Settings& settings, double drop_rate) {
   bench::Trainer<T, Backend> trainer(settings, fill<T, Backend>);
@@ -166,7 +167,7 @@ int run_alone(const Settings& settings, double drop_rate) {
   return 0;
 }
 
-// Bytes of the card in use after a step on one sequence; none where there was no room.
+// GPU memory in use after a step on one sequence, in bytes; nothing if the step ran out of memory.
 template <class T, class Backend>
 std::optional<double> memory_of_step(bench::Trainer<T, Backend>& trainer, Settings settings,
                                      double drop_rate, Index sequence) {
@@ -183,27 +184,27 @@ std::optional<double> memory_of_step(bench::Trainer<T, Backend>& trainer, Settin
     const double seconds = trainer.step(plan).step;
     if constexpr (dropbp::DeviceBackend<Backend>)
       used = static_cast<double>(bench::used_bytes());
-    else  // what the library asked for, without the weights
+    else  // what the library allocated, without the weights
       used = static_cast<double>(model.saved_memory().reserved_bytes() +
                                  model.workspace().reserved_bytes());
     fmt::print(stderr, "rate {:g}, {} tokens: {:.2f} GiB, {:.2f} s\n", drop_rate, sequence,
                *used * 0x1p-30, seconds);
   } catch (const std::runtime_error& error) {
     fmt::print(stderr, "rate {:g}, {} tokens: {}\n", drop_rate, sequence, error.what());
-    // What a step that broke off has saved stays with its branches, and their arena must be empty
-    // before the next one.
+    // An interrupted step leaves its saved activations in the branches. Their arena must be empty
+    // before the next step.
     model.for_each_layer([](auto& layer) { layer.release(); });
   }
   return used;
 }
 
-// Memory grows by nearly the same for each token: from two lengths follows how many tokens would
-// fit, and a step on as many shows whether they do, again from there on until little can be gained.
+// Memory is nearly linear in the number of tokens. Two lengths give an estimate of how many tokens
+// fit, and a real step checks it. This repeats from the last length until there is little to gain.
 template <class T, class Backend>
 Json longest_sequence(Settings settings, double gib) {
   constexpr Index grain = 64;
   const double limit = gib * 0x1p30;
-  settings.sequence = 65536;  // of the table of rotations
+  settings.sequence = 65536;  // length of the table of rotations
   settings.shape.max_positions = settings.sequence;
   settings.batch = 1;
   bench::Trainer<T, Backend> trainer(settings, fill<T, Backend>);
@@ -222,7 +223,7 @@ Json longest_sequence(Settings settings, double gib) {
       const auto bytes = memory_of_step(trainer, settings, drop_rate, tokens);
       return bytes && *bytes <= limit ? std::optional(Length{tokens, *bytes}) : std::nullopt;
     };
-    memory_of_step(trainer, settings, drop_rate, 8 * grain);  // the optimizer's memory
+    memory_of_step(trainer, settings, drop_rate, 8 * grain);  // allocates the optimizer's memory
     const auto a = measured(8 * grain), b = measured(16 * grain);
     if (!a || !b)
       throw std::runtime_error(fmt::format(
@@ -255,8 +256,8 @@ Json longest_sequence(Settings settings, double gib) {
   return {{"gib", gib}, {"longest", rows}};
 }
 
-// All branches' sensitivities in one pass with nested backwards, and the published way, a pass a
-// branch and one more.
+// Compares one pass with nested backward passes, which measures all branches, with the published
+// method of one pass per branch and one more.
 template <class T, class Backend>
 Json time_sensitivities(Settings settings) {
   settings.batch = 1;
@@ -264,7 +265,7 @@ Json time_sensitivities(Settings settings) {
                                       {.adaptation = bench::adaptation_of(settings.mode)});
   fill(model);
   model.initialize_adapters(1);
-  // B is zero in the beginning, and then A has no gradient, and nothing a sensitivity.
+  // B starts as zero. A then has no gradient and every sensitivity is 0, so fill B.
   model.for_each_tensor([&](const auto& tensor) {
     const std::vector<float> values(tensor.size(), 1e-3f);
     if (tensor.name.ends_with("lora_B.weight"))
@@ -284,15 +285,15 @@ Json time_sensitivities(Settings settings) {
       model.loss_and_gradients(batch);
     });
   };
-  run_nested();  // takes the memory
+  run_nested();  // allocates the memory
   const double fast = bench::seconds_of(run_nested), slow = bench::seconds_of(run_published);
   double difference = 0.0;
   for (std::size_t i = 0; i < nested.size(); ++i)
     difference = std::max(
         difference, std::abs(nested[i] - published[i]) / std::max(std::abs(published[i]), 1e-300));
   fmt::print(
-      "sensitivities of {} branches: {:.3f} s in one pass, {:.3f} s by a pass a branch, {:.2f} "
-      "times as long; largest difference {:.1e}\n",
+      "sensitivities of {} branches: {:.3f} s in one pass, {:.3f} s with one pass per branch, "
+      "{:.2f} times as long; largest difference {:.1e}\n",
       nested.size(), fast, slow, slow / fast, difference);
   return {{"branches", nested.size()},
           {"nested_seconds", fast},
@@ -303,8 +304,8 @@ Json time_sensitivities(Settings settings) {
 
 int run(int argc, char** argv) {
   CLI::App app{
-      "Training steps of LLaMA2's shapes on a card, with random weights and fixed plans: bfloat16, "
-      "the optimizer in float.",
+      "Times training steps of LLaMA2's shapes on a GPU, with random weights and fixed plans, in "
+      "bfloat16 with the optimizer in float.",
       "cuda_step"};
   bench::Options common(app, "the shape \"tiny\", 3 rounds, unless said otherwise", false);
   Settings settings;
@@ -313,45 +314,50 @@ int run(int argc, char** argv) {
   Index layers = 0;
   double only = -1.0, longest = 0.0;
   bool sensitivities = false, host = false;
-  app.add_option("--shape", shape, "of the model")
+  app.add_option("--shape", shape, "shape of the model")
       ->check(CLI::IsMember({"llama2-7b", "llama2-70b", "tiny"}))
       ->capture_default_str();
-  app.add_option("--mode", settings.mode,
-                 "what trains: all weights, adapters of rank 8, or these over 4-bit weights")
+  app.add_option(
+         "--mode", settings.mode,
+         "what trains: all weights, adapters of rank 8, or such adapters over 4-bit weights")
       ->check(CLI::IsMember({"full", "lora", "qlora"}))
       ->capture_default_str();
   app.add_option("--layers", layers,
-                 "transformer blocks; 0: those of the shape, or as many as the card's memory holds "
-                 "where all weights train")
+                 "transformer blocks; 0: those of the shape, or as many as fit the GPU's memory "
+                 "if all weights train")
       ->check(CLI::Range(0, 1 << 10))
       ->capture_default_str();
-  app.add_option("--sequence", settings.sequence, "tokens of a sequence")
+  app.add_option("--sequence", settings.sequence, "tokens per sequence")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--batch", settings.batch, "sequences of a step")
+  app.add_option("--batch", settings.batch, "sequences per step")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--rounds", settings.rounds, "timings of each, median taken")
+  app.add_option("--rounds", settings.rounds, "timings of each rate; the median is reported")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   app.add_option("--drop-rates", settings.drop_rates,
-                 "rates; rounded to whole blocks. For the table 0 is added")
+                 "drop rates, rounded to whole blocks; the table also has rate 0")
       ->check(CLI::Range(0.0, 1.0))
       ->delimiter(',')
       ->capture_default_str();
   auto* const instead =
-      app.add_option_group("instead", "one of these instead of the table and the plot");
+      app.add_option_group("instead", "replaces the table and the plot by one of these");
   instead
-      ->add_option("--only", only,
-                   "steps at this one rate, and their times and the card's memory as JSON")
+      ->add_option(
+          "--only", only,
+          "run steps at this rate only; print their times and the memory of the GPU as JSON")
       ->check(CLI::Range(0.0, 1.0));
-  instead->add_option("--longest", longest, "the longest sequence at each rate within so many GiB")
+  instead
+      ->add_option("--longest", longest,
+                   "print the longest sequence at each rate that fits this many GiB")
       ->check(CLI::PositiveNumber);
-  instead->add_flag("--sensitivities", sensitivities,
-                    "the time of measuring sensitivities, in one pass and by a pass a branch");
+  instead->add_flag(
+      "--sensitivities", sensitivities,
+      "time the measurement of sensitivities: in one pass, and with one pass per branch");
   instead->require_option(0, 1);
   app.add_flag("--host", host,
-               "on the processor, in float: to see that this program works, not to conclude from");
+               "run on the CPU in float: tests this program; the times mean nothing");
   CLI11_PARSE(app, argc, argv);
   if (common.quick) {
     if (app.count("--shape") == 0) shape = "tiny";
@@ -367,10 +373,10 @@ int run(int argc, char** argv) {
   if (card && settings.full() && layers == 0 && longest == 0.0) {
     settings.shape.layers = layers_that_fit<BFloat16>(settings, card->bytes - bench::used_bytes());
     if (settings.shape.layers < 1)
-      throw std::runtime_error(
-          fmt::format("a block of this shape with all its weights trained must fit the card, but "
-                      "it has {:.1f} GiB; use --mode lora or a smaller --shape",
-                      static_cast<double>(card->bytes) * 0x1p-30));
+      throw std::runtime_error(fmt::format(
+          "a block of this shape with all weights trained must fit the GPU's memory, but "
+          "it has {:.1f} GiB; use --mode lora or a smaller --shape",
+          static_cast<double>(card->bytes) * 0x1p-30));
   }
 
   const auto on = [&](auto of_host, auto of_card) { return host ? of_host() : of_card(); };
@@ -381,7 +387,7 @@ int run(int argc, char** argv) {
              host ? "float" : "bfloat16");
   if (settings.shape.layers < shape_of(shape).layers)
     fmt::print("{} of the shape's {} blocks{}\n", settings.shape.layers, shape_of(shape).layers,
-               layers == 0 ? ", as many as the card's memory holds" : "");
+               layers == 0 ? ", as many as the GPU's memory holds" : "");
   Json json{{"shape", shape},
             {"mode", settings.mode},
             {"layers", settings.shape.layers},

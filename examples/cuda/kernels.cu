@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The only file of a program that needs nvcc; see docs/cuda.md. Our own programs use this one.
+// The only file of a program that nvcc must compile (see docs/cuda.md). This project's own programs
+// use it too.
 #include <dropbp/dropbp.cuh>
 
-DROPBP_INSTANTIATE_CUDA(dropbp::BFloat16)  // a line for each type you compute with
+DROPBP_INSTANTIATE_CUDA(dropbp::BFloat16)  // one line for each scalar type

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Trains the model of net.hpp on a card, with half of its backward passes dropped. Compiled by any
-// C++20 compiler; the kernels are in kernels.cu.
+// Trains the model of net.hpp on a GPU and drops half of its backward passes. Any C++20 compiler
+// compiles this file; kernels.cu holds the kernels.
 #include <cstdint>
 #include <cstdio>
 #include <exception>

@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A small language model of attention and MLP branches. Backend says whose memory it lives in and
-// whose kernels it runs: dropbp::Cuda in main.cpp, and as well dropbp::Cpu with T = float or
-// double.
+// A small language model of attention and MLP branches. Backend selects the memory and the kernels:
+// main.cpp uses dropbp::Cuda; dropbp::Cpu with T = float or double works as well.
 #pragma once
 
 #include <cstddef>
@@ -43,12 +42,12 @@ struct Net {
       attention.emplace_back(Attention({.hidden = hidden, .heads = heads}, rope, memory));
       mlp.emplace_back(Mlp({.hidden = hidden, .intermediate = 3 * hidden}, memory));
     }
-    // Weights begin uninitialised: yours come from a checkpoint. upload() takes floats and rounds
-    // them to T.
+    // Weights start uninitialised; a real program loads a checkpoint. upload() takes floats and
+    // rounds them to T.
     std::uint32_t number = 0;
     for (Parameter* parameter : parameters()) {
       const dropbp::CounterRandom random(1, dropbp::RandomStream::user, number++);
-      std::vector<float> values(parameter->size(), 1.0f);  // of norms
+      std::vector<float> values(parameter->size(), 1.0f);  // for norms
       if (parameter->rows() > 1)
         for (std::size_t i = 0; i < values.size(); ++i)
           values[i] = 0.1f * (static_cast<float>(random(i) >> 40) * 0x1p-24f - 0.5f);
@@ -57,7 +56,7 @@ struct Net {
     }
   }
 
-  // What DropBPHandler walks.
+  // DropBPHandler visits the layers through this function.
   void for_each_layer(auto&& visit) {
     for (std::size_t i = 0; i < mlp.size(); ++i) visit(attention[i]), visit(mlp[i]);
   }
@@ -70,8 +69,8 @@ struct Net {
     return all;
   }
 
-  // The mean loss and its gradients. Tokens are the host's; nothing waits for a device before the
-  // loss is read at the end.
+  // Computes the mean loss and its gradients. The tokens are in host memory. The only wait for the
+  // device is at the end, where the loss is read.
   double backpropagate(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
                        const ops::SequenceShape& shape) {
     for (Parameter* parameter : parameters()) parameter->drop_gradient();

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The mathematics of GPT-2 over bare pointers: every function forward and backward, its parameters
-// and its optimizer.
+// GPT-2 over plain pointers: the forward and backward pass of every function, the parameters, the
+// optimizer.
 //
 // Shapes: a matrix is row-major, "rows x width"; the residual stream is tokens x hidden, with
 // tokens = batch * sequence.
-// `=` and `+=` say whether a result is replaced or added to. A null gradient is one that nobody
-// wants.
+// In comments `=` means that the result is overwritten and `+=` that it is added to. A null
+// gradient pointer means that the gradient is not needed.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ struct Shape {
   std::size_t stream() const { return tokens() * hidden; }
 };
 
-// Memory that is cut into pieces. Without memory it only counts: `used` is then what the same calls
-// will need.
+// An arena: cuts one block of memory into pieces. Without memory it only counts, and `used` is then
+// the size that the same calls will need.
 template <class Real>
 struct Arena {
   Real* memory = nullptr;
@@ -42,8 +42,8 @@ struct Arena {
 // ---- the parts
 // ------------------------------------------------------------------------------------------------
 
-// out = normalized * w + b with normalized = (x - mean) / deviation, for each row. Saves normalized
-// and 1 / deviation.
+// For each row: out = normalized * w + b, where normalized = (x - mean) / deviation. Saves
+// normalized and 1 / deviation.
 template <class Real>
 void layer_norm_forward(Real* out, Real* normalized, Real* inverse_deviation, const Real* x,
                         const Real* w, const Real* b, std::size_t rows, std::size_t width) {
@@ -60,7 +60,7 @@ void layer_norm_forward(Real* out, Real* normalized, Real* inverse_deviation, co
   }
 }
 
-// With h = grad_out * w: grad_x += (h - mean(h) - normalized * mean(h * normalized)) / deviation.
+// grad_x += (h - mean(h) - normalized * mean(h * normalized)) / deviation, where h = grad_out * w.
 // grad_w, grad_b +=.
 template <class Real>
 void layer_norm_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out,
@@ -83,7 +83,7 @@ void layer_norm_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* g
   }
 }
 
-// out += x w + b. x is rows x in, w is in x out as in GPT-2's own files, b may be null.
+// out += x w + b. x is rows x in; w is in x out, as in GPT-2's own files; b may be null.
 template <class Real>
 void linear_forward(Real* out, const Real* x, const Real* w, const Real* b, std::size_t rows,
                     std::size_t in_width, std::size_t out_width) {
@@ -95,7 +95,7 @@ void linear_forward(Real* out, const Real* x, const Real* w, const Real* b, std:
   }
 }
 
-// grad_x = grad_out w^T, grad_w += x^T grad_out, grad_b += the sum of grad_out's rows; grad_b may
+// grad_x = grad_out w^T, grad_w += x^T grad_out, grad_b += sum of the rows of grad_out. grad_b may
 // be null.
 template <class Real>
 void linear_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_out, const Real* x,
@@ -114,9 +114,9 @@ void linear_backward(Real* grad_x, Real* grad_w, Real* grad_b, const Real* grad_
   }
 }
 
-// Causal multi-head attention: out = softmax(q k^T / sqrt(head size)) v, token by token and head by
-// head. qkv holds q, k and v of a token side by side (tokens x 3 hidden). Saves the probabilities:
-// batch x heads x sequence x sequence.
+// Causal multi-head attention: out = softmax(q k^T / sqrt(head size)) v, for each token and head. A
+// row of qkv (tokens x 3 hidden) holds q, k and v of one token. Saves the probabilities: batch x
+// heads x sequence x sequence.
 template <class Real>
 void attention_forward(Real* out, Real* probabilities, const Real* qkv, const Shape& s) {
   const std::size_t head_size = s.hidden / s.heads, step = 3 * s.hidden;
@@ -144,7 +144,7 @@ void attention_forward(Real* out, Real* probabilities, const Real* qkv, const Sh
       }
 }
 
-// grad_qkv =. The gradient of a score is p * (grad_p - sum(p * grad_p)) with grad_p = grad_out . v.
+// grad_qkv =. A score has the gradient p * (grad_p - sum(p * grad_p)), where grad_p = grad_out . v.
 template <class Real>
 void attention_backward(Real* grad_qkv, const Real* grad_out, const Real* probabilities,
                         const Real* qkv, const Shape& s) {
@@ -185,7 +185,7 @@ void gelu_forward(Real* out, const Real* x, std::size_t count) {
     out[i] = x[i] / 2 * (1 + std::tanh(c * (x[i] + Real(0.044715) * x[i] * x[i] * x[i])));
 }
 
-// grad, of the output, becomes that of the input.
+// `grad` enters as the gradient of the output and leaves as the gradient of the input.
 template <class Real>
 void gelu_backward(Real* grad, const Real* x, std::size_t count) {
   const Real c = Real(0.7978845608028654);
@@ -195,7 +195,8 @@ void gelu_backward(Real* grad, const Real* x, std::size_t count) {
   }
 }
 
-// The mean loss of all tokens; the logits (tokens x vocabulary) become their gradient.
+// Returns the mean loss over all tokens. Replaces the logits (tokens x vocabulary) by their
+// gradient.
 template <class Real>
 Real cross_entropy(Real* logits, const std::uint8_t* targets, std::size_t tokens,
                    std::size_t vocabulary) {
@@ -219,8 +220,8 @@ template <class Real>
 struct Parameter {
   Real *value, *grad, *moment, *square;
   std::size_t size;
-  bool decays;              // matrices, not biases and norms
-  std::uint64_t steps = 0;  // updates of this tensor: what its bias correction goes by
+  bool decays;              // true for matrices, false for biases and norms
+  std::uint64_t steps = 0;  // updates of this tensor, for its bias correction
 
   Parameter(Arena<Real>& arena, std::size_t count, bool is_matrix)
       : value(arena.take(count)),
@@ -231,15 +232,16 @@ struct Parameter {
         decays(is_matrix) {}
 };
 
-// Matrices are drawn around zero, the others start with one value. The arena's memory is zero.
+// Matrices get random values around zero, other parameters one constant. The arena's memory starts
+// as zeros.
 template <class Real>
 void initialise(Parameter<Real>& p, std::mt19937_64& random, Real value) {
   for (std::size_t i = 0; i < p.size; ++i)
     p.value[i] = p.decays ? value * (static_cast<Real>(random() >> 40) * Real(0x1p-23) - 1) : value;
 }
 
-// AdamW (Loshchilov, Hutter: "Decoupled weight decay regularization", ICLR 2019). Leaves the
-// gradient at zero.
+// AdamW (Loshchilov, Hutter: "Decoupled weight decay regularization", ICLR 2019). Sets the gradient
+// to zero afterwards.
 template <class Real>
 void adamw(Parameter<Real>& p, Real learning_rate) {
   const Real beta1 = Real(0.9), beta2 = Real(0.99), decay = p.decays ? Real(0.01) : Real(0);
@@ -258,7 +260,7 @@ void adamw(Parameter<Real>& p, Real learning_rate) {
 // ---- the two branches of a layer: stream += branch(layer norm(stream))
 // -------------------------------------------------
 
-// Memory that all branches share, in the backward pass only.
+// Memory that all branches share. Only the backward pass uses it.
 template <class Real>
 struct Work {
   Real *grad_norm, *grad_inner, *grad_qkv;
@@ -271,7 +273,7 @@ struct Work {
 
 template <class Real>
 struct Attention {
-  // What the backward pass needs of the forward pass: a slot of the arena.
+  // What the backward pass needs from the forward pass. It lies in a slot of the arena.
   struct Saved {
     Real *norm, *normalized, *inverse_deviation, *qkv, *probabilities, *mixed;
 
@@ -317,7 +319,7 @@ struct Attention {
     linear_forward(stream, saved.mixed, out_w.value, out_b.value, s.tokens(), s.hidden, s.hidden);
   }
 
-  // grad_input +=, which may be the memory of grad_output; the parameters' gradients +=
+  // grad_input +=, also where it is the same memory as grad_output. The parameters' gradients +=.
   void backward(Real* grad_input, const Real* grad_output, Real* slot, const Work<Real>& work,
                 const Shape& s) {
     const Saved saved({slot}, s);
@@ -391,8 +393,8 @@ struct Mlp {
   }
 };
 
-// ---- what lies below and above the layers
-// ------------------------------------------------------------------------------
+// ---- embeddings, last norm and head
+// ------------------------------------------------------------------------------------------------
 
 template <class Real>
 struct Ends {
@@ -430,7 +432,7 @@ struct Ends {
       }
   }
 
-  // The last norm, the head and the loss, whose gradient stays in `logits`.
+  // The last norm, the head and the loss. Leaves the gradient of the logits in `logits`.
   Real loss(const Real* stream, const std::uint8_t* targets, const Shape& s) {
     layer_norm_forward(norm, normalized, inverse_deviation, stream, norm_w.value, norm_b.value,
                        s.tokens(), s.hidden);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Trains a byte-level GPT-2 over float pointers in one arena, with hand-written forward and
+// Trains a byte-level GPT-2 over float pointers into one arena, with hand-written forward and
 // backward loops.
 #include <algorithm>
 #include <array>
@@ -14,8 +14,8 @@
 
 #include "gpt2.hpp"
 
-// Branch 2 l is the attention of layer l, branch 2 l + 1 its MLP. Arrays of two hold what there is
-// for each kind: [0] for attention and [1] for MLP.
+// Branch 2 l is the attention of layer l, branch 2 l + 1 its MLP. In arrays of two, [0] belongs to
+// attention and [1] to MLP.
 template <class Real>
 struct Trainer {
   Shape shape;
@@ -112,12 +112,12 @@ int main(int argc, char** argv) {
                     .sequence = 32,
                     .batch = 4,
                     .vocabulary = 256,
-                    .trains_embeddings = false};  // as in much fine-tuning
+                    .trains_embeddings = false};  // as often in fine-tuning
   const std::uint64_t steps = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 60;
 
   const std::array<std::size_t, 2> slot_count{shape.layers, shape.layers};
   Arena<float> arena;
-  Trainer<float>(arena, shape, slot_count);  // only counts
+  Trainer<float>(arena, shape, slot_count);  // only counts the memory
   std::vector<float> memory(arena.used);
   arena = {memory.data()};
   Trainer<float> trainer(arena, shape, slot_count);

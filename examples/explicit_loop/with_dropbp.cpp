@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Trains a byte-level GPT-2 over float pointers in one arena, with hand-written forward and
+// Trains a byte-level GPT-2 over float pointers into one arena, with hand-written forward and
 // backward loops.
 #include <algorithm>
 #include <array>
@@ -15,8 +15,8 @@
 #include <dropbp/dropbp.hpp>
 #include "gpt2.hpp"
 
-// Branch 2 l is the attention of layer l, branch 2 l + 1 its MLP. Arrays of two hold what there is
-// for each kind: [0] for attention and [1] for MLP.
+// Branch 2 l is the attention of layer l, branch 2 l + 1 its MLP. In arrays of two, [0] belongs to
+// attention and [1] to MLP.
 template <class Real>
 struct Trainer {
   Shape shape;
@@ -27,7 +27,7 @@ struct Trainer {
   Real *stream, *grad;
   std::array<std::size_t, 2> slot_size;
   std::array<Real*, 2> slots;  // what the branches save for the backward pass
-  Real* scratch;  // where dropped branches compute, one after the other; nothing is kept
+  Real* scratch;               // dropped branches compute here, one after the other
   dropbp::DropPlan plan;
 
   Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> slot_count)
@@ -83,7 +83,7 @@ struct Trainer {
   void backward(const std::uint8_t* tokens) {
     ends.loss_backward(grad, work, shape);
     for (std::size_t branch = branches(); branch-- > 0;) {
-      if (plan.dropped(branch)) continue;  // the gradient passes through as it is
+      if (plan.dropped(branch)) continue;  // the gradient passes unchanged
       Real* grad_input = plan.input_gradient_needed(branch) ? grad : nullptr;
       if (branch % 2 == 0)
         attention[branch / 2].backward(grad_input, grad, slot(branch), work, shape);
@@ -98,7 +98,7 @@ struct Trainer {
     if (shape.trains_embeddings)
       for (Parameter<Real>* p : {&ends.bytes, &ends.positions}) adamw(*p, learning_rate);
     for (std::size_t branch = 0; branch < branches(); ++branch) {
-      if (plan.dropped(branch)) continue;  // no gradient: moments, decay and steps stay, too
+      if (plan.dropped(branch)) continue;  // no gradient: no moments, no decay, no step count
       for (Parameter<Real>* p : parameters(branch)) adamw(*p, learning_rate);
     }
   }
@@ -118,17 +118,17 @@ int main(int argc, char** argv) {
                     .sequence = 32,
                     .batch = 4,
                     .vocabulary = 256,
-                    .trains_embeddings = false};  // as in much fine-tuning
+                    .trains_embeddings = false};  // as often in fine-tuning
   const std::uint64_t steps = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 60;
 
   const double rate = argc > 2 ? std::atof(argv[2]) : 0.5;
   dropbp::DropOptions options{.drop_rate = rate, .trainable_below = shape.trains_embeddings};
   for (std::uint32_t i = 0; i < 2 * shape.layers; ++i) options.groups.push_back(i % 2);
-  const std::vector<double> flops(2 * shape.layers, 1.0);  // equal: only sensitivities need them
+  const std::vector<double> flops(2 * shape.layers, 1.0);  // equal; only sensitivities use them
   const dropbp::DropSchedule schedule{flops, options, dropbp::FixedBudgetSampling{}};
   const std::array<std::size_t, 2> slot_count{schedule.max_kept(0), schedule.max_kept(1)};
   Arena<float> arena;
-  Trainer<float>(arena, shape, slot_count);  // only counts
+  Trainer<float>(arena, shape, slot_count);  // only counts the memory
   std::vector<float> memory(arena.used);
   arena = {memory.data()};
   Trainer<float> trainer(arena, shape, slot_count);

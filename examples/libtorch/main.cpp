@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A small transformer in libtorch, pre-trained on sums such as 37+25=62 and fine-tuned to
-// differences: once in the ordinary way and once with dropped backward passes, from the same
-// weights.
+// Pre-trains a small transformer in libtorch on sums such as 37+25=62, then fine-tunes it on
+// differences twice from the same weights: once in the ordinary way and once with dropped backward
+// passes.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -38,7 +38,7 @@ struct BlockImpl : nn::Module {
         qkv(x).view({batch, length, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
     torch::Tensor scores =
         parts[0].matmul(parts[1].transpose(-1, -2)) / std::sqrt(double(width / heads));
-    scores = scores + torch::full({length, length}, -1e9f).triu(1);  // a byte sees those before it
+    scores = scores + torch::full({length, length}, -1e9f).triu(1);  // causal mask
     return out(scores.softmax(-1).matmul(parts[2]).transpose(1, 2).reshape({batch, length, width}));
   }
   torch::Tensor forward(torch::Tensor x) {
@@ -58,7 +58,7 @@ struct NetImpl : nn::Module {
   nn::Linear head{register_module("head", nn::Linear(width, bytes))};
 
   torch::Tensor loss(
-      const torch::Tensor& text) {  // [batch, length + 1]: each byte from those before it
+      const torch::Tensor& text) {  // [batch, length + 1]; byte t + 1 is the target of byte t
     const torch::Tensor x = embedding(text.narrow(1, 0, length)) + position(torch::arange(length));
     const torch::Tensor next = text.narrow(1, 1, length).reshape({-1});
     return nn::functional::cross_entropy(head(blocks->forward(x)).view({-1, bytes}), next);
@@ -66,7 +66,7 @@ struct NetImpl : nn::Module {
 };
 TORCH_MODULE(Net);
 
-// Sums or differences, a function of the number alone.
+// Returns a sum or a difference, determined by the number alone.
 torch::Tensor text_of(std::uint64_t number, bool differences) {
   const dropbp::CounterRandom random{1, dropbp::RandomStream::user, number};
   torch::Tensor text = torch::empty({batch, length + 1}, torch::kLong);
@@ -96,10 +96,10 @@ void train(Net& net, double drop_rate, std::uint64_t steps, bool differences, co
         dropbp::clear_gradients(optimizer);
         dropbp::backward(net->loss(text_of(0, differences)));
       });
-    handler.begin_step(step);            // draws what this step drops, before the forward pass
-    dropbp::clear_gradients(optimizer);  // absent, not zero: AdamW leaves dropped branches alone
+    handler.begin_step(step);            // before the forward pass: draws the branches to drop
+    dropbp::clear_gradients(optimizer);  // undefined, not zero: AdamW skips dropped branches
     const torch::Tensor loss = net->loss(text_of(step, differences));
-    dropbp::backward(loss);  // nothing to do and no error where all is dropped
+    dropbp::backward(loss);  // also valid where every branch is dropped
     optimizer.step();
     sum += loss.item<double>();
     if (step % 30 == 29)
@@ -122,10 +122,10 @@ int main(int argc, char** argv) try {
   app.add_option("--drop-rate", drop_rate, "target drop rate")
       ->check(CLI::Range(0.0, 0.9))
       ->capture_default_str();
-  app.add_option("--steps", steps, "of each fine-tuning")
+  app.add_option("--steps", steps, "steps of each fine-tuning run")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
-  app.add_option("--pre-steps", pre_steps, "of the training before it")
+  app.add_option("--pre-steps", pre_steps, "steps of pre-training")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

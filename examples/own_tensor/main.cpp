@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A tensor type of one's own, gradient accumulation, and a training that is saved and resumed: it
-// ends with the same weights as one that was never interrupted. Exit code 1 if it does not.
+// A user-defined tensor type, gradient accumulation, and a training run that is saved and resumed.
+// The resumed run must end with the same weights as the uninterrupted one; otherwise the exit code
+// is 1.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -12,16 +13,17 @@
 
 #include <dropbp/dropbp.hpp>
 
-// Rows in memory of their own: without data() and size(), the library must be told how to add.
+// Each row has memory of its own. There is no data() and size(), so the nested struct tells the
+// library how to add.
 struct MyTensor {
   std::vector<std::vector<float>> rows = std::vector<std::vector<float>>(2, std::vector<float>(16));
 
   struct dropbp_tensor_traits {
-    static void accumulate(MyTensor& y, const MyTensor& x) {  // y += x: all that training needs
+    static void accumulate(MyTensor& y, const MyTensor& x) {  // y += x: enough to train
       for (std::size_t r = 0; r < y.rows.size(); ++r)
         for (std::size_t i = 0; i < y.rows[r].size(); ++i) y.rows[r][i] += x.rows[r][i];
     }
-    static double squared_norm(const MyTensor& x) {  // what allocate_by_sensitivity needs too
+    static double squared_norm(const MyTensor& x) {  // also needed by allocate_by_sensitivity
       double sum = 0;
       for (const auto& row : x.rows)
         for (const float one : row) sum += double(one) * double(one);
@@ -31,7 +33,7 @@ struct MyTensor {
   bool operator==(const MyTensor&) const = default;
 };
 
-// use(a, b, ...) for all elements of tensors of one shape
+// Calls use(a, b, ...) for each element of tensors of one shape.
 void for_each_element(auto&& use, MyTensor& first, auto&... others) {
   for (std::size_t r = 0; r < first.rows.size(); ++r)
     for (std::size_t i = 0; i < first.rows[r].size(); ++i)
@@ -84,13 +86,13 @@ struct Model {
     for (auto& branch : branches) branch.op().gradient = {};
   }
 
-  // Adds to the gradients; the loss is that of sample k, half the squared distance from its target.
+  // Adds to the gradients. Returns the loss of sample k: half the squared distance to its target.
   double forward_and_backward(std::uint32_t k) {
     MyTensor y;
     float angle = static_cast<float>(k);
     for_each_element([&](float& x) { x = std::sin(angle += 1); }, y);
     for (auto& branch : branches) y = branch.forward(y);
-    for_each_element([&](float& x) { x -= std::cos(angle -= 1); }, y);  // the gradient of the loss
+    for_each_element([&](float& x) { x -= std::cos(angle -= 1); }, y);  // gradient of the loss
     const double loss = MyTensor::dropbp_tensor_traits::squared_norm(y) / 2;
     for (std::size_t i = branches.size(); i-- > 0;) y = branches[i].backward(std::move(y));
     return loss;
@@ -109,7 +111,7 @@ double train_step(Model& model, auto& handler, std::uint64_t step) {
     loss += model.forward_and_backward(k);  // adds to the gradients
   }
   for (std::size_t i = 0; i < handler.size(); ++i) {
-    if (!handler.has_gradient(i)) continue;  // dropped in all micro-steps
+    if (!handler.has_gradient(i)) continue;  // dropped in every micro-step
     Branch& branch = model.branches[i].op();
     for_each_element([](float& w, float g) { w -= 0.01f * g; }, branch.weight, branch.gradient);
   }
@@ -125,7 +127,7 @@ int main() {
     if (step == steps / 10)
       handler.allocate_by_sensitivity(
           [&] { model.clear_gradients(), model.forward_and_backward(0); });
-    if (step == steps / 2) {  // between two steps: the weights, and
+    if (step == steps / 2) {  // between two steps: save state and weights
       checkpoint = to_text(handler.state());
       for (std::size_t i = 0; i < handler.size(); ++i)
         resumed_model.branches[i].op().weight = model.branches[i].op().weight;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A hand-written training loop over float arrays that asks dropbp only which branches to skip: no
-// tensor type, no layer.
+// A hand-written training loop over float arrays. It uses dropbp only to decide which branches to
+// skip in the backward pass: there is no tensor type and no layer.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -12,13 +12,13 @@
 
 constexpr std::size_t width = 32, branches = 8;
 
-// f = tanh(w * x), element by element; saves f (x is the residual stream before the branch, saved
-// beside it).
+// f = tanh(w * x), element by element. The loop saves f and x, the residual stream before the
+// branch.
 void branch_forward(const float* w, const float* x, float* f) {
   for (std::size_t i = 0; i < width; ++i) f[i] = std::tanh(w[i] * x[i]);
 }
 
-// Adds to grad_w, and to grad_x where somebody needs it.
+// Adds to grad_w. Adds to grad_x too, unless it is null.
 void branch_backward(const float* w, const float* x, const float* f, const float* grad_f,
                      float* grad_w, float* grad_x) {
   for (std::size_t i = 0; i < width; ++i) {
@@ -32,11 +32,11 @@ int main() {
   std::vector<float> weights(branches * width, 0.1f), gradients(branches * width);
   std::vector<float> arena(branches * 2 * width), scratch(width), stream(width), grad(width),
       grad_branch(width);
-  const std::vector<double> flops(branches, 1.0);  // all branches cost alike
+  const std::vector<double> flops(branches, 1.0);  // equal costs
 
   dropbp::DropSchedule schedule{flops, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
   for (std::uint64_t step = 0; step < 60; ++step) {
-    const dropbp::DropPlan plan = schedule.plan(step);  // the same plan for the same step, always
+    const dropbp::DropPlan plan = schedule.plan(step);  // a pure function of the step
 
     for (std::size_t i = 0; i < width; ++i) stream[i] = std::sin(float(i + 1));
     for (std::size_t l = 0; l < branches; ++l) {
@@ -58,7 +58,7 @@ int main() {
 
     std::fill(gradients.begin(), gradients.end(), 0.0f);
     for (std::size_t l = branches; l-- > 0;) {
-      if (plan.dropped(l)) continue;  // the gradient passes straight through
+      if (plan.dropped(l)) continue;  // the residual path passes the gradient on unchanged
       const float* saved = &arena[plan.slot(l) * 2 * width];
       grad_branch = grad;
       branch_backward(&weights[l * width], saved, saved + width, grad_branch.data(),
@@ -66,7 +66,7 @@ int main() {
     }
     for (std::size_t l = 0; l < branches; ++l) {
       if (plan.dropped(l))
-        continue;  // no gradient is not a gradient of zero: leave momentum and decay alone too
+        continue;  // no gradient: no update, which also leaves momentum and weight decay alone
       for (std::size_t i = 0; i < width; ++i)
         weights[l * width + i] -= 0.05f * gradients[l * width + i];
     }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A residual network in std::vector<float> trained with half of its backward passes dropped.
+// Trains a residual network in std::vector<float> and drops half of its backward passes.
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -11,7 +11,7 @@
 using Vector = std::vector<float>;
 constexpr std::size_t width = 32;
 
-// f(x) = tanh(W x): your operation. The library calls forward and backward and holds Saved.
+// f(x) = tanh(W x): your operation. The library calls forward and backward and stores Saved.
 struct Branch {
   struct Saved {
     Vector x, f;
@@ -31,7 +31,7 @@ struct Branch {
       for (std::size_t j = 0; j < width; ++j) sum += weight[i * width + j] * x[j];
       f[i] = std::tanh(sum);
     }
-    if (saved != nullptr) *saved = {x, f};  // null: a dropped branch keeps nothing
+    if (saved != nullptr) *saved = {x, f};  // null: a dropped branch saves nothing
     return f;
   }
   Vector backward(const Vector& grad_output, Saved& saved) {
@@ -68,17 +68,17 @@ int main() {
   // trainable_below: no embedding lies below the branches, so nothing needs the gradient of x.
   dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
   for (std::uint64_t step = 0; step < 100; ++step) {
-    handler.begin_step(step);  // before the forward pass: draws what this step drops
+    handler.begin_step(step);  // before the forward pass: draws the branches to drop
     Vector y = x;
     for (auto& layer : model.layers) y = layer.forward(y);
     float loss = 0;
     for (std::size_t i = 0; i < width; ++i) {
-      grad[i] = y[i] - std::cos(2 * float(i));  // the target
+      grad[i] = y[i] - std::cos(2 * float(i));  // y - target: gradient of the loss
       loss += grad[i] * grad[i] / 2;
     }
     for (std::size_t i = handler.size(); i-- > 0;) grad = model.layers[i].backward(std::move(grad));
     for (std::size_t i = 0; i < handler.size(); ++i)
-      if (handler.has_gradient(i)) model.layers[i].op().descend(0.002f);  // absent is not zero
+      if (handler.has_gradient(i)) model.layers[i].op().descend(0.002f);  // dropped: no update
     if (step % 20 == 19) std::printf("step %3d  loss %.4f\n", int(step + 1), double(loss));
   }
   std::fputs(to_text(handler.report()).c_str(), stdout);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// arma::Mat: one header. Col, Row, Cube and matrices of fixed size are the same.
+// arma::Mat: one header makes it a tensor, as it does Col, Row, Cube and matrices of fixed size.
 #include <armadillo>
 
 #include "train.hpp"

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Eigen::Map with strides, over memory that is owned elsewhere: every second column of a wider
+// Eigen::Map with strides over memory that something else owns: every second column of a wider
 // matrix.
 #include <deque>
 
@@ -14,8 +14,8 @@
 
 using View = Eigen::Map<Eigen::MatrixXf, 0, Eigen::OuterStride<>>;
 
-// Assigning a Map writes through it; a trainer that hands tensors on needs one that can be set to
-// other memory.
+// Assigning to a Map writes through it. A trainer that hands tensors on needs a Map that can be
+// pointed to other memory.
 struct Handle : View {
   Handle() : Handle(nullptr) {}
   explicit Handle(float* memory)
@@ -32,7 +32,7 @@ struct Library {
   using Tensor = Handle;
 
   static Tensor make(const std::vector<float>& values) {
-    static std::deque<std::vector<float>> owner;  // until the program ends
+    static std::deque<std::vector<float>> owner;  // lives until the program ends
     Handle t(owner.emplace_back(2 * width, 1e9f).data());
     static_cast<View&>(t) = Eigen::Map<const Eigen::MatrixXf>(values.data(), 3, width / 3);
     return t;

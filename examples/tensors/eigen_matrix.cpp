@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Eigen::Matrix: one header. Arrays, blocks and matrices of fixed size are the same.
+// Eigen::Matrix: one header makes it a tensor, as it does arrays, blocks and matrices of fixed
+// size.
 #include <Eigen/Core>
 
 #include "train.hpp"

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A C library's tensor: a struct that is not yours, over memory from malloc. A specialisation says
-// where its elements are.
+// A tensor of a C library: a struct that you cannot change, over memory from malloc. A
+// specialisation says where its elements are.
 #include <cstdlib>
 #include <new>
 
@@ -34,7 +34,7 @@ struct Library {
   using Tensor = ct_tensor;
 
   static Tensor make(const std::vector<float>& values) {
-    struct Owner {  // destroys all of them when the program ends
+    struct Owner {  // frees all of them when the program ends
       std::vector<ct_tensor> tensors;
       ~Owner() {
         for (const ct_tensor t : tensors) ct_destroy(t);

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A lazy tensor: a handle to work that is done when somebody reads it, without data(). One function
-// is enough to train; norms, and with them sensitivities, are left out, because they would have to
-// wait for the work.
+// A lazy tensor: a handle to work that runs when the value is read. It has no data(). One function
+// is enough to train. Norms would force the work to run, so this example leaves them out, and with
+// them sensitivities.
 #include <functional>
 #include <memory>
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A tensor class of one's own that cannot be copied and spells data() and size() its own way: a
-// nested struct says how.
+// A tensor class that cannot be copied and has other names for data() and size(): a nested struct
+// maps them.
 #include <memory>
 
 #include "train.hpp"

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// std::span<float> over memory that is owned elsewhere: a tensor as it is. A span that is copied is
-// the same memory, and y += x writes there.
+// std::span<float> over memory that something else owns needs no code to be a tensor. A copied span
+// refers to the same memory, and y += x writes there.
 #include <deque>
 #include <span>
 
@@ -12,7 +12,7 @@ struct Library {
   using Tensor = std::span<float>;
 
   static Tensor make(const std::vector<float>& values) {
-    static std::deque<std::vector<float>> owner;  // until the program ends
+    static std::deque<std::vector<float>> owner;  // lives until the program ends
     return owner.emplace_back(values);
   }
   static std::vector<float> read(const Tensor& t) { return {t.begin(), t.end()}; }

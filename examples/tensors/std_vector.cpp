@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// std::vector<float>: a tensor as it is.
+// std::vector<float> needs no code to be a tensor.
 #include "train.hpp"
 
 struct Library {

@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Trains a small residual network over any tensor type, and compares it with the same training over
-// bare arrays.
+// Trains a small residual network with any tensor type, and compares the loss with the same
+// training over plain arrays.
 //
-// A `Library` stands for the code that a trainer has around its tensors:
+// A `Library` is the code that a trainer has around its tensors:
 //   using Tensor = ...
 //   static Tensor make(const std::vector<float>& values)
 //   static std::vector<float> read(const Tensor&)
@@ -81,7 +81,7 @@ struct Model {
   }
 };
 
-// The last step's loss of the same training over bare arrays.
+// Runs the same training over plain arrays. Returns the loss of the last step.
 inline double loss_by_hand(const std::vector<dropbp::DropPlan>& plans) {
   std::vector<std::vector<float>> weights;
   for (std::size_t b = 0; b < branch_count; ++b) weights.push_back(initial_weight(b));
@@ -105,7 +105,8 @@ inline double loss_by_hand(const std::vector<dropbp::DropPlan>& plans) {
   return loss;
 }
 
-// The exit code of a program: 0 if the network has learnt, and as the one by hand has.
+// Returns the exit code of the program: 0 if the loss has fallen and equals that of the plain
+// arrays.
 template <class Library>
 int train(const char* name) {
   using Tensor = typename Library::Tensor;

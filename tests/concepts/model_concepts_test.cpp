@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What is an operation, a layer, a model or a policy, and what misses one requirement.
+// Which types are an operation, a layer, a model or a policy, and which miss one requirement.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -80,7 +80,7 @@ static_assert(!Operation<NoSaved, Vector> && !Operation<SavedWithoutDefault, Vec
 static_assert(!Operation<NoForward, Vector> && !Operation<NoBackward, Vector>);
 static_assert(!Operation<ForwardIntoX, Vector> && !Operation<BackwardWithPointer, Vector>);
 
-// Extra arguments: an lvalue, an rvalue, one that can only be moved.
+// Extra arguments: an lvalue, an rvalue, and a move-only one.
 struct WithArguments {
   struct Saved {};
   using Token = std::unique_ptr<int>;
@@ -101,7 +101,7 @@ static_assert(!DroppableLayer<const DropBPLayer<Plain>>);
 static_assert(!DroppableLayer<Plain> && !DroppableLayer<int>);
 static_assert(!std::is_convertible_v<Plain, DropBPLayer<Plain>>);
 
-// A layer of somebody else's, hidden behind an interface.
+// A user's layer behind a virtual interface.
 struct AnyLayer {
   virtual ~AnyLayer() = default;
   virtual void decide(const dropbp::BranchDecision& decision) = 0;
@@ -141,7 +141,7 @@ struct GradientsOnly {
   template <class Visit>
   void for_each_gradient(Visit&& visit);
 };
-// No template: it says what it visits.
+// No templates: its functions name the types that they visit.
 struct Erased {
   void for_each_layer(const std::function<void(AnyLayer&)>& visit);
   void for_each_gradient(const std::function<void(const Vector*)>& visit);
@@ -156,7 +156,7 @@ static_assert(!Model<GradientsOnly> && !GradientModel<GradientsOnly> && !Model<i
               !Model<DropBPLayer<Plain>>);
 static_assert(!Model<const LayersOnly> && !Model<VisitsIntegers>);
 
-// A handler refers to its model: not to one that is about to vanish.
+// A handler keeps a reference to its model, so it does not accept a temporary.
 static_assert(std::is_constructible_v<dropbp::DropBPHandler<LayersOnly>, LayersOnly&>);
 static_assert(!std::is_constructible_v<dropbp::DropBPHandler<LayersOnly>, LayersOnly>);
 
@@ -221,7 +221,7 @@ struct Times {
   }
 };
 
-// Each branch a type of its own, in a tuple.
+// Each branch has a type of its own; a tuple holds them.
 struct TupleModel {
   std::tuple<DropBPLayer<Times<1>>, DropBPLayer<Times<2>>, DropBPLayer<Times<3>>> layers{
       Times<1>{}, Times<2>{}, Times<3>{}};
@@ -230,7 +230,7 @@ struct TupleModel {
   }
 };
 
-// Branches behind an interface of the trainer's own.
+// Branches behind the trainer's own interface.
 struct AnyBranch : AnyLayer {
   virtual Vector forward(const Vector& x) = 0;
   virtual Vector backward(Vector grad_output) = 0;

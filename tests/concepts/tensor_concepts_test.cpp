@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What is a tensor and what is not, down to the weakest type that is one.
+// Which types are tensors and which are not, down to the weakest type that is one.
 #include <array>
 #include <complex>
 #include <cstddef>
@@ -20,7 +20,7 @@ using dropbp::ComparableTensor;
 using dropbp::NormedTensor;
 using dropbp::Tensor;
 
-// ---- without doing anything
+// ---- tensors without any specialisation
 
 static_assert(Tensor<std::vector<float>> && NormedTensor<std::vector<float>> &&
               ComparableTensor<std::vector<float>>);
@@ -29,7 +29,7 @@ static_assert(Tensor<std::array<float, 3>> && Tensor<std::span<float>> &&
               Tensor<std::span<double, 4>>);
 static_assert(NormedTensor<std::span<double>> && ComparableTensor<std::span<double>>);
 
-// A view of constants has a norm but cannot be added to.
+// A view of constants has a norm, but += is impossible.
 static_assert(!Tensor<std::span<const float>> && NormedTensor<std::span<const float>>);
 static_assert(ComparableTensor<std::span<const float>>);
 static_assert(!Tensor<const std::vector<float>>);
@@ -44,7 +44,7 @@ static_assert(!Tensor<std::unique_ptr<std::vector<float>>> && !NormedTensor<std:
 
 namespace {
 
-// Rows with gaps between them: data() and size() say too little.
+// Rows with gaps between them: data() and size() do not describe them.
 struct Strided {
   float* data();
   const float* data() const;
@@ -55,7 +55,7 @@ static_assert(!Tensor<Strided> && !NormedTensor<Strided>);
 
 // ---- archetypes: signatures without bodies
 
-// The weakest tensor: nothing but y += x, with nothing else that a type may have.
+// The weakest tensor: y += x and no other member.
 struct Weakest {
   Weakest() = delete;
   Weakest(const Weakest&) = delete;
@@ -69,7 +69,7 @@ struct Weakest {
 };
 static_assert(Tensor<Weakest> && !NormedTensor<Weakest> && !ComparableTensor<Weakest>);
 
-// One requirement less.
+// Misses one requirement.
 struct AccumulatesWrongType {
   struct dropbp_tensor_traits {
     static void accumulate(AccumulatesWrongType& y, int x);
@@ -114,7 +114,7 @@ struct NotCloned {
 };
 static_assert(NormedTensor<NotCloned> && !ComparableTensor<NotCloned>);
 
-// Memory alone brings everything.
+// Contiguous memory implies every other property.
 struct Contiguous {
   struct dropbp_tensor_traits {
     static double* data(Contiguous& x);
@@ -124,7 +124,7 @@ struct Contiguous {
 };
 static_assert(Tensor<Contiguous> && NormedTensor<Contiguous> && ComparableTensor<Contiguous>);
 
-// But for a copy, where the host cannot touch it.
+// In device memory there is no copy, because the host cannot read it.
 struct InDeviceMemory {
   struct dropbp_tensor_traits {
     using backend = dropbp::Cuda;
@@ -144,7 +144,8 @@ struct WithoutSize {
 };
 static_assert(!Tensor<WithoutSize> && !NormedTensor<WithoutSize>);
 
-// An own accumulate goes before memory; a nested struct goes before data() and size().
+// A user's accumulate takes precedence over memory. A nested struct takes precedence over data()
+// and size().
 struct Both {
   float value = 1;
   float* data() { return &value; }
@@ -174,7 +175,7 @@ struct WeakestOperation {
 };
 static_assert(dropbp::Operation<WeakestOperation, Weakest>);
 
-// Never called; that it compiles is the test.
+// Never called: the test is that it compiles.
 template <class Layer>
 [[maybe_unused]] void use(Layer& layer, Weakest x) {
   Weakest y = layer.forward(std::as_const(x));
@@ -188,9 +189,9 @@ static_assert(requires(dropbp::DropBPLayer<WeakestOperation>& layer, Weakest& x)
   use(layer, std::move(x));
 });
 
-// ---- tensors that stay where they are, own their memory alone, or compute later
+// ---- move-only, lazy and foreign tensors
 
-// Moves, never copies.
+// Move-only.
 struct MoveOnly {
   std::unique_ptr<float> value;
   struct dropbp_tensor_traits {
@@ -214,7 +215,7 @@ struct MoveOnlyTriple {
   }
 };
 
-// Does its sums when it is asked for its value.
+// Computes its sums when its value is read.
 struct Lazy {
   std::shared_ptr<std::vector<float>> terms = std::make_shared<std::vector<float>>();
   float value() const {
@@ -241,7 +242,7 @@ struct LazyTriple {
   }
 };
 
-// A type of somebody else's, without any member of ours.
+// A foreign type without any member of dropbp.
 struct ForeignArray {
   double* first = nullptr;
   long count = 0;
@@ -258,7 +259,7 @@ static_assert(Tensor<ForeignArray> && NormedTensor<ForeignArray> && ComparableTe
 
 namespace {
 
-// f(x) = 3 x into a buffer of its own.
+// f(x) = 3 x, with its own result buffer.
 struct ForeignTriple {
   struct Saved {};
   double buffer[2] = {};
@@ -272,11 +273,9 @@ struct ForeignTriple {
 
 }  // namespace
 
-TEST_CASE(
-    "A tensor that can only be moved goes through a layer, and back in the same buffer when "
-    "dropped") {
-  // On the heap: of a local one g++ 12 says, falsely, that its destructor reads what was never
-  // written.
+TEST_CASE("A layer passes a move-only tensor through, and a dropped one returns the same buffer") {
+  // On the heap: for a local object g++ 12 warns, wrongly, about an uninitialised read in the
+  // destructor.
   const auto owner = std::make_unique<dropbp::DropBPLayer<MoveOnlyTriple>>(MoveOnlyTriple{});
   auto& layer = *owner;
   for (const bool dropped : {false, true}) {

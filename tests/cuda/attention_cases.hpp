@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Causal attention and its backward pass in double, as the formulas say, with a bound for each
-// element of what a kernel may differ by that computes in float with operands of T. For the
-// emulator's tests and those on a card.
+// Causal attention and its backward pass in double, straight from the formulas. Each element has a
+// bound on the error of a kernel that computes in float with operands of T. The tests on the
+// emulator and on a GPU use it.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ namespace cuda = dropbp::cuda;
 using cuda::AttentionShape;
 using cuda::Index;
 
-/// What to compute: a shape, and elements between the rows of each buffer.
+/// A shape, and the number of elements between the rows of each buffer.
 struct AttentionCase {
   AttentionShape shape;
   Index gap;
@@ -40,14 +40,14 @@ struct AttentionCase {
   Index width() const { return shape.q_width() + 2 * shape.kv_width(); }
 };
 
-/// Numbers and how far others may be away from them.
+/// Numbers, and the allowed error of each.
 struct Bounded {
   std::vector<double> value, bound;
   explicit Bounded(Index size) : value(static_cast<std::size_t>(size)), bound(value) {}
   void add(Index i, double term, double error) {
     value[static_cast<std::size_t>(i)] += term, bound[static_cast<std::size_t>(i)] += error;
   }
-  /// The relative error of everything so far, such as that of rounding the result.
+  /// Adds a relative error to every bound, for example that of rounding the result.
   void widen(double relative) {
     for (std::size_t i = 0; i < value.size(); ++i) bound[i] += relative * std::abs(value[i]);
   }
@@ -65,9 +65,10 @@ struct AttentionReference {
   Bounded o, lse, grad_qkv;
 };
 
-/// Inputs are dense: qkv [tokens, width], grad_o [tokens, q_width]. The backward pass is that of
-/// the given o and lse, as the kernels' is. A library may round more to T: operands of any T, and
-/// the gradients of each query head before those that share a kv head are added.
+/// Inputs are dense: qkv [tokens, width], grad_o [tokens, q_width]. The backward pass uses the
+/// given o and lse, as the kernels do. With `by_library` the bounds allow for more rounding to T:
+/// of all operands, and of each query head's gradient before the heads that share a kv head are
+/// summed.
 template <class T>
 AttentionReference attention_reference(const AttentionCase& c, const std::vector<double>& qkv,
                                        const std::vector<double>& grad_o,
@@ -76,11 +77,10 @@ AttentionReference attention_reference(const AttentionCase& c, const std::vector
                                        bool by_library = false) {
   const AttentionShape& s = c.shape;
   const double u = 0x1p-24, ut = unit_roundoff<T>;
-  const double operand = std::is_same_v<T, BFloat16> || by_library
-                             ? ut
-                             : 0.0;  // p and ds are rounded for the tensor cores
+  const double operand =
+      std::is_same_v<T, BFloat16> || by_library ? ut : 0.0;  // the tensor cores round p and ds
   const double tiny =
-      std::is_same_v<T, Half> && by_library ? 0x1p-25 : 0.0;  // below Half's normal numbers
+      std::is_same_v<T, Half> && by_library ? 0x1p-25 : 0.0;  // below Half's smallest normal number
   const double shared = by_library && s.group() > 1 ? ut : 0.0;
   const double scale = 1.0 / std::sqrt(static_cast<double>(s.head_size)),
                d = static_cast<double>(s.head_size);
@@ -107,8 +107,8 @@ AttentionReference attention_reference(const AttentionCase& c, const std::vector
             const double term = at(qkv, q + e) * at(qkv, key(j) + e);
             sum += term, size += std::abs(term);
           }
-          // A sum of d terms, the factor, and the exponential: of 2 ulp, with an argument that is
-          // rounded.
+          // Errors: a sum of d terms, the scale factor, and an exponential of 2 ulp with a rounded
+          // argument.
           score[static_cast<std::size_t>(j)] = scale * sum;
           score_error[static_cast<std::size_t>(j)] = (d + 6) * u * scale * size + 8 * u;
           largest = std::max(largest, scale * sum);
@@ -159,7 +159,7 @@ AttentionReference attention_reference(const AttentionCase& c, const std::vector
           }
         }
       }
-  // Rounded to T at the end; below T's normal numbers by half of the last place.
+  // The result is rounded to T. Below T's normal numbers the error is half of the last place.
   for (Bounded* x : {&r.o, &r.grad_qkv}) {
     x->widen(ut);
     if (std::is_same_v<T, Half>)
@@ -168,7 +168,7 @@ AttentionReference attention_reference(const AttentionCase& c, const std::vector
   return r;
 }
 
-/// Rows of T, `gap` elements between them; what lies there, and every element at first, is NaN.
+/// Rows of T with `gap` elements between them. Everything starts as NaN.
 template <class T>
 struct GappedRows {
   GappedRows(Index rows, Index columns, Index gap)
@@ -181,7 +181,7 @@ struct GappedRows {
   cuda::Rows<T> rows() { return {elements.data(), stride_}; }
   cuda::Rows<const T> rows() const { return {elements.data(), stride_}; }
 
-  /// Random numbers in [-1, 1), rounded to T, which it returns.
+  /// Fills the rows with random numbers in [-1, 1), rounded to T. Returns the numbers.
   std::vector<double> fill(std::mt19937_64& random, double factor = 1.0) {
     std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
     std::vector<double> values;
@@ -215,7 +215,7 @@ struct GappedRows {
   std::vector<T> elements;
 };
 
-/// Empty if all numbers are within their bounds; else the worst one.
+/// Returns an empty string if all numbers are within their bounds; otherwise the worst one.
 inline std::string problem(const char* what, const std::vector<double>& got,
                            const Bounded& wanted) {
   double worst = 1.0;

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention by cuDNN without it: the backend API that cudnn.cuh is written for is defined here, so
-// that every graph is computed on the host, node by node, in the memory that it is given; the
-// result must be attention's, with the bounds that the kernels have.
+// Tests the attention graphs without cuDNN. This file defines the backend API that cudnn.cuh uses,
+// and computes every graph on the host, node by node, in the memory that it is given. The result
+// must be attention within the bounds of the library's own kernels.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +27,7 @@ using namespace dropbp::cuda;
 using namespace dropbp::cuda::detail;
 using dropbp::BFloat16, dropbp::Half;
 
-/// A descriptor of the API as it was set.
+/// A descriptor of the API as the caller has set it.
 struct Recorded {
   cudnnBackendDescriptorType_t type;
   std::map<cudnnBackendAttributeName_t, std::vector<std::byte>> attributes;
@@ -117,7 +117,7 @@ class Host {
     const Tensor c(node.part(CUDNN_ATTR_OPERATION_MATMUL_CDESC));
     for_each(c, [&](const Position& p) {
       double sum = 0.0;
-      // Heads of a that share one of b lie side by side.
+      // Heads of a that share one head of b lie side by side.
       for (std::int64_t k = 0; k < a.sizes[3]; ++k)
         sum += get(a, {p.i[0], p.i[1], p.i[2], k}) *
                get(b, {p.i[0], p.i[1] / (c.sizes[1] / b.sizes[1]), k, p.i[3]});
@@ -171,7 +171,7 @@ class Host {
     for_each(x, [&](Position p) {
       const double value = get(x, p);
       for (std::size_t axis = 0; axis < 4; ++axis)
-        p.i[axis] /= x.sizes[axis] / y.sizes[axis];  // those that lie side by side
+        p.i[axis] /= x.sizes[axis] / y.sizes[axis];  // elements that lie side by side
       const auto [found, is_first] = results.try_emplace(p.in(y), p, value);
       double& result = found->second.second;
       if (!is_first)
@@ -180,7 +180,7 @@ class Host {
     for (const auto& [offset, result] : results) put(y, result.first, result.second);
   }
 
-  /// The same memory, in other words.
+  /// The same memory with other sizes and strides.
   void reshape(const Recorded& node) {
     const Tensor x(node.part(CUDNN_ATTR_OPERATION_RESHAPE_XDESC)),
         y(node.part(CUDNN_ATTR_OPERATION_RESHAPE_YDESC));
@@ -227,13 +227,12 @@ class Host {
   std::map<std::pair<std::int64_t, std::size_t>, double> between_;
 };
 
-/// What this cuDNN takes: more sequences times heads at a time need more workspace than there may
-/// be.
+/// The most sequences times heads that this cuDNN takes in one call. More need too much workspace.
 std::int64_t most_heads = 0;
 int executions = 0;
 
-/// At `device`, as no two calls with different limits may share a plan; it computes in so many
-/// parts.
+/// Checks that forward and backward pass compute attention, each in `parts` calls. Plans are cached
+/// by device, so each limit has a `device` of its own.
 template <class T>
 std::string check(const test::AttentionCase& c, int device, int parts) {
   const AttentionShape& s = c.shape;
@@ -274,7 +273,7 @@ std::string check(const test::AttentionCase& c, int device, int parts) {
 
 }  // namespace
 
-// ---- cuDNN, as far as attention needs it
+// ---- the part of cuDNN's API that attention needs
 
 extern "C" {
 cudnnStatus_t CUDNNWINAPI cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type,
@@ -282,7 +281,7 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendCreateDescriptor(cudnnBackendDescriptorTyp
   *descriptor = new Recorded{type, {}};
   return CUDNN_STATUS_SUCCESS;
 }
-// A node or tensor lives on in what it has been given to; nothing here is ever freed.
+// Other nodes and tensors may still use a descriptor, so nothing is freed.
 cudnnStatus_t CUDNNWINAPI cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t) {
   return CUDNN_STATUS_SUCCESS;
 }
@@ -309,7 +308,7 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t desc
   const Recorded& asked = *static_cast<const Recorded*>(descriptor);
   *count = 1;
   switch (name) {
-    case CUDNN_ATTR_ENGINEHEUR_RESULTS:  // one, where anything is taken
+    case CUDNN_ATTR_ENGINEHEUR_RESULTS:  // one engine, if any
       if (most_heads == 0) *count = 0;
       if (requested > 0) {
         auto* const engine = new Recorded{CUDNN_BACKEND_ENGINE_DESCRIPTOR, {}};
@@ -401,8 +400,8 @@ int main() {
       count(c, static_cast<int>(parts), check<Half>);
       count(c, static_cast<int>(parts), check<BFloat16>);
     }
-    // Nothing is computed where there is no engine, or none with little workspace; also the second
-    // time.
+    // Nothing runs if there is no engine or none with a small enough workspace, also at the second
+    // try.
     for (const Index few : {Index{0}, s.group() - 1})
       for (int time = 0; time < 2; ++time) {
         most_heads = few;
@@ -415,6 +414,6 @@ int main() {
         std::printf("%s: it was not refused\n", c.text().c_str());
       }
   }
-  std::printf("%d of %d cases are not attention\n", failures, checks);
+  std::printf("%d of %d cases fail\n", failures, checks);
   return failures == 0 ? 0 : 1;
 }

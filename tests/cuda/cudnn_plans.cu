@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What cuDNN says about our graphs of attention, for cards that are only described: that it knows
-// the graphs, has deterministic engines for them with a workspace that is small enough, and makes
-// their kernels, up to loading them into a driver. Without a card, with the toolkit's stub of
-// libcuda.
+// Checks cuDNN's answers to our attention graphs for GPUs that are only described: cuDNN accepts
+// the graphs, has deterministic engines with a small enough workspace, and builds their kernels up
+// to the point where a driver must load them. It needs no GPU; the toolkit's stub of libcuda is
+// enough.
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -39,7 +39,7 @@ struct Card {
            number("cudaDeviceId", 0) + "}";
   }
 };
-/// Which shapes are computed in parts or not at all is known of this version.
+/// Only for this version it is known which shapes run in parts and which are refused.
 bool is_known_version() { return cudnnGetVersion() / 100 == 919; }
 
 constexpr Card cards[] = {{"NVIDIA A100-SXM4-80GB", 80, 108, 166912},
@@ -50,7 +50,7 @@ struct Case {
   AttentionShape shape;
   Index gap;  ///< elements between rows
   cudnnDataType_t type;
-  Index part_batch, part_kv_heads;  ///< of one call of the backward pass where it keeps ds
+  Index part_batch, part_kv_heads;  ///< of one call of the backward pass that stores ds
 };
 constexpr Case cases[] = {
     {{1, 4096, 32, 32, 128}, 0, CUDNN_DATA_BFLOAT16, 1, 16},  // LLaMA2-7B
@@ -64,7 +64,7 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::runtime_error(what);
 }
 
-/// Throws what is wrong.
+/// Throws if a check fails.
 void check(const Case& c, bool backward, const CudnnTarget& target) {
   const AttentionShape& s = c.shape;
   const Index qkv = (s.heads + 2 * s.kv_heads) * s.head_size + c.gap,
@@ -93,13 +93,13 @@ void check(const Case& c, bool backward, const CudnnTarget& target) {
     require(plan.workspace <= AttentionChoice::most_workspace, "the plan needs too much workspace");
     std::printf("; loaded\n");
   } catch (const CudnnRefusal& refusal) {
-    // The kernels are there; no driver takes them.
+    // The kernels exist; only the driver to load them is missing.
     if (std::string(refusal.what()).find("cuLibraryLoadData") == std::string::npos) throw;
-    std::printf("; all but loaded\n");
+    std::printf("; not loaded: there is no driver\n");
   }
 }
 
-/// Shapes that cuDNN does not take, or would at too high a price: the own kernels run.
+/// Shapes that cuDNN refuses, or that would cost too much: the library's own kernels run.
 void check_refused(AttentionShape shape, bool backward, const char* why,
                    const CudnnTarget& target) {
   const Index qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_size,
@@ -140,7 +140,6 @@ int main() {
     if (card.capability / 10 != 10)
       count([&] { check_refused({1, 32768, 4, 4, 64}, true, "more than 1 GiB", target); });
   }
-  std::printf(failures == 0 ? "every graph is one that cuDNN computes\n" : "%d failures\n",
-              failures);
+  std::printf(failures == 0 ? "cuDNN computes every graph\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

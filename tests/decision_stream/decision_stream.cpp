@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The decisions of many steps as one hash. It must be the same for every compiler, optimisation
-// level, floating-point mode and word size: ranks that were built differently must drop the same
-// branches. CMakeLists.txt builds this several ways. Every policy takes part. Input that is not a
-// number must be refused in each build, also under -ffast-math.
+// Hashes the decisions of many steps with every policy. The hash must not depend on the compiler,
+// optimisation level, floating-point mode or word size, because ranks that were built differently
+// must drop the same branches. CMakeLists.txt builds this program in several ways. Every build must
+// also reject NaN and infinity, even with -ffast-math.
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -45,7 +45,7 @@ void take_plans(const dropbp::DropSchedule<Sampling>& schedule, std::uint64_t fi
   }
 }
 
-// One rate for all, a rate each, and rates from an allocation.
+// Plans with one rate for all branches, one rate per branch, and allocated rates.
 template <class Sampling>
 void take_schedules() {
   const std::size_t sizes[] = {1, 2, 3, 7, 10, 32, 49, 64, 98, 103, 161};
@@ -73,7 +73,7 @@ void take_schedules() {
   }
 }
 
-// Numbers whose products and sums of two are exact, and so the same in every build.
+// Random numbers with few bits: the product or sum of two is exact, and so equal in every build.
 struct Random {
   std::uint64_t state;
   double unit() {
@@ -82,7 +82,7 @@ struct Random {
   }
 };
 
-// Weights of every kind, with and without a cap, in groups and in a warm-up, in several units.
+// All kinds of weights, with and without a cap, in groups, during warm-up, in several units.
 void take_weights_and_caps() {
   for (const double unit : {1.0, 0x1p-900, 0x1p900}) {
     for (const std::size_t size : {3u, 16u, 49u}) {
@@ -123,8 +123,8 @@ void take_allocation(dropbp::DropSchedule<>& schedule, std::span<const double> s
   take_plans(schedule, 0, 10);
 }
 
-// Where x87 computes, products and quotients are rounded twice, and OptimalAllocation's rates may
-// differ in their last bits: the decisions are the same, fingerprints are not.
+// x87 rounds products and quotients twice, so the last bits of OptimalAllocation's rates may
+// differ. The decisions are the same, the fingerprints are not.
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__SSE2_MATH__)
 constexpr bool rounds_twice = true;
 #else
@@ -168,7 +168,7 @@ void take_allocations() {
   }
 }
 
-// Gradients of which every norm is a whole number: their sums are exact in any order.
+// Gradients whose norms are whole numbers, so that their sums are exact in any order.
 struct Gradients {
   std::vector<double> first{3.0, 4.0}, second{5.0, 12.0};
   template <class Visit>
@@ -186,7 +186,7 @@ double difference_by(const Sensitivity& policy, double factor) {
   return policy.difference(reference, gradients);
 }
 
-// Running estimates, and rates from them and from both measurements.
+// Running estimates, and allocations from them and from both measured sensitivities.
 void take_sensitivities() {
   for (const double unit : {1.0, 0x1p-900, 0x1p900}) {
     constexpr std::size_t size = 24;
@@ -250,7 +250,7 @@ struct Model {
   }
 };
 
-// From text, so that no compiler can know what it is.
+// Reads the numbers from text, so that the compiler cannot assume that they are finite.
 bool refuses_what_is_no_number() {
   bool refused = true;
   for (const char* const text : {"nan", "-nan", "inf", "-inf"}) {
@@ -277,7 +277,7 @@ bool refuses_what_is_no_number() {
     const auto samples = [&](Budget sampling) {
       dropbp::DropSchedule<Budget>(ones, {.drop_rate = 0.5}, std::move(sampling));
     };
-    // An infinite cap is none.
+    // An infinite cap means no cap.
     const bool is_infinite = text[0] == 'i';
     refused = refused && refuses([&] { samples({.cap = bad}); }) != is_infinite;
     refused = refused && refuses([&] {
@@ -319,7 +319,7 @@ int main() {
   same = is_as_expected("allocations", expected_of_allocations) && same;
   hash = hash_of_optimal_rates;
   if (rounds_twice)
-    std::printf("optimal rates: not compared to the bit where x87 rounds twice\n");
+    std::printf("optimal rates: bits not compared, because x87 rounds twice\n");
   else
     same = is_as_expected("optimal rates", expected_of_optimal_rates) && same;
   hash = empty_hash;
@@ -327,7 +327,7 @@ int main() {
   same = is_as_expected("sensitivities", expected_of_sensitivities) && same;
   if (!same) return 1;
   if (!refuses_what_is_no_number()) {
-    std::printf("a rate, cost, sensitivity or bound that is no finite number must be refused\n");
+    std::printf("a rate, cost, sensitivity or bound must be refused if it is not finite\n");
     return 1;
   }
 }

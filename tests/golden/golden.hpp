@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A model of tests/data on any backend beside what PyTorch computed for it in float64: losses,
+// Compares a model of tests/data on any backend with the float64 results of PyTorch: losses,
 // gradients, sensitivities and optimizer steps.
 #pragma once
 
@@ -48,7 +48,8 @@ inline dropbp::ops::LoraConfig adaptation_of(const nlohmann::json& expected) {
           .alpha = expected["lora"]["alpha"].get<double>()};
 }
 
-// The files call adapters "q_proj.lora_A", PEFT and the library "q_proj.lora_A.weight".
+// The golden files name adapters "q_proj.lora_A"; PEFT and the library name them
+// "q_proj.lora_A.weight".
 inline std::string golden_name(const std::string& name) {
   const auto adapter = name.find(".lora_");
   return adapter == std::string::npos ? name

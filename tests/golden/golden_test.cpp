@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Parity with the published implementation: losses, gradients, sensitivities, rates and optimizer
-// steps of a small LLaMA, all weights trained (tests/data/llama-tiny) or adapters alone
-// (llama-tiny-lora), which PyTorch computed in float64.
+// Parity with the published implementation on a small LLaMA: losses, gradients, sensitivities,
+// rates and optimizer steps. PyTorch computed the reference in float64, once with all weights
+// trained (tests/data/llama-tiny) and once with adapters alone (llama-tiny-lora).
 #include "golden.hpp"
 
 #include <string>

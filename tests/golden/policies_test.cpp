@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the policies promise of a whole model, on the small LLaMA of tests/data/llama-tiny and ones
-// like it.
+// Properties that the policies promise for a whole model, tested on the small LLaMA of
+// tests/data/llama-tiny and similar models.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -85,8 +85,8 @@ std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
   return mask;
 }
 
-// The mean of the gradient over plans with these probabilities, by the mask of their dropped
-// branches.
+// Averages the gradient over all plans, weighted by `rates`: the probability of each mask of
+// dropped branches.
 Gradients mean_gradient(const std::vector<double>& rates, GradientScaling scaling,
                         const std::vector<double>& probabilities) {
   Tiny<double> tiny;
@@ -102,7 +102,7 @@ Gradients mean_gradient(const std::vector<double>& rates, GradientScaling scalin
   return mean;
 }
 
-// Of independent draws with these rates.
+// The mask probabilities of independent draws at these rates.
 std::vector<double> independent(const std::vector<double>& rates) {
   std::vector<double> probabilities(std::size_t{1} << rates.size(), 1.0);
   for (unsigned bits = 0; bits < probabilities.size(); ++bits)
@@ -113,22 +113,23 @@ std::vector<double> independent(const std::vector<double>& rates) {
 
 }  // namespace
 
-TEST_CASE("Over all 64 plans the scaled gradient is the full one in the mean, exactly") {
+TEST_CASE(
+    "With gradient scaling the expected gradient over all 64 plans is exactly the full gradient") {
   const std::vector<double> rates = {0.5, 0.25, 0.75, 0.3, 0.875, 0.1};
   Tiny<double> full;
   full.backprop();
   const Gradients expected = full.gradients();
   const Gradients none = mean_gradient(rates, GradientScaling::none, independent(rates));
   const double bias = largest_difference(none, expected);
-  CHECK(bias > 1e-4);  // as published
+  CHECK(bias > 1e-4);  // biased, as published
 
   const Gradients scaled =
       mean_gradient(rates, GradientScaling::inverse_keep_rate, independent(rates));
   CAPTURE(bias, largest_difference(scaled, expected));
   CHECK(largest_difference(scaled, expected) <= 1e-10);
 
-  // Of dependent draws only what passes through no other branch has the right mean: that of the
-  // highest branch has.
+  // With dependent draws only a gradient that passes through no other branch is unbiased. That is
+  // true for the highest branch.
   std::vector<double> dependent(64);
   const std::vector<double> half(6, 0.5);
   for (unsigned bits = 0; bits < 64; ++bits)
@@ -189,7 +190,7 @@ TEST_CASE("Nested backward passes measure what one pass a branch measures") {
     CAPTURE(worst);
     CHECK(worst <= tolerance);
 
-    // As if nothing had happened.
+    // The measurement leaves the handler unchanged.
     CHECK(handler.plan() == before);
     CHECK(handler.report().branches[0].calls == report.branches[0].calls);
     model.for_each_layer([](auto& layer) { CHECK_FALSE(layer.holds_saved()); });
@@ -205,7 +206,8 @@ TEST_CASE("Nested backward passes measure what one pass a branch measures") {
 }
 
 TEST_CASE(
-    "A running estimate sees the own gradients of kept branches, whatever their number and scale") {
+    "A running estimate observes the own gradient of each kept branch, for any number of "
+    "micro-steps and any gradient scale") {
   Tiny<double> tiny;
   tiny.backprop();
   std::vector<double> own;
@@ -217,8 +219,8 @@ TEST_CASE(
       for (const double g : gradient) sum += g * g;
   CHECK(std::abs(own[1] / sum - 1.0) < 1e-12);
 
-  // The highest branch gets the full gradient whenever it is kept: in one micro-step of two, in
-  // both, and scaled.
+  // The highest branch gets the full gradient whenever it is kept: in one of two micro-steps, in
+  // both, and with scaling.
   for (const std::uint32_t micro_steps : {1u, 2u}) {
     dropbp::DropBPHandler handler{
         tiny.model, {.drop_rate = 0.5, .gradient_scaling = GradientScaling::inverse_keep_rate}};
@@ -239,7 +241,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("A running estimate adds what a branch sends down to the others") {
+TEST_CASE("A running estimate adds a branch's effect on the gradients of lower branches") {
   Tiny<double> tiny;
   dropbp::DropBPHandler handler{tiny.model, {.drop_rate = 0.0}};
   std::vector<double> own, ratios;  // from the lowest branch up
@@ -261,7 +263,7 @@ TEST_CASE("A running estimate adds what a branch sends down to the others") {
     handler.observe_gradients(running);
   };
   step(1);
-  CHECK(running.sensitivities() == own);  // the layers have not been told to observe yet
+  CHECK(running.sensitivities() == own);  // the layers do not observe the ratios yet
   step(2);
   double below = 0.0;
   for (std::size_t i = 0; i < handler.size(); ++i) {
@@ -272,7 +274,7 @@ TEST_CASE("A running estimate adds what a branch sends down to the others") {
     below += own[i];
   }
 
-  // The same from norms that the trainer has; a wrong number of them, or one that overflowed,
+  // The trainer may pass norms of its own. A wrong number of norms, or an infinite one, throws and
   // changes nothing.
   dropbp::RunningSensitivity given(handler.size());
   handler.observe_gradients(given, own);
@@ -293,7 +295,7 @@ TEST_CASE("Costs are the seconds of each branch, and replace the FLOPs") {
   dropbp::DropBPHandler handler{tiny.model};
   handler.begin_step(0);
   const auto before = handler.report().branches[0].calls;
-  // A clock that a second passes on with every look.
+  // A clock that advances by one second at each call.
   double seconds = 0.0;
   const auto look = [&] { return seconds += 1.0; };
   const auto times = handler.measure_costs([&] { tiny.backprop(); }, look);
@@ -312,7 +314,7 @@ TEST_CASE("Costs are the seconds of each branch, and replace the FLOPs") {
   CHECK(handler.flops()[3] == 0.25);
   const double seen = seconds;
   tiny.backprop();
-  CHECK(seconds == seen);  // the clock is gone
+  CHECK(seconds == seen);  // the layers no longer call the clock
   test::check_throws<std::logic_error>([&] { handler.measure_costs([] {}, dropbp::SteadyClock{}); },
                                        {"backprop must run a forward and a backward pass"});
 }

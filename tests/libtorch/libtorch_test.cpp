@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Torch modules whose branches are dropped, against the published way: the same branch, computed
-// with autograd and then detached. One file, because each includes libtorch.
+// Torch modules with dropped branches, compared with the published way: compute the same branch
+// with autograd, then detach it. All tests are in one file, because every file must include
+// libtorch.
 #include <torch/autograd.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/nn.h>
@@ -23,7 +24,7 @@
 #include <utility>
 #include <vector>
 
-#undef CHECK  // glog's; Catch2 has its own
+#undef CHECK  // CHECK of glog; Catch2 defines its own
 #include "support/catch.hpp"
 
 namespace {
@@ -33,8 +34,8 @@ using Mask = std::vector<std::uint8_t>;
 
 constexpr std::int64_t width = 12, heads = 3, length = 5, batch = 2, vocabulary = 17;
 
-// An attention and an MLP branch with dropout. `detached` is the reference: where it says so, a
-// branch's output is detached, and the TorchBranches are not used.
+// An attention and an MLP branch with dropout. If `detached` is set, the block is the reference: it
+// detaches the outputs of the marked branches and does not use the TorchBranches.
 struct BlockImpl : torch::nn::Module {
   torch::nn::LayerNorm norm1{nullptr}, norm2{nullptr};
   torch::nn::Linear qkv{nullptr}, out{nullptr}, up{nullptr}, down{nullptr};
@@ -75,7 +76,7 @@ struct BlockImpl : torch::nn::Module {
 };
 TORCH_MODULE(Block);
 
-// Runs a block without autograd and again in the backward pass.
+// Runs a block without autograd, and again in the backward pass.
 struct Recomputed : torch::autograd::Function<Recomputed> {
   static Tensor forward(torch::autograd::AutogradContext* context, Tensor x, BlockImpl* block,
                         Tensor generator) {
@@ -90,7 +91,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     const torch::AutoGradMode on(true);
     const Tensor x = saved[0].detach().requires_grad_();
     auto generator = at::detail::getDefaultCPUGenerator();
-    generator.set_state(saved[1]);  // for the same dropout
+    generator.set_state(saved[1]);  // repeats the dropout
     torch::autograd::backward({block->forward(x)}, {grad_output[0]});
     return {x.grad(), Tensor(), Tensor()};
   }
@@ -154,7 +155,7 @@ std::vector<Tensor> gradients_of(torch::nn::Module& module) {
   return gradients;
 }
 
-// The very same bits, and absent in the same places.
+// Equal bits, and undefined in the same places.
 bool same(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
   if (a.size() != b.size()) return false;
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -163,7 +164,7 @@ bool same(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
   return true;
 }
 
-// With dropout the same in every pass.
+// Every pass uses the same dropout.
 double backprop(NetImpl& net, int number = 0) {
   torch::manual_seed(100u + static_cast<unsigned>(number));
   const Tensor loss = net.loss(tokens_of(number));
@@ -182,7 +183,7 @@ std::vector<Tensor> parameters_of_branch(NetImpl& net, std::size_t i) {
   return parameters;
 }
 
-// All parameters that a graph leads to.
+// All parameters in the graph of `loss`.
 std::set<const void*> reached(const Tensor& loss) {
   std::set<const void*> leaves, nodes;
   const std::function<void(torch::autograd::Node*)> walk = [&](torch::autograd::Node* node) {
@@ -197,7 +198,7 @@ std::set<const void*> reached(const Tensor& loss) {
 
 }  // namespace
 
-TEST_CASE("losses and gradients have the bits of detached branches under all plans") {
+TEST_CASE("under every plan losses and gradients have the bits of detached branches") {
   Net ours, theirs;
   dropbp::TorchModel model(*ours);
   dropbp::DropBPHandler handler(model);
@@ -247,7 +248,7 @@ TEST_CASE("an optimizer leaves dropped branches alone") {
                                 torch::optim::AdamWOptions(0.1).weight_decay(0.5));
   handler.begin_step(dropbp::DropPlan(mask_of(0)));
   backprop(*net);
-  optimizer.step();  // moments that would move a parameter without a gradient
+  optimizer.step();  // moments that would move a parameter even without a gradient
   dropbp::clear_gradients(optimizer);
   const Mask mask = mask_of(0b0110);
   handler.begin_step(dropbp::DropPlan(mask));
@@ -281,7 +282,7 @@ TEST_CASE("clear_gradients does what zero_grad(true) does") {
   CHECK(absent());
 }
 
-TEST_CASE("micro-steps add up, each with its plan") {
+TEST_CASE("gradients of micro-steps add up, each with its own plan") {
   const auto per = GENERATE(dropbp::PlanPer::micro_step, dropbp::PlanPer::step);
   Net ours, theirs;
   dropbp::TorchModel model(*ours);
@@ -311,7 +312,7 @@ TEST_CASE("micro-steps add up, each with its plan") {
   for (const dropbp::BranchReport& branch : report.branches) CHECK(branch.calls.forward == 9);
 }
 
-TEST_CASE("a recomputed forward pass has the plan of the first") {
+TEST_CASE("a recomputed forward pass uses the plan of the first one") {
   Net ours, theirs;
   ours->recomputes = true;
   dropbp::TorchModel model(*ours);
@@ -356,7 +357,7 @@ TEST_CASE("a step without any gradient does not throw") {
   CHECK(handler.report().consistent());
 }
 
-TEST_CASE("with everything else trained an all-dropped step trains that") {
+TEST_CASE("where all branches are dropped, the embedding and the head still train") {
   Net net;
   dropbp::TorchModel model(*net);
   dropbp::DropBPHandler handler(model, {.drop_rate = 1.0});
@@ -368,7 +369,7 @@ TEST_CASE("with everything else trained an all-dropped step trains that") {
   CHECK_FALSE(net->block(0).qkv->weight.grad().defined());
 }
 
-TEST_CASE("the handler finds branches at any depth, in order, shared ones once") {
+TEST_CASE("the handler finds branches at any depth and in order, and shared ones once") {
   struct Outer : torch::nn::Module {
     dropbp::TorchBranch first{*this, "first", 10.0};
     Net net;
@@ -424,7 +425,7 @@ TEST_CASE("tied parameters are visited once and frozen ones not at all") {
   CHECK(torch::equal(*seen, torch::ones({3})));
 }
 
-TEST_CASE("sensitivities are those of N + 1 passes by hand") {
+TEST_CASE("sensitivities equal those of N + 1 passes by hand") {
   Net ours, theirs;
   dropbp::TorchModel model(*ours);
   dropbp::DropBPHandler handler(model, {.drop_rate = 0.5, .seed = 3});
@@ -466,7 +467,9 @@ TEST_CASE("sensitivities are those of N + 1 passes by hand") {
   CHECK_THROWS_WITH(handler.measure_sensitivities([] {}), contains("none of its layers ran both"));
 }
 
-TEST_CASE("scaled gradients grow by 1 / (1 - p), what passes straight through does not") {
+TEST_CASE(
+    "gradient scaling multiplies a branch's gradients by 1 / (1 - p), and not the residual "
+    "path's") {
   struct Chain : torch::nn::Module {
     Tensor a = register_parameter("a", torch::full({3}, 2.0)),
            b = register_parameter("b", torch::full({3}, 3.0));
@@ -484,25 +487,25 @@ TEST_CASE("scaled gradients grow by 1 / (1 - p), what passes straight through do
   y = residual(y, chain.drop_b([&, y] { return chain.b * y; }));
   CHECK(y[0].item<double>() == 60.0);
   y.sum().backward();
-  // y = (1 + b) (1 + a) x; each J is scaled by 4.
+  // y = (1 + b) (1 + a) x; gradient scaling multiplies each Jacobian by 4.
   CHECK(torch::equal(chain.b.grad(), torch::full({3}, 4.0 * 15.0)));
   CHECK(torch::equal(chain.a.grad(), torch::full({3}, (1 + 4 * 3.0) * 4 * 5.0)));
   CHECK(torch::equal(x.grad(), torch::full({3}, (1 + 4 * 3.0) * (1 + 4 * 2.0))));
   CHECK(handler.report().consistent());
 
-  // A branch that hands out x itself scales its share, not all of x.
+  // If a branch returns x itself, only its share of the gradient is scaled.
   const Tensor z = torch::ones({3}).requires_grad_();
   (z + chain.drop_a([&] { return z; })).sum().backward();
   CHECK(torch::equal(z.grad(), torch::full({3}, 5.0)));
 
-  // Nor is it lost on a view that is added to in place.
+  // The scale also survives an in-place addition to a view.
   z.mutable_grad().reset();
   chain.drop_a([&] { return (2 * z).view({1, 3}); }).add_(z).sum().backward();
   CHECK(torch::equal(z.grad(), torch::full({3}, 9.0)));
   CHECK(chain.drop_a->calls().backward == 3);
 }
 
-TEST_CASE("what was computed outside the callable is cut off when the branch is dropped") {
+TEST_CASE("a dropped branch also detaches what was computed outside its callable") {
   dropbp::TorchBranch drop(1.0);
   drop->decide({.dropped = true});
   const Tensor x = torch::ones({3}).requires_grad_();
@@ -570,7 +573,7 @@ TEST_CASE("branches stay out of files") {
   REQUIRE_NOTHROW([&](std::shared_ptr<Plain> into) { torch::load(into, back); }(plain));
 }
 
-TEST_CASE("a clone is told the same and counts for itself") {
+TEST_CASE("a clone has the plan of its original and its own counts") {
   struct Copied : torch::nn::Cloneable<Copied> {
     torch::nn::Linear linear{nullptr};
     dropbp::TorchBranch drop{nullptr};
@@ -594,7 +597,7 @@ TEST_CASE("a clone is told the same and counts for itself") {
   CHECK(one->drop->dropped());
 }
 
-TEST_CASE("a clone that missed a step of its original is an error where it trains") {
+TEST_CASE("a clone that missed a step of its original throws when it trains") {
   struct Copied : torch::nn::Cloneable<Copied> {
     torch::nn::Linear linear{nullptr};
     dropbp::TorchBranch drop{nullptr};
@@ -612,7 +615,7 @@ TEST_CASE("a clone that missed a step of its original is an error where it train
   };
   const auto one = std::make_shared<Copied>();
   const auto before_all = clone_of(*one);
-  before_all->forward().backward();  // nobody has told the original anything
+  before_all->forward().backward();  // the original has no plan yet
   dropbp::TorchModel model(*one);
   dropbp::DropBPHandler handler(model, {.drop_rate = 0.0});
   handler.begin_step(0);
@@ -627,7 +630,7 @@ TEST_CASE("a clone that missed a step of its original is an error where it train
     CHECK_THROWS_WITH(stale->forward(), contains("a clone must be told the plan of its step") &&
                                             contains("clone after begin_step"));
     CHECK(torch::GradMode::is_enabled());
-    const torch::NoGradGuard no_grad;  // a reference model
+    const torch::NoGradGuard no_grad;  // evaluation only, as with a reference model
     CHECK_NOTHROW(stale->forward());
   }
   CHECK_THROWS_WITH(pending.backward(), contains("the plan changed between them"));
@@ -646,7 +649,7 @@ TEST_CASE("a clone that missed a step of its original is an error where it train
 
 namespace {
 
-// f(x) = inner(first(x)) with a residual branch in it.
+// f(x) = inner(first(x)), which contains a residual branch.
 struct NestingImpl : torch::nn::Module {
   torch::nn::Linear first{register_module("first", torch::nn::Linear(width, width))};
   torch::nn::Linear second{register_module("second", torch::nn::Linear(width, width))};
@@ -670,7 +673,7 @@ TORCH_MODULE(Nesting);
 
 }  // namespace
 
-TEST_CASE("what drops a branch drops the branches nested in it") {
+TEST_CASE("a branch nested in a dropped branch is dropped too") {
   torch::manual_seed(1);
   torch::nn::Sequential ours{Nesting(), Nesting()};
   torch::manual_seed(1);
@@ -720,7 +723,7 @@ TEST_CASE("what drops a branch drops the branches nested in it") {
   }
 }
 
-TEST_CASE("a kept branch in a dropped one is an error where nobody has told who is in whom") {
+TEST_CASE("a kept branch inside a dropped one throws if the handler does not know the nesting") {
   Nesting net;
   dropbp::TorchModel model(*net);
   dropbp::DropBPHandler handler(model);
@@ -754,7 +757,7 @@ TEST_CASE("the graph outlives its module") {
   CHECK(torch::equal(x.grad(), torch::full({3}, 3.0)));
 }
 
-TEST_CASE("gradients of any kind have norms, in double") {
+TEST_CASE("gradients of any dtype and layout have norms in double") {
   using traits = dropbp::tensor_traits<Tensor>;
   const Tensor absent;
   CHECK(traits::squared_norm(absent) == 0.0);

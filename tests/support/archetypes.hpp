@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The weakest legal type of every concept: signatures without bodies, and nothing else that a type
-// may have. What the library does with its users' types beyond its concepts does not compile with
-// these.
+// The weakest legal type of every concept: signatures without bodies, and no optional member. If
+// the library uses a user's type beyond its concept, these types do not compile.
 #pragma once
 
 #include <cstddef>
@@ -15,15 +14,14 @@
 
 namespace archetypes {
 
-/// Neither made from nothing nor copied nor assigned, and of no use to operators that most types
-/// have.
+/// No default construction, no copy, no assignment, and the usual operators are deleted.
 struct Weak {
   Weak() = delete;
   Weak(const Weak&) = delete;
   Weak& operator=(const Weak&) = delete;
   void operator&() const = delete;
 };
-/// Moves when it is made, and never again.
+/// Has a move constructor, but no move assignment.
 struct WeakMovable : Weak {
   WeakMovable() = delete;
   WeakMovable(const WeakMovable&) = delete;
@@ -36,7 +34,7 @@ struct WeakCopyable : Weak {
   WeakCopyable& operator=(const WeakCopyable&);
 };
 
-// Found by argument-dependent lookup wherever the library forgets to say whose function it calls.
+// Deleted functions that argument-dependent lookup finds if the library makes an unqualified call.
 template <class A, class B>
 void operator,(A&&, B&&) = delete;
 template <class A, class B>
@@ -54,11 +52,11 @@ void for_each_gradient_of(A&&...) = delete;
 template <class... A>
 void visit_layers(A&&...) = delete;
 
-/// An object of any type, for expressions that are never run.
+/// An object of any type, for unevaluated expressions.
 template <class T>
 T&& made();
 
-/// Where a number is asked for: only convertible to it.
+/// Stands for a number: convertible to `Arithmetic`, and nothing else.
 template <class Arithmetic>
 struct Number {
   operator Arithmetic() const;
@@ -99,7 +97,7 @@ struct ComparableTensor : Weak {
 };
 static_assert(dropbp::ComparableTensor<ComparableTensor> && !dropbp::Tensor<ComparableTensor>);
 
-/// Memory, and a size that is no std::size_t.
+/// Contiguous memory, with a size type other than std::size_t.
 template <class Size>
 struct ContiguousTensor : WeakMovable {
   struct dropbp_tensor_traits {
@@ -112,7 +110,7 @@ static_assert(dropbp::Tensor<ContiguousTensor<int>> &&
               dropbp::ScalableTensor<ContiguousTensor<int>>);
 static_assert(dropbp::ComparableTensor<ContiguousTensor<Number<std::size_t>>>);
 
-/// Memory without kernels, and a sum of its own.
+/// Memory of a backend without kernels. The tensor has its own accumulate.
 struct TensorWithoutKernels : WeakMovable {
   struct OwnCard;
   struct dropbp_tensor_traits {
@@ -136,7 +134,7 @@ struct Saved {
   void operator&() const = delete;
 };
 
-/// Converts to a T when it is one's turn, as expressions of lazy libraries do.
+/// Converts to T on use, as the expressions of lazy libraries do.
 template <class T>
 struct Expression : WeakMovable {
   operator T() const;
@@ -150,7 +148,7 @@ struct Operation : WeakMovable {
 };
 static_assert(dropbp::Operation<Operation<Tensor>, Tensor>);
 
-/// With all that is optional, in the most unusual legal form.
+/// Has every optional member, each in its most unusual legal form.
 template <class T, class... Args>
 struct FullOperation : WeakMovable {
   using Saved = archetypes::Saved;
@@ -169,7 +167,7 @@ struct FullOperation : WeakMovable {
 };
 static_assert(dropbp::Operation<FullOperation<Tensor>, Tensor>);
 
-/// Optional members that a constraint takes away count as absent.
+/// An optional member that a constraint disables counts as absent.
 struct OperationWithDisabledMembers : Operation<Tensor> {
   template <class T>
   void forward_residual(T& x, Saved* saved)
@@ -192,7 +190,7 @@ struct DroppableLayer : Weak {
 };
 static_assert(dropbp::DroppableLayer<DroppableLayer>);
 
-/// A layer that can be timed, asked for norms and run backward repeatedly: nothing but templates.
+/// A layer with everything that timing, norms and repeated backward passes need, all as templates.
 struct FullLayer : Weak {
   template <class Decision>
   void decide(Decision decision);
@@ -274,7 +272,7 @@ static_assert(dropbp::Sensitivity<Sensitivity>);
 
 // ---- callables
 
-/// Not const, and what it returns may not be thrown away in silence.
+/// Neither const nor discardable: operator() is not const, and its result is [[nodiscard]].
 struct Backprop : Weak {
   [[nodiscard]] Number<float> operator()();
 };

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Catch2 as Debian 12 and Ubuntu 22.04 ship it (2.13) or as newer systems do (3). Where a name
-// differs between the two, tests use the one defined here.
+// Catch2 2.13, as in Debian 12 and Ubuntu 22.04, or Catch2 3. Where the two have different names,
+// tests use the one defined here.
 #pragma once
 
 #include <string>
@@ -14,7 +14,7 @@ using Catch::Approx;
 #include <catch2/catch.hpp>
 #endif
 
-/// Matches a text with `part` in it: REQUIRE_THROWS_WITH(call(), contains("what to do")).
+/// Matches a text that contains `part`: REQUIRE_THROWS_WITH(call(), contains("what to do")).
 inline auto contains(const std::string& part) {
 #if __has_include(<catch2/catch_all.hpp>)
   return Catch::Matchers::ContainsSubstring(part);

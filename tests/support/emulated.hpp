@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A backend whose device is the host emulator: every op and whole models run the kernels that CUDA
-// would run, and products by the CPU's. Memory begins as NaN and is exactly as large as asked for.
+// A backend that runs on the host emulator: every op and whole models run the kernels of CUDA;
+// matrix products run on the CPU. Memory starts as NaN and is exactly as large as requested.
 #pragma once
 
 #include <cstdlib>
@@ -15,10 +15,10 @@
 #include "dropbp/ops/gemm.hpp"
 #include "support/simt.hpp"
 
-/// The tag.
+/// The backend tag.
 struct Emulated {
-  /// While one lives, the current stream counts as being captured into a graph: kernels run all the
-  /// same, and what waits for the device or copies from or to the host is refused.
+  /// While an object of this class exists, the current CUDA stream counts as captured into a graph.
+  /// Kernels still run, but waits for the device and copies from or to the host throw.
   class Capturing {
    public:
     Capturing() { active() = true; }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The one test of everything differentiable: every element of the Jacobian against finite
+// Checks any differentiable operation: compares every element of its Jacobian with finite
 // differences, in double.
 #pragma once
 
@@ -16,8 +16,8 @@
 
 namespace dropbp::test {
 
-/// Something an operation is differentiated by: its elements, and where a backward pass leaves
-/// their gradient.
+/// An input or parameter by which an operation is differentiated: its elements, and where the
+/// backward pass puts their gradient.
 struct Variable {
   std::string name;
   std::span<double> value;
@@ -25,15 +25,14 @@ struct Variable {
 };
 
 struct JacobianError {
-  double scaled = 0;     ///< the largest over all variables of max |J - J_fd| / max |J_fd|, each
-                         ///< within one variable
-  std::string variable;  ///< where it is
+  double scaled = 0;     ///< the largest max |J - J_fd| / max |J_fd| of any variable
+  std::string variable;  ///< the variable with the largest error
 };
 
-/// forward() returns the outputs at the variables' current values; backward(grad_output) computes
-/// all gradients, which the variables then return. J_fd is the five-point central difference, whose
-/// error is of the order of step^4. The scale is the variable's own largest derivative and not
-/// max(1, ...): small Jacobians get no easier bound.
+/// forward() returns the outputs at the variables' current values. backward(grad_output) computes
+/// all gradients, which the variables then return. J_fd is the five-point central difference, with
+/// an error of order step^4. The scale is the variable's own largest derivative, not max(1, ...),
+/// so a small Jacobian does not get a looser bound.
 inline JacobianError jacobian_error(const std::vector<Variable>& variables,
                                     const std::function<std::vector<double>()>& forward,
                                     const std::function<void(std::span<const double>)>& backward,
@@ -76,7 +75,7 @@ inline JacobianError jacobian_error(const std::vector<Variable>& variables,
         largest = std::max(largest, std::abs(expected));
       }
     }
-    // A derivative of zero everywhere (softmax over one key) is compared as it is.
+    // If the derivative is zero everywhere (softmax over one key), compare absolute values.
     const double scaled = largest > 1e-9 ? difference / largest : difference;
     if (!(scaled <= worst.scaled)) worst = {scaled, variables[v].name};
   }

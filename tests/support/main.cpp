@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The one main of all test programs; compiled once, since Catch2 2.13 puts its whole implementation
-// here.
+// The main function of all test programs. It is compiled once, since Catch2 2.13 puts its whole
+// implementation here.
 #define CATCH_CONFIG_RUNNER
 #include "support/catch.hpp"
 

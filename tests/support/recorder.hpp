@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// An operation f(x) = 3 x that writes down what is done with it.
+// An operation f(x) = 3 x that records every call.
 #pragma once
 
 #include <cstddef>
@@ -10,17 +10,17 @@
 
 namespace dropbp_test {
 
-/// What happened to all Recorders that share this journal.
+/// The calls of all Recorders that share this journal.
 struct Journal {
-  int saved_made = 0;  ///< Saved objects made and not moved from others
+  int saved_made = 0;  ///< Saved objects constructed, moves not counted
   int saved_alive = 0;
-  int forward_saving = 0;      ///< forward calls that were to save
-  int forward_not_saving = 0;  ///< forward calls that were not
+  int forward_saving = 0;      ///< forward calls with a Saved
+  int forward_not_saving = 0;  ///< forward calls without a Saved
   int backward = 0;
   double parameter_gradient = 0.0;
   bool forward_throws = false;
   bool backward_throws = false;
-  bool wrong_shape = false;  ///< results have one element too many
+  bool wrong_shape = false;  ///< if set, results have one element too many
 };
 
 inline Journal*& journal_of_saved() {
@@ -28,7 +28,7 @@ inline Journal*& journal_of_saved() {
   return journal;
 }
 
-/// The gradient of its one parameter, the factor, is sum(x * grad_output).
+/// The gradient of its only parameter, the factor 3, is sum(x * grad_output).
 template <class Real = float>
 struct Recorder {
   struct Saved {
@@ -70,7 +70,7 @@ struct Recorder {
   }
 };
 
-/// The same with everything that an operation may offer besides.
+/// A Recorder with all optional members of an operation.
 template <class Real = float>
 struct FullRecorder : Recorder<Real> {
   using Saved = typename Recorder<Real>::Saved;

@@ -25,15 +25,15 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
-// clang++ gives each fiber a second, fake stack of megabytes to find uses of locals after their
-// function has returned: a block of 256 threads would spend its time in making and freeing them.
+// clang++ gives each fiber a second, fake stack of megabytes to detect uses of locals after their
+// function has returned. A block of 256 threads would spend its time allocating and freeing them.
 extern "C" const char* __asan_default_options();
 extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
 #endif
 
 #if defined(__x86_64__)
-// Saves what a call preserves, leaves the stack pointer in *from and goes on where `to` was left.
-// ucontext would make two system calls for each switch.
+// Saves the registers that a call preserves, stores the stack pointer in *from, and continues where
+// `to` was left. ucontext would make two system calls per switch.
 extern "C" void dropbp_switch_fiber(void** from, void* to);
 asm(R"(
 .text
@@ -66,8 +66,8 @@ namespace {
 
 constexpr std::size_t stack_bytes = 128 * 1024;
 
-// Stacks are kept for the next block: a thousand of them are a hundred megabytes of addresses,
-// little of it touched.
+// Keeps the stacks for the next block. A thousand of them take a hundred megabytes of addresses,
+// but touch little memory.
 class Stacks {
  public:
   std::byte* at(std::size_t i) {
@@ -100,7 +100,7 @@ struct Fiber {
 #else
   ucontext_t context = {};
 #endif
-  void* fake_stack = nullptr;  // AddressSanitizer's
+  void* fake_stack = nullptr;  // AddressSanitizer's fake stack
 
   const char* barrier_file = nullptr;
   int barrier_line = 0;
@@ -122,7 +122,8 @@ struct Access {
   bool written;
 };
 
-// The accesses seen so far that reach furthest: of one block, and of any other.
+// The largest ends of the accesses so far: of the block that reaches furthest, and of all other
+// blocks.
 struct Reach {
   std::uintptr_t end = 0, other_end = 0;
   std::uint64_t block = 0;
@@ -141,7 +142,7 @@ struct Reach {
   }
 };
 
-// Whether a block touches what another one writes.
+// Returns whether a block touches memory that another block writes.
 bool is_race(std::vector<Access>& accesses) {
   std::sort(accesses.begin(), accesses.end(),
             [](const Access& a, const Access& b) { return a.begin < b.begin; });
@@ -180,7 +181,7 @@ class Block {
   ~Block() {
     ::operator delete(shared_, std::align_val_t{128});
 #if defined(DROPBP_FIBERS_UNDER_ASAN)
-    // What a failure left behind on the stacks must not be seen by who gets them next.
+    // Forget what a failure left on the stacks, before they are reused.
     for (unsigned i = 0; i < fibers_.size(); ++i)
       if (fibers_[i].state != State::done)
         __asan_unpoison_memory_region(stacks().at(i), stack_bytes);
@@ -276,7 +277,7 @@ class Block {
   void operate(unsigned warp, Fiber* lanes) {
     if (!std::all_of(lanes, lanes + 32,
                      [&](const Fiber& f) { return f.operation == lanes[0].operation; })) {
-      failure_ = "the lanes of warp " + std::to_string(warp) + " take part in different operations";
+      failure_ = "the lanes of warp " + std::to_string(warp) + " execute different operations";
       return;
     }
     if (lanes[0].operation == Operation::exchange) {
@@ -289,8 +290,7 @@ class Block {
     for (unsigned i = 0; i < 32; ++i) lanes[i].state = State::runnable;
   }
 
-  // The fragments of mma.m16n8k16 for .bf16, as the PTX ISA lays them out: lane = 4 * group +
-  // member.
+  // mma.m16n8k16 for .bf16 with the fragments of the PTX ISA: lane = 4 * group + member.
   static void multiply(Fiber* lanes) {
     float a[16][16], b[16][8];
     for (unsigned lane = 0; lane < 32; ++lane) {
@@ -329,7 +329,7 @@ class Block {
       block.failure_ = "thread " + std::to_string(thread) + ": " + error.what();
     } catch (...) {
       block.failure_ =
-          "thread " + std::to_string(thread) + ": an exception that is none of std::exception";
+          "thread " + std::to_string(thread) + ": an exception that is not a std::exception";
     }
     block.end(thread);
   }
@@ -370,8 +370,8 @@ class Block {
 #if defined(__x86_64__)
   void prepare(unsigned thread) {
     std::byte* const stack = stacks().at(thread);
-    // As if dropbp_switch_fiber had been called: six registers, the address to return to, and a
-    // stack aligned as after a call.
+    // Prepare the stack as dropbp_switch_fiber would leave it: six registers, the return address,
+    // and the alignment of a called function.
     auto top = reinterpret_cast<std::uintptr_t>(stack + stack_bytes) / 16 * 16 - 24;
     auto* const words = reinterpret_cast<void**>(top) - 7;
     std::fill_n(words, 6, nullptr);
@@ -410,7 +410,7 @@ class Block {
   std::minstd_rand random_;
   std::byte* shared_;
   std::string failure_;
-  [[maybe_unused]] const void* scheduler_bottom_ = nullptr;  // AddressSanitizer's, as the size
+  [[maybe_unused]] const void* scheduler_bottom_ = nullptr;  // for AddressSanitizer, as is the size
   [[maybe_unused]] std::size_t scheduler_size_ = 0;
 };
 
@@ -464,7 +464,7 @@ void HostContext::async_commit() const {
   fiber.uncommitted.clear();
 }
 
-// As late as allowed: only now.
+// Copies as late as the rules allow: at the wait.
 void HostContext::async_wait_for(unsigned groups) const {
   auto& pending = block_->fiber(thread_).groups;
   while (pending.size() > groups) {
@@ -478,7 +478,7 @@ void HostContext::require_aligned(const void* p, std::size_t bytes, const char* 
   throw std::runtime_error(std::string(what) + " of " + std::to_string(bytes) +
                            " bytes must be aligned to as many, but its address is " +
                            std::to_string(reinterpret_cast<std::uintptr_t>(p) % 16) +
-                           " behind a multiple of 16");
+                           " bytes past a multiple of 16");
 }
 
 std::map<std::string, std::size_t>& kernels_run() {

@@ -1,12 +1,13 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Runs kernel bodies (dropbp/backend/cuda/context.hpp) on the host: every thread of a block a
-// fiber, so that barriers, shuffles and shared memory run as written, under sanitizers too. The
-// schedule is adversarial: a random warp goes as far as it can before another one starts, and
-// blocks come in random order. Shared memory starts as 0xFF bytes and ends where the launch said.
-// Blocks that touch what another block writes are found whatever their order. It shows nothing of
-// memory-model races within a block, of speed, or of what the hardware's matrix units round.
+// Runs kernel bodies (dropbp/backend/cuda/context.hpp) on the host. Every thread of a block is a
+// fiber, so barriers, shuffles and shared memory run as written, under sanitizers too. The schedule
+// is adversarial: a random warp runs as far as it can before another one starts, and blocks run in
+// random order. Shared memory starts as 0xFF bytes and has exactly the size of the launch. The
+// emulator finds every block that touches memory that another block writes, in any order of the
+// blocks. It does not show memory-model races within a block, speed, or the rounding of the
+// hardware's matrix units.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +33,7 @@ class HostContext {
   unsigned thread() const { return thread_; }
   unsigned block(int axis = 0) const;
   unsigned blocks(int axis = 0) const;
-  // The defaults say where the call stands: all threads must wait at the same one.
+  // The defaults give the source line of the call: all threads must wait at the same one.
   void sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) const;
   void sync_warp() const;
   std::byte* shared() const;
@@ -106,19 +107,20 @@ class HostContext {
   unsigned thread_;
 };
 
-/// Runs all blocks. Throws std::runtime_error, naming the kernel, where threads wait for each other
-/// forever or at different barriers, lanes of a warp take part in different operations, a vector
-/// access is not aligned, or a block touches memory that another one writes (seen of accesses by
-/// load, load_streaming and store).
+/// Runs all blocks. Throws std::runtime_error that names the kernel if threads wait for each other
+/// forever or at different barriers, if lanes of a warp execute different operations, if a vector
+/// access is not aligned, or if a block touches memory that another one writes (through load,
+/// load_streaming or store).
 void run(const char* name, dropbp::cuda::Grid grid, unsigned threads, std::uint64_t seed,
          const std::function<void(HostContext)>& body);
 
-/// How often each kernel was run by this program. Where the environment's DROPBP_EMULATED names a
-/// file, the names are appended to it at the end, one a line: over all programs `sort -u FILE | wc
-/// -l` counts the kernels that were emulated.
+/// Counts how often this program ran each kernel. If the environment variable DROPBP_EMULATED names
+/// a file, the program appends the kernels' names to it at its end, one a line. `sort -u FILE | wc
+/// -l` then counts the emulated kernels over all programs.
 std::map<std::string, std::size_t>& kernels_run();
 
-/// What host launcher functions take: runs kernels at once, with a schedule drawn from a seed.
+/// The argument of host launcher functions: runs kernels at once, with a schedule drawn from a
+/// seed.
 class Launcher {
  public:
   explicit Launcher(std::uint64_t seed = 1) : seed_(seed) {}
@@ -136,13 +138,12 @@ class Launcher {
   std::uint64_t seed_;
 };
 
-/// Memory of a device as a kernel meets it: exactly as large as asked for, so that AddressSanitizer
-/// sees an access behind it, and filled with 0xFF bytes, which are NaN in every floating-point
-/// type.
+/// Device memory for a kernel. It is exactly as large as requested, so that AddressSanitizer sees
+/// an access past its end. It starts as 0xFF bytes, which are NaN in every floating-point type.
 template <class T>
 class Buffer {
  public:
-  /// The first element lies `shift` elements behind an address aligned to 256 bytes.
+  /// The first element lies `shift` elements past an address aligned to 256 bytes.
   explicit Buffer(std::size_t count, std::size_t shift = 0)
       : memory_(
             static_cast<T*>(::operator new((count + shift) * sizeof(T), std::align_val_t{256}))),
@@ -150,7 +151,7 @@ class Buffer {
         count_(count) {
     std::memset(static_cast<void*>(memory_), 0xFF, (count + shift) * sizeof(T));
   }
-  /// Holds what the host has.
+  /// Starts with a copy of `host`.
   explicit Buffer(const std::vector<T>& host, std::size_t shift = 0) : Buffer(host.size(), shift) {
     if (count_ > 0) std::memcpy(static_cast<void*>(data()), host.data(), count_ * sizeof(T));
   }

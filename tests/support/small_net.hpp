@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A small residual net twice: with DropBPLayers around its branches, and written out by hand. Both
-// use the same primitives, kept out of line, so that equal arithmetic gives equal bits.
+// A small residual network in two versions: with DropBPLayers around its branches, and written out
+// by hand. Both call the same primitives, which are not inlined, so that equal arithmetic gives
+// equal bits.
 #pragma once
 
 #include <cmath>
@@ -35,7 +36,7 @@ template <class Real>
   for (std::size_t i = 0; i < y.size(); ++i) y[i] = a[i] * b[i];
   return y;
 }
-/// W x; W is [width, width], row by row.
+/// W x; W is [width, width], row-major.
 template <class Real>
 [[gnu::noinline]] Vector<Real> matrix_times(const Vector<Real>& w, const Vector<Real>& x) {
   Vector<Real> y(width);
@@ -61,7 +62,7 @@ template <class Real>
   for (std::size_t i = 0; i < y.size(); ++i) y[i] = std::tanh(x[i]);
   return y;
 }
-/// g * (1 - y^2): the gradient below y = tanh(...)
+/// g * (1 - y^2): the gradient of the argument of y = tanh(...).
 template <class Real>
 [[gnu::noinline]] Vector<Real> tanh_backward(const Vector<Real>& g, const Vector<Real>& y) {
   Vector<Real> below(g.size());
@@ -104,7 +105,7 @@ struct LinearBranch {
   }
 };
 
-/// f(x) = w * tanh(x), with everything in place.
+/// f(x) = w * tanh(x), computed in place.
 template <class Real>
 struct GateBranch {
   struct Saved {
@@ -173,7 +174,7 @@ class LayerNet {
     }
   }
 
-  /// visit(layer) for branch i
+  /// Calls visit(layer) for branch i.
   template <class Visit>
   void with_layer(std::size_t i, Visit&& visit) {
     if (i % 3 == 0) visit(linear[i / 3]);
@@ -211,7 +212,7 @@ class LayerNet {
     return output;
   }
 
-  /// The gradient that comes out below the lowest branch.
+  /// Returns the gradient below the lowest branch.
   Vector<Real> backward(Face face = Face::residual) {
     Vector<Real> g = output;
     for (std::size_t i = 0; i < width; ++i) g[i] -= target[i];
@@ -238,11 +239,11 @@ class LayerNet {
 template <class Real>
 struct HandGradients {
   std::vector<std::optional<Vector<Real>>> weight;  ///< none for a branch without a backward pass
-  Vector<Real> below;                               ///< the branches: passed down to the stem
+  Vector<Real> below;  ///< the gradient below the branches, passed down to the stem
   Vector<Real> stem;
 };
 
-/// The same numbers, with a loop over the branches and no library.
+/// The same computation as a loop over the branches, without the library.
 template <class Real>
 class HandNet {
  public:
@@ -270,8 +271,8 @@ class HandNet {
 
   const Vector<Real>& output() const { return x.back(); }
 
-  /// Without the backward branches of `dropped` (bit i: branch i) and, where nothing trains below
-  /// the branches, without the input gradient of the lowest of the others.
+  /// The gradients without the backward passes of `dropped` (bit i: branch i). If nothing below the
+  /// branches trains, the lowest kept branch computes no input gradient.
   HandGradients<Real> gradients(unsigned dropped, bool trainable_below) const {
     HandGradients<Real> result;
     result.weight.resize(branches);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Bounds for observed frequencies that hold exactly, not only for many observations.
+// Bounds for observed frequencies. They hold exactly for any number of observations.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,8 @@
 namespace dropbp_test {
 
 /// The logarithm of an upper bound of the probability that a binomial count of n draws at rate p is
-/// as far out as k, on its side of the mean: Chernoff's n KL(k/n || p), valid for every n and p.
+/// at least as far from the mean as k, on the same side. It is Chernoff's n KL(k/n || p), valid for
+/// every n and p.
 inline double log_tail_bound(std::uint64_t k, std::uint64_t n, double p) {
   const double impossible = -std::numeric_limits<double>::infinity();
   const double count = static_cast<double>(n);
@@ -23,8 +24,8 @@ inline double log_tail_bound(std::uint64_t k, std::uint64_t n, double p) {
   return -count * divergence;
 }
 
-/// Whether a count of k in n draws at rate p is to be expected when `checks` such questions may
-/// together be answered wrongly once in 1e9 runs.
+/// Whether a count of k in n draws at rate p is plausible. With `checks` such questions in a run, a
+/// wrong answer occurs in at most one of 1e9 runs.
 inline bool frequency_is_plausible(std::uint64_t k, std::uint64_t n, double p, double checks) {
   return log_tail_bound(k, n, p) >= std::log(1e-9 / (2.0 * checks));
 }

@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Checks that something throws a given type and that its message says what it must, with macros
-// that Catch2 2 and 3 share.
+// Checks that a call throws a given type with a given message. The macros exist in Catch2 2 and 3.
 #pragma once
 
 #include <initializer_list>
@@ -13,8 +12,8 @@
 
 namespace test {
 
-/// Empty if `function` throws an `Exception` whose message is one line with all `parts`; otherwise
-/// what happened instead.
+/// Returns an empty string if `function` throws an `Exception` whose message is one line that
+/// contains all `parts`; otherwise says what happened.
 template <typename Exception, typename Function>
 std::string problem_with_throw(Function&& function, std::initializer_list<std::string_view> parts) {
   try {

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Elements of any backend and scalar to and from floats on the host: what every backend can be
-// given and asked for.
+// Copies floats on the host to elements of any backend and scalar, and back. Every backend supports
+// these copies.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ void set_values(T* to, const std::vector<float>& values) {
                       dropbp::ops::MatrixView<const float>(values.data(), 1, size));
 }
 
-/// Waits for what computes them.
+/// Waits until the values are computed.
 template <class Backend, class T>
 std::vector<float> values_of(T* from, std::size_t count) {
   std::vector<float> values(count);

@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The largest of many errors. Not std::max, which a NaN passes unseen; a NaN stays, whatever comes
-// after it.
+// The largest of many errors. std::max would lose a NaN; here a NaN stays, whatever follows it.
 #pragma once
 
 #include <limits>

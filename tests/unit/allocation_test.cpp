@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Properties that every allocation has, and the published one step by step.
+// Properties of every allocation, and the published allocation step by step.
 #include "dropbp/policy/allocation.hpp"
 
 #include <algorithm>
@@ -45,7 +45,7 @@ double kept_flops(const std::vector<double>& rates, const std::vector<double>& f
   return kept;
 }
 
-// What the published allocation does, with a search over all branches in place of its heap.
+// The published allocation, with a search over all branches in place of its heap.
 std::vector<double> published(const std::vector<double>& sensitivities,
                               const std::vector<double>& flops, double target, double min_rate) {
   const std::size_t size = flops.size();
@@ -62,7 +62,7 @@ std::vector<double> published(const std::vector<double>& sensitivities,
     std::size_t best = size;
     for (std::size_t i = 0; i < size; ++i)
       if (waiting[i] && (best == size || keys[i] <= keys[best]))
-        best = i;  // ties: the larger index
+        best = i;  // on a tie the larger index wins
     if (best == size) break;
     rates[best] = static_cast<float>(static_cast<double>(rates[best]) + 0.1);
     remaining -= 0.1 * static_cast<double>(static_cast<float>(flops[best]));
@@ -96,8 +96,8 @@ TEST_CASE("Uniform allocation gives every branch the target") {
 }
 
 TEST_CASE(
-    "On random instances the budget is kept, rates lie in range, and the heap does what a search "
-    "would") {
+    "On random instances the budget is kept, rates are in range, and the heap agrees with a plain "
+    "search") {
   std::size_t over_budget = 0, out_of_range = 0, infeasible = 0, wrong = 0, not_tight = 0;
   for (std::uint64_t instance = 0; instance < 100'000; ++instance) {
     Random random(instance);
@@ -122,15 +122,14 @@ TEST_CASE(
       rates = allocate(sensitivities, flops, drop_rate, min_rate);
     } catch (const std::invalid_argument&) {
       ++infeasible;
-      not_tight +=
-          drop_rate < 0.9 - 1e-6;  // refused although dropping everything 0.9 of the time would do
+      not_tight += drop_rate < 0.9 - 1e-6;  // refused, but a rate of 0.9 for all branches would do
       continue;
     }
     const double kept = kept_flops(rates, flops);
     over_budget += kept > budget + 1e-6 * total;
     for (const double rate : rates)
       out_of_range += !(rate >= static_cast<double>(static_cast<float>(min_rate)) && rate <= 1.0);
-    // Not more than one step of 0.1 below the budget, unless min_rate alone asks for that.
+    // At most one step of 0.1 below the budget, unless min_rate alone forces more.
     const double largest = *std::max_element(flops.begin(), flops.end());
     if (drop_rate > min_rate) not_tight += kept < budget - 0.1 * largest - 1e-6 * total;
     if (instance % 4 == 0) wrong += rates != published(sensitivities, flops, budget, min_rate);
@@ -139,10 +138,10 @@ TEST_CASE(
   CHECK(out_of_range == 0);
   CHECK(wrong == 0);
   CHECK(not_tight == 0);
-  CHECK(infeasible > 1000);  // drop_rate is above 0.999 in none, above the feasible in some
+  CHECK(infeasible > 1000);  // so the loop also covers infeasible targets
 }
 
-TEST_CASE("A target beyond reach is refused in a sentence that names the largest feasible one") {
+TEST_CASE("A target out of reach is refused with a message that names the largest feasible one") {
   const std::vector<double> sensitivities{1, 2}, flops{1, 1};
   for (const double drop_rate : {0.95, 1.0}) {
     try {
@@ -156,7 +155,7 @@ TEST_CASE("A target beyond reach is refused in a sentence that names the largest
             std::string::npos);
     }
   }
-  // The named target is feasible.
+  // The target in the message is feasible.
   for (const double rate : allocate(sensitivities, flops, 0.9))
     CHECK(rate == Approx(0.9).margin(1e-6));
   for (std::size_t size = 1; size <= 300; ++size) {
@@ -166,7 +165,8 @@ TEST_CASE("A target beyond reach is refused in a sentence that names the largest
   }
 }
 
-TEST_CASE("A minimum rate holds for all branches, and one of 0.9 or more is never exceeded") {
+TEST_CASE(
+    "Every branch keeps the minimum rate, and a minimum rate of 0.9 or more is never exceeded") {
   const std::vector<double> sensitivities{1, 100}, flops{1, 1};
   for (const double rate : allocate(sensitivities, flops, 0.3, 0.2))
     CHECK(rate >= static_cast<double>(0.2f));
@@ -185,7 +185,7 @@ TEST_CASE("A minimum rate holds for all branches, and one of 0.9 or more is neve
   CHECK_THROWS_AS(allocate(sensitivities, flops, 0.5, std::nan("")), std::invalid_argument);
 }
 
-TEST_CASE("FLOPs and sensitivities beyond float32 are taken as any others") {
+TEST_CASE("FLOPs and sensitivities outside float32's range are accepted") {
   const std::vector<double> rates = allocate({2, 1}, {1, 1}, 0.5);
   for (const double one : {0x1.0p127, 0x1.0p128, 0x1.0p500, 0x1.0p1022}) {
     CHECK(allocate({2 * one, one}, {1, 1}, 0.5) == rates);
@@ -197,12 +197,12 @@ TEST_CASE("FLOPs and sensitivities beyond float32 are taken as any others") {
   CHECK(allocate({1, 1}, {largest_float, largest_float}, 0.5) == allocate({1, 1}, {1, 1}, 0.5));
 }
 
-TEST_CASE("Where the published arithmetic stays in float32's range, its bits are kept") {
+TEST_CASE("Within float32's range the rates have the bits of the published arithmetic") {
   std::size_t wrong = 0, compared = 0;
   for (std::uint64_t instance = 0; instance < 500; ++instance) {
     Random random(2'000'000 + instance);
     const std::size_t size = 2 + random.below(20);
-    // From the largest float32 down to where the smallest key is a normal float32.
+    // From the largest float32 down to where the smallest key is still a normal float32.
     std::vector<double> sensitivities(size), flops(size);
     for (std::size_t i = 0; i < size; ++i) {
       sensitivities[i] =
@@ -245,7 +245,7 @@ TEST_CASE("Among equal branches the larger index is dropped first") {
   const std::vector<double> equal = allocate({1, 1, 1, 1}, flops, 0.05);
   CHECK(equal ==
         std::vector<double>{0.0, 0.0, static_cast<double>(0.1f), static_cast<double>(0.1f)});
-  // Without any sensitivity the last branches go up to the top first.
+  // With all sensitivities 0 the last branches reach the maximum first.
   const std::vector<double> none = allocate({0, 0, 0, 0}, flops, 0.5);
   CHECK(none[0] == 0.0);
   CHECK(none[3] == Approx(0.9).margin(1e-6));
@@ -264,7 +264,7 @@ TEST_CASE("Less sensitive branches are dropped at least as often") {
   CHECK(rates.front() > rates.back());
 }
 
-TEST_CASE("A million branches are allocated in a moment") {
+TEST_CASE("Allocation handles a million branches") {
   const std::size_t size = 1'000'000;
   std::vector<double> sensitivities(size), flops(size, 1.0);
   Random random(7);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Messages say what is required, what was given and what to do.
+// Every message says what is required, what was given and what to do.
 #include "dropbp/base/error.hpp"
 
 #include <cstddef>
@@ -16,12 +16,12 @@ using dropbp::detail::require_count;
 using dropbp::detail::require_rate;
 using limits = std::numeric_limits<double>;
 
-TEST_CASE("A sentence has three parts") {
+TEST_CASE("An error message has three parts") {
   CHECK(dropbp::detail::sentence("A must be 1", "it is 2", "pass 1") ==
         "dropbp: A must be 1, but it is 2: pass 1");
 }
 
-TEST_CASE("Every unsigned type can be named in a message") {
+TEST_CASE("Every unsigned type can appear in a message") {
   CHECK(dropbp::detail::text(0u) == "0");
   CHECK(dropbp::detail::text(~0ul) == std::to_string(~0ul));
   CHECK(dropbp::detail::text(~0ull) == "18446744073709551615");
@@ -29,7 +29,7 @@ TEST_CASE("Every unsigned type can be named in a message") {
   CHECK(dropbp::detail::text(0.25) == "0.25");
 }
 
-TEST_CASE("Infinities and NaN are told from finite numbers by their bits") {
+TEST_CASE("Infinities and NaN are recognised by their bits") {
   CHECK(is_finite(0.0));
   CHECK(is_finite(-limits::max()));
   CHECK(is_finite(limits::denorm_min()));
@@ -49,7 +49,7 @@ TEST_CASE("A rate is a number from 0 to 1") {
   }
 }
 
-TEST_CASE("A wrong count names both counts") {
+TEST_CASE("An error about a wrong count names both counts") {
   CHECK_NOTHROW(require_count(3, 3, "rate"));
   try {
     require_count(2, 3, "rate");

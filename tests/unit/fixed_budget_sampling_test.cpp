@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Plans with a bound: what they keep, how often, and together with what, against the law of the
-// method.
+// Sampling with a fixed budget: which branches a plan keeps, how often, and in which combinations,
+// compared with the exact law of the method.
 #include "dropbp/policy/fixed_budget_sampling.hpp"
 
 #include <algorithm>
@@ -57,8 +57,9 @@ std::uint32_t kept_mask(const DropPlan& plan) {
   return mask;
 }
 
-// The law of the kept sets: the pivotal method over a uniformly random order, group by group. What
-// is undecided of a branch in progress follows from what is kept, because weight is conserved.
+// The probability of each set of kept branches: the pivotal method over a uniformly random order,
+// one group after the other. The state needs no more than the kept branches, because the method
+// conserves weight.
 class Law {
  public:
   explicit Law(const Instance& instance) : instance_(instance) {
@@ -83,7 +84,7 @@ class Law {
         }
         states = std::move(next);
       }
-      // The group's pivot meets that of the groups before.
+      // The group's pivot meets the pivot of the earlier groups.
       std::map<State, double> next;
       for (const auto& [state, probability] : states) {
         State now = state;
@@ -119,7 +120,7 @@ class Law {
     std::uint32_t met = 0, kept = 0;
     int pivot = -1, carried = -1;
     double keep = 0.0,
-           carried_keep = 0.0;  // rounded: equal ones along different orders are one state
+           carried_keep = 0.0;  // rounded, so that equal values from different orders are one state
     bool operator<(const State& other) const {
       return std::tie(met, kept, pivot, carried, keep, carried_keep) <
              std::tie(other.met, other.kept, other.pivot, other.carried, other.keep,
@@ -127,8 +128,8 @@ class Law {
     }
   };
 
-  // Branch a (or -1) and branch b (or -1), undecided or certain; emits the states after their
-  // meeting, one open at most.
+  // Lets branch a and branch b meet (-1: none), and calls `emit` with the resulting states. At most
+  // one branch stays undecided.
   template <class Emit>
   void meet(State state, int a, double keep_a, int b, double keep_b, double probability,
             Emit emit) const {
@@ -210,7 +211,7 @@ void check_law(const Instance& instance, std::uint64_t draws, std::uint64_t seed
   CHECK(chi_squared < freedom + 5.0 * std::sqrt(2.0 * freedom) + 10.0);
 }
 
-// Numbers in [0, 1) without a generator of the library's.
+// Random numbers in [0, 1) that do not use the library's generator.
 class Numbers {
  public:
   explicit Numbers(std::uint64_t seed) : state_(seed) {}
@@ -226,14 +227,14 @@ class Numbers {
 }  // namespace
 
 TEST_CASE(
-    "The kept sets of twelve branches have the law of the pivotal method over a random order") {
+    "The sets that twelve branches keep have the law of the pivotal method over a random order") {
   check_law({.rates = {0.5, 0.9, 0.1, 0.75, 0.5, 0.3, 0.875, 0.6, 0.2, 0.5, 0.99, 0.4},
              .weights = {},
              .groups = std::vector<std::uint32_t>(12, 0)},
             1'000'000, 1);
 }
 
-TEST_CASE("So have those of groups and of unequal weights") {
+TEST_CASE("With groups and unequal weights the kept sets have the law of the pivotal method") {
   check_law({.rates = {0.5, 0.25, 0.7, 0.9, 0.5, 0.5, 0.1, 0.35},
              .weights = {},
              .groups = {0, 1, 0, 1, 0, 1, 0, 1}},
@@ -244,7 +245,7 @@ TEST_CASE("So have those of groups and of unequal weights") {
             1'000'000, 3);
 }
 
-TEST_CASE("Ten million draws keep every branch as often as asked") {
+TEST_CASE("In ten million draws every branch is kept as often as its rate says") {
   const Instance instance{.rates = {0.1, 0.5, 0.9, 1e-3, 0.35, 1.0 - 1e-3},
                           .weights = {2.0, 1.0, 5.0, 1.0, 3.0, 1.0},
                           .groups = {0, 1, 1, 0, 1, 0}};
@@ -262,14 +263,14 @@ TEST_CASE("Ten million draws keep every branch as often as asked") {
   }
 }
 
-TEST_CASE("No draw keeps more than its bound, nor less than one branch below the expectation") {
+TEST_CASE("No draw keeps more than its bound, or less than the expectation minus one branch") {
   Numbers random(5);
   std::size_t reached = 0, instances = 0;
   for (int number = 0; number < 300; ++number) {
     const std::size_t size = 1 + static_cast<std::size_t>(random() * 40.0);
     Instance instance;
     const bool even =
-        number % 3 == 0;  // rates whose expectation is a whole number of branches now and then
+        number % 3 == 0;  // these rates sometimes have a whole number of branches as expectation
     for (std::size_t i = 0; i < size; ++i)
       instance.rates.push_back(even ? std::floor(random() * 11.0) / 10.0 : random());
     if (number % 2 == 1)
@@ -279,8 +280,8 @@ TEST_CASE("No draw keeps more than its bound, nor less than one branch below the
                                          static_cast<std::uint32_t>(size - 1)));
     const Schedule schedule = instance.schedule(static_cast<std::uint64_t>(number));
 
-    // Of all (index 3) and of each group: expected, heaviest, and the most that may be kept by
-    // weight.
+    // For all branches (index 3) and each group: the expected weight, the heaviest branch, and the
+    // bound of the kept weight.
     double expected[4] = {}, heaviest[4] = {};
     for (std::size_t i = 0; i < size; ++i)
       for (const std::uint32_t g : {instance.groups[i], 3u}) {
@@ -314,20 +315,19 @@ TEST_CASE("No draw keeps more than its bound, nor less than one branch below the
       CHECK(static_cast<double>(schedule.max_kept(g)) == std::ceil(expected[g] - 1e-9));
     }
   }
-  CHECK(reached > instances / 8);  // the bound is no bigger than it must be
+  CHECK(reached > instances / 8);  // the bound is tight
 }
 
-TEST_CASE("A cap raises the rates until every plan fits, and only then") {
+TEST_CASE("A cap raises the rates until every plan fits, and not further") {
   const std::vector<double> bytes = {30.0, 10.0, 30.0, 10.0, 30.0, 10.0};
   const auto capped = [&](double cap) {
     return Schedule(std::vector<double>(6, 1.0), {.drop_rate = 0.5, .seed = 7},
                     {.weigh = BranchWeight::bytes, .bytes = bytes, .cap = cap});
   };
-  CHECK(capped(90.0).drop_rates()[0] == 0.5);  // 60 expected and at most one of 30 above
+  CHECK(capped(90.0).drop_rates()[0] == 0.5);  // 60 expected, and at most one branch of 30 more
   const Schedule schedule = capped(60.0);
   CHECK(std::abs(schedule.drop_rates()[0] - 0.75) < 1e-9);
-  CHECK(schedule.drop_rate() ==
-        0.5);  // what was asked for, and is asked for again at the next allocation
+  CHECK(schedule.drop_rate() == 0.5);  // the requested rate, which the next allocation uses again
   CHECK(schedule.max_kept_weight() <= 60.0);
   double most = 0.0;
   for (std::uint64_t step = 0; step < 2000; ++step) {
@@ -339,26 +339,26 @@ TEST_CASE("A cap raises the rates until every plan fits, and only then") {
   CHECK(most <= 60.0);
   CHECK(most >= 50.0);
 
-  SECTION("again and again without a change") {
+  SECTION("restored rates are not raised again") {
     Schedule restored = capped(60.0);
     restored.restore(7, dropbp::PlanPer::micro_step, 0.5, schedule.drop_rates());
     CHECK(restored.plan(3) == schedule.plan(3));
   }
-  SECTION("after an allocation too, which spends the budget otherwise") {
+  SECTION("after an allocation, which distributes the budget differently") {
     Schedule allocated = capped(60.0);
     allocated.allocate(std::vector<double>{5.0, 1.0, 5.0, 1.0, 5.0, 1.0},
                        dropbp::OptimalAllocation<>{});
     CHECK(allocated.max_kept_weight() <= 60.0);
     CHECK(allocated.drop_rates()[1] > allocated.drop_rates()[0]);
   }
-  SECTION("in a warm-up, whose lower rates would keep more") {
+  SECTION("in a warm-up, where lower rates would keep more") {
     const Schedule warming(std::vector<double>(6, 1.0),
                            {.drop_rate = 0.5, .seed = 7, .warmup_steps = 10},
                            {.weigh = BranchWeight::bytes, .bytes = bytes, .cap = 60.0});
     CHECK(std::abs(warming.drop_rates_at(0)[0] - 0.75) < 1e-9);
     CHECK(warming.max_kept_weight() <= 60.0);
   }
-  SECTION("by count in whole branches") {
+  SECTION("with a cap on the number of branches") {
     const Schedule three(std::vector<double>(10, 1.0), {.drop_rate = 0.3}, {.cap = 3.7});
     CHECK(std::abs(three.drop_rates()[0] - 0.7) < 1e-12);
     CHECK(three.max_kept() == 3);
@@ -366,20 +366,20 @@ TEST_CASE("A cap raises the rates until every plan fits, and only then") {
   }
 }
 
-TEST_CASE("A cap that holds what is kept but for rounding changes no rate") {
+TEST_CASE("A cap that the plans exceed only by rounding changes no rate") {
   const std::vector<double> bytes = {30.0, 10.0, 30.0, 10.0};
   const auto rate_with = [&](double cap) {
     return Schedule(std::vector<double>(4, 1.0), {.drop_rate = 0.5, .seed = 7},
                     {.weigh = BranchWeight::bytes, .bytes = bytes, .cap = cap})
         .drop_rates()[0];
   };
-  // 40 expected and 30 above; a fraction of the lightest branch below 1e-9 is rounding.
+  // 40 expected and 30 more. A difference below 1e-9 of the lightest branch counts as rounding.
   CHECK(rate_with(70.0) == 0.5);
   CHECK(rate_with(70.0 - 5e-9) == 0.5);
   CHECK(rate_with(70.0 - 2e-8) > 0.5);
 }
 
-TEST_CASE("Weights in any unit give the same rates and plans") {
+TEST_CASE("Rates and plans do not depend on the unit of the weights") {
   const std::vector<double> weights = {30.0, 10.0, 17.0, 11.0, 29.0, 10.0};
   for (const double unit : {0x1p-1000, 0x1p-500, 0x1p500, 0x1p1015})
     for (const bool by_bytes : {false, true})
@@ -402,7 +402,7 @@ TEST_CASE("Weights in any unit give the same rates and plans") {
           different += other.plan(step) != one.plan(step);  // decisions and rates
         CHECK(different == 0);
       }
-  // One branch that weighs next to nothing is still kept as often as asked.
+  // A branch with almost no weight is kept as often as its rate says.
   const Schedule light({1.0, 1.0, 1.0}, {.drop_rate = 0.5, .seed = 7},
                        {.weigh = BranchWeight::bytes, .bytes = {1e300, 1e-300, 1e300}});
   int kept = 0;
@@ -410,15 +410,15 @@ TEST_CASE("Weights in any unit give the same rates and plans") {
   CHECK(std::abs(kept - 5000) < 300);  // six standard deviations
 }
 
-TEST_CASE("FLOPs weigh as they are, and again after they have changed") {
+TEST_CASE("Weights by FLOPs follow a change of the FLOPs") {
   Schedule schedule({4.0, 1.0, 4.0, 1.0}, {.drop_rate = 0.5}, {.weigh = BranchWeight::flops});
-  CHECK(schedule.max_kept_weight() == 9.0);  // 5 expected, and at most 4 above
+  CHECK(schedule.max_kept_weight() == 9.0);  // 5 expected, and at most 4 more
   schedule.set_flops(std::vector<double>{1.0, 1.0, 1.0, 1.0});
   CHECK(schedule.max_kept_weight() == 2.0);
   CHECK(schedule.max_kept() == 2);
 }
 
-TEST_CASE("Weights and caps that cannot be are refused, with all as it was") {
+TEST_CASE("Impossible weights and caps are refused and change nothing") {
   const std::vector<double> flops(3, 1.0);
   const auto make = [&](FixedBudgetSampling sampling) {
     Schedule(flops, {.drop_rate = 0.5}, std::move(sampling));

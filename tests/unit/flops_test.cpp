@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// FLOPs of transformer branches against figures worked out by hand and against the published
+// FLOPs of transformer branches, compared with figures worked out by hand and with the published
 // implementation.
 #include "dropbp/flops.hpp"
 
@@ -23,12 +23,14 @@ TEST_CASE("FLOPs of the small LLaMA model of the reference figures") {
 }
 
 TEST_CASE("FLOPs of LLaMA2-7B and 70B") {
-  // 7B: 8 h^2 + 4 s h and 6 h m a token, h = 4096, m = 11008; at s = 512 the published profile.
+  // 7B: 8 h^2 + 4 s h and 6 h m per token with h = 4096, m = 11008. The values at s = 512 are the
+  // published profile.
   CHECK(attention_flops({.sequence = 512, .hidden = 4096, .heads = 32}) / 512 == 142606336.0);
   CHECK(swiglu_flops({.sequence = 512, .hidden = 4096, .intermediate = 11008}) / 512 ==
         270532608.0);
   CHECK(attention_flops({.sequence = 4096, .hidden = 4096, .heads = 32}) / 4096 == 201326592.0);
-  // 70B: h = 8192, 64 heads, 8 kv heads, m = 28672: q and o take 4 h^2, k and v an eighth of that.
+  // 70B: h = 8192, 64 heads, 8 kv heads, m = 28672. q and o take 4 h^2; k and v take an eighth of
+  // that.
   CHECK(attention_flops({.sequence = 4096, .hidden = 8192, .heads = 64, .kv_heads = 8}) / 4096 ==
         436207616.0);
   CHECK(swiglu_flops({.sequence = 4096, .hidden = 8192, .intermediate = 28672}) / 4096 ==

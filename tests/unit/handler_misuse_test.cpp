@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A handler in the wrong hands: two on one model, one that was moved from, layers that cannot be
-// visited, states and numbers that cannot be. Each is found out, and leaves things as they were.
+// Misuse of a handler: two handlers on one model, a moved-from handler, layers that cannot be
+// visited, impossible states and numbers. Each is detected and changes nothing.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -33,12 +33,12 @@ namespace {
 
 constexpr std::size_t size = 4;
 
-// A chain of Recorders, of which for_each_layer can be made to throw.
+// A chain of Recorders whose for_each_layer can throw.
 struct Chain {
   std::vector<Journal> journals = std::vector<Journal>(size);
   std::vector<DropBPLayer<Recorder<>>> layers;
   std::vector<double> gradient;
-  int visits = 0;  // of a layer
+  int visits = 0;  // number of layers visited
   int throws_at = std::numeric_limits<int>::max();
   bool goes_on_throwing = false;
 
@@ -81,7 +81,7 @@ std::vector<double> to_vector(std::span<const double> values) {
 
 }  // namespace
 
-TEST_CASE("A backward of one handler's step is none of another's on the same layers") {
+TEST_CASE("A backward pass that belongs to another handler's step is refused") {
   Chain chain;
   DropBPHandler one{chain, {.drop_rate = 0.0}}, other{chain, {.drop_rate = 0.0}};
   const auto refused = [&] {
@@ -93,7 +93,7 @@ TEST_CASE("A backward of one handler's step is none of another's on the same lay
     other.begin_step(step);
     refused();
   }
-  // A copy counts for itself too.
+  // A copy is a handler of its own.
   DropBPHandler copy = one;
   one.begin_step(3);
   chain.forward();
@@ -105,7 +105,7 @@ TEST_CASE("A backward of one handler's step is none of another's on the same lay
   chain.pass();
 }
 
-TEST_CASE("A handler or schedule that was moved from says so, and the new one goes on") {
+TEST_CASE("A moved-from handler or schedule throws in every call, and its successor works") {
   Chain chain;
   DropBPHandler moved_from{chain, {.drop_rate = 0.5, .seed = 3}};
   moved_from.begin_step(0);
@@ -139,7 +139,8 @@ TEST_CASE("A handler or schedule that was moved from says so, and the new one go
   CHECK(to.plan(0).size() == 2);
 }
 
-TEST_CASE("What for_each_layer throws in a measurement reaches the caller, and all is as it was") {
+TEST_CASE(
+    "An exception of for_each_layer during a measurement reaches the caller and changes nothing") {
   for (const bool begun : {false, true})
     for (const bool goes_on : {false, true}) {
       int failures = 0;
@@ -173,13 +174,13 @@ TEST_CASE("What for_each_layer throws in a measurement reaches the caller, and a
         REQUIRE(handler.state() == other.state());
         REQUIRE(handler.plan() == other.plan());
       }
-      // The layers are visited twice before a measurement, once for each of its five passes, once
-      // to see whether they ran, and twice to put them back.
+      // A measurement visits the layers twice before it, once for each of its five passes, once to
+      // check that they ran, and twice to restore them.
       CHECK(failures >= 10 * static_cast<int>(size));
     }
 }
 
-TEST_CASE("The error of backprop is what a caller sees, whatever for_each_layer does after it") {
+TEST_CASE("The caller gets the exception of backprop even if for_each_layer throws after it") {
   Chain chain;
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 3}};
   handler.begin_step(0);
@@ -192,7 +193,7 @@ TEST_CASE("The error of backprop is what a caller sees, whatever for_each_layer 
     throw std::runtime_error("no more data");
   }),
                   std::runtime_error);
-  CHECK_THROWS_AS(handler.begin_micro_step(1), int);  // they are not put back yet
+  CHECK_THROWS_AS(handler.begin_micro_step(1), int);  // the layers are not restored yet
   CHECK_THROWS_AS(handler.begin_evaluation(), int);
   chain.throws_at = std::numeric_limits<int>::max();
   CHECK(handler.state() == before);
@@ -202,7 +203,8 @@ TEST_CASE("The error of backprop is what a caller sees, whatever for_each_layer 
   CHECK(handler.state().calls[0].forward == 2);
 }
 
-TEST_CASE("Rates, costs and accounts are not for the passes of a measurement") {
+TEST_CASE(
+    "Inside a measurement the calls that read or change rates, costs and counts are refused") {
   Chain chain;
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 3}};
   handler.begin_step(0);
@@ -235,7 +237,7 @@ TEST_CASE("Rates, costs and accounts are not for the passes of a measurement") {
       {"at least one pass", "0 were"});
 }
 
-TEST_CASE("The last number that 64 bits hold is no step, since no other can follow") {
+TEST_CASE("The largest 64-bit number is refused as a step, since no step can follow it") {
   Chain chain;
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 3}};
   const std::uint64_t last = ~std::uint64_t{0};
@@ -251,7 +253,7 @@ TEST_CASE("The last number that 64 bits hold is no step, since no other can foll
   CHECK(handler.state().next_step == last);
 }
 
-TEST_CASE("A state with numbers that no handler comes to is refused and changes nothing") {
+TEST_CASE("A state with numbers that no handler reaches is refused and changes nothing") {
   Chain chain;
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 5}};
   handler.allocate(std::vector<double>{1, 2, 3, 4});
@@ -272,7 +274,7 @@ TEST_CASE("A state with numbers that no handler comes to is refused and changes 
   refused({"each micro-step of a state (6)", "branch 3"}, [](auto& state) { ++state.dropped[3]; });
   refused({"each micro-step of a state (7)", "branch 0"}, [](auto& state) { ++state.micro_steps; });
   refused({"branch 0"}, [](auto& state) { state.kept[0] = 8, state.dropped[0] -= 8 - 6; });
-  refused({"branch 0"}, [](auto& state) {  // a sum of 6 by wrapping around
+  refused({"branch 0"}, [](auto& state) {  // the sum wraps around to 6
     state.kept[0] = 7, state.dropped[0] = ~std::uint64_t{0};
   });
   refused({"fewer than 2^63"}, [](auto& state) {
@@ -283,7 +285,7 @@ TEST_CASE("A state with numbers that no handler comes to is refused and changes 
   CHECK(handler.state() == before);
 }
 
-TEST_CASE("A rate of -0 is a rate of 0, in every plan's fingerprint") {
+TEST_CASE("A rate of -0 gives the same fingerprint as a rate of 0") {
   dropbp::DropSchedule<> positive({1.0, 1.0}, {.drop_rate = 0.0}),
       negative({1.0, 1.0}, {.drop_rate = -0.0});
   const auto same = [&] {
@@ -299,7 +301,7 @@ TEST_CASE("A rate of -0 is a rate of 0, in every plan's fingerprint") {
   positive.restore(0, dropbp::PlanPer::micro_step, 0.0, std::vector<double>{0.0, 0.0});
   negative.restore(0, dropbp::PlanPer::micro_step, -0.0, std::vector<double>{-0.0, 0.0});
   same();
-  // From a policy, before and after a limit.
+  // -0 from a policy, and from a limit.
   struct Negative {
     std::vector<double> allocate(const dropbp::AllocationInput&) const { return {-0.0, 0.5}; }
   };
@@ -315,7 +317,7 @@ TEST_CASE("A rate of -0 is a rate of 0, in every plan's fingerprint") {
   CHECK(limited.plan(4).fingerprint() == positive.plan(4).fingerprint());
 }
 
-TEST_CASE("A limit that makes rates of something else is found out") {
+TEST_CASE("A limit that returns an invalid rate is refused") {
   struct Limit : dropbp::BernoulliSampling {
     double rate = 0.5;
     void limit(std::span<double> rates, const dropbp::SamplingInput&) const { rates[1] = rate; }
@@ -330,7 +332,7 @@ TEST_CASE("A limit that makes rates of something else is found out") {
         {"the drop rate of branch 1"});
 }
 
-TEST_CASE("The gradient scale belongs to the rates that a plan was drawn with") {
+TEST_CASE("The gradient scale follows the rates that drew the plan") {
   Chain chain;
   DropBPHandler handler{chain,
                         {.drop_rate = 0.5,
@@ -340,7 +342,7 @@ TEST_CASE("The gradient scale belongs to the rates that a plan was drawn with") 
   chain.pass();
   const double gradient = chain.journals[0].parameter_gradient;
   handler.set_drop_rate(0.75);
-  handler.begin_micro_step(1);  // the same decisions still
+  handler.begin_micro_step(1);  // still the same decisions
   chain.pass();
   CHECK(chain.journals[0].parameter_gradient == gradient);
   handler.begin_step(DropPlan(std::vector<std::uint8_t>(size), true, 1));

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The handler and a whole model: steps, sensitivities, rates, counts, and models that change under
-// it.
+// The handler with a whole model: steps, sensitivities, rates, counts, and models that change
+// during training.
 #include "dropbp/handler.hpp"
 #include "dropbp/layer.hpp"
 
@@ -29,7 +29,7 @@ using test::check_throws;
 
 namespace {
 
-// A chain of Recorders with one journal each.
+// A chain of Recorders, each with a journal of its own.
 struct Chain {
   std::vector<Journal> journals;
   std::vector<DropBPLayer<Recorder<>>> layers;
@@ -63,7 +63,7 @@ std::vector<std::uint8_t> only(std::size_t dropped, std::size_t size) {
 
 }  // namespace
 
-TEST_CASE("Every layer is told what the plan says, whatever its type") {
+TEST_CASE("Every layer gets its decision from the plan, whatever its type") {
   LayerNet<float> net;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 1}};
   for (std::uint64_t step = 0; step < 50; ++step) {
@@ -76,7 +76,7 @@ TEST_CASE("Every layer is told what the plan says, whatever its type") {
   }
 }
 
-TEST_CASE("The loss at p = 0.5 is that at p = 0 to the bit") {
+TEST_CASE("The loss at p = 0.5 has the bits of the loss at p = 0") {
   LayerNet<float> net;
   DropBPHandler handler{net, {.drop_rate = 0.0}};
   handler.begin_step(0);
@@ -88,7 +88,7 @@ TEST_CASE("The loss at p = 0.5 is that at p = 0 to the bit") {
   }
 }
 
-TEST_CASE("FLOPs come from the layers, and are read again on request") {
+TEST_CASE("FLOPs come from the layers and are read again on request") {
   LayerNet<float> net;
   DropBPHandler handler{net};
   CHECK(to_vector(handler.flops()) == std::vector<double>{3, 1, 2, 3, 1, 2, 3, 1, 2, 3});
@@ -129,7 +129,7 @@ TEST_CASE("Layers may move in memory between steps, and between forward and back
   CHECK(handler.report().consistent());
 }
 
-TEST_CASE("A model that gained or lost a layer is found out, and one that has them back goes on") {
+TEST_CASE("A model that gained or lost a layer is detected, and works again with its old layers") {
   Chain chain(3), longer(4), shorter(2);
   DropBPHandler handler{chain, {.seed = 4}};
   handler.begin_step(0);
@@ -199,8 +199,8 @@ TEST_CASE("A branch has a gradient when any micro-step since begin_step kept it"
 }
 
 TEST_CASE(
-    "Micro-steps and questions about a step need a step that has begun, and micro-steps go "
-    "upwards") {
+    "Micro-steps, and questions about a step, need a step that has begun; micro-steps must "
+    "increase") {
   Chain chain(16);
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6}};
   const auto refuse_all = [&] {
@@ -212,7 +212,7 @@ TEST_CASE(
   refuse_all();
   const dropbp::HandlerState fresh = handler.state();
   handler.begin_step(3);
-  handler.begin_micro_step(2);  // leaving one out is allowed
+  handler.begin_micro_step(2);  // a gap is allowed
   for (const std::uint32_t micro_step : {0u, 1u, 2u}) {
     CHECK_THROWS_AS(handler.begin_micro_step(micro_step), std::logic_error);
     CHECK(handler.plan() == handler.schedule().plan(3, 2));
@@ -223,7 +223,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "With one plan per step, new rates and a plan from elsewhere hold for all of its micro-steps") {
+    "With one plan per step, new rates or a plan of the user's apply to all its micro-steps") {
   Chain chain(16);
   DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6, .plan_per = PlanPer::step}};
   handler.begin_step(3);
@@ -239,7 +239,7 @@ TEST_CASE(
   CHECK(handler.plan() == handler.schedule().plan(4));
 }
 
-TEST_CASE("New rates hold from the next step on") {
+TEST_CASE("New rates apply from the next step on") {
   Chain chain(3);
   DropBPHandler handler{chain, {.drop_rate = 0.0}};
   handler.begin_step(0);
@@ -257,12 +257,12 @@ TEST_CASE("New rates hold from the next step on") {
   CHECK(handler.plan().kept_count() == 2);
 }
 
-TEST_CASE("begin_step between forward and backward is found out by the layers") {
+TEST_CASE("begin_step between forward and backward is detected by the layers") {
   Chain chain(2);
   DropBPHandler handler{chain, {.drop_rate = 0.5}};
   handler.begin_step(0);
   chain.forward();
-  handler.begin_step(0);  // the same plan even
+  handler.begin_step(0);  // even with the same plan
   CHECK_THROWS_AS(chain.backward(), std::logic_error);
   handler.begin_step(0);
   chain.forward();
@@ -270,9 +270,7 @@ TEST_CASE("begin_step between forward and backward is found out by the layers") 
   CHECK_THROWS_AS(chain.backward(), std::logic_error);
 }
 
-TEST_CASE(
-    "What a step that broke off has saved is given back when the next one begins, or an "
-    "evaluation") {
+TEST_CASE("The next step or evaluation releases what an interrupted step has saved") {
   Chain chain(3);
   DropBPHandler handler{chain, {.drop_rate = 0.0}};
   const auto holds = [&] {
@@ -297,8 +295,7 @@ TEST_CASE(
   chain.backward();
 }
 
-TEST_CASE(
-    "An evaluation saves nothing, counts no step, and the next step is as it would have been") {
+TEST_CASE("An evaluation saves nothing, counts no step, and does not change the next step") {
   Chain chain(4);
   DropBPHandler handler{chain, {.drop_rate = 0.0}};
   handler.begin_step(0);
@@ -335,7 +332,7 @@ struct FullChain {
 
 }  // namespace
 
-TEST_CASE("Where nothing trains below, the lowest kept branch alone is spared its input gradient") {
+TEST_CASE("If nothing below trains, only the lowest kept branch skips its input gradient") {
   FullChain model;
   DropBPHandler handler{model, {.trainable_below = false}};
   handler.begin_step(DropPlan(only(0, 3), false));
@@ -381,8 +378,8 @@ struct FreezableChain {
 }  // namespace
 
 TEST_CASE(
-    "Below the lowest branch that trains no backward runs, and what trains is asked anew in every "
-    "step") {
+    "No backward pass runs below the lowest trainable branch, and each step asks again what is "
+    "trainable") {
   FreezableChain model;
   model.layers[0].op().frozen = model.layers[1].op().frozen = model.layers[3].op().frozen = true;
   DropBPHandler handler{model, {.drop_rate = 0.0, .trainable_below = false}};
@@ -398,7 +395,7 @@ TEST_CASE(
   CHECK(model.layers[2].op().backward_parameters_calls == 1);
   CHECK(model.layers[3].op().backward_residual_calls == 1);
 
-  // Whoever thaws a branch must not find it left out.
+  // A user who unfreezes a branch must see it train.
   model.layers[1].op().frozen = false;
   handler.begin_step(1);
   model.pass();
@@ -410,7 +407,8 @@ TEST_CASE(
   handler.begin_step(2);
   CHECK_FALSE(handler.backward_needed());
 
-  // Something below trains: all is needed, and a frozen branch still has no gradient.
+  // If something below trains, every backward pass is needed; a frozen branch still has no
+  // gradient.
   FreezableChain over_embedding;
   over_embedding.layers[0].op().frozen = true;
   DropBPHandler all{over_embedding, {.drop_rate = 0.0}};
@@ -420,7 +418,7 @@ TEST_CASE(
   CHECK_FALSE(all.has_gradient(0));
 }
 
-TEST_CASE("For a running estimate a branch below all that trains is known to be worth nothing") {
+TEST_CASE("A running estimate knows that a branch below everything trainable has sensitivity 0") {
   FreezableChain model;
   model.layers[0].op().frozen = true;
   DropBPHandler handler{model, {.drop_rate = 0.0, .trainable_below = false}};
@@ -470,7 +468,7 @@ std::pair<std::vector<double>, std::vector<double>> sensitivities_by_hand() {
 
 }  // namespace
 
-TEST_CASE("Measured sensitivities are those worked out by hand, in both modes") {
+TEST_CASE("Measured sensitivities agree with those worked out by hand, in both modes") {
   LayerNet<double> net;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}};
   int passes = 0;
@@ -496,7 +494,7 @@ TEST_CASE("Measured sensitivities are those worked out by hand, in both modes") 
   CHECK(to_vector(handler.drop_rates()) == std::vector<double>(branches, 0.5));
 }
 
-TEST_CASE("A measurement between begin_step and the forward pass leaves the step as it was") {
+TEST_CASE("A measurement between begin_step and the forward pass does not change the step") {
   LayerNet<double> net, undisturbed;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}},
       other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
@@ -521,8 +519,7 @@ TEST_CASE("A measurement between begin_step and the forward pass leaves the step
 }
 
 TEST_CASE(
-    "A backprop that begins a step or another measurement, or runs no layer of the model, is found "
-    "out") {
+    "A backprop that begins a step or a measurement, or runs no layer of the model, is detected") {
   LayerNet<double> net, copy;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}};
   handler.begin_step(0);
@@ -544,9 +541,7 @@ TEST_CASE(
   refused([&] { copy.forward(), copy.backward(); });
 }
 
-TEST_CASE(
-    "A measurement leaves counts, plan and rates alone, and the steps after it as they would have "
-    "been") {
+TEST_CASE("A measurement does not change counts, plan, rates or later steps") {
   LayerNet<double> net, undisturbed;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}},
       other{undisturbed, {.drop_rate = 0.5, .seed = 3}};
@@ -571,7 +566,7 @@ TEST_CASE(
   CHECK(handler.report().consistent());
 }
 
-TEST_CASE("A backprop that throws leaves everything as it was") {
+TEST_CASE("A backprop that throws leaves the handler unchanged") {
   LayerNet<double> net;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 3}};
   handler.begin_step(0);
@@ -595,7 +590,7 @@ TEST_CASE("A backprop that throws leaves everything as it was") {
 }
 
 TEST_CASE(
-    "A gradient that is not finite ends a measurement in an error, with the rates as they were") {
+    "A gradient that is not finite makes a measurement throw and leaves the rates unchanged") {
   LayerNet<double> net;
   DropBPHandler handler{net, {.drop_rate = 0.5}};
   const auto backprop_with = [&](double bad, int at) {
@@ -625,8 +620,7 @@ TEST_CASE(
 
 namespace {
 
-// A chain whose gradients are null where a branch was dropped, and which can be made to visit too
-// few.
+// A chain that visits a null gradient for each dropped branch. It can also visit too few gradients.
 struct NullingChain : Chain {
   using Chain::Chain;
   std::size_t visited = 99;
@@ -642,7 +636,7 @@ struct NullingChain : Chain {
 
 }  // namespace
 
-TEST_CASE("A null gradient counts as zero, and a changed walk over the gradients is found out") {
+TEST_CASE("A null gradient counts as zero, and a changed number of gradients is detected") {
   NullingChain chain(2);
   DropBPHandler handler{chain};
   int pass = 0;
@@ -650,12 +644,12 @@ TEST_CASE("A null gradient counts as zero, and a changed walk over the gradients
     ++pass;
     for (Journal& journal : chain.journals) journal.parameter_gradient = 0.0;
     std::vector<float> x{1};
-    for (auto& layer : chain.layers) x = layer.forward(std::move(x));  // 4, 16
+    for (auto& layer : chain.layers) x = layer.forward(std::move(x));  // 4, then 16
     std::vector<float> g{1};
     for (std::size_t i = 2; i-- > 0;) g = chain.layers[i].backward(std::move(g));
   };
-  // Gradients of the factors: x * g = 1 * 4 below and 4 * 1 above; 1 below where the upper one is
-  // dropped.
+  // Gradients of the factors are x * g: 1 * 4 for the lower branch, 4 * 1 for the upper one. The
+  // lower one has 1 if the upper branch is dropped.
   CHECK(handler.measure_sensitivities(backprop) == std::vector<double>{16.0, 16.0 + 9.0});
   CHECK(handler.measure_sensitivities(backprop, dropbp::GradientSensitivity{}) ==
         std::vector<double>{16.0, 16.0 + 9.0});
@@ -667,7 +661,7 @@ TEST_CASE("A null gradient counts as zero, and a changed walk over the gradients
                   std::logic_error);
 }
 
-TEST_CASE("allocate sets rates and remembers the sensitivities, or leaves both as they were") {
+TEST_CASE("allocate sets rates and stores the sensitivities, or changes neither") {
   Chain chain(3);
   DropBPHandler handler{chain, {.drop_rate = 0.5}};
   handler.allocate(std::vector<double>{1, 2, 3});
@@ -685,11 +679,11 @@ TEST_CASE("allocate sets rates and remembers the sensitivities, or leaves both a
   CHECK(to_vector(handler.drop_rates()) == std::vector<double>(3, 0.95));
   CHECK(to_vector(handler.sensitivities()) == std::vector<double>{1, 2, 3});
   handler.set_drop_rate(0.5);
-  handler.allocate(handler.sensitivities());  // from itself
+  handler.allocate(handler.sensitivities());  // the argument is the handler's own array
   CHECK(to_vector(handler.drop_rates()) == rates);
 }
 
-TEST_CASE("allocate_by_sensitivity allocates by what it measured") {
+TEST_CASE("allocate_by_sensitivity measures and allocates") {
   LayerNet<double> net;
   DropBPHandler handler{net, {.drop_rate = 0.5}};
   const auto backprop = [&] {
@@ -704,7 +698,7 @@ TEST_CASE("allocate_by_sensitivity allocates by what it measured") {
   CHECK(to_vector(handler.drop_rates()) == to_vector(schedule.drop_rates()));
 }
 
-TEST_CASE("A handler restored from a state goes on with the same plans and counts") {
+TEST_CASE("A handler restored from a state continues with the same plans and counts") {
   Chain first(8), second(8);
   DropBPHandler handler{first, {.drop_rate = 0.5, .seed = 17}};
   handler.allocate(std::vector<double>{1, 5, 2, 7, 3, 4, 9, 6});
@@ -757,7 +751,7 @@ TEST_CASE("A state that does not fit is refused and changes nothing") {
   refused([](auto& state) { state.drop_rate = -1; });
 }
 
-TEST_CASE("A handler counts from when it was made, whatever the layers did before") {
+TEST_CASE("A handler's counts start at its construction, whatever the layers did before") {
   Chain chain(2);
   chain.forward();
   chain.backward();
@@ -769,7 +763,7 @@ TEST_CASE("A handler counts from when it was made, whatever the layers did befor
   CHECK(handler.report().branches[0].calls.forward == 1);
 }
 
-TEST_CASE("A sampling policy of the user's own drives the plans") {
+TEST_CASE("A user's sampling policy draws the plans") {
   struct EveryOther {
     struct Prepared {};
     Prepared prepare(const dropbp::SamplingInput&) const { return {}; }

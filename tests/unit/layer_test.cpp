@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One layer on its own: what it saves, what it hands back, and what it refuses.
+// A single layer: what it saves, what it returns, and what it refuses.
 #include "dropbp/layer.hpp"
 
 #include <cstddef>
@@ -23,7 +23,7 @@ using Vector = std::vector<float>;
 
 namespace {
 
-// The words of the std::logic_error that `call` throws; empty when it throws none.
+// Returns the message of the std::logic_error that `call` throws, or an empty string.
 template <class Call>
 std::string order_error(Call call) {
   try {
@@ -55,7 +55,8 @@ TEST_CASE("A kept layer computes x + f(x) and grad + J^T grad") {
 }
 
 TEST_CASE(
-    "A dropped layer computes the same forward, saves nothing and hands back the very buffer") {
+    "A dropped layer computes the same forward pass, saves nothing and returns the gradient's "
+    "buffer") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   layer.decide({.dropped = true, .stamp = 1});
@@ -75,7 +76,7 @@ TEST_CASE(
   CHECK(layer.calls() == dropbp::BranchCalls{1, 0});
 }
 
-TEST_CASE("A kept layer adds to the gradient in the buffer it was given") {
+TEST_CASE("A kept layer adds to the gradient in its own buffer") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   static_cast<void>(layer.forward(Vector{1, 2}));
@@ -84,7 +85,7 @@ TEST_CASE("A kept layer adds to the gradient in the buffer it was given") {
   CHECK(layer.backward(std::move(grad)).data() == buffer);
 }
 
-TEST_CASE("An rvalue goes through forward in place where the operation has forward_residual") {
+TEST_CASE("forward uses an rvalue in place where the operation has forward_residual") {
   Journal journal;
   DropBPLayer layer{FullRecorder<>(journal)};
   for (const bool dropped : {false, true}) {
@@ -98,7 +99,7 @@ TEST_CASE("An rvalue goes through forward in place where the operation has forwa
   }
   CHECK(layer.op().forward_residual_calls == 2);
   CHECK(journal.saved_made == 1);
-  // An lvalue stays as it is.
+  // An lvalue does not change.
   const Vector x{1, 2};
   Vector z{1, 2};
   CHECK(layer.forward(x) == Vector{4, 8});
@@ -107,13 +108,13 @@ TEST_CASE("An rvalue goes through forward in place where the operation has forwa
   CHECK(layer.op().forward_residual_calls == 2);
 }
 
-TEST_CASE("An rvalue goes through forward of an operation without forward_residual too") {
+TEST_CASE("forward also takes an rvalue where the operation has no forward_residual") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   CHECK(layer.forward(Vector{1, 2}) == Vector{4, 8});
 }
 
-TEST_CASE("backward_residual is used where the operation has it") {
+TEST_CASE("backward_residual is used if the operation has it") {
   Journal journal;
   DropBPLayer layer{FullRecorder<>(journal)};
   static_cast<void>(layer.forward(Vector{1, 2}));
@@ -122,7 +123,7 @@ TEST_CASE("backward_residual is used where the operation has it") {
   CHECK(layer.op().backward_parameters_calls == 0);
 }
 
-TEST_CASE("The branch face computes f(x) and J^T grad alone") {
+TEST_CASE("forward_branch and backward_branch compute f(x) and J^T grad alone") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   const Vector x{1, 2};
@@ -135,8 +136,7 @@ TEST_CASE("The branch face computes f(x) and J^T grad alone") {
 }
 
 TEST_CASE(
-    "The lowest kept branch computes its parameters' gradients only, and grad comes back as it "
-    "was") {
+    "The lowest kept branch computes only its parameters' gradients and returns grad unchanged") {
   const auto check = [](auto& layer, Journal& journal) {
     layer.decide({.input_gradient_needed = false, .stamp = 1});
     static_cast<void>(layer.forward(Vector{1, 2}));
@@ -161,7 +161,7 @@ TEST_CASE(
   CHECK(full.op().backward_residual_calls == 0);
 }
 
-TEST_CASE("Each backward needs a forward of its own") {
+TEST_CASE("Each backward pass needs its own forward pass") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   for (const bool dropped : {false, true}) {
@@ -181,7 +181,7 @@ TEST_CASE("Each backward needs a forward of its own") {
 
 TEST_CASE(
     "A plan that changed between forward and backward is refused, and the right order works "
-    "again") {
+    "afterwards") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   const std::string words = "forward and backward must belong to the same micro-step";
@@ -197,7 +197,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("A decision that changed under the same stamp is refused too") {
+TEST_CASE("A decision that changed under the same stamp is refused") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   layer.decide({.dropped = true});
@@ -217,7 +217,7 @@ TEST_CASE("An evaluation saves nothing and allows no backward") {
   CHECK(layer.forward(Vector{1}) == Vector{4});
   CHECK(journal.saved_made == 0);
   CHECK(contains(order_error([&] { layer.backward(Vector{1}); }), "evaluation"));
-  // It also ends what a forward before it had begun.
+  // It also discards an earlier forward pass.
   layer.decide({.stamp = 2});
   static_cast<void>(layer.forward(Vector{1}));
   layer.decide({.saves = false, .stamp = 3});
@@ -226,7 +226,7 @@ TEST_CASE("An evaluation saves nothing and allows no backward") {
   CHECK(journal.saved_alive == 0);
 }
 
-TEST_CASE("An operation that throws in forward leaves the layer as it was") {
+TEST_CASE("An operation that throws in forward leaves the layer unchanged") {
   Journal journal;
   DropBPLayer layer{FullRecorder<>(journal)};
   journal.forward_throws = true;
@@ -244,13 +244,13 @@ TEST_CASE("An operation that throws in forward leaves the layer as it was") {
   CHECK_THROWS_AS(layer.forward_branch(x), std::runtime_error);
   CHECK(layer.calls() == dropbp::BranchCalls{1, 0});
   CHECK(journal.saved_alive == 1);
-  CHECK(layer.backward(Vector{1}) == Vector{4});  // of the forward that succeeded
+  CHECK(layer.backward(Vector{1}) == Vector{4});  // of the forward pass that succeeded
   CHECK(journal.parameter_gradient == 7.0);
 }
 
 TEST_CASE(
-    "An operation that throws in backward leaves the layer as it was, and backward can be tried "
-    "again") {
+    "An operation that throws in backward leaves the layer unchanged, and backward can be "
+    "repeated") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   static_cast<void>(layer.forward(Vector{7}));
@@ -264,7 +264,9 @@ TEST_CASE(
   CHECK(journal.parameter_gradient == 7.0);
 }
 
-TEST_CASE("A branch of another shape than its input is refused, and the layer is as it was") {
+TEST_CASE(
+    "A branch whose result has another shape than its input is refused, and the layer is "
+    "unchanged") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   journal.wrong_shape = true;
@@ -274,7 +276,7 @@ TEST_CASE("A branch of another shape than its input is refused, and the layer is
   CHECK(layer.calls() == dropbp::BranchCalls{});
 }
 
-TEST_CASE("Recomputed activations replace the earlier ones: forward twice, backward once") {
+TEST_CASE("A second forward pass replaces the saved activations, and one backward pass uses them") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   static_cast<void>(layer.forward(Vector{5}));
@@ -286,7 +288,7 @@ TEST_CASE("Recomputed activations replace the earlier ones: forward twice, backw
   CHECK_FALSE(order_error([&] { layer.backward(Vector{1}); }).empty());
 }
 
-TEST_CASE("A released layer forgets what it saved") {
+TEST_CASE("release discards what a layer saved") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   static_cast<void>(layer.forward(Vector{5}));
@@ -306,7 +308,7 @@ TEST_CASE("A layer may move between forward and backward") {
   CHECK(journal.saved_alive == 0);
 }
 
-TEST_CASE("A layer that was moved from says so in each pass, until it is given another") {
+TEST_CASE("A moved-from layer throws in each pass until another layer is assigned to it") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   static_cast<void>(layer.forward(Vector{7}));
@@ -329,23 +331,23 @@ TEST_CASE("A layer that was moved from says so in each pass, until it is given a
   CHECK(layer.backward(Vector{1}) == Vector{4});
 }
 
-TEST_CASE("The stream ratio is the norm of the gradient above by that below") {
+TEST_CASE("The stream ratio is the norm of the gradient above a branch divided by that below") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   CHECK(layer.stream_ratio() == 1.0);
   static_cast<void>(layer.forward(Vector{1, 2}));
   static_cast<void>(layer.backward(Vector{3, 4}));
-  CHECK(layer.stream_ratio() == 1.0);  // nobody asked
+  CHECK(layer.stream_ratio() == 1.0);  // not requested
   layer.decide({.observes_stream = true, .stamp = 1});
   static_cast<void>(layer.forward(Vector{1, 2}));
   CHECK(layer.backward(Vector{3, 4}) == Vector{12, 16});
   CHECK(layer.stream_ratio() == 0.25);
   static_cast<void>(layer.forward(Vector{1, 2}));
-  static_cast<void>(layer.backward(Vector{0, 0}));  // nothing to compare
+  static_cast<void>(layer.backward(Vector{0, 0}));  // zero norms give no ratio
   CHECK(layer.stream_ratio() == 1.0);
 }
 
-TEST_CASE("FLOPs are those given, else the operation's, else one") {
+TEST_CASE("FLOPs are the given ones, else the operation's, else 1") {
   Journal journal;
   CHECK(DropBPLayer{Recorder<>(journal)}.flops() == 1.0);
   CHECK(DropBPLayer{FullRecorder<>(journal)}.flops() == 42.0);
@@ -357,7 +359,7 @@ TEST_CASE("FLOPs are those given, else the operation's, else one") {
 
 namespace {
 
-// f(x) = mask * x; writes down how its extra arguments came.
+// f(x) = mask * x. Records the value categories of its extra arguments.
 struct MaskedOp {
   struct Saved {};
   std::vector<std::string>* seen;
@@ -402,8 +404,7 @@ struct MaskedOp {
 
 }  // namespace
 
-TEST_CASE(
-    "Extra arguments pass through as lvalues, rvalues and move-only values, through both faces") {
+TEST_CASE("Extra arguments reach forward and backward as lvalues, rvalues and move-only values") {
   std::vector<std::string> seen;
   DropBPLayer layer{MaskedOp{&seen}};
   const Vector x{1, 2}, grad{1, 1};
@@ -436,8 +437,8 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "A gradient scale multiplies what a kept branch adds, to its parameters' gradients and to what "
-    "passes down") {
+    "A gradient scale multiplies a kept branch's share of its parameters' gradients and of the "
+    "input gradient") {
   for (const bool input_gradient_needed : {true, false}) {
     Journal journal;
     DropBPLayer layer{Recorder<>(journal)};
@@ -451,7 +452,8 @@ TEST_CASE(
     CHECK(back == (input_gradient_needed ? Vector{13, 0, 130} : Vector{1, 0, 10}));
     CHECK(journal.parameter_gradient == 4.0 * 31.0);
   }
-  // An operation that would add in place does not, because the residual's share must stay unscaled.
+  // The layer does not let the operation add in place, because the residual path must stay
+  // unscaled.
   Journal journal;
   DropBPLayer layer{FullRecorder<>(journal)};
   layer.decide({.gradient_scale = 4.0, .stamp = 1});
@@ -466,7 +468,7 @@ TEST_CASE(
   CHECK(kept == Vector{1, 0, 10});
   CHECK(branch.backward_branch(std::move(kept)) == Vector{12, 0, 120});
 
-  // Dropped, it does nothing.
+  // For a dropped branch the scale has no effect.
   layer.decide({.dropped = true, .gradient_scale = 4.0, .stamp = 2});
   static_cast<void>(layer.forward(Vector{1, 2, 3}));
   CHECK(layer.backward(Vector{1, 0, 10}) == Vector{1, 0, 10});
@@ -490,7 +492,7 @@ struct Identity {
 }  // namespace
 
 TEST_CASE(
-    "A gradient scale other than 1 is refused before the forward pass for a tensor that cannot be "
+    "A gradient scale other than 1 is refused before the forward pass if the tensor cannot be "
     "scaled") {
   DropBPLayer layer{Identity{}};
   layer.decide({.gradient_scale = 2.0, .stamp = 1});
@@ -502,7 +504,7 @@ TEST_CASE(
   CHECK(layer.backward(OnlyAdds{1.0f}).value == 2.0f);
 }
 
-TEST_CASE("What is retained serves several backwards, until release") {
+TEST_CASE("A retained forward pass serves several backward passes until release") {
   Journal journal;
   DropBPLayer layer{Recorder<>(journal)};
   layer.decide({.retains_saved = true, .stamp = 1});

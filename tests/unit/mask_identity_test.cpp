@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// For every mask of ten branches, the gradient is that of a net written without the dropped
-// backward branches, bit for bit, and the forward pass does not depend on the mask.
+// For every mask of ten branches the gradient has the bits of a net without the dropped backward
+// passes, and the forward pass does not depend on the mask.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -73,7 +73,7 @@ TEST_CASE("All 1,024 masks give the hand-written gradients bit for bit in double
   every_mask<double>();
 }
 
-TEST_CASE("The hand-written gradients with nothing dropped are those of finite differences") {
+TEST_CASE("The hand-written gradients with nothing dropped agree with finite differences") {
   LayerNet<double> net;
   dropbp::DropBPHandler handler{net, {.drop_rate = 0.0}};
   const auto loss = [&] {

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Branches inside branches: what drops the outer one drops the inner one, and every count says so.
+// Branches inside branches. If the outer branch is dropped, the inner one is dropped too, and all
+// counts include that.
 #include "dropbp/dropbp.hpp"
 
 #include <cstddef>
@@ -33,7 +34,7 @@ Mask mask_of(unsigned bits, std::size_t size) {
   return mask;
 }
 
-// use(parents) for every way to nest `size` branches.
+// Calls use(parents) for every nesting of `size` branches.
 void for_each_nesting(std::size_t size, const std::function<void(const Parents&)>& use) {
   Parents parents(size);
   const std::function<void(std::size_t)> choose = [&](std::size_t i) {
@@ -44,20 +45,20 @@ void for_each_nesting(std::size_t size, const std::function<void(const Parents&)
     for (std::size_t b = 0; b < size; ++b) {
       std::size_t ancestor = b;
       for (std::size_t depth = 0; depth < size; ++depth) ancestor = parents[ancestor];
-      if (parents[ancestor] != ancestor) return;  // a circle
+      if (parents[ancestor] != ancestor) return;  // a cycle
     }
     use(parents);
   };
   choose(0);
 }
 
-// w x, and where it has one f(w x) with a residual branch of its own.
+// w x, or f(w x) where f contains a residual branch.
 struct Product {
   double weight;
-  Values gradient = {};  // absent while it is empty
+  Values gradient = {};  // absent while empty
   bool is_trained = true;
   DropBPLayer<Product>* inner = nullptr;
-  double* ticks = nullptr;  // moved on by 1 in its own forward and by 10 in its own backward
+  double* ticks = nullptr;  // its own forward pass adds 1, its own backward pass 10
 
   struct Saved {
     Values x;
@@ -84,7 +85,8 @@ struct Product {
   }
 };
 
-// low, outer with inner in it, high. The inner one may be numbered before or after the outer one.
+// Branches low, outer (with inner inside) and high. The inner one has a number before or after the
+// outer one.
 struct Model {
   DropBPLayer<Product> low{Product{0.5}, 1.0}, outer{Product{3.0}, 2.0}, inner{Product{5.0}, 4.0},
       high{Product{0.25}, 8.0};
@@ -128,7 +130,8 @@ struct Model {
 
 }  // namespace
 
-TEST_CASE("A plan drops what is nested in a dropped branch, in every nesting of up to 4 branches") {
+TEST_CASE(
+    "A plan drops every branch nested in a dropped one, for all nestings of up to 4 branches") {
   for (std::size_t size = 1; size <= 4; ++size)
     for_each_nesting(size, [&](const Parents& parents) {
       bool good = true;
@@ -140,7 +143,8 @@ TEST_CASE("A plan drops what is nested in a dropped branch, in every nesting of 
               while (parents[i] != i) i = parents[i];
               return i;
             };
-            // From the definitions: kept by itself and all around it, and used.
+            // By definition a branch is kept if it and all its ancestors are kept, and if it is
+            // used.
             std::vector<bool> kept(size), uses(size);
             for (std::size_t i = 0; i < size; ++i) {
               bool all = drawn[i] == 0;
@@ -180,7 +184,7 @@ TEST_CASE("A plan drops what is nested in a dropped branch, in every nesting of 
     });
 }
 
-TEST_CASE("Parents that do not fit are refused, with the plan or options as they were") {
+TEST_CASE("Invalid parents are refused and leave plan and options unchanged") {
   const auto plan = [](const Parents& parents) {
     return DropPlan(Mask{0, 0, 0}, true, 0, 0, 0, {}, parents);
   };
@@ -200,7 +204,7 @@ TEST_CASE("Parents that do not fit are refused, with the plan or options as they
   CHECK_NOTHROW(schedule({1, 2, 2}));
 }
 
-TEST_CASE("Nesting changes nothing that is drawn, and nothing at all where nothing is nested") {
+TEST_CASE("Nesting does not change the draws, and without nested branches it changes nothing") {
   const std::vector<double> flops{1, 2, 3, 4, 5};
   const Parents parents{0, 0, 1, 3, 3};
   const DropSchedule<> plain(flops, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20}),
@@ -223,7 +227,7 @@ TEST_CASE("Nesting changes nothing that is drawn, and nothing at all where nothi
   CHECK(differs);
 }
 
-TEST_CASE("The learning rate scale of a nested branch makes up for its parents' drops too") {
+TEST_CASE("The learning rate scale of a nested branch includes the drop rates of its ancestors") {
   DropSchedule<> schedule({1, 1, 1, 1}, {.parents = {0, 0, 1, 3}});
   schedule.set_drop_rates(Values{0.5, 0.75, 0.5, 0.5});
   CHECK(schedule.learning_rate_scale(0) == 2.0);
@@ -231,10 +235,10 @@ TEST_CASE("The learning rate scale of a nested branch makes up for its parents' 
   CHECK(schedule.learning_rate_scale(2) == 16.0);
   CHECK(schedule.learning_rate_scale(3) == 2.0);
   schedule.set_drop_rates(Values{1.0, 0.75, 0.5, 0.5});
-  CHECK(schedule.learning_rate_scale(2) == 1.0);  // no step ever comes
+  CHECK(schedule.learning_rate_scale(2) == 1.0);  // it never gets a step
 }
 
-TEST_CASE("A nested branch has a gradient where has_gradient says so, and every count agrees") {
+TEST_CASE("has_gradient and all counts are right for nested branches") {
   Model model(GENERATE(false, true));
   const bool trainable_below = GENERATE(false, true);
   DropBPHandler handler(model, {.drop_rate = 0.5,
@@ -253,7 +257,7 @@ TEST_CASE("A nested branch has a gradient where has_gradient says so, and every 
       REQUIRE(layers[i]->dropped() == handler.plan().dropped(i));
       REQUIRE_FALSE(layers[i]->holds_saved());
     }
-    // The outer branch's own weight lies below the inner branch, whatever trains below both.
+    // The outer branch's own weight is below the inner branch, even if nothing below both trains.
     if (handler.plan().kept(outer)) REQUIRE(model.outer.op().gradient[0] != 0.0);
     implied += handler.plan().dropped(outer);
     inner_alone += handler.plan().kept(outer) && handler.plan().dropped(inner);
@@ -266,10 +270,9 @@ TEST_CASE("A nested branch has a gradient where has_gradient says so, and every 
   CHECK(report.branches[outer].dropped == implied);
 }
 
-TEST_CASE(
-    "A kept branch inside a dropped one is an error in place of a gradient that never comes") {
+TEST_CASE("A kept branch inside a dropped one throws instead of silently getting no gradient") {
   Model model(false);
-  DropBPHandler handler(model);  // nobody has told it
+  DropBPHandler handler(model);  // without DropOptions::parents
   handler.begin_step(DropPlan(Mask{0, 1, 0, 0}));
   check_throws<std::logic_error>([&] { model.backprop(); },
                                  {"nested in a dropped one must be dropped with it",
@@ -283,7 +286,7 @@ TEST_CASE(
   handler.begin_evaluation();
   CHECK_NOTHROW(model.high.forward(model.outer.forward(Values{1.0})));
 
-  // One that no handler drives is dropped with the one around it.
+  // A nested layer without a handler is dropped with the outer one.
   Model by_hand(false);
   by_hand.outer.decide({.dropped = true});
   CHECK_NOTHROW(by_hand.outer.forward(Values{1.0}));
@@ -293,7 +296,7 @@ TEST_CASE(
   CHECK(by_hand.inner.op().gradient.size() == 1);
 }
 
-TEST_CASE("A plan from elsewhere must be made with the parents") {
+TEST_CASE("A user's plan must be constructed with the parents") {
   const bool inner_first = GENERATE(false, true);
   Model model(inner_first);
   DropBPHandler handler(model, {.parents = model.parents()});
@@ -308,7 +311,7 @@ TEST_CASE("A plan from elsewhere must be made with the parents") {
   handler.begin_step(DropPlan(mask, true, 0, 0, 0, {}, model.parents()));
   CHECK(handler.plan().kept_count() == 2);
   CHECK_NOTHROW(model.backprop());
-  // Consistent, but with the inner branch for the lowest kept one.
+  // Consistent, but with the inner branch as the lowest kept one.
   const DropPlan misled(Mask{1, 0, 0, 0});
   if (inner_first)
     CHECK_THROWS_AS(handler.begin_step(misled), std::invalid_argument);
@@ -316,7 +319,7 @@ TEST_CASE("A plan from elsewhere must be made with the parents") {
     CHECK_NOTHROW(handler.begin_step(misled));
 }
 
-TEST_CASE("The sensitivity of an outer branch is that of all that goes with it") {
+TEST_CASE("The sensitivity of an outer branch includes the branches inside it") {
   Model model(GENERATE(false, true));
   DropBPHandler handler(model, {.parents = model.parents()});
   const std::vector<double> measured =
@@ -338,7 +341,7 @@ TEST_CASE("The sensitivity of an outer branch is that of all that goes with it")
   CHECK(measured[model.number_of_outer()] > measured[model.number_of_inner()]);
 }
 
-TEST_CASE("What takes branches one after another says that it does not know nested ones") {
+TEST_CASE("Measurements that go branch by branch refuse nested branches") {
   struct Pass {
     Values forward() { return {1.0}; }
     Values backward(std::size_t, const Values& grad) { return grad; }
@@ -356,7 +359,7 @@ TEST_CASE("What takes branches one after another says that it does not know nest
                                  {"branch 2 is nested in branch 1", "allocate_by_sensitivity"});
 }
 
-TEST_CASE("The cost of an outer branch is measured without what is nested in it") {
+TEST_CASE("The measured cost of an outer branch excludes the branches inside it") {
   Model model(GENERATE(false, true));
   double time = 0.0;
   for (auto* layer : model.layers()) layer->op().ticks = &time;
@@ -368,7 +371,7 @@ TEST_CASE("The cost of an outer branch is measured without what is nested in it"
   }
 }
 
-TEST_CASE("With inverse_keep_rate nested gradients have the full one as their mean") {
+TEST_CASE("With inverse_keep_rate the expected gradient of nested branches is the full gradient") {
   Model model(GENERATE(false, true));
   DropBPHandler handler(model, {.gradient_scaling = dropbp::GradientScaling::inverse_keep_rate,
                                 .parents = model.parents()});
@@ -390,7 +393,8 @@ TEST_CASE("With inverse_keep_rate nested gradients have the full one as their me
   for (std::size_t i = 0; i < 4; ++i) CHECK(mean[i] == Approx(full.gradients()[i]).epsilon(1e-12));
 }
 
-TEST_CASE("Where an outer branch trains nothing itself, what trains in it keeps it") {
+TEST_CASE(
+    "An outer branch with nothing trainable of its own is kept for a trainable branch inside it") {
   Model model(GENERATE(false, true));
   model.low.op().is_trained = model.outer.op().is_trained = false;
   DropBPHandler handler(model,

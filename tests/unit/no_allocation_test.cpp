@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Steady steps allocate nothing, and where memory ends all is as it was: counted, and made to fail,
-// by replacing the global operator new of this program.
+// Steps allocate no memory after the first ones, and a failed allocation changes nothing. This
+// program replaces the global operator new to count allocations and to make them fail.
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +18,7 @@
 
 namespace {
 std::atomic<std::uint64_t> allocations{0};
-// Allocations from this one up to that one fail.
+// The allocations with these numbers fail, both ends included.
 std::atomic<std::uint64_t> first_to_fail{~std::uint64_t{0}}, last_to_fail{0};
 
 [[gnu::noinline]] void* counted_or_null(std::size_t size) noexcept {
@@ -35,7 +35,8 @@ std::atomic<std::uint64_t> first_to_fail{~std::uint64_t{0}}, last_to_fail{0};
 
 void* operator new(std::size_t size) { return counted(size); }
 void* operator new[](std::size_t size) { return counted(size); }
-// AddressSanitizer replaces these too, and what comes from its own must not go to our delete.
+// AddressSanitizer replaces this function too, and memory from its version must not go to our
+// delete.
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   return counted_or_null(size);
 }
@@ -49,7 +50,7 @@ void operator delete[](void* memory, std::size_t) noexcept { released(memory); }
 
 namespace {
 
-// A tensor of one number: whatever allocates in these tests is the library.
+// A tensor of one number, so that every allocation in these tests is the library's.
 struct Number {
   float value = 0;
   struct dropbp_tensor_traits {
@@ -124,19 +125,19 @@ std::uint64_t allocations_of_steady_steps(std::uint64_t steps) {
 
 }  // namespace
 
-TEST_CASE("A hundred thousand steady steps of 64 branches allocate nothing") {
+TEST_CASE("A hundred thousand steps of 64 branches allocate nothing") {
   CHECK(allocations_of_steady_steps<dropbp::BernoulliSampling>(100'000) == 0);
 }
 
-TEST_CASE("Nor do they with the at-least-target sampler") {
+TEST_CASE("With AtLeastTargetSampling steps allocate nothing") {
   CHECK(allocations_of_steady_steps<dropbp::AtLeastTargetSampling>(20'000) == 0);
 }
 
-TEST_CASE("Nor with a fixed budget") {
+TEST_CASE("With FixedBudgetSampling steps allocate nothing") {
   CHECK(allocations_of_steady_steps<dropbp::FixedBudgetSampling>(20'000) == 0);
 }
 
-TEST_CASE("The count of allocations counts") {
+TEST_CASE("An allocation is counted") {
   const std::uint64_t before = allocations;
   std::vector<int>* const one = new std::vector<int>(100);
   delete one;
@@ -144,12 +145,12 @@ TEST_CASE("The count of allocations counts") {
   const dropbp::DropSchedule<> schedule(std::vector<double>(8, 1.0));
   const std::uint64_t middle = allocations;
   CHECK(schedule.plan(0).size() == 8);
-  CHECK(allocations - middle > 0);  // plan(step) makes a new plan; draw is the one that does not
+  CHECK(allocations - middle > 0);  // plan(step) makes a new plan; draw does not
 }
 
 namespace {
 
-// While it lives, no allocation after so many succeeds; or only the one after them does not.
+// While it exists, all allocations after the first `after` fail, or only the next one.
 class MemoryEnds {
  public:
   MemoryEnds(std::uint64_t after, bool for_ever) {
@@ -179,7 +180,7 @@ struct Pass {
 using Handler = dropbp::DropBPHandler<Model>;
 enum class Where { before_the_first_step, in_a_step, in_an_evaluation };
 
-// Lets each allocation of a call fail in turn. Returns how many there are.
+// Makes each allocation of a call fail in turn. Returns the number of allocations.
 template <class Call>
 std::uint64_t fail_each_allocation(Where where, bool for_ever, Call call) {
   for (std::uint64_t after = 0;; ++after) {
@@ -209,7 +210,7 @@ std::uint64_t fail_each_allocation(Where where, bool for_ever, Call call) {
     else if (where == Where::in_a_step)
       for (std::size_t i = 0; i < plan.size(); ++i)
         REQUIRE(model.layers[i].dropped() == plan.dropped(i));
-    // The layers were told again: their next pass is one of the step, or of the evaluation.
+    // The layers got their decisions back: their next pass belongs to the step or the evaluation.
     model.forward();
     for (std::size_t i = 0; i < model.layers.size(); ++i)
       REQUIRE(model.layers[i].holds_saved() == (where == Where::before_the_first_step ||
@@ -222,7 +223,7 @@ std::uint64_t fail_each_allocation(Where where, bool for_ever, Call call) {
 
 }  // namespace
 
-TEST_CASE("Wherever memory ends, a call of the handler throws and all is as it was") {
+TEST_CASE("If any allocation fails, a call of the handler throws and changes nothing") {
   const dropbp::DropPlan plan(std::vector<std::uint8_t>(5, 1));
   const dropbp::HandlerState state = [] {
     Model model(5);
@@ -257,5 +258,5 @@ TEST_CASE("Wherever memory ends, a call of the handler throws and all is as it w
       fails([&](Handler& h, Model&) { h.begin_step(plan); });
       fails([](Handler& h, Model&) { h.begin_evaluation(); });
     }
-  CHECK(failures > 200);  // some 50 in each of the six
+  CHECK(failures > 200);  // about 50 in each of the six combinations
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// OptimalAllocation against the conditions of an optimum, against the other policies, and at the
-// edges.
+// OptimalAllocation: the conditions of an optimum, a comparison with the other policies, and edge
+// cases.
 #include "dropbp/policy/optimal_allocation.hpp"
 
 #include <cmath>
@@ -63,7 +63,7 @@ struct Instance {
 double squared(double p) { return p * p; }
 double scaled(double p) { return p / (1.0 - p); }
 
-// phi(p) = p^3, as a user would give it
+// phi(p) = p^3 as a user's penalty.
 struct Cube {
   double rate_at(double slope) const { return std::sqrt(slope / 3.0); }
 };
@@ -92,8 +92,8 @@ Instance random_instance(std::uint64_t number, std::size_t largest, double highe
   return instance;
 }
 
-// The least objective for p^2 between 0 and 1 by trying all ways to clip: each branch at 0, at 1,
-// or between.
+// The least objective for p^2 between 0 and 1, found by trying all ways to clip: each branch at 0,
+// at 1, or between.
 double brute_force_squared(const Instance& instance) {
   const std::size_t size = instance.flops.size();
   std::size_t ways = 1;
@@ -124,12 +124,13 @@ double brute_force_squared(const Instance& instance) {
 }
 
 // How far the rates are from an optimum: the largest relative difference of the multiplier S
-// phi'(p) / f between two branches away from their bounds, or its excess at a bound.
+// phi'(p) / f between two branches away from their bounds, or by how much it violates the condition
+// at a bound.
 template <class Slope>
 double multiplier_spread(const Instance& instance, const Rates& rates, Slope slope, double low,
                          double high) {
   double least = std::numeric_limits<double>::infinity(),
-         most = 0.0;  // of the multipliers that could be raised, lowered
+         most = 0.0;  // over the rates that can still rise, and fall
   for (std::size_t i = 0; i < rates.size(); ++i) {
     if (instance.sensitivities[i] == 0.0) continue;
     const double multiplier = instance.sensitivities[i] * slope(rates[i]) / instance.flops[i];
@@ -141,7 +142,7 @@ double multiplier_spread(const Instance& instance, const Rates& rates, Slope slo
 
 }  // namespace
 
-TEST_CASE("OptimalAllocation keeps the budget exactly, and its multipliers agree") {
+TEST_CASE("OptimalAllocation keeps the budget exactly, and its multipliers are equal") {
   double budget = 0.0, spread = 0.0;
   for (std::uint64_t number = 0; number < 3000; ++number) {
     const Instance instance = random_instance(number, 40, 1.0);
@@ -166,7 +167,7 @@ TEST_CASE("OptimalAllocation keeps the budget exactly, and its multipliers agree
   CHECK(spread <= 1e-6);
 }
 
-TEST_CASE("OptimalAllocation is as good as trying all ways to clip") {
+TEST_CASE("OptimalAllocation is as good as the best of all ways to clip") {
   double worst = 0.0;
   for (std::uint64_t number = 0; number < 400; ++number) {
     Instance instance = random_instance(number, 6, 1.0);
@@ -180,7 +181,7 @@ TEST_CASE("OptimalAllocation is as good as trying all ways to clip") {
   CHECK(worst <= 1e-9);
 }
 
-TEST_CASE("No other policy's objective is smaller") {
+TEST_CASE("No other policy has a smaller objective") {
   double worst_squared = 0.0, worst_scaled = 0.0, worst_cube = 0.0;
   std::size_t better = 0, compared = 0;
   for (std::uint64_t number = 0; number < 20000; ++number) {
@@ -189,7 +190,8 @@ TEST_CASE("No other policy's objective is smaller") {
     const Rates for_variance = OptimalAllocation<ScaledVariance>{}.allocate(instance.input());
     const Rates for_cube = OptimalAllocation<Cube>{}.allocate(instance.input());
     const auto compare = [&](const Rates& other) {
-      // What it dropped beyond the budget was not asked for; it can only have cost it.
+      // The other policy dropped this much beyond the budget, which can only have raised its
+      // objective.
       const auto excess = [&](const Rates& ours, auto phi) {
         const double theirs = instance.objective(other, phi);
         return (instance.objective(ours, phi) - theirs) / (theirs + 1e-300);
@@ -206,10 +208,10 @@ TEST_CASE("No other policy's objective is smaller") {
   CHECK(worst_squared <= 1e-9);
   CHECK(worst_scaled <= 1e-9);
   CHECK(worst_cube <= 1e-9);
-  CHECK(better > compared / 2);  // and most are far from it
+  CHECK(better > compared / 2);  // and most are far worse
 }
 
-TEST_CASE("Scaling sensitivities or FLOPs changes nothing") {
+TEST_CASE("Rates do not depend on the units of sensitivities and FLOPs") {
   double worst = 0.0;
   for (std::uint64_t number = 0; number < 1000; ++number) {
     const Instance instance = random_instance(number, 20, 1.0);
@@ -229,9 +231,9 @@ TEST_CASE("Scaling sensitivities or FLOPs changes nothing") {
   CHECK(worst <= 1e-9);
 }
 
-TEST_CASE("Branches without sensitivity are dropped first, all at one rate") {
+TEST_CASE("Branches with sensitivity 0 are dropped first, all at one rate") {
   const Instance some{
-      {0.0, 1.0, 0.0, 2.0}, {1.0, 2.0, 3.0, 4.0}, 0.2};  // 2 of the 4 that cost nothing
+      {0.0, 1.0, 0.0, 2.0}, {1.0, 2.0, 3.0, 4.0}, 0.2};  // 2 of the 4 FLOPs with sensitivity 0
   const Rates rates = OptimalAllocation<>{}.allocate(some.input());
   CHECK(rates[0] == Approx(0.5));
   CHECK(rates[2] == rates[0]);
@@ -248,7 +250,7 @@ TEST_CASE("Branches without sensitivity are dropped first, all at one rate") {
     CHECK(rate == Approx(0.3));
 }
 
-TEST_CASE("Equal branches have equal rates, and those without FLOPs are left at their lowest") {
+TEST_CASE("Equal branches get equal rates, and branches without FLOPs keep their lowest rate") {
   const Instance equal{Rates(7, 3.0), Rates(7, 2.0), 0.4};
   for (const double rate : OptimalAllocation<>{}.allocate(equal.input()))
     CHECK(rate == Approx(0.4).epsilon(1e-14));
@@ -262,7 +264,7 @@ TEST_CASE("Equal branches have equal rates, and those without FLOPs are left at 
   CHECK(OptimalAllocation<>{}.allocate({Rates{}, Rates{}, 0.5, 0.0}).empty());
 }
 
-TEST_CASE("The whole range of targets and magnitudes is defined") {
+TEST_CASE("Rates are valid over the whole range of targets and magnitudes") {
   for (const double drop_rate : {0.0, 1.0}) {
     const Instance instance{{1.0, 2.0, 0.0}, {3.0, 1.0, 1.0}, drop_rate};
     CHECK(OptimalAllocation<>{}.allocate(instance.input()) == Rates(3, drop_rate));
@@ -289,9 +291,9 @@ TEST_CASE("Bounds hold for every branch, and a target beyond them is refused") {
   CHECK((rates[0] == 0.1 && rates[1] == 0.7 && rates[3] == 0.8));
   CHECK(rates[2] == Approx(0.4));
   for (const double rate : OptimalAllocation<>{.max_rates = {0.5}}.allocate(instance.input()))
-    CHECK(rate == Approx(0.5).epsilon(1e-14));  // all that is allowed
+    CHECK(rate == Approx(0.5).epsilon(1e-14));  // the upper bound
   CHECK(OptimalAllocation<>{.min_rates = {0.6}}.allocate(instance.input()) ==
-        Rates(4, 0.6));  // more than is asked
+        Rates(4, 0.6));  // above the target
 
   const auto refused = [&](const OptimalAllocation<>& policy,
                            std::initializer_list<std::string_view> parts) {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The random numbers: known answers, and who shares bits with whom (nobody).
+// The random numbers: known answers, and no two uses share bits.
 #include "dropbp/base/philox.hpp"
 
 #include <cstdint>
@@ -34,8 +34,8 @@ TEST_CASE("Philox gives the Random123 known answers at run time") {
         PhiloxCounter{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 }
 
-TEST_CASE("A counter random lays seed, stream, step, micro-step and index out in separate bits") {
-  // key: the seed; counter: pair index, stream and micro-step, step.
+TEST_CASE("CounterRandom puts seed, stream, step, micro-step and index into separate bits") {
+  // key: the seed; counter: the pair's index; stream and micro-step; step.
   const CounterRandom random(0x299f31d0a4093822u, static_cast<RandomStream>(0x85),
                              0x0370734413198a2eu, 0xa308d3);
   const auto pair = random.pair(0x243f6a88);
@@ -43,7 +43,7 @@ TEST_CASE("A counter random lays seed, stream, step, micro-step and index out in
   CHECK(pair[1] == 0x24126ea15001e420u);
 }
 
-TEST_CASE("The number of an index is that half of its pair") {
+TEST_CASE("An index selects one half of its pair of numbers") {
   const CounterRandom random(1, RandomStream::user, 2, 3);
   for (std::uint32_t i = 0; i < 100; ++i) {
     CHECK(random(2 * i) == random.pair(i)[0]);
@@ -51,7 +51,7 @@ TEST_CASE("The number of an index is that half of its pair") {
   }
 }
 
-TEST_CASE("Different seeds, streams, steps, micro-steps and indices never repeat a number") {
+TEST_CASE("Numbers do not repeat over seeds, streams, steps, micro-steps and indices") {
   std::set<std::uint64_t> seen;
   std::size_t drawn = 0;
   for (const std::uint64_t seed : {0ull, 1ull, 1ull << 32, ~0ull})

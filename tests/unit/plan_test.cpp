@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A plan answers every question about its mask, and a fingerprint tells plans apart.
+// A plan answers every question about its mask, and its fingerprint distinguishes plans.
 #include "dropbp/plan.hpp"
 
 #include <cstddef>
@@ -25,7 +25,7 @@ std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
 
 }  // namespace
 
-TEST_CASE("Every answer of a plan follows from its mask") {
+TEST_CASE("Every query of a plan follows from its mask") {
   for (std::size_t size = 1; size <= 8; ++size)
     for (unsigned bits = 0; bits < (1u << size); ++bits)
       for (const bool trainable_below : {true, false}) {
@@ -53,7 +53,7 @@ TEST_CASE("Every answer of a plan follows from its mask") {
 }
 
 TEST_CASE(
-    "A branch is dropped when neither it nor a kept one below it trains, and nothing below the "
+    "A branch is dropped if neither it nor a kept branch below it trains, and nothing below the "
     "branches does") {
   for (std::size_t size = 1; size <= 5; ++size)
     for (unsigned bits = 0; bits < (1u << size); ++bits)
@@ -67,7 +67,7 @@ TEST_CASE(
                         for (std::size_t i = 0; i < size; ++i) dropped[i] = mask[i];
                       });
           std::vector<std::uint8_t> expected = mask;
-          bool used = trainable_below;  // what comes out at the lower end
+          bool used = trainable_below;  // the gradient of the input below all branches
           for (std::size_t i = 0; i < size; ++i) {
             used = used || (mask[i] == 0 && trains[i] != 0);
             if (!used) expected[i] = 1;
@@ -81,7 +81,7 @@ TEST_CASE(
                   std::invalid_argument);
 }
 
-TEST_CASE("A branch beyond the plan is refused by every query") {
+TEST_CASE("Every query refuses a branch out of range") {
   const DropPlan plan(mask_of(1, 3));
   CHECK_THROWS_AS(plan.dropped(3), std::invalid_argument);
   CHECK_THROWS_AS(plan.kept(3), std::invalid_argument);
@@ -90,7 +90,7 @@ TEST_CASE("A branch beyond the plan is refused by every query") {
   CHECK_THROWS_AS(DropPlan().dropped(0), std::invalid_argument);
 }
 
-TEST_CASE("Any non-zero byte drops") {
+TEST_CASE("Any non-zero byte of a mask drops its branch") {
   const std::vector<std::uint8_t> mask{0, 1, 2, 255};
   const DropPlan plan(mask);
   CHECK(plan.kept(0));
@@ -98,7 +98,7 @@ TEST_CASE("Any non-zero byte drops") {
   CHECK(plan == DropPlan(mask_of(0b1110, 4)));
 }
 
-TEST_CASE("Fingerprints tell all plans of up to 12 branches apart") {
+TEST_CASE("Fingerprints of all plans of up to 12 branches differ") {
   std::set<std::uint64_t> seen;
   std::size_t plans = 0;
   for (std::size_t size = 0; size <= 12; ++size)
@@ -107,7 +107,7 @@ TEST_CASE("Fingerprints tell all plans of up to 12 branches apart") {
   CHECK(seen.size() == plans);
 }
 
-TEST_CASE("A fingerprint covers step, micro-step, rates and every single decision") {
+TEST_CASE("A fingerprint depends on step, micro-step, rates and every single decision") {
   std::vector<std::uint8_t> mask(200, 0);
   std::set<std::uint64_t> seen{DropPlan(mask, true, 1, 2, 3).fingerprint()};
   seen.insert(DropPlan(mask, false, 1, 2, 3).fingerprint());
@@ -124,14 +124,14 @@ TEST_CASE("A fingerprint covers step, micro-step, rates and every single decisio
   CHECK(DropPlan(mask, true, 1, 2, 3).fingerprint() == DropPlan(mask, true, 1, 2, 3).fingerprint());
 }
 
-TEST_CASE("Fingerprints are pinned, since ranks built differently compare them") {
+TEST_CASE("Fingerprints are pinned, since ranks with different builds compare them") {
   CHECK(DropPlan().fingerprint() == 0xa5d3758b95b92366u);
   CHECK(DropPlan(mask_of(0b1011001, 7), true, 12, 3, 45).fingerprint() == 0xc8fdd2f912f07c17u);
   CHECK(DropPlan(std::vector<std::uint8_t>(130, 1), false, ~0ull, 0xffffff, ~0ull).fingerprint() ==
         0x201f04a2a05d217bu);
 }
 
-TEST_CASE("A redrawn plan equals a constructed one, whatever it was before") {
+TEST_CASE("A redrawn plan equals a new one, whatever it held before") {
   DropPlan plan(std::vector<std::uint8_t>(9, 1), false, 4, 4, 4);
   const std::vector<std::uint8_t> mask = mask_of(0b010, 3);
   plan.redraw(3, {.trainable_below = true, .step = 1, .micro_step = 2, .rates_hash = 3},

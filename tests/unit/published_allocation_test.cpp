@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Greedy allocations against those of the published implementation.
+// Compares greedy allocations with those of the published implementation.
 #include <cstddef>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -12,7 +12,7 @@
 
 using dropbp::GreedyAllocation;
 
-TEST_CASE("All 110 allocations of the published implementation come out exactly") {
+TEST_CASE("All 110 allocations of the published implementation are reproduced exactly") {
   std::ifstream file(DROPBP_TEST_DATA "/allocation.json");
   REQUIRE(file);
   const nlohmann::json runs = nlohmann::json::parse(file);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Doubles as text: what is written is read back bit for bit, and nothing else is read.
+// Doubles as text: a written number is read back bit for bit, and every other text is refused.
 #include "dropbp/base/real_text.hpp"
 
 #include <bit>
@@ -26,7 +26,7 @@ bool comes_back(double value) {
 
 }  // namespace
 
-TEST_CASE("Extreme doubles survive the way through text, and strtod reads the same") {
+TEST_CASE("Extreme doubles survive a round trip through text, and strtod reads the same") {
   using limits = std::numeric_limits<double>;
   for (const double value :
        {0.0, 1.0, 0.1, 0.5, 1.0 / 3.0, limits::max(), limits::min(), limits::denorm_min(),
@@ -37,7 +37,7 @@ TEST_CASE("Extreme doubles survive the way through text, and strtod reads the sa
   }
 }
 
-TEST_CASE("Random bit patterns survive the way through text") {
+TEST_CASE("Random bit patterns survive a round trip through text") {
   const dropbp::CounterRandom random(7, dropbp::RandomStream::user, 0);
   std::uint32_t bad = 0;
   for (std::uint32_t i = 0; i < 100000; ++i) {
@@ -50,7 +50,7 @@ TEST_CASE("Random bit patterns survive the way through text") {
   CHECK(bad == 0);
 }
 
-TEST_CASE("Known spellings of doubles do not change") {
+TEST_CASE("The text of known doubles is pinned") {
   CHECK(dropbp::detail::real_to_text(0.0) == "0x0p0");
   CHECK(dropbp::detail::real_to_text(-0.0) == "-0x0p0");
   CHECK(dropbp::detail::real_to_text(0.75) == "0x1.8p-1");
@@ -60,7 +60,7 @@ TEST_CASE("Known spellings of doubles do not change") {
         "0x1.fffffffffffffp1023");
 }
 
-TEST_CASE("Any other spelling of a double is refused and leaves the value alone") {
+TEST_CASE("Any other spelling of a double is refused and does not change the value") {
   for (const char* const text : {"",
                                  "-",
                                  "0",

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Reports: their figures, their table, and whether they notice a model that is not driven as it
-// should be.
+// Reports: their figures, their table, and whether they detect a model whose layers are not called
+// as they should be.
 #include "dropbp/report.hpp"
 
 #include <cstdint>
@@ -76,7 +76,7 @@ TEST_CASE("The figures of a report follow from the plans and calls") {
   CHECK(handler.drop_counts()[0] == 3);
 }
 
-TEST_CASE("A report before the first step claims nothing") {
+TEST_CASE("A report before the first step shows no figures") {
   Model model;
   const Report report = DropBPHandler{model}.report();
   CHECK(report.mean_drop_rate() == 0.0);
@@ -88,12 +88,12 @@ TEST_CASE("A report before the first step claims nothing") {
   CHECK(contains(to_text(Report{}), "0 micro-steps"));
 }
 
-TEST_CASE("A report notices layers that are skipped, forgotten or driven without begin_step") {
+TEST_CASE("A report detects layers that are skipped, forgotten or run without begin_step") {
   Model model;
   DropBPHandler handler{model, {.drop_rate = 0.0}};
   handler.begin_step(0);
   model.forward();
-  CHECK_FALSE(handler.report().consistent());  // the backward is still to come
+  CHECK_FALSE(handler.report().consistent());  // the backward pass is still missing
   model.backward();
   CHECK(handler.report().consistent());
   CHECK_FALSE(contains(to_text(handler.report()), "do not match"));
@@ -103,7 +103,7 @@ TEST_CASE("A report notices layers that are skipped, forgotten or driven without
   CHECK(contains(to_text(handler.report()), "backward calls do not match the plans"));
 }
 
-TEST_CASE("The table has a line for each branch and the totals") {
+TEST_CASE("The table has one line per branch, and the totals") {
   Model model;
   DropBPHandler handler{model, {.drop_rate = 0.25}};
   handler.begin_step(DropPlan(std::vector<std::uint8_t>{1, 0, 0}));

@@ -26,8 +26,7 @@ void observe_step(RunningSensitivity& running, std::vector<double> norms) {
 }  // namespace
 
 TEST_CASE(
-    "A running sensitivity is the average of its observations, the older the less, without a bias "
-    "at the start") {
+    "A running sensitivity is a decaying average of its observations without bias at the start") {
   RunningSensitivity running(2, 0.5);
   running.observe(0, 8.0);
   CHECK(running.sensitivities() == std::vector<double>(2, 1.0));  // until the step ends
@@ -42,11 +41,12 @@ TEST_CASE(
   CHECK(std::abs(running.sensitivities()[0] / running.sensitivities()[1] - 1.0) < 1e-12);
 }
 
-TEST_CASE("What all branches of a step have in common does not change a running sensitivity") {
-  // Ratios 4 : 2 : 1 in every step, each step of another scale, and one branch missing in turn.
+TEST_CASE("A common factor of all branches in a step does not change a running sensitivity") {
+  // The ratios are 4 : 2 : 1 in every step. Each step has another scale, and one branch is missing
+  // in turn.
   RunningSensitivity running(3, 0.9);
   const double scales[] = {1e-3, 1e-6, 1e9, 3.0, 1e-200, 7.0};
-  observe_step(running, {4.0, 2.0, -1.0});  // the third is first seen in a step of another scale
+  observe_step(running, {4.0, 2.0, -1.0});  // the third branch comes at another scale
   for (std::size_t step = 0; step < std::size(scales); ++step) {
     std::vector<double> norms{4.0 * scales[step], 2.0 * scales[step], 1.0 * scales[step]};
     norms[step % 3] = -1.0;  // dropped
@@ -57,15 +57,16 @@ TEST_CASE("What all branches of a step have in common does not change a running 
   CHECK(std::abs(s[1] / s[2] - 2.0) < 1e-12);
 }
 
-TEST_CASE("A branch that shrinks the gradient of those below it counts a share of theirs") {
+TEST_CASE(
+    "A branch that shrinks the gradient below it gets a share of the lower branches' sensitivity") {
   RunningSensitivity running(3);
   running.observe(0, 4.0, 0.5);  // nothing below
-  running.observe(1, 2.0);       // not known
-  running.observe(2, 1.0, 0.5);  // without it all below would have half the gradient
+  running.observe(1, 2.0);       // ratio unknown
+  running.observe(2, 1.0, 0.5);  // without it all lower gradients would be half as large
   running.end_step();
   CHECK(running.sensitivities() == std::vector<double>{4.0, 2.0, 1.0 + 0.25 * (4.0 + 2.0)});
-  // An unknown ratio leaves the share as it was; a ratio above 1 counts as much as one as far
-  // below.
+  // An unknown ratio does not change the share. A ratio above 1 counts as much as one equally far
+  // below 1.
   running.observe(2, 1.0);
   running.observe(1, 2.0, 1.5);
   running.end_step();
@@ -73,9 +74,9 @@ TEST_CASE("A branch that shrinks the gradient of those below it counts a share o
         std::vector<double>{4.0, 2.0 + 0.25 * 4.0, 1.0 + 0.25 * (4.0 + 2.0)});
 }
 
-TEST_CASE("Norms below dropped branches are those that a complete backward pass would have had") {
-  // Branch 1 doubles the gradient of the stream: without it branch 0 sees a quarter of the squared
-  // norm.
+TEST_CASE("Norms below a dropped branch are corrected to those of a complete backward pass") {
+  // Branch 1 doubles the gradient of the residual stream: without it branch 0 sees a quarter of the
+  // squared norm.
   RunningSensitivity running(3, 0.5);
   running.observe(0, 8.0);
   running.observe(1, 4.0, 0.5);
@@ -86,13 +87,13 @@ TEST_CASE("Norms below dropped branches are those that a complete backward pass 
   running.observe(2, 2.0);
   running.end_step();
   CHECK(running.sensitivities() == before);
-  // What is above the dropped branch is as it was, and an overflow of the correction is left out.
+  // Branches above the dropped one are not corrected. A correction that overflows is skipped.
   running.observe(0, std::numeric_limits<double>::max());
   running.end_step();
   for (const double value : running.sensitivities()) CHECK(std::isfinite(value));
 }
 
-TEST_CASE("Branches that were not seen lately count as the most sensitive one") {
+TEST_CASE("Branches that were not observed lately get the largest sensitivity") {
   RunningSensitivity running(3, 0.9, 2);
   CHECK(running.sensitivities() == std::vector<double>(3, 1.0));
   observe_step(running, {4.0, 1.0});
@@ -113,7 +114,7 @@ TEST_CASE("Branches that were not seen lately count as the most sensitive one") 
   CHECK(patient.sensitivities() == std::vector<double>{2.0, 1.0});
 }
 
-TEST_CASE("Wrong observations are refused, and leave the estimate as it was") {
+TEST_CASE("Invalid observations are refused and do not change the estimate") {
   RunningSensitivity running(2);
   observe_step(running, {4.0, 1.0});
   const RunningSensitivity before = running;
@@ -134,7 +135,7 @@ TEST_CASE("Wrong observations are refused, and leave the estimate as it was") {
                                               {"decay", "[0, 1)"});
 }
 
-TEST_CASE("The ends of what may be observed, and a decay of 0, are taken") {
+TEST_CASE("The extreme observations, and a decay of 0, are accepted") {
   RunningSensitivity newest(2, 0.0);  // the newest observation alone
   observe_step(newest, {4.0, 1.0});
   observe_step(newest, {1.0, 4.0});
@@ -148,7 +149,7 @@ TEST_CASE("The ends of what may be observed, and a decay of 0, are taken") {
   CHECK(running.state().ratio_weights == std::vector<double>{0.0, 1.0});
 }
 
-TEST_CASE("Where all that was seen before, or all that is seen now, is 0, a step counts as it is") {
+TEST_CASE("If all earlier or all current observations are 0, the step is not rescaled") {
   RunningSensitivity before(2, 0.5), now(2, 0.5);
   observe_step(before, {0.0, 0.0});
   observe_step(before, {3.0, 6.0});
@@ -183,7 +184,7 @@ TEST_CASE("Observations of any magnitude keep their ratios, and an estimate is a
   CHECK_NOTHROW(resumed.restore(running.state()));
 }
 
-TEST_CASE("A restored running sensitivity goes on as the saved one does") {
+TEST_CASE("A restored running sensitivity continues like the saved one") {
   RunningSensitivity running(3, 0.7, 2);
   for (int step = 0; step < 5; ++step) {
     running.observe(0, 0.1 + step);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Samplers against exact laws: marginals, independence, and the published sampler by enumeration.
+// Samplers compared with exact laws: marginals, independence, and the published sampler by
+// enumeration.
 #include "dropbp/policy/sampling.hpp"
 
 #include <algorithm>
@@ -26,7 +27,7 @@ static_assert(dropbp::Sampling<AtLeastTargetSampling>);
 
 namespace {
 
-constexpr double checks = 1 << 14;  // an upper bound for the frequency questions of this file
+constexpr double checks = 1 << 14;  // an upper bound of the number of frequency checks in this file
 
 template <class Policy>
 typename Policy::Prepared prepare(const Policy& policy, const std::vector<double>& rates,
@@ -35,7 +36,7 @@ typename Policy::Prepared prepare(const Policy& policy, const std::vector<double
   return policy.prepare({rates, flops, drop_rate});
 }
 
-// The mask of one step as bits, branch 0 lowest.
+// The mask of one step as bits; branch 0 is the lowest.
 template <class Policy>
 std::uint32_t draw(const Policy& policy, const typename Policy::Prepared& prepared,
                    std::size_t size, std::uint64_t seed, std::uint64_t step,
@@ -55,8 +56,8 @@ double probability(std::uint32_t mask, const std::vector<double>& rates) {
   return product;
 }
 
-// The published sampler, written from its description: drop the highest rates first, the lowest
-// index among equals, while count / N < p.
+// The published sampler, written from its description: while count / N < p, drop the branch with
+// the highest rate, on a tie the one with the lowest index.
 std::uint32_t published_top_up(std::uint32_t mask, const std::vector<double>& rates,
                                double drop_rate) {
   std::vector<std::size_t> order(rates.size());
@@ -106,10 +107,10 @@ TEST_CASE(
         dropbp_test::frequency_is_plausible(histogram[mask], n, probability(mask, rates), checks));
   }
   CHECK(count(1u << 0) == 0);  // a rate of 0 never drops
-  CHECK(count(1u << 1) == n);  // a rate of 1 always does
+  CHECK(count(1u << 1) == n);  // a rate of 1 always drops
 }
 
-TEST_CASE("The bounds of the frequency checks are neither empty nor slack") {
+TEST_CASE("The bounds of the frequency checks are neither trivial nor loose") {
   CHECK(dropbp_test::frequency_is_plausible(5'000'000, 10'000'000, 0.5, checks));
   CHECK(dropbp_test::frequency_is_plausible(5'012'000, 10'000'000, 0.5, checks));
   CHECK_FALSE(dropbp_test::frequency_is_plausible(5'016'000, 10'000'000, 0.5, checks));
@@ -150,7 +151,7 @@ TEST_CASE("Thresholds are the rates as 53-bit integers") {
                                                           (1ull << 53) - 1, 900719925474099});
 }
 
-TEST_CASE("A decision depends on its own rate alone, not on how many branches there are") {
+TEST_CASE("A decision depends only on its own rate and not on the number of branches") {
   const std::vector<double> rates{0.5, 0.3, 0.9, 0.7, 0.2};
   for (std::size_t size = 1; size <= rates.size(); ++size) {
     const auto some = prepare(BernoulliSampling{},
@@ -163,8 +164,8 @@ TEST_CASE("A decision depends on its own rate alone, not on how many branches th
 }
 
 TEST_CASE(
-    "The at-least-target sampler does to every outcome of the independent draws what the published "
-    "one does") {
+    "AtLeastTargetSampling changes every outcome of independent draws as the published sampler "
+    "does") {
   struct Instance {
     std::vector<double> rates;
     double drop_rate;
@@ -186,7 +187,7 @@ TEST_CASE(
       REQUIRE(after == published_top_up(before, instance.rates, instance.drop_rate));
       ++seen[before], ++outcomes[after];
     }
-    CHECK(std::count(seen.begin(), seen.end(), 0u) == 0);  // every one of the 2^N outcomes occurred
+    CHECK(std::count(seen.begin(), seen.end(), 0u) == 0);  // each of the 2^N outcomes occurred
 
     // The law, by enumeration.
     std::vector<double> law(seen.size());
@@ -199,8 +200,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE(
-    "The at-least-target sampler drops the smallest count whose share is not below the target") {
+TEST_CASE("AtLeastTargetSampling drops the smallest count whose share is at least the target") {
   for (std::size_t size = 1; size <= 300; ++size) {
     const std::vector<double> rates(size, 0.5);
     for (std::size_t k = 0; k <= size; ++k) {
@@ -211,7 +211,7 @@ TEST_CASE(
                 k + 1);
     }
   }
-  // Decimal targets as the published code would count them.
+  // Decimal targets count as in the published code.
   CHECK(prepare(AtLeastTargetSampling{}, std::vector<double>(10, 0.1), 0.1).least_dropped == 1);
   CHECK(prepare(AtLeastTargetSampling{}, std::vector<double>(10, 0.3), 0.3).least_dropped == 3);
   CHECK(prepare(AtLeastTargetSampling{}, std::vector<double>(10, 0.7), 0.7).least_dropped == 7);
@@ -219,11 +219,11 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "The at-least-target sampler drops 0.525, 0.772 and 0.891 in the mean for 64 branches at 0.5, "
-    "0.75 and 0.875") {
+    "AtLeastTargetSampling drops on average 0.525, 0.772 and 0.891 of 64 branches at 0.5, 0.75 and "
+    "0.875") {
   const std::size_t size = 64;
   for (const auto& [rate, published] : {std::pair{0.5, 0.525}, {0.75, 0.772}, {0.875, 0.891}}) {
-    // E max(B, k) / N with B binomial.
+    // E max(B, k) / N, where B is binomial.
     double exact = 0.0;
     for (std::size_t dropped = 0; dropped <= size; ++dropped) {
       const auto b = static_cast<double>(dropped), all = static_cast<double>(size);
@@ -246,7 +246,7 @@ TEST_CASE(
       count += here;
       fewest = std::min(fewest, here);
     }
-    // Hoeffding: shares lie in [rate, 1].
+    // Hoeffding: shares are in [rate, 1].
     const double allowed =
         (1.0 - rate) * std::sqrt(std::log(2.0 * checks * 1e9) / (2.0 * static_cast<double>(n)));
     CHECK(std::abs(static_cast<double>(count) / static_cast<double>(n * size) - exact) < allowed);
@@ -254,9 +254,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE(
-    "Topping up goes by rate, highest first, the lowest index among equals, at every number of "
-    "branches") {
+TEST_CASE("AtLeastTargetSampling orders branches by rate, highest first, and on a tie by index") {
   for (std::size_t size = 1; size <= 40; ++size) {
     std::vector<double> rates(size);
     for (std::size_t i = 0; i < size; ++i)

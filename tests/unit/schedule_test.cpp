@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A schedule without any tensor: pure plans, rates, budgets, and what is refused.
+// A schedule without tensors: pure plans, rates, budgets, and what is refused.
 #include "dropbp/schedule.hpp"
 
 #include <cmath>
@@ -50,7 +50,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-TEST_CASE("A plan is a pure function: any step in any order, from any copy, gives the same") {
+TEST_CASE("A plan is a pure function of the step: any order and any copy give the same plan") {
   const DropSchedule<> schedule(std::vector<double>(24, 1.0), {.drop_rate = 0.5, .seed = 42});
   const DropSchedule<> copy = schedule;
   std::vector<DropPlan> plans;
@@ -61,7 +61,7 @@ TEST_CASE("A plan is a pure function: any step in any order, from any copy, give
   CHECK(fingerprints.size() == plans.size());
 }
 
-TEST_CASE("Seeds and steps beyond 32 bits count") {
+TEST_CASE("All 64 bits of seeds and steps change the plans") {
   const std::vector<double> flops(64, 1.0);
   const DropSchedule<> a(flops, {.seed = 1}), b(flops, {.seed = 1 + (std::uint64_t{1} << 32)});
   const auto mask = [](const DropPlan& plan) {
@@ -73,7 +73,7 @@ TEST_CASE("Seeds and steps beyond 32 bits count") {
   CHECK(mask(a.plan(7)) != mask(a.plan(7 + (std::uint64_t{1} << 32))));
 }
 
-TEST_CASE("Micro-steps have plans of their own, or share that of the step") {
+TEST_CASE("Micro-steps have plans of their own or share the step's plan") {
   const std::vector<double> flops(64, 1.0);
   const DropSchedule<> own(flops, {.seed = 3, .plan_per = PlanPer::micro_step});
   const DropSchedule<> shared(flops, {.seed = 3, .plan_per = PlanPer::step});
@@ -90,14 +90,16 @@ TEST_CASE("Micro-steps have plans of their own, or share that of the step") {
   CHECK(same_decisions(own.plan(5), shared.plan(5)));
 }
 
-TEST_CASE("A plan says what the options say about training below the branches") {
+TEST_CASE("A plan takes trainable_below from the options") {
   const DropSchedule<> schedule({1, 1}, {.drop_rate = 0.0, .trainable_below = false});
   CHECK_FALSE(schedule.plan(0).input_gradient_needed(0));
   CHECK(schedule.plan(0).input_gradient_needed(1));
   CHECK(DropSchedule<>({1, 1}, {.drop_rate = 0.0}).plan(0).input_gradient_needed(0));
 }
 
-TEST_CASE("A schedule drops what lies below the lowest branch that trains, and learns what does") {
+TEST_CASE(
+    "A schedule drops what is below the lowest trainable branch, and can be told what is "
+    "trainable") {
   DropSchedule<> schedule({1, 1, 1, 1},
                           {.drop_rate = 0.0, .trainable_below = false, .trainable = {0, 0, 1, 0}});
   CHECK(schedule.plan(3).kept_count() == 2);
@@ -135,7 +137,7 @@ TEST_CASE("Rates of 0 and 1 are certain") {
   CHECK(dropbp_test::frequency_is_plausible(third, steps, 0.5, 16));
 }
 
-TEST_CASE("draw fills a plan that exists with what plan returns") {
+TEST_CASE("draw fills an existing plan with the result of plan") {
   const DropSchedule<AtLeastTargetSampling> schedule(std::vector<double>(7, 1.0), {.seed = 8});
   DropPlan plan;
   for (std::uint64_t step = 0; step < 20; ++step) {
@@ -144,7 +146,7 @@ TEST_CASE("draw fills a plan that exists with what plan returns") {
   }
 }
 
-TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a function of the step") {
+TEST_CASE("In the warm-up rates grow from 0 step by step, and plans stay a function of the step") {
   const DropSchedule schedule(std::vector<double>(4, 1.0),
                               {.drop_rate = 0.8, .seed = 9, .warmup_steps = 4});
   CHECK(schedule.drop_rates_at(0) == std::vector<double>(4, 0.0));
@@ -157,7 +159,8 @@ TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a functi
   CHECK(schedule.plan(0).kept_count() == 4);
   CHECK(schedule.plan(3) == third);
 
-  // Afterwards as if there had been none; before, as with the rates of the step.
+  // After the warm-up plans equal those without one. Before, they equal those with the step's
+  // rates.
   DropSchedule other(std::vector<double>(4, 1.0), {.drop_rate = 0.8, .seed = 9});
   CHECK(schedule.plan(4) == other.plan(4));
   CHECK(schedule.plan(1000) == other.plan(1000));
@@ -173,7 +176,7 @@ TEST_CASE("Rates grow from 0 in a warm-up, step by step, and plans stay a functi
   CHECK(dropbp_test::frequency_is_plausible(dropped, n, 0.2, 16));
 }
 
-TEST_CASE("Groups that do not fit are refused") {
+TEST_CASE("Invalid groups are refused") {
   const std::vector<double> flops(3, 1.0);
   test::check_throws<std::invalid_argument>([&] { DropSchedule(flops, {.groups = {0, 1}}); },
                                             {"3", "2", "group number"});
@@ -187,7 +190,7 @@ TEST_CASE("Groups that do not fit are refused") {
                                             {"group 1 has none", "DropOptions::groups"});
 }
 
-TEST_CASE("One rate for all sets the target; a rate each sets it to their mean by FLOPs") {
+TEST_CASE("A common rate sets the target; separate rates set it to their mean by FLOPs") {
   DropSchedule<> schedule({1, 3}, {.drop_rate = 0.25});
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.25, 0.25});
   schedule.set_drop_rate(0.75);
@@ -195,13 +198,11 @@ TEST_CASE("One rate for all sets the target; a rate each sets it to their mean b
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.75, 0.75});
   schedule.set_drop_rates(std::vector<double>{1.0, 0.0});
   CHECK(schedule.drop_rate() == 0.25);
-  schedule.set_drop_rates(schedule.drop_rates());  // from itself
+  schedule.set_drop_rates(schedule.drop_rates());  // the argument is the schedule's own array
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{1.0, 0.0});
 }
 
-TEST_CASE(
-    "Equal rates have exactly themselves as their mean, so that a counted sampler drops no more "
-    "than asked") {
+TEST_CASE("The mean of equal rates is exact, so that a sampler by count drops no more than asked") {
   for (std::size_t size = 1; size <= 100; ++size) {
     DropSchedule<AtLeastTargetSampling> schedule(std::vector<double>(size, 3.7));
     for (std::size_t k = 0; k <= size; ++k) {
@@ -212,7 +213,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("Allocation shares the target out and keeps the budget") {
+TEST_CASE("Allocation keeps the budget") {
   DropSchedule<> schedule({1, 1, 2}, {.drop_rate = 0.5});
   schedule.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{});
   CHECK(schedule.drop_rate() == 0.5);
@@ -224,7 +225,7 @@ TEST_CASE("Allocation shares the target out and keeps the budget") {
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.5, 0.5, 0.5});
 }
 
-TEST_CASE("A refused allocation leaves rates and plans as they were") {
+TEST_CASE("A refused allocation does not change rates or plans") {
   DropSchedule<> schedule({1, 1, 2}, {.drop_rate = 0.5, .seed = 2});
   schedule.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{});
   const std::vector<double> before = to_vector(schedule.drop_rates());
@@ -256,7 +257,7 @@ TEST_CASE("A refused allocation leaves rates and plans as they were") {
   CHECK(schedule.plan(3) == plan);
 }
 
-TEST_CASE("A schedule refuses what it cannot work with, naming the branch") {
+TEST_CASE("A schedule refuses invalid arguments and names the branch") {
   CHECK(contains(invalid_argument_of([] { DropSchedule<>(std::vector<double>{}); }),
                  "at least one residual branch"));
   for (const double bad : {0.0, -0.0, -1.0, not_a_number, infinity, -infinity})
@@ -290,7 +291,7 @@ TEST_CASE("A schedule refuses what it cannot work with, naming the branch") {
   }
 }
 
-TEST_CASE("Without a word plans are drawn with seed 0 and rates of a half") {
+TEST_CASE("By default plans have seed 0 and rates of a half") {
   CHECK(dropbp::DropOptions{}.seed == 0);
   CHECK(dropbp::DropOptions{}.drop_rate == 0.5);
   const std::vector<double> flops(64, 1.0);
@@ -300,7 +301,8 @@ TEST_CASE("Without a word plans are drawn with seed 0 and rates of a half") {
 }
 
 TEST_CASE(
-    "Rates in any unit of FLOPs have the same mean, and FLOPs that some builds take for 0 none") {
+    "The mean rate does not depend on the unit of FLOPs; FLOPs that some builds flush to 0 are "
+    "refused") {
   const std::vector<double> rates{0x1p-60, 0.3, 0.7, 1.0};
   DropSchedule<> schedule({4.0, 3.0, 2.0, 1.0});
   schedule.set_drop_rates(rates);
@@ -329,7 +331,7 @@ TEST_CASE("New FLOPs keep the rates and change the budget") {
   CHECK(schedule.drop_rate() == 0.25);
 }
 
-TEST_CASE("Rates that differ in one bit give plans with another fingerprint") {
+TEST_CASE("Rates that differ in one bit give different fingerprints") {
   DropSchedule<> schedule({1, 1}, {.drop_rate = 0.5});
   const std::uint64_t before = schedule.plan(0).fingerprint();
   schedule.set_drop_rate(std::nextafter(0.5, 1.0));
@@ -349,7 +351,9 @@ TEST_CASE("A restored schedule draws the same plans") {
   CHECK(other.drop_rate() == schedule.drop_rate());
 }
 
-TEST_CASE("The learning rate scale of a branch is 1 / (1 - p), and 1 where no step ever comes") {
+TEST_CASE(
+    "The learning rate scale of a branch is 1 / (1 - p), and 1 for a branch that never gets a "
+    "step") {
   DropSchedule<> schedule({1.0, 1.0, 1.0, 1.0});
   schedule.set_drop_rates(std::vector<double>{0.0, 0.5, 0.75, 1.0});
   CHECK(schedule.learning_rate_scale(0) == 1.0);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Both sensitivities against sums worked out by hand, on gradients of one and of several types.
+// Both sensitivities compared with sums worked out by hand, on gradients of one type and of
+// several.
 #include "dropbp/policy/sensitivity.hpp"
 
 #include <cmath>
@@ -25,7 +26,7 @@ namespace {
 using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 
-// Three gradients of two types, visited in the three ways that are allowed.
+// Three gradients of two types, visited in the three allowed ways.
 struct Gradients {
   Floats a{3, 4};
   Doubles b{6, 8};
@@ -38,7 +39,7 @@ struct Gradients {
   }
 };
 
-// As many as there are in `floats`, then as many as in `doubles`.
+// The gradients of `floats`, then those of `doubles`.
 struct AnyGradients {
   std::vector<Floats> floats;
   std::vector<Doubles> doubles;
@@ -61,10 +62,10 @@ TEST_CASE("The gradient norm sensitivity is the sum of squared changes of the no
   Gradients before, after;  // norms 5, 10, absent
   CHECK(difference(GradientNormSensitivity{}, before, after) == 0.0);
   after.a = {0, 7};   // 7
-  after.b = {-8, 6};  // 10: the direction alone has changed
+  after.b = {-8, 6};  // 10: only the direction has changed
   CHECK(difference(GradientNormSensitivity{}, before, after) == 4.0);
   const Doubles c{1, 2, 2};
-  after.c = &c;  // a gradient where there was none: 3
+  after.c = &c;  // a new gradient: 3
   CHECK(difference(GradientNormSensitivity{}, before, after) == 13.0);
   CHECK(difference(GradientNormSensitivity{}, after, before) == 13.0);
 }
@@ -83,14 +84,14 @@ TEST_CASE("The gradient sensitivity is the sum of squared distances") {
   CHECK(difference(GradientSensitivity{}, before, after) == 218.0);
 }
 
-TEST_CASE("A reference keeps what the gradients were") {
+TEST_CASE("A reference keeps a copy of the gradients") {
   Gradients model;
   const auto copies = GradientSensitivity{}.reference(model);
   const auto norms = GradientNormSensitivity{}.reference(model);
   model.a = {0, 0};
   CHECK(GradientSensitivity{}.difference(copies, model) == 25.0);
   CHECK(GradientNormSensitivity{}.difference(norms, model) == 25.0);
-  // It may be moved and assigned.
+  // A reference can be moved and assigned.
   auto moved = GradientSensitivity{}.reference(model);
   auto other = std::move(moved);
   moved = GradientSensitivity{}.reference(model);
@@ -98,7 +99,7 @@ TEST_CASE("A reference keeps what the gradients were") {
   CHECK(GradientSensitivity{}.difference(other, model) == 0.0);
 }
 
-TEST_CASE("Gradients visited in another number, order or size are found out") {
+TEST_CASE("A changed number, order or size of the visited gradients is detected") {
   const AnyGradients two{{{1, 2}, {3}}, {}}, one{{{1, 2}}, {}}, three{{{1, 2}, {3}, {4}}, {}};
   const AnyGradients other_types{{{1, 2}}, {{3}}}, other_size{{{1, 2}, {3, 4}}, {}};
   for (const AnyGradients& changed : {one, three}) {
@@ -114,7 +115,7 @@ TEST_CASE("A model without gradients has sensitivity zero") {
   CHECK(difference(GradientSensitivity{}, AnyGradients{}, AnyGradients{}) == 0.0);
 }
 
-TEST_CASE("Gradients that are not finite show in the sensitivity") {
+TEST_CASE("Gradients that are not finite give a sensitivity that is not finite") {
   const AnyGradients good{{{1}}, {}};
   for (const float value :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {

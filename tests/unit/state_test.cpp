@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Saved states: every number comes back exactly, and a damaged text is refused or means what it
-// says.
+// Saved states: every number is restored exactly. A damaged text is refused, or it is a valid text
+// of other numbers.
 #include "dropbp/state.hpp"
 
 #include <bit>
@@ -43,7 +43,7 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
   return true;
 }
 
-// The words of a text, one space between two.
+// The words of a text, separated by one space.
 std::string words_of(const std::string& text) {
   std::string words;
   bool within = false;
@@ -56,8 +56,8 @@ std::string words_of(const std::string& text) {
   return words;
 }
 
-// Whether a text is refused with std::invalid_argument, or read as the state that has these very
-// words.
+// Whether a text is refused with std::invalid_argument, or is the text of the state that it is read
+// as.
 bool refused_or_true(const std::string& text) {
   try {
     return words_of(to_text(handler_state_from_text(text))) == words_of(text);
@@ -77,7 +77,7 @@ std::string refusal(const std::string& text) {
 
 }  // namespace
 
-TEST_CASE("A state comes back from its text exactly, extreme numbers included") {
+TEST_CASE("A state is restored exactly from its text, extreme numbers included") {
   HandlerState state = example();
   HandlerState back = handler_state_from_text(to_text(state));
   CHECK(back == state);
@@ -112,10 +112,12 @@ TEST_CASE("Every truncation of a state is refused") {
     REQUIRE_THROWS_AS(handler_state_from_text(text.substr(0, length)), std::invalid_argument);
   }
   CHECK(handler_state_from_text(text.substr(0, text.size() - 1)) ==
-        example());  // the last line break alone
+        example());  // only the last line break is missing
 }
 
-TEST_CASE("Every change, loss or repetition of one character is refused or means what it says") {
+TEST_CASE(
+    "A text with one character changed, lost or repeated is refused or is a valid text of other "
+    "numbers") {
   const std::string text = to_text(example());
   std::size_t wrong = 0, tried = 0;
   for (std::size_t at = 0; at < text.size(); ++at) {
@@ -140,7 +142,7 @@ TEST_CASE("A state is read with the line ends of other systems") {
   CHECK(handler_state_from_text(text) == example());
 }
 
-TEST_CASE("A text of something else is refused, naming the line") {
+TEST_CASE("Any other text is refused with the line's number") {
   const std::string text = to_text(example());
   CHECK(refusal("").find(
             "line 1 of a saved dropbp state must hold `dropbp-state`, but it ends there") !=
@@ -162,7 +164,7 @@ TEST_CASE("A text of something else is refused, naming the line") {
         std::string::npos);
 }
 
-TEST_CASE("Numbers too large, and counts of branches that do not follow, are refused at once") {
+TEST_CASE("Numbers too large, and impossible counts of branches, are refused at once") {
   const std::string text = to_text(HandlerState{});
   const auto with = [&](const std::string& field, const std::string& value) {
     std::string changed = text;
@@ -182,7 +184,7 @@ TEST_CASE("Numbers too large, and counts of branches that do not follow, are ref
   CHECK_FALSE(with("drop_rate 0x0p0", "drop_rate nan").empty());
 }
 
-TEST_CASE("A state whose lists are of different lengths has no text") {
+TEST_CASE("A state with lists of different lengths cannot be written") {
   const auto refused = [](auto spoil) {
     HandlerState state = example();
     spoil(state);

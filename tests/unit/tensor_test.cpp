@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Sums and norms of tensors, of every size and of hostile values.
+// Sums and norms of tensors of every size, including NaN, infinities and extreme values.
 #include "dropbp/tensor.hpp"
 
 #include <array>
@@ -48,7 +48,7 @@ TEST_CASE("accumulate refuses tensors of different sizes and changes nothing") {
   CHECK(y == std::vector<double>{1, 2, 3});
 }
 
-TEST_CASE("accumulate works on a tensor and itself, and through a span on foreign memory") {
+TEST_CASE("accumulate works on a tensor and itself, and through a span on external memory") {
   std::vector<float> y{1, 2, 3};
   dropbp::accumulate(y, y);
   CHECK(y == std::vector<float>{2, 4, 6});
@@ -61,7 +61,7 @@ TEST_CASE("accumulate works on a tensor and itself, and through a span on foreig
   CHECK(fixed == std::array<double, 2>{11, 22});
 }
 
-TEST_CASE("accumulate passes hostile values on as addition does") {
+TEST_CASE("accumulate treats NaN, infinities and signed zeros as addition does") {
   using limits = std::numeric_limits<float>;
   const std::vector<float> values{0.0f,
                                   -0.0f,
@@ -118,7 +118,7 @@ TEST_CASE("Integer values are summed exactly") {
 
 namespace {
 
-// A view whose clone is another type.
+// A view whose clone has another type.
 struct Strided {
   const float* first;
   std::size_t stride, count;
@@ -145,7 +145,7 @@ struct dropbp::tensor_traits<Strided> {
   }
 };
 
-TEST_CASE("A copy of a view is what its clone owns, of whatever type") {
+TEST_CASE("A copy of a view has the type of its clone and owns its elements") {
   static_assert(dropbp::ComparableTensor<Strided> && !dropbp::Tensor<Strided>,
                 "it can be compared, not added to");
   float foreign[] = {3, 100, 4, 100};
@@ -156,7 +156,7 @@ TEST_CASE("A copy of a view is what its clone owns, of whatever type") {
   CHECK(copy.squared_distance(view) == 9.0);
 }
 
-TEST_CASE("A copy stays what it was when the tensor changes, and refuses one of another size") {
+TEST_CASE("A copy does not change with its tensor, and refuses a tensor of another size") {
   std::vector<double> x{1, 2};
   const dropbp::detail::TensorCopy<std::vector<double>> copy(x);
   x = {4, 6};

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Every public template of the core with the weakest types that it promises to take. That it
-// compiles is the test: nothing here has a body, and nothing is linked.
+// Instantiates every public template of the core with the weakest types that it promises to accept.
+// The test is that this compiles: no function here has a body, and nothing is linked.
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -15,7 +15,7 @@
 
 using namespace archetypes;
 
-// ---- all members of the classes, as `extern template` in a trainer's own header needs them
+// ---- all members of the classes: `extern template` in a user's header instantiates them
 
 template class dropbp::DropBPLayer<archetypes::Operation<archetypes::Tensor>>;
 template class dropbp::DropBPLayer<FullOperation<archetypes::Tensor>>;
@@ -49,7 +49,7 @@ template double use_memory(ContiguousTensor<int>& y, const ContiguousTensor<int>
 template double use_memory(ContiguousTensor<Number<std::size_t>>& y,
                            const ContiguousTensor<Number<std::size_t>>& x);
 
-// ---- layers: every way of calling one
+// ---- layers: every way to call one
 
 template <class Layer, class T, class... Args>
 void use_layer(Layer& layer, const T& x, T& stream, T& gradient, Args&&... args) {
@@ -122,7 +122,7 @@ template double use_sensitivity(const dropbp::GradientSensitivity&,
 template double use_sensitivity(const dropbp::GradientSensitivity&,
                                 archetypes::GradientModel<ContiguousTensor<Number<std::size_t>>>&);
 
-// ---- handlers: every way of making one, and all member templates
+// ---- handlers: every constructor and all member templates
 
 template <class Gradient, class... Layers>
 using ModelOf = archetypes::GradientModel<Gradient, Layers...>;

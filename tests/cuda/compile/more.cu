@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The kernels that no op of this library uses yet, for models like GPT-2 and for fused layers, for
-// one scalar, which the command line defines as SCALAR.
+// Compiles the kernels that no op of the library uses yet (for models like GPT-2 and for fused
+// layers) for one scalar type. The command line defines it as SCALAR.
 #include "dropbp/backend/cuda/launch.cuh"
 #include "dropbp/kernels/cuda/gelu.hpp"
 #include "dropbp/kernels/cuda/layer_norm.hpp"

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A planted fault: a literal without f.
+// A planted fault: a literal without the suffix f.
 #include "dropbp/backend/cuda/launch.cuh"
 
 using namespace dropbp;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A planted fault: what a pointer points to is known at run time only.
+// A planted fault: the address space of a pointer is known only at run time.
 #include "dropbp/backend/cuda/launch.cuh"
 
 using namespace dropbp;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A planted fault: rows of 16-byte packs are read one element after the other.
+// A planted fault: reads rows of 16-byte packs element by element.
 #include "dropbp/backend/cuda/launch.cuh"
 
 using namespace dropbp;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A planted fault: more values than a thread of 1024 has registers for.
+// A planted fault: a thread needs more registers than a block of 1024 threads leaves it.
 #include "dropbp/backend/cuda/launch.cuh"
 
 using namespace dropbp;

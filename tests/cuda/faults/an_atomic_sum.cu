@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A planted fault: threads add to one float in any order.
+// A planted fault: threads add to one float in an undefined order.
 #include "dropbp/backend/cuda/launch.cuh"
 
 using namespace dropbp;

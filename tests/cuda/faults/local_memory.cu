@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A planted fault: an array that is indexed at run time.
+// A planted fault: an array with an index that is known only at run time.
 #include "dropbp/backend/cuda/launch.cuh"
 
 using namespace dropbp;

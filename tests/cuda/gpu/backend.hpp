@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The backend that the tests of this folder are compiled for: a card, or with DROPBP_TEST_EMULATED
-// the host emulator, which proves everything in them but the card itself. On both an op can run in
-// another stream and while a stream is captured.
+// The backend of the tests in this folder: a GPU, or the host emulator if DROPBP_TEST_EMULATED is
+// defined. The emulator tests everything but the GPU itself. On both an op can run in another CUDA
+// stream and in a captured one.
 #pragma once
 
 #include <functional>
@@ -29,7 +29,7 @@ inline constexpr bool on_card = false;
 
 inline void in_another_stream(const std::function<void()>& op) { op(); }
 
-/// What is captured runs at once; copies from and to the host are refused as by CUDA's runtime.
+/// Runs captured ops at once. Copies from and to the host throw, as CUDA's runtime does.
 inline void run_captured(const std::function<void()>& op) {
   const Emulated::Capturing scope;
   op();
@@ -46,7 +46,8 @@ inline void require_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
 
-/// One that does not wait for CUDA's default stream; the current one while it lives.
+/// A CUDA stream that does not wait for the default stream. It is the current one during its
+/// lifetime.
 class AnotherStream {
  public:
   AnotherStream() : stream_(created()), scope_(stream_) {}
@@ -54,7 +55,7 @@ class AnotherStream {
   AnotherStream(const AnotherStream&) = delete;
   AnotherStream& operator=(const AnotherStream&) = delete;
 
-  /// The graph of what `op` puts into the stream.
+  /// Returns the graph of the work that `op` submits to the stream.
   cudaGraph_t capture(const std::function<void()>& op) {
     require_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
@@ -108,8 +109,7 @@ inline void capture_and_discard(const std::function<void()>& op) {
 
 using Device = dropbp::device_runtime<Backend>;
 
-/// What an op must say that reads or writes the host's memory, while the current stream is
-/// captured.
+/// Checks that an op that reads or writes host memory throws while the current stream is captured.
 template <class Op>
 void check_refused_in_capture(const Op& op) {
   check_throws<std::logic_error>(

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention by cuDNN on a card, where this build has it and it takes the shape; what ran is
-// printed. With the same bounds it is our own kernels' turn elsewhere.
+// Attention by cuDNN on a GPU, if this build has cuDNN and it takes the shape. Prints which code
+// ran. Where cuDNN does not run, the library's own kernels must stay within the same bounds.
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -68,7 +68,7 @@ struct Attention {
   }
 };
 
-/// In a build with cuDNN it must have run.
+/// Prints the code that ran. A build with cuDNN must have used it.
 void report(const std::string& what, AttentionCode forward, AttentionCode backward) {
   std::printf("%s: forward by %s, backward by %s\n", what.c_str(), name_of(forward),
               name_of(backward));
@@ -115,8 +115,9 @@ TEMPLATE_TEST_CASE("device: attention by cuDNN stays within its bounds", "", Hal
   }
 }
 
-TEST_CASE("device: cuDNN takes in parts what would need too much workspace", "[large]") {
-  // 2 GiB for ds of all heads, but on Blackwell. Passes of one code and of the other fit together.
+TEST_CASE("device: cuDNN splits a backward pass that would need too much workspace", "[large]") {
+  // ds of all heads would take 2 GiB, except on Blackwell. The forward pass of one code fits the
+  // backward pass of the other.
   const test::AttentionCase c{
       {.batch = 2, .sequence = 4096, .heads = 32, .kv_heads = 8, .head_size = 128}, 0};
   INFO("DROPBP_TEST_SEED=" << test::fresh_seed());

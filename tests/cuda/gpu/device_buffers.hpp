@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Matrices on a device with a known beginning, and running an op in every way that it must work: on
-// CUDA's default stream, on another one, and as a captured graph; each time with the same bits.
+// Device matrices with a known start, and a function that runs an op in every way that must work:
+// on CUDA's default stream, on another stream, and as a captured graph. Each way must give the same
+// bits.
 #pragma once
 
 #include <algorithm>
@@ -28,13 +29,13 @@ namespace test {
 using dropbp::BFloat16, dropbp::Half;
 using dropbp::ops::Index, dropbp::ops::Matrix, dropbp::ops::MatrixView;
 
-/// Issue's figures: the largest error over the largest value.
+/// The tolerance of each scalar: largest error divided by largest value.
 template <class T>
 inline constexpr double tolerance = std::is_same_v<T, float>  ? 1e-5
                                     : std::is_same_v<T, Half> ? 2e-3
                                                               : 1e-2;
 
-/// Fresh numbers in each run; the seed is printed with a failure.
+/// A new seed in each run. A failure prints it.
 inline std::uint64_t fresh_seed() {
   static const std::uint64_t seed = [] {
     const char* const given = std::getenv("DROPBP_TEST_SEED");
@@ -47,11 +48,12 @@ inline std::uint64_t fresh_seed() {
 class AnyBuffer {
  public:
   virtual ~AnyBuffer() = default;
-  virtual void reset() = 0;                        ///< as at first
-  virtual std::vector<unsigned char> fetch() = 0;  ///< what is there now; waits
+  virtual void reset() = 0;                        ///< back to the initial values
+  virtual std::vector<unsigned char> fetch() = 0;  ///< the current values; waits for them
 };
 
-/// Rows of E on the device. All bytes are 0xFF at first, NaN in each scalar, or what fill() made.
+/// Rows of E on the device. All bytes start as 0xFF, NaN in each scalar, unless fill() has set
+/// them.
 template <class E>
 class Buffer : public AnyBuffer {
  public:
@@ -64,13 +66,13 @@ class Buffer : public AnyBuffer {
       std::memset(static_cast<void*>(initial_.data()), 0xFF, initial_.size() * sizeof(E));
     reset();
   }
-  /// From host numbers, rounded to E.
+  /// Starts with the host's `values`, rounded to E.
   Buffer(Index rows, Index columns, const std::vector<double>& values) : Buffer(rows, columns) {
     for (std::size_t i = 0; i < initial_.size(); ++i) initial_[i] = narrow(values[i]);
     reset();
   }
 
-  /// Uniform in [-1, 1); returns them as rounded.
+  /// Fills it with uniform numbers in [-1, 1). Returns them as rounded.
   std::vector<double> fill(std::mt19937_64& random) {
     std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
     std::vector<double> values;
@@ -103,7 +105,7 @@ class Buffer : public AnyBuffer {
   E* data() { return device_.data(); }
   MatrixView<E, Backend> view() { return device_.view(); }
   MatrixView<const E, Backend> constant() { return device_.view(); }
-  /// Columns of it: rows further apart than they are long.
+  /// A range of columns: a matrix whose rows lie further apart than they are long.
   MatrixView<E, Backend> columns(Index first, Index count) {
     return device_.view().columns_from(first, count);
   }
@@ -127,12 +129,11 @@ class Buffer : public AnyBuffer {
   Matrix<E, Backend> device_;
 };
 
-/// Whether a stream that is being captured takes an op. Those that read arrays of the host, or
-/// return numbers to it, refuse: a graph would repeat the tokens, step counts and addresses of one
-/// step.
+/// Whether a captured CUDA stream accepts the op. Ops that read host arrays or return numbers to
+/// the host refuse: a graph would repeat the tokens, step counts and addresses of one step.
 enum class Capture { yes, refused };
 
-/// Runs `op` in every way, from the same beginning; the outputs keep what came last.
+/// Runs `op` in every way from the same start. The outputs keep the last results.
 inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture capture,
                            const std::function<void()>& op) {
   const auto begin = [&] {
@@ -164,7 +165,7 @@ inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture ca
   CHECK(results() == wanted);
 }
 
-/// The largest difference over the largest value wanted; infinite for NaN.
+/// The largest error divided by the largest wanted value; infinite for NaN.
 inline double error_of(const std::vector<double>& got, const std::vector<double>& wanted) {
   double error = 0.0, largest = 1e-30;
   for (const double value : wanted) largest = std::max(largest, std::abs(value));

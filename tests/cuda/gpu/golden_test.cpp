@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Parity with the published implementation, which PyTorch computed in float64, of the same models
-// on a device: the CPU's tests and tolerances, in float: losses 1e-5, gradients 1e-6 + 1e-4 |g|
-// each element, sensitivities 1e-5 relative. Seen on the emulator: 5e-7, a fifth, 5e-7.
+// Parity with the published implementation on a device, in float. The models, the float64 results
+// of PyTorch and the tolerances are those of the CPU's tests: losses 1e-5, each gradient element
+// 1e-6 + 1e-4 |g|, sensitivities 1e-5 relative. On the emulator the errors were 5e-7, a fifth of
+// the tolerance, and 5e-7.
 #include <string>
 
 #include "cuda/gpu/llama_model.hpp"

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// llama::LlamaModel on the backend of these tests: for a card it is compiled in the example's
-// library, for the emulator here.
+// llama::LlamaModel for the backend of these tests. The example's library contains it for a GPU;
+// this file instantiates it for the emulator.
 #pragma once
 
 #include "cuda/gpu/backend.hpp"

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Runs the test cases where there is a CUDA device; elsewhere says why not and exits with 77, which
-// ctest shows as skipped, or with 1 where DROPBP_REQUIRE_GPU=1 asks for a device.
+// Runs the test cases on a CUDA device. Without a device it prints the reason and exits with 77,
+// which ctest shows as skipped; with DROPBP_REQUIRE_GPU=1 it exits with 1.
 #define CATCH_CONFIG_RUNNER
 #include "support/catch.hpp"
 
@@ -21,8 +21,8 @@ int main(int argc, char** argv) {
     return fails ? 1 : 77;
   }
   const int result = Catch::Session().run(argc, argv);
-  // Catch2 before 3 says with its exit code how many cases it has listed: that is no failure, and
-  // 77 of them no skip.
+  // Before version 3 Catch2's exit code is the number of listed cases. It is no failure, and 77
+  // cases are not a skip.
   for (int i = 1; i < argc; ++i)
     if (std::string(argv[i]).rfind("--list-", 0) == 0) return 0;
   return result;

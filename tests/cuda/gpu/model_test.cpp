@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Whole models and trainings on a device against the CPU's.
+// Compares whole models and training runs on a device with the CPU.
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -44,7 +44,7 @@ Batch small_batch(std::uint64_t step) {
   return batch;
 }
 
-// Adapters' B begin as zeros, under which A has no gradient.
+// B of the adapters starts as zero, and then A has no gradient: set B.
 template <class T, class B>
 void disturb_adapters(LlamaModel<T, B>& model) {
   int count = 0;
@@ -56,7 +56,7 @@ void disturb_adapters(LlamaModel<T, B>& model) {
   });
 }
 
-// |x - y| / |y|: the largest of any tensor, and of all their elements together.
+// |x - y| / |y|: the largest of any tensor, and that of all elements together.
 struct Difference {
   double tensor = 0, whole = 0;
 };
@@ -78,7 +78,7 @@ Difference difference_of(LlamaModel<T, Backend>& device, LlamaModel<float>& cpu,
     const std::vector<float>& y = expected[i++];
     T* const from = gradients ? tensor.gradient : tensor.value;
     INFO(tensor.name);
-    REQUIRE((from != nullptr) == !y.empty());  // absent is not zero, on both
+    REQUIRE((from != nullptr) == !y.empty());  // absent on both or on neither
     const std::vector<float> x = test::values_of<Backend>(from, y.size());
     double difference = 0, norm = 0;
     for (std::size_t k = 0; k < y.size(); ++k) {
@@ -92,15 +92,15 @@ Difference difference_of(LlamaModel<T, Backend>& device, LlamaModel<float>& cpu,
   return result;
 }
 
-// The largest of any step, relative.
+// The largest relative difference of any step.
 struct Run {
   double loss = 0;
-  Difference first_gradient;  // while the weights are still the same
+  Difference first_gradient;  // while the weights are still equal
   Difference gradient;
   double weights = 0;  // all together, after the last step
 };
 
-// The same steps on both: same plans, dropout, batches; AdamW.
+// Runs the same steps on both: same plans, dropout, batches; AdamW.
 template <class T>
 Run compare(ops::LoraConfig adaptation, bool tie_embeddings, bool recompute = false) {
   constexpr std::uint64_t steps = 20;
@@ -154,12 +154,13 @@ Run compare(ops::LoraConfig adaptation, bool tie_embeddings, bool recompute = fa
 
 }  // namespace
 
-// Seen on the emulator, with products summed in another order than the CPU's, from 8 beginnings:
-// losses 9e-8, the first gradient 2e-5 (q and k of adapters, whose gradients are small differences
-// while attention is nearly uniform), any gradient 3e-4 (AdamW divides by the root of the second
-// moment and makes of a small gradient a step as large as of any other), weights 1.5e-7.
+// Errors on the emulator, where the order of a product's sum differs from the CPU's, over 8
+// initialisations: losses 9e-8; first gradient 2e-5 (in q and k of adapters, whose gradients are
+// small differences while attention is nearly uniform); any gradient 3e-4 (AdamW divides by the
+// root of the second moment, so small gradients make steps as large as others); weights 1.5e-7.
 TEST_CASE(
-    "device: 20 steps in float agree with the CPU's, full, tied, recomputed, LoRA and QLoRA") {
+    "device: 20 steps in float agree with the CPU for all weights, tied embeddings, recomputation, "
+    "LoRA and QLoRA") {
   const auto check = [](const Run& run) {
     CHECK(run.loss < 1e-6);
     CHECK(run.first_gradient.tensor < 1e-4);
@@ -179,17 +180,18 @@ TEST_CASE(
   SECTION("QLoRA") { check(compare<float>({.rank = 2, .quantize = true}, false)); }
 }
 
-// A bfloat16 has 8 bits: 2^-9 = 0.2 % an operation, which add up like a random walk over a pass of
-// some dozen: about 1 % of a gradient of all weights, and of stored weights 2^-9 / sqrt(3) = 0.11
-// %. Over frozen weights the small gradients of q and k count for more. After an update only losses
-// and weights can be compared. Seen as above: see each bound.
-TEST_CASE("device: 20 steps in bfloat16 stay within its rounding of the CPU's in float") {
+// A bfloat16 has 8 bits, an error of 2^-9 = 0.2 % per operation. Over a pass of some dozen
+// operations the errors add up like a random walk: about 1 % of the gradient of all weights. Stored
+// weights have 2^-9 / sqrt(3) = 0.11 %. Over frozen weights the small gradients of q and k weigh
+// more. After an update only losses and weights are comparable. Each bound gives the error on the
+// emulator.
+TEST_CASE("device: 20 steps in bfloat16 agree with the CPU in float within bfloat16's rounding") {
   struct Bounds {
     double loss, tensor, whole, weights;
   };
   const auto check = [](const Run& run, Bounds bounds) {
     CHECK(run.loss < bounds.loss);
-    CHECK(run.first_gradient.whole > 1e-4);  // it is bfloat16
+    CHECK(run.first_gradient.whole > 1e-4);  // shows that it is bfloat16
     CHECK(run.first_gradient.tensor < bounds.tensor);
     CHECK(run.first_gradient.whole < bounds.whole);
     CHECK(run.weights < bounds.weights);
@@ -197,11 +199,11 @@ TEST_CASE("device: 20 steps in bfloat16 stay within its rounding of the CPU's in
   const Bounds all{.loss = 5e-4,
                    .tensor = 0.03,
                    .whole = 0.01,
-                   .weights = 4e-3};  // seen: 1.3e-4, 0.013, 0.005, 2.0e-3
+                   .weights = 4e-3};  // on the emulator: 1.3e-4, 0.013, 0.005, 2.0e-3
   const Bounds adapters{.loss = 1e-2,
                         .tensor = 0.4,
                         .whole = 0.15,
-                        .weights = 8e-3};  // seen: 3.1e-3, 0.17, 0.074, 3.6e-3
+                        .weights = 8e-3};  // on the emulator: 3.1e-3, 0.17, 0.074, 3.6e-3
   SECTION("all weights") { check(compare<dropbp::BFloat16>({}, true), all); }
   SECTION("LoRA") { check(compare<dropbp::BFloat16>({.rank = 2}, false), adapters); }
   SECTION("QLoRA") {
@@ -209,7 +211,7 @@ TEST_CASE("device: 20 steps in bfloat16 stay within its rounding of the CPU's in
   }
 }
 
-TEST_CASE("device: two runs of a training give the same bits") {
+TEST_CASE("device: two runs give the same bits") {
   const auto train = [] {
     LlamaModel<float, Backend> model(small_config(true), 9, {});
     model.initialize(7);
@@ -231,11 +233,12 @@ TEST_CASE("device: two runs of a training give the same bits") {
   CHECK(train() == train());
 }
 
-TEST_CASE("device: micro-steps with unequal counts of labels make one batch's gradient") {
+TEST_CASE(
+    "device: micro-steps with different numbers of labels add up to the gradient of one batch") {
   LlamaModel<float> cpu(small_config(true), 9, {});
   LlamaModel<float, Backend> device(small_config(true), 9, {.fill = ops::PoolFill::nan});
   cpu.initialize(5), device.initialize(5);
-  Batch whole = small_batch(0);  // 9 labels in one sequence and 2 in the other
+  Batch whole = small_batch(0);  // 9 labels in one sequence, 2 in the other
   for (std::size_t i = 0; i < 9; ++i) whole.labels[i] = i < 2 ? whole.labels[i] : -100;
   const auto sequence = [&](std::ptrdiff_t number) {
     const auto cut = [&](const std::vector<std::int32_t>& ids) {
@@ -255,7 +258,7 @@ TEST_CASE("device: micro-steps with unequal counts of labels make one batch's gr
   CHECK(difference_of(device, cpu, true).whole <= 1e-5);
 }
 
-TEST_CASE("device: sensitivities are those of the CPU, measured and running") {
+TEST_CASE("device: measured and running sensitivities agree with the CPU") {
   LlamaModel<float> cpu(small_config(true), 9, {});
   LlamaModel<float, Backend> device(small_config(true), 9, {});
   cpu.initialize(5), device.initialize(5);

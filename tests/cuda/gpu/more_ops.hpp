@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The kernels that no op of the library uses yet, LayerNorm, GELU and addition fused with a norm,
-// as ops of views: declared for any compiler, compiled for CUDA in more_ops.cu.
+// Ops of views for the kernels that no op of the library uses yet: LayerNorm, GELU, and an addition
+// fused with a norm. Any compiler can read the declarations; more_ops.cu compiles them for CUDA.
 #pragma once
 
 #include "dropbp/kernels/matrix.hpp"
@@ -24,7 +24,7 @@ struct more_ops {
   static void layer_norm_recompute(View y, ConstView x, const T* w, const T* b, const float* mean,
                                    const float* rstd);
   static Index layer_norm_backward_workspace(Index rows, Index columns);
-  // dw and db null: frozen.
+  // Null dw and db: the weights are frozen.
   static void layer_norm_backward(View dx, bool add, ConstView dy, ConstView x, const T* w,
                                   const float* mean, const float* rstd, T* dw, T* db,
                                   bool add_to_dw, float* workspace);

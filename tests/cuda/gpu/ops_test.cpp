@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Every op of the CUDA backend on a card, with fresh random inputs, against the CPU's in double; on
-// the emulator too (backend.hpp).
+// Compares every op of the CUDA backend with the CPU's op in double, on fresh random inputs. Runs
+// on a GPU and on the emulator (backend.hpp).
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -47,7 +47,7 @@ using Kernels = ops::kernels<Op, T, test::Backend>;
 template <class T>
 using MoreOps = test::more_ops<T, test::Backend>;
 
-/// Shapes with rows of whole 16-byte packs, and without.
+/// Shapes with and without rows of whole 16-byte packs.
 struct Shape {
   Index rows, columns;
 };
@@ -84,7 +84,7 @@ TEMPLATE_TEST_CASE("device: rows are copied, zeroed, added, scaled and converted
     CHECK(y.values() == xs);
     run_everywhere({&y}, Capture::yes, [&] { Kernels<op::elementwise, T>::set_zero(y.view()); });
     CHECK(y.values() == std::vector<double>(xs.size()));
-    // Into columns of a wider matrix: what lies beside them stays NaN.
+    // Writes to columns of a wider matrix: the other columns stay NaN.
     run_everywhere({&z}, Capture::yes, [&] {
       Kernels<op::elementwise, T>::copy(z.columns(8, shape.columns), x.constant());
     });
@@ -140,7 +140,8 @@ TEMPLATE_TEST_CASE("device: dropout has the CPU's masks", "", DROPBP_SCALARS) {
 }
 
 TEMPLATE_TEST_CASE(
-    "device: products of each layout, written and added, dense and of columns of wider matrices",
+    "device: products of each layout, overwritten and accumulated, dense and in columns of wider "
+    "matrices",
     "", DROPBP_SCALARS) {
   using T = TestType;
   struct Size {
@@ -160,7 +161,7 @@ TEMPLATE_TEST_CASE(
         Buffer<T> a(a_rows, a_columns + s.gap), b(b_rows, b_columns + s.gap), c(s.m, s.n + s.gap);
         const std::vector<double> as = a.fill(random), bs = b.fill(random), cs = c.fill(random);
         std::vector<double> wanted = cs;
-        if (mode == Accumulate::overwrite) {  // NaN where the product goes: 0 * NaN would show
+        if (mode == Accumulate::overwrite) {  // the output starts as NaN, which 0 * NaN keeps
           std::vector<double> before = cs;
           for (std::size_t i = 0; i < before.size(); ++i)
             if (static_cast<Index>(i) % (s.n + s.gap) < s.n)
@@ -210,7 +211,7 @@ TEMPLATE_TEST_CASE("device: RMSNorm forward, recomputed and backward", "", DROPB
 
     for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
       if (shape.columns == 1 && mode == Accumulate::overwrite)
-        continue;  // a single element's gradient is rounding errors
+        continue;  // the gradient of a single element is only rounding error
       ops::Parameter<double> weight("w", 1, shape.columns);
       std::copy(ws.begin(), ws.end(), weight.value().data);
       if (mode == Accumulate::add) {
@@ -251,7 +252,7 @@ TEMPLATE_TEST_CASE("device: RMSNorm fused with the addition before it", "", DROP
       MoreOps<T>::add_rms_norm_forward(y.view(), rstd.data(), sum.view(), branch.constant(),
                                        w.data(), 1e-5);
     });
-    const std::vector<double> got = sum.values();  // the norm is that of the sum as rounded to T
+    const std::vector<double> got = sum.values();  // the norm is that of the sum rounded to T
     CHECK(error_of(got, added) <= tolerance<T>);
     ops::rms_norm_forward<double>(rows_of(wanted, shape.rows), wanted_rstd.data(),
                                   rows_of(got, shape.rows), ws.data(), 1e-5);
@@ -262,7 +263,7 @@ TEMPLATE_TEST_CASE("device: RMSNorm fused with the addition before it", "", DROP
 
 namespace {
 
-// LayerNorm and its gradients, as the formulas say.
+// LayerNorm and its gradients, straight from the formulas.
 struct LayerNormReference {
   std::vector<double> y, mean, rstd, dx, dw, db;
 
@@ -339,7 +340,7 @@ TEMPLATE_TEST_CASE(
     CHECK(y.values() == forward);
 
     for (const bool add : {false, true}) {
-      if (shape.columns == 1 && !add) continue;  // a single element's gradient is rounding errors
+      if (shape.columns == 1 && !add) continue;  // only rounding error in one element
       run_everywhere({&dx, &dw, &db}, Capture::yes, [&] {
         MoreOps<T>::layer_norm_backward(dx.view(), add, dy.constant(), x.constant(), w.data(),
                                         mean.data(), rstd.data(), dw.data(), db.data(), add,
@@ -357,7 +358,7 @@ TEMPLATE_TEST_CASE(
   }
 }
 
-TEMPLATE_TEST_CASE("device: heads are rotated, forward and back", "", DROPBP_SCALARS) {
+TEMPLATE_TEST_CASE("device: heads are rotated, forward and inverse", "", DROPBP_SCALARS) {
   using T = TestType;
   for (const Index head_size : {Index{64}, Index{6}}) {
     INFO("heads of " << head_size << ", DROPBP_TEST_SEED=" << test::fresh_seed());
@@ -381,7 +382,7 @@ TEMPLATE_TEST_CASE("device: heads are rotated, forward and back", "", DROPBP_SCA
 
 TEMPLATE_TEST_CASE("device: attention stays within its bounds", "", DROPBP_SCALARS) {
   using T = TestType;
-  constexpr auto own = ops::AttentionCode::own;  // a library's: cudnn_test.cpp
+  constexpr auto own = ops::AttentionCode::own;  // a library's code: see cudnn_test.cpp
   const std::vector<test::AttentionCase> cases = {
       {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
       {{.batch = 2, .sequence = 65, .heads = 4, .kv_heads = 2, .head_size = 32}, 0},
@@ -636,7 +637,7 @@ TEMPLATE_TEST_CASE("device: squared norms and distances", "", DROPBP_SCALARS) {
 }
 
 TEMPLATE_TEST_CASE(
-    "device: what cannot be captured leaves an optimizer and a gradient as they were", "",
+    "device: an op that cannot be captured leaves the optimizer and the gradient unchanged", "",
     DROPBP_SCALARS) {
   using T = TestType;
   ops::Parameter<T, test::Backend> weight("w", 3, 8);
@@ -654,7 +655,7 @@ TEMPLATE_TEST_CASE(
   CHECK(optimizer.state(0).first_moment.size() == 0);
   optimizer.step();
   for (const float value : test::values_of<test::Backend>(weight.value().data, 24))
-    CHECK(value == Approx(0.5f));  // the first step is the rate's
+    CHECK(value == Approx(0.5f));  // the first step changes each weight by the learning rate
 }
 
 TEST_CASE("device: memory and copies") {
@@ -663,7 +664,7 @@ TEST_CASE("device: memory and copies") {
   void* const memory = Device::allocate(1000);
   std::vector<unsigned char> bytes(1000, 7), back(1000);
   Device::copy_to_device(memory, bytes.data(), 1000);
-  std::fill(bytes.begin(), bytes.end(), static_cast<unsigned char>(9));  // it may change at once
+  std::fill(bytes.begin(), bytes.end(), static_cast<unsigned char>(9));  // the copy is done
   Device::copy_to_host(back.data(), memory, 1000);
   CHECK(back == std::vector<unsigned char>(1000, 7));
   Device::fill(memory, 0x5A, 500);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The kernels of attention, on the host emulator.
+// The attention kernels on the host emulator.
 #include "dropbp/kernels/cuda/attention.hpp"
 
 #include <cstring>
@@ -80,8 +80,8 @@ void check(const AttentionCase& c) {
   CHECK(same_bits(run.grad_qkv.elements, again.grad_qkv.elements));
 }
 
-// Each size of a head that there are kernels for, others, rows that cannot be read 16 bytes at a
-// time; tiles that are full, that are not.
+// Every head size that has kernels, other sizes, rows that cannot be read 16 bytes at a time, and
+// full and partial tiles.
 const std::vector<AttentionCase>& cases() {
   static const std::vector<AttentionCase> all = {
       {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
@@ -100,12 +100,12 @@ const std::vector<AttentionCase>& cases() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("attention's kernels stay within their bounds, whatever the schedule", "", float,
+TEMPLATE_TEST_CASE("attention's kernels stay within their bounds under any schedule", "", float,
                    Half, BFloat16) {
   for (const AttentionCase& c : cases()) check<TestType>(c);
 }
 
-TEST_CASE("attention's reference is what the CPU computes") {
+TEST_CASE("attention's reference agrees with the CPU") {
   for (const AttentionCase& c : cases()) {
     INFO(c.text());
     std::mt19937_64 random(7);
@@ -133,7 +133,7 @@ TEST_CASE("attention's reference is what the CPU computes") {
   }
 }
 
-TEST_CASE("attention on a device refuses what it has no kernels for") {
+TEST_CASE("attention on a device refuses shapes that have no kernel") {
   simt::Launcher launch;
   const auto forward = [&](const cuda::AttentionShape& shape) {
     cuda::attention_forward(launch, cuda::Rows<float>{nullptr, 0}, nullptr,
@@ -145,6 +145,6 @@ TEST_CASE("attention on a device refuses what it has no kernels for") {
   test::check_throws<std::invalid_argument>([&] { forward({1, 1, 3, 2, 64}); },
                                             {"that the kv heads divide", "3 heads", "2 kv heads"});
   test::check_throws<std::invalid_argument>([&] { forward({1, -1, 2, 2, 64}); }, {"of -1 tokens"});
-  forward({0, 5, 2, 2, 64});  // nothing to do, nothing launched
+  forward({0, 5, 2, 2, 64});  // no sequence: nothing is launched
   forward({5, 0, 2, 2, 64});
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Each of these kernels rounds once, so that every bit is known: that of the operation in float,
-// rounded to the type.
+// Each of these kernels rounds once, so every bit is known: the operation in float, rounded to the
+// type.
 #include "dropbp/kernels/cuda/elementwise.hpp"
 #include "dropbp/kernels/cuda/dropout.hpp"
 
@@ -19,12 +19,13 @@ namespace {
 struct Shape {
   Index rows, columns;
 };
-// One element, odd ones, whole packs of 16 bytes with less and more than a block's 4 x 256 of them,
-// and one short of that.
+// One element; odd sizes; 16-byte packs, fewer and more than a block's 4 x 256; one element less
+// than that.
 constexpr Shape shapes[] = {{1, 1},    {3, 5},    {2, 64}, {19, 24},
                             {2, 8232}, {1, 4099}, {0, 8},  {4, 0}};
 
-// f(shape, layout of y, layout of x): both in all layouts, and two that differ.
+// Calls f(shape, layout of y, layout of x): all layouts for both, and two pairs of different
+// layouts.
 template <class F>
 void for_each_case(const F& f) {
   for (const Shape shape : shapes)
@@ -84,7 +85,7 @@ TEST_CASE("rows are copied, zeroed, added and scaled") {
   });
 }
 
-TEST_CASE("what has no rows is accumulated and scaled, and a rest that fills no pack with it") {
+TEST_CASE("arrays without rows are accumulated and scaled, including elements that fill no pack") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for (const Index n : {0, 1, 3, 8, 31, 1024, 8192, 8197, 16411})
@@ -106,7 +107,7 @@ TEST_CASE("what has no rows is accumulated and scaled, and a rest that fills no 
   });
 }
 
-TEST_CASE("kernels without rows or columns are not launched") {
+TEST_CASE("kernels with no rows or no columns are not launched") {
   const std::size_t before =
       simt::kernels_run()["add"] + simt::kernels_run()["dropout"] + simt::kernels_run()["convert"];
   simt::Launcher launch;
@@ -121,7 +122,7 @@ TEST_CASE("kernels without rows or columns are not launched") {
         before);
 }
 
-TEST_CASE("values become another type and come back") {
+TEST_CASE("conversion to another type and back") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for_each_case([](Shape shape, Layout of_y, Layout of_x) {
@@ -142,7 +143,7 @@ TEST_CASE("values become another type and come back") {
   });
 }
 
-TEST_CASE("the device's Philox is the library's") {
+TEST_CASE("the device's Philox equals the library's") {
   std::mt19937 random(7);
   for (int i = 0; i < 10000; ++i) {
     const auto word = [&] { return static_cast<std::uint32_t>(random()); };
@@ -155,7 +156,7 @@ TEST_CASE("the device's Philox is the library's") {
   }
 }
 
-TEST_CASE("dropout has the masks of the CPU, bit for bit, in place too") {
+TEST_CASE("dropout has the CPU's masks bit for bit, also in place") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for_each_case([](Shape shape, Layout of_y, Layout of_x) {

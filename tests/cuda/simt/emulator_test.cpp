@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The emulator sees what it is there to see: each fault that kernels are known for is planted here
-// and must be found.
+// Tests of the emulator: each known kind of kernel fault is planted here, and the emulator must
+// report it.
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -51,8 +51,8 @@ void run_block(unsigned threads, std::size_t shared_bytes, std::uint64_t seed,
   simt::run("planted", Grid{.shared_bytes = shared_bytes}, threads, seed, body);
 }
 
-// The sum of 1 .. 256 over a block; what stands for ctx.sync() between the writes and the reads may
-// be left out.
+// The sum of 1 .. 256 over a block. Without `with_barrier` the barrier between the writes and the
+// reads is missing.
 float sum_of_block(std::uint64_t seed, bool with_barrier) {
   float result = 0;
   run_block(256, 256 * sizeof(float), seed, [&](HostContext ctx) {
@@ -68,8 +68,8 @@ float sum_of_block(std::uint64_t seed, bool with_barrier) {
 }  // namespace
 
 TEST_CASE(
-    "every thread of every block runs once, and blocks and warps come in another order with "
-    "another seed") {
+    "every thread of every block runs once, and another seed gives another order of blocks and "
+    "warps") {
   std::vector<std::uint32_t> order[2];
   for (std::uint64_t seed : {1u, 2u}) {
     simt::run("count", Grid{3, 2, 2}, 96, seed, [&](HostContext ctx) {
@@ -86,14 +86,14 @@ TEST_CASE(
   CHECK(order[0] != order[1]);
 }
 
-TEST_CASE("sums of warps and blocks are right whatever the schedule") {
+TEST_CASE("sums over warps and blocks are right under any schedule") {
   for (std::uint64_t seed = 0; seed < schedules; ++seed) {
     std::vector<float> sums(256), largest(256);
     std::vector<double> doubles(256);
     run_block(256, 32 * sizeof(double), seed, [&](HostContext ctx) {
       const auto value = static_cast<float>(ctx.thread());
       auto* const scratch = reinterpret_cast<float*>(ctx.shared());
-      // One after the other in the same scratch memory.
+      // Two sums in a row use the same scratch memory.
       sums[ctx.thread()] = dropbp::cuda::detail::block_sum<256>(ctx, value, scratch);
       largest[ctx.thread()] =
           dropbp::cuda::detail::block_max<256>(ctx, -std::abs(value - 77.0f), scratch);
@@ -108,14 +108,14 @@ TEST_CASE("sums of warps and blocks are right whatever the schedule") {
   }
 }
 
-TEST_CASE("a missing barrier is seen under every schedule") {
+TEST_CASE("a missing barrier is found under every schedule") {
   for (std::uint64_t seed = 0; seed < schedules; ++seed) {
     CHECK(sum_of_block(seed, true) == 256 * 257 / 2);
     CHECK(std::isnan(sum_of_block(seed, false)));
   }
 }
 
-TEST_CASE("a missing second barrier, before shared memory is used again, is seen") {
+TEST_CASE("a missing second barrier, before shared memory is reused, is found") {
   int seen = 0;
   for (std::uint64_t seed = 0; seed < schedules; ++seed) {
     std::vector<float> first(256);
@@ -126,7 +126,7 @@ TEST_CASE("a missing second barrier, before shared memory is used again, is seen
       float sum = 0;
       for (int i = 0; i < 8; ++i) sum += scratch[i];
       first[ctx.thread()] = sum;
-      if (ctx.thread() % 32 == 0) scratch[ctx.thread() / 32] = 2.0f;  // here others may still read
+      if (ctx.thread() % 32 == 0) scratch[ctx.thread() / 32] = 2.0f;  // others may still read
     });
     for (const float sum : first)
       if (sum != 8.0f) {
@@ -137,7 +137,7 @@ TEST_CASE("a missing second barrier, before shared memory is used again, is seen
   CHECK(seen == schedules);
 }
 
-TEST_CASE("a missing barrier of a warp is seen") {
+TEST_CASE("a missing barrier of a warp is found") {
   for (std::uint64_t seed = 0; seed < schedules; ++seed)
     for (const bool with_barrier : {true, false}) {
       std::vector<float> got(32);
@@ -153,7 +153,8 @@ TEST_CASE("a missing barrier of a warp is seen") {
     }
 }
 
-TEST_CASE("threads that wait forever or at different barriers are an error that names the kernel") {
+TEST_CASE(
+    "threads that wait forever or at different barriers give an error with the kernel's name") {
   const std::string left = error_of([] {
     run_block(64, 0, 1, [](HostContext ctx) {
       if (ctx.thread() < 40) ctx.sync();
@@ -190,7 +191,7 @@ TEST_CASE("threads that wait forever or at different barriers are an error that 
   CHECK_THAT(operations, contains("kernel planted") && contains("different operations"));
 }
 
-TEST_CASE("an exception in a kernel names it and the thread") {
+TEST_CASE("an exception in a kernel names the kernel and the thread") {
   const std::string text = error_of([] {
     run_block(32, 0, 1, [](HostContext ctx) {
       if (ctx.thread() == 7) throw std::runtime_error("planted fault");
@@ -199,7 +200,7 @@ TEST_CASE("an exception in a kernel names it and the thread") {
   CHECK_THAT(text, contains("kernel planted") && contains("thread 7") && contains("planted fault"));
 }
 
-TEST_CASE("an access that is not aligned is an error, to global and to shared memory") {
+TEST_CASE("a misaligned access to global or shared memory is an error") {
   simt::Buffer<float> memory(9);
   const auto text = [&](auto access) { return error_of([&] { run_block(32, 64, 1, access); }); };
   CHECK(text([&](HostContext ctx) { ctx.load<float, 4>(memory.data() + 4); }).empty());
@@ -221,7 +222,7 @@ TEST_CASE("an access that is not aligned is an error, to global and to shared me
              contains("an asynchronous copy"));
 }
 
-TEST_CASE("a wrong index leaves an element unwritten, which is NaN") {
+TEST_CASE("a wrong index leaves an element unwritten, and it stays NaN") {
   for (const unsigned fault : {0u, 1u}) {
     simt::Buffer<float> memory(65);
     simt::run("planted", Grid{2}, 32, 1, [&](HostContext ctx) {
@@ -232,8 +233,7 @@ TEST_CASE("a wrong index leaves an element unwritten, which is NaN") {
   }
 }
 
-TEST_CASE(
-    "a block that touches what another one writes is an error, whatever the order of the blocks") {
+TEST_CASE("a block that touches what another block writes is an error in any order of the blocks") {
   const auto text = [](auto body) {
     std::set<std::string> texts;
     for (std::uint64_t seed = 0; seed < schedules; ++seed)
@@ -255,7 +255,7 @@ TEST_CASE(
   CHECK_THAT(
       text([&](HostContext ctx) { ctx.store(y.data() + 4 * ctx.thread(), Pack<float, 4>{}); }),
       contains("another block writes"));
-  // Of a pack only the last element is shared.
+  // Only the last element of a pack is shared.
   CHECK_THAT(text([&](HostContext ctx) {
                if (ctx.block() == 0 && ctx.thread() == 0) ctx.load<float, 4>(y.data());
                if (ctx.block() == 3 && ctx.thread() == 5) ctx.store(y.data() + 3, Pack<float, 1>{});
@@ -270,7 +270,7 @@ TEST_CASE("shared memory starts as NaN") {
   });
 }
 
-TEST_CASE("an asynchronous copy arrives at its wait, not before") {
+TEST_CASE("an asynchronous copy arrives at its wait and not before") {
   simt::Buffer<std::uint32_t> memory(3 * 32 * 4);
   for (std::uint32_t i = 0; i < memory.size(); ++i) memory.data()[i] = i;
   run_block(32, 3 * 32 * 16, 1, [&](HostContext ctx) {
@@ -290,7 +290,7 @@ TEST_CASE("an asynchronous copy arrives at its wait, not before") {
   });
 }
 
-TEST_CASE("mma_bf16 multiplies fragments laid out as the PTX ISA says") {
+TEST_CASE("mma_bf16 multiplies fragments in the layout of the PTX ISA") {
   std::mt19937 random(5);
   for (int turn = 0; turn < 4; ++turn) {
     // Small integers: all sums are exact.
@@ -345,7 +345,7 @@ TEST_CASE("the kernels that ran are counted by name") {
 #if defined(DROPBP_UNDER_ASAN)
 namespace {
 
-// Whether a process that does this ends in AddressSanitizer's report.
+// Whether AddressSanitizer reports an error in a process that runs f.
 template <class F>
 bool is_reported(const F& f) {
   const pid_t child = fork();
@@ -363,7 +363,9 @@ bool is_reported(const F& f) {
 
 }  // namespace
 
-TEST_CASE("AddressSanitizer sees an index behind shared memory, a buffer or a thread's own array") {
+TEST_CASE(
+    "AddressSanitizer finds an index past the end of shared memory, a buffer or a thread's own "
+    "array") {
   for (const unsigned fault : {0u, 1u}) {
     CHECK(is_reported([&] {
             run_block(64, 64 * sizeof(float), 1, [&](HostContext ctx) {

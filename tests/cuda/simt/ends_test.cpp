@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The two ends of a model, against the CPU's ops: the embedding bit for bit, the loss within what
-// its roundings add up to.
+// The two ends of a model compared with the CPU's ops: the embedding has the same bits, the loss
+// agrees within its accumulated rounding errors.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -28,16 +28,16 @@ std::vector<std::int32_t> random_tokens(std::size_t count, std::int32_t vocabula
   std::uniform_int_distribution<std::int32_t> uniform(0, vocabulary - 1);
   std::vector<std::int32_t> tokens(count);
   for (auto& token : tokens)
-    token = random() % 3 == 0 ? vocabulary / 2 : uniform(random);  // one of them often
+    token = random() % 3 == 0 ? vocabulary / 2 : uniform(random);  // one token is frequent
   return tokens;
 }
 
-// What the losses of these logits and their gradient by them are, and how far float may be off.
+// The losses and their gradient by the logits in long double, with the allowed errors of float.
 struct ExactLosses {
   std::vector<long double> losses, gradient;
   std::vector<double> loss_bound, gradient_bound;
 
-  // `width` elements at a time.
+  // A kernel reads `width` elements at a time.
   ExactLosses(const std::vector<float>& logits, const std::vector<std::int32_t>& targets,
               std::size_t vocabulary, double width) {
     long double counted = 0;
@@ -55,9 +55,10 @@ struct ExactLosses {
       const bool counts = targets[row] != ignored;
       const auto target = static_cast<std::size_t>(counts ? targets[row] : 0);
       const long double loss = counts ? std::log(sum) + largest - at(target) : 0;
-      // Of the sum, relative: each exponential's 2 units and its argument's rounding; at most once
-      // a pack, and in the end, a correction by an exponential and a product, whose arguments
-      // together span the row; the additions of packs, in a pack and of a block.
+      // Relative error of the sum. Each exponential has 2 units and a rounded argument. At most
+      // once per pack and once at the end comes a correction by an exponential and a product; the
+      // arguments of all corrections together span the row. Then the additions of packs, within a
+      // pack and within a block.
       const double of_sum =
           u * (static_cast<double>(weighted / sum) + static_cast<double>(largest - smallest) + 2 +
                3 * (packs + 1) + packs + width + 5 + 16);
@@ -104,7 +105,7 @@ TEST_CASE("the order of tokens lists each id's positions") {
   }
 }
 
-TEST_CASE("the embedding and its gradient are those of the CPU, bit for bit") {
+TEST_CASE("the embedding and its gradient have the CPU's bits") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     struct Case {
@@ -161,7 +162,7 @@ TEST_CASE("the embedding and its gradient are those of the CPU, bit for bit") {
 }
 
 TEST_CASE(
-    "losses and their gradient are those of long double and of the CPU; ignored targets have "
+    "losses and their gradient agree with long double and with the CPU; ignored targets have "
     "none") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
@@ -218,11 +219,11 @@ TEST_CASE(
   });
 }
 
-TEST_CASE("losses of equal logits are those of the CPU, the gradient bit for bit") {
+TEST_CASE("for equal logits the losses agree with the CPU's, and the gradient has the same bits") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
-    // Powers of two: each probability is 1/64 and each share of the mean 1/4, exactly. The CPU's op
-    // is given logits as a product with 1.
+    // Powers of two: each probability is exactly 1/64, each share of the mean exactly 1/4. The
+    // CPU's op takes the logits as a product with 1.
     constexpr Index rows = 4, vocabulary = 64;
     const std::vector<std::int32_t> targets = {0, 63, 5, 5};
     const std::vector<float> logits(rows * vocabulary, 3.0f);
@@ -245,7 +246,7 @@ TEST_CASE("losses of equal logits are those of the CPU, the gradient bit for bit
   });
 }
 
-TEST_CASE("logits of minus infinity have no probability, wherever they stand; NaN stays NaN") {
+TEST_CASE("a logit of minus infinity has probability 0 at any position, and NaN stays NaN") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     const float infinity = std::numeric_limits<float>::infinity();

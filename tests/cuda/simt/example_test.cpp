@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The model of examples/cuda, and its optimizer, on the emulated device as on the CPU.
+// Runs the model of examples/cuda and its optimizer on the emulated device and compares them with
+// the CPU.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -33,7 +34,7 @@ std::vector<double> losses() {
 
 }  // namespace
 
-TEST_CASE("the example for a card learns, on the emulated device as on the CPU") {
+TEST_CASE("the model of examples/cuda learns on the emulated device as on the CPU") {
   const std::vector<double> cpu = losses<float, dropbp::Cpu>(), device = losses<float, Emulated>();
   const std::vector<double> narrow = losses<dropbp::BFloat16, Emulated>();
   CHECK(cpu.back() < 0.8 * cpu.front());
@@ -43,7 +44,7 @@ TEST_CASE("the example for a card learns, on the emulated device as on the CPU")
   }
 }
 
-TEST_CASE("weight decay on a device is of the parameters that decay alone") {
+TEST_CASE("on a device weight decay applies only to parameters that decay") {
   const auto trained = [](double weight_decay, bool decays) {
     constexpr ops::Index size = 19;
     std::vector<float> values(size), gradient(size);

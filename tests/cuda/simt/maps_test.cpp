@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The rotation and the gates, against the CPU's ops and long double.
+// The rotation and the gated activations, compared with the CPU's ops and with long double.
 #include <cmath>
 
 #include "dropbp/kernels/cuda/gelu.hpp"
@@ -36,7 +36,7 @@ long double sigmoid(long double x) { return 1 / (1 + std::exp(-x)); }
 
 }  // namespace
 
-TEST_CASE("heads are rotated as on the CPU, forward and back") {
+TEST_CASE("heads are rotated as on the CPU, forward and inverse") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     struct Case {
@@ -68,8 +68,8 @@ TEST_CASE("heads are rotated as on the CPU, forward and back") {
           dropbp::ops::rope<float>(
               {wanted.data(), c.rows, columns}, table, c.heads, c.sequence,
               inverse ? dropbp::ops::Rotation::inverse : dropbp::ops::Rotation::forward);
-          // Two products and a sum on either side, of at most 3 sqrt(2); what is not a head stays
-          // as it is.
+          // Both sides round two products and a sum of at most 3 sqrt(2). Columns after the heads
+          // stay unchanged.
           CHECK(worst_share(got, wanted, [&](std::size_t i) {
                   if (static_cast<Index>(i) % columns >= c.heads * c.head_size) return 0.0;
                   return 1.01 * 2 * 3 * 4.25 * float_unit +
@@ -79,8 +79,8 @@ TEST_CASE("heads are rotated as on the CPU, forward and back") {
   });
 }
 
-TEST_CASE("turns by a quarter are exact") {
-  // cos and sin are 0 and 1: integers stay integers, bit for bit as on the CPU.
+TEST_CASE("rotations by a quarter turn are exact") {
+  // cos and sin are 0 and 1, so integers stay integers and have the CPU's bits.
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     const Index rows = 4, heads = 2, half = 8;
@@ -98,7 +98,7 @@ TEST_CASE("turns by a quarter are exact") {
   });
 }
 
-TEST_CASE("SwiGLU forward and backward are those of the CPU") {
+TEST_CASE("SwiGLU forward and backward agree with the CPU") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for (const Shape shape : shapes)
@@ -124,16 +124,16 @@ TEST_CASE("SwiGLU forward and backward are those of the CPU") {
                                             {gate_up.data(), rows, 2 * m});
         const auto wanted = joined(out, grad);
         CHECK(worst_share(got, wanted, [&](std::size_t i) {
-                // The silu of a gate of at most 6 is good to 10 units (exp's 2, |g| of it, sum,
-                // quotient) of at most 6 on either side, its derivative to 20 of at most 1.1 in
-                // size before cancellation 7; times an `up` of at most 6 and a gradient of at
-                // most 1.
+                // Gates are at most 6. The silu has an error of 10 units (exp 2, |g| of it, sum,
+                // quotient) of at most 6 on either side. Its derivative, at most 1.1, has 20 units
+                // of terms of size 7 that cancel. Both are multiplied by an `up` of at most 6 and a
+                // gradient of at most 1.
                 const double size_of_terms =
                     i < size ? 6 * 6 * 10 : (6 * 10 > 7 * 20 ? 6 * 10 : 7 * 20) * 6;
                 return 2 * size_of_terms * float_unit +
                        std::abs(static_cast<double>(wanted[i])) * unit<T> + least<T>;
               }) <= 1);
-        // Against long double, relative: silu(g) u has silu's error and 1 rounding.
+        // Relative to long double: silu(g) u has the error of silu and one rounding.
         std::vector<long double> exact;
         for (std::size_t i = 0; i < size; ++i) {
           const auto row = i / static_cast<std::size_t>(m),
@@ -152,7 +152,7 @@ TEST_CASE("SwiGLU forward and backward are those of the CPU") {
   });
 }
 
-TEST_CASE("GELU forward and backward are those of long double") {
+TEST_CASE("GELU forward and backward agree with long double") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for (const Shape shape : shapes)
@@ -181,8 +181,8 @@ TEST_CASE("GELU forward and backward are those of long double") {
                 const bool forward = i < x0.size();
                 const double x = std::abs(static_cast<double>(x0[forward ? i : i - x0.size()]));
                 const double inner = 0.79788456 * (x + 0.044715 * x * x * x), t = std::tanh(inner);
-                // As for the element functions: the absolute error of 1 + tanh, times x / 2; the
-                // derivative adds the slope of what is inside.
+                // As for the element functions: the absolute error of 1 + tanh, times x / 2. The
+                // derivative adds the slope of the inner function.
                 const double absolute = 5 * inner * (1 - t * t) + 2 * t + 2;
                 const double slope =
                     (absolute + 2) / 2 + 1 +

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// RMSNorm against the CPU's, bit for bit where all sums are exact; both norms against long double
-// within what their roundings add up to.
+// RMSNorm has the CPU's bits where all sums are exact. RMSNorm and LayerNorm agree with long double
+// within their accumulated rounding errors.
 #include <algorithm>
 #include <cmath>
 
@@ -19,8 +19,8 @@ namespace {
 
 constexpr double eps = 1e-5;
 
-// The roundings of the longest chain of additions in a block's sum over a row, and of the products:
-// a thread's own, then 5 and 8.
+// The number of roundings in the longest chain of additions of a block's sum over a row, and of the
+// products: a thread's own, then 5 and 8.
 template <class T>
 double chain(Index columns) {
   const Index packs = (columns + 255) / 256;
@@ -71,7 +71,7 @@ Statistics statistics(const Norm& norm) {
   return result;
 }
 
-// Both norms behind one face; means are ignored by RMSNorm.
+// Both norms behind one function; RMSNorm ignores the means.
 template <class T, class Launcher>
 void forward(Launcher& launch, const Norm& norm, DeviceMatrix<T>& y, float* mean, float* rstd,
              DeviceMatrix<T>& x, DeviceMatrix<T>& w, DeviceMatrix<T>& b, DeviceMatrix<T>* branch) {
@@ -94,12 +94,12 @@ void forward(Launcher& launch, const Norm& norm, DeviceMatrix<T>& y, float* mean
 struct Shape {
   Index rows, columns;
 };
-// Rows of less than a warp, of odd lengths, and of more than the packs that stay in registers: 4 x
-// 256 x 16 bytes at most.
+// Rows shorter than a warp, rows of odd length, and rows with more packs than registers hold (at
+// most 4 x 256 x 16 bytes).
 constexpr Shape shapes[] = {{1, 1},    {3, 5},    {5, 64}, {2, 333},
                             {2, 1032}, {1, 8264}, {0, 16}, {2, 0}};
 
-// f(norm, layout)
+// Calls f(norm, layout).
 template <class T, class F>
 void for_each_norm(const F& f) {
   for (const bool centered : {false, true})
@@ -115,8 +115,7 @@ void for_each_norm(const F& f) {
 }  // namespace
 
 TEST_CASE(
-    "norms forward are those of long double, and the same when recomputed or fused with an "
-    "addition") {
+    "norms agree with long double in the forward pass, recomputed, and fused with an addition") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for_each_norm<T>([](const Norm& norm, Layout layout) {
@@ -143,14 +142,14 @@ TEST_CASE(
       const double u = float_unit, links = chain<T>(columns);
       const auto row_of = [&](std::size_t i) { return i / static_cast<std::size_t>(columns); };
       const auto column_of = [&](std::size_t i) { return i % static_cast<std::size_t>(columns); };
-      // |x - mean| has the mean's error, that of a sum of `columns` terms of size 3 at most, and
-      // its own rounding.
+      // |x - mean| has the error of the mean, a sum of `columns` terms of size 3 at most, and one
+      // rounding of its own.
       const double of_mean = norm.centered ? (links + 2) * u * 3 : 0;
       if (norm.centered)
         CHECK(worst_share(means, exact.mean, [&](std::size_t) { return of_mean; }) <= 1);
-      // The squares: twice the relative error of what is squared, in the root mean square of_mean *
-      // rstd + u; a sum of positive terms; then the division, eps, the root and the reciprocal. The
-      // root halves all before it.
+      // Squaring doubles the relative error, of_mean * rstd + u in root mean square. A sum of
+      // positive terms follows, then the division, eps, the root and the reciprocal. The root
+      // halves all errors before it.
       const auto of_rstd = [&](std::size_t i) {
         const double r = static_cast<double>(exact.rstd[i]);
         return ((links + 3) / 2 * u + of_mean * r + 3 * u) * 1.01;
@@ -174,7 +173,7 @@ TEST_CASE(
                      value * unit<T> + least<T>;
             }) <= 1);
 
-      // Recomputed, and fused with the addition of another matrix before.
+      // Recomputed, and fused with a preceding addition of another matrix.
       simt::Launcher launch(3);
       DeviceMatrix<T> x(rows, columns, layout, norm.x), y(rows, columns, layout);
       const simt::Buffer<float> mean(means), rstd(rstds);
@@ -213,7 +212,7 @@ TEST_CASE(
   });
 }
 
-TEST_CASE("norms backward are those of long double, alone and added to what is there") {
+TEST_CASE("norm gradients agree with long double, overwritten and accumulated") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     constexpr Shape few[] = {{1, 1}, {17, 40}, {3, 333}, {1, 4104}, {0, 16}};
@@ -237,8 +236,8 @@ TEST_CASE("norms backward are those of long double, alone and added to what is t
               w(1, columns, {0, layout.shift}, norm.w);
           const T* const weight = w.data();
 
-          // Of all that may be asked for: dx set or added to, or not wanted; the weight's set,
-          // added to, or frozen.
+          // All requests: dx overwritten, accumulated or not wanted; the weight's gradient
+          // overwritten, accumulated or frozen.
           std::vector<float> dx, dw, db;
           const auto run = [&](auto& launch, bool add, bool with_dx, bool with_dw) {
             DeviceMatrix<T> to = add ? DeviceMatrix<T>(rows, columns, layout, before)
@@ -300,7 +299,8 @@ TEST_CASE("norms backward are those of long double, alone and added to what is t
               }
               const auto n = static_cast<long double>(columns);
               const long double back = r * r * r * dot / n, down = centered ? r * sum / n : 0;
-              // The difference with the mean rounds; the products do twice; then the sum's chain.
+              // The difference with the mean rounds once, the products twice, then the chain of the
+              // sum.
               const long double back_error =
                   r * r * r / n * dot_size * (links + 4) * static_cast<long double>(u) +
                   4 * std::abs(back) * static_cast<long double>(u);
@@ -318,7 +318,7 @@ TEST_CASE("norms backward are those of long double, alone and added to what is t
                 const long double sizes =
                     std::abs(direct) + std::abs(value * back) + std::abs(down);
                 wanted.push_back(result);
-                // Two products, two differences of at most `sizes`, the addition.
+                // Two products, two differences of at most `sizes`, one addition.
                 bound.push_back(
                     1.01 * static_cast<double>(std::abs(value) * back_error + down_error +
                                                sizes * 5 * static_cast<long double>(u) +
@@ -335,8 +335,8 @@ TEST_CASE("norms backward are those of long double, alone and added to what is t
                                           const auto& start) {
               for (std::size_t j = 0; add && j < exact_sum.size(); ++j)
                 exact_sum[j] += static_cast<long double>(start[j]);
-              // A difference and two products, 16 rows, and the compensated sums' 2 of all sizes,
-              // of slices and then of these.
+              // A difference and two products, 16 rows, and 2 units of all sizes for each of two
+              // compensated sums: over slices and over their results.
               CHECK(worst_share(got, exact_sum, [&](std::size_t j) {
                       const double all =
                           size[j] + (add ? std::abs(static_cast<double>(start[j])) : 0);
@@ -351,15 +351,15 @@ TEST_CASE("norms backward are those of long double, alone and added to what is t
   });
 }
 
-TEST_CASE("partial sums of many rows are added as in twice the precision") {
+TEST_CASE("partial sums of many rows have the accuracy of twice the precision") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for (const Index count : {0, 1, 9, 150})
       for (const bool add : {false, true}) {
         INFO(count << " rows, add " << add);
         const Index columns = 45;
-        // Even columns at random; in the others each row but the first is half a unit of the first,
-        // and lost by a plain sum.
+        // Even columns are random. In odd columns every row but the first is half a unit of the
+        // first, so that a plain sum would lose it.
         auto values = random_values<float>(count * columns, 1);
         for (std::size_t i = 0; i < values.size(); ++i)
           if (i % 45 % 2 == 1) values[i] = i < 45 ? 16.0f : 0x1p-20f;
@@ -381,7 +381,7 @@ TEST_CASE("partial sums of many rows are added as in twice the precision") {
             wanted[j] += static_cast<long double>(values[i]),
                 sizes[j] += std::abs(static_cast<double>(values[i]));
         }
-        // Compensated twice: 2 units of all sizes each, however many there are.
+        // Two compensated sums, each with 2 units of all sizes for any number of rows.
         CHECK(worst_share(got, wanted, [&](std::size_t j) {
                 return 1.01 * 4 * float_unit * sizes[j] +
                        std::abs(static_cast<double>(wanted[j])) * unit<T> + least<T>;
@@ -390,14 +390,14 @@ TEST_CASE("partial sums of many rows are added as in twice the precision") {
   });
 }
 
-TEST_CASE("RMSNorm is that of the CPU, bit for bit, where every sum is exact") {
+TEST_CASE("RMSNorm has the CPU's bits where every sum is exact") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     namespace ops = dropbp::ops;
     for (const Shape shape : {Shape{3, 64}, Shape{19, 16}, Shape{2, 4096}})
       for (const Layout& layout : {layouts[0], layouts[2]}) {
         const Index rows = shape.rows, columns = shape.columns;
-        // Twos of either sign: rstd is 1/2.
+        // All elements are 2 or -2, so rstd is 1/2.
         auto x = random_integers(rows * columns, 1, 100);
         for (float& value : x) value = value < 0 ? -2.0f : 2.0f;
         const auto w = random_integers(columns, 2, 4), dy = random_integers(rows * columns, 3, 8),

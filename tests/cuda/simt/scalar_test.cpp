@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What kernels compute with: the 16-bit types, each value of them and each way to round, and the
+// The arithmetic of the kernels: every value of the 16-bit types, every rounding case, and the
 // functions of one element.
 #include "dropbp/backend/cuda/scalar.hpp"
 
@@ -34,7 +34,7 @@ struct Format<BFloat16> {
   static constexpr int exponent_bits = 8, fraction_bits = 7;
 };
 
-// The value by the definition of IEEE 754; exact in double.
+// The value as IEEE 754 defines it; exact in double.
 template <class T>
 double meaning(std::uint16_t bits) {
   constexpr int fraction_bits = Format<T>::fraction_bits,
@@ -49,23 +49,22 @@ double meaning(std::uint16_t bits) {
   return sign * std::ldexp((1 << fraction_bits) + fraction, exponent - bias - fraction_bits);
 }
 
-// The nearest number of the format: of its two neighbours, and of two at the same distance the one
-// with an even fraction.
+// The nearest number of the format. Of two equally near numbers it is the one with an even
+// fraction.
 template <class T>
 std::uint16_t nearest(float value) {
   const double exact = std::abs(static_cast<double>(value));
   const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
   constexpr std::uint16_t infinity = ((1 << Format<T>::exponent_bits) - 1)
                                      << Format<T>::fraction_bits;
-  // As IEEE 754 has it: what would be rounded to a number beyond the largest, were there one, is
-  // infinite.
+  // IEEE 754: a value that would round beyond the largest number becomes infinite.
   const double largest = meaning<T>(infinity - 1),
                beyond = largest + (largest - meaning<T>(infinity - 2));
   const auto value_of = [&](std::uint16_t bits) {
     return bits == infinity ? beyond : meaning<T>(bits);
   };
   if (exact >= beyond) return sign | infinity;
-  std::uint16_t below = 0, above = infinity;  // by halving: magnitudes are ordered as their bits
+  std::uint16_t below = 0, above = infinity;  // bisection: magnitudes are ordered as their bits
   while (above - below > 1) {
     const auto middle = static_cast<std::uint16_t>((above + below) / 2);
     (value_of(middle) <= exact ? below : above) = middle;
@@ -99,7 +98,7 @@ void check_type() {
     REQUIRE(static_cast<double>(value) == wanted);
     REQUIRE(std::signbit(value) == (bits >> 15 != 0));
     REQUIRE(dropbp::cuda::from_float<T>(value).bits == bits);
-    // Ties with both neighbours, and what lies next to them.
+    // Midpoints between neighbours, and the values next to them.
     if (!std::isfinite(value)) continue;
     const double next = meaning<T>(static_cast<std::uint16_t>(bits + 1));
     if (!std::isfinite(next) || std::signbit(next) != std::signbit(value)) continue;
@@ -126,7 +125,7 @@ void check_type() {
     check_rounding<T>(value);
 }
 
-// |got - wanted| in units of a float's rounding of `scale`.
+// |got - wanted| in units of the float rounding error of `scale`.
 double units(float got, long double wanted, long double scale) {
   return static_cast<double>(std::abs(static_cast<long double>(got) - wanted) / (scale * 0x1p-24L));
 }
@@ -138,7 +137,7 @@ long double exact_gelu(long double x) {
   return x / 2 * (1 + std::tanh(root * (x + 0.044715L * x * x * x)));
 }
 
-// By central differences in long double, good to about 1e-12.
+// Central differences in long double; the error is about 1e-12.
 template <class F>
 long double slope(F f, long double x) {
   const long double step = 1e-5L;
@@ -150,17 +149,18 @@ long double slope(F f, long double x) {
 TEST_CASE("Half: all values, and rounding to nearest even") { check_type<Half>(); }
 TEST_CASE("BFloat16: all values, and rounding to nearest even") { check_type<BFloat16>(); }
 
-TEST_CASE("the silu and its derivative are those of long double and of differences") {
+TEST_CASE("silu and its derivative agree with long double and with finite differences") {
   double worst = 0, worst_slope = 0, worst_difference = 0;
   for (float x = -30; x <= 30; x += 0.0117f) {
     const long double s = exact_sigmoid(x);
-    // exp within 2 units, its sum with 1, the quotient: 4 of the result; the sum takes x's error in
-    // exp, which is one unit of |x| exp(-x) / (1 + exp(-x)) of it.
+    // Units of the result: exp 2, the sum 1, the quotient 1, together 4. The rounding of x changes
+    // exp by one unit of |x|, which changes the sum by |x| exp(-x) / (1 + exp(-x)).
     const long double conditioned = 4 + std::abs(static_cast<long double>(x)) * (1 - s);
     keep_worst(worst, units(dropbp::cuda::silu(x), exact_silu(x),
                             std::abs(exact_silu(x)) * conditioned + 0x1p-126L));
     const long double wanted = s + exact_silu(x) * (1 - s);
-    // Its two terms cancel: units of their sizes. 1 - s has s's absolute error.
+    // The two terms cancel, so the error is in units of their sizes. 1 - s has the absolute error
+    // of s.
     keep_worst(worst_slope,
                units(dropbp::cuda::silu_derivative(x), wanted,
                      2 * conditioned * (s + std::abs(exact_silu(x)) * ((1 - s) + s)) + 0x1p-126L));
@@ -174,19 +174,19 @@ TEST_CASE("the silu and its derivative are those of long double and of differenc
   CHECK(std::isnan(dropbp::cuda::silu(std::nanf(""))));
 }
 
-TEST_CASE("GELU and its derivative are those of long double and of differences") {
+TEST_CASE("GELU and its derivative agree with long double and with finite differences") {
   double worst = 0, worst_slope = 0;
   for (float x = -12; x <= 12; x += 0.0037f) {
     const long double size = std::abs(static_cast<long double>(x));
     const long double inner =
         std::sqrt(2 / std::acos(-1.0L)) * (size + 0.044715L * size * size * size);
-    // tanh of a number with 5 roundings, within 2 units itself, absolute as 1 is added to it: its
-    // slope 1 - t^2 times 5 |inner| + 2.
+    // tanh has an error of 2 units and an argument with 5 roundings, which count 5 |inner| times
+    // the slope 1 - t^2. The error is absolute, because 1 is added.
     const long double t = std::tanh(inner), absolute = 5 * inner * (1 - t * t) + 2 * t + 2;
     keep_worst(worst,
                units(dropbp::cuda::gelu(x), exact_gelu(x), size / 2 * (absolute + 2) + 0x1p-126L));
-    // The second term: x / 2 (1 - t^2) d inner, where 1 - t^2 has twice t's error, and 6 more
-    // roundings.
+    // The second term is x / 2 (1 - t^2) d inner. 1 - t^2 has twice the error of t; 6 more
+    // roundings follow.
     const long double inner_slope =
         std::sqrt(2 / std::acos(-1.0L)) * (1 + 3 * 0.044715L * size * size);
     keep_worst(worst_slope,
@@ -200,7 +200,7 @@ TEST_CASE("GELU and its derivative are those of long double and of differences")
   CHECK(dropbp::cuda::gelu_derivative(30.0f) == 1.0f);
 }
 
-TEST_CASE("a scale of NF4 is a product and a sum, each rounded") {
+TEST_CASE("multiply_and_add for NF4 scales rounds the product and the sum separately") {
   std::mt19937_64 random(12);
   std::uniform_real_distribution<float> uniform(-1, 1);
   int fused_differs = 0;
@@ -210,10 +210,10 @@ TEST_CASE("a scale of NF4 is a product and a sum, each rounded") {
     REQUIRE(dropbp::cuda::detail::multiply_and_add(a, b, c) == product + c);
     fused_differs += std::fma(a, b, c) != product + c;
   }
-  CHECK(fused_differs > 1000);  // so the test would see it
+  CHECK(fused_differs > 1000);  // so the test can tell the difference
 }
 
-TEST_CASE("one element of AdamW is that of long double") {
+TEST_CASE("the AdamW update of one element agrees with long double") {
   std::mt19937_64 random(13);
   std::uniform_real_distribution<float> uniform(-1, 1), exponent(-12, 2);
   const dropbp::ops::AdamWConstants<float> o{.beta1 = 0.9f,
@@ -241,13 +241,14 @@ TEST_CASE("one element of AdamW is that of long double") {
     float m1 = m0, v1 = v0;
     const float got =
         dropbp::cuda::detail::adamw_element(value, gradient, m1, v1, step, root, keep, o);
-    // Roundings on the way to m: factor, product, sum: 3 of the larger terms; to v, positive:
-    // factor twice, square, product, sum: 5.
+    // Roundings of m: factor, product, sum, together 3 of the sizes of the terms. Roundings of v,
+    // which is positive: factor twice, square, product, sum, together 5.
     const long double m_size = std::abs(first) + std::abs(second);
     keep_worst(worst[0], units(m1, m, 3 * m_size));
     keep_worst(worst[1], units(v1, v, 5 * v));
-    // The change: step * m has m's error and 1, the root half of v's 5 and 1, times the correction,
-    // plus eps, quotient: 6.5; then the product `kept` and the difference.
+    // Roundings of the change: step * m adds 1 to the error of m; the root halves the 5 of v and
+    // adds 1; then the correction, eps and the quotient: 6.5 in all. After that the product `kept`
+    // and the difference.
     keep_worst(worst[2],
                units(got, kept - change,
                      static_cast<long double>(step) / down * 3 * m_size + 7.5L * std::abs(change) +

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the tests of the kernels' bodies share: values that a scalar type can hold, poisoned device
-// matrices in every layout that a launcher tells apart, bounds in units of rounding, and the check
-// that no schedule changes a bit.
+// Shared by the tests of kernel bodies: values that a scalar type represents exactly, device
+// matrices that start as NaN in every layout that a launcher distinguishes, error bounds in units
+// of rounding, and the check that no schedule changes a bit.
 #pragma once
 
 #include <cmath>
@@ -31,7 +31,7 @@ inline constexpr const char* name_of<Half> = "Half";
 template <>
 inline constexpr const char* name_of<BFloat16> = "BFloat16";
 
-/// A number rounded to T differs from it by at most this share: 2^-p with p significant bits.
+/// The largest relative error of rounding to T: 2^-p with p significant bits.
 template <class T>
 inline constexpr double unit = 0x1p-24;
 template <>
@@ -39,7 +39,7 @@ inline constexpr double unit<Half> = 0x1p-11;
 template <>
 inline constexpr double unit<BFloat16> = 0x1p-8;
 
-/// Half of the distance of two subnormal numbers: what rounding adds near 0.
+/// Half the distance of two subnormal numbers: the largest absolute rounding error near 0.
 template <class T>
 inline constexpr double least = 0x1p-150;
 template <>
@@ -49,7 +49,7 @@ inline constexpr double least<BFloat16> = 0x1p-134;
 
 inline constexpr double float_unit = unit<float>;
 
-/// f(T()) for each scalar type of the kernels.
+/// Calls f(T()) for each scalar type of the kernels.
 template <class F>
 void for_each_scalar(const F& f) {
   const auto named = [&](const char* name, auto zero) {
@@ -66,7 +66,7 @@ T rounded_to(double value) {
   return cuda::from_float<T>(static_cast<float>(value));
 }
 
-/// Uniform random numbers that T holds.
+/// Uniform random numbers that T represents exactly.
 template <class T>
 std::vector<float> random_values(Index count, std::uint64_t seed, double from = -1,
                                  double up_to = 1) {
@@ -77,7 +77,7 @@ std::vector<float> random_values(Index count, std::uint64_t seed, double from = 
   return values;
 }
 
-/// Random integers from -bound to bound, which every T holds for a bound of 256 at most.
+/// Random integers from -bound to bound. Every T represents them exactly if bound <= 256.
 inline std::vector<float> random_integers(Index count, std::uint64_t seed, int bound) {
   std::mt19937_64 random(seed);
   std::uniform_int_distribution<int> uniform(-bound, bound);
@@ -109,21 +109,20 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
-/// How the rows of a matrix lie in memory.
+/// The layout of a matrix's rows in memory.
 struct Layout {
   Index gap;          ///< elements between rows
   std::size_t shift;  ///< elements between an aligned address and the first row
 };
-/// Aligned without and with gaps; not aligned because of where it starts, and because of the
-/// stride.
+/// Aligned without gaps; aligned with gaps; misaligned at the start; misaligned by the stride.
 inline constexpr Layout layouts[] = {{0, 0}, {16, 0}, {0, 1}, {3, 0}};
 
 inline std::string text(const Layout& layout) {
   return "gap " + std::to_string(layout.gap) + ", shift " + std::to_string(layout.shift);
 }
 
-/// A matrix in device memory, NaN until it is written, as are the gaps between its rows. Nothing
-/// lies behind the last row.
+/// A matrix in device memory. Its elements and the gaps between its rows start as NaN. Nothing
+/// follows the last row.
 template <class T>
 class DeviceMatrix {
  public:
@@ -150,7 +149,7 @@ class DeviceMatrix {
     return result;
   }
 
-  /// Whether no kernel wrote between the rows.
+  /// Whether all gaps between the rows are still NaN.
   bool gaps_are_poison() const {
     for (Index i = 0; i < static_cast<Index>(memory_.size()); ++i) {
       if (i % stride_ < columns_) continue;
@@ -169,8 +168,8 @@ class DeviceMatrix {
   simt::Buffer<T> memory_;
 };
 
-/// run(launcher) returns all it wrote, as floats: the same bits twice with one schedule, and with
-/// another one.
+/// run(launcher) returns all results as floats. Checks that the bits are the same for two runs with
+/// one schedule and for a run with another schedule.
 template <class Run>
 std::vector<float> in_all_schedules(const Run& run) {
   const auto with = [&](std::uint64_t seed) {
@@ -190,8 +189,8 @@ std::vector<float> joined(const Parts&... parts) {
   return all;
 }
 
-/// The largest |got - wanted| / bound(i): at most 1 where the bound holds. NaN, as of what was not
-/// written, is not.
+/// The largest |got - wanted| / bound(i). At most 1 if every bound holds; more than 1 if a result
+/// is NaN, as unwritten elements are.
 template <class Got, class Wanted, class Bound>
 double worst_share(const Got& got, const Wanted& wanted, const Bound& bound) {
   REQUIRE(got.size() == wanted.size());

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// llama-finetune's trainer on the emulated device: what is fetched from it for checkpoints and
-// adapters, and brought back.
+// llama-finetune's trainer on the emulated device: its checkpoints and adapters copy the device's
+// values to the host and back.
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -18,7 +18,8 @@
 #include "support/emulated.hpp"
 #include "support/throws.hpp"
 
-// Their templates, for one more backend; those for a card are compiled elsewhere.
+// Instantiates the trainer's templates for one more backend. Those for a GPU are compiled
+// elsewhere.
 #undef DROPBP_LLAMA_CUDA
 #include "llama/adapter.cpp"
 #include "llama/model.cpp"
@@ -59,7 +60,7 @@ TokenData small_text() {
   return {std::move(tokens), 0.2};
 }
 
-// Losses, and everything that the device holds.
+// The losses, and every value in device memory.
 template <class T>
 std::vector<float> numbers_of(EmulatedTrainer<T>& trainer) {
   std::vector<float> numbers;
@@ -100,7 +101,7 @@ void check_resume(ModeChoice mode) {
   CHECK(numbers_of(resumed) == numbers_of(whole));
 }
 
-// The device adds up squares in float: too large is not the same as not finite.
+// The device sums squares in float, so finite gradients may be too large.
 template <class T>
 void check_refused_gradients() {
   const TokenData data = small_text();
@@ -133,12 +134,14 @@ void check_refused_gradients() {
 
 }  // namespace
 
-TEST_CASE("emulated device: gradients that no update may see change nothing and are named") {
+TEST_CASE(
+    "emulated device: gradients that are not finite or too large change no weight, and the error "
+    "names the tensor") {
   SECTION("float") { check_refused_gradients<float>(); }
   SECTION("bfloat16 with master weights") { check_refused_gradients<dropbp::BFloat16>(); }
 }
 
-TEST_CASE("emulated device: a training that is resumed from a checkpoint ends with the same bits") {
+TEST_CASE("emulated device: a run resumed from a checkpoint ends with the same bits") {
   SECTION("float, all weights") { check_resume<float>(ModeChoice::full); }
   SECTION("bfloat16 with master weights, all weights") {
     check_resume<dropbp::BFloat16>(ModeChoice::full);
@@ -146,7 +149,7 @@ TEST_CASE("emulated device: a training that is resumed from a checkpoint ends wi
   SECTION("bfloat16, QLoRA") { check_resume<dropbp::BFloat16>(ModeChoice::qlora); }
 }
 
-TEST_CASE("emulated device: adapters and merged models on disk are those of the device") {
+TEST_CASE("emulated device: saved adapters and merged models have the device's values") {
   const test::TemporaryFolder folder;
   Options options = small_options(ModeChoice::lora);
   const TokenData data = small_text();
@@ -156,13 +159,13 @@ TEST_CASE("emulated device: adapters and merged models on disk are those of the 
   save_weights(folder / "merged", trained.model());
   const double loss = trained.validate();
 
-  // On the CPU, and on the device again.
+  // Load it on the CPU and on the device.
   options.adapter = folder / "adapter";
   Trainer cpu(options, options.shape, data, 0.5);
   CHECK(std::abs(cpu.validate() - loss) < 1e-6 * loss);
   CHECK(EmulatedTrainer<float>(options, options.shape, data, 0.5).validate() == loss);
 
-  // Losses of so young a model say little about its weights.
+  // The losses of a model after so few steps say little about its weights.
   save_weights(folder / "cpu", cpu.model());
   LlamaModel<float> merged(options.shape, 8), expected(options.shape, 8);
   LlamaModel<float, Emulated> again(options.shape, 8);

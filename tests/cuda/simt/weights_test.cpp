@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What works on weights and gradients as a whole: 4-bit weights bit for bit those of the CPU, AdamW
-// and norms within what their roundings add up to.
+// Kernels over whole weights and gradients: 4-bit weights have the bits of the CPU's; AdamW and
+// norms stay within their accumulated rounding errors.
 #include <cmath>
 #include <memory>
 
@@ -42,14 +42,14 @@ std::vector<dropbp::cuda::ExactSum> joined_sums(std::vector<dropbp::cuda::ExactS
 
 }  // namespace
 
-TEST_CASE("4-bit weights expand to those of the CPU, bit for bit, from any row on") {
+TEST_CASE("4-bit weights expand to the bits of the CPU's, starting at any row") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     struct Case {
       Index rows, columns;
     };
-    // Blocks that end with rows and within them, odd starts, an odd number of elements, and more
-    // than 256 blocks.
+    // Blocks that end at the end of a row and within a row, odd starts, an odd number of elements,
+    // and more than 256 blocks.
     for (const Case c : {Case{1, 1}, Case{3, 64}, Case{5, 33}, Case{7, 96}, Case{9, 31},
                          Case{131, 160}, Case{2, 8256}}) {
       auto values = random_values<float>(c.rows * c.columns, 1, -0.05, 0.05);
@@ -62,7 +62,7 @@ TEST_CASE("4-bit weights expand to those of the CPU, bit for bit, from any row o
           const Index rows = c.rows - first;
           INFO("[" << c.rows << ", " << c.columns << "] from row " << first << ", "
                    << text(layout));
-          // Codes that start anywhere too.
+          // The codes may start at any byte.
           const simt::Buffer<std::uint8_t> codes(host_copy(matrix.codes()), layout.shift),
               scales(host_copy(matrix.scales()));
           const simt::Buffer<float> group_scales(host_copy(matrix.group_scales()));
@@ -82,7 +82,7 @@ TEST_CASE("4-bit weights expand to those of the CPU, bit for bit, from any row o
   });
 }
 
-TEST_CASE("a copy of 4-bit weights on a device is in memory of its own, with the same values") {
+TEST_CASE("a copy of 4-bit weights on a device has memory of its own and the same values") {
   auto values = random_values<float>(9 * 33, 1, -0.05, 0.05);
   auto matrix = ops::BasicNf4Matrix<Emulated>::quantize({values.data(), 9, 33});
   const auto expanded = [](const auto& quantized) {
@@ -97,7 +97,8 @@ TEST_CASE("a copy of 4-bit weights on a device is in memory of its own, with the
 }
 
 TEST_CASE(
-    "AdamW updates all segments as the CPU does, in one launch, and leaves the others alone") {
+    "AdamW updates all segments in one launch as the CPU does, and leaves other parameters "
+    "unchanged") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     constexpr bool has_master = !std::is_same_v<T, float>;
@@ -193,7 +194,7 @@ TEST_CASE(
         const auto size = sizes[i];
         const std::vector<float> wanted(parameter.value().data, parameter.value().data + size),
             m = host_copy(state.first_moment), v = host_copy(state.second_moment);
-        // Of the element's bounds (scalar_test.cpp) twice: the CPU rounds too.
+        // Twice the bounds of one element (scalar_test.cpp), because the CPU rounds too.
         const auto g = [&](std::size_t k) {
           return std::abs(0.1 * factor * static_cast<double>(s.gradient[k]));
         };
@@ -219,20 +220,20 @@ TEST_CASE(
   });
 }
 
-TEST_CASE("a sum of partial sums keeps what rounding to float leaves out") {
+TEST_CASE("a sum of partial sums keeps the digits that float rounds off") {
   dropbp::cuda::ExactSum sum{0.0f, 0.0f};
-  dropbp::cuda::detail::add_exactly(sum, 1e8f);  // of which a float has every eighth number
+  dropbp::cuda::detail::add_exactly(sum, 1e8f);  // here floats are 8 apart
   for (int i = 0; i < 1000; ++i) dropbp::cuda::detail::add_exactly(sum, 1.0f);
   CHECK(sum.value() == 100001000.0);
 }
 
-TEST_CASE("squared norms of many tensors, in two launches, and a squared distance") {
+TEST_CASE("squared norms of many tensors and a squared distance take two launches") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);
     for (const bool integers : {true, false})
       for (const std::size_t shift : {std::size_t{0}, std::size_t{1}}) {
         INFO("integers " << integers << ", shift " << shift);
-        // Empty ones between; chunks are of 65,536.
+        // Includes empty tensors. A chunk has 65,536 elements.
         const Index sizes[] = {0, 1, 65536, 0, 65539, 7, 65545, 0};
         constexpr std::size_t count = std::size(sizes);
         std::vector<std::unique_ptr<DeviceMatrix<T>>> tensors;
@@ -283,9 +284,9 @@ TEST_CASE("squared norms of many tensors, in two launches, and a squared distanc
               static_cast<long double>(values[4][i]) - static_cast<long double>(values[6][i]);
           wanted.back() += difference * difference;
         }
-        // A thread's chain: 65,536 / 512 one by one, or a pack and its quarters; then 5 and 16 of
-        // the block; the product and the difference, which is squared. All terms are positive. Sums
-        // of chunks are good to 2^-44.
+        // Additions in a row: in a thread 65,536 / 512, or packs and then their elements; in the
+        // block 5 and 16; plus the product, and the difference, which is squared. All terms are
+        // positive. The sum over chunks is exact to 2^-44.
         const double links = (shift == 0 ? 65536.0 / 512 / 4 / dropbp::cuda::full_width<T> +
                                                dropbp::cuda::full_width<T> + 3
                                          : 128) +

@@ -64,7 +64,7 @@ TEST_CASE("armadillo: matrices, vectors and cubes of float and double, fixed and
   check_verbs(arma::fmat());
 }
 
-TEST_CASE("armadillo: a matrix over memory that is owned elsewhere is added to there") {
+TEST_CASE("armadillo: += on a matrix over external memory writes to that memory") {
   std::vector<float> memory{1, 2, 3, 4};
   arma::fmat y(memory.data(), 2, 2, false, true);
   dropbp::accumulate(y, arma::fmat(2, 2, arma::fill::ones));
@@ -72,7 +72,8 @@ TEST_CASE("armadillo: a matrix over memory that is owned elsewhere is added to t
 }
 
 TEST_CASE(
-    "armadillo: shapes that differ are refused, even with as many elements, and nothing changes") {
+    "armadillo: different shapes are refused even with equally many elements, and nothing "
+    "changes") {
   arma::fmat y(2, 3, arma::fill::ones);
   test::check_throws<std::invalid_argument>(
       [&] { dropbp::accumulate(y, arma::fmat(3, 2, arma::fill::ones)); },
@@ -84,6 +85,6 @@ TEST_CASE(
                                             {"one is 2 x 3 x 4 and the other 2 x 3 x 5"});
 }
 
-TEST_CASE("armadillo: norms are taken in double") {
+TEST_CASE("armadillo: norms are computed in double") {
   CHECK(dropbp::squared_norm(arma::fmat(3, 2, arma::fill::value(1e30f))) == Approx(6e60));
 }

@@ -4,7 +4,7 @@
 // Eigen's dense objects as tensors: every storage order, fixed and dynamic sizes, views with gaps.
 #include <stdexcept>
 
-// Eigen's own checks, of allocations too, in builds without assert as well.
+// Enables Eigen's checks, including those for allocations, also in builds without assert.
 #define EIGEN_RUNTIME_NO_MALLOC
 #define eigen_assert(condition)                           \
   do {                                                    \
@@ -31,7 +31,7 @@ struct Derived : Eigen::MatrixXf {
   using Eigen::MatrixXf::MatrixXf;
 };
 
-// Tensors, and not.
+// Which types are tensors and which are not.
 template <class... Ts>
 constexpr bool all_train = (dropbp::Tensor<Ts> && ...) && (dropbp::ScalableTensor<Ts> && ...);
 template <class... Ts>
@@ -69,7 +69,7 @@ Matrix filled(Eigen::Index rows, Eigen::Index columns, double slope) {
   return m;
 }
 
-// All the verbs, against sums by hand.
+// All functions of a tensor, compared with sums by hand.
 template <class T>
 void check_verbs(T& y, const T& x) {
   double norm = 0, distance = 0;
@@ -113,7 +113,7 @@ void check_owner(Eigen::Index rows, Eigen::Index columns) {
 template <class View, class Parent>
 void check_view(View y, View x, Parent& parent, const std::vector<float>& gaps) {
   check_verbs(y, x);
-  std::vector<float> left;  // what lies between stays
+  std::vector<float> left;  // gaps, which must not change
   for (Eigen::Index i = 0; i < parent.size(); ++i)
     if (parent.data()[i] >= 1e6f) left.push_back(parent.data()[i]);
   CHECK(left == gaps);
@@ -121,7 +121,7 @@ void check_view(View y, View x, Parent& parent, const std::vector<float>& gaps) 
 
 }  // namespace
 
-TEST_CASE("eigen: owners of either order, fixed and dynamic, matrices and arrays") {
+TEST_CASE("eigen: matrices and arrays of either storage order, of fixed and dynamic size") {
   check_owner<Eigen::MatrixXf>(3, 5);
   check_owner<Eigen::MatrixXd>(7, 2);
   check_owner<RowMajorMatrix>(3, 5);
@@ -137,7 +137,7 @@ TEST_CASE("eigen: owners of either order, fixed and dynamic, matrices and arrays
 }
 
 TEST_CASE(
-    "eigen: a row-major and a column-major map over one memory are each added in their own order") {
+    "eigen: a row-major and a column-major map over the same memory each add in their own order") {
   std::vector<float> memory{0, 1, 2, 3, 4, 5}, other{5, 4, 3, 2, 1, 0};
   MapOf<RowMajorMatrix> y(memory.data(), 2, 3), x(other.data(), 2, 3);
   check_verbs(y, x);
@@ -145,7 +145,7 @@ TEST_CASE(
   check_verbs(by_column, x_by_column);
 }
 
-TEST_CASE("eigen: views with gaps leave the gaps alone") {
+TEST_CASE("eigen: views with gaps do not write to the gaps") {
   const float gap = 1e6f;
   SECTION("a map with an outer stride") {
     Eigen::MatrixXf parent = Eigen::MatrixXf::Constant(5, 6, gap);
@@ -181,7 +181,7 @@ TEST_CASE("eigen: views with gaps leave the gaps alone") {
   }
 }
 
-TEST_CASE("eigen: a copy of a view stays what it was") {
+TEST_CASE("eigen: a copy of a view does not change with the view") {
   std::vector<float> memory{3, 4};
   const MapOf<Eigen::VectorXf> view(memory.data(), 2);
   const dropbp::detail::TensorCopy<MapOf<Eigen::VectorXf>> copy(view);
@@ -191,7 +191,7 @@ TEST_CASE("eigen: a copy of a view stays what it was") {
 }
 
 TEST_CASE(
-    "eigen: shapes that differ are refused, even with as many elements, and nothing changes") {
+    "eigen: different shapes are refused even with equally many elements, and nothing changes") {
   Eigen::MatrixXf y = Eigen::MatrixXf::Ones(2, 3);
   test::check_throws<std::invalid_argument>(
       [&] { dropbp::accumulate(y, Eigen::MatrixXf(Eigen::MatrixXf::Ones(3, 2))); },
@@ -203,7 +203,7 @@ TEST_CASE(
                                             {"one is 2 x 3 and the other 2 x 2"});
 }
 
-TEST_CASE("eigen: norms are taken in double, with gaps and without") {
+TEST_CASE("eigen: norms are computed in double, with gaps and without") {
   Eigen::MatrixXf m = Eigen::MatrixXf::Constant(3, 2, 1e30f);
   CHECK(dropbp::squared_norm(m) == Approx(6e60));
   const auto row = m.row(0);

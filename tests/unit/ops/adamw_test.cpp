@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// AdamW and gradient clipping against the formulas written out in double.
+// AdamW and gradient clipping, compared with the formulas in double.
 #include "dropbp/ops/adamw.hpp"
 
 #include <limits>
@@ -46,15 +46,15 @@ void compare_with_formula(double bound) {
   CHECK(scaled_difference(elements(optimizer.state(0).second_moment), v) <= bound);
   CHECK(optimizer.state(0).steps == 12);
 
-  // Absent is not zero: no decay, no moments, no step. Frozen is never touched.
+  // Without a gradient there is no decay, no moment and no step. A frozen parameter never changes.
   CHECK(scaled_difference(elements(rare.value()), rare_before) == 0);
   CHECK(optimizer.state(1).steps == 0);
   CHECK(optimizer.state(1).first_moment.size() == 0);
   CHECK(same_bits(elements(std::as_const(frozen).value()), elements(frozen_before)));
   CHECK(optimizer.state(2).steps == 0);
 
-  // The step count is the parameter's own: the first update of a late parameter has the full bias
-  // correction.
+  // Each parameter has a step count of its own: the first update has the full bias correction, even
+  // if it comes late.
   rare.begin_gradient();
   for (T& g : elements(rare.gradient())) g = T(0.5);
   optimizer.step();
@@ -67,12 +67,12 @@ void compare_with_formula(double bound) {
 
 }  // namespace
 
-TEST_CASE("AdamW follows PyTorch's formulas and skips what has no gradient") {
+TEST_CASE("AdamW follows PyTorch's formulas and skips parameters without a gradient") {
   SECTION("float") { compare_with_formula<float>(3e-6); }
   SECTION("double") { compare_with_formula<double>(1e-14); }
 }
 
-TEST_CASE("AdamW's weight decay is of the parameters that decay, and of no other bit") {
+TEST_CASE("AdamW applies weight decay only to parameters that decay") {
   const auto trained = [](double weight_decay, bool decays) {
     Parameter<float> matrix("matrix", 3, 700), norm("norm", 1, 700);
     norm.decays = decays;
@@ -94,7 +94,7 @@ TEST_CASE("AdamW's weight decay is of the parameters that decay, and of no other
   CHECK(Parameter<float>("w", 1, 1).decays);
 }
 
-TEST_CASE("AdamW and the norm of the gradients have the same bits on any number of threads") {
+TEST_CASE("AdamW and the gradient norm have the same bits on any number of threads") {
   const ThreadsGuard guard;
   std::uint64_t first = 0;
   double first_norm = 0;
@@ -116,7 +116,7 @@ TEST_CASE("AdamW and the norm of the gradients have the same bits on any number 
   }
 }
 
-TEST_CASE("the global norm counts what is present, and the clip factor is PyTorch's") {
+TEST_CASE("the global norm counts the present gradients, and the clip factor is PyTorch's") {
   Parameter<float> a("a", 1, 20001), large("large", 2, 1100003), absent("absent", 1, 3),
       frozen("frozen", 1, 3);
   a.begin_gradient(), large.begin_gradient(), frozen.begin_gradient();
@@ -131,7 +131,7 @@ TEST_CASE("the global norm counts what is present, and the clip factor is PyTorc
   CHECK(clip_factor(0.0, 1.0) == 1.0);
 }
 
-TEST_CASE("the norm of finite gradients is finite, and of others it is not") {
+TEST_CASE("the norm is finite if and only if all gradients are finite") {
   constexpr float largest = std::numeric_limits<float>::max();
   Parameter<float> a("a", 3, 8201);
   a.begin_gradient();

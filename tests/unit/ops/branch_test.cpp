@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Both branches through the Operation protocol: against plain double arithmetic, and what a layer
+// Both branches as Operations: compared with plain double arithmetic, and tested for what a layer
 // relies on.
 #include <memory>
 #include <utility>
@@ -27,7 +27,7 @@ const AttentionConfig attention_config{48, 6, 2, 10, 1e-5};
 const SwiGLUConfig swiglu_config{48, 101, 1e-5};
 constexpr SequenceShape usual_shape{2, 70};
 
-// One branch with its pools; both kinds look the same to the tests.
+// One branch with its pools. The tests treat both kinds alike.
 template <class Branch>
 struct Fixture;
 
@@ -120,8 +120,8 @@ void check_forward() {
           (sizeof(T) == 4 ? 5e-6 : 1e-13));
     CHECK_FALSE(any_nan(elements(y)));
 
-    // Saved or not, the same bits; in place, x + y up to the rounding of one more addition an
-    // element.
+    // Saved or not, the bits are equal. In place the result is x + y up to the rounding of one more
+    // addition per element.
     const Matrix<T> evaluated = fixture.branch.forward(x, nullptr, shape);
     CHECK(same_bits(elements(y), elements(evaluated)));
     Matrix<T> kept = clone(x), dropped = clone(x);
@@ -149,7 +149,7 @@ void check_backward() {
   CHECK_FALSE(any_nan(elements(dx)));
   CHECK_FALSE(any_nan(once));
 
-  // Again on the same saved state: equal bits, and the parameters' gradients add.
+  // A second run on the same saved state: equal bits, and the parameters' gradients accumulate.
   const Matrix<T> again = branch.backward(dy, saved, usual_shape);
   CHECK(same_bits(elements(dx), elements(again)));
   const std::vector<double> twice = gradients(branch);
@@ -157,7 +157,7 @@ void check_backward() {
   for (std::size_t i = 0; i < once.size(); ++i)
     REQUIRE(std::abs(twice[i] - 2 * once[i]) <= 1e-5 * (1 + std::abs(once[i])));
 
-  // In place the join is the sum; the parameters' gradients are the same bits.
+  // In place the result is the sum. The parameters' gradients have the same bits.
   drop_gradients(branch);
   Matrix<T> grad = clone(dy);
   branch.backward_residual(grad, saved, usual_shape);
@@ -223,7 +223,7 @@ void check_memory() {
       CHECK(workspace.bytes_in_use() == 0);
       branch.backward_residual(grad, saved, usual_shape);
     }
-    branch.forward_residual(x, nullptr, usual_shape);  // dropped: nothing is kept
+    branch.forward_residual(x, nullptr, usual_shape);  // dropped: nothing is saved
     CHECK(saved_pool.bytes_in_use() == 0);
     CHECK(workspace.bytes_in_use() == 0);
     if (step > 0) {
@@ -299,13 +299,13 @@ DROPBP_TEST_BOTH("forward agrees with plain arithmetic, saved or not, in place o
                  check_forward)
 DROPBP_TEST_BOTH("backward can be repeated, joined in place and cut to the parameters",
                  check_backward)
-DROPBP_TEST_BOTH("frozen parameters get no gradient and change nobody else's", check_frozen)
+DROPBP_TEST_BOTH("frozen parameters get no gradient and change no other gradient", check_frozen)
 DROPBP_TEST_BOTH("saved bytes are as stated and steady steps allocate nothing", check_memory)
 DROPBP_TEST_BOTH("same bits on 1, 2, 3 and 8 threads and from run to run", check_threads)
 
 TEST_CASE(
-    "SwiGLU branch: where down_proj alone trains and no input gradient is needed, nothing is "
-    "computed below it") {
+    "SwiGLU branch: if only down_proj trains and no input gradient is needed, nothing below it is "
+    "computed") {
   const Index tokens = usual_shape.tokens();
   const LoraConfig down_alone{.rank = 3, .targets = {"down_proj"}};
   for (const bool adapters : {true, false}) {
@@ -327,14 +327,14 @@ TEST_CASE(
     memory.workspace.reset_peak();
     branch.backward_parameters(grad_output, saved, usual_shape);
     CHECK(gradients(branch) == complete);
-    // The activation and the adapter's gradient: no room for a gradient of gate and up.
+    // The activation and the adapter's gradient. There is no room for a gradient of gate and up.
     const std::size_t bytes =
         static_cast<std::size_t>(tokens * (101 + (adapters ? 3 : 0))) * sizeof(float);
     CHECK(memory.workspace.peak_bytes() == memory.workspace.bytes_in_use() + bytes);
   }
 }
 
-TEST_CASE("branches name their parameters as Hugging Face does and refuse what does not fit") {
+TEST_CASE("branches name their parameters as Hugging Face does and refuse wrong ones") {
   check_names_and_errors<AttentionBranch>();
   check_names_and_errors<SwiGLUBranch>();
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The matrix products: against plain loops, and the same bits whatever the threads, the position
-// and the size of the rest.
+// The matrix products: compared with plain loops, and with equal bits for any number of threads,
+// any position and any size of the other dimensions.
 #include "dropbp/ops/gemm.hpp"
 
 #include <array>
@@ -25,7 +25,7 @@ void multiply(Kind kind, MatrixView<T> c, MatrixView<const T> a, MatrixView<cons
   if (kind == Kind::tn) gemm_tn(c, a, b, mode);
 }
 
-// Operands of C [m, n] with depth k, in rows a little longer than needed.
+// Operands of C [m, n] with depth k. Rows have a small gap between them.
 template <class T>
 struct Operands {
   Matrix<T> a, b;
@@ -64,7 +64,7 @@ void compare_with_plain_loops() {
         const Matrix<T> before = clone(c);
         multiply<T>(kind, c.view().columns_from(1, n), operands.a_view, operands.b_view, mode);
         for (Index i = 0; i < m; ++i) {
-          // The neighbours of a view's columns stay as they were.
+          // The columns beside the view do not change.
           REQUIRE(c.row(i)[0] == before.row(i)[0]);
           REQUIRE(c.row(i)[n + 1] == before.row(i)[n + 1]);
           for (Index j = 0; j < n; ++j) {
@@ -80,8 +80,8 @@ void compare_with_plain_loops() {
           }
         }
       }
-  // |error| <= (k + 1) u sum |a b|; rounding errors are random, so far less is seen: the bound is
-  // that of k = 16.
+  // |error| <= (k + 1) u sum |a b|. Rounding errors are random, so the test uses the smaller bound
+  // of k = 16.
   const double bound = 17 * static_cast<double>(std::numeric_limits<T>::epsilon()) / 2;
   CAPTURE(worst, bound);
   CHECK(worst <= bound);
@@ -120,8 +120,8 @@ TEST_CASE("products have the same bits on 1, 2, 3 and 8 threads") {
   compare_threads<double>();
 }
 
-#if !defined(DROPBP_EIGEN_PRODUCTS)  // which does not promise it
-TEST_CASE("an element of a product depends on its row, its column and the depth alone") {
+#if !defined(DROPBP_EIGEN_PRODUCTS)  // Eigen does not promise it
+TEST_CASE("an element of a product depends only on its row, its column and the depth") {
   const Index m = 97, n = 83, k = 600;
   const Operands<float> operands(Kind::nt, m, n, k, 5);
   Matrix<float> whole(m, n);
@@ -141,7 +141,7 @@ TEST_CASE("an element of a product depends on its row, its column and the depth 
 
 #endif
 
-TEST_CASE("products of depth 0 and of nothing") {
+TEST_CASE("products of depth 0 and of empty matrices") {
   Matrix<float> c = random_matrix<float>(3, 5, 1), a(3, 0), b(5, 0);
   const Matrix<float> before = clone(c);
   gemm_nt(c.view(), a.view(), b.view(), Accumulate::add);
@@ -152,7 +152,7 @@ TEST_CASE("products of depth 0 and of nothing") {
   gemm_nn(nothing.view(), no_rows.view(), random_matrix<float>(4, 5, 2).view());
 }
 
-TEST_CASE("hostile values travel through a product as IEEE 754 says") {
+TEST_CASE("NaN, infinities and signed zeros go through a product as IEEE 754 says") {
   for (const Index bad_row : {0, 5, 12}) {
     Matrix<float> a = random_matrix<float>(13, 40, 3), b = random_matrix<float>(21, 40, 4),
                   c(13, 21);
@@ -168,7 +168,7 @@ TEST_CASE("hostile values travel through a product as IEEE 754 says") {
   }
 }
 
-TEST_CASE("a product of sizes that do not fit says so") {
+TEST_CASE("a product with sizes that do not fit throws") {
   Matrix<float> c(3, 4), a(3, 5), b(4, 6);
   const std::string message = invalid_message([&] { gemm_nt(c.view(), a.view(), b.view()); });
   CAPTURE(message);

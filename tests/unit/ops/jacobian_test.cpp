@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Every op and both branches: the full Jacobian by input and parameters, over prime, size-1 and
-// non-SIMD shapes.
+// The complete Jacobian of every op and of both branches, by input and parameters, over prime
+// shapes, shapes of size 1, and shapes that do not fill a SIMD register.
 #include "support/jacobian.hpp"
 
 #include <cstdio>
@@ -32,7 +32,7 @@ Variable variable_of(Parameter<double>& parameter) {
           }};
 }
 
-// Runs the check and keeps the worst figure of a test case for the log.
+// Runs the check and prints the worst figure of a test case.
 class Report {
  public:
   explicit Report(const char* op) : op_(op) {}
@@ -53,7 +53,7 @@ class Report {
   double worst_ = 0;
 };
 
-// An op from x to y with one row-wise backward.
+// An op from x to y with one row-wise backward function.
 template <class Forward, class Backward>
 JacobianError check_rows(Matrix<double>& x, Index outputs, const Forward& forward,
                          const Backward& backward, std::vector<Variable> more = {}) {
@@ -75,7 +75,7 @@ JacobianError check_rows(Matrix<double>& x, Index outputs, const Forward& forwar
       });
 }
 
-// A branch or another Operation on Matrix<double>, through its protocol.
+// A branch or another Operation on Matrix<double>.
 template <class Op, class... Args>
 JacobianError check_operation(Op& op, std::vector<Parameter<double>*> parameters, Matrix<double>& x,
                               const Args&... args) {
@@ -98,7 +98,7 @@ JacobianError check_operation(Op& op, std::vector<Parameter<double>*> parameters
       });
 }
 
-// x -> x + branch(x): the whole layer, in a new tensor or in the buffer of its argument.
+// x -> x + branch(x): the whole layer, in a new tensor or in its argument's buffer.
 template <class Op>
 JacobianError check_layer(Op op, bool in_place, Matrix<double>& x, const SequenceShape& shape) {
   dropbp::DropBPLayer<Op> layer(std::move(op));
@@ -170,7 +170,7 @@ TEST_CASE("jacobian: rope") {
         for (const Index head_size : {2, 6, 14}) {
           const RopeTable<double> table(sequence, head_size);
           const Index width =
-              heads * head_size + 3;  // what follows the rotated heads must pass unchanged
+              heads * head_size + 3;  // columns after the rotated heads must not change
           Matrix<double> x = random_matrix<double>(batch * sequence, width, ++seed);
           report.add(check_rows(
               x, width,

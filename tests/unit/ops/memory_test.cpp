@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Pools, matrices and parameters: what is counted, what is reused, who may outlive whom.
+// Pools, arenas, matrices and parameters: what is counted, what is reused, what may outlive what.
 #include "dropbp/kernels/memory.hpp"
 
 #include <cstring>
@@ -13,7 +13,7 @@
 #include "dropbp/tensor.hpp"
 #include "unit/ops/ops_test.hpp"
 
-// Memory with a limit, as that of a card.
+// Memory with a limit, like that of a GPU.
 struct Limited {
   static inline std::size_t limit = 0, in_use = 0;
 };
@@ -39,7 +39,7 @@ static_assert(dropbp::Tensor<Matrix<float>> && dropbp::ComparableTensor<Matrix<d
 static_assert(!std::is_copy_constructible_v<Matrix<float>> &&
               std::is_nothrow_move_constructible_v<Matrix<float>>);
 
-TEST_CASE("a pool counts what was asked for and reuses what was given back") {
+TEST_CASE("a pool counts requested bytes and reuses released blocks") {
   MemoryPool pool;
   {
     Matrix<float> a(3, 5, pool);
@@ -60,7 +60,7 @@ TEST_CASE("a pool counts what was asked for and reuses what was given back") {
   CHECK(pool.reserved_bytes() == 0);
 }
 
-TEST_CASE("blocks outlive their pool, and a moved-from matrix is empty") {
+TEST_CASE("blocks may outlive their pool, and a moved-from matrix is empty") {
   std::optional<Matrix<float>> kept;
   {
     MemoryPool pool;
@@ -100,10 +100,10 @@ TEST_CASE("a pool serves several threads") {
   CHECK(pool.bytes_in_use() == 0);
 }
 
-TEST_CASE("an arena cuts blocks from one piece and has room again from its end") {
+TEST_CASE("an arena cuts blocks from one piece of memory and reuses its free end") {
   MemoryPool pool;
   std::optional<Matrix<float>> before(std::in_place, 1, 7,
-                                      pool);  // from no arena, and back to where it came from
+                                      pool);  // not from the arena, and returned to the pool
   {
     const Matrix<float> waiting(100, 100, pool);
   }
@@ -123,7 +123,7 @@ TEST_CASE("an arena cuts blocks from one piece and has room again from its end")
     CHECK(pool.bytes_in_use() == 28 * (round == 0) + 4 + 204 + 600);
     CHECK(pool.peak_bytes() == pool.bytes_in_use());
     if (round == 0) before.reset();
-    // Below what is alive nothing is free; from the end on, everything given back is.
+    // Memory below a live block is not reused. After the last live block everything is free.
     const std::uintptr_t at_b = address(*b), at_c = address(*c);
     b.reset();
     Matrix<float> d(1, 16, pool);
@@ -141,8 +141,7 @@ TEST_CASE("an arena cuts blocks from one piece and has room again from its end")
   CHECK(pool.reserved_bytes() == 0);
 }
 
-TEST_CASE(
-    "an arena holds the blocks it was reserved for, however they are divided, and refuses more") {
+TEST_CASE("an arena holds the reserved blocks in any division and refuses more") {
   MemoryPool pool;
   for (const Index size : {1, 17, 100, 250}) {
     const Index blocks = 1000 / size;
@@ -190,8 +189,8 @@ TEST_CASE("an arena grows only while it is empty") {
 }
 
 TEST_CASE(
-    "an arena grows where both sizes together would not fit, and stays as it was where the new one "
-    "does not") {
+    "an arena grows where the old and the new size do not fit together, and is unchanged if the "
+    "new one does not fit") {
   Limited::limit = 3000;
   {
     BasicMemoryPool<Limited> pool;
@@ -215,7 +214,7 @@ TEST_CASE(
   CHECK(Limited::in_use == 0);
 }
 
-TEST_CASE("blocks outlive their arena, and a poisoned one hands out NaN") {
+TEST_CASE("blocks may outlive their arena, and a poisoned arena hands out NaN") {
   std::optional<Matrix<float>> kept;
   {
     MemoryPool pool(PoolFill::nan);
@@ -232,9 +231,9 @@ TEST_CASE("blocks outlive their arena, and a poisoned one hands out NaN") {
 
 TEST_CASE("an arena serves several threads") {
   MemoryPool pool;
-  pool.reserve(
-      4 * 500 * 12,
-      4 * 500);  // for all of them: blocks that overlap in time may leave no free end for long
+  pool.reserve(4 * 500 * 12,
+               4 * 500);  // enough for all of them: blocks that overlap in time may leave no free
+                          // end for long
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([&pool] {
@@ -252,7 +251,7 @@ TEST_CASE("impossible sizes are refused") {
   CHECK(contains(invalid_message([] { Matrix<float>(PTRDIFF_MAX / 2, 8); }), "sizes"));
 }
 
-TEST_CASE("an absent gradient is overwritten, a present one added to") {
+TEST_CASE("an absent gradient is overwritten, a present one accumulated") {
   Parameter<float> parameter({{"q.weight", 2}, {"k.weight", 1}}, 4);
   CHECK_FALSE(parameter.has_gradient());
   CHECK(parameter.begin_gradient() == Accumulate::overwrite);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// 4-bit matrices: the codes and bits of bitsandbytes, what they weigh, and which input is refused.
+// 4-bit matrices: the codes and bits of bitsandbytes, their size in memory, and which input is
+// refused.
 #include "dropbp/ops/nf4.hpp"
 
 #include <cstdio>
@@ -21,7 +22,7 @@ static_assert(!std::is_copy_constructible_v<Nf4Matrix> &&
 
 namespace {
 
-// As make_golden.py makes them.
+// The same values as in make_golden.py.
 Matrix<float> golden_values(Index rows, Index columns, std::uint64_t seed,
                             const std::string& kind) {
   Matrix<float> result(rows, columns);
@@ -72,7 +73,7 @@ Matrix<T> dequantized(const Nf4Matrix& quantised) {
 
 }  // namespace
 
-TEST_CASE("4-bit codes and values are those of bitsandbytes, bit for bit") {
+TEST_CASE("4-bit codes and values have the bits of bitsandbytes") {
   std::ifstream file(DROPBP_TEST_DATA "/nf4/golden.txt");
   std::string word, version, numbers;
   REQUIRE(std::getline(file, version));
@@ -102,7 +103,7 @@ TEST_CASE("4-bit codes and values are those of bitsandbytes, bit for bit") {
   CHECK(cases == 7);
 }
 
-TEST_CASE("an 8-bit code is that of the nearest number, in a tie the even one") {
+TEST_CASE("an 8-bit code stands for the nearest number, and on a tie for the even one") {
   for (int i = 0; i < 255; ++i) {
     const auto at = static_cast<std::size_t>(i);
     const float middle = detail::dynamic_middles[at];
@@ -118,7 +119,7 @@ TEST_CASE("an 8-bit code is that of the nearest number, in a tie the even one") 
   CHECK(detail::dynamic_code(-1.0000001f) == 0);
 }
 
-TEST_CASE("a 4-bit matrix weighs 4 bits and its shares of scales, an element") {
+TEST_CASE("a 4-bit matrix takes 4 bits per element and its share of the scales") {
   for (const auto& [rows, columns] :
        {std::pair<Index, Index>{0, 0}, {0, 5}, {1, 1}, {3, 43}, {128, 128}, {129, 129}}) {
     const Matrix<float> x = random_matrix<float>(rows, columns, 3);
@@ -135,8 +136,8 @@ TEST_CASE("a 4-bit matrix weighs 4 bits and its shares of scales, an element") {
   CHECK(bits == 4 + 8.0 / 64 + 32.0 / (64 * 256));
 }
 
-TEST_CASE("rows, strides, types and threads give the same values") {
-  // Odd columns: rows begin in the middle of a byte and of a block.
+TEST_CASE("row ranges, strides, types and thread counts give the same values") {
+  // With an odd number of columns rows start in the middle of a byte and of a block.
   for (const Index columns : {1, 5, 64, 127, 200}) {
     const Matrix<float> x = random_matrix<float>(70, columns, 4);
     Matrix<float> wide(70, columns + 3);
@@ -174,15 +175,15 @@ TEST_CASE("rows, strides, types and threads give the same values") {
 }
 
 TEST_CASE("no value is further from its code than half the widest gap") {
-  // Half the codes' widest gap is 0.152 of the scale, which is at most 1 here; its own code moves
-  // it by less than 0.01.
+  // Half of the widest gap between codes is 0.152 of the scale, which is at most 1 here. The
+  // scale's own code changes it by less than 0.01.
   const Matrix<float> x = random_matrix<float>(300, 200, 6);
   const Matrix<float> restored = dequantized<float>(Nf4Matrix::quantize(x.view()));
   for (std::size_t i = 0; i < x.size(); ++i)
     REQUIRE(std::abs(x.data()[i] - restored.data()[i]) <= 0.162f);
 }
 
-TEST_CASE("zeros come back as zeros, alone and beside large values") {
+TEST_CASE("zeros stay zeros, alone and beside large values") {
   Matrix<float> x(3, 100);
   std::fill_n(x.data(), x.size(), 0.0f);
   for (const float value : elements(std::as_const(x))) REQUIRE(value == 0);
@@ -196,7 +197,7 @@ TEST_CASE("zeros come back as zeros, alone and beside large values") {
   CHECK(restored.row(2)[99] == Approx(1e30f));
 }
 
-TEST_CASE("NaN and infinities are refused by name and place") {
+TEST_CASE("NaN and infinities are refused with their name and position") {
   const float nan = std::numeric_limits<float>::quiet_NaN(),
               inf = std::numeric_limits<float>::infinity();
   for (const auto& [value, word] : {std::pair<float, const char*>{nan, "NaN"},
@@ -218,7 +219,7 @@ TEST_CASE("NaN and infinities are refused by name and place") {
   CHECK(same_bits(elements(restored), elements(largest)));
 }
 
-TEST_CASE("other shapes and rows that are not there are refused") {
+TEST_CASE("wrong shapes and rows out of range are refused") {
   const Nf4Matrix quantised = Nf4Matrix::quantize(random_matrix<float>(4, 6, 8).view());
   Matrix<float> to(4, 6), other(6, 4);
   test::check_throws<std::invalid_argument>([&] { quantised.dequantize(other.view()); },
@@ -234,7 +235,7 @@ TEST_CASE("other shapes and rows that are not there are refused") {
                    "rows of a quantised matrix [4, 6]"));
 }
 
-TEST_CASE("a 4-bit matrix that was moved from is empty") {
+TEST_CASE("a moved-from 4-bit matrix is empty") {
   Nf4Matrix from = Nf4Matrix::quantize(random_matrix<float>(4, 6, 8).view());
   const Matrix<float> expected = dequantized<float>(from);
   Nf4Matrix to = std::move(from);

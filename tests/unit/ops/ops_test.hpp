@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the tests of ops/ share: seeded data, hashes, thread counts.
+// Shared by the tests of ops/: seeded data, hashes, thread counts.
 #pragma once
 
 #include <cmath>
@@ -112,7 +112,7 @@ class ThreadsGuard {
 
 inline constexpr int thread_counts[] = {1, 2, 3, 8};
 
-/// The largest |a - b| over the largest |b|.
+/// The largest |a - b| divided by the largest |b|.
 template <class A, class B>
 double scaled_difference(const A& a, const B& b) {
   double difference = 0, largest = 0;
@@ -125,7 +125,7 @@ double scaled_difference(const A& a, const B& b) {
   return largest > 0 ? difference / largest : difference;
 }
 
-/// The message of the std::invalid_argument that f throws, or "" if it does not.
+/// Returns the message of the std::invalid_argument that f throws, or "".
 template <class F>
 std::string invalid_message(const F& f) {
   try {

@@ -21,9 +21,9 @@
 namespace dropbp::test {
 namespace {
 
-constexpr ops::Index much = 1 << 20;  // work that is always worth threads
+constexpr ops::Index much = 1 << 20;  // enough work to use threads
 
-// How often each i was called.
+// Returns how often f was called with each i.
 std::vector<int> calls_of(ops::Index count, ops::Index work, bool tasks) {
   std::vector<std::atomic<int>> calls(static_cast<std::size_t>(count));
   const auto call = [&](ops::Index i) { ++calls[static_cast<std::size_t>(i)]; };
@@ -47,12 +47,12 @@ TEST_CASE("Parallel loops call f once for every index") {
   }
 }
 
-TEST_CASE("Helpers that went to sleep are woken") {
+TEST_CASE("Sleeping helper threads wake up") {
   const ThreadsGuard guard;
   use_threads(3);
   for (int round = 0; round < 50; ++round) {
     std::this_thread::sleep_for(std::chrono::milliseconds(round % 3));
-    // Each call waits until all three run: only helpers that came can end this loop.
+    // Each call waits until all three run, so the loop ends only if the helpers take part.
     std::atomic<int> running{0};
     ops::parallel_tasks(3, much, [&](ops::Index) {
       ++running;
@@ -79,7 +79,7 @@ TEST_CASE("A loop inside a loop is serial") {
   CHECK_FALSE(ops::in_parallel());
 }
 
-TEST_CASE("While one thread's loop has the helpers, another thread's is serial") {
+TEST_CASE("While one thread's loop uses the helpers, another thread's loop is serial") {
   const ThreadsGuard guard;
   use_threads(2);
   std::atomic<bool> begun{false}, may_end{false};
@@ -98,13 +98,13 @@ TEST_CASE("While one thread's loop has the helpers, another thread's is serial")
 #if defined(__unix__)
 std::atomic<bool> held{false}, release{false};
 
-// Every thread but the caller's gets `hold`, which returns once `release` is set.
+// Blocks every thread but the caller's until `release` is set.
 void hold(int) {
   held = true;
   while (!release) usleep(100);
 }
 
-TEST_CASE("A helper that does not run is not waited for") {
+TEST_CASE("A loop does not wait for a helper that does not run") {
   const ThreadsGuard guard;
   use_threads(2);
   const pthread_t owner = pthread_self();
@@ -115,7 +115,7 @@ TEST_CASE("A helper that does not run is not waited for") {
     ++running;
     while (running < 2) std::this_thread::yield();
   });
-  // As another process would that has its processor: the helper stops between two loops.
+  // The helper stops between two loops, as if another process had its processor.
   held = release = false;
   struct sigaction action{}, before{};
   action.sa_handler = hold;
@@ -128,13 +128,13 @@ TEST_CASE("A helper that does not run is not waited for") {
   CHECK(sigaction(SIGUSR1, &before, nullptr) == 0);
 }
 
-TEST_CASE("After a fork the child's loops end, and so does the child") {
+TEST_CASE("After a fork the child's loops end, and the child exits") {
   const ThreadsGuard guard;
   use_threads(2);
   CHECK(calls_of(100, much, false) == std::vector<int>(100, 1));
   const pid_t child = fork();
   if (child == 0) {
-    alarm(60);  // a child that hangs is killed, and fails the test
+    alarm(60);  // kills a child that hangs, which fails the test
     std::exit(calls_of(100, much, false) == std::vector<int>(100, 1) ? 7 : 8);
   }
   int status = 0;

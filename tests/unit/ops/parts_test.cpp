@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The parts of the branches against plain double arithmetic, over sizes that cross every block and
-// chunk.
+// The parts of the branches, compared with plain double arithmetic over sizes that cross every
+// block and chunk.
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/embedding.hpp"
 #include "dropbp/ops/rms_norm.hpp"
@@ -18,7 +18,7 @@ using reference::Table;
 
 namespace {
 
-// Largest error over the largest value that a part may show.
+// The allowed error of a part: largest error divided by largest value.
 template <class T>
 constexpr double tolerance = sizeof(T) == 4 ? 5e-6 : 1e-13;
 
@@ -49,7 +49,7 @@ void check_exp() {
   CHECK(at(std::numeric_limits<T>::max()) == inf);
   CHECK(at(std::numeric_limits<T>::lowest()) == 0);
   CHECK(std::isnan(at(std::numeric_limits<T>::quiet_NaN())));
-  CHECK(at(sizeof(T) == 4 ? T(-100) : T(-740)) > 0);  // a denormal
+  CHECK(at(sizeof(T) == 4 ? T(-100) : T(-740)) > 0);  // subnormal
 }
 
 struct AttentionCase {
@@ -118,7 +118,8 @@ void check_rms_norm() {
           (hidden == 1 ? 1e-1 : tolerance<T>));  // hidden 1: cancels to eps
     CHECK(scaled_difference(elements(w.gradient()), grad_w) <= tolerance<T>);
 
-    // += : twice the gradient in both places; without grad_input the weight's part is the same.
+    // Accumulating gives twice the gradient in both places. Without grad_input the weight's
+    // gradient is the same.
     rms_norm_backward(dx.view(), Accumulate::add, dy.view(), x.view(), w, rstd.data(), pool);
     for (double& value : grad_x.values) value *= 2;
     for (double& value : grad_w.values) value *= 2;
@@ -156,7 +157,7 @@ void check_cross_entropy() {
       CHECK(std::abs(alone - expected.loss) <= tolerance<T> * std::max(1.0, expected.loss));
       CHECK(scaled_difference(elements(dx), expected.grad_hidden) <= tolerance<T>);
       CHECK(scaled_difference(elements(weight.gradient()), expected.grad_weight) <= tolerance<T>);
-      // Over hidden itself, with the weight frozen.
+      // In place over hidden, with a frozen weight.
       weight.trained = false;
       const Matrix<T> separate = std::move(dx);
       CHECK(loss.loss_and_gradient(x.view(), x.view(), weight, targets) == alone);
@@ -164,7 +165,7 @@ void check_cross_entropy() {
     }
 }
 
-// A step of one batch, and the same in calls with 4, 0, 12 and 1 labelled tokens.
+// A step in one batch, and the same step in calls with 4, 0, 12 and 1 labelled tokens.
 template <class T>
 void check_loss_of_several_calls() {
   constexpr Index tokens = 30, hidden = 6, vocabulary = 40, cuts[] = {0, 7, 12, 27, 30};
@@ -185,7 +186,7 @@ void check_loss_of_several_calls() {
   CHECK(loss.sum() == Approx(17 * wanted).epsilon(1e-14));
   const std::vector<double> wanted_weight = as_doubles<T>(elements(weight.gradient()));
 
-  for (const double divisor : {17.0, 1.0}) {  // known before, and not
+  for (const double divisor : {17.0, 1.0}) {  // 17 is right; with 1 the caller divides at the end
     CAPTURE(divisor);
     weight.drop_gradient();
     Matrix<T> dx(tokens, hidden, pool);
@@ -202,7 +203,7 @@ void check_loss_of_several_calls() {
       alone += loss.loss(hidden_rows, weight, part, divisor);
     }
     REQUIRE(counted == 17);
-    const double rest = divisor / static_cast<double>(counted);  // to divide by at the end
+    const double rest = divisor / static_cast<double>(counted);  // the factor that remains
     CHECK(std::abs(shares * rest - wanted) <= tolerance<T> * wanted);
     CHECK(alone == shares);
     CHECK(std::abs(sum / static_cast<double>(counted) - wanted) <= tolerance<T> * wanted);
@@ -258,15 +259,15 @@ std::uint64_t hash_of_parts() {
 
 }  // namespace
 
-TEST_CASE("exp is within two units in the last place and keeps its ends") {
+TEST_CASE("exp has an error of at most two units in the last place and is right at its ends") {
   check_exp<float>();
   check_exp<double>();
 }
 
-TEST_CASE("attention agrees with the whole matrix of probabilities") {
+TEST_CASE("attention agrees with the full matrix of probabilities") {
   check_attention<float>(1);
   check_attention<double>(1);
-  check_attention<double>(4);  // sharp: the maximum moves from block to block
+  check_attention<double>(4);  // steep: the maximum moves from block to block
 }
 
 TEST_CASE("rms_norm agrees with its formula") {
@@ -274,17 +275,17 @@ TEST_CASE("rms_norm agrees with its formula") {
   check_rms_norm<double>();
 }
 
-TEST_CASE("cross-entropy agrees with its formula, in any chunks") {
+TEST_CASE("cross-entropy agrees with its formula for any chunk size") {
   check_cross_entropy<float>();
   check_cross_entropy<double>();
 }
 
-TEST_CASE("cross-entropy of several calls with unequal counts is that of one, by its divisor") {
+TEST_CASE("with a divisor, cross-entropy over several calls equals that of one call") {
   check_loss_of_several_calls<float>();
   check_loss_of_several_calls<double>();
 }
 
-TEST_CASE("cross-entropy of ignored positions only is 0, and large logits do not overflow") {
+TEST_CASE("cross-entropy of only ignored positions is 0, and large logits do not overflow") {
   MemoryPool pool(PoolFill::nan);
   Parameter<float> weight("w", 5, 2);
   randomise(weight, 1);
@@ -294,12 +295,12 @@ TEST_CASE("cross-entropy of ignored positions only is 0, and large logits do not
   CHECK(loss.loss_and_gradient(dx.view(), x.view(), weight, ignored) == 0);
   for (const float g : elements(dx)) CHECK(g == 0.0f);
   for (const float g : elements(weight.gradient())) CHECK(g == 0.0f);
-  CHECK(loss.loss(x.view(), weight, ignored, 0.0) == 0);  // a step without any label
+  CHECK(loss.loss(x.view(), weight, ignored, 0.0) == 0);  // a step without labels
   for (float& value : elements(x)) value *= 1e6f;
   CHECK(std::isfinite(loss.loss(x.view(), weight, targets)));
 }
 
-TEST_CASE("rope rotates as complex numbers do, and its inverse undoes it") {
+TEST_CASE("rope rotates like complex numbers, and its inverse reverses it") {
   const Index sequence = 37, heads = 3, head_size = 10;
   Matrix<double> x = random_matrix<double>(2 * sequence, heads * head_size + 4, 1);
   Table expected(x.view());
@@ -312,7 +313,7 @@ TEST_CASE("rope rotates as complex numbers do, and its inverse undoes it") {
   CHECK(scaled_difference(elements(x), elements(before)) <= 1e-14);
 }
 
-TEST_CASE("swiglu agrees with its formula and keeps its ends") {
+TEST_CASE("swiglu agrees with its formula and is right at its ends") {
   const Matrix<float> gate_up = random_matrix<float>(19, 2 * 37, 1, -20, 20);
   Matrix<float> out(19, 37), again = random_matrix<float>(19, 37, 2), grad(19, 2 * 37);
   swiglu_forward(out.view(), gate_up.view());
@@ -369,7 +370,7 @@ TEST_CASE("the parts have the same bits on 1, 2, 3 and 8 threads") {
   }
 }
 
-TEST_CASE("bad tokens and shapes of the parts are named") {
+TEST_CASE("the parts name bad tokens and shapes") {
   MemoryPool pool;
   Parameter<float> weight("w", 10, 3);
   Matrix<float> x = random_matrix<float>(4, 3, 1);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Linear maps with adapters over dense and quantised weights. Their gradients: jacobian_test.cpp.
+// Linear maps with adapters over dense and quantised weights. jacobian_test.cpp tests their
+// gradients.
 #include "dropbp/ops/projection.hpp"
 
 #include <cmath>
@@ -17,7 +18,7 @@ using namespace dropbp::test;
 
 namespace {
 
-// q_proj and v_proj have adapters, k_proj has none.
+// q_proj and v_proj have adapters; k_proj has none.
 const std::vector<Projection<double>::Part> three{
     {"b.q_proj.weight", 6}, {"b.k_proj.weight", 4}, {"b.v_proj.weight", 3}};
 
@@ -48,7 +49,7 @@ const Matrix<T> forward(Projection<T>& projection, const Matrix<T>& x, Index out
 
 }  // namespace
 
-TEST_CASE("projection: a weight that is quantised already is taken as it is") {
+TEST_CASE("projection: an already quantised weight is used as it is") {
   LoraConfig quantised = some();
   quantised.quantize = true;
   Projection<float> expected =
@@ -66,7 +67,7 @@ TEST_CASE("projection: a weight that is quantised already is taken as it is") {
   CHECK_THROWS_AS(dense.set_weight(0, expected.quantized(0).clone()), std::out_of_range);
 }
 
-TEST_CASE("projection: adapters add alpha / rank * x A^T B^T to their own linear maps") {
+TEST_CASE("projection: adapters add alpha / rank * x A^T B^T to their own linear map") {
   Projection<double> projection = random_projection<double>(three, 5, some(), 10);
   const Matrix<double> x = random_matrix<double>(7, 5, 99);
   const Matrix<double> y = forward(projection, x, 13);
@@ -87,7 +88,8 @@ TEST_CASE("projection: adapters add alpha / rank * x A^T B^T to their own linear
     }
 }
 
-TEST_CASE("projection: names, what trains, and that a fresh adapter is nothing") {
+TEST_CASE(
+    "projection: parameter names, what is trainable, and a fresh adapter that changes nothing") {
   Projection<double> plain(three, 5, {}, MemoryPool());
   CHECK(plain.weight.trained);
   CHECK(plain.adapter_width() == 0);
@@ -112,7 +114,7 @@ TEST_CASE("projection: names, what trains, and that a fresh adapter is nothing")
   CHECK(same_bits(elements(forward(plain, x, 13)), elements(forward(adapted, x, 13))));
 }
 
-TEST_CASE("projection: merged weights give what weights and adapters gave") {
+TEST_CASE("projection: merged weights give the results of weights and adapters") {
   for (const bool quantize : {false, true}) {
     LoraConfig adaptation = some(3);
     adaptation.quantize = quantize;
@@ -127,9 +129,9 @@ TEST_CASE("projection: merged weights give what weights and adapters gave") {
 }
 
 TEST_CASE(
-    "projection: a quantised base computes what its dequantised weights would, in a seventh of "
-    "their memory") {
-  // More rows than one panel, and a size that is no multiple of a block.
+    "projection: a quantised base computes with its dequantised weights, in a seventh of their "
+    "memory") {
+  // More rows than one panel, and a size that is not a multiple of a block.
   const std::vector<Projection<float>::Part> parts{{"gate_proj.weight", 700},
                                                    {"up_proj.weight", 301}};
   LoraConfig adaptation{.rank = 4, .targets = {"up_proj"}};
@@ -180,7 +182,7 @@ TEST_CASE(
     else
       REQUIRE(y.data()[i] == x.data()[i] * static_cast<float>(1.0 / 0.75));
   }
-  // 33410 elements: six standard deviations are 475.
+  // Six standard deviations of 33410 elements are 475.
   CHECK(std::abs(static_cast<double>(zeros) - 0.25 * 33410) < 475);
   ThreadsGuard guard;
   for (const int threads : thread_counts) {
@@ -192,7 +194,7 @@ TEST_CASE(
     int same = 0;
     for (std::size_t i = 0; i < y.size(); ++i)
       same += (y.data()[i] == 0.0f) == (z.data()[i] == 0.0f) ? 1 : 0;
-    // Independent masks agree in 0.25^2 + 0.75^2 of the elements; six standard deviations are 532.
+    // Independent masks agree in 0.25^2 + 0.75^2 of the elements. Six standard deviations are 532.
     return std::abs(static_cast<double>(same) - 0.625 * 33410) < 532;
   };
   CHECK(differs({.seed = 6, .step = 6, .micro_step = 7}, 8));
@@ -210,14 +212,14 @@ TEST_CASE(
   CHECK_FALSE(same_bits(elements(forward(with, input, 13)), elements(expected)));
   now->training = false;
   CHECK(same_bits(elements(forward(with, input, 13)), elements(expected)));
-  // However small the share, it is dropped: all kept elements are divided by 1 - share.
+  // Even a tiny share is dropped: all kept elements are divided by 1 - share.
   now->training = true;
   adaptation.dropout = 1e-6;
   Projection<double> little = random_projection<double>(three, 5, adaptation, 10);
   CHECK_FALSE(same_bits(elements(forward(little, input, 13)), elements(expected)));
 }
 
-TEST_CASE("adaptation: what is impossible is refused") {
+TEST_CASE("adaptation: impossible values are refused") {
   const auto message = [](const LoraConfig& adaptation) {
     return invalid_message(
         [&] { Projection<float>({{"q_proj.weight", 2}}, 3, adaptation, MemoryPool()); });
@@ -233,7 +235,7 @@ TEST_CASE("adaptation: what is impossible is refused") {
     CHECK(contains(refusal, "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
     CHECK(contains(refusal, std::string("`") + unknown + "`"));
   }
-  CHECK(message({.rank = 1, .targets = {"up_proj"}}).empty());  // known, if not to this branch
+  CHECK(message({.rank = 1, .targets = {"up_proj"}}).empty());  // known, but not here
 
   LoraConfig quantize{.rank = 1, .quantize = true};
   Projection<float> projection({{"x.q_proj.weight", 1}}, 2, quantize, MemoryPool());

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Operations that compute again what they did not save: the same bits, the memory of the input
-// alone, nothing when dropped.
+// Operations that recompute what they did not save: the bits do not change, only the input is
+// saved, and a dropped branch saves nothing.
 #include "dropbp/ops/recompute.hpp"
 
 #include <memory>
@@ -32,7 +32,7 @@ static_assert(residual<Attention, float, const SequenceShape&> && !residual<Atte
 static_assert(
     dropbp::detail::has_backward_parameters<Attention, Matrix<float>, const SequenceShape&>);
 static_assert(Attention::backward_is_repeatable);
-// What Op lacks, it lacks too.
+// Recompute has an optional member only if Op has it.
 using Plain = Recompute<Linear<double>, double>;
 static_assert(dropbp::Operation<Plain, Matrix<double>> &&
               !dropbp::Operation<Plain, Matrix<double>, const SequenceShape&>);
@@ -113,7 +113,7 @@ void check_branch() {
     CHECK(same_bits(elements(in_place), elements(in_place_again)));
     CHECK(saved_pool.bytes_in_use() == bytes);
 
-    // All three backward passes, and again on the same saved state.
+    // All three backward passes, twice on the same saved state.
     for (int run = 0; run < 2; ++run) {
       const Matrix<T> dx = branch.backward(dy, saved, shape);
       const std::vector<double> expected = gradients(branch);
@@ -133,12 +133,12 @@ void check_branch() {
       CHECK(saved_pool.bytes_in_use() == bytes);
       CHECK(saved_pool.peak_bytes() <= 2 * bytes);  // two forward passes wrote to one Saved
       CHECK(workspace.bytes_in_use() ==
-            0);  // what was computed again is gone before the next branch
+            0);  // the recomputed state is released before the next branch
     }
   }
 }
 
-// y = 3 x, and counts. Its backward uses up what was saved.
+// y = 3 x. Counts its calls. Its backward pass consumes the saved state.
 struct Counting {
   struct Saved {
     Matrix<float> x;
@@ -165,14 +165,14 @@ static_assert(!dropbp::detail::has_backward_parameters<Recompute<Counting, float
 
 }  // namespace
 
-TEST_CASE("recomputed branches have the bits of others and save their input alone") {
+TEST_CASE("recomputed branches have the bits of plain ones and save only their input") {
   check_branch<AttentionBranch<float>>();
   check_branch<AttentionBranch<double>>();
   check_branch<SwiGLUBranch<float>>();
   check_branch<SwiGLUBranch<double>>();
 }
 
-TEST_CASE("a dropped branch neither saves nor computes again") {
+TEST_CASE("a dropped branch neither saves nor recomputes") {
   MemoryPool pool;
   dropbp::DropBPLayer layer{Recompute<Counting, float>(Counting{}, pool)};
   CHECK(layer.flops() == 5);
@@ -194,7 +194,7 @@ TEST_CASE("a dropped branch neither saves nor computes again") {
   }
 }
 
-TEST_CASE("what is computed again may be used up") {
+TEST_CASE("an operation may consume its recomputed state") {
   MemoryPool pool;
   Recompute<Counting, float> again(Counting{}, pool);
   const Matrix<float> x = random_matrix<float>(3, 4, 1);

@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The transformer's parts written out in double, one element at a time, as slowly and plainly as
-// possible.
+// The parts of the transformer in double, one element at a time, as plainly as possible.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +18,7 @@ using ops::HeadLayout;
 using ops::Index;
 using ops::SequenceShape;
 
-/// A row-major matrix of doubles that starts as zeros or as a copy.
+/// A row-major matrix of doubles. It starts as zeros or as a copy.
 struct Table {
   Index rows, columns;
   std::vector<double> values;
@@ -74,7 +73,7 @@ struct AttentionResult {
   Table o, lse, grad_qkv;
 };
 
-/// Forward and, for grad_o, backward, with the whole matrix of probabilities.
+/// The forward pass and, for grad_o, the backward pass, with the full matrix of probabilities.
 inline AttentionResult attention(const Table& qkv, const Table& grad_o, const HeadLayout& layout,
                                  const SequenceShape& shape) {
   const Index s = shape.sequence, d = layout.head_size;

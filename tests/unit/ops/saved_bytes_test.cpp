@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a kept branch saves is the table in docs/memory.md: tensor by tensor, in the pool's counter
-// and in saved_bytes().
+// A kept branch saves exactly the tensors of the table in docs/memory.md, by the pool's counter and
+// by saved_bytes().
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -18,7 +18,7 @@ using namespace dropbp::test;
 
 namespace {
 
-// Of one tensor: its elements per token, in a table of all.
+// One tensor of the table: its elements per token.
 struct Row {
   std::size_t elements;
   Index per_token;
@@ -46,7 +46,7 @@ void check(std::initializer_list<Row> table, Index tokens, std::size_t stated,
   CHECK(stated == bytes);
 }
 
-// Elements of u for a token: the rank for each of these linear maps that is a target.
+// Elements of u per token: the rank for each of these linear maps that is a target.
 Index adapted(const LoraConfig& adaptation, std::initializer_list<const char*> names) {
   Index elements = 0;
   for (const std::string& target : adaptation.targets)
@@ -54,7 +54,7 @@ Index adapted(const LoraConfig& adaptation, std::initializer_list<const char*> n
   return elements;
 }
 
-// A quantised base saves no more than a dense one; dropout nothing at all.
+// A quantised base saves no more than a dense one. Dropout saves nothing.
 std::vector<LoraConfig> adaptations() {
   const auto moment = std::make_shared<const MicroStepId>();
   const std::vector<std::string> all{"q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -126,9 +126,9 @@ TEST_CASE("a kept branch saves the documented tensors and nothing else") {
 }
 
 TEST_CASE(
-    "a branch of LLaMA-2 saves the least that spares products and sums over a sequence a second "
-    "run") {
-  // 7B and 70B, bytes per token as docs/memory.md has them.
+    "a branch of LLaMA-2 saves only what would need a product or a sum over the sequence to "
+    "recompute") {
+  // 7B and 70B: bytes per token as in docs/memory.md.
   CHECK(AttentionBranch<float>::saved_bytes({4096, 32}, 1) == 82052);
   CHECK(SwiGLUBranch<float>::saved_bytes({4096, 11008}, 1) == 104452);
   CHECK(AttentionBranch<float>::saved_bytes({8192, 64, 8}, 1) == 106756);
