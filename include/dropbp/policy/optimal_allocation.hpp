@@ -25,8 +25,8 @@ struct SquaredRate {
   static double rate_at(double slope) { return slope / 2.0; }  ///< solves 2 p = slope
 };
 
-/// phi(p) = p / (1 - p): the variance of a gradient that is dropped at rate p and scaled by 1 / (1
-/// - p) when kept.
+/// phi(p) = p / (1 - p): the variance of a gradient that is dropped at rate p and scaled by 1 /
+/// (1 - p) when kept.
 struct ScaledVariance {
   /// Solves 1 / (1 - p)^2 = slope; 0 for slopes up to 1.
   static double rate_at(double slope) {
