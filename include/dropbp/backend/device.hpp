@@ -25,14 +25,14 @@ concept DeviceBackend = !std::same_as<Backend, Cpu>;
 ///   void copy_to_device(void* to, const void* from, std::size_t bytes)
 ///       `from` may change after the call
 ///   void copy_to_host(void* to, const void* from, std::size_t bytes)
-///       waits for the stream
+///       waits for the CUDA stream
 ///   void copy(void* to, const void* from, std::size_t bytes)
 ///       within the device
 ///   void fill(void* memory, int byte, std::size_t bytes)
 ///   void synchronize()
-///       waits for the stream
+///       waits for the CUDA stream
 ///   void require_no_capture(const char* what)
-///       throws std::logic_error while the stream is captured into a graph
+///       throws std::logic_error while the CUDA stream is captured into a graph
 ///   std::string unavailable_reason()
 ///       why no device can be used; empty if one can be used
 template <class Backend>

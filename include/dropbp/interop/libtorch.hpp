@@ -67,7 +67,7 @@ inline void require_same_shape(const torch::Tensor& y, const torch::Tensor& x) {
 // threads.
 struct TorchBranchState {
   BranchDecision decision;
-  // The state that a clone was copied from; null once a handler calls decide() for the clone.
+  // The state that a clone was copied from; null in an original, and after decide().
   std::shared_ptr<const TorchBranchState> original;
   std::atomic<std::uint64_t> forward{0};
   std::atomic<std::uint64_t> backward{0};

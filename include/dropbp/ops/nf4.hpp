@@ -52,7 +52,7 @@ inline constexpr std::uint32_t magnitude_of_infinity = 0x7F800000u;
 // Codes and scales, computed on the host.
 struct Nf4Codes {
   Index rows, columns;
-  Matrix<std::uint8_t> codes, scales;  // [1, size / 2], [1, blocks]
+  Matrix<std::uint8_t> codes, scales;  // [1, (size + 1) / 2], [1, blocks]
   Matrix<float> group_scales;          // [1, groups]
   float offset = 0.0f;
 

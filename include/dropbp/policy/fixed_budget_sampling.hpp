@@ -166,7 +166,7 @@ struct FixedBudgetSampling {
       rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
   }
 
-  bool operator==(const FixedBudgetSampling&) const = default;  ///< by parameters
+  bool operator==(const FixedBudgetSampling&) const = default;  ///< equal parameters
 
  private:
   static constexpr double rounding = 1e-9;  // a smaller fraction of a branch is a rounding error

@@ -78,7 +78,7 @@ class StreamScope {
 /// See cuda::Runtime.
 template <>
 struct device_runtime<Cuda> : cuda::Runtime<> {
-  using StreamScope = cuda::StreamScope;  ///< sets the current stream for a scope
+  using StreamScope = cuda::StreamScope;  ///< sets the current CUDA stream
 };
 
 DROPBP_NAMESPACE_END

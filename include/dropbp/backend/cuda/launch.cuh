@@ -283,7 +283,7 @@ struct CudaLauncher {
   }
 
  private:
-  // A kernel that needs more must request it, once per device.
+  // A kernel that needs more must request it, once per kernel and device.
   static constexpr std::size_t default_shared_bytes = 48 * 1024;
 
   template <class Body>

@@ -34,7 +34,7 @@ MatrixView<T> head_rows(MatrixView<T> x, const SequenceShape& shape, Index batch
   return x.rows_from(batch * shape.sequence, shape.sequence).columns_from(column, head_size);
 }
 
-// How many of the `count` keys from key k0 on the query at `position` may see (causal mask).
+// The number of visible keys for the query at `position` (causal mask), of `count` keys from k0 on.
 inline Index visible_keys(Index position, Index k0, Index count) {
   return std::clamp(position - k0 + 1, Index(0), count);
 }

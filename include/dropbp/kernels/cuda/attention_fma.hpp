@@ -58,7 +58,7 @@ DROPBP_DEVICE void widen_tile(Context ctx, float* to, const T* from, Index from_
   }
 }
 
-// products = rows of x times rows of y, transposed.
+// products[i][j] = the dot product of row i of x and row j of y, for the rows of a thread.
 template <class Tile, unsigned size, class Context>
 DROPBP_DEVICE void multiply_rows_fma(Context ctx, float (&products)[Tile::own][Tile::own],
                                      const float* x, const float* y) {

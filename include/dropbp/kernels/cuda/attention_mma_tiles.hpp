@@ -16,7 +16,7 @@ namespace detail {
 // A row of a tile has a stride of size / 2 + 4 words, with two elements per 32-bit word. With this
 // stride the 32 lanes of a fragment access 32 different banks. To read an operand across its rows,
 // a lane reads the words of two columns, and two products use them: one computes the even columns
-// of 16, the other the odd ones. A lane then holds four neighbouring columns.
+// of 16, the other the odd ones. As a result, a lane holds four neighbouring columns.
 
 template <unsigned size>
 struct MmaTile {

@@ -70,7 +70,7 @@ class CudnnAttention {
           .capability = 10 * major + minor, .handle = handle, .properties = nullptr};
       plan.emplace(AttentionChoice::make(key, target), target);
     } catch (const CudnnRefusal&) {
-      cudaGetLastError();  // the own kernels, which run instead, must not report this error
+      cudaGetLastError();  // the kernels that run instead must not report this error
     }
     return plans_.emplace(key, std::move(plan)).first->second;
   }

@@ -114,7 +114,7 @@ class AttentionGraph {
     const Tensor weight =
         pointwise(CUDNN_POINTWISE_EXP, pointwise(CUDNN_POINTWISE_SUB, score, largest));
     const Tensor total = reduced(CUDNN_REDUCE_TENSOR_ADD, weight, rows());
-    // The natural logarithm of sum(exp(score)), which the own kernels save too.
+    // The natural logarithm of sum(exp(score)), as in the kernels of attention.hpp.
     pointwise_into(statistics(lse_id), CUDNN_POINTWISE_ADD, largest,
                    pointwise(CUDNN_POINTWISE_LOG, total));
     const Tensor p = pointwise_into(scores(key_.type), CUDNN_POINTWISE_DIV, weight, total);

@@ -155,7 +155,8 @@ void scale(Launcher& launch, Rows<T> y, float factor, Index rows, Index columns)
 /// y += x for n contiguous elements: adds the gradient of a residual branch.
 template <class Launcher, class T>
 void accumulate(Launcher& launch, T* y, const T* x, std::size_t n) {
-  // The elements after the last full pack are added in a second launch.
+  // The second launch adds the elements after the last full pack; all elements, if x or y is
+  // unaligned.
   const Index all = static_cast<Index>(n), main = all / Index{full_width<T>} * Index{full_width<T>};
   const bool aligned = is_vectorizable(y) && is_vectorizable(x);
   const Index first = aligned ? main : 0;

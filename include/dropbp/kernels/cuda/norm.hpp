@@ -94,7 +94,8 @@ struct NormForward {
         [&](Index pack) {
           if constexpr (added) load(pack);
         });
-    // In a longer row, each thread reads again only what it has read or written itself.
+    // In a longer row, each thread reads again only what it has read or written itself, so there is
+    // no barrier.
     const auto sum_of = [&](auto term) {
       float total = 0.0f;
       const auto take = [&](const Pack<T, N>& v) {
