@@ -18,8 +18,8 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// Tags of the operations, named like their files. Notation: View is MatrixView<T, Backend>,
-/// ConstView is MatrixView<const T, Backend>, S is Statistic<T>. All operations run in the order of
-/// the current CUDA stream.
+/// ConstView is MatrixView<const T, Backend>, S is Statistic<T>. On CUDA all operations run in the
+/// order of the current CUDA stream.
 namespace op {
 /// copy(View to, ConstView from), set_zero(View y), accumulate(View y, ConstView x),
 /// scale(View y, double factor), convert_from(View to, floats), convert_to(floats, ConstView from)

@@ -14,7 +14,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Wraps Op, an Operation on Matrix<T, Backend>. It saves less memory, runs one more forward pass
+/// Wraps Op, an Operation on Matrix<T, Backend>. It needs less memory, runs one more forward pass
 /// per backward pass, and gives the same bits. All other members of Op (parameters, configuration,
 /// FLOPs) are inherited. Recomputation and dropping combine: a dropped branch neither saves nor
 /// recomputes.
