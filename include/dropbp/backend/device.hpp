@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a backend whose memory is not the host's offers: memory, copies, and whether there is a
-// device at all.
+// The interface of a device backend, whose memory the host cannot access: memory, copies, and
+// whether a device is available.
 #pragma once
 
 #include <concepts>
@@ -12,29 +12,29 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// A backend whose memory the host cannot read or write by itself.
+/// A backend whose memory the host cannot read or write directly.
 template <class Backend>
 concept DeviceBackend = !std::same_as<Backend, Cpu>;
 
-/// Specialised by each DeviceBackend, and for the host itself (backend/cpu/host.hpp), where nothing
-/// waits. Everything works in the order of the calling thread's current
-/// stream.
+/// Memory and copies of a backend. Specialised for each DeviceBackend, and for the host
+/// (backend/cpu/host.hpp), where no call waits. All functions work in the order of the calling
+/// thread's current CUDA stream.
 ///   void* allocate(std::size_t bytes)
-///       throws std::runtime_error where there is no room
+///       throws std::runtime_error if there is not enough memory
 ///   void release(void* memory, std::size_t bytes) noexcept
 ///   void copy_to_device(void* to, const void* from, std::size_t bytes)
-///       `from` may change once it returns
+///       `from` may change after the call
 ///   void copy_to_host(void* to, const void* from, std::size_t bytes)
-///       waits for the stream
+///       waits for the CUDA stream
 ///   void copy(void* to, const void* from, std::size_t bytes)
 ///       within the device
 ///   void fill(void* memory, int byte, std::size_t bytes)
 ///   void synchronize()
-///       waits for the stream
+///       waits for the CUDA stream
 ///   void require_no_capture(const char* what)
-///       throws std::logic_error where work is recorded, not done
+///       throws std::logic_error while the CUDA stream is captured into a graph
 ///   std::string unavailable_reason()
-///       empty, or why no device can be used
+///       why no device can be used; empty if one can be used
 template <class Backend>
 struct device_runtime {
   static_assert(detail::always_false<Backend>,
@@ -43,8 +43,8 @@ struct device_runtime {
                 "dropbp::device_runtime.");
 };
 
-/// Specialised where a backend's kernels are compiled: current() is what runs kernel bodies
-/// (backend/cuda/context.hpp) in the order of the current stream.
+/// Runs the kernel bodies of a backend (backend/cuda/context.hpp). Specialised where these are
+/// compiled: current() returns a launcher for the current CUDA stream.
 template <class Backend>
 struct device_launcher {
   static_assert(detail::always_false<Backend>,

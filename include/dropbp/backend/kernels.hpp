@@ -1,16 +1,16 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Which code works on a tensor's memory: chosen by (backend, scalar) at compile time.
+// The kernels for a tensor's memory, selected by (backend, scalar type) at compile time.
 #pragma once
 
 #include "dropbp/base/config.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
-/// Host memory.
+/// Backend of host memory.
 struct Cpu {};
-/// Device memory of a CUDA card.
+/// Backend of the memory of a CUDA device.
 struct Cuda {};
 
 namespace detail {
@@ -18,34 +18,34 @@ template <class...>
 inline constexpr bool always_false = false;
 }
 
-/// The kernels for contiguous memory of one backend and scalar type. A specialisation offers, for n
-/// elements,
+/// The kernels for contiguous memory of one backend and scalar type. A specialisation has, for n
+/// elements:
 ///   accumulate(y, x, n)         y[i] += x[i]
 ///   scale(y, factor, n)         y[i] *= factor; only for GradientScaling
 ///   squared_norm(x, n)          sum of x[i]^2, in double
 ///   squared_distance(x, y, n)   sum of (x[i] - y[i])^2, in double
 template <class Backend, class Scalar>
 struct backend_kernels {
-  using are_missing = void;  ///< only here: there are none
+  using are_missing = void;  ///< marks the primary template, which has no kernels
 
-  // The error waits for a call: a tensor that brings its own accumulate may have memory that has no
-  // kernels.
-  /// y[i] += x[i]; here an error that says what to include.
+  // Each member reports the error only when it is called: a tensor with its own accumulate may lie
+  // in memory that has no kernels.
+  /// y[i] += x[i]. Here: a compile-time error that names the header to include.
   template <class... Args>
   static void accumulate(const Args&...) {
     require_kernels<Args...>();
   }
-  /// y[i] *= factor; here an error that says what to include.
+  /// y[i] *= factor. Here: a compile-time error that names the header to include.
   template <class... Args>
   static void scale(const Args&...) {
     require_kernels<Args...>();
   }
-  /// sum of x[i]^2; here an error that says what to include.
+  /// Sum of x[i]^2. Here: a compile-time error that names the header to include.
   template <class... Args>
   static double squared_norm(const Args&...) {
     return require_kernels<Args...>();
   }
-  /// sum of (x[i] - y[i])^2; here an error that says what to include.
+  /// Sum of (x[i] - y[i])^2. Here: a compile-time error that names the header to include.
   template <class... Args>
   static double squared_distance(const Args&...) {
     return require_kernels<Args...>();

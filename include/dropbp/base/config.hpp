@@ -24,7 +24,7 @@
   }                          \
   }
 
-// Stands before functions of plain classes that need much of the standard library. As templates
-// they are compiled only where they are called: including the core takes half as long
+// Marks functions of non-template classes that use much of the standard library. As templates they
+// are compiled only where they are called, which halves the time to include the core
 // (benchmarks/include_cost).
 #define DROPBP_LAZY template <class = void>

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Errors in three parts: what is required, what was given, what to do about it.
+// Error messages in three parts: what is required, what was given, what to do.
 #pragma once
 
 #include <concepts>
@@ -31,15 +31,16 @@ std::string text(Count value) {
   return std::to_string(value);
 }
 
-/// The value as a 64-bit double: not held in more bits (x87), not fused with the next operation,
-/// not regrouped with others
-/// (-ffast-math). What decides a plan must be the same number in every build. A divisor that serves
-/// twice is rounded as well: it would be inverted.
+/// Rounds a value to a 64-bit double. The compiler cannot keep extra bits of it (x87), fuse its
+/// computation with the next operation, or regroup the operations around it (-ffast-math). Every
+/// number that decides a plan goes through this function, so that all builds make the same plan. A
+/// divisor that is used more than once goes through it too: -ffast-math would replace it by its
+/// reciprocal.
 inline double rounded(double value) noexcept {
 #if defined(__GNUC__) && defined(__SSE2_MATH__) && !defined(__CUDA_ARCH__)
-  // The compiler sees another value of unknown origin, and leaves it in its register. Volatile, so
-  // that it sees another one in every turn of a loop: clang++ would divide by it only once, and
-  // multiply by the reciprocal (-ffast-math).
+  // To the compiler, the asm statement returns an unknown number in the same register. It is
+  // volatile, so that each iteration of a loop has a new unknown number. Otherwise clang++ with
+  // -ffast-math computes the reciprocal of a loop's divisor once and multiplies by it.
   __asm__ volatile("" : "+x"(value));
   return value;
 #else
@@ -48,7 +49,7 @@ inline double rounded(double value) noexcept {
 #endif
 }
 
-/// The largest whole number up to a value in [0, 2^63); values beyond are whole as they are.
+/// The largest whole number <= value, for value >= 0. Doubles from 2^63 on are whole numbers.
 inline double floor(double value) noexcept {
   return value < 0x1p63 ? static_cast<double>(static_cast<std::uint64_t>(value)) : value;
 }
@@ -58,13 +59,13 @@ inline std::string sentence(const std::string& required, const std::string& give
   return "dropbp: " + required + ", but " + given + ": " + remedy;
 }
 
-/// An argument the caller can correct.
+/// Throws std::invalid_argument: the caller passed an argument that it can correct.
 [[noreturn]] inline void throw_invalid(const std::string& required, const std::string& given,
                                        const std::string& remedy) {
   throw std::invalid_argument(sentence(required, given, remedy));
 }
 
-/// A call in the wrong order.
+/// Throws std::logic_error: the caller made calls in the wrong order.
 [[noreturn]] inline void throw_order(const std::string& required, const std::string& given,
                                      const std::string& remedy) {
   throw std::logic_error(sentence(required, given, remedy));
@@ -73,20 +74,22 @@ inline std::string sentence(const std::string& required, const std::string& give
 inline double square_root(double x) noexcept {
 #if defined(__GNUC__)
   return __builtin_sqrt(
-      x);  // <cmath> would cost every user of the header more than it is worth here
+      x);  // std::sqrt needs <cmath>, which every user of this header would compile
 #else
   return std::sqrt(x);
 #endif
 }
 
-/// Throws unless `rate` is a probability. `whose` names it in the message.
+/// Throws std::invalid_argument unless `rate` is a probability. `whose` names the rate in the
+/// message.
 inline void require_rate(double rate, const std::string& whose) {
   if (!is_finite(rate) || rate < 0.0 || rate > 1.0)
     throw_invalid(whose + " must lie in [0, 1]", "it is " + text(rate),
                   "pass the probability of dropping a branch");
 }
 
-// `what` is a literal: a std::string would be made, on the heap, in every step.
+// Throws std::invalid_argument unless `given` equals `branches`. `what` is a string literal,
+// because a std::string would allocate memory in every step.
 inline void require_count(std::size_t given, std::size_t branches, const char* what) {
   if (given != branches)
     throw_invalid(

@@ -12,9 +12,9 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// What is counted: 128 bits, the lowest word first.
+/// The counter: 128 bits, lowest word first.
 using PhiloxCounter = std::array<std::uint32_t, 4>;
-/// What tells streams of numbers apart: 64 bits, the lowest word first.
+/// The key, which selects one of 2^64 independent random sequences: 64 bits, lowest word first.
 using PhiloxKey = std::array<std::uint32_t, 2>;
 
 /// 128 random bits for one (counter, key).
@@ -32,20 +32,20 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) noexcep
   return counter;
 }
 
-/// What a random number is for. Uses with different streams never share bits, whatever their steps
-/// and indices.
+/// The purpose of a random number. Random sequences for different purposes share no bits, whatever
+/// their steps and indices.
 enum class RandomStream : std::uint8_t {
-  drop_decision = 0,    ///< one draw a branch
+  drop_decision = 0,    ///< one number per branch
   sampling_order = 1,   ///< for samplers that permute the branches
-  adapter_dropout = 2,  ///< see ops::LoraConfig
-  user = 128            ///< from here on free for trainers (data order, dropout, ...)
+  adapter_dropout = 2,  ///< masks of ops::LoraConfig::dropout
+  user = 128  ///< this value and all above it are free for trainers (data order, dropout, ...)
 };
 
-/// The random numbers of one micro-step: a pure function of (seed, stream, step, micro-step,
+/// The random sequence of one micro-step: a pure function of (seed, purpose, step, micro-step,
 /// index).
 class CounterRandom {
  public:
-  /// `micro_step` counts from 0 and uses 24 bits.
+  /// `stream` is the purpose. `micro_step` counts from 0 and has 24 bits.
   constexpr CounterRandom(std::uint64_t seed, RandomStream stream, std::uint64_t step,
                           std::uint32_t micro_step = 0) noexcept
       : key_{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
@@ -54,7 +54,7 @@ class CounterRandom {
 
   static constexpr std::uint32_t max_micro_step = 0xFFFFFFu;  ///< the largest micro-step: 2^24 - 1
 
-  /// The two 64-bit numbers with indices 2 * `pair` and 2 * `pair` + 1.
+  /// The two 64-bit numbers at indices 2 * `pair` and 2 * `pair` + 1.
   constexpr std::array<std::uint64_t, 2> pair(std::uint32_t pair) const noexcept {
     PhiloxCounter counter = counter_;
     counter[0] = pair;
@@ -62,7 +62,7 @@ class CounterRandom {
     return {(std::uint64_t{bits[1]} << 32) | bits[0], (std::uint64_t{bits[3]} << 32) | bits[2]};
   }
 
-  /// The 64-bit number with this index.
+  /// The 64-bit number at `index`.
   constexpr std::uint64_t operator()(std::uint64_t index) const noexcept {
     return pair(static_cast<std::uint32_t>(index / 2))[index % 2];
   }

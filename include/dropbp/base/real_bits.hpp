@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Doubles by their bits. What is asked here has the same answer in every build: -ffast-math lets a
-// compiler take it that no number is NaN, infinite or -0, and a processor that subnormal numbers
-// are 0. Comparisons of finite numbers are safe, those that are to find out the others are not.
+// Functions on the bits of doubles, with the same result in every build. -ffast-math lets the
+// compiler assume that no number is NaN, infinite or -0, and can make the processor treat subnormal
+// numbers as 0. Floating-point comparisons are therefore safe only between finite numbers; tests
+// for NaN, infinity, sign and subnormal numbers use the bits.
 #pragma once
 
 #include <bit>
@@ -14,28 +15,28 @@
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
-/// `volatile`, because clang++ would not look at the bits of an argument that it may take to be
-/// finite.
+/// The read is `volatile`, because with -ffast-math clang++ assumes that the argument is finite and
+/// removes a test of its bits.
 inline std::uint64_t bits_of(double value) noexcept {
   const volatile double seen = value;
   return std::bit_cast<std::uint64_t>(double{seen});
 }
 
-/// False for infinities and NaN.
+/// False for infinity and NaN.
 inline bool is_finite(double value) noexcept { return ((bits_of(value) >> 52) & 0x7FFu) != 0x7FFu; }
 
-/// False for infinities.
+/// True for NaN only.
 inline bool is_nan(double value) noexcept {
   return (bits_of(value) & ~(std::uint64_t{1} << 63)) > std::uint64_t{0x7FF} << 52;
 }
 
-/// |value|: 0 for -0.
+/// |value|; +0 for -0.
 inline double magnitude(double value) noexcept {
   return std::bit_cast<double>(bits_of(value) & ~(std::uint64_t{1} << 63));
 }
 
-/// e where 2^e <= value < 2^(e + 1), for a finite number other than 0; subnormal ones too. Not the
-/// number that it is for 0: -1075, less than for all others.
+/// The exponent e with 2^e <= |value| < 2^(e + 1), for finite values, subnormal ones included.
+/// Returns -1075 for 0, which is less than the exponent of any other double.
 inline int exponent_of(double value) noexcept {
   const std::uint64_t bits = bits_of(value);
   const int biased = static_cast<int>((bits >> 52) & 0x7FFu);
@@ -43,8 +44,8 @@ inline int exponent_of(double value) noexcept {
   return -1075 + static_cast<int>(std::bit_width(bits & 0xFFFFFFFFFFFFFu));
 }
 
-/// value * 2^exponent, exactly, for a finite value. A result below the normal numbers is 0, one
-/// beyond the largest is that.
+/// value * 2^exponent for a finite value, exact if the result is a normal number. Smaller results
+/// become 0; larger ones become the largest double.
 inline double times_power_of_two(double value, int exponent) noexcept {
   const std::uint64_t bits = bits_of(value);
   const std::uint64_t sign = bits & std::uint64_t{1} << 63;
@@ -53,12 +54,12 @@ inline double times_power_of_two(double value, int exponent) noexcept {
   const int result = exponent_of(value) + exponent;
   if (result < -1022) return std::bit_cast<double>(sign);
   if (result > 1023) return std::bit_cast<double>(sign | 0x7FEFFFFFFFFFFFFFu);
-  if ((bits >> 52 & 0x7FFu) == 0)  // its leading one is implied from now on
+  if ((bits >> 52 & 0x7FFu) == 0)  // in a normal number the leading one is implicit
     fraction = fraction << (53 - std::bit_width(fraction)) & 0xFFFFFFFFFFFFFu;
   return std::bit_cast<double>(sign | static_cast<std::uint64_t>(result + 1023) << 52 | fraction);
 }
 
-/// The exponent of the largest of them, as exponent_of tells it.
+/// The largest exponent_of of the values; -1075 if there are none.
 template <class Values>
 int largest_exponent(const Values& values) noexcept {
   int largest = -1075;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Doubles as text and back, exactly and in every locale: C99 hexadecimal notation, which Python's
-// float.fromhex and C's strtod read too.
+// Converts doubles to text and back, exactly and in every locale, in the hexadecimal notation of
+// C99. Python's float.fromhex and C's strtod read this notation too.
 #pragma once
 
 #include <bit>
@@ -16,7 +16,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
-/// A finite double as [-]0xH.HHHHHHHHHHHHHp[-]D with trailing zeros cut.
+/// A finite double as [-]0xH.HHHHHHHHHHHHHp[-]D, without trailing zeros.
 inline std::string real_to_text(double value) {
   const std::uint64_t bits = std::bit_cast<std::uint64_t>(value);
   const std::uint64_t biased = (bits >> 52) & 0x7FFu;
@@ -30,7 +30,8 @@ inline std::string real_to_text(double value) {
   return text + 'p' + std::to_string(exponent);
 }
 
-/// Reads exactly what real_to_text writes. False, with `value` untouched, for anything else.
+/// Reads exactly what real_to_text writes. For any other text, returns false and leaves `value`
+/// unchanged.
 inline bool real_from_text(std::string_view text, double& value) {
   const std::string_view whole = text;
   std::uint64_t bits = 0;
@@ -71,7 +72,7 @@ inline bool real_from_text(std::string_view text, double& value) {
     return false;
   }
   const double result = std::bit_cast<double>(bits | fraction);
-  if (real_to_text(result) != whole) return false;  // another spelling, such as 0x1.0p+0
+  if (real_to_text(result) != whole) return false;  // other spellings, such as 0x1.0p+0
   value = result;
   return true;
 }

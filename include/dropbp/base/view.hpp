@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The elements of a std::vector as a std::span. The conversions of std::span itself are checked at
-// length wherever they are written: 20 to 30 ms of compile time for each type of elements in every
-// file that includes the core (g++ 12). These are compiled only where they are used.
+// Views the elements of a std::vector as a std::span. g++ 12 checks the constraints of std::span's
+// own conversions wherever they are written, which takes 20 to 30 ms for each element type in every
+// file that includes the core. These functions are compiled only where they are used.
 #pragma once
 
 #include <span>

@@ -20,7 +20,7 @@ void armadillo_tensor(const arma::Mat<Scalar>&);
 template <std::floating_point Scalar>
 void armadillo_tensor(const arma::Cube<Scalar>&);
 
-// Not what converts to a matrix, such as a product that is yet to be computed.
+// Excludes types that convert to a matrix, such as a product that is not evaluated yet.
 template <class T>
 concept is_armadillo_tensor = requires(const T& x) {
   armadillo_tensor(x);
@@ -29,7 +29,7 @@ concept is_armadillo_tensor = requires(const T& x) {
 
 }  // namespace detail
 
-/// Contiguous memory, whose sums compare shapes: std::invalid_argument where they differ.
+/// Contiguous memory. Sums and differences throw std::invalid_argument if the shapes differ.
 template <detail::is_armadillo_tensor T>
 struct tensor_traits<T> {
   static auto data(T& x) { return x.memptr(); }

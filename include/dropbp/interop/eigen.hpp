@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Eigen's dense objects as tensors: Matrix, Array, Map, Ref, Block and what is derived from them.
-// Eigen 3.4 or newer.
+// Eigen's dense objects as tensors: Matrix, Array, Map, Ref, Block and derived types. For Eigen 3.4
+// or newer.
 #pragma once
 
 #include <concepts>
@@ -19,7 +19,7 @@ namespace detail {
 template <class Derived>
 Derived eigen_dense_type(const Eigen::DenseBase<Derived>&);
 
-// Elements in memory, of whatever strides. An expression that is yet to be computed (a + b) is no
+// Elements in memory, with any strides. An expression that is not evaluated yet (a + b) is not a
 // tensor.
 template <class T>
 concept is_eigen_dense = requires(const T& x) { eigen_dense_type(x); } && requires {
@@ -28,15 +28,14 @@ concept is_eigen_dense = requires(const T& x) { eigen_dense_type(x); } && requir
                !Eigen::NumTraits<typename T::Scalar>::IsInteger;
 };
 
-// Not Map<const ...> and the like.
+// Excludes Map<const ...> and other read-only types.
 template <class T>
 concept is_writable_eigen = (T::Flags & Eigen::LvalueBit) != 0;
 
 }  // namespace detail
 
-/// Shapes must be equal, where they are known at run time only: std::invalid_argument otherwise.
-/// Norms are summed in double. Nothing allocates but clone, which keeps the elements of a view in a
-/// matrix of their own.
+/// Throws std::invalid_argument if two shapes differ at run time. Norms are summed in double. Only
+/// clone allocates: it copies the elements of a view to a matrix.
 template <detail::is_eigen_dense T>
 struct tensor_traits<T> {
   using Scalar = typename T::Scalar;
@@ -60,7 +59,7 @@ struct tensor_traits<T> {
     return x.matrix().template cast<double>().squaredNorm();
   }
 
-  /// Of what clone made, or of another tensor, and a tensor.
+  /// ||x - y||^2, in double. x may be a result of clone.
   template <class Other>
   static double squared_distance(const Other& x, const T& y) {
     require_same_shape(x, y);
@@ -72,7 +71,7 @@ struct tensor_traits<T> {
 
   static typename T::PlainObject clone(const T& x) { return x; }
 
-  /// Whether the elements lie in memory without a gap, in the order of T's storage.
+  /// Whether the elements are contiguous in T's storage order.
   static bool is_contiguous(const T& x) {
     return x.innerStride() == 1 && (x.outerSize() <= 1 || x.outerStride() == x.innerSize());
   }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // libtorch: residual branches of torch modules whose backward pass can be dropped, and gradients as
-// torch::Tensor. docs/libtorch.md tells how to use it. For libtorch from 1.13 on, on any device.
+// torch::Tensor. docs/libtorch.md explains the use. For libtorch 1.13 or newer, on any device.
 #pragma once
 
 #include <atomic>
@@ -26,8 +26,8 @@ DROPBP_NAMESPACE_BEGIN
 
 namespace detail {
 
-// Sum of |x - y|^2 over all elements, in double. An undefined tensor counts as zero. On any device,
-// in any layout and scalar type that the tensor's library can turn into double.
+// Sum of |x - y|^2 over all elements, in double. An undefined tensor counts as zero. Accepts any
+// device, layout and scalar type that libtorch can convert to double.
 inline double torch_squared_distance(torch::Tensor x, torch::Tensor y) {
   const torch::NoGradGuard no_grad;
   if (!x.defined()) std::swap(x, y);
@@ -41,7 +41,7 @@ inline double torch_squared_distance(torch::Tensor x, torch::Tensor y) {
   x = flat(x);
   if (!alone) y = flat(y);
   torch::Tensor sum = torch::zeros({}, x.options().dtype(torch::kDouble));
-  constexpr std::int64_t piece = 1 << 20;  // the copies in double need not be of whole gradients
+  constexpr std::int64_t piece = 1 << 20;  // limits the memory for copies in double
   for (std::int64_t begin = 0; begin < x.numel(); begin += piece) {
     const std::int64_t count = x.numel() - begin < piece ? x.numel() - begin : piece;
     torch::Tensor part = x.narrow(0, begin, count).to(torch::kDouble);
@@ -63,21 +63,22 @@ inline void require_same_shape(const torch::Tensor& y, const torch::Tensor& x) {
                 "let the branch return a tensor of the shape of its input");
 }
 
-// Shared with the graph, which may outlive the module and may run backward in other threads.
+// The autograd graph holds this too: it may outlive the module, and may run backward in other
+// threads.
 struct TorchBranchState {
   BranchDecision decision;
-  // Of a clone that has been told nothing itself: what it was cloned from.
+  // The state that a clone was copied from; null in an original, and after decide().
   std::shared_ptr<const TorchBranchState> original;
   std::atomic<std::uint64_t> forward{0};
   std::atomic<std::uint64_t> backward{0};
 
-  // Of the micro-step begun last.
+  // The stamp of the last micro-step that began.
   std::uint64_t stamp() const { return original ? original->decision.stamp : decision.stamp; }
 };
 
-// The identity between a branch and its sum, a tensor of its own in the same memory. A hook on the
-// branch's value itself would be lost where that is a view to which the caller adds x in place, and
-// where it is x it would see all of x's gradient.
+// The identity function between f(x) and the sum x + f(x): a new tensor on the same memory, which
+// gets the backward hook. A hook on f(x) itself would be lost if f(x) is a view to which the caller
+// adds x in place. If f(x) is x itself, the hook would receive the whole gradient of x.
 struct TorchBranchValue : torch::autograd::Function<TorchBranchValue> {
   static torch::Tensor forward(torch::autograd::AutogradContext*, const torch::Tensor& f) {
     return f.detach();
@@ -90,10 +91,10 @@ struct TorchBranchValue : torch::autograd::Function<TorchBranchValue> {
 
 }  // namespace detail
 
-/// torch::Tensor as the library sees it. An undefined tensor is an absent one: it counts as zero.
+/// torch::Tensor as a tensor of the library. An undefined tensor is absent: it counts as zero.
 template <>
 struct tensor_traits<torch::Tensor> {
-  /// Throws std::invalid_argument for tensors of different shapes: nothing is broadcast.
+  /// Throws std::invalid_argument for tensors of different shapes; there is no broadcasting.
   static void accumulate(torch::Tensor& y, const torch::Tensor& x) {
     if (!x.defined()) return;
     if (!y.defined()) {
@@ -118,20 +119,20 @@ struct tensor_traits<torch::Tensor> {
   }
 };
 
-/// A residual branch that can be dropped; see TorchBranch. It has no parameters and stays out of
-/// files: what was saved without it can be loaded with it, and the other way round.
+/// A residual branch that can be dropped; see TorchBranch. It has no parameters and is not written
+/// to files, so modules with and without it can load each other's files.
 class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
  public:
-  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model
-  /// (flops.hpp computes it for transformers).
+  /// `flops` is the cost of one forward pass of the branch. Any unit may be used, the same for all
+  /// branches of a model (flops.hpp computes the cost of transformers).
   explicit TorchBranchImpl(double flops = 1.0) : flops_(flops) { TorchBranchImpl::reset(); }
 
-  /// f(x), the value of `branch()`, which is called once. Autograd sees it when the plan keeps the
-  /// branch; when it is dropped nothing of it is recorded. Whatever has parameters or saves
-  /// anything belongs inside the callable: what was computed before has its graph already. Throws
-  /// std::logic_error where autograd is on and an evaluation has begun, or the branch is a clone
-  /// whose original has begun another step since; and for a kept branch inside a dropped one
-  /// (DropOptions::parents).
+  /// Returns f(x), the result of one call of `branch()`. Autograd records the call if the plan
+  /// keeps the branch, and nothing if it drops the branch. All computations with parameters or
+  /// saved tensors belong inside the callable, because computations before it are already part of
+  /// the graph. Throws std::logic_error if autograd is enabled in an evaluation; if autograd is
+  /// enabled and the branch is a clone whose original has begun another step since; and for a kept
+  /// branch inside a dropped one (DropOptions::parents).
   template <class Branch>
   torch::Tensor forward(Branch&& branch) {
     static_assert(std::is_invocable_r_v<torch::Tensor, Branch&>,
@@ -151,8 +152,8 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     detail::require_not_inside_dropped(decision);
     torch::Tensor f;
     {
-      // Without autograd from outside (a first pass before a recomputation, a NoGradGuard) nobody
-      // asks for gradients here.
+      // If the caller disabled autograd (a NoGradGuard, the first pass of a recomputation), this
+      // pass needs no gradients and is not a dropped pass.
       const detail::DroppedForward scope(records && decision.dropped);
       const torch::AutoGradMode mode(records && !decision.dropped);
       f = branch();
@@ -160,7 +161,7 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     ++state_->forward;
     if (!records || !f.requires_grad()) return f;
     if (decision.dropped)
-      return f.detach();  // it was not made by the callable: x itself, or a parameter
+      return f.detach();  // f is not a result of the callable: it is x itself, or a parameter
     f = detail::TorchBranchValue::apply(f);
     const double scale = decision.gradient_scale;
     f.register_hook([state = state_, stamp = decision.stamp, scale](const torch::Tensor& gradient) {
@@ -175,37 +176,37 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     return f;
   }
 
-  /// The cost of one forward pass, in the model's own unit.
+  /// The cost of one forward pass, in the unit of the model.
   double flops() const noexcept { return flops_; }
-  /// Another cost, for example after the sequence length changed; DropBPHandler::update_flops reads
-  /// it.
+  /// Sets the cost, for example for a new sequence length. DropBPHandler::update_flops reads it.
   void set_flops(double flops) noexcept { flops_ = flops; }
 
   /// Whether the current plan drops the branch.
   bool dropped() const noexcept { return state_->decision.dropped; }
 
-  /// `backward` counts how often a gradient reached f(x).
+  /// Counts the calls. `backward` is the number of gradients that reached f(x).
   BranchCalls calls() const noexcept { return {state_->forward, state_->backward}; }
-  /// For the handler: counts from there.
+  /// Sets the counts. Called by the handler.
   void set_calls(BranchCalls calls) noexcept {
     state_->forward = calls.forward;
     state_->backward = calls.backward;
   }
 
-  /// Called by the handler before each micro-step.
+  /// Sets the decision for a micro-step. Called by the handler before each micro-step.
   void decide(const BranchDecision& decision) noexcept {
     state_->decision = decision;
     state_->original.reset();
   }
 
-  /// Autograd frees what it saved: no nested measurement of sensitivities.
+  /// Autograd frees saved tensors in the backward pass, which excludes nested measurement of
+  /// sensitivities.
   static constexpr bool backward_is_repeatable = false;
 
-  /// False: files are those of a module without it.
+  /// False: the branch is not written to files.
   bool is_serializable() const override { return false; }
 
-  /// Part of clone(): the copy is told the same and counts from zero. Until a handler of its own
-  /// tells it more it belongs to the step that its original was in.
+  /// Called by clone(): the copy keeps the decision and starts its counts at zero. Until its own
+  /// handler calls decide(), it belongs to the step of its original.
   void reset() override {
     auto fresh = std::make_shared<detail::TorchBranchState>();
     if (state_) {
@@ -220,29 +221,29 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
   double flops_;
 };
 
-/// A residual branch that can be dropped, as a member of the module that has the branch:
+/// A residual branch that can be dropped. Make it a member of the module with the branch:
 ///   dropbp::TorchBranch drop_attention{*this, "drop_attention"};
-/// and in its forward, in place of x = x + attention(norm(x)):
+/// and in its forward function replace x = x + attention(norm(x)) by
 ///   x = x + drop_attention([&] { return attention(norm(x)); });
 /// A dropped branch computes the same value without autograd: no graph is built, the gradient
 /// passes through x alone, and the gradients of the branch's parameters stay undefined. Without a
 /// handler every branch is kept.
 class TorchBranch : public torch::nn::ModuleHolder<TorchBranchImpl> {
  public:
-  using Impl = TorchBranchImpl;  ///< what libtorch's module holders name so
+  using Impl = TorchBranchImpl;  ///< the name that libtorch's module holders require
 
-  /// Registers itself with the parent under the name; it must be unused there. For `flops` see
+  /// Registers the branch in `parent` under `name`, which must be unused there. For `flops` see
   /// TorchBranchImpl.
   TorchBranch(torch::nn::Module& parent, std::string name, double flops = 1.0)
       : ModuleHolder(
             parent.register_module(std::move(name), std::make_shared<TorchBranchImpl>(flops))) {}
 
-  /// For modules that register in reset(): drop = register_module("drop",
+  /// For modules that register their members in reset(): drop = register_module("drop",
   /// dropbp::TorchBranch(flops)).
   explicit TorchBranch(double flops) : ModuleHolder(std::make_shared<TorchBranchImpl>(flops)) {}
-  /// None, to be set later.
+  /// An empty holder, to be assigned later.
   TorchBranch(std::nullptr_t) : ModuleHolder(nullptr) {}
-  /// One that exists.
+  /// Holds an existing branch.
   TorchBranch(std::shared_ptr<TorchBranchImpl> branch) : ModuleHolder(std::move(branch)) {}
 
   /// See TorchBranchImpl::forward.
@@ -252,9 +253,9 @@ class TorchBranch : public torch::nn::ModuleHolder<TorchBranchImpl> {
   }
 };
 
-/// What a DropBPHandler needs of a torch module: its branches, at any depth, in the order in which
-/// they were registered, each once; and the gradients of its trained parameters. Keeps a reference
-/// to the module.
+/// The model of a DropBPHandler for a torch module. It visits all branches of the module at any
+/// depth, once each, in the order of registration, and the gradients of the trained parameters.
+/// Keeps a reference to the module.
 ///   dropbp::TorchModel net{*model};
 ///   dropbp::DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 42}};
 class TorchModel {
@@ -270,15 +271,15 @@ class TorchModel {
                             "drop{*this, \"drop\"}");
   }
 
-  /// visit(TorchBranchImpl&) for each branch.
+  /// Calls visit(TorchBranchImpl&) for each branch.
   template <class Visit>
   void for_each_layer(Visit&& visit) {
     std::unordered_set<const void*> seen;
     walk(*module_, visit, seen);
   }
 
-  /// visit(const torch::Tensor*) for the gradient of each trained parameter, once where it is
-  /// shared; null where undefined.
+  /// Calls visit(const torch::Tensor*) with the gradient of each trained parameter, or null if it
+  /// is undefined. A shared parameter is visited once.
   template <class Visit>
   void for_each_gradient(Visit&& visit) {
     std::unordered_set<const void*> seen;  // tied parameters are registered twice
@@ -303,21 +304,20 @@ class TorchModel {
   torch::nn::Module* module_;
 };
 
-/// Makes all gradients absent, as zero_grad(true) does in newer releases. In older ones an
-/// optimizer's zero_grad() leaves zeros, from which it would update the moments and decay the
-/// weights of dropped branches.
+/// Makes all gradients of a module absent, as zero_grad(true) does in newer releases. In older
+/// releases an optimizer's zero_grad() sets gradients to zero, with which the optimizer would
+/// update the moments and decay the weights of dropped branches.
 inline void clear_gradients(torch::nn::Module& module) {
   for (torch::Tensor& parameter : module.parameters()) parameter.mutable_grad().reset();
 }
-/// The same for the parameters of an optimizer.
+/// Makes the gradients of all parameters of an optimizer absent.
 inline void clear_gradients(torch::optim::Optimizer& optimizer) {
   for (torch::optim::OptimizerParamGroup& group : optimizer.param_groups())
     for (torch::Tensor& parameter : group.params()) parameter.mutable_grad().reset();
 }
 
-/// loss.backward() where the loss depends on anything that trains, and nothing otherwise: when
-/// every branch is dropped and nothing else trains, loss.backward() would throw. Returns whether it
-/// ran.
+/// Calls loss.backward() if the loss depends on a trained parameter, and returns whether it did. If
+/// every branch is dropped and nothing else is trained, loss.backward() itself would throw.
 inline bool backward(const torch::Tensor& loss) {
   if (!loss.requires_grad()) return false;
   loss.backward();

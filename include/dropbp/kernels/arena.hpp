@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One piece of memory from which blocks are cut in order, as a stack.
+// An arena: one allocation, from which blocks are cut in order, as on a stack.
 #pragma once
 
 #include <algorithm>
@@ -18,34 +18,36 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// What is given back is free again as soon as nothing behind it is in use, so that it suits what
-/// backward passes free in reverse. An arena does not grow by itself: that it suffices is what it
-/// was made for. Of no bytes at first. Not safe to use from several threads.
+/// A stack of blocks in one allocation. The memory of a released block becomes free when all blocks
+/// above it are released too, which suits backward passes: they release blocks in reverse order. An
+/// arena does not grow; its owner chooses the capacity. A new arena has no memory. Not safe to use
+/// from several threads.
 template <class Backend>
 class MemoryArena {
  public:
-  static constexpr std::size_t grain = 64;  ///< blocks begin at multiples of it
+  static constexpr std::size_t grain = 64;  ///< blocks begin at multiples of `grain` bytes
 
-  MemoryArena() = default;                              ///< of no bytes
-  MemoryArena(const MemoryArena&) = delete;             ///< blocks point into it
-  MemoryArena& operator=(const MemoryArena&) = delete;  ///< blocks point into it
+  MemoryArena() = default;                              ///< has no memory
+  MemoryArena(const MemoryArena&) = delete;             ///< blocks point into the arena's memory
+  MemoryArena& operator=(const MemoryArena&) = delete;  ///< blocks point into the arena's memory
   ~MemoryArena() { release(); }
 
-  bool exists() const noexcept { return memory_ != nullptr; }        ///< has memory
-  bool empty() const noexcept { return pieces_.empty(); }            ///< no block is alive
-  std::size_t capacity() const noexcept { return capacity_; }        ///< bytes
-  std::size_t allocations() const noexcept { return allocations_; }  ///< of the system, so far
-  /// Bytes up to the highest block that is alive.
+  bool exists() const noexcept { return memory_ != nullptr; }  ///< whether the arena has memory
+  bool empty() const noexcept { return pieces_.empty(); }      ///< whether no block is in use
+  std::size_t capacity() const noexcept { return capacity_; }  ///< bytes
+  std::size_t allocations() const noexcept { return allocations_; }  ///< from the system, so far
+  /// Bytes up to the end of the highest block in use.
   std::size_t used() const noexcept { return pieces_.empty() ? 0 : pieces_.back().end; }
 
-  /// Whether a block was cut from it.
+  /// Whether `block` lies in this arena.
   bool holds(const void* block) const noexcept {
     const auto* at = static_cast<const std::byte*>(block);
     return memory_ != nullptr && !std::less<>{}(at, memory_) &&
            std::less<>{}(at, memory_ + capacity_);
   }
 
-  /// Makes ready for resize(). Throws std::logic_error where a block is alive, std::bad_alloc.
+  /// Checks that resize() may be called and reserves the bookkeeping for `blocks` blocks. Throws
+  /// std::logic_error if a block is in use, std::bad_alloc if there is no memory.
   void prepare(std::size_t capacity, std::size_t blocks) {
     if (!pieces_.empty())
       dropbp::detail::throw_order(
@@ -55,10 +57,10 @@ class MemoryArena {
     pieces_.reserve(blocks);
   }
 
-  /// An empty one gets another size. Throws what its memory throws where there is no room, with the
-  /// size as it was.
+  /// Sets the capacity of an empty arena, in bytes. If the allocation fails, throws the exception
+  /// of device_runtime<Backend>::allocate and restores the old capacity.
   void resize(std::size_t capacity) {
-    // The smaller one first: both together may be more than there is.
+    // Releases the old memory first, because the memory may not hold both allocations.
     const std::size_t before = capacity_;
     release();
     try {
@@ -69,7 +71,7 @@ class MemoryArena {
     }
   }
 
-  /// A block. Throws std::invalid_argument where there is no room.
+  /// Cuts a block of `bytes` bytes. Throws std::invalid_argument if the arena has no room.
   void* take(std::size_t bytes) {
     const std::size_t begin = used(), size = (bytes + grain - 1) / grain * grain;
     if (bytes > capacity_ || size > capacity_ - begin)
@@ -82,7 +84,7 @@ class MemoryArena {
     return memory_ + begin;
   }
 
-  /// A block that it holds.
+  /// Releases a block that take() returned.
   void give_back(const void* block) noexcept {
     const auto begin = static_cast<std::size_t>(static_cast<const std::byte*>(block) - memory_);
     const auto ends_behind = [](std::size_t at, const Piece& piece) { return at < piece.end; };
@@ -90,7 +92,7 @@ class MemoryArena {
     while (!pieces_.empty() && !pieces_.back().alive) pieces_.pop_back();
   }
 
-  /// An empty one gives its memory back to the system.
+  /// Returns the memory of an empty arena to the system.
   void release() noexcept {
     if (memory_ != nullptr) device_runtime<Backend>::release(memory_, capacity_);
     memory_ = nullptr;
@@ -98,10 +100,10 @@ class MemoryArena {
   }
 
  private:
-  // From the end of the one below.
+  // A block and the alignment gap behind it. It begins at the end of the piece below.
   struct Piece {
-    std::size_t end;  // where the next one begins
-    bool alive;       // not given back yet
+    std::size_t end;  // where the next piece begins, in bytes
+    bool alive;       // not released yet
   };
 
   void make(std::size_t capacity) {
@@ -112,7 +114,7 @@ class MemoryArena {
 
   std::byte* memory_ = nullptr;
   std::size_t capacity_ = 0, allocations_ = 0;
-  std::vector<Piece> pieces_;  // from the bottom; the highest is alive
+  std::vector<Piece> pieces_;  // from the bottom; the highest one is in use
 };
 
 }  // namespace ops

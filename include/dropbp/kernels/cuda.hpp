@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The operations on CUDA, for any compiler: include it in every file that computes on a card,
-// beside the ops. Their code is compiled where a .cu file of the program says
-// DROPBP_INSTANTIATE_CUDA (dropbp.cuh); a linker that misses a member of dropbp::ops::kernels asks
-// for that line.
+// The operations on CUDA, for any compiler. Include this header beside the ops in every file that
+// computes on a GPU. The code is compiled where a .cu file of the program says
+// DROPBP_INSTANTIATE_CUDA (dropbp.cuh). If the linker reports an undefined member of
+// dropbp::ops::kernels, the program has no such line.
 #pragma once
 
 #include <cstddef>
@@ -23,8 +23,8 @@
 #include "dropbp/kernels/cuda/squared_norms.hpp"
 #include "dropbp/kernels/cuda/swiglu.hpp"
 
-// All of them for one scalar: with `template` compiled here, with `extern template` elsewhere. A
-// new operation is a line of this list.
+// Instantiates all operations for one scalar type. `keyword` is `template` where they are compiled,
+// `extern template` elsewhere. A new operation adds one line to this list.
 #define DROPBP_FOR_CUDA_KERNELS(keyword, T)                                             \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::adamw, T, dropbp::Cuda>;         \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::attention, T, dropbp::Cuda>;     \
@@ -45,7 +45,7 @@ DROPBP_FOR_CUDA_KERNELS(extern template, dropbp::Half)
 
 DROPBP_NAMESPACE_BEGIN
 
-/// See the primary template. Norms wait for the stream.
+/// See the primary template. The norms wait for the current CUDA stream.
 template <cuda::BodyBackend Backend, cuda::Scalar T>
 struct backend_kernels<Backend, T> {
   /// y += x.

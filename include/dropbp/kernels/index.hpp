@@ -11,7 +11,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Sizes and positions. Signed, so that differences need no care.
+/// Sizes and positions. Signed, so that differences may be negative.
 using Index = std::ptrdiff_t;
 
 }  // namespace ops

@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The interface between the ops and the code of a backend. One template, specialised for each
-// operation and backend in a file of the operation's name: kernels/cpu/NAME.hpp, in which its
-// members are explained, and kernels/cuda/NAME.hpp.
+// The interface between the ops and the code of a backend: one template, specialised for each
+// operation and backend. The specialisations of operation NAME are in kernels/cpu/NAME.hpp, which
+// documents the members, and in kernels/cuda/NAME.hpp.
 //
-// A new operation is a tag below, kernels/cpu/NAME.hpp, ops/NAME.hpp, which users call, and for
-// CUDA kernels/cuda/NAME.hpp and a line in the list of kernels/cuda.hpp.
+// To add an operation, add a tag below, kernels/cpu/NAME.hpp and ops/NAME.hpp, which users call;
+// for CUDA add kernels/cuda/NAME.hpp and a line in the list of kernels/cuda.hpp.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,9 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// The operations, by the names of their files. View stands for MatrixView<T, Backend>, ConstView
-/// for that of const T, and S for Statistic<T>; all work in the order of the current stream.
+/// Tags of the operations, named like their files. Notation: View is MatrixView<T, Backend>,
+/// ConstView is MatrixView<const T, Backend>, S is Statistic<T>. On CUDA all operations run in the
+/// order of the current CUDA stream.
 namespace op {
 /// copy(View to, ConstView from), set_zero(View y), accumulate(View y, ConstView x),
 /// scale(View y, double factor), convert_from(View to, floats), convert_to(floats, ConstView from)
@@ -47,11 +48,11 @@ struct swiglu;
 struct embedding;
 /// expand(View to, Index first, codes, scales, group_scales, float offset)
 struct nf4;
-/// Loss; run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)
+/// type Loss; run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)
 struct cross_entropy;
 /// run(segments, constants)
 struct adamw;
-/// run(tensors), of each its squared norm; waits for the stream
+/// run(tensors): the squared norm of each tensor; waits for the current CUDA stream
 struct squared_norms;
 }  // namespace op
 
@@ -66,58 +67,60 @@ struct kernels {
       "dropbp::ops::kernels<Op, T, Backend>.");
 };
 
-/// C = A B^T (A [m, k], B [n, k]), A B (B [k, n]) or A^T B (A [k, m], B [k, n]); C is [m, n]. As in
-/// BLAS: n is a matrix as it is, t is transposed.
+/// C [m, n] is A B^T (nt: A [m, k], B [n, k]), A B (nn: A [m, k], B [k, n]) or A^T B (tn: A [k, m],
+/// B [k, n]). As in BLAS, n is a matrix as stored and t a transposed one.
 enum class GemmLayout : std::uint8_t { nt, nn, tn };
 
-/// The inverse is the backward pass of a rotation: rotations are orthogonal.
+/// Direction of a rotation. The backward pass applies the inverse, because rotations are
+/// orthogonal.
 enum class Rotation { forward, inverse };
 
-/// Tokens are the rows t = b * sequence + position of a matrix.
+/// Batch and sequence length. Token `position` of sequence b is row b * sequence + position of a
+/// matrix.
 struct SequenceShape {
-  Index batch = 1;                                            ///< sequences
-  Index sequence = 1;                                         ///< tokens of each
-  Index tokens() const noexcept { return batch * sequence; }  ///< rows
+  Index batch = 1;                                            ///< number of sequences
+  Index sequence = 1;                                         ///< tokens per sequence
+  Index tokens() const noexcept { return batch * sequence; }  ///< rows of a matrix
 };
 
-/// Query head h uses kv head h / (heads / kv_heads). A fused row holds the q heads, then the k
-/// heads, then the v heads.
+/// Heads in a fused row, which holds the q heads, then the k heads, then the v heads. Query head h
+/// uses kv head h / (heads / kv_heads).
 struct HeadLayout {
-  Index heads = 1;                                           ///< query heads
-  Index kv_heads = 1;                                        ///< key and value heads; divides heads
-  Index head_size = 1;                                       ///< elements of a head
+  Index heads = 1;      ///< query heads
+  Index kv_heads = 1;   ///< key heads, and as many value heads; divides heads
+  Index head_size = 1;  ///< elements per head
   Index group() const noexcept { return heads / kv_heads; }  ///< query heads that share a kv head
   Index q_width() const noexcept { return heads * head_size; }  ///< elements of all query heads
-  /// Elements of all key heads, and of all value heads.
+  /// Elements of all key heads; all value heads have as many.
   Index kv_width() const noexcept { return kv_heads * head_size; }
   /// Elements of a fused row.
   Index qkv_width() const noexcept { return q_width() + 2 * kv_width(); }
 };
 
-/// One parameter of an AdamW update.
+/// One parameter of an AdamW update: arrays of `size` elements and the factors of this step.
 template <class T>
 struct AdamWSegment {
-  T* value;                      ///< what is used
-  const T* gradient;             ///< of the loss
-  Statistic<T>* master;          ///< the value itself; null where T is as wide
-  Statistic<T>* first_moment;    ///< mean of gradients
-  Statistic<T>* second_moment;   ///< mean of their squares
-  std::int64_t size;             ///< elements of each
+  T* value;                      ///< the parameter as the model uses it
+  const T* gradient;             ///< gradient of the loss
+  Statistic<T>* master;          ///< the value in higher precision; null if T is as precise
+  Statistic<T>* first_moment;    ///< running mean of the gradients
+  Statistic<T>* second_moment;   ///< running mean of the squared gradients
+  std::int64_t size;             ///< elements of each array
   Statistic<T> step_size;        ///< learning rate / (1 - beta1^t)
   Statistic<T> root_correction;  ///< 1 / sqrt(1 - beta2^t)
-  Statistic<T> keep;             ///< 1 - learning rate * weight decay, or 1 where there is none
-  std::int64_t first_chunk;      ///< for the kernels of a device: chunks of all segments before it
+  Statistic<T> keep;         ///< 1 - learning rate * weight decay; 1 for parameters without decay
+  std::int64_t first_chunk;  ///< chunks of all earlier segments; only for device kernels
 };
 
-/// What all segments of an update share. S is the Statistic of their scalar.
+/// The constants that all segments of an update share. S is Statistic<T>.
 template <class S>
 struct AdamWConstants {
   S beta1;   ///< decay of the first moment
   S rest1;   ///< 1 - beta1, rounded from double
-  S beta2;   ///< decay of the second
+  S beta2;   ///< decay of the second moment
   S rest2;   ///< 1 - beta2, rounded from double
-  S eps;     ///< added to the root
-  S factor;  ///< of the gradient
+  S eps;     ///< added to the root of the second moment
+  S factor;  ///< multiplies the gradients
 };
 
 }  // namespace ops

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Row-major matrices: one that owns its memory and a view of rows that may lie further apart.
+// Row-major matrices: Matrix owns its memory; MatrixView refers to rows, which may have gaps
+// between them.
 #pragma once
 
 #include <cstddef>
@@ -42,61 +43,61 @@ inline std::size_t checked_bytes(Index rows, Index columns, std::size_t element)
 
 }  // namespace detail
 
-/// What a kernel does with its output: `=` or `+=`.
+/// How a kernel writes its output: `=` or `+=`.
 enum class Accumulate { overwrite, add };
 
-/// What statistics of a T (norms' scales, log-sum-exps, an optimizer's moments) are kept in: T
-/// itself, unless it is narrower than float.
+/// The type of statistics for tensors of T (scales of norms, log-sum-exps, moments of an
+/// optimizer): T, or float if T is narrower than float.
 template <class T>
 using Statistic = std::conditional_t<std::is_floating_point_v<T>, T, float>;
 
-/// Rows of `columns` elements each, `stride` elements apart; owns nothing. A slice of a fused
-/// buffer is a view.
+/// A view of `rows` rows of `columns` elements; neighbouring rows begin `stride` elements apart.
+/// Does not own the memory. A slice of a fused buffer is a view.
 template <class T, class Backend = Cpu>
 struct MatrixView {
   T* data = nullptr;  ///< the first element
   Index rows = 0;     ///< number of rows
-  Index columns = 0;  ///< elements of a row
-  Index stride = 0;   ///< elements from one row to the next
+  Index columns = 0;  ///< elements per row
+  Index stride = 0;   ///< elements from the start of a row to the start of the next
 
-  /// Of nothing.
+  /// An empty view.
   MatrixView() = default;
-  /// Rows that lie `row_stride` elements apart.
+  /// Rows that begin `row_stride` elements apart.
   MatrixView(T* first, Index row_count, Index column_count, Index row_stride) noexcept
       : data(first), rows(row_count), columns(column_count), stride(row_stride) {}
-  /// Rows without gaps.
+  /// Rows without gaps between them.
   MatrixView(T* first, Index row_count, Index column_count) noexcept
       : MatrixView(first, row_count, column_count, column_count) {}
 
-  /// The same rows, to be read only.
+  /// The same rows, read-only.
   template <class U>
     requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
-  operator MatrixView<U, Backend>() const noexcept {  // NOLINT: adds const, as a pointer does
+  operator MatrixView<U, Backend>() const noexcept {  // NOLINT: implicit, as it only adds const
     return {data, rows, columns, stride};
   }
 
-  T* row(Index i) const noexcept { return data + i * stride; }  ///< its first element
-  /// `count` rows from `first` on.
+  T* row(Index i) const noexcept { return data + i * stride; }  ///< first element of row i
+  /// `count` rows from row `first` on.
   MatrixView rows_from(Index first, Index count) const noexcept {
     return {row(first), count, columns, stride};
   }
-  /// The same of columns.
+  /// `count` columns from column `first` on.
   MatrixView columns_from(Index first, Index count) const noexcept {
     return {data + first, rows, count, stride};
   }
 };
 
-/// Elements without gaps, as std::span, where the host cannot touch them: the same to the library
-/// as one.
+/// Contiguous elements in device memory, which the host cannot access. The library uses it where it
+/// uses std::span for host memory.
 template <class T, DeviceBackend Backend>
 class DeviceSpan {
  public:
-  DeviceSpan() = default;  ///< of nothing
+  DeviceSpan() = default;  ///< empty
   DeviceSpan(T* first, std::size_t count) noexcept
       : data_(first), size_(count) {}  ///< of `count` elements
 
   T* data() const noexcept { return data_; }           ///< the first element
-  std::size_t size() const noexcept { return size_; }  ///< elements
+  std::size_t size() const noexcept { return size_; }  ///< number of elements
 
  private:
   T* data_ = nullptr;
@@ -114,30 +115,32 @@ struct span_of<T, Cpu> {
 };
 }  // namespace detail
 
-/// Elements without gaps: std::span for host memory.
+/// Contiguous elements in the backend's memory: std::span for host memory, else DeviceSpan.
 template <class T, class Backend>
 using Elements = typename detail::span_of<T, Backend>::type;
 
-/// A row-major matrix [rows, columns] that owns its memory; moved, never copied by accident. Not
-/// initialised.
+/// A row-major matrix [rows, columns] that owns its memory. New elements are not initialised. Can
+/// be moved; to copy it, call clone_of.
 template <class T, class Backend = Cpu>
 class Matrix {
  public:
   Matrix() = default;  ///< [0, 0]
-  /// From the plain heap.
+  /// Takes memory from the system. Throws std::invalid_argument for a negative size or too many
+  /// elements.
   Matrix(Index rows, Index columns)
       : block_(detail::checked_bytes(rows, columns, sizeof(T))), rows_(rows), columns_(columns) {}
-  /// From a pool. Both throw std::invalid_argument for negative sizes or too many elements.
+  /// Takes memory from a pool. Throws std::invalid_argument for a negative size or too many
+  /// elements.
   Matrix(Index rows, Index columns, BasicMemoryPool<Backend>& pool)
       : block_(pool.allocate(detail::checked_bytes(rows, columns, sizeof(T)))),
         rows_(rows),
         columns_(columns) {}
-  /// Leaves the other one empty.
+  /// Leaves `other` empty.
   Matrix(Matrix&& other) noexcept
       : block_(std::move(other.block_)),
         rows_(std::exchange(other.rows_, 0)),
         columns_(std::exchange(other.columns_, 0)) {}
-  /// Leaves the other one empty.
+  /// Leaves `other` empty.
   Matrix& operator=(Matrix&& other) noexcept {
     block_ = std::move(other.block_);
     rows_ = std::exchange(other.rows_, 0);
@@ -148,15 +151,15 @@ class Matrix {
   T* data() noexcept { return static_cast<T*>(block_.data()); }  ///< the first element
   /// The first element.
   const T* data() const noexcept { return static_cast<const T*>(block_.data()); }
-  /// Elements.
+  /// Number of elements.
   std::size_t size() const noexcept { return static_cast<std::size_t>(rows_ * columns_); }
-  Index rows() const noexcept { return rows_; }                           ///< number of rows
-  Index columns() const noexcept { return columns_; }                     ///< elements of a row
-  T* row(Index i) noexcept { return data() + i * columns_; }              ///< its first element
-  const T* row(Index i) const noexcept { return data() + i * columns_; }  ///< its first element
+  Index rows() const noexcept { return rows_; }               ///< number of rows
+  Index columns() const noexcept { return columns_; }         ///< elements per row
+  T* row(Index i) noexcept { return data() + i * columns_; }  ///< first element of row i
+  const T* row(Index i) const noexcept { return data() + i * columns_; }  ///< start of row i
 
   MatrixView<T, Backend> view() noexcept { return {data(), rows_, columns_}; }  ///< of all rows
-  /// Of all rows.
+  /// A read-only view of all rows.
   MatrixView<const T, Backend> view() const noexcept { return {data(), rows_, columns_}; }
 
  private:
@@ -165,7 +168,8 @@ class Matrix {
   Index columns_ = 0;
 };
 
-/// A host matrix in the memory of a backend: the matrix itself, or a copy on the device.
+/// Moves a host matrix to the memory of a backend: for Cpu the matrix itself, else a copy on the
+/// device.
 template <class Backend, class T>
 Matrix<T, Backend> moved_to(Matrix<T> host) {
   if constexpr (std::is_same_v<Backend, Cpu>) {
@@ -178,7 +182,7 @@ Matrix<T, Backend> moved_to(Matrix<T> host) {
   }
 }
 
-/// The same elements in memory of their own.
+/// A copy with memory of its own.
 template <class T, class Backend>
 Matrix<T, Backend> clone_of(const Matrix<T, Backend>& matrix) {
   Matrix<T, Backend> copy(matrix.rows(), matrix.columns());

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Memory of tensors: a pool that makes steady steps free of allocations, counts what is alive and
-// can hold to a bound.
+// Memory pools of tensors. A pool makes steady steps free of system allocations, counts the bytes
+// in use and can enforce an upper bound.
 #pragma once
 
 #include <algorithm>
@@ -19,17 +19,16 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// What a block holds when it is handed out: whatever was there, or (for tests) NaN in every
-/// element.
+/// Initial content of a block: undefined, or NaN in every element (for tests).
 enum class PoolFill { nothing, nan };
 
 template <class Backend>
 class BasicMemoryBlock;
 
-/// Blocks of memory, aligned to 64 bytes; a block given back serves the next request of its size. A
-/// pool is a handle: copies share one pool, and blocks may outlive all of them. Safe to use from
-/// several threads. After reserve() its blocks come from an arena (arena.hpp), whose room is then
-/// the bound.
+/// A pool of memory blocks, aligned to 64 bytes. A released block serves later requests of the same
+/// rounded size. A pool object is a handle: copies share one pool, and blocks may outlive all
+/// handles. Safe to use from several threads. After reserve() all blocks come from an arena
+/// (arena.hpp), whose capacity is an upper bound.
 template <class Backend>
 class BasicMemoryPool {
  public:
@@ -38,42 +37,45 @@ class BasicMemoryPool {
     state_->fill = fill;
   }
 
-  /// Throws std::bad_alloc and, where an arena has no room, std::invalid_argument.
+  /// A block of `bytes` bytes. Throws std::bad_alloc (on a device std::runtime_error) if the system
+  /// has no memory, and std::invalid_argument if the arena has no room.
   BasicMemoryBlock<Backend> allocate(std::size_t bytes);
 
-  /// From now on all blocks come from an arena with room for `blocks` of them with `bytes`
-  /// together; one that is as large stays. Throws std::logic_error where it would have to grow
-  /// while blocks of it are alive, and what its memory throws where there is no room; both leave
-  /// the arena as it was.
+  /// Makes an arena with room for `blocks` blocks of `bytes` bytes in total; all later blocks come
+  /// from the arena. An arena that is large enough stays. Throws std::logic_error if the arena has
+  /// to grow while one of its blocks is in use, and the exception of
+  /// device_runtime<Backend>::allocate if there is no memory; in both cases the arena keeps its
+  /// capacity.
   void reserve(std::size_t bytes, std::size_t blocks) {
     const std::lock_guard lock(state_->mutex);
     state_->reserve(bytes + blocks * Arena::grain, blocks);
   }
 
-  /// Bytes asked for by the blocks that are alive, without rounding: what a formula can predict.
+  /// Requested bytes of all blocks in use, without rounding, so that a formula can predict the
+  /// number.
   std::size_t bytes_in_use() const {
     return locked([](const State& s) { return s.in_use; });
   }
-  /// The most that bytes_in_use() was since reset_peak().
+  /// The maximum of bytes_in_use() since reset_peak().
   std::size_t peak_bytes() const {
     return locked([](const State& s) { return s.peak; });
   }
-  /// The peak starts from what is in use now.
+  /// Sets the peak to the bytes in use now.
   void reset_peak() {
     const std::lock_guard lock(state_->mutex);
     state_->peak = state_->in_use;
   }
-  /// Bytes taken from the system, alive or waiting for reuse.
+  /// Bytes that the pool holds from the system, in use or waiting for reuse.
   std::size_t reserved_bytes() const {
     return locked([](const State& s) { return s.shelves.reserved() + s.arena.capacity(); });
   }
-  /// How often the system was asked for memory: constant in steady steps.
+  /// Number of system allocations so far; constant in steady steps.
   std::size_t allocations() const {
     return locked([](const State& s) { return s.shelves.allocations() + s.arena.allocations(); });
   }
 
-  /// Gives back to the system what no block uses: those that wait for reuse, and an arena that is
-  /// empty; then blocks come from the system again, until reserve().
+  /// Returns unused memory to the system: blocks that wait for reuse, and an arena with no block in
+  /// use. After the arena is released, blocks come from the system until the next reserve().
   void trim() {
     const std::lock_guard lock(state_->mutex);
     state_->shelves.release_waiting();
@@ -84,7 +86,7 @@ class BasicMemoryPool {
   friend class BasicMemoryBlock<Backend>;
   using Arena = MemoryArena<Backend>;
 
-  // Blocks that wait for reuse, by their rounded size.
+  // Blocks that wait for reuse, grouped by rounded size.
   class Shelves {
    public:
     Shelves() = default;
@@ -92,7 +94,7 @@ class BasicMemoryPool {
     Shelves& operator=(const Shelves&) = delete;
     ~Shelves() { release_waiting(); }
 
-    std::size_t reserved() const noexcept { return reserved_; }  // bytes, alive or waiting
+    std::size_t reserved() const noexcept { return reserved_; }  // bytes, in use or waiting
     std::size_t allocations() const noexcept { return allocations_; }
 
     void* take(std::size_t bytes) {
@@ -104,7 +106,7 @@ class BasicMemoryPool {
         return block;
       }
       shelf.waiting.reserve(
-          std::bit_ceil(shelf.blocks + 1));  // for all of them, so that giving back cannot fail
+          std::bit_ceil(shelf.blocks + 1));  // for all blocks, so that give_back cannot fail
       void* const block = device_runtime<Backend>::allocate(size);
       ++shelf.blocks;
       reserved_ += size;
@@ -112,7 +114,7 @@ class BasicMemoryPool {
       return block;
     }
     void give_back(void* block, std::size_t bytes) noexcept {
-      shelves_.find(rounded(bytes))->second.waiting.push_back(block);  // has room: see take
+      shelves_.find(rounded(bytes))->second.waiting.push_back(block);  // take reserved the capacity
     }
     void release_waiting() noexcept {
       for (auto& [size, shelf] : shelves_) {
@@ -124,10 +126,10 @@ class BasicMemoryPool {
     }
 
    private:
-    // The blocks of one size.
+    // All blocks of one size.
     struct Shelf {
       std::vector<void*> waiting;  // for reuse
-      std::size_t blocks = 0;      // alive or waiting
+      std::size_t blocks = 0;      // in use or waiting
     };
     std::map<std::size_t, Shelf> shelves_;
     std::size_t reserved_ = 0, allocations_ = 0;
@@ -161,8 +163,8 @@ class BasicMemoryPool {
     }
   };
 
-  // Eight sizes an octave: lengths that vary from step to step find a waiting block, at most an
-  // eighth is wasted.
+  // Eight sizes per power of two: requests whose sizes vary from step to step reuse waiting blocks,
+  // and rounding wastes at most an eighth.
   static std::size_t rounded(std::size_t bytes) noexcept {
     const std::size_t step = bytes < 1024 ? Arena::grain : std::bit_floor(bytes) / 8;
     return (bytes + step - 1) / step * step;
@@ -177,23 +179,22 @@ class BasicMemoryPool {
   std::shared_ptr<State> state_;
 };
 
-/// A piece of memory that goes back to its pool, or to the heap when it came from there. Moved,
-/// never copied.
+/// Owns a piece of memory, and returns it to its pool or to the system. Movable, not copyable.
 template <class Backend>
 class BasicMemoryBlock {
  public:
-  /// Of no bytes.
+  /// An empty block.
   BasicMemoryBlock() = default;
-  /// From the plain heap.
+  /// Takes memory from the system. Throws what device_runtime<Backend>::allocate throws.
   explicit BasicMemoryBlock(std::size_t bytes) : bytes_(bytes) {
     if (bytes > 0) data_ = device_runtime<Backend>::allocate(bytes);
   }
-  /// Leaves the other one empty.
+  /// Leaves `other` empty.
   BasicMemoryBlock(BasicMemoryBlock&& other) noexcept
       : state_(std::move(other.state_)),
         data_(std::exchange(other.data_, nullptr)),
         bytes_(std::exchange(other.bytes_, 0)) {}
-  /// Leaves the other one empty.
+  /// Leaves `other` empty.
   BasicMemoryBlock& operator=(BasicMemoryBlock&& other) noexcept {
     BasicMemoryBlock old(std::move(*this));
     state_ = std::move(other.state_);
@@ -211,8 +212,8 @@ class BasicMemoryBlock {
     state_->give_back(data_, bytes_);
   }
 
-  void* data() const noexcept { return data_; }          ///< null for a block of no bytes
-  std::size_t bytes() const noexcept { return bytes_; }  ///< as asked for
+  void* data() const noexcept { return data_; }          ///< null for an empty block
+  std::size_t bytes() const noexcept { return bytes_; }  ///< requested size
 
  private:
   friend class BasicMemoryPool<Backend>;
@@ -233,7 +234,7 @@ BasicMemoryBlock<Backend> BasicMemoryPool<Backend>::allocate(std::size_t bytes) 
   }
   if (state_->fill == PoolFill::nan)
     device_runtime<Backend>::fill(block.data_, 0xFF,
-                                  bytes);  // all ones is a NaN in every floating type
+                                  bytes);  // all bits 1 is NaN in every floating-point type
   return block;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The format of 4-bit weights, on every backend. See ops/nf4.hpp.
+// The number formats of 4-bit weights, which all backends share. See ops/nf4.hpp.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,8 @@ namespace ops::detail {
 inline constexpr Index nf4_block = 64;   // elements that share a scale
 inline constexpr Index nf4_group = 256;  // scales that share a float
 
-// What the 16 codes stand for, relative to the largest value of their block: quantiles of the
-// normal distribution, as bitsandbytes publishes them.
+// The values of the 16 codes, relative to the largest absolute value of the block: quantiles of the
+// normal distribution, with the digits that bitsandbytes publishes.
 inline constexpr std::array<float, 16> nf4_values = {-1.0f,
                                                      -0.6961928009986877f,
                                                      -0.5250730514526367f,
@@ -35,9 +35,10 @@ inline constexpr std::array<float, 16> nf4_values = {-1.0f,
                                                      0.7229568362236023f,
                                                      1.0f};
 
-// The 8-bit "dynamic" numbers (Dettmers 2016, 8-Bit Approximations for Parallelism in Deep
-// Learning), in ascending order: for each power of ten from 1e-6 to 1, twice as many as for the one
-// before, the middles of equal parts of [0.1, 1] times it, with both signs; besides them 0 and 1.
+// The values of the 8-bit "dynamic" data type (Dettmers 2016, 8-Bit Approximations for Parallelism
+// in Deep Learning), in ascending order: 0, 1, and for each power of ten from 1e-6 to 1 the
+// midpoints of equal parts of [0.1, 1] times the power, with both signs. Each power of ten has
+// twice as many values as the power before.
 inline constexpr auto dynamic_values = [] {
   std::array<float, 256> values{0.0f, 1.0f};
   std::size_t count = 2;
@@ -46,8 +47,8 @@ inline constexpr auto dynamic_values = [] {
     const int parts = 1 << exponent;
     const double step = static_cast<double>((1.0f - 0.1f) / static_cast<float>(parts)),
                  from = static_cast<double>(0.1f);
-    // Counted from the nearer end and rounded once, as by PyTorch's linspace with fused
-    // multiply-adds.
+    // Computed from the nearer end and rounded once, as PyTorch's linspace with fused multiply-adds
+    // does.
     const auto boundary = [&](int i) {
       return static_cast<float>(i < (parts + 1) / 2 ? from + step * i : 1.0 - step * (parts - i));
     };

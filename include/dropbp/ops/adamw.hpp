@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// AdamW, with the formulas of torch.optim.AdamW (torch/optim/adamw.py, _single_tensor_adamw), after
-// Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019); and clipping as
-// torch.nn.utils.clip_grad_norm_.
+// AdamW with the formulas of torch.optim.AdamW (torch/optim/adamw.py, _single_tensor_adamw), after
+// Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), and gradient clipping
+// with the formula of torch.nn.utils.clip_grad_norm_.
 #pragma once
 
 #include <algorithm>
@@ -21,38 +21,37 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// The defaults are PyTorch's.
+/// Hyperparameters; the defaults are PyTorch's.
 struct AdamWOptions {
   double learning_rate = 1e-3;  ///< step size
   double beta1 = 0.9;           ///< decay of the first moment
-  double beta2 = 0.999;         ///< decay of the second
+  double beta2 = 0.999;         ///< decay of the second moment
   double eps = 1e-8;            ///< added to the root of the second moment
-  double weight_decay = 1e-2;  ///< decoupled: a share of the weight for each unit of learning rate;
-                               ///< of the parameters that decay, see Parameter::decays
+  double weight_decay = 1e-2;   ///< decoupled, per unit of learning rate; see Parameter::decays
 };
 
-/// What the optimizer remembers of one parameter; part of a checkpoint.
+/// The optimizer's state of one parameter; part of a checkpoint.
 template <class T, class Backend = Cpu>
 struct AdamWState {
   Matrix<Statistic<T>, Backend> first_moment;   ///< empty before the first update
-  Matrix<Statistic<T>, Backend> second_moment;  ///< the same
+  Matrix<Statistic<T>, Backend> second_moment;  ///< empty before the first update
   Matrix<Statistic<T>, Backend>
-      master;  ///< the values themselves, where T is too narrow to add small updates to; else empty
-  std::uint64_t steps = 0;  ///< updates of this parameter, not of the training
+      master;  ///< the values as Statistic<T>, if T is too narrow for small updates; else empty
+  std::uint64_t steps = 0;  ///< number of updates of this parameter, not of the training
 };
 
 namespace detail {
 
-/// What decay leaves of a value in one update.
+/// The factor by which weight decay multiplies a value in one update.
 inline double kept_by_decay(bool decays, const AdamWOptions& options) noexcept {
   return decays ? 1.0 - options.learning_rate * options.weight_decay : 1.0;
 }
 
-/// Makes room for what the optimizer remembers, where there is none.
+/// Allocates and initialises the state of a parameter that has none yet.
 template <class T, class Backend>
 void begin_state(const Parameter<T, Backend>& parameter, AdamWState<T, Backend>& state) {
   using Values = Matrix<Statistic<T>, Backend>;
-  if (state.second_moment.size() != parameter.size()) {  // of both the last to get its memory
+  if (state.second_moment.size() != parameter.size()) {  // the second is allocated last
     for (Values* moment : {&state.first_moment, &state.second_moment}) {
       *moment = Values(parameter.rows(), parameter.columns());
       device_runtime<Backend>::fill(moment->data(), 0, parameter.size() * sizeof(Statistic<T>));
@@ -65,7 +64,7 @@ void begin_state(const Parameter<T, Backend>& parameter, AdamWState<T, Backend>&
   }
 }
 
-/// The next update of a parameter; counts it.
+/// Describes the next update of a parameter and increments its step count.
 template <class T, class Backend>
 AdamWSegment<T> next_segment(Parameter<T, Backend>& parameter, AdamWState<T, Backend>& state,
                              const AdamWOptions& options) {
@@ -95,15 +94,15 @@ AdamWConstants<S> adamw_constants(const AdamWOptions& options, double gradient_f
 
 }  // namespace detail
 
-/// One update of each parameter. Gradients are multiplied by `gradient_factor` on the way
-/// (clipping, averaging over micro-steps). A parameter that is frozen or whose gradient is absent
-/// is skipped: its value, moments and step count stay as they are. Throws std::logic_error where a
-/// stream is being captured into a graph.
+/// Updates each parameter once. Gradients are multiplied by `gradient_factor` (clipping, averaging
+/// over micro-steps). Frozen parameters and parameters without a gradient are skipped: their
+/// values, moments and step counts do not change. Throws std::logic_error while the current CUDA
+/// stream is captured into a graph.
 template <class T, class Backend = Cpu>
 void adamw_updates(std::span<Parameter<T, Backend>* const> parameters,
                    std::span<AdamWState<T, Backend>> states, const AdamWOptions& options,
                    double gradient_factor) {
-  // Before steps are counted and states get their memory.
+  // Before the step counts change and memory is allocated.
   device_runtime<Backend>::require_no_capture("an AdamW step");
   const auto updated = [&](std::size_t i) {
     return parameters[i]->trained && parameters[i]->has_gradient();
@@ -119,7 +118,7 @@ void adamw_updates(std::span<Parameter<T, Backend>* const> parameters,
       segments, detail::adamw_constants<Statistic<T>>(options, gradient_factor));
 }
 
-/// The same of one parameter.
+/// Updates one parameter; see adamw_updates.
 template <class T, class Backend = Cpu>
 void adamw_update(Parameter<T, Backend>& parameter, AdamWState<T, Backend>& state,
                   const AdamWOptions& options, double gradient_factor = 1.0) {
@@ -127,23 +126,23 @@ void adamw_update(Parameter<T, Backend>& parameter, AdamWState<T, Backend>& stat
   adamw_updates<T, Backend>({&one, 1}, {&state, 1}, options, gradient_factor);
 }
 
-/// The optimizer of a list of parameters, with one state each.
+/// The optimizer of a list of parameters, with one state per parameter.
 template <class T, class Backend = Cpu>
 class AdamW {
  public:
-  /// Throws std::invalid_argument for options outside their ranges (those of PyTorch).
+  /// Throws std::invalid_argument for options outside their ranges (PyTorch's ranges).
   explicit AdamW(std::vector<Parameter<T, Backend>*> parameters, AdamWOptions options = {})
       : parameters_(std::move(parameters)), states_(parameters_.size()) {
     set_options(options);
   }
 
-  const AdamWOptions& options() const noexcept { return options_; }  ///< of all parameters
-  /// From the next step on. Throws as the constructor does, with the options as they were.
+  const AdamWOptions& options() const noexcept { return options_; }  ///< for all parameters
+  /// Takes effect at the next step. Throws as the constructor does, and then keeps the old options.
   void set_options(const AdamWOptions& options) {
     const bool valid = options.learning_rate >= 0 && options.eps >= 0 &&
                        options.weight_decay >= 0 && options.beta1 >= 0 && options.beta1 < 1 &&
                        options.beta2 >= 0 && options.beta2 < 1;
-    // Comparisons alone let NaN pass under -ffast-math.
+    // With -ffast-math the comparisons above accept NaN.
     bool finite = true;
     for (const double value :
          {options.learning_rate, options.eps, options.weight_decay, options.beta1, options.beta2})
@@ -160,8 +159,8 @@ class AdamW {
     options_ = options;
   }
 
-  /// Updates every parameter that has a gradient; `learning_rate_scale` multiplies the rate of all
-  /// (schedules).
+  /// Updates every parameter that has a gradient. `learning_rate_scale` multiplies the learning
+  /// rate of all parameters (for schedules).
   void step(double gradient_factor = 1.0, double learning_rate_scale = 1.0) {
     AdamWOptions options = options_;
     options.learning_rate *= learning_rate_scale;
@@ -169,7 +168,7 @@ class AdamW {
                   gradient_factor);
   }
 
-  /// In the order given.
+  /// In the order that the constructor was given.
   std::span<Parameter<T, Backend>* const> parameters() const noexcept { return parameters_; }
   AdamWState<T, Backend>& state(std::size_t i) { return states_.at(i); }  ///< of the i-th parameter
 
@@ -179,8 +178,8 @@ class AdamW {
   AdamWOptions options_;
 };
 
-/// The squared Euclidean norm of each parameter's gradient, in double; 0 where it is absent. Waits
-/// for the stream.
+/// The squared Euclidean norm of each parameter's gradient, computed in double; 0 if the gradient
+/// is absent. Waits for the current CUDA stream.
 template <class T, class Backend = Cpu>
 std::vector<double> squared_gradient_norms(std::span<Parameter<T, Backend>* const> parameters) {
   std::vector<Elements<const T, Backend>> gradients;
@@ -190,22 +189,22 @@ std::vector<double> squared_gradient_norms(std::span<Parameter<T, Backend>* cons
   return kernels<op::squared_norms, T, Backend>::run(gradients);
 }
 
-/// The norm of all of them together.
+/// The norm of all gradients together, from their squared norms.
 inline double global_norm(std::span<const double> squared_norms) {
   double total = 0.0;
   for (const double norm : squared_norms) total += norm;
   return std::sqrt(total);
 }
 
-/// The Euclidean norm of all gradients that are present, in double.
+/// The Euclidean norm of all present gradients together, computed in double.
 template <class T, class Backend = Cpu>
 double global_gradient_norm(
     std::type_identity_t<std::span<Parameter<T, Backend>* const>> parameters) {
   return global_norm(squared_gradient_norms<T, Backend>(parameters));
 }
 
-/// The factor that brings a gradient of this norm down to `max_norm`, as
-/// torch.nn.utils.clip_grad_norm_.
+/// The factor that reduces a gradient with norm `norm` to norm `max_norm`; 1 for smaller gradients.
+/// Formula of torch.nn.utils.clip_grad_norm_.
 inline double clip_factor(double norm, double max_norm) noexcept {
   return (std::min)(1.0, max_norm / (norm + 1e-6));
 }

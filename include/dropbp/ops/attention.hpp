@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Causal grouped-query attention in blocks with an online softmax: never a matrix of sequence x
-// sequence. Source: Dao et al., "FlashAttention" (NeurIPS 2022); grouped queries: Ainslie et al.
-// (arXiv 2305.13245).
+// Causal grouped-query attention in blocks with an online softmax; it never stores a matrix
+// [sequence, sequence]. Sources: Dao et al., "FlashAttention" (NeurIPS 2022); for grouped queries
+// Ainslie et al. (arXiv 2305.13245).
 #pragma once
 
 #include <type_traits>
@@ -13,9 +13,9 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// o [tokens, heads * head_size] = softmax(q k^T / sqrt(head_size), causal) v of each head and
-/// sequence, with q and k already rotated in qkv [tokens, qkv_width]; lse [batch * heads *
-/// sequence] = log of the softmax's denominators.
+/// For each head of each sequence: o [tokens, heads * head_size] = softmax(q k^T / sqrt(head_size),
+/// causal) v. The heads q and k in qkv [tokens, qkv_width] are already rotated. lse [batch *
+/// heads * sequence] is the logarithm of the softmax's denominators.
 template <class T, class Backend = Cpu>
 void attention_forward(MatrixView<T, Backend> o, Statistic<T>* lse,
                        std::type_identity_t<MatrixView<const T, Backend>> qkv,
@@ -23,8 +23,8 @@ void attention_forward(MatrixView<T, Backend> o, Statistic<T>* lse,
   kernels<op::attention, T, Backend>::forward(o, lse, qkv, layout, shape);
 }
 
-/// grad_qkv [tokens, qkv_width], every element written, from grad_o, the forward pass's inputs and
-/// its results o and lse.
+/// Writes every element of grad_qkv [tokens, qkv_width], given grad_o [tokens, heads * head_size],
+/// the input qkv of the forward pass and its results o and lse.
 template <class T, class Backend = Cpu>
 void attention_backward(MatrixView<T, Backend> grad_qkv,
                         std::type_identity_t<MatrixView<const T, Backend>> grad_o,

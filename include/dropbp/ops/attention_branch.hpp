@@ -22,46 +22,45 @@ namespace ops {
 struct AttentionConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index heads = 1;         ///< query heads
-  Index kv_heads = 0;      ///< 0: as many as heads
+  Index kv_heads = 0;      ///< 0: equal to heads
   Index head_size = 0;     ///< 0: hidden / heads
-  double norm_eps = 1e-5;  ///< of the RMS norm
+  double norm_eps = 1e-5;  ///< of the RMSNorm
   LoraConfig adaptation =
-      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
+      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
 
-  /// With the zeros above replaced by what they stand for.
+  /// The head layout, with the zeros above replaced by their meaning.
   HeadLayout layout() const noexcept {
     return {heads, kv_heads == 0 ? heads : kv_heads, head_size == 0 ? hidden / heads : head_size};
   }
 };
 
 /// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
-/// one saved state.
+/// the same Saved.
 template <class T, class Backend = Cpu>
 class AttentionBranch {
  public:
-  static constexpr bool backward_is_repeatable = true;  ///< it leaves Saved as it was
+  static constexpr bool backward_is_repeatable = true;  ///< backward does not change Saved
 
-  using Tensor = Matrix<T, Backend>;                 ///< what it takes and gives
-  using Statistics = Matrix<Statistic<T>, Backend>;  ///< at least float
+  using Tensor = Matrix<T, Backend>;                 ///< inputs and outputs
+  using Statistics = Matrix<Statistic<T>, Backend>;  ///< of type float or wider
 
-  /// What backward needs and cannot recompute in one pass over a row.
+  /// What backward needs and cannot recompute in one pass over the rows.
   struct Saved {
     Tensor x;         ///< [tokens, hidden]
     Statistics rstd;  ///< [1, tokens]
     Tensor qkv;       ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
     Tensor o;         ///< [tokens, heads * head_size]
     Statistics lse;   ///< [batch * heads, sequence]: log of the softmax's denominators
-    Tensor u;         ///< [tokens, adapters of qkv * rank]
-    Tensor u_o;       ///< [tokens, rank], if o_proj has an adapter
+    Tensor u;         ///< [tokens, rank * number of adapters on q, k and v]
+    Tensor u_o;       ///< [tokens, rank] if o_proj has an adapter
   };
 
   Parameter<T, Backend> norm;  ///< [1, hidden]
-  Projection<T, Backend> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q_proj, k_proj and
-                               ///< v_proj below each other
+  Projection<T, Backend> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q, then k, then v
   Projection<T, Backend> o;    ///< [hidden, heads * head_size]
 
-  /// `prefix` leads the parameters' Hugging Face names ("model.layers.0."). The table may be shared
-  /// by all branches.
+  /// `prefix` precedes the parameters' Hugging Face names ("model.layers.0."). All branches may
+  /// share one table.
   AttentionBranch(const AttentionConfig& config,
                   std::shared_ptr<const RopeTable<T, Backend>> rope_table,
                   BasicBranchMemory<Backend> memory, const std::string& prefix = "")
@@ -79,24 +78,26 @@ class AttentionBranch {
     norm.trained = !config.adaptation.enabled();
   }
 
-  const AttentionConfig& config() const noexcept { return config_; }  ///< as it was made
+  const AttentionConfig& config() const noexcept { return config_; }  ///< as constructed
 
-  /// visit(Parameter<T, Backend>&) for each, trained or not; a quantised weight is none.
+  /// Calls visit(Parameter<T, Backend>&) for each parameter, trained or frozen. Quantised weights
+  /// are not visited.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     visit(norm), qkv.for_each_parameter(visit), o.for_each_parameter(visit);
   }
 
-  /// visit(Projection<T, Backend>&) for each.
+  /// Calls visit(Projection<T, Backend>&) for each projection.
   template <class Visit>
   void for_each_projection(const Visit& visit) {
     visit(qkv), visit(o);
   }
 
-  /// Whether any parameter trains.
+  /// Whether any parameter is trained.
   bool trainable() const noexcept { return norm.trained || qkv.trainable() || o.trainable(); }
 
-  /// Of its trained parameters, null where absent: for RunningSensitivity.
+  /// Calls visit with the gradient of each trained parameter, or null if it is absent; for
+  /// RunningSensitivity.
   void for_each_gradient(auto&& visit) {
     for_each_parameter([&](Parameter<T, Backend>& parameter) {
       if (!parameter.trained) return;
@@ -105,7 +106,7 @@ class AttentionBranch {
     });
   }
 
-  /// Bytes that one kept branch keeps between forward and backward.
+  /// Bytes that a kept branch saves from forward to backward.
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
     const HeadLayout layout = config.layout();
     const Index adapters = Projection<T, Backend>::adapter_width(
@@ -116,31 +117,31 @@ class AttentionBranch {
            static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
   }
 
-  /// f(x), from the workspace; saves nothing where `saved` is null.
+  /// f(x), allocated from the workspace. Saves nothing if `saved` is null.
   Tensor forward(const Tensor& x, Saved* saved, const SequenceShape& shape) {
     Tensor y(x.rows(), x.columns(), memory_.workspace);
     run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
     return y;
   }
 
-  /// x += f(x).
+  /// x += f(x). Saves nothing if `saved` is null.
   void forward_residual(Tensor& x, Saved* saved, const SequenceShape& shape) {
     run_forward(x, x.view(), Accumulate::add, saved, shape);
   }
 
-  /// J^T grad_output, and the gradients of the trained parameters.
+  /// Returns J^T grad_output and computes the gradients of the trained parameters.
   Tensor backward(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
     Tensor grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
     run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
     return grad_input;
   }
 
-  /// grad += J^T grad, and the gradients of the trained parameters.
+  /// grad += J^T grad; also computes the gradients of the trained parameters.
   void backward_residual(Tensor& grad, Saved& saved, const SequenceShape& shape) {
     run_backward(grad, grad.view(), Accumulate::add, saved, shape);
   }
 
-  /// The gradients of the trained parameters only.
+  /// Computes only the gradients of the trained parameters.
   void backward_parameters(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
     run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
   }
@@ -177,7 +178,7 @@ class AttentionBranch {
                             "make a longer table or shorter sequences");
   }
 
-  // y (=|+=) branch(x); y may be x itself when it adds.
+  // y (=|+=) f(x). With Accumulate::add, y may be x itself.
   void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
                    const SequenceShape& shape) {
     require_shapes(x, shape);
@@ -206,9 +207,9 @@ class AttentionBranch {
     if (saved != nullptr) *saved = std::move(kept);
   }
 
-  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data ==
-  // nullptr) only what the trained parameters need. grad_input may be grad_output itself when it
-  // adds.
+  // grad_input (=|+=) J^T grad_output; also computes the gradients of the trained parameters. If
+  // grad_input.data is null, computes only the parameters' gradients. With Accumulate::add,
+  // grad_input may be grad_output itself.
   void run_backward(const Tensor& grad_output, View grad_input, Accumulate mode, Saved& saved,
                     const SequenceShape& shape) {
     require_shapes(grad_output, shape);
@@ -229,7 +230,7 @@ class AttentionBranch {
     rope(grad_qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence,
          Rotation::inverse);
     const Tensor grad_u = qkv.adapter_gradient(grad_qkv.view());
-    Tensor n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
+    Tensor n(tokens, config_.hidden, pool);  // holds the norm's output, then its gradient
     if (qkv.trainable()) {
       rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
       qkv.backward_parameters(grad_qkv.view(), n.view(), saved.u.view(), grad_u);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the branches share: the pools they take memory from and the checks of their arguments.
+// What the branches share: memory pools and checks of arguments.
 #pragma once
 
 #include <string>
@@ -12,12 +12,13 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Where a branch takes its memory: two pools, so that what waits for the backward pass is measured
-/// apart from what lives within one call. Handles: branches given copies share the pools.
+/// The memory pools of a branch. There are two, so that the activations saved for the backward pass
+/// are counted separately from the memory that lives within one call. Pools are handles: branches
+/// that are given copies share them.
 template <class Backend>
 struct BasicBranchMemory {
-  BasicMemoryPool<Backend> saved;      ///< of kept branches, from forward to backward
-  BasicMemoryPool<Backend> workspace;  ///< results and everything transient
+  BasicMemoryPool<Backend> saved;  ///< saved activations of kept branches, from forward to backward
+  BasicMemoryPool<Backend> workspace;  ///< results and temporary tensors
 };
 using BranchMemory = BasicBranchMemory<Cpu>;  ///< of host memory
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The cross-entropy of a language model's head, in chunks of tokens: never more than chunk x
-// vocabulary logits exist. Its mean may be over the tokens of several calls.
+// The cross-entropy of a language model's head, computed in chunks of tokens: at most [chunk,
+// vocabulary] logits exist at a time. Its mean may be over the tokens of several calls.
 #pragma once
 
 #include <algorithm>
@@ -21,9 +21,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// What a chunk's rows of logits [rows, vocabulary] give: losses [rows], 0 where the target is
-/// CrossEntropy's ignore_index. With `keep` the gradient of their sum over `divisor` replaces the
-/// logits.
+/// losses [rows] = the cross-entropy of each row of logits [rows, vocabulary]; 0 where the target
+/// is `ignored`. With `keep`, replaces the logits by the gradient of sum(losses) / divisor.
 template <class T, class Backend = Cpu>
 void cross_entropy_rows(MatrixView<T, Backend> logits,
                         typename kernels<op::cross_entropy, T, Backend>::Loss* losses,
@@ -32,25 +31,26 @@ void cross_entropy_rows(MatrixView<T, Backend> logits,
   kernels<op::cross_entropy, T, Backend>::run(logits, losses, targets, ignored, divisor, keep);
 }
 
-/// -log softmax(hidden W^T)[target], averaged over the positions whose target is not ignore_index;
-/// 0 when all are ignored. In a training step call begin, then forward_chunk and backward_chunk for
-/// each chunk in order (or let loss_and_gradient do that); then mean() is the loss. The chunks are
-/// fixed, and so is the order of all sums.
+/// The cross-entropy -log softmax(hidden W^T)[target], averaged over the positions whose target is
+/// not ignore_index; 0 if all are ignored. In a training step call begin, then forward_chunk and
+/// backward_chunk for each chunk in order, or let loss_and_gradient do so; mean() is then the loss.
+/// Chunks and the order of all sums are fixed, so two runs give the same bits.
 ///
-/// Where gradients of several calls add up (micro-steps, processes), the mean of each call alone
-/// would give a token more weight where few others have a label. Pass as `divisor` how many tokens
-/// of the whole step have one: the shares that mean() returns then add up to the step's loss, and
-/// the gradients to its gradient. If that number is not known before, pass 1 for the sum, add up
-/// counted(), and divide at the end: AdamW::step(1.0 / all) and the losses by hand.
+/// If the gradients of several calls are added (micro-steps, processes), averaging each call by
+/// itself would give more weight to tokens of calls with few labelled tokens. Instead pass the
+/// number of labelled tokens in the whole step as `divisor`: then the values of mean() add up to
+/// the loss of the step, and the gradients add up to the gradient of that loss. If this number is
+/// unknown, pass 1, add up counted(), and divide the gradients at the end with AdamW::step(1.0 /
+/// total), and the losses likewise.
 template <class T, class Backend = Cpu>
 class CrossEntropy {
  public:
-  using View = MatrixView<T, Backend>;                ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;     ///< of what is only read
+  using View = MatrixView<T, Backend>;                ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;     ///< of inputs
   static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
 
-  /// The logits of `chunk_tokens` tokens are alive at a time. Throws std::invalid_argument for less
-  /// than 1.
+  /// Only the logits of `chunk_tokens` tokens exist at a time. Throws std::invalid_argument if
+  /// chunk_tokens is less than 1.
   explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024)
       : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
     if (chunk_tokens < 1)
@@ -58,10 +58,11 @@ class CrossEntropy {
                             std::to_string(chunk_tokens) + " was given", "use the default of 1024");
   }
 
-  /// Starts a loss over these targets, ids in [0, vocabulary) or ignore_index; they must stay alive
-  /// until the last chunk. The loss and its gradients are the sum over the labelled positions
-  /// divided by `divisor`, finite and above 0 (any, if there is no such position); none: by their
-  /// number.
+  /// Starts a loss over `targets`, which are ids in [0, vocabulary) or ignore_index and must stay
+  /// alive until the last chunk. The loss is the sum over the labelled positions divided by
+  /// `divisor`; without a divisor, by their number. Throws std::invalid_argument for an id outside
+  /// the vocabulary, and for a divisor that is not finite and positive while a position is
+  /// labelled.
   void begin(std::span<const std::int32_t> targets, Index vocabulary,
              std::optional<double> divisor = std::nullopt) {
     std::size_t counted = 0;
@@ -90,13 +91,13 @@ class CrossEntropy {
     kept_chunk_ = -1;
   }
 
-  /// How many chunks the targets make.
+  /// Number of chunks of the targets.
   Index chunks() const noexcept {
     return (static_cast<Index>(targets_) + chunk_tokens_ - 1) / chunk_tokens_;
   }
 
-  /// Adds the losses of a chunk of hidden [tokens, hidden] under weight [vocabulary, hidden]. With
-  /// `keep` the gradient of the logits stays in place of them for backward_chunk.
+  /// Computes the losses of one chunk of hidden [tokens, hidden] with weight [vocabulary, hidden].
+  /// With `keep`, the gradient of the logits replaces the logits and stays for backward_chunk.
   void forward_chunk(Index chunk, ConstView hidden, const Parameter<T, Backend>& weight,
                      bool keep) {
     require_shapes(hidden, weight);
@@ -110,9 +111,9 @@ class CrossEntropy {
     if (!keep) logits_ = Matrix<T, Backend>();
   }
 
-  /// After forward_chunk with `keep`: the chunk's rows of grad_hidden [tokens, hidden] are written
-  /// (they may be those of hidden itself), and the weight's gradient follows its contract, if it is
-  /// trained.
+  /// Writes the chunk's rows of grad_hidden [tokens, hidden], which may be hidden itself, and
+  /// computes the gradient of a trained weight. Throws std::logic_error unless the last
+  /// forward_chunk was for the same chunk with `keep`.
   void backward_chunk(Index chunk, View grad_hidden, ConstView hidden,
                       Parameter<T, Backend>& weight) {
     if (kept_chunk_ != chunk)
@@ -133,13 +134,13 @@ class CrossEntropy {
     kept_chunk_ = -1;
   }
 
-  /// How many targets since begin are not ignore_index.
+  /// Number of targets of begin() that are not ignore_index.
   std::size_t counted() const noexcept { return counted_; }
 
-  /// sum() over the divisor of begin; 0 when all are ignored.
+  /// sum() / divisor; 0 if all targets are ignored.
   double mean() const { return counted_ == 0 ? 0.0 : sum() / divisor_; }
 
-  /// Over the counted positions of the chunks seen since begin; waits for what computes them.
+  /// The sum of the losses of all chunks since begin(). Waits for their computation.
   double sum() const {
     double sum = 0;
     const auto count = static_cast<std::size_t>(seen_);
@@ -153,7 +154,7 @@ class CrossEntropy {
     return sum;
   }
 
-  /// The loss alone; `divisor` as for begin.
+  /// The loss without gradients; `divisor` as in begin().
   double loss(ConstView hidden, const Parameter<T, Backend>& weight,
               std::span<const std::int32_t> targets, std::optional<double> divisor = std::nullopt) {
     begin(targets, weight.rows(), divisor);
@@ -161,8 +162,8 @@ class CrossEntropy {
     return mean();
   }
 
-  /// The loss, its gradient by hidden (written over grad_hidden, which may be hidden) and by the
-  /// weight; `divisor` as for begin.
+  /// The loss and its gradients. Writes the gradient of hidden to grad_hidden, which may be hidden
+  /// itself, and computes the gradient of a trained weight; `divisor` as in begin().
   double loss_and_gradient(View grad_hidden, ConstView hidden, Parameter<T, Backend>& weight,
                            std::span<const std::int32_t> targets,
                            std::optional<double> divisor = std::nullopt) {
@@ -193,13 +194,13 @@ class CrossEntropy {
   BasicMemoryPool<Backend> workspace_;
   Index chunk_tokens_;
   Ids<Backend> ids_;              // the targets
-  std::size_t targets_ = 0;       // how many
-  std::size_t counted_ = 0;       // those that are not ignored
-  double divisor_ = 0;            // of the sum of their losses
-  Matrix<Loss, Backend> losses_;  // one for each target
-  Index seen_ = 0;                // of them
-  Matrix<T, Backend> logits_;     // of kept_chunk_
-  Index kept_chunk_ = -1;         // none
+  std::size_t targets_ = 0;       // number of targets
+  std::size_t counted_ = 0;       // number of targets that are not ignored
+  double divisor_ = 0;            // divides the sum of the losses
+  Matrix<Loss, Backend> losses_;  // one per target
+  Index seen_ = 0;                // number of losses computed since begin
+  Matrix<T, Backend> logits_;     // gradients of the logits of kept_chunk_
+  Index kept_chunk_ = -1;         // -1: none
 };
 
 }  // namespace ops

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Dropout whose masks are drawn anew where they are needed, never kept.
+// Dropout that recomputes its masks in the backward pass instead of storing them.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +12,17 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Which micro-step of the training it is: dropout masks are a pure function of it, drawn anew
-/// where they are needed.
+/// Identifies a micro-step of the training. Dropout masks are a pure function of this id.
 struct MicroStepId {
   std::uint64_t seed = 0;        ///< of the training
-  std::uint64_t step = 0;        ///< optimizer step
-  std::uint32_t micro_step = 0;  ///< from 0
-  bool training = true;          ///< false: nothing is dropped out (evaluation)
+  std::uint64_t step = 0;        ///< index of the optimizer step
+  std::uint32_t micro_step = 0;  ///< index within the step, from 0
+  bool training = true;          ///< false in evaluation: dropout changes nothing
 };
 
-/// y = dropout(x) of this micro-step, kept elements divided by 1 - rate; `stream` tells linear maps
-/// apart. A pure function of its arguments: the backward pass draws the same mask again instead of
-/// keeping it. y may be x.
+/// y = dropout(x) for this micro-step: each element is 0 with probability `rate`, else x / (1 -
+/// rate). `stream` is the key of a linear map's random sequence, so that maps have different masks.
+/// A pure function of its arguments: the backward pass computes the same mask again. y may be x.
 template <class T, class Backend = Cpu>
 void dropout(MatrixView<T, Backend> y, std::type_identity_t<MatrixView<const T, Backend>> x,
              double rate, const MicroStepId& moment, std::uint64_t stream) {

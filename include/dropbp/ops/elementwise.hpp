@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What works element by element, and floats of the host to and from wherever a matrix lies. Shapes
-// must agree.
+// Elementwise operations on matrices of the same shape, and copies between host matrices of float
+// and matrices in any memory.
 #pragma once
 
 #include <type_traits>
@@ -31,7 +31,7 @@ void accumulate(MatrixView<T, Backend> y, std::type_identity_t<MatrixView<const 
   kernels<op::elementwise, T, Backend>::accumulate(y, x);
 }
 
-/// y *= factor, rounded to T or, where T is narrower, to float.
+/// y *= factor. The factor is rounded to Statistic<T>.
 template <class T, class Backend = Cpu>
 void scale(MatrixView<T, Backend> y, double factor) {
   kernels<op::elementwise, T, Backend>::scale(y, factor);
@@ -39,7 +39,7 @@ void scale(MatrixView<T, Backend> y, double factor) {
 
 namespace detail {
 
-// copy(first row, rows) for as many rows at a time as lie in one piece.
+// Calls copy(first row, rows) with as many rows at a time as are contiguous.
 template <class Copy>
 void for_each_piece(MatrixView<const float> host, const Copy& copy) {
   const Index rows = host.stride == host.columns ? host.rows : 1;
@@ -48,8 +48,8 @@ void for_each_piece(MatrixView<const float> host, const Copy& copy) {
 
 }  // namespace detail
 
-/// to = from, from the host's float to the T of wherever `to` is. `from` may change once it
-/// returns.
+/// to = from, converted from float to T and copied to the memory of `to`. `from` may change after
+/// the call.
 template <class T, class Backend = Cpu>
 void upload(MatrixView<T, Backend> to, MatrixView<const float> from) {
   using Kernels = kernels<op::elementwise, T, Backend>;
@@ -66,7 +66,8 @@ void upload(MatrixView<T, Backend> to, MatrixView<const float> from) {
   }
 }
 
-/// to = from, the other way; waits for what computes `from`.
+/// to = from, converted from T to float and copied to the host. Waits for the computation of
+/// `from`.
 template <class T, class Backend = Cpu>
 void download(MatrixView<float> to, MatrixView<T, Backend> from) {
   using Kernels = kernels<op::elementwise, std::remove_const_t<T>, Backend>;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Token embedding: rows of a table, and their gradients added up in the order of the tokens.
+// Token embedding. Its backward pass adds gradients in the order of the tokens.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ inline void require_rows(const char* what, Index rows, std::size_t tokens) {
 
 }  // namespace detail
 
-/// out [tokens, hidden] = the rows of weight [vocabulary, hidden] with the tokens' ids. Throws
-/// std::invalid_argument for an id outside the vocabulary, before anything is written.
+/// out [tokens, hidden]: row t is row tokens[t] of weight [vocabulary, hidden]. Throws
+/// std::invalid_argument for an id outside the vocabulary, before it writes anything.
 template <class T, class Backend = Cpu>
 void embedding_forward(MatrixView<T, Backend> out, std::span<const std::int32_t> tokens,
                        const Parameter<T, Backend>& weight) {
@@ -44,16 +44,17 @@ void embedding_forward(MatrixView<T, Backend> out, std::span<const std::int32_t>
   kernels<op::embedding, T, Backend>::forward(out, tokens, weight.value());
 }
 
-/// The weight's gradient by its contract: row id (=|+=) the sum of grad_output's rows of that id,
-/// in the tokens' order. Nothing for a frozen weight. Throws what embedding_forward does, and
-/// std::logic_error where a stream is being captured into a graph.
+/// Computes the gradient of a trained weight; does nothing for a frozen one. Row id (=|+=) the sum
+/// of the rows t of grad_output with tokens[t] == id, in the order of t; Parameter::begin_gradient
+/// says whether it overwrites or adds. Throws what embedding_forward throws, and std::logic_error
+/// while the current CUDA stream is captured into a graph.
 template <class T, class Backend = Cpu>
 void embedding_backward(std::type_identity_t<MatrixView<const T, Backend>> grad_output,
                         std::span<const std::int32_t> tokens, Parameter<T, Backend>& weight) {
   detail::require_tokens(tokens, weight.rows());
   detail::require_rows("the embedding's grad_output", grad_output.rows, tokens.size());
   if (!weight.trained) return;
-  device_runtime<Backend>::require_no_capture("an embedding's gradient");  // before it begins
+  device_runtime<Backend>::require_no_capture("an embedding's gradient");  // before begin_gradient
   const Accumulate mode = weight.begin_gradient();
   kernels<op::embedding, T, Backend>::backward(weight.gradient(), mode, grad_output, tokens);
 }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The three matrix products of a linear map and its backward pass, named as in BLAS: n is an
-// operand as it is, t is transposed.
+// The three matrix products of a linear map and its backward pass. Names as in BLAS: n is an
+// operand as stored, t a transposed operand.
 #pragma once
 
 #include <string>
@@ -14,7 +14,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 namespace detail {
 
-/// Throws std::invalid_argument where C, A and B, transposed as said, do not fit together.
+/// Throws std::invalid_argument if the shapes of C, A and B do not fit.
 template <class C, class AB>
 void require_product(bool a_transposed, bool b_transposed, const C& c, const AB& a, const AB& b) {
   const Index rows = a_transposed ? a.columns : a.rows, depth = a_transposed ? a.rows : a.columns;
@@ -40,10 +40,12 @@ void gemm(GemmLayout layout, MatrixView<T, Backend> c, MatrixView<const T, Backe
 
 }  // namespace detail
 
-/// C [m, n] = or += A [m, k] B^T, with B [n, k]: the forward pass of a linear map y = x W^T.
-/// All three: C must not overlap A or B; the bits do not depend on the number of threads and, with
-/// the library's own engine for the CPU, neither on m and n, the position of an element or the
-/// width of the machine's vectors. Throw std::invalid_argument for sizes that do not fit.
+/// C [m, n] = or += A [m, k] B^T, with B [n, k]: the forward pass of a linear map, y = x W^T.
+///
+/// For all three products: C must not overlap A or B. The bits do not depend on the number of
+/// threads. With the library's own CPU engine, the bits of an element also do not depend on m, n,
+/// its position or the width of the machine's vectors. Throws std::invalid_argument if the shapes
+/// do not fit.
 template <class T, class Backend = Cpu>
 void gemm_nt(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
              std::type_identity_t<MatrixView<const T, Backend>> b,
@@ -51,7 +53,8 @@ void gemm_nt(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, 
   detail::gemm<T>(GemmLayout::nt, c, a, b, mode);
 }
 
-/// C [m, n] = or += A [m, k] B [k, n]: the gradient of a linear map's input, dx = dy W.
+/// C [m, n] = or += A [m, k] B [k, n]: the gradient of a linear map's input, dx = dy W. See
+/// gemm_nt.
 template <class T, class Backend = Cpu>
 void gemm_nn(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
              std::type_identity_t<MatrixView<const T, Backend>> b,
@@ -60,7 +63,7 @@ void gemm_nn(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, 
 }
 
 /// C [m, n] = or += A^T B, with A [k, m] and B [k, n]: the gradient of a linear map's weight, dW =
-/// dy^T x.
+/// dy^T x. See gemm_nt.
 template <class T, class Backend = Cpu>
 void gemm_tn(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
              std::type_identity_t<MatrixView<const T, Backend>> b,

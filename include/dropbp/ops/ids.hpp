@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Token ids where the backend's kernels read them.
+// Token ids in memory that the backend's kernels can read.
 #pragma once
 
 #include <cstddef>
@@ -13,29 +13,30 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// A copy of ids in the backend's memory, which is kept for the next assignment of as many.
+/// A copy of token ids in the backend's memory. The memory is reused by assignments of the same
+/// size.
 template <class Backend>
 class Ids {
  public:
-  /// In the order of the current stream; `ids` may change once it returns.
+  /// Copies in the order of the current CUDA stream; `ids` may change after the call.
   void assign(std::span<const std::int32_t> ids) {
     if (copy_.size() != ids.size())
       copy_ = Matrix<std::int32_t, Backend>(1, static_cast<Index>(ids.size()));
     if (!ids.empty())
       device_runtime<Backend>::copy_to_device(copy_.data(), ids.data(), ids.size_bytes());
   }
-  const std::int32_t* data() const noexcept { return copy_.data(); }  ///< the first one
+  const std::int32_t* data() const noexcept { return copy_.data(); }  ///< the first id
 
  private:
   Matrix<std::int32_t, Backend> copy_;
 };
 
-/// The ids themselves, which must stay where they are.
+/// On the CPU, a reference to the ids, which must stay alive.
 template <>
 class Ids<Cpu> {
  public:
-  void assign(std::span<const std::int32_t> ids) noexcept { ids_ = ids; }  ///< from now on these
-  const std::int32_t* data() const noexcept { return ids_.data(); }        ///< the first one
+  void assign(std::span<const std::int32_t> ids) noexcept { ids_ = ids; }  ///< refers to `ids`
+  const std::int32_t* data() const noexcept { return ids_.data(); }        ///< the first id
 
  private:
   std::span<const std::int32_t> ids_;

@@ -24,14 +24,14 @@ class Linear {
 
   Parameter<T, Backend> weight;  ///< [output, input]
 
-  /// Saved inputs come from `saved`, results from `workspace`.
+  /// Allocates saved inputs from `saved`, results from `workspace`.
   Linear(std::string name, Index output, Index input, BasicMemoryPool<Backend> saved,
          BasicMemoryPool<Backend> workspace)
       : weight(std::move(name), output, input),
         saved_(std::move(saved)),
         workspace_(std::move(workspace)) {}
 
-  /// y, from the workspace; saves nothing where `saved` is null.
+  /// y, allocated from the workspace. Saves nothing if `saved` is null.
   Matrix<T, Backend> forward(const Matrix<T, Backend>& x, Saved* saved) {
     if (saved != nullptr) {
       saved->x = Matrix<T, Backend>(x.rows(), x.columns(), saved_);
@@ -42,7 +42,7 @@ class Linear {
     return y;
   }
 
-  /// The gradient of x, grad_output W, and that of a trained weight.
+  /// Returns the gradient of x, grad_output W, and computes the gradient of a trained weight.
   Matrix<T, Backend> backward(const Matrix<T, Backend>& grad_output, Saved& saved) {
     backward_parameters(grad_output, saved);
     Matrix<T, Backend> grad_input(grad_output.rows(), weight.columns(), workspace_);
@@ -50,7 +50,7 @@ class Linear {
     return grad_input;
   }
 
-  /// The gradient of a trained weight only, grad_output^T x.
+  /// Computes only the gradient of a trained weight, grad_output^T x.
   void backward_parameters(const Matrix<T, Backend>& grad_output, Saved& saved) {
     if (!weight.trained) return;
     const Accumulate mode = weight.begin_gradient();

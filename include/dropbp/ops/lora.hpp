@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How the linear maps of a model are fine-tuned: all weights, or low-rank adapters over a frozen,
-// perhaps quantised base.
+// How the linear maps of a model are fine-tuned: all weights, or low-rank adapters on a frozen
+// base, which may be quantised.
 #pragma once
 
 #include <algorithm>
@@ -19,44 +19,42 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// The linear maps of a LLaMA block, which can have adapters, in the order of the forward pass.
+/// The linear maps of a LLaMA block that can have adapters, in the order of the forward pass.
 inline constexpr std::array<std::string_view, 7> adaptable_linears{
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
 /// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank,
-/// input] and B [output, rank]. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language
-/// Models" (ICLR 2022); with a quantised W: Dettmers et al., "QLoRA: Efficient Finetuning of
-/// Quantized LLMs" (NeurIPS 2023). The initial values mean no adapters: the weights themselves
-/// train.
+/// input] and B [output, rank]. Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language
+/// Models" (ICLR 2022); with a quantised W, Dettmers et al., "QLoRA: Efficient Finetuning of
+/// Quantized LLMs" (NeurIPS 2023). By default there are no adapters and the weights are trained.
 struct LoraConfig {
   Index rank = 0;       ///< 0: no adapters
-  double alpha = 16.0;  ///< the adapters' outputs are multiplied by alpha / rank
-  /// Share of the adapters' inputs that is set to 0 in training, in [0, 1). The masks of a linear
-  /// map are drawn by its whole name: branches that are made with the same prefix (the empty one by
-  /// default) drop out the same elements.
+  double alpha = 16.0;  ///< alpha / rank multiplies the adapters' outputs
+  /// Fraction of the adapters' inputs that is set to 0 in training, in [0, 1). The full name of a
+  /// linear map selects its masks, so branches with the same prefix (empty by default) have the
+  /// same masks.
   double dropout = 0.0;
-  /// Linear maps with adapters, by the last part of their names: some of adaptable_linears; empty:
-  /// all.
+  /// Linear maps that get adapters, named by the last part of their names as in adaptable_linears.
+  /// Empty: all of them.
   std::vector<std::string> targets = {};
-  bool quantize = false;  ///< frozen linear maps are kept in NF4, see nf4.hpp
+  bool quantize = false;  ///< stores frozen linear maps in NF4, see nf4.hpp
   std::shared_ptr<const MicroStepId> moment =
-      {};  ///< kept up to date by the trainer; needed with dropout
+      {};  ///< the current micro-step, which the trainer updates; required with dropout
 
-  /// The base is frozen and adapters train.
+  /// Whether the base is frozen and adapters are trained.
   bool enabled() const noexcept { return rank > 0; }
-  /// Whether the linear map of this name ("model.layers.0.self_attn.q_proj" or "q_proj") has
-  /// adapters.
+  /// Whether the linear map `name` ("model.layers.0.self_attn.q_proj" or "q_proj") has adapters.
   bool adapts(std::string_view name) const {
     if (!enabled()) return false;
     if (const auto dot = name.rfind('.'); dot != std::string_view::npos)
       name.remove_prefix(dot + 1);
     return targets.empty() || std::find(targets.begin(), targets.end(), name) != targets.end();
   }
-  /// What the adapters' outputs are multiplied by.
+  /// The factor of the adapters' outputs, alpha / rank.
   double scale() const noexcept { return alpha / static_cast<double>(rank); }
 };
 
-/// Throws std::invalid_argument for an impossible one.
+/// Throws std::invalid_argument for values that are out of range or exclude each other.
 inline void require_valid(const LoraConfig& adaptation) {
   if (adaptation.rank < 0 || !dropbp::detail::is_finite(adaptation.alpha) ||
       !dropbp::detail::is_finite(adaptation.dropout) || adaptation.dropout < 0.0 ||

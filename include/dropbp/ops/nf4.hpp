@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Frozen weights in 4 bits: NormalFloat with double quantisation, as QLoRA (Dettmers et al. 2023)
-// has it.
+// Frozen weights in 4 bits: NormalFloat with double quantisation, as in QLoRA (Dettmers et al.
+// 2023).
 #pragma once
 
 #include <algorithm>
@@ -19,8 +19,8 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 namespace detail {
 
-// A value above the first n of them, and no more, gets code n: the numbers of bitsandbytes' CUDA
-// kernel.
+// An element has code n if it exceeds the first n thresholds and no more. The numbers are those of
+// bitsandbytes' CUDA kernel.
 inline constexpr std::array<float, 15> nf4_thresholds = {
     -0.8480964004993439f,  -0.6106329262256622f,  -0.4599952697753906f,   -0.33967943489551544f,
     -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
@@ -34,7 +34,7 @@ inline constexpr auto dynamic_middles = [] {
   return middles;
 }();
 
-// The code of the nearest number; of two at equal distance, the even code.
+// The code of the nearest number; between two equally near ones, the even code.
 inline std::uint8_t dynamic_code(float value) noexcept {
   const auto above = std::lower_bound(dynamic_middles.begin(), dynamic_middles.end(), value);
   const auto code = static_cast<unsigned>(above - dynamic_middles.begin());
@@ -42,17 +42,17 @@ inline std::uint8_t dynamic_code(float value) noexcept {
   return static_cast<std::uint8_t>(tie ? (code + 1) / 2 * 2 : code);
 }
 
-// The bits without the sign: ordered like the absolute values, NaN and infinities above all others,
-// in every build.
+// The bits without the sign. In every build they are ordered like the absolute values, with
+// infinity and NaN above all finite values.
 inline std::uint32_t magnitude(float value) noexcept {
   return std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFu;
 }
 inline constexpr std::uint32_t magnitude_of_infinity = 0x7F800000u;
 
-// Codes and scales, made on the host.
+// Codes and scales, computed on the host.
 struct Nf4Codes {
   Index rows, columns;
-  Matrix<std::uint8_t> codes, scales;  // [1, size / 2], [1, blocks]
+  Matrix<std::uint8_t> codes, scales;  // [1, (size + 1) / 2], [1, blocks]
   Matrix<float> group_scales;          // [1, groups]
   float offset = 0.0f;
 
@@ -76,7 +76,8 @@ struct Nf4Codes {
   static Index count_groups(Index blocks) noexcept { return (blocks + nf4_group - 1) / nf4_group; }
 
  private:
-  // Codes of one block; returns its largest absolute value, or NaN or infinity where one is.
+  // Computes the codes of block `b`. Returns the largest absolute value; it is infinite or NaN if
+  // an element is.
   float quantize_block(MatrixView<const float> values, Index b) {
     const Index first = b * nf4_block, count = (std::min)(nf4_block, size() - first);
     float element[nf4_block] = {};
@@ -89,7 +90,7 @@ struct Nf4Codes {
     std::uint32_t most = 0;
     for (const float value : element) most = (std::max)(most, magnitude(value));
     const float largest = std::bit_cast<float>(most);
-    // bitsandbytes' CPU code has this smallest scale: zeros get the code of zero.
+    // bitsandbytes' CPU code uses the same smallest scale. A block of zeros gets the code of zero.
     const float inverse = 1.0f / (most < magnitude(1e-38f) ? 1e-38f : largest);
     std::uint8_t code[nf4_block] = {};
     for (const float threshold : nf4_thresholds)
@@ -135,21 +136,23 @@ struct Nf4Codes {
 
 }  // namespace detail
 
-/// A matrix [rows, columns] of 4-bit NormalFloat codes ("NF4"): (4 + 8/64 + 32/(64 * 256)) bits an
-/// element, and 4 bytes.
+/// A matrix [rows, columns] of 4-bit NormalFloat codes ("NF4"), with 4 + 8/64 + 32/(64 * 256) bits
+/// per element plus 4 bytes.
 ///
-/// The elements, row by row, form blocks of 64; the last one may be shorter, and blocks do not end
-/// with rows. A block has a scale, its largest absolute value, and an element the code of the
-/// nearest of 16 fixed multiples of it. The scales less their mean are quantised themselves, to
-/// 8-bit "dynamic" codes in groups of 256 blocks, each with a float for its largest. Codes and
-/// values are those of bitsandbytes (quantize_4bit with quant_type "nf4" and compress_statistics),
-/// bit for bit. Its CUDA kernels decide where its CPU code differs: in the last bit of the lowest
-/// threshold, in a short block, which they too multiply by 1 / scale, and in the 8-bit codes, which
-/// the CPU takes from a table that is a little off. Two things are as neither or one of them has
-/// it: a block of zeros comes back as zeros, as on the CPU; and the mean is that of the exact sum,
-/// where sums of floats differ in the last bits with their order.
+/// The elements, in row-major order, form blocks of 64. A block may continue in the next row; the
+/// last block may be shorter. The scale of a block is its largest absolute value. An element's code
+/// stands for the nearest of 16 fixed multiples of the scale. The scales are quantised too: their
+/// mean is subtracted, and the differences become 8-bit "dynamic" codes in groups of 256 blocks,
+/// with one float per group for its largest absolute value.
 ///
-/// They are made on the host, whatever the backend: one weight at a time is in the host's memory.
+/// Codes and values equal those of bitsandbytes (quantize_4bit with quant_type "nf4" and
+/// compress_statistics), bit for bit. Where its CUDA and CPU code differ, this class follows CUDA:
+/// in the last bit of the lowest threshold; in a short block, whose elements CUDA also multiplies
+/// by 1 / scale; and in the 8-bit codes, for which the CPU code uses a slightly inaccurate table.
+/// There are two exceptions. A block of zeros is restored as zeros, as on the CPU. The mean of the
+/// scales is that of their exact sum, because a sum of floats depends on its order.
+///
+/// Quantisation runs on the host for every backend; host memory holds one weight at a time.
 template <class Backend>
 class BasicNf4Matrix {
  public:
@@ -157,9 +160,9 @@ class BasicNf4Matrix {
   static constexpr Index group = detail::nf4_group;  ///< scales that share a float
 
   BasicNf4Matrix() = default;  ///< [0, 0]
-  /// Leaves the other one empty.
+  /// Leaves `other` empty.
   BasicNf4Matrix(BasicNf4Matrix&& other) noexcept { *this = std::move(other); }
-  /// Leaves the other one empty.
+  /// Leaves `other` empty.
   BasicNf4Matrix& operator=(BasicNf4Matrix&& other) noexcept {
     codes_ = std::move(other.codes_), scales_ = std::move(other.scales_),
     group_scales_ = std::move(other.group_scales_);
@@ -168,7 +171,8 @@ class BasicNf4Matrix {
     return *this;
   }
 
-  /// Throws std::invalid_argument where an element is NaN or infinite; the message has `name`.
+  /// Quantises a matrix. Throws std::invalid_argument if an element is NaN or infinite; the message
+  /// contains `name`.
   static BasicNf4Matrix quantize(MatrixView<const float> values,
                                  const std::string& name = "a matrix") {
     detail::Nf4Codes host(values, name);
@@ -180,7 +184,7 @@ class BasicNf4Matrix {
     return result;
   }
 
-  /// The same codes and scales, in memory of their own.
+  /// A copy with memory of its own.
   BasicNf4Matrix clone() const {
     BasicNf4Matrix copy;
     copy.codes_ = clone_of(codes_), copy.scales_ = clone_of(scales_);
@@ -190,34 +194,35 @@ class BasicNf4Matrix {
   }
 
   Index rows() const noexcept { return rows_; }             ///< number of rows
-  Index columns() const noexcept { return columns_; }       ///< elements of a row
-  Index size() const noexcept { return rows_ * columns_; }  ///< elements
-  /// Of codes, scales, their floats and the mean.
+  Index columns() const noexcept { return columns_; }       ///< elements per row
+  Index size() const noexcept { return rows_ * columns_; }  ///< number of elements
+  /// Bytes of the codes, the scales, the floats of the groups and the mean.
   std::size_t bytes() const noexcept { return bytes(rows_, columns_); }
 
-  /// bytes() of such a matrix.
+  /// bytes() of a matrix with this shape.
   static std::size_t bytes(Index rows, Index columns) noexcept {
     const Index size = rows * columns, blocks = detail::Nf4Codes::count_blocks(size);
     return static_cast<std::size_t>((size + 1) / 2 + blocks) +
            static_cast<std::size_t>(detail::Nf4Codes::count_groups(blocks) + 1) * sizeof(float);
   }
 
-  /// [1, size / 2], high half of a byte first.
+  /// [1, (size + 1) / 2]: two codes per byte, the first in the high half.
   const Matrix<std::uint8_t, Backend>& codes() const noexcept { return codes_; }
-  /// [1, blocks]: 8-bit codes.
+  /// [1, blocks]: 8-bit codes of the blocks' scales.
   const Matrix<std::uint8_t, Backend>& scales() const noexcept { return scales_; }
-  /// [1, groups].
+  /// [1, groups]: largest absolute value of scale - mean in each group.
   const Matrix<float, Backend>& group_scales() const noexcept { return group_scales_; }
   float offset() const noexcept { return offset_; }  ///< the mean of the blocks' scales
 
-  /// All elements. T is any scalar of the backend, with the same values, rounded to it. Throws
-  /// std::invalid_argument for another shape.
+  /// Writes all elements, rounded to T, to `to` [rows, columns]. T is any scalar type of the
+  /// backend. Throws std::invalid_argument for another shape.
   template <class T>
   void dequantize(MatrixView<T, Backend> to) const {
     dequantize_rows(0, rows_, to);
   }
 
-  /// `count` rows from `first` on, into as many: the panels of a product.
+  /// Writes `count` rows from row `first` on, rounded to T, to `to` [count, columns]. Throws
+  /// std::invalid_argument for rows that do not exist and for another shape.
   template <class T>
   void dequantize_rows(Index first, Index count, MatrixView<T, Backend> to) const {
     if (first < 0 || count < 0 || first > rows_ - count || to.rows != count ||

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The linear maps of a branch that share an input, fused: dense or in NF4, trained themselves or
-// through adapters.
+// The linear maps of a branch that share an input, fused into one matrix. Dense or in NF4; trained
+// directly or through adapters.
 #pragma once
 
 #include <algorithm>
@@ -22,30 +22,30 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// y [tokens, output] = x [tokens, input] W^T, where W's rows are those of one or more linear maps
-/// below each other (q_proj, k_proj and v_proj), with the adapters of a LoraConfig on some or all
-/// of them. Adapters of one Projection see the same dropped-out input. Names: the base has those it
-/// is made with ("q_proj.weight"), adapters "q_proj.lora_A.weight" and "q_proj.lora_B.weight", as
-/// in PEFT.
+/// y [tokens, output] = x [tokens, input] W^T. W stacks the rows of one or more linear maps (for
+/// example q_proj, k_proj and v_proj). A LoraConfig may put adapters on some or all of the maps;
+/// the adapters of one Projection share the same dropout mask. The weights have the names that the
+/// constructor is given ("q_proj.weight"); adapters are named "q_proj.lora_A.weight" and
+/// "q_proj.lora_B.weight", as in PEFT.
 ///
-/// The owner keeps u, what forward computed for the adapters, from forward to backward, and sees to
-/// the input.
+/// The owner saves two tensors from forward to backward: the input x, and u [tokens,
+/// adapter_width()], the scaled product of the input and lora_a.
 template <class T, class Backend = Cpu>
 class Projection {
  public:
-  using Tensor = Matrix<T, Backend>;                  ///< what is made here
-  using View = MatrixView<T, Backend>;                ///< of its operands
-  using ConstView = MatrixView<const T, Backend>;     ///< of those that are only read
-  using Part = typename Parameter<T, Backend>::Part;  ///< a linear map: the name of its weight and
-                                                      ///< its outputs
+  using Tensor = Matrix<T, Backend>;                  ///< temporary tensors
+  using View = MatrixView<T, Backend>;                ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;     ///< of inputs
+  using Part = typename Parameter<T, Backend>::Part;  ///< a linear map: name of its weight, and
+                                                      ///< number of outputs
 
   Parameter<T, Backend>
-      weight;  ///< [output, input]; of no rows when quantised; frozen when there are adapters
-  Parameter<T, Backend> lora_a;  ///< [adapters * rank, input]
-  Parameter<T, Backend> lora_b;  ///< [outputs with an adapter, rank]
+      weight;  ///< [output, input]; no rows if quantised; frozen if there are adapters
+  Parameter<T, Backend> lora_a;  ///< [number of adapters * rank, input]
+  Parameter<T, Backend> lora_b;  ///< [outputs of the maps with adapters, rank]
 
-  /// Uninitialised, but for the adapters' B: zeros, so that they begin as nothing. Throws what
-  /// require_valid does.
+  /// Leaves all values uninitialised except lora_b, which is 0, so that adapters start without
+  /// effect. Throws what require_valid throws.
   Projection(std::vector<Part> parts, Index input, const LoraConfig& adaptation,
              BasicMemoryPool<Backend> workspace)
       : weight(checked(adaptation).quantize ? std::vector<Part>{} : parts, input),
@@ -65,7 +65,7 @@ class Projection {
       stream_ = (stream_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;  // FNV-1a
   }
 
-  /// The elements of u for a token.
+  /// Elements of u per token for a projection of the maps `names`.
   static Index adapter_width(std::initializer_list<std::string_view> names,
                              const LoraConfig& adaptation) {
     Index width = 0;
@@ -73,19 +73,20 @@ class Projection {
       width += adaptation.adapts(name) ? adaptation.rank : 0;
     return width;
   }
-  Index adapter_width() const noexcept { return lora_a.rows(); }  ///< the same of this one
+  Index adapter_width() const noexcept { return lora_a.rows(); }  ///< elements of u per token
 
-  /// visit(Parameter<T>&) for those that hold values: the weight unless quantised, then the
-  /// adapters.
+  /// Calls visit(Parameter<T>&) for each parameter that has values: the weight, unless it is
+  /// quantised, then the adapters.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     if (weight.rows() > 0) visit(weight);
     if (lora_a.rows() > 0) visit(lora_a), visit(lora_b);
   }
 
-  // ---- passes
+  // ---- forward and backward
 
-  /// y (=|+=) the maps of x, and u [tokens, adapter_width()] for the backward pass.
+  /// y [tokens, output] (=|+=) the maps of x [tokens, input]. Also writes u [tokens,
+  /// adapter_width()] for the backward pass.
   void forward(View y, ConstView x, Accumulate mode, View u) const {
     for_each_panel([&](Index first, ConstView rows) {
       gemm_nt(y.columns_from(first, rows.rows), x, rows, mode);
@@ -99,7 +100,7 @@ class Projection {
     });
   }
 
-  /// The gradient of u, which both functions below need.
+  /// The gradient of u, an argument of backward_parameters and backward_input.
   Tensor adapter_gradient(ConstView grad_output) const {
     if (adapter_width() == 0) return {};
     Tensor grad_u(grad_output.rows, adapter_width(), workspace_);
@@ -111,12 +112,12 @@ class Projection {
     return grad_u;
   }
 
-  /// Whether backward_parameters has anything to do, and needs x.
+  /// Whether any parameter is trained: backward_parameters then has work to do and needs x.
   bool trainable() const noexcept {
     return weight.trained || (adapter_width() > 0 && (lora_a.trained || lora_b.trained));
   }
 
-  /// The gradients of what trains.
+  /// Computes the gradients of the trained parameters.
   void backward_parameters(ConstView grad_output, ConstView x, ConstView u, const Tensor& grad_u) {
     if (weight.trained) {
       const Accumulate mode = weight.begin_gradient();
@@ -139,8 +140,8 @@ class Projection {
     }
   }
 
-  /// grad_x = the gradient of x. grad_x may be the x that backward_parameters was given, once that
-  /// has returned.
+  /// grad_x = the gradient of x. grad_x may be the x that was passed to backward_parameters, after
+  /// that call has returned.
   void backward_input(View grad_x, ConstView grad_output, const Tensor& grad_u) const {
     for_each_panel([&](Index first, ConstView rows) {
       gemm_nn(grad_x, grad_output.columns_from(first, rows.rows), rows,
@@ -154,24 +155,24 @@ class Projection {
     ops::accumulate(grad_x, share.view());
   }
 
-  // ---- the base, for checkpoints
+  // ---- the base weights, for checkpoints
 
-  /// The linear maps, from the first row down.
+  /// The linear maps, from the first row of the weight down.
   const std::vector<Part>& parts() const noexcept { return parts_; }
   Index input() const noexcept { return input_; }                        ///< columns of the weight
-  const LoraConfig& adaptation() const noexcept { return adaptation_; }  ///< as it was made
+  const LoraConfig& adaptation() const noexcept { return adaptation_; }  ///< as constructed
 
-  /// The first element of a linear map's weight, null where the base is quantised.
+  /// First element of a linear map's weight; null if the base is quantised.
   T* weight_of(std::size_t part) noexcept {
     return quantized_.empty() ? weight.value().row(first_row(part)) : nullptr;
   }
 
-  /// Its codes where the base is quantised; throws std::out_of_range where it is not.
+  /// The codes of a linear map's weight. Throws std::out_of_range if the base is not quantised.
   const BasicNf4Matrix<Backend>& quantized(std::size_t part) const { return quantized_.at(part); }
 
-  /// Gives the weight of a linear map its values [outputs, input], quantising them where the base
-  /// is. Throws std::invalid_argument for another shape and, where it quantises, for values that
-  /// are not finite.
+  /// Sets the weight of a linear map to `values` [outputs, input], and quantises them if the base
+  /// is quantised. Throws std::invalid_argument for another shape and, if it quantises, for values
+  /// that are not finite.
   void set_weight(std::size_t part, MatrixView<const float> values) {
     require_shape(part, values.rows, values.columns);
     if (!quantized_.empty()) {
@@ -181,15 +182,15 @@ class Projection {
     upload(weight.value().rows_from(first_row(part), parts_.at(part).rows), values);
   }
 
-  /// The same of a base that is quantised, with codes that are there already. Throws
-  /// std::out_of_range where it is not, and std::invalid_argument for another shape.
+  /// Sets the weight of a linear map in a quantised base from existing codes. Throws
+  /// std::out_of_range if the base is not quantised, and std::invalid_argument for another shape.
   void set_weight(std::size_t part, BasicNf4Matrix<Backend> codes) {
     require_shape(part, codes.rows(), codes.columns());
     quantized_.at(part) = std::move(codes);
   }
 
-  /// The weight of a linear map [outputs, input], with its adapter merged into it: W + alpha / rank
-  /// * B A.
+  /// Writes the weight of a linear map, with its adapter merged, to values [outputs, input]: W +
+  /// alpha / rank * B A.
   void merged_weight(std::size_t part, View values) const {
     const Index outputs = parts_.at(part).rows;
     if (!quantized_.empty())
@@ -205,7 +206,7 @@ class Projection {
     });
   }
 
-  /// Bytes of the base.
+  /// Bytes of the base weights.
   std::size_t base_bytes() const noexcept {
     std::size_t bytes = weight.size() * sizeof(T);
     for (const BasicNf4Matrix<Backend>& part : quantized_) bytes += part.bytes();
@@ -213,10 +214,10 @@ class Projection {
   }
 
  private:
-  // Rows of a quantised base that are expanded at a time. On the host few enough to stay in a cache
-  // of some megabytes, and as many as a product's block has depth, so that it works as well on the
-  // panels as on the whole. On a device 512 MiB of BFloat16, a whole weight of most models: each
-  // panel more reads and writes the input's gradient once more.
+  // Rows of a quantised base that are dequantised at a time. On the host 256: a panel stays in a
+  // cache of some megabytes, and 256 is the depth of a product's block, so the product is as fast
+  // on panels as on the whole. On a device a panel has 512 MiB in BFloat16, a whole weight in
+  // most models: each further panel reads and writes the input's gradient once more.
   Index panel_rows() const noexcept {
     return std::same_as<Backend, Cpu>
                ? 256
@@ -260,7 +261,7 @@ class Projection {
     return first;
   }
 
-  // visit(first output, outputs, first row of lora_a, first row of lora_b) for each adapter.
+  // Calls visit(first output, outputs, first row of lora_a, first row of lora_b) for each adapter.
   template <class Visit>
   void for_each_adapter(const Visit& visit) const {
     Index output = 0, row_a = 0, row_b = 0;
@@ -274,7 +275,8 @@ class Projection {
     }
   }
 
-  // visit(first output, rows of the base): all at once, or expanded panel by panel.
+  // Calls visit(first output, rows of the base): once if the base is dense, else for each
+  // dequantised panel.
   template <class Visit>
   void for_each_panel(const Visit& visit) const {
     if (quantized_.empty()) return visit(Index(0), weight.value());
@@ -304,8 +306,8 @@ class Projection {
   std::vector<Part> parts_;
   Index input_;
   LoraConfig adaptation_;
-  std::vector<char> adapted_;                       // by part
-  std::vector<BasicNf4Matrix<Backend>> quantized_;  // by part; empty: dense
+  std::vector<char> adapted_;                       // one per part
+  std::vector<BasicNf4Matrix<Backend>> quantized_;  // one per part; empty if the base is dense
   mutable BasicMemoryPool<Backend> workspace_;      // a handle
   std::uint64_t stream_ = 0xcbf29ce484222325u;
 };

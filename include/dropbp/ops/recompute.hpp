@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// An operation that saves its input alone and computes the rest again in its backward pass (Chen et
-// al. 2016, "Training Deep Nets with Sublinear Memory Cost").
+// Activation recomputation: an operation saves only its input and repeats its forward pass in its
+// backward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
 #pragma once
 
 #include <memory>
@@ -14,13 +14,14 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Op, an Operation on Matrix<T, Backend>, with less memory and one more forward pass for each
-/// backward pass, and the same bits. Everything else of Op is there as it was: parameters,
-/// configuration, FLOPs. Composes with dropping: a dropped branch neither saves nor computes again.
+/// Wraps Op, an Operation on Matrix<T, Backend>. It needs less memory, runs one more forward pass
+/// per backward pass, and gives the same bits. All other members of Op (parameters, configuration,
+/// FLOPs) are inherited. Recomputation and dropping combine: a dropped branch neither saves nor
+/// recomputes.
 ///
-/// Op's own Saved lives within a backward pass only: give Op the workspace as its pool of saved
-/// activations. It is in ops/, not in the core, because the copy of the input needs memory from
-/// somewhere, which Matrix takes from a pool.
+/// While enabled, Op's own Saved lives only within a backward pass, so give Op the workspace as its
+/// pool of saved activations. The class is in ops/, not in the core, because it allocates the copy
+/// of the input as a Matrix from a pool.
 template <class Op, class T, class Backend = Cpu>
 class Recompute : public Op {
   static_assert(dropbp::detail::has_saved<Op>,
@@ -35,21 +36,22 @@ class Recompute : public Op {
       dropbp::detail::has_backward<Op, Matrix<T, Backend>, Args&...> && runs_forward<Args...>;
 
  public:
-  /// As Op's: while it is enabled, backward leaves Saved as it was in any case.
+  /// Equal to Op's value, which matters while recomputation is disabled. While it is enabled,
+  /// backward never changes Saved.
   static constexpr bool backward_is_repeatable = dropbp::detail::says_backward_is_repeatable<Op>;
 
   /// What backward needs.
   struct Saved {
-    Matrix<T, Backend> x;     ///< the input; empty while disabled
-    typename Op::Saved rest;  ///< while disabled: what Op saves
+    Matrix<T, Backend> x;     ///< the input; empty if recomputation is disabled
+    typename Op::Saved rest;  ///< what Op saves if recomputation is disabled
   };
 
-  /// Copies of inputs come from `saved`. With `enabled` false it is Op itself: whoever decides at
-  /// run time needs one type.
+  /// Allocates copies of the inputs from `saved`. If `enabled` is false, the object behaves like
+  /// Op, so that a run-time choice needs only one type.
   Recompute(Op op, BasicMemoryPool<Backend> saved, bool enabled = true)
       : Op(std::move(op)), pool_(std::move(saved)), enabled_(enabled) {}
 
-  bool enabled() const noexcept { return enabled_; }  ///< false: Op itself
+  bool enabled() const noexcept { return enabled_; }  ///< false: behaves like Op
 
   /// f(x).
   template <class... Args>
@@ -65,7 +67,7 @@ class Recompute : public Op {
     Op::forward_residual(x, keep(x, saved), args...);
   }
 
-  /// J^T grad_output, and the gradients of the trained parameters.
+  /// Returns J^T grad_output and computes the gradients of the trained parameters.
   template <class... Args>
     requires runs_backward<Args...>
   auto backward(const Matrix<T, Backend>& grad_output, Saved& saved, Args&&... args) {
@@ -74,7 +76,7 @@ class Recompute : public Op {
     return Op::backward(grad_output, rest, args...);
   }
 
-  /// grad += J^T grad, and the gradients of the trained parameters.
+  /// grad += J^T grad; also computes the gradients of the trained parameters.
   template <class... Args>
     requires(dropbp::detail::has_backward_residual<Op, Matrix<T, Backend>, Args&...> &&
              runs_forward<Args...>)
@@ -84,7 +86,7 @@ class Recompute : public Op {
     Op::backward_residual(grad, rest, args...);
   }
 
-  /// The gradients of the trained parameters only.
+  /// Computes only the gradients of the trained parameters.
   template <class... Args>
     requires(dropbp::detail::has_backward_parameters<Op, Matrix<T, Backend>, Args&...> &&
              runs_forward<Args...>)
@@ -96,7 +98,8 @@ class Recompute : public Op {
   }
 
  private:
-  // Where Op is to save.
+  // Saves the input if recomputation is enabled. Returns where Op is to save its own activations,
+  // or null.
   typename Op::Saved* keep(const Matrix<T, Backend>& x, Saved* saved) {
     if (saved == nullptr) return nullptr;
     if (!enabled_) return std::addressof(saved->rest);

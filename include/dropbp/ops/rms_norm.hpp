@@ -13,8 +13,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// y [rows, hidden] = norm(x); rstd [rows] = 1 / sqrt(mean(x^2) + eps), which the backward pass
-/// needs. w [hidden].
+/// y [rows, hidden] = norm(x), with weight w [hidden]. rstd [rows] = 1 / sqrt(mean(x^2) + eps),
+/// which the backward pass needs.
 template <class T, class Backend = Cpu>
 void rms_norm_forward(MatrixView<T, Backend> y, Statistic<T>* rstd,
                       std::type_identity_t<MatrixView<const T, Backend>> x, const T* w,
@@ -22,7 +22,7 @@ void rms_norm_forward(MatrixView<T, Backend> y, Statistic<T>* rstd,
   kernels<op::rms_norm, T, Backend>::forward(y, rstd, x, w, eps);
 }
 
-/// The same y, bit for bit, from the rstd of the forward pass: cheaper than keeping y.
+/// Recomputes y from rstd with the same bits, so that y need not be saved.
 template <class T, class Backend = Cpu>
 void rms_norm_recompute(MatrixView<T, Backend> y,
                         std::type_identity_t<MatrixView<const T, Backend>> x, const T* w,
@@ -30,10 +30,10 @@ void rms_norm_recompute(MatrixView<T, Backend> y,
   kernels<op::rms_norm, T, Backend>::recompute(y, x, w, rstd);
 }
 
-/// grad_input (=|+=) the gradient of x, given that of y; with an empty grad_input (data == nullptr)
-/// only the weight's. The weight's gradient goes where its contract says, unless it is frozen. `+=`
-/// joins the residual path in the same pass. Sums of the weight's gradient go over fixed chunks of
-/// rows: two runs give the same bits.
+/// grad_input (=|+=) the gradient of x, given the gradient of y. If grad_input.data is null,
+/// computes only the weight's gradient. Accumulate::add adds the gradient of the residual path in
+/// the same pass. Also computes the gradient of a trained weight; its sum over rows has fixed
+/// chunks, so two runs give the same bits.
 template <class T, class Backend = Cpu>
 void rms_norm_backward(MatrixView<T, Backend> grad_input, Accumulate mode,
                        std::type_identity_t<MatrixView<const T, Backend>> grad_output,

@@ -14,12 +14,13 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Cosines and sines of the angles position / theta^(2 i / head_size), [max_sequence, head_size /
-/// 2], computed in double on the host. T is that of the rows that are rotated.
+/// Tables of cos and sin of the angles position / theta^(2 i / head_size), [max_sequence,
+/// head_size / 2], computed in double on the host. T is the scalar type of the rows that are
+/// rotated.
 template <class T, class Backend = Cpu>
 class RopeTable {
  public:
-  using Element = Statistic<T>;  ///< of the table
+  using Element = Statistic<T>;  ///< scalar type of the tables
 
   /// Throws std::invalid_argument for an odd head_size.
   RopeTable(Index max_sequence, Index head_size, double theta = 10000.0) {
@@ -35,11 +36,11 @@ class RopeTable {
     cosine_ = moved_to<Backend>(std::move(cosine)), sine_ = moved_to<Backend>(std::move(sine));
   }
 
-  Index max_sequence() const noexcept { return cosine_.rows(); }      ///< positions
-  Index head_size() const noexcept { return 2 * cosine_.columns(); }  ///< elements of a head
-  /// [max_sequence - position, head_size / 2], in the backend's memory.
+  Index max_sequence() const noexcept { return cosine_.rows(); }      ///< number of positions
+  Index head_size() const noexcept { return 2 * cosine_.columns(); }  ///< elements per head
+  /// Cosines from `position` on: [max_sequence - position, head_size / 2], in the backend's memory.
   const Element* cosine(Index position = 0) const noexcept { return cosine_.row(position); }
-  /// The same of sines.
+  /// Sines from `position` on: [max_sequence - position, head_size / 2], in the backend's memory.
   const Element* sine(Index position = 0) const noexcept { return sine_.row(position); }
 
  private:
@@ -55,7 +56,7 @@ class RopeTable {
 };
 
 /// Rotates, in place, the first `heads` heads of each row of x [batch * sequence, >= heads *
-/// head_size]; row t stands at position t % sequence.
+/// head_size]. Row t has position t % sequence.
 template <class T, class Backend = Cpu>
 void rope(MatrixView<T, Backend> x, const RopeTable<T, Backend>& table, Index heads, Index sequence,
           Rotation rotation) {

@@ -12,17 +12,16 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// out [rows, m] = silu(gate) * up, with gate_up [rows, 2 m]: gate in the first half of a row, up
-/// in the second.
+/// out [rows, m] = silu(gate) * up. Each row of gate_up [rows, 2 m] holds gate, then up.
 template <class T, class Backend = Cpu>
 void swiglu_forward(MatrixView<T, Backend> out,
                     std::type_identity_t<MatrixView<const T, Backend>> gate_up) {
   kernels<op::swiglu, T, Backend>::forward(out, gate_up);
 }
 
-/// In one pass over the rows: grad_gate_up [rows, 2 m] from the gradient of out, and out itself
-/// recomputed over it: out_gradient [rows, m] holds d loss / d out on entry and out on return,
-/// ready for the down projection's weight gradient.
+/// In one pass: computes grad_gate_up [rows, 2 m], and recomputes out in place. out_gradient [rows,
+/// m] holds the gradient of out on entry and out itself on return, which the weight gradient of the
+/// down projection needs.
 template <class T, class Backend = Cpu>
 void swiglu_backward(MatrixView<T, Backend> grad_gate_up,
                      std::type_identity_t<MatrixView<T, Backend>> out_gradient,

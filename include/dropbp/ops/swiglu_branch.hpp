@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The MLP branch of a LLaMA block as an Operation: x -> down(silu(gate(n)) * up(n)) with n =
+// The MLP branch of a LLaMA block as an Operation: x -> down(silu(gate(n)) * up(n)), with n =
 // rms_norm(x).
 #pragma once
 
@@ -20,36 +20,36 @@ namespace ops {
 /// Sizes of a SwiGLU branch.
 struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
-  Index intermediate = 0;  ///< units
-  double norm_eps = 1e-5;  ///< of the RMS norm
+  Index intermediate = 0;  ///< width of the hidden layer
+  double norm_eps = 1e-5;  ///< of the RMSNorm
   LoraConfig adaptation =
-      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen as well
+      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
 };
 
 /// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
-/// one saved state.
+/// the same Saved.
 template <class T, class Backend = Cpu>
 class SwiGLUBranch {
  public:
-  static constexpr bool backward_is_repeatable = true;  ///< it leaves Saved as it was
+  static constexpr bool backward_is_repeatable = true;  ///< backward does not change Saved
 
-  using Tensor = Matrix<T, Backend>;                 ///< what it takes and gives
-  using Statistics = Matrix<Statistic<T>, Backend>;  ///< at least float
+  using Tensor = Matrix<T, Backend>;                 ///< inputs and outputs
+  using Statistics = Matrix<Statistic<T>, Backend>;  ///< of type float or wider
 
-  /// What backward needs and cannot recompute in one pass over a row.
+  /// What backward needs and cannot recompute in one pass over the rows.
   struct Saved {
     Tensor x;         ///< [tokens, hidden]
     Statistics rstd;  ///< [1, tokens]
     Tensor gate_up;   ///< [tokens, 2 * intermediate]
-    Tensor u;         ///< [tokens, adapters of gate_up * rank]
-    Tensor u_down;    ///< [tokens, rank], if down_proj has an adapter
+    Tensor u;         ///< [tokens, rank * number of adapters on gate and up]
+    Tensor u_down;    ///< [tokens, rank] if down_proj has an adapter
   };
 
   Parameter<T, Backend> norm;      ///< [1, hidden]
   Projection<T, Backend> gate_up;  ///< [2 * intermediate, hidden]: gate_proj above up_proj
   Projection<T, Backend> down;     ///< [hidden, intermediate]
 
-  /// `prefix` leads the parameters' Hugging Face names ("model.layers.0.").
+  /// `prefix` precedes the parameters' Hugging Face names ("model.layers.0.").
   SwiGLUBranch(const SwiGLUConfig& config, BasicBranchMemory<Backend> memory,
                const std::string& prefix = "")
       : norm(prefix + "post_attention_layernorm.weight", 1, checked(config).hidden),
@@ -63,26 +63,28 @@ class SwiGLUBranch {
     norm.trained = !config.adaptation.enabled();
   }
 
-  const SwiGLUConfig& config() const noexcept { return config_; }  ///< as it was made
+  const SwiGLUConfig& config() const noexcept { return config_; }  ///< as constructed
 
-  /// visit(Parameter<T, Backend>&) for each, trained or not; a quantised weight is none.
+  /// Calls visit(Parameter<T, Backend>&) for each parameter, trained or frozen. Quantised weights
+  /// are not visited.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     visit(norm), gate_up.for_each_parameter(visit), down.for_each_parameter(visit);
   }
 
-  /// visit(Projection<T, Backend>&) for each.
+  /// Calls visit(Projection<T, Backend>&) for each projection.
   template <class Visit>
   void for_each_projection(const Visit& visit) {
     visit(gate_up), visit(down);
   }
 
-  /// Whether any parameter trains.
+  /// Whether any parameter is trained.
   bool trainable() const noexcept {
     return norm.trained || gate_up.trainable() || down.trainable();
   }
 
-  /// Of its trained parameters, null where absent: for RunningSensitivity.
+  /// Calls visit with the gradient of each trained parameter, or null if it is absent; for
+  /// RunningSensitivity.
   void for_each_gradient(auto&& visit) {
     for_each_parameter([&](Parameter<T, Backend>& parameter) {
       if (!parameter.trained) return;
@@ -91,7 +93,7 @@ class SwiGLUBranch {
     });
   }
 
-  /// Bytes that one kept branch keeps between forward and backward.
+  /// Bytes that a kept branch saves from forward to backward.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
     const Index adapters = Projection<T, Backend>::adapter_width(
         {"gate_proj", "up_proj", "down_proj"}, config.adaptation);
@@ -100,31 +102,31 @@ class SwiGLUBranch {
            static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);
   }
 
-  /// f(x), from the workspace; saves nothing where `saved` is null.
+  /// f(x), allocated from the workspace. Saves nothing if `saved` is null.
   Tensor forward(const Tensor& x, Saved* saved, const SequenceShape& shape) {
     Tensor y(x.rows(), x.columns(), memory_.workspace);
     run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
     return y;
   }
 
-  /// x += f(x).
+  /// x += f(x). Saves nothing if `saved` is null.
   void forward_residual(Tensor& x, Saved* saved, const SequenceShape& shape) {
     run_forward(x, x.view(), Accumulate::add, saved, shape);
   }
 
-  /// J^T grad_output, and the gradients of the trained parameters.
+  /// Returns J^T grad_output and computes the gradients of the trained parameters.
   Tensor backward(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
     Tensor grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
     run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
     return grad_input;
   }
 
-  /// grad += J^T grad, and the gradients of the trained parameters.
+  /// grad += J^T grad; also computes the gradients of the trained parameters.
   void backward_residual(Tensor& grad, Saved& saved, const SequenceShape& shape) {
     run_backward(grad, grad.view(), Accumulate::add, saved, shape);
   }
 
-  /// The gradients of the trained parameters only.
+  /// Computes only the gradients of the trained parameters.
   void backward_parameters(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
     run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
   }
@@ -141,7 +143,7 @@ class SwiGLUBranch {
     return config;
   }
 
-  // y (=|+=) branch(x); y may be x itself when it adds.
+  // y (=|+=) f(x). With Accumulate::add, y may be x itself.
   void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
                    const SequenceShape& shape) {
     detail::require_branch_input("SwiGLU", x.rows(), x.columns(), shape, config_.hidden);
@@ -167,9 +169,9 @@ class SwiGLUBranch {
     if (saved != nullptr) *saved = std::move(kept);
   }
 
-  // grad_input (=|+=) J^T grad_output and the parameters' gradients; without grad_input (data ==
-  // nullptr) only what the trained parameters need. grad_input may be grad_output itself when it
-  // adds.
+  // grad_input (=|+=) J^T grad_output; also computes the gradients of the trained parameters. If
+  // grad_input.data is null, computes only the parameters' gradients. With Accumulate::add,
+  // grad_input may be grad_output itself.
   void run_backward(const Tensor& grad_output, View grad_input, Accumulate mode, Saved& saved,
                     const SequenceShape& shape) {
     detail::require_branch_input("SwiGLU", grad_output.rows(), grad_output.columns(), shape,
@@ -181,7 +183,7 @@ class SwiGLUBranch {
     if (!below_gate_up && !gate_up.trainable()) {
       if (!down.trainable()) return;
       Tensor activation(tokens, config_.intermediate,
-                        pool);  // that of forward again, and nothing below it
+                        pool);  // recomputed; nothing below it needs a gradient
       swiglu_forward(activation.view(), saved.gate_up.view());
       down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(),
                                down.adapter_gradient(grad_output.view()));
@@ -190,13 +192,13 @@ class SwiGLUBranch {
     Tensor grad_gate_up(tokens, 2 * config_.intermediate, pool);
     {
       const Tensor grad_u = down.adapter_gradient(grad_output.view());
-      Tensor activation(tokens, config_.intermediate, pool);  // its gradient, then itself
+      Tensor activation(tokens, config_.intermediate, pool);  // holds its gradient, then its value
       down.backward_input(activation.view(), grad_output.view(), grad_u);
       swiglu_backward(grad_gate_up.view(), activation.view(), saved.gate_up.view());
       down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(), grad_u);
     }
     const Tensor grad_u = gate_up.adapter_gradient(grad_gate_up.view());
-    Tensor n(tokens, config_.hidden, pool);  // the norm's output, then its gradient
+    Tensor n(tokens, config_.hidden, pool);  // holds the norm's output, then its gradient
     if (gate_up.trainable()) {
       rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
       gate_up.backward_parameters(grad_gate_up.view(), n.view(), saved.u.view(), grad_u);

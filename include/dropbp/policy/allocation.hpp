@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How a FLOPs budget is shared out as drop rates.
+// Allocation policies: they distribute a FLOPs budget over the branches as drop rates.
 #pragma once
 
 #include <concepts>
@@ -14,12 +14,12 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// What an allocation policy decides from.
+/// The input of an allocation policy.
 struct AllocationInput {
   std::span<const double> sensitivities;  ///< of each branch, not negative
   std::span<const double> flops;          ///< of each branch, in any common unit
   double drop_rate = 0.0;                 ///< target rate P
-  double kept_flops = 0.0;  ///< budget (1 - P) * sum of flops for the expected kept FLOPs
+  double kept_flops = 0.0;  ///< budget of the expected kept FLOPs: (1 - P) * sum of flops
 };
 
 namespace detail {
@@ -29,12 +29,13 @@ concept has_allocate = requires(const A& policy, const AllocationInput& input) {
 };
 }  // namespace detail
 
-/// An allocation policy: std::vector<double> allocate(const AllocationInput&) const returns one
-/// rate in [0, 1] a branch, or throws std::invalid_argument for a budget that it cannot keep.
+/// An allocation policy has `std::vector<double> allocate(const AllocationInput&) const`. It
+/// returns one rate in [0, 1] per branch, or throws std::invalid_argument if its rates cannot keep
+/// the budget.
 template <class A>
 concept Allocation = std::copyable<A> && detail::has_allocate<A>;
 
-/// The same rate for every branch, whatever the sensitivities.
+/// The same rate for every branch; ignores the sensitivities.
 struct UniformAllocation {
   /// See Allocation.
   DROPBP_LAZY
@@ -43,16 +44,16 @@ struct UniformAllocation {
   }
 };
 
-/// The published allocation, bit for bit: rates grow in steps of 0.1, always that of the branch
-/// with the smallest sensitivity * (rate + 0.1), up to 0.9, until the budget is kept. Rates are
-/// float32 values. Source: WooSunghyeon/dropbp, allocate_p.cc, whose arithmetic (float32 keys,
-/// double products) this follows. Where that would leave the range of float32, FLOPs and
-/// sensitivities are first multiplied by powers of two, so that any unit will do; a sensitivity
-/// below 2^-248 of the largest counts as 0.
+/// The published allocation, bit for bit. It raises rates in steps of 0.1, up to 0.9, until the
+/// budget is kept. Each step raises the rate of the branch with the smallest sensitivity * (rate +
+/// 0.1). Rates are float32 values. Source: WooSunghyeon/dropbp, allocate_p.cc; this code repeats
+/// its arithmetic (float32 keys, double products). Where that arithmetic would leave the range of
+/// float32, FLOPs and sensitivities are first multiplied by powers of two, so any unit may be used.
+/// A sensitivity below 2^-248 of the largest counts as 0.
 struct GreedyAllocation {
-  double min_rate = 0.0;  ///< every branch is dropped at least this often
+  double min_rate = 0.0;  ///< lower bound of all rates
 
-  /// See Allocation. Throws std::invalid_argument for a target above what rates of 0.9 reach.
+  /// See Allocation. Throws std::invalid_argument for a target that needs rates above 0.9.
   DROPBP_LAZY
   std::vector<double> allocate(const AllocationInput& input) const {
     detail::require_rate(min_rate, "min_rate");
@@ -62,7 +63,7 @@ struct GreedyAllocation {
     const double least = detail::rounded(step + min_rate);
     const auto sensitivity = [&](std::size_t i) {
       const double value = narrowed(input.sensitivities[i], key_shift);
-      return detail::rounded(value * least) < 0x1p-126 ? 0.0 : value;  // no normal float32 as a key
+      return detail::rounded(value * least) < 0x1p-126 ? 0.0 : value;  // subnormal keys count as 0
     };
     const double kept_flops = detail::times_power_of_two(input.kept_flops, flops_shift);
     std::vector<float> rates(input.flops.size(), start);
@@ -79,8 +80,8 @@ struct GreedyAllocation {
     remaining = detail::rounded(remaining * detail::rounded(1.0 - min_rate));
     while (remaining > kept_flops) {
       if (heap.empty()) {
-        // Nine subtractions of a tenth leave a rounding error when exactly everything that is
-        // feasible was asked for.
+        // Nine subtractions of 0.1 leave a rounding error if the target is exactly the largest
+        // feasible one.
         if (remaining <= kept_flops + 1e-6 * total) break;
         detail::throw_invalid(
             "GreedyAllocation drops no branch more often than about 0.9, so the largest feasible "
@@ -103,14 +104,15 @@ struct GreedyAllocation {
     return {rates.begin(), rates.end()};
   }
 
-  bool operator==(const GreedyAllocation&) const = default;  ///< by parameters
+  bool operator==(const GreedyAllocation&) const = default;  ///< equal parameters
 
  private:
   static constexpr double step = 0.1;
   static constexpr double highest = 0.9;
 
-  // What to add to the exponents. Up as far as float32 goes: what the published arithmetic could
-  // hold keeps its bits. Down only where it could not hold the largest.
+  // The exponent of the power of two that scales `values`. It scales up as far as float32 allows,
+  // which keeps the bits of numbers that the published arithmetic could represent. It scales down
+  // only if the largest value exceeds float32.
   DROPBP_LAZY
   static int shift_of(std::span<const double> values) {
     const int shift = 126 - detail::largest_exponent(values);
@@ -129,12 +131,11 @@ struct GreedyAllocation {
     std::uint32_t branch;
     bool before(const Candidate& other) const {
       return key < other.key ||
-             (key == other.key && branch > other.branch);  // ties: the larger index
+             (key == other.key && branch > other.branch);  // ties: the larger index first
     }
   };
 
-  // A binary heap with the first candidate on top; <algorithm> would cost every user of the header
-  // more.
+  // A binary heap with the first candidate on top. <algorithm> would take longer to compile.
   DROPBP_LAZY
   static void push(std::vector<Candidate>& heap, Candidate candidate) {
     std::size_t hole = heap.size();

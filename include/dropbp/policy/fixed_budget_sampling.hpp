@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Plans whose kept branches never exceed a bound.
+// Sampling with an upper bound on the kept branches in every draw.
 #pragma once
 
 #include <cstddef>
@@ -17,47 +17,49 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// What the kept branches are bounded by.
+/// The weight of a branch, whose sum over the kept branches is bounded.
 enum class BranchWeight : std::uint8_t {
   count,  ///< every branch weighs 1
   flops,  ///< its FLOPs
-  bytes   ///< what it saves for its backward pass: FixedBudgetSampling::bytes
+  bytes   ///< the bytes that it saves for its backward pass: FixedBudgetSampling::bytes
 };
 
-/// Exact rates, and what the kept branches weigh stays within one branch of its expectation, in
-/// every draw: by count it is the expectation rounded down or up. That holds within every group and
-/// for all branches together. The pivotal method (Deville, Tillé: "Unequal probability sampling
-/// without replacement through a splitting method", Biometrika 85, 1998) over a random order: two
-/// undecided branches trade keep probability, weight for weight and at fair odds, until one of them
-/// is decided. The last one left of all is decided alone. A fraction of a branch below 1e-9 counts
-/// as rounding.
+/// Drops each branch exactly at its rate. In every draw the total weight of the kept branches
+/// differs from its expectation by at most one branch; with weight `count`, it is the expectation
+/// rounded down or up. This holds for each group and for all branches together. Method: the pivotal
+/// method (Deville, Tillé: "Unequal probability sampling without replacement through a splitting
+/// method", Biometrika 85, 1998) over a random order. Two undecided branches exchange keep
+/// probability in proportion to their weights, until one of them is decided; the odds leave both
+/// rates exact. The last undecided branch is decided alone. Less than 1e-9 of a branch counts as a
+/// rounding error.
 struct FixedBudgetSampling {
-  /// Not infinity: clang++ refuses that under -ffast-math.
+  /// Stands for no cap. Not infinity, because clang++ rejects infinity with -ffast-math.
   static constexpr double no_limit = (std::numeric_limits<double>::max)();
 
-  BranchWeight weigh = BranchWeight::count;  ///< what the bound is on
-  std::vector<double> bytes = {};            ///< one a branch where `weigh` is bytes
-  /// In the unit of the weight. Where the kept branches could weigh more, rates are raised: all
-  /// keep probabilities shrink by one factor. The default is no cap.
+  BranchWeight weigh = BranchWeight::count;  ///< weight of a branch
+  std::vector<double> bytes = {};            ///< one per branch, if `weigh` is bytes
+  /// Upper bound on the total weight of the kept branches, in the unit of the weight. If the rates
+  /// allow more, limit() raises them: it multiplies all keep probabilities by one factor. The
+  /// default is no cap.
   double cap = no_limit;
 
-  /// What its draws need of the rates.
+  /// What draw() needs, computed from the rates.
   struct Prepared {
-    /// A branch that may be kept or dropped.
+    /// An undecided branch: its keep probability is neither 0 nor 1.
     struct Branch {
-      std::uint32_t number;  ///< in the order of the forward pass
+      std::uint32_t number;  ///< index in the order of the forward pass
       std::uint32_t group;   ///< see DropOptions::groups
       double keep;           ///< keep probability
-      double weight;         ///< > 0, in the unit of the weight times a power of two
+      double weight;         ///< > 0, scaled by a power of two
     };
-    std::vector<Branch> undecided;      ///< keep is neither 0 nor 1; group by group
-    std::vector<std::uint8_t> dropped;  ///< of the decided ones
-    std::vector<std::size_t> max_kept;  ///< by group
-    double max_kept_weight = 0.0;       ///< of all groups together
+    std::vector<Branch> undecided;      ///< sorted by group
+    std::vector<std::uint8_t> dropped;  ///< one per branch; 1 if it is always dropped
+    std::vector<std::size_t> max_kept;  ///< by group: most branches that a draw keeps
+    double max_kept_weight = 0.0;       ///< largest total weight that a draw keeps
   };
 
-  /// Throws std::invalid_argument for bytes of another number, not positive or without a finite
-  /// sum, and for a cap that is not positive.
+  /// See Sampling. Throws std::invalid_argument if `bytes` has the wrong size, an element that is
+  /// not positive or no finite sum, and if the cap is not positive.
   DROPBP_LAZY
   Prepared prepare(const SamplingInput& input) const {
     require_weights(input);
@@ -92,7 +94,7 @@ struct FixedBudgetSampling {
     return prepared;
   }
 
-  /// See Sampling. `order`: as many words of working space as branches.
+  /// See Sampling. `order` is working space, one word per branch.
   DROPBP_LAZY
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped,
             std::span<std::uint32_t> order) const {
@@ -100,7 +102,7 @@ struct FixedBudgetSampling {
     const auto& undecided = prepared.undecided;
     for (std::size_t i = 0; i < undecided.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
 
-    Pivot carried;  // what the groups before have left undecided
+    Pivot carried;  // the branch that earlier groups left undecided
     for (std::size_t begin = 0; begin < undecided.size();) {
       std::size_t end = begin;
       while (end < undecided.size() && undecided[end].group == undecided[begin].group) ++end;
@@ -125,15 +127,16 @@ struct FixedBudgetSampling {
           dropped);
   }
 
-  /// How many branches of a group any draw keeps at most; 0 for a group that does not exist.
+  /// The most branches of a group that a draw keeps; 0 for a group that does not exist.
   DROPBP_LAZY
   std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
     return group < prepared.max_kept.size() ? prepared.max_kept[group] : 0;
   }
-  /// What the kept branches of any draw weigh at most.
+  /// The largest total weight that a draw keeps.
   double max_kept_weight(const Prepared& prepared) const { return prepared.max_kept_weight; }
 
-  /// Throws std::invalid_argument for a cap that does not hold more than the heaviest branch.
+  /// See Sampling. Throws std::invalid_argument if the cap is not above the heaviest branch; if all
+  /// weights are equal, the cap may equal them.
   DROPBP_LAZY
   void limit(std::span<double> rates, const SamplingInput& input) const {
     require_weights(input);
@@ -163,18 +166,18 @@ struct FixedBudgetSampling {
       rate = detail::rounded(1.0 - detail::rounded(factor * detail::rounded(1.0 - rate)));
   }
 
-  bool operator==(const FixedBudgetSampling&) const = default;  ///< by parameters
+  bool operator==(const FixedBudgetSampling&) const = default;  ///< equal parameters
 
  private:
-  static constexpr double rounding = 1e-9;  // of a branch
+  static constexpr double rounding = 1e-9;  // a smaller fraction of a branch is a rounding error
 
-  static constexpr double lightest_weight = 0x1p-500;  // of the heaviest: less counts as this
+  static constexpr double lightest_weight = 0x1p-500;  // lower limit, relative to the heaviest
 
   static double with_rounding(double most, double lightest) {
     return detail::rounded(most + detail::rounded(rounding * lightest));
   }
 
-  // What draws of these branches keep at most.
+  // Computes the largest total weight that draws of a set of branches keep.
   struct Bound {
     double certain = 0.0, expected = 0.0, total = 0.0;
     double lightest = no_limit, heaviest = 0.0;
@@ -204,7 +207,7 @@ struct FixedBudgetSampling {
     }
   };
 
-  // A branch, or none, that is not decided yet.
+  // An undecided branch; none if `open` is false.
   struct Pivot {
     std::uint32_t number = 0;
     bool open = false;
@@ -221,9 +224,9 @@ struct FixedBudgetSampling {
       if (open && (keep < rounding || keep > 1.0 - rounding)) decide(keep > 0.5, dropped);
     }
 
-    // Either this branch gains weight from the other, as much as decides one of them, or it gives:
-    // at the odds that leave both keep probabilities as they were in expectation. Becomes the one
-    // that stays open.
+    // Moves keep probability between this branch and `other`, until one of them is decided. The
+    // odds of the direction leave both keep probabilities unchanged in expectation. Afterwards this
+    // object is the branch that stays undecided.
     DROPBP_LAZY
     void meet(Pivot other, double random, std::span<std::uint8_t> dropped) {
       if (!other.open) return;
@@ -260,8 +263,8 @@ struct FixedBudgetSampling {
 
   static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
-  // What to add to the weights' exponents, so that the heaviest lies in [1, 2): in any unit their
-  // sums and their products with probabilities are then within the range of a double.
+  // The exponent of the power of two that scales the heaviest weight to [1, 2). Sums of weights and
+  // their products with probabilities then stay within the range of a double, whatever the unit.
   DROPBP_LAZY
   int shift_of(const SamplingInput& input) const {
     return weigh == BranchWeight::count   ? 0
@@ -299,7 +302,7 @@ struct FixedBudgetSampling {
                             "it overflows a double", "pass them in a larger unit");
   }
 
-  // How many of the lightest fit.
+  // How many of the lightest branches fit into `most`.
   DROPBP_LAZY
   static std::size_t most_within(std::span<const double> weights, double most) {
     const std::vector<std::uint32_t> order = detail::descending(weights);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The rates that cost the least sensitivity for a FLOPs budget.
+// The rates with the least total sensitivity for a FLOPs budget.
 #pragma once
 
 #include <bit>
@@ -19,37 +19,38 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// phi(p) = p^2: a branch hurts the more the more often it is dropped already. The objective whose
-/// margins the published allocation evens out.
+/// phi(p) = p^2: each further drop costs more, the higher the rate already is. The published
+/// allocation equalises the marginal cost of this objective, in steps of 0.1.
 struct SquaredRate {
-  static double rate_at(double slope) { return slope / 2.0; }  ///< where 2 p = slope
+  static double rate_at(double slope) { return slope / 2.0; }  ///< solves 2 p = slope
 };
 
-/// phi(p) = p / (1 - p): the variance of a gradient that is dropped with rate p and scaled by 1 /
+/// phi(p) = p / (1 - p): the variance of a gradient that is dropped at rate p and scaled by 1 /
 /// (1 - p) when kept.
 struct ScaledVariance {
-  /// Where 1 / (1 - p)^2 = slope; 0 for slopes up to 1.
+  /// Solves 1 / (1 - p)^2 = slope; 0 for slopes up to 1.
   static double rate_at(double slope) {
     if (!(slope > 1.0)) return 0.0;
     return 1.0 - detail::rounded(1.0 / detail::rounded(detail::square_root(slope)));
   }
 };
 
-/// A convex phi on [0, 1], given by the inverse of its derivative: rate_at(slope) is the rate at
-/// which phi' is `slope`, for slopes from 0 to infinity. It must not decrease; what lies outside
-/// the bounds is clipped.
+/// A convex function phi on [0, 1], given by the inverse of its derivative: rate_at(slope) is the
+/// rate p with phi'(p) = slope, for slopes from 0 to infinity. rate_at must not decrease. A result
+/// outside the bounds is clipped to them.
 template <class O>
 concept AllocationObjective = std::copyable<O> && requires(const O& objective, double slope) {
   { objective.rate_at(slope) } -> std::same_as<double>;
 };
 
 /// Minimises sum_i S_i phi(p_i) over all rates within the bounds whose expected kept FLOPs keep the
-/// budget: exactly, up to the rounding of doubles. By convexity p_i = clip((phi')^-1(lambda f_i /
-/// S_i)) with one lambda for all branches (Boyd, Vandenberghe: "Convex optimization", 5.5.3), which
-/// is the smallest double that keeps the budget: 63 passes over the branches. Branches without
-/// sensitivity are dropped first, all at one rate; those without FLOPs stay at their lowest rate,
-/// since dropping them saves nothing. Only the ratios of sensitivities and of FLOPs matter. Where
-/// x87 computes (32-bit x86 without SSE2) the last bits of a rate may differ from other builds.
+/// budget, exactly up to the rounding of doubles. Because phi is convex, p_i =
+/// clip((phi')^-1(lambda f_i / S_i)) with one lambda for all branches (Boyd, Vandenberghe: "Convex
+/// optimization", 5.5.3). lambda is the smallest double that keeps the budget; bisection over its
+/// bits takes 63 passes over the branches. Branches with sensitivity 0 are dropped first, all at
+/// one rate. Branches with 0 FLOPs stay at their lowest rate, because dropping them saves nothing.
+/// Only the ratios of sensitivities and the ratios of FLOPs matter. On 32-bit x86 without SSE2, the
+/// last bits of a rate may differ from other builds.
 template <class Objective>
 struct OptimalAllocation {
   static_assert(
@@ -57,17 +58,17 @@ struct OptimalAllocation {
       "dropbp: an objective of OptimalAllocation is a copyable type with double rate_at(double "
       "slope) const, the inverse of phi's derivative. SquaredRate{} is the default.");
 
-  std::vector<double> min_rates = {};  ///< one a branch, or one for all; none: 0
+  std::vector<double> min_rates = {};  ///< one per branch, one for all, or empty for 0
   std::vector<double> max_rates =
-      {};  ///< one a branch, or one for all; none: 1. A branch that is always dropped never trains
+      {};  ///< one per branch, one for all, or empty for 1; a branch with rate 1 never trains
   [[no_unique_address]] Objective objective = {};  ///< phi
 
-  /// Throws std::invalid_argument for bounds that are not rates, out of order or of another number,
-  /// and for a target above what max_rates allow.
+  /// See Allocation. Throws std::invalid_argument if bounds are outside [0, 1], have the wrong size
+  /// or a minimum above the maximum, and if the target needs rates above max_rates.
   std::vector<double> allocate(const AllocationInput& input) const {
     const std::size_t size = input.flops.size();
-    // In a unit of which the largest has 1 to 2: products and sums are then within the range of a
-    // double.
+    // Scaled so that the largest FLOPs lie in [1, 2): products and sums then stay within the range
+    // of a double.
     const int shift = -detail::largest_exponent(input.flops);
     const double kept_flops = detail::times_power_of_two(input.kept_flops, shift);
     const std::vector<Branch> branches = prepare(input, shift);
@@ -83,7 +84,8 @@ struct OptimalAllocation {
       return kept <= kept_flops;
     };
 
-    // Nothing, then more and more of what costs nothing, then more and more of everything.
+    // First tries the lowest rates, then raises the rate of branches with sensitivity 0, then all
+    // rates.
     constexpr double largest = (std::numeric_limits<double>::max)();
     if (keeps_budget(0.0, 0.0)) return rates;
     if (keeps_budget(0.0, 1.0)) {
@@ -98,14 +100,14 @@ struct OptimalAllocation {
     return rates;
   }
 
-  bool operator==(const OptimalAllocation&) const = default;  ///< by parameters
+  bool operator==(const OptimalAllocation&) const = default;  ///< equal parameters
 
  private:
   struct Branch {
     double flops;  // scaled
     double ratio;  // f / S, scaled
     double min_rate, max_rate;
-    bool free;  // costs nothing to drop, and saves something
+    bool free;  // has FLOPs and sensitivity 0: dropping it costs nothing
   };
 
   double rate(const Branch& branch, double lambda, double even_rate) const {
@@ -153,16 +155,18 @@ struct OptimalAllocation {
     return branches;
   }
 
-  // Of the largest; 0 where that is too little for a double to hold, in every build.
+  // value / largest; 0, in every build, if the quotient is not a normal double.
   static double share(double value, double largest) {
     if (!(largest > 0.0)) return 0.0;
-    // A divisor that the compiler knows to be the same is made a factor by -ffast-math.
+    // rounded() hides from the compiler that the divisor stays the same: -ffast-math would multiply
+    // by its reciprocal.
     const double share = detail::rounded(value / detail::rounded(largest));
     return share < (std::numeric_limits<double>::min)() ? 0.0 : share;
   }
 
-  // Budgets above are sums of rounded products: one that asks for exactly all that is allowed may
-  // seem to ask for more.
+  // Sets every rate to its upper bound. The budget and `kept` are sums of rounded products: for a
+  // target that is exactly the largest feasible one, `kept` may exceed the budget by a rounding
+  // error.
   static void take_highest(double drop_rate, double kept_flops, const std::vector<Branch>& branches,
                            std::vector<double>& rates) {
     double total = 0.0, kept = 0.0;
@@ -194,8 +198,8 @@ struct OptimalAllocation {
     return bounds.empty() ? otherwise : bounds.size() == 1 ? bounds.front() : bounds[branch];
   }
 
-  // The smallest double in (0, high] that is enough, where `high` is and 0 is not: positive doubles
-  // are in the order of their bits.
+  // The smallest double in (0, high] for which `enough` is true, given that it is true for `high`
+  // and false for 0. Positive doubles are ordered like their bits.
   template <class Enough>
   static double smallest(double high, Enough enough) {
     std::uint64_t below = 0, above = std::bit_cast<std::uint64_t>(high);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Sensitivities from ordinary training steps.
+// Sensitivities estimated from ordinary training steps.
 #pragma once
 
 #include <cstddef>
@@ -16,24 +16,28 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// Estimates the published sensitivity of every branch without extra passes. Most of it is the
-/// squared norm of the branch's own gradients, which vanish when it is dropped. The rest is what
-/// the branch adds to the gradient of all below it: without it theirs would shrink by the ratio r
-/// of the stream's gradient norms above and below the branch, and so it counts (1 - r)^2 times the
-/// own squared norms of all lower branches. By the same token a norm that was observed below
-/// dropped branches is divided by their r^2: it is the one of a complete backward pass that is
-/// wanted. Norms and ratios are averaged exponentially over the steps that kept the branch. Steps
-/// differ in scale, by their batch and where the training is, so what all branches of a step have
-/// in common is divided out first: only ratios between branches mean something, and only they
-/// matter to an allocation.
-/// A branch that was not seen lately, or never, counts as the most sensitive one, so that it is
-/// kept again soon. A value: copy it to keep it, take its state() for a checkpoint. Throws
-/// std::invalid_argument for a decay outside [0, 1).
+/// Estimates the published sensitivity of every branch without extra passes.
+///
+/// The estimate of a branch has two parts. The first is the squared norm of the branch's own
+/// gradients, which vanish when the branch is dropped. The second is the branch's share in the
+/// gradients of all lower branches. Without the branch, those gradients would shrink by the ratio
+/// r: the norm of the residual stream's gradient above the branch divided by the norm below it. The
+/// second part is therefore (1 - r)^2 times the squared norms of all lower branches.
+///
+/// A squared norm that was observed below dropped branches is divided by their r^2, because the
+/// estimate is for a complete backward pass. Norms and ratios are averaged exponentially over the
+/// steps that kept the branch. The scale of a step depends on its batch and on the progress of
+/// training, so the factor that all branches of a step share is divided out first. Only ratios
+/// between branches are meaningful, and allocations use only ratios.
+///
+/// A branch without a recent observation counts as the most sensitive one, so that it is soon kept
+/// again. The class is a value: copy it to keep it, or put state() into a checkpoint.
 class RunningSensitivity {
  public:
-  /// `decay`: weight of the past at each observation. Sensitivities move with the training: longer
-  /// averages were worse in benchmarks/sensitivity_cost. `explore_after`: steps without an
-  /// observation after which an estimate is out of date; 0 for never.
+  /// `decay`: weight of the past at each observation. Sensitivities change during training; longer
+  /// averages did worse in benchmarks/sensitivity_cost. `explore_after`: steps without an
+  /// observation after which an estimate is out of date; 0: never. Throws std::invalid_argument for
+  /// a decay outside [0, 1).
   DROPBP_LAZY
   explicit RunningSensitivity(std::size_t branches, double decay = 0.7,
                               std::uint64_t explore_after = 100)
@@ -46,10 +50,11 @@ class RunningSensitivity {
 
   std::size_t size() const noexcept { return branches_.size(); }  ///< number of branches
 
-  /// The squared norm of a kept branch's own gradients in this step, and r = ||gradient above|| /
-  /// ||gradient below|| of the residual stream; 1 where it is not known. Counts from end_step() on;
-  /// a second observation in a step replaces the first. Throws std::invalid_argument for numbers
-  /// that are not finite or negative; the step's observations are forgotten then.
+  /// Records one observation of a kept branch: the squared norm of its own gradients in this step,
+  /// and r = ||gradient above|| / ||gradient below|| of the residual stream (1 if unknown).
+  /// end_step() adds it to the estimate. A second observation in the same step replaces the first.
+  /// Throws std::invalid_argument for a branch that does not exist and for numbers that are
+  /// negative or not finite; all observations of the step are then discarded.
   DROPBP_LAZY
   void observe(std::size_t branch, double squared_gradient_norm, double stream_ratio = 1.0) {
     const bool numbered = branch < size();
@@ -70,12 +75,12 @@ class RunningSensitivity {
     branches_[branch].now = {true, squared_gradient_norm, stream_ratio};
   }
 
-  /// To be called after each step's observations: the estimates take them in. Branches without one
-  /// were dropped. An estimate that would overflow a double is the largest one.
+  /// Adds the observations of this step to the estimates. Call it once per step. A branch without
+  /// an observation counts as dropped. An estimate that would overflow becomes the largest double.
   DROPBP_LAZY
   void end_step() {
     double growth = 1.0;
-    int most_seen = 0, most_expected = 0;  // exponents
+    int most_seen = 0, most_expected = 0;  // exponents of the largest terms
     bool first = true;
     for (std::size_t i = size(); i-- > 0;) {
       Branch& branch = branches_[i];
@@ -93,7 +98,8 @@ class RunningSensitivity {
       if (first || expected > most_expected) most_expected = expected;
       first = false;
     }
-    // In units of the largest: the sums and their quotient cannot leave the range of a double.
+    // Scaled by the largest terms, so that the sums and their quotient stay within the range of a
+    // double.
     double seen = 0.0, expected = 0.0;
     for (std::size_t i = size(); i-- > 0;) {
       const Branch& branch = branches_[i];
@@ -121,14 +127,15 @@ class RunningSensitivity {
     ++step_;
   }
 
-  /// Whether the branch's estimate is a recent one.
+  /// Whether the branch has an observation that is not out of date (see explore_after).
   DROPBP_LAZY
   bool is_known(std::size_t branch) const {
     const Branch& one = branches_.at(branch);
     return one.weight > 0.0 && (explore_after_ == 0 || step_ - one.last - 1 <= explore_after_);
   }
 
-  /// One estimate a branch, for DropBPHandler::allocate. All equal before the first observation.
+  /// One estimate per branch, for DropBPHandler::allocate. All are equal before the first
+  /// observation.
   DROPBP_LAZY
   std::vector<double> sensitivities() const {
     std::vector<double> result(size());
@@ -148,21 +155,21 @@ class RunningSensitivity {
   }
 
   bool operator==(const RunningSensitivity&) const =
-      default;  ///< the same observations and parameters
+      default;  ///< equal observations and parameters
 
-  /// What was observed, without the parameters; one number a branch in each list.
+  /// The observations without the parameters. Each list has one number per branch.
   struct State {
-    std::vector<double> own;            ///< sums of the squared norms, the older the less
-    std::vector<double> own_weights;    ///< what each sum has of ones
-    std::vector<double> ratios;         ///< the same sums of r
-    std::vector<double> ratio_weights;  ///< what each of these has of ones
+    std::vector<double> own;            ///< exponentially weighted sums of the squared norms
+    std::vector<double> own_weights;    ///< the same sums of ones, which normalise `own`
+    std::vector<double> ratios;         ///< exponentially weighted sums of r
+    std::vector<double> ratio_weights;  ///< the same sums of ones, which normalise `ratios`
     std::vector<std::uint64_t> last;    ///< step of the last observation
-    std::uint64_t step = 0;             ///< steps that have ended
-    bool operator==(const State&) const = default;  ///< of all fields
+    std::uint64_t step = 0;             ///< number of steps that have ended
+    bool operator==(const State&) const = default;  ///< all fields are equal
   };
 
-  /// All that a resumed training needs of it. Between steps: observations that wait for end_step()
-  /// are not in it.
+  /// The state for a checkpoint. Call it between steps: observations that wait for end_step() are
+  /// not included.
   DROPBP_LAZY
   State state() const {
     State state;
@@ -177,8 +184,8 @@ class RunningSensitivity {
     return state;
   }
 
-  /// Goes on from a saved state. Throws std::invalid_argument, with the estimate as it was, for a
-  /// state of another number of branches or one that no observations can lead to.
+  /// Continues from a saved state. Throws std::invalid_argument if the state has another number of
+  /// branches or values that no observations produce; the estimates then stay unchanged.
   DROPBP_LAZY
   void restore(const State& state) {
     for (const std::size_t count : {state.own.size(), state.own_weights.size(), state.ratios.size(),
@@ -212,17 +219,17 @@ class RunningSensitivity {
   }
 
  private:
-  // Of the step that has not ended.
+  // An observation in the current step.
   struct Observation {
     bool pending = false;
     double own = 0.0, ratio = 1.0;
     bool operator==(const Observation&) const = default;
   };
   struct Branch {
-    double own = 0.0, ratio = 0.0;  // sums of the squared norms and of r, the older the less
+    double own = 0.0, ratio = 0.0;  // exponentially weighted sums of the squared norms and of r
     double weight = 0.0,
            ratio_weight =
-               0.0;  // what these sums have of ones: dividing by it corrects the bias of the start
+               0.0;  // the same sums of ones: dividing by them removes the bias towards 0
     std::uint64_t last = 0;
     Observation now;
     double average() const noexcept { return detail::rounded(own / detail::rounded(weight)); }

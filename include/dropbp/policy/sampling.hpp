@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How a plan is drawn from the drop rates.
+// Sampling policies: they draw a plan from the drop rates.
 #pragma once
 
 #include <concepts>
@@ -15,18 +15,18 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// What a sampling policy may look at when the rates change.
+/// The input of a sampling policy when the rates change.
 struct SamplingInput {
   std::span<const double> rates;  ///< of each branch, in [0, 1]
   std::span<const double> flops;  ///< of each branch, in any common unit
-  double drop_rate = 0.0;         ///< the target that the rates were made for
+  double drop_rate = 0.0;         ///< the target that the rates were allocated for
   std::span<const std::uint32_t> groups =
-      {};  ///< of each branch, numbered from 0; none: one group of all
+      {};  ///< of each branch, numbered from 0; empty: one group of all branches
 };
 
 namespace detail {
 
-// A schedule holds one and is copied.
+// A schedule holds a Prepared and is copied.
 template <class S>
 concept has_prepared = std::semiregular<typename S::Prepared>;
 
@@ -61,8 +61,8 @@ concept has_limit = requires(const S& policy, std::span<double> rates, const Sam
   policy.limit(rates, input);
 };
 
-// Optional members that are there but would never be called: they return something else, or are not
-// const.
+// Optional members that exist but would never be called, because they return another type or are
+// not const.
 template <class S>
 concept mistakes_max_kept =
     !has_max_kept<S> && requires(S& policy, const typename S::Prepared& prepared) {
@@ -80,8 +80,8 @@ concept mistakes_limit =
       policy.limit(rates, input);
     };
 
-// Indices from the largest value to the smallest, equal ones in their order. A merge sort, bottom
-// up; <algorithm> would cost every user of the header more than it saves here.
+// Indices in descending order of the values; equal values keep their order. A bottom-up merge sort,
+// because <algorithm> would take longer to compile.
 DROPBP_LAZY
 inline std::vector<std::uint32_t> descending(std::span<const double> values) {
   std::vector<std::uint32_t> order(values.size()), merged(values.size());
@@ -108,28 +108,28 @@ inline std::vector<std::uint32_t> descending(std::span<const double> values) {
 ///   struct Prepared
 ///       a copyable type with a default constructor
 ///   Prepared prepare(const SamplingInput&) const
-///       once for every change of the rates
+///       called once for every change of the rates
 ///   void draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const
-/// draw sets dropped[i] to 1 or 0; it is a pure function of its arguments and allocates nothing. It
-/// may take std::span<std::uint32_t> work, as many words of working space, as a fourth argument.
-/// Optional, for one that bounds what is kept:
+///       sets dropped[i] to 1 or 0 for each branch; a pure function that allocates no memory
+/// draw may take std::span<std::uint32_t> work as a fourth argument: working space, one word per
+/// branch. A policy that bounds the kept branches may also have
 ///   std::size_t max_kept(const Prepared&, std::uint32_t group) const
-///       branches of the group in any draw, at most
+///       the most branches of a group that a draw keeps
 ///   double max_kept_weight(const Prepared&) const
-///       what those of all groups weigh, at most
+///       the largest total weight that a draw keeps, over all groups
 ///   void limit(std::span<double> rates, const SamplingInput&) const
-///       raises rates that keep more than a cap
+///       raises the rates until a cap on the kept weight holds
 template <class S>
 concept Sampling = std::copyable<S> && detail::has_prepared<S> && detail::has_prepare<S> &&
                    (detail::has_draw<S> || detail::has_draw_with_work<S>);
 
-/// Every branch is dropped independently with its own rate: exact marginals; cost and memory vary
-/// from step to step.
+/// Drops every branch independently at its own rate. The rates are exact; cost and memory vary from
+/// step to step.
 struct BernoulliSampling {
-  /// Rates as 53-bit integers: the comparison is then the same on every compiler and under
-  /// -ffast-math. A rate of 0 never drops, a rate of 1 always.
+  /// Rates as 53-bit integers, so that comparisons give the same result on every compiler and with
+  /// -ffast-math. Rate 0 never drops, rate 1 always drops.
   struct Prepared {
-    std::vector<std::uint64_t> thresholds;  ///< of each branch: its rate * 2^53
+    std::vector<std::uint64_t> thresholds;  ///< rate * 2^53 of each branch
   };
 
   /// See Sampling.
@@ -154,15 +154,15 @@ struct BernoulliSampling {
   }
 };
 
-/// The published sampler: independent draws, then further branches are dropped, the highest rate
-/// first (ties: the lowest index), until at least drop_rate * N are. It bounds the kept branches
-/// from above, by count, and drops more than asked: 0.525 in the mean for 64 branches at 0.5.
+/// The published sampler. It draws independently, then drops further branches, highest rate first
+/// (ties: lowest index), until at least drop_rate * N branches are dropped. This bounds the number
+/// of kept branches, but drops more than the target: 0.525 on average for 64 branches at 0.5.
 struct AtLeastTargetSampling {
-  /// What its draws need of the rates.
+  /// What draw() needs, computed from the rates.
   struct Prepared {
-    BernoulliSampling::Prepared independent;        ///< the draws that come first
+    BernoulliSampling::Prepared independent;        ///< the independent draws
     std::vector<std::uint32_t> highest_rate_first;  ///< branches
-    std::size_t least_dropped = 0;                  ///< in any draw, by count
+    std::size_t least_dropped = 0;                  ///< fewest branches that a draw drops
   };
 
   /// See Sampling.
@@ -189,9 +189,8 @@ struct AtLeastTargetSampling {
   }
 
  private:
-  // The smallest count with count / branches >= rate in double precision. The divisor is rounded,
-  // too, so that the compiler cannot turn the quotient into a product with 1 / branches
-  // (-ffast-math).
+  // The smallest count with count / branches >= rate in double precision. The divisor is rounded
+  // too; otherwise -ffast-math would multiply by 1 / branches.
   DROPBP_LAZY
   static std::size_t least_dropped(std::size_t branches, double rate) {
     for (std::size_t count = 0; count < branches; ++count)

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How much a gradient changes when one branch is dropped.
+// Sensitivity policies: they measure how much the gradients change when one branch is dropped.
 #pragma once
 
 #include <concepts>
@@ -26,8 +26,8 @@ namespace detail {
 }  // namespace detail
 
 /// The published default: S_i = sum over trained tensors t of (||g_t|| - ||g_t^(i)||)^2, where
-/// g^(i) is the gradient with only branch i dropped; an absent gradient counts as zero. Needs
-/// NormedTensor gradients. Memory: one double a parameter tensor.
+/// g^(i) is the gradient with only branch i dropped. An absent gradient counts as zero. Needs
+/// NormedTensor gradients. Memory: one double per parameter tensor.
 struct GradientNormSensitivity {
   using Reference = std::vector<double>;  ///< ||g_t|| of each trained tensor
 
@@ -40,7 +40,8 @@ struct GradientNormSensitivity {
     return norms;
   }
 
-  /// See Sensitivity. Throws std::logic_error when the model visits other tensors than before.
+  /// See Sensitivity. Throws std::logic_error if the model visits other tensors than in
+  /// reference().
   template <class Model>
   double difference(const Reference& reference, Model& model) const {
     double sum = 0.0;
@@ -65,16 +66,16 @@ struct GradientNormSensitivity {
   }
 };
 
-/// S_i = sum over trained tensors t of ||g_t - g_t^(i)||^2. Needs ComparableTensor gradients.
-/// Memory: one copy of all gradients.
+/// S_i = sum over trained tensors t of ||g_t - g_t^(i)||^2, with g^(i) as above. Needs
+/// ComparableTensor gradients. Memory: one copy of all gradients.
 struct GradientSensitivity {
   /// A copy of every gradient.
   class Reference {
    public:
-    /// Copies one; null where it is absent.
+    /// Copies one gradient; null if it is absent.
     template <class T>
     void push_back(const T* gradient) {
-      // Entries are untyped so that the gradients of one model may be of several types.
+      // Entries are type-erased, because the gradients of one model may have several types.
       entries_.push_back({nullptr, nullptr, &tag<T>});
       if (gradient == nullptr) return;
       entries_.back().copy = new detail::TensorCopy<T>(*gradient);
@@ -95,12 +96,12 @@ struct GradientSensitivity {
       return gradient == nullptr ? copy->squared_norm() : copy->squared_distance(*gradient);
     }
 
-    Reference() = default;  ///< of no tensor
-    /// Leaves the other one empty.
+    Reference() = default;  ///< holds no tensor
+    /// Leaves `other` empty.
     Reference(Reference&& other) noexcept : entries_(std::move(other.entries_)) {
       other.entries_.clear();
     }
-    /// Swaps the two.
+    /// Swaps the contents.
     Reference& operator=(Reference&& other) noexcept {
       entries_.swap(other.entries_);
       return *this;
@@ -132,7 +133,8 @@ struct GradientSensitivity {
     return copies;
   }
 
-  /// See Sensitivity. Throws std::logic_error when the model visits other tensors than before.
+  /// See Sensitivity. Throws std::logic_error if the model visits other tensors than in
+  /// reference().
   template <class Model>
   double difference(const Reference& reference, Model& model) const {
     double sum = 0.0;
@@ -176,11 +178,11 @@ concept has_difference =
 
 }  // namespace detail
 
-/// A sensitivity policy compares the gradients of two passes:
+/// A sensitivity policy compares the gradients of two backward passes:
 ///   Reference reference(Model&) const
-///       what to remember of the pass with nothing dropped
+///       what to remember of the pass that drops nothing
 ///   double difference(const Reference&, Model&)
-///       the sensitivity, from the pass with one branch dropped
+///       the sensitivity of a branch, after a pass that drops only this branch
 template <class S>
 concept Sensitivity = detail::has_reference<S> && detail::has_difference<S>;
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Host memory through the functions of a device: what is written over device_runtime runs on the
-// host as well.
+// Host memory with the functions of a device, so that code written for device_runtime also runs on
+// the host.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +14,15 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// See the primary template. Memory is aligned to 64 bytes; nothing ever waits.
+/// See the primary template. Memory is aligned to 64 bytes. No function waits.
 template <>
 struct device_runtime<Cpu> {
-  static constexpr std::align_val_t alignment{64};  ///< of all memory
+  static constexpr std::align_val_t alignment{64};  ///< of all blocks, in bytes
   /// Throws std::bad_alloc.
   static void* allocate(std::size_t bytes) { return ::operator new(bytes, alignment); }
-  /// Gives back what allocate gave.
+  /// Releases memory of allocate().
   static void release(void* memory, std::size_t) noexcept { ::operator delete(memory, alignment); }
-  /// memcpy; null for 0 bytes is allowed, here and below.
+  /// memcpy. Null pointers are allowed for 0 bytes, in all functions below too.
   static void copy(void* to, const void* from, std::size_t bytes) noexcept {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
@@ -38,9 +38,9 @@ struct device_runtime<Cpu> {
   static void fill(void* memory, int byte, std::size_t bytes) noexcept {
     if (bytes > 0) std::memset(memory, byte, bytes);
   }
-  static void synchronize() noexcept {}                    ///< nothing is on its way
-  static void require_no_capture(const char*) noexcept {}  ///< nothing is recorded
-  static std::string unavailable_reason() { return {}; }   ///< the host is always there
+  static void synchronize() noexcept {}                    ///< no work is pending
+  static void require_no_capture(const char*) noexcept {}  ///< the host captures no graphs
+  static std::string unavailable_reason() { return {}; }   ///< the host is always available
 };
 
 DROPBP_NAMESPACE_END

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Kernels for contiguous host memory, in plain C++.
+// Kernels for contiguous host memory, in standard C++.
 #pragma once
 
 #include <concepts>
@@ -11,7 +11,7 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// Host memory of float, double or long double: n elements each.
+/// Kernels for n elements of float, double or long double in host memory.
 template <std::floating_point Scalar>
 struct backend_kernels<Cpu, Scalar> {
   /// y += x.
@@ -42,8 +42,8 @@ struct backend_kernels<Cpu, Scalar> {
   }
 
  private:
-  // Eight partial sums in a fixed order: the compiler may vectorise them without being allowed to
-  // reorder additions, so the bits do not depend on the optimisation level.
+  // Eight partial sums in a fixed order: the compiler may vectorise them without reordering
+  // additions, so the bits do not depend on the optimisation level.
   template <class Term>
   static double sum(std::size_t n, Term term) noexcept {
     double lanes[8] = {};

@@ -1,31 +1,31 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What kernel bodies are written over. A body is a functor
+// The interface of CUDA kernels. A kernel body is a functor
 //   struct Body {
 //     static constexpr const char* name = ...;     for error messages
-//     static constexpr unsigned threads = ...;     of a block, always one-dimensional
-//     static constexpr unsigned min_blocks = ...;  resident on a multiprocessor at least, for
-//                                                  __launch_bounds__
+//     static constexpr unsigned threads = ...;     per block; blocks are one-dimensional
+//     static constexpr unsigned min_blocks = ...;  resident blocks per multiprocessor, at least;
+//                                                  for __launch_bounds__
 //     template <class Context>
 //     DROPBP_DEVICE void operator()(Context ctx, Args... args) const;
 //   };
-// in a plain header, that any compiler takes. On a card its context is DeviceContext (launch.cuh);
-// in the tests a host emulator runs each thread as a fiber, so that barriers, shuffles and shared
-// memory run under sanitizers too. A context offers
+// in a plain header that any compiler accepts. On a GPU the context is DeviceContext (launch.cuh).
+// In the tests a host emulator runs each thread as a fiber, so that sanitizers also check barriers,
+// shuffles and shared memory. A context has
 //   unsigned thread(), block(axis = 0), blocks(axis = 0)
 //       threadIdx.x, blockIdx and gridDim
 //   void sync(), sync_warp()
 //   V shuffle_xor(V value, unsigned mask), shuffle(V value, unsigned lane)
-//       all 32 lanes take part; V is 4 or 8 bytes
+//       all 32 lanes take part; V has 4 or 8 bytes
 //   std::byte* shared()
 //       dynamic shared memory, aligned to 16 bytes
 //   Pack<T, N> load<T, N>(const T*), load_streaming<T, N>
-//       one access, aligned to N * sizeof(T) <= 16 bytes; of global memory, which a thread
-//       may read again after it has written there itself
+//       one access to global memory, aligned to N * sizeof(T) <= 16 bytes; a thread may load
+//       what it has stored itself
 //   void store(T*, Pack<T, N>)
 //   Pack<T, N> load_shared<T, N>(const T*), store_shared
-//       the same of shared memory
+//       the same accesses to shared memory
 //   void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2])
 //       mma.m16n8k16, d += a b
 //   void async_copy_16(void* shared, const void* global), async_commit(), async_wait<N>()
@@ -44,59 +44,59 @@ namespace cuda {
 /// Sizes and positions.
 using Index = std::ptrdiff_t;
 
-/// Blocks of a launch and the dynamic shared memory of each.
+/// The number of blocks in a launch, and the dynamic shared memory of each block.
 struct Grid {
   unsigned x = 1;                ///< blocks along the first axis
-  unsigned y = 1;                ///< along the second
-  unsigned z = 1;                ///< along the third
-  std::size_t shared_bytes = 0;  ///< of a block
+  unsigned y = 1;                ///< blocks along the second axis
+  unsigned z = 1;                ///< blocks along the third axis
+  std::size_t shared_bytes = 0;  ///< dynamic shared memory per block
 };
 
-/// Rows of a matrix that lie `stride` elements apart.
+/// Rows of a matrix; neighbouring rows begin `stride` elements apart.
 template <class T>
 struct Rows {
-  T* data;       ///< the first element
-  Index stride;  ///< elements from one row to the next
+  T* data;       ///< first element
+  Index stride;  ///< elements from the start of a row to the start of the next
 
-  /// The same rows, to be read only.
+  /// The same rows, read-only.
   template <class U>
     requires(std::is_same_v<U, const T> && !std::is_const_v<T>)
   DROPBP_HOST_DEVICE operator Rows<U>() const {  // NOLINT: adds const, as a pointer does
     return {data, stride};
   }
 
-  DROPBP_HOST_DEVICE T* row(Index i) const { return data + i * stride; }  ///< its first element
+  DROPBP_HOST_DEVICE T* row(Index i) const { return data + i * stride; }  ///< start of row i
 };
 
-/// Elements that are read or written at once.
+/// Elements that one access reads or writes.
 template <class T, unsigned N>
 struct alignas(N * sizeof(T)) Pack {
   T values[N];  ///< in the order of memory
 };
 
-/// Elements of 16 bytes.
+/// Number of elements in 16 bytes.
 template <class T>
 inline constexpr unsigned full_width = 16 / sizeof(T);
 
-/// Whether `rows` rows of this many columns can be read 16 bytes at a time.
+/// Whether 16-byte accesses can read `rows` rows of `columns` elements.
 template <class T>
 bool is_vectorizable(Rows<T> x, Index rows, Index columns) {
   constexpr Index width = full_width<T>;
   return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 &&
          (rows == 1 || x.stride % width == 0) && columns % width == 0;
 }
-/// The same of however many rows.
+/// Whether 16-byte accesses can read any number of rows of `columns` elements.
 template <class T>
 bool is_vectorizable(Rows<T> x, Index columns) {
   return is_vectorizable(x, 2, columns);
 }
-/// The same of elements without gaps.
+/// Whether 16-byte accesses can read contiguous elements from x on.
 template <class T>
 bool is_vectorizable(const T* x) {
   return reinterpret_cast<std::uintptr_t>(x) % 16 == 0;
 }
 
-/// Rounded up.
+/// count / by, rounded up.
 DROPBP_HOST_DEVICE Index divide_up(Index count, Index by) { return (count + by - 1) / by; }
 
 namespace detail {
@@ -118,8 +118,8 @@ DROPBP_DEVICE float warp_max(Context ctx, float value) {
   return value;
 }
 
-// Of all threads, in all threads. `scratch` holds a V for each warp, and may be used again after
-// the next barrier.
+// The sum of `value` over all threads of the block, returned to all threads. `scratch` holds one V
+// per warp in shared memory, and may be reused after the next barrier.
 template <unsigned threads, class Context, class V>
 DROPBP_DEVICE V block_sum(Context ctx, V value, V* scratch) {
   constexpr unsigned warps = threads / 32;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The functions of device.hpp: stream-ordered memory, copies, the current stream, and what is
-// missing where there is no device.
+// Implements device.hpp: stream-ordered memory, copies, the current CUDA stream, and the reason why
+// no device can be used.
 #if !defined(__CUDACC__)
 #error "dropbp: device.cuh is for .cu files; other files include dropbp/backend/cuda/device.hpp"
 #endif
@@ -24,7 +24,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// Why no device can be used, in one sentence; empty for success.
+/// Why no device can be used, in one sentence; empty for cudaSuccess.
 inline std::string describe_missing_device(cudaError_t error) {
   switch (error) {
     case cudaSuccess:
@@ -49,7 +49,7 @@ inline std::string describe_missing_device(cudaError_t error) {
   }
 }
 
-// The smallest kernel: whether it can be loaded says whether any of this build's can.
+// The smallest kernel. If it cannot be loaded, no kernel of this build can be.
 struct Nothing {
   static constexpr const char* name = "nothing";
   static constexpr unsigned threads = 32;
@@ -63,8 +63,8 @@ inline CUstream_st*& current_stream() noexcept {
   return stream;
 }
 
-// Without this the pool gives all memory back to the driver at each synchronisation and must ask
-// for it again.
+// Makes the pool keep its memory. By default it returns all free memory to the driver at each
+// synchronisation and has to request it again.
 inline void keep_pool_memory() {
   static PerDevice done;
   const int device = current_device();
@@ -78,9 +78,9 @@ inline void keep_pool_memory() {
   if (device < remembered_devices) done.values[device].store(1, std::memory_order_relaxed);
 }
 
-// Whether the device reads pageable memory where it lies (Grace Hopper, and drivers with
-// heterogeneous memory management): CUDA promises only for copies that must be staged that they
-// have been read when they return.
+// Whether the device reads pageable host memory directly (Grace Hopper, and drivers with
+// heterogeneous memory management). CUDA guarantees that a copy has read its source on return only
+// if it stages the copy.
 inline bool reads_pageable_memory() {
   static PerDevice known;  // 1: no, 2: yes
   const int device = current_device();
@@ -96,8 +96,8 @@ inline bool reads_pageable_memory() {
   return state == 2;
 }
 
-// What is made once for a shape or stream may be made while that stream is being captured, and is
-// no part of the graph.
+// Allows the setup that happens once per shape or stream to run while the stream is captured. The
+// setup does not become part of the graph.
 struct AllowedUnderCapture {
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   AllowedUnderCapture() { cudaThreadExchangeStreamCaptureMode(&mode); }
@@ -159,8 +159,8 @@ void Runtime<Tag>::copy_to_device(void* to, const void* from, std::size_t bytes)
   detail::require_success(
       cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, detail::current_stream()),
       std::to_string(bytes) + " bytes must be copied to the device");
-  // Pageable memory has been staged by now, where the device cannot read it; pinned memory is still
-  // being read.
+  // If the device cannot read pageable memory, CUDA has staged it by now. Pinned memory may still
+  // be in use.
   cudaPointerAttributes attributes{};
   detail::require_success(cudaPointerGetAttributes(&attributes, from),
                           "the kind of the host memory must be known");
@@ -235,12 +235,12 @@ std::string Runtime<Tag>::unavailable_reason() {
          "; build it with CMAKE_CUDA_ARCHITECTURES=" + std::to_string(10 * major + minor);
 }
 
-// Any number of .cu files may include this; the linker keeps one.
+// Several .cu files may include this header; the linker keeps one instance.
 template struct Runtime<void>;
 
 namespace detail {
 
-/// Memory for the length of a call; it is released in the order of the stream.
+/// Memory for the length of a call, released in the order of the current CUDA stream.
 class Workspace {
  public:
   explicit Workspace(std::size_t bytes) : bytes_(bytes), data_(Runtime<>::allocate(bytes)) {}
@@ -259,7 +259,7 @@ class Workspace {
 
 }  // namespace cuda
 
-/// Launches into the calling thread's current stream.
+/// Launches into the calling thread's current CUDA stream.
 template <>
 struct device_launcher<Cuda> {
   static cuda::CudaLauncher current() { return {cuda::Runtime<>::stream()}; }  ///< for one op

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The memory, the copies and the current stream of a CUDA device, for any compiler. The functions
-// are in device.cuh, compiled where a .cu file of the program says DROPBP_INSTANTIATE_CUDA
-// (dropbp.cuh); a linker that misses dropbp::cuda::Runtime<void> asks for that line.
+// Memory, copies and the current stream of a CUDA device, for any compiler. The functions are in
+// device.cuh; they are compiled where a .cu file of the program says DROPBP_INSTANTIATE_CUDA
+// (dropbp.cuh). If the linker reports undefined members of dropbp::cuda::Runtime<void>, the program
+// has no such line.
 #pragma once
 
 #include <cstddef>
@@ -11,60 +12,62 @@
 
 #include "dropbp/backend/device.hpp"
 
-/// What cudaStream_t points to.
+/// The type that cudaStream_t points to.
 struct CUstream_st;
 
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Everything works on the calling thread's current device and in the order of its current stream
-/// (StreamScope; else CUDA's default stream); only what says so waits. Errors of CUDA are
-/// std::runtime_error, with CUDA's own message. The only argument there is is void: a template, so
-/// that its code may stand in a header and is compiled once.
+/// Functions of the CUDA runtime. They use the calling thread's current device, and work in the
+/// order of its current CUDA stream (set by StreamScope; otherwise CUDA's default stream). A
+/// function waits only if its comment says so. Errors of CUDA become std::runtime_error with CUDA's
+/// own message. The class is a template, with void as its only argument, so that its code can be in
+/// a header and is compiled once.
 template <class = void>
 struct Runtime {
-  /// `bytes` of device memory from the stream-ordered pool, aligned to 256; null for 0 bytes. Where
-  /// there is no room the error says how many bytes were asked for, are free and are there at all,
-  /// and what to lower.
+  /// Allocates `bytes` bytes of device memory from the stream-ordered pool, aligned to 256; returns
+  /// null for 0 bytes. If there is not enough memory, throws std::runtime_error: the message says
+  /// how many bytes were requested, how many are free and in total, and what to reduce.
   static void* allocate(std::size_t bytes);
-  /// Gives back what allocate gave, once the work that is already in the current stream is done.
-  /// Never throws: at the end of a program CUDA may be gone first.
+  /// Releases memory of allocate() after the work that is already in the current CUDA stream. Never
+  /// throws, because CUDA may already be shut down at the end of a program.
   static void release(void* memory, std::size_t bytes) noexcept;
-  /// From host memory, which may change once this returns: it waits where the device itself reads
-  /// that memory. Not under graph capture (std::logic_error).
+  /// Copies from host memory, which may change after the call. Waits if the device reads the host
+  /// memory directly. Throws std::logic_error during graph capture.
   static void copy_to_device(void* to, const void* from, std::size_t bytes);
-  /// To host memory. Waits for the stream, so not under graph capture (std::logic_error).
+  /// Copies to host memory and waits for the current CUDA stream. Throws std::logic_error during
+  /// graph capture.
   static void copy_to_host(void* to, const void* from, std::size_t bytes);
-  /// Within the device; the ranges must not overlap.
+  /// Copies within the device. The ranges must not overlap.
   static void copy(void* to, const void* from, std::size_t bytes);
-  /// Each of `bytes` bytes becomes `byte`.
+  /// Sets each of `bytes` bytes to `byte`.
   static void fill(void* memory, int byte, std::size_t bytes);
-  /// Waits for the current stream; errors of kernels that ran in it surface here.
+  /// Waits for the current CUDA stream. Reports the errors of kernels that ran in it.
   static void synchronize();
-  /// Throws std::logic_error while the current stream is being captured into a graph: for `what`
-  /// cannot be.
+  /// Throws std::logic_error while the current CUDA stream is captured into a graph. `what` names
+  /// the operation that cannot be captured.
   static void require_no_capture(const char* what);
-  /// Streaming multiprocessors of the current device.
+  /// Number of streaming multiprocessors of the current device.
   static unsigned processors();
-  /// Empty where a device can be used; else a sentence that says what is missing: driver, card, or
-  /// code for this card.
+  /// Empty if a device can be used; otherwise a sentence that says what is missing: the driver, a
+  /// GPU, or code for this GPU.
   static std::string unavailable_reason();
 
-  /// The calling thread's current stream; null is CUDA's default stream.
+  /// The calling thread's current CUDA stream; null is CUDA's default stream.
   static CUstream_st* stream() noexcept;
-  /// Makes `stream` the current one and returns the one before; StreamScope does it for a scope.
+  /// Sets the current CUDA stream and returns the previous one. Prefer StreamScope.
   static CUstream_st* exchange_stream(CUstream_st* stream) noexcept;
 };
 
-/// The calling thread's current stream is `stream` until the end of the scope. Memory is released
-/// in the order of the stream that is current then: let it be the one that used it last.
+/// Sets the calling thread's current CUDA stream for a scope. Memory is released in the order of
+/// the stream that is current at that time; this must be the stream that used the memory last.
 class StreamScope {
  public:
   explicit StreamScope(CUstream_st* stream) noexcept
       : before_(Runtime<>::exchange_stream(stream)) {}  ///< a cudaStream_t
   ~StreamScope() { Runtime<>::exchange_stream(before_); }
-  StreamScope(const StreamScope&) = delete;             ///< one scope, one object
-  StreamScope& operator=(const StreamScope&) = delete;  ///< one scope, one object
+  StreamScope(const StreamScope&) = delete;             ///< restores the stream once
+  StreamScope& operator=(const StreamScope&) = delete;  ///< restores the stream once
 
  private:
   CUstream_st* before_;
@@ -75,7 +78,7 @@ class StreamScope {
 /// See cuda::Runtime.
 template <>
 struct device_runtime<Cuda> : cuda::Runtime<> {
-  using StreamScope = cuda::StreamScope;  ///< sets the current stream for a scope
+  using StreamScope = cuda::StreamScope;  ///< sets the current CUDA stream
 };
 
 DROPBP_NAMESPACE_END

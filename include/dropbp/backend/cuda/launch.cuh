@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Runs kernel bodies on a CUDA device: the context that a body sees there, and the launcher that
-// checks every launch.
+// Runs kernel bodies on a CUDA device: the context of a body, and the launcher, which checks every
+// launch.
 #if !defined(__CUDACC__)
 #error "dropbp: launch.cuh is for .cu files; other files include dropbp/backend/cuda/device.hpp"
 #endif
@@ -11,8 +11,8 @@
 #endif
 #pragma once
 
-// "will not be called": of conversions that add const, where there is none to add. nvcc does not
-// see that they are constrained.
+// Suppresses "will not be called" for conversions that add const to a type that is const already.
+// nvcc does not see that a constraint excludes them.
 #pragma nv_diag_suppress 554
 
 #include <cuda_runtime.h>
@@ -32,7 +32,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// What to do about an error of CUDA.
+// What to do about a CUDA error.
 inline const char* remedy(cudaError_t error) {
   switch (error) {
     case cudaErrorNoKernelImageForDevice:
@@ -64,10 +64,10 @@ inline const char* remedy(cudaError_t error) {
   }
 }
 
-/// Throws std::runtime_error unless `error` is success. `required` names what was wanted.
+/// Throws std::runtime_error unless `error` is cudaSuccess. `required` names the requirement.
 inline void require_success(cudaError_t error, const std::string& required) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // reported now; the next call shall not report it again
+  cudaGetLastError();  // clears the error, which the next call would report again
   throw std::runtime_error(dropbp::detail::sentence(
       required,
       std::string("CUDA says '") + cudaGetErrorString(error) + "' (" + cudaGetErrorName(error) +
@@ -84,7 +84,7 @@ inline int current_device() {
   return device;
 }
 
-// Remembers a number for each device; a device beyond the table is asked each time.
+// One number for each device. Devices with higher indices are queried in every call.
 inline constexpr int remembered_devices = 64;
 struct PerDevice {
   std::atomic<std::size_t> values[remembered_devices] = {};
@@ -92,7 +92,7 @@ struct PerDevice {
 
 }  // namespace detail
 
-/// What a kernel body sees on the card; see context.hpp.
+/// The context of a kernel body on a GPU; see context.hpp.
 struct DeviceContext {
   /// threadIdx.x.
   __device__ __forceinline__ unsigned thread() const { return threadIdx.x; }
@@ -109,14 +109,14 @@ struct DeviceContext {
   /// __syncwarp.
   __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
 
-  /// The value of the lane whose number differs in the bits of `mask`.
+  /// The value of the lane whose number is this lane's number xor `mask`.
   template <class V>
   __device__ __forceinline__ V shuffle_xor(V value, unsigned mask) const {
     return through_bits(value, [mask](auto bits) {
       return __shfl_xor_sync(0xFFFFFFFFu, bits, static_cast<int>(mask));
     });
   }
-  /// The value of another lane.
+  /// The value of lane `lane`.
   template <class V>
   __device__ __forceinline__ V shuffle(V value, unsigned lane) const {
     return through_bits(value, [lane](auto bits) {
@@ -130,33 +130,33 @@ struct DeviceContext {
     return dropbp_shared_memory;
   }
 
-  // Of pointers that were themselves loaded the compiler does not know which memory they point to:
-  // without the assumptions it would take the slower generic accesses. Through words, because it
-  // splits accesses to small elements, and with intrinsics for stores, because it splits some of
-  // them even so.
-  /// N elements of global memory in one access.
+  // For a pointer that was itself loaded, the compiler does not know the kind of memory: without
+  // the assumptions it would use the slower generic accesses. Accesses go through words, because
+  // the compiler splits accesses to small elements. Stores use intrinsics, because it splits even
+  // some stores of words.
+  /// Loads N elements of global memory in one access.
   template <class T, unsigned N>
   __device__ __forceinline__ Pack<std::remove_const_t<T>, N> load(const T* p) const {
     __builtin_assume(__isGlobal(p));
     return unpacked<T, N>(*reinterpret_cast<const word_of<T, N>*>(p));
   }
-  /// The same of what is read once.
+  /// Loads N elements of global memory that are read only once.
   template <class T, unsigned N>
   __device__ __forceinline__ Pack<std::remove_const_t<T>, N> load_streaming(const T* p) const {
     return unpacked<T, N>(__ldcs(reinterpret_cast<const word_of<T, N>*>(p)));
   }
-  /// N elements to global memory in one access.
+  /// Stores N elements to global memory in one access.
   template <class T, unsigned N>
   __device__ __forceinline__ void store(T* p, Pack<T, N> value) const {
     __stwb(reinterpret_cast<word_of<T, N>*>(p), packed(value));
   }
-  /// N elements of shared memory in one access.
+  /// Loads N elements of shared memory in one access.
   template <class T, unsigned N>
   __device__ __forceinline__ Pack<std::remove_const_t<T>, N> load_shared(const T* p) const {
     __builtin_assume(__isShared(p));
     return unpacked<T, N>(*reinterpret_cast<const word_of<T, N>*>(p));
   }
-  /// N elements to shared memory in one access.
+  /// Stores N elements to shared memory in one access.
   template <class T, unsigned N>
   __device__ __forceinline__ void store_shared(T* p, Pack<T, N> value) const {
     __builtin_assume(__isShared(p));
@@ -184,14 +184,14 @@ struct DeviceContext {
   __device__ __forceinline__ void async_commit() const {
     asm volatile("cp.async.commit_group;" : : : "memory");
   }
-  /// Waits until at most N groups of copies are on their way.
+  /// Waits until at most N groups of copies are incomplete.
   template <int N>
   __device__ __forceinline__ void async_wait() const {
     asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
   }
 
  private:
-  // What one access moves: 1, 2, 4, 8 or 16 bytes.
+  // The word of one access: 1, 2, 4, 8 or 16 bytes.
   template <std::size_t Bytes>
   static __device__ __forceinline__ auto word() {
     static_assert(Bytes == 1 || Bytes == 2 || Bytes == 4 || Bytes == 8 || Bytes == 16,
@@ -234,8 +234,8 @@ struct DeviceContext {
   }
 };
 
-/// Every kernel of the library is this one around a body. Hidden: two libraries in one process keep
-/// their own.
+/// The only kernel of the library, which runs a body. Its visibility is hidden, so that two
+/// libraries in one process keep their own instances.
 template <class Body, class... Args>
 __attribute__((visibility("hidden"))) __global__ void __launch_bounds__(Body::threads,
                                                                         Body::min_blocks)
@@ -243,13 +243,13 @@ __attribute__((visibility("hidden"))) __global__ void __launch_bounds__(Body::th
   body(DeviceContext{}, args...);
 }
 
-/// Launches bodies into a stream, which may be one that is being captured. Never waits; throws
-/// std::runtime_error for a launch that CUDA refuses.
+/// Launches bodies into a CUDA stream, which may be captured into a graph. Never waits. Throws
+/// std::runtime_error if CUDA rejects a launch.
 struct CudaLauncher {
   cudaStream_t stream = nullptr;  ///< null: CUDA's default stream
 
-  /// One body on grid.x x grid.y x grid.z blocks of Body::threads threads. Arguments are passed as
-  /// they are, by value.
+  /// Runs `body` on grid.x x grid.y x grid.z blocks of Body::threads threads. Arguments are passed
+  /// by value.
   template <class Body, class... Args>
   void operator()(Grid grid, Body body, Args... args) {
     static_assert((std::is_trivially_copyable_v<Args> && ...),
@@ -265,7 +265,7 @@ struct CudaLauncher {
       detail::require_success(error, "the kernel " + text<Body>(grid) + " must start");
   }
 
-  /// Streaming multiprocessors of the current device.
+  /// Number of streaming multiprocessors of the current device.
   unsigned processors() const {
     static detail::PerDevice known;
     const int device = detail::current_device();
@@ -283,7 +283,7 @@ struct CudaLauncher {
   }
 
  private:
-  // More must be asked for, once a kernel and device.
+  // A kernel that needs more must request it, once per kernel and device.
   static constexpr std::size_t default_shared_bytes = 48 * 1024;
 
   template <class Body>

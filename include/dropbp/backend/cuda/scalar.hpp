@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// 16-bit floating-point numbers, laid out as CUDA's __nv_bfloat16 and __half, for any compiler:
-// storage, and conversions to and from float. Arithmetic is done in float.
+// 16-bit floating-point types for any compiler, with the layout of CUDA's __nv_bfloat16 and __half.
+// They only store values and convert to and from float; arithmetic is done in float.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@
 #define DROPBP_HOST_DEVICE inline
 #define DROPBP_DEVICE inline
 #endif
-// The host's compiler does not know the pragmas.
+// Host compilers do not know these pragmas.
 #if defined(__CUDA_ARCH__)
 #define DROPBP_UNROLL _Pragma("unroll")
 #define DROPBP_NO_UNROLL _Pragma("unroll 1")
@@ -29,25 +29,25 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// The upper half of a float: 8 bits of exponent, 7 of fraction.
+/// The upper half of a float: 8 bits of exponent, 7 bits of fraction.
 struct BFloat16 {
   std::uint16_t bits;  ///< as in memory
 };
 
-/// IEEE 754 binary16: 5 bits of exponent, 10 of fraction.
+/// IEEE 754 binary16: 5 bits of exponent, 10 bits of fraction.
 struct Half {
   std::uint16_t bits;  ///< as in memory
 };
 
 namespace cuda {
 
-/// What kernels work on.
+/// The scalar types of CUDA kernels.
 template <class T>
 concept Scalar = std::is_same_v<T, float> || std::is_same_v<T, BFloat16> || std::is_same_v<T, Half>;
 
 namespace detail {
 
-// std::bit_cast is no device function.
+// std::bit_cast is not available in device code.
 DROPBP_HOST_DEVICE std::uint32_t bits_of(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -83,7 +83,7 @@ DROPBP_HOST_DEVICE float to_float(Half value) {
 #endif
 }
 
-/// Rounded to nearest, ties to even; NaN stays NaN.
+/// Rounds to nearest, ties to even. NaN stays NaN.
 template <class T>
 DROPBP_HOST_DEVICE T from_float(float value) {
   if constexpr (std::is_same_v<T, float>) {
@@ -95,7 +95,7 @@ DROPBP_HOST_DEVICE T from_float(float value) {
     return result;
 #else
     const std::uint32_t bits = detail::bits_of(value);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return {0x7FFFu};  // as the hardware has it
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return {0x7FFFu};  // the NaN that the hardware returns
     return {static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16)};
 #endif
   } else {
@@ -107,11 +107,11 @@ DROPBP_HOST_DEVICE T from_float(float value) {
 #else
     const std::uint32_t bits = detail::bits_of(value), sign = bits >> 16 & 0x8000u,
                         magnitude = bits & 0x7FFFFFFFu;
-    if (magnitude > 0x7F800000u) return {0x7FFFu};  // as the hardware has it
+    if (magnitude > 0x7F800000u) return {0x7FFFu};  // the NaN that the hardware returns
     if (magnitude >= 0x477FF000u)
-      return {static_cast<std::uint16_t>(sign | 0x7C00u)};  // rounds to 65536 or more
+      return {static_cast<std::uint16_t>(sign | 0x7C00u)};  // 65520 and above round to infinity
     if (magnitude <
-        0x38800000u) {  // subnormal: the sum leaves the rounded fraction in the lowest bits
+        0x38800000u) {  // subnormal: the sum has the rounded fraction in its lowest bits
       const std::uint32_t fraction =
           detail::bits_of(detail::float_of(magnitude) + 0.5f) - 0x3F000000u;
       return {static_cast<std::uint16_t>(sign | fraction)};

@@ -20,21 +20,21 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 namespace detail {
 
-// Query rows of a block: a multiple of the product's 6-row tile; small, because the block on the
-// diagonal is half waste.
+// Query rows of a block: a multiple of the product's 6-row tile, and small, because half of the
+// block on the diagonal is masked.
 inline constexpr Index query_block = 48;
-// Keys of a block: 48 x 384 scores, and as many gradients, are 144 KiB of floats and stay in the
+// Keys of a block: 48 x 384 scores and as many gradients take 144 KiB in float, which fits into the
 // second-level cache.
 inline constexpr Index key_block = 384;
 
-// The rows of one sequence and one head inside a buffer of heads.
+// The rows of one sequence and the columns of one head in a buffer of heads.
 template <class T>
 MatrixView<T> head_rows(MatrixView<T> x, const SequenceShape& shape, Index batch, Index column,
                         Index head_size) {
   return x.rows_from(batch * shape.sequence, shape.sequence).columns_from(column, head_size);
 }
 
-// How many keys of a block that starts at key k0 the query at `position` may see.
+// The number of visible keys for the query at `position` (causal mask), of `count` keys from k0 on.
 inline Index visible_keys(Index position, Index k0, Index count) {
   return std::clamp(position - k0 + 1, Index(0), count);
 }
@@ -73,8 +73,8 @@ void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixVi
   }
 }
 
-// Adds one query block's share: dq of its rows is written, dk and dv of the keys up to its end are
-// written or added to.
+// Computes one query block's share of the gradients: overwrites its rows of dq, and overwrites or
+// adds to dk and dv (key_mode) for all keys up to the end of the block.
 template <class T>
 void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv,
                                  Accumulate key_mode, MatrixView<const T> d_o,
@@ -117,7 +117,8 @@ struct kernels<op::attention, T, Cpu> {
                       const SequenceShape& shape) {
     const Index size = layout.head_size;
     const Index blocks = (shape.sequence + detail::query_block - 1) / detail::query_block;
-    // The longest block of each head first: the last tasks are then the short ones.
+    // The last block of a head sees the most keys and takes longest, so it runs first; the short
+    // tasks at the end balance the threads.
     parallel_tasks(
         shape.batch * layout.heads * blocks, detail::query_block * shape.sequence * size,
         [&](Index task) {
@@ -136,7 +137,8 @@ struct kernels<op::attention, T, Cpu> {
         });
   }
 
-  /// grad_qkv, every element written, from grad_o, the forward pass's inputs and its results.
+  /// Writes every element of grad_qkv, given grad_o, the input qkv of the forward pass and its
+  /// results o and lse.
   static void backward(MatrixView<T> grad_qkv, MatrixView<const T> grad_o, MatrixView<const T> qkv,
                        MatrixView<const T> o, const T* lse, const HeadLayout& layout,
                        const SequenceShape& shape) {
@@ -153,8 +155,8 @@ struct kernels<op::attention, T, Cpu> {
             for (Index block = blocks - 1; block >= 0; --block) {
               const Index first = block * detail::query_block,
                           rows = (std::min)(detail::query_block, shape.sequence - first);
-              // The last query block sees every key: done first, it writes dk and dv whole, and
-              // nobody sets them to zero.
+              // The last query block sees every key. It runs first and overwrites dk and dv, so
+              // they need not be set to zero.
               const bool writes = block == blocks - 1 && head == kv_head * layout.group();
               detail::attend_query_block_backward<T>(
                   part(grad_qkv, head * size).rows_from(first, rows), part(grad_qkv, k),

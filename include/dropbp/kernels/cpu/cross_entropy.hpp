@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Rows of logits on the CPU: the cross-entropy of each, and its gradient in place of the logits.
-// See ops/cross_entropy.hpp.
+// The cross-entropy of rows of logits on the CPU, and its gradient in place of the logits. See
+// ops/cross_entropy.hpp.
 #pragma once
 
 #include <algorithm>
@@ -20,13 +20,13 @@ namespace ops {
 /// See ops/cross_entropy.hpp.
 template <std::floating_point T>
 struct kernels<op::cross_entropy, T, Cpu> {
-  using Loss = double;  ///< of a row
+  using Loss = double;  ///< of one row
 
-  /// losses [rows], 0 where the target is `ignored`. With `keep` the gradient of their sum over
-  /// `divisor` replaces the logits [rows, vocabulary].
+  /// losses [rows] = the cross-entropy of each row; 0 where the target is `ignored`. With `keep`,
+  /// replaces the logits [rows, vocabulary] by the gradient of sum(losses) / divisor.
   static void run(MatrixView<T> logits, Loss* losses, const std::int32_t* targets,
                   std::int32_t ignored, double divisor, bool keep) {
-    // row[j] = exp(row[j] - shift); returns the sum, long rows in double.
+    // row[j] = exp(row[j] - shift). Returns the sum; pieces of 256 elements are added in double.
     const auto exp_sum = [](T* row, Index count, T shift) {
       double sum = 0;
       for (Index j = 0; j < count; j += 256) {

@@ -18,13 +18,13 @@ namespace ops {
 /// See ops/dropout.hpp.
 template <std::floating_point T>
 struct kernels<op::dropout, T, Cpu> {
-  /// y = x, each element 0 with probability `rate` and else divided by 1 - rate. The bits are those
-  /// of CounterRandom(seed, RandomStream::adapter_dropout, step, micro_step), four elements a draw,
-  /// draws counted row by row. y may be x.
+  /// y = dropout(x): each element is 0 with probability `rate`, else x / (1 - rate). Each block of
+  /// four elements of a row uses 128 bits of CounterRandom(seed, RandomStream::adapter_dropout,
+  /// step, micro_step); blocks are numbered row by row. y may be x.
   static void run(MatrixView<T> y, MatrixView<const T> x, double rate, std::uint64_t seed,
                   std::uint64_t step, std::uint32_t micro_step) {
     const CounterRandom random(seed, RandomStream::adapter_dropout, step, micro_step);
-    // 32 bits an element, four of them a draw; an element is dropped below the threshold.
+    // Each element uses 32 bits and is dropped if they are below the threshold.
     const auto threshold = static_cast<std::uint32_t>(rate * 0x1p32);
     const T scale = static_cast<T>(1.0 / (1.0 - rate));
     const Index draws = (x.columns + 3) / 4;

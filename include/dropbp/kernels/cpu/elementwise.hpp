@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Element by element, on the CPU. See ops/elementwise.hpp.
+// Elementwise operations on the CPU. See ops/elementwise.hpp.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +44,7 @@ struct kernels<op::elementwise, T, Cpu> {
     });
   }
 
-  /// to = from, from floats.
+  /// to = from, converted from float.
   static void convert_from(MatrixView<T> to, MatrixView<const float> from) {
     for (Index i = 0; i < to.rows; ++i) std::copy_n(from.row(i), to.columns, to.row(i));
   }

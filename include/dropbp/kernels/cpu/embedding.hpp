@@ -16,10 +16,10 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// See ops/embedding.hpp, which has checked the tokens.
+/// See ops/embedding.hpp, which checks the tokens.
 template <std::floating_point T>
 struct kernels<op::embedding, T, Cpu> {
-  /// out [tokens, hidden] = the rows of weight [vocabulary, hidden] with the tokens' ids.
+  /// out [tokens, hidden]: row t is row tokens[t] of weight [vocabulary, hidden].
   static void forward(MatrixView<T> out, std::span<const std::int32_t> tokens,
                       MatrixView<const T> weight) {
     parallel_for(out.rows, out.columns, [&](Index t) {
@@ -28,14 +28,14 @@ struct kernels<op::embedding, T, Cpu> {
     });
   }
 
-  /// gradient [vocabulary, hidden]: row id (=|+=) the sum of grad_output's rows of that id, in the
-  /// tokens' order.
+  /// gradient [vocabulary, hidden]: row id (=|+=) the sum of the rows t of grad_output with
+  /// tokens[t] == id, in the order of t.
   static void backward(MatrixView<T> gradient, Accumulate mode, MatrixView<const T> grad_output,
                        std::span<const std::int32_t> tokens) {
     if (mode == Accumulate::overwrite)
       parallel_for(gradient.rows, gradient.columns,
                    [&](Index id) { std::fill_n(gradient.row(id), gradient.columns, T(0)); });
-    // Threads share the columns, so that every element sees the tokens in order.
+    // The columns are divided among the threads, so that each element adds its tokens in order.
     const Index parts = (std::min)(thread_count(), (gradient.columns + 63) / 64);
     parallel_for(parts, grad_output.rows * 64, [&](Index part) {
       const Index first = gradient.columns * part / parts,

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Matrix products on the CPU, on all threads, with the same bits on any number of them. Two
-// engines: the library's own (gemm_blocked.hpp) and Eigen (gemm_eigen.hpp), where
-// DROPBP_EIGEN_PRODUCTS is defined or the compiler has no vector types. With DROPBP_BLAS_PRODUCTS
-// (CMake: DROPBP_USE_BLAS) the large ones go to a BLAS, whose bits are its own. Define such a macro
-// for the whole program or not at all.
+// Matrix products on the CPU, with the same bits for any number of threads. There are two engines:
+// the library's own (gemm_blocked.hpp), and Eigen (gemm_eigen.hpp) if DROPBP_EIGEN_PRODUCTS is
+// defined or the compiler has no vector types. With DROPBP_BLAS_PRODUCTS (CMake: DROPBP_USE_BLAS) a
+// BLAS computes the large products; its bits may differ. Define these macros for the whole program
+// or not at all.
 #pragma once
 
 #include <concepts>
@@ -23,7 +23,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// See ops/gemm.hpp, which has checked the shapes.
+/// See ops/gemm.hpp, which checks the shapes.
 template <std::floating_point T>
 struct kernels<op::gemm, T, Cpu> {
   /// C = or += the product. C must not overlap A or B.
@@ -45,8 +45,8 @@ struct kernels<op::gemm, T, Cpu> {
                       Accumulate mode) {
     const Index rows = c.rows, columns = c.columns, depth = a_transposed ? a.rows : a.columns;
 #if defined(DROPBP_BLAS_PRODUCTS)
-    // Not from inside a parallel loop, where the library's threads would meet ours, nor what is not
-    // worth handing over.
+    // Small products gain nothing from the BLAS. Inside a parallel loop its threads would compete
+    // with the library's own.
     if (!in_parallel() && rows * columns * depth >= 128 * 128 * 128)
       return detail::blas_product<T, a_transposed, b_transposed>(c, a, b, mode);
 #endif

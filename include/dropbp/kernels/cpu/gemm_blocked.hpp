@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The blocked matrix product behind gemm.hpp. Loops and blocks follow Goto and van de Geijn,
-// "Anatomy of High-Performance Matrix Multiplication" (ACM TOMS 2008), and BLIS: panels of B are
-// packed once for all threads, blocks of A by each thread for itself, and one register kernel does
-// all the arithmetic, edges included. benchmarks/products compares it with Eigen; AMD Zen 3, float,
-// one core, 1024 x 1536 x 512: Eigen 3.4 63 GFLOP/s, this 94, the peak 101.
+// The blocked matrix product of gemm.hpp. Loops and blocks follow Goto and van de Geijn, "Anatomy
+// of High-Performance Matrix Multiplication" (ACM TOMS 2008), and BLIS. Panels of B are packed once
+// and shared by all threads; each thread packs its own blocks of A; one register kernel does all
+// the arithmetic, also at the edges. benchmarks/products compares it with Eigen: on AMD Zen 3, one
+// core, float, 1024 x 1536 x 512, Eigen 3.4 reaches 63 GFLOP/s and this product 94; the peak is
+// 101.
 #pragma once
 
 #include <algorithm>
@@ -21,30 +22,30 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops::detail {
 
-// The register tile: 6 rows of two vectors, 12 sums that hide the latency of the multiply-add in 16
-// registers.
+// The register tile: 6 rows of two vectors. Its 12 sums hide the latency of the multiply-add and
+// fit into 16 registers.
 inline constexpr Index tile_rows = 6;
 template <class T>
 inline constexpr Index tile_columns = 2 * lanes<T>;
 
-// Depth of a block: a packed panel of B is depth x 2 vectors (16 KiB with 32-byte vectors), half of
+// Depth of a block. A packed panel of B is depth x 2 vectors (16 KiB with 32-byte vectors), half of
 // the first-level cache.
 inline constexpr Index block_depth = 256;
-// Rows of a packed block of A: 192 x 256 floats are 192 KiB, well inside the second-level cache. A
-// multiple of tile_rows.
+// Rows of a packed block of A; a multiple of tile_rows. 192 x 256 floats take 192 KiB and fit into
+// the second-level cache.
 inline constexpr Index block_rows = 192;
-// Columns of the packed part of B: 4096 x 256 floats are 4 MiB, of the third-level cache. A
-// multiple of any tile_columns.
+// Columns of the packed part of B; a multiple of any tile_columns. 4096 x 256 floats take 4 MiB of
+// the third-level cache.
 inline constexpr Index block_columns = 4096;
-// Products with fewer multiply-adds than this are done by the calling thread: waking others takes
+// The calling thread computes products with fewer multiply-adds alone: waking other threads takes
 // some microseconds.
 inline constexpr Index serial_product = 64 * 64 * 64;
 
 inline constexpr Index rounded_up(Index n, Index grain) { return (n + grain - 1) / grain * grain; }
 
 #if defined(__GNUC__)
-// One step of Eklundh's transposition: the off-diagonal `s`-blocks of the rows a and b change
-// places. The numbers are written out: nvcc does not take them from a pack.
+// One step of Eklundh's transposition: swaps the off-diagonal `s`-blocks of the rows a and b. The
+// indices are literals, because nvcc rejects a parameter pack here.
 template <std::size_t s, class V>
 inline void exchange(V& a, V& b) noexcept {
   V upper, lower;
@@ -62,8 +63,8 @@ inline void exchange(V& a, V& b) noexcept {
   a = upper, b = lower;
 }
 
-// to[q * to_stride + j] = from[j * stride + q] for q < 8, j < count <= 8; for count <= j < 8 there
-// is no telling.
+// to[q * to_stride + j] = from[j * stride + q] for q < 8, j < count <= 8. For count <= j < 8 the
+// values are unspecified.
 template <class T, Index count>
 inline void transpose_8(const T* from, Index stride, T* to, Index to_stride) noexcept {
   using V = typename vector_of<T, 8>::type;
@@ -76,10 +77,10 @@ inline void transpose_8(const T* from, Index stride, T* to, Index to_stride) noe
 }
 #endif
 
-// One panel of `width` vectors of length `depth`, element (p, j) at panel[p * width + j]; beyond
-// `count` zeros. `along` == true: the depth runs along the source's rows (the source must be
-// transposed), else across them. A panel of A may be overshot by up to 8 elements; one of B, which
-// other threads write beside, is not.
+// Packs one panel of `width` vectors of length `depth`: element (p, j) is at panel[p * width + j];
+// vectors from `count` on are zero. If `along`, the depth runs along the rows of the source (the
+// source is transposed), else across them. Packing a panel of A may write up to 8 elements past its
+// end. Packing a panel of B does not, because another thread may write there.
 template <class T, Index width, bool along>
 void pack_panel(const T* source, Index stride, Index depth, Index count, T* panel) noexcept {
   const auto at = [&](Index p, Index j) {
@@ -102,7 +103,7 @@ void pack_panel(const T* source, Index stride, Index depth, Index count, T* pane
     for (Index j = 0; j < width; ++j) panel[p * width + j] = at(p, j);
 }
 
-// tile (=|+=) panel of A times panel of B. Each element is one chain of multiply-adds over the
+// tile (=|+=) panel of A times panel of B. Each element is a single chain of multiply-adds over the
 // depth.
 template <class T, std::size_t... row>
 inline void register_kernel(Index depth, const T* a, const T* b, T* c, Index stride,
@@ -137,8 +138,7 @@ void tile_product(Index depth, const T* a, const T* b, T* c, Index stride, Index
     }
 }
 
-// c (=|+=) a packed block of A times packed panels of B, from the first of these to before the
-// last.
+// c (=|+=) a packed block of A times the packed panels [first_panel, last_panel) of B.
 template <class T>
 void block_product(MatrixView<T> c, const T* packed_a, const T* packed_b, Index depth,
                    Index first_panel, Index last_panel, Accumulate mode) noexcept {
@@ -156,8 +156,8 @@ void product_over_nothing(MatrixView<T> c, Accumulate mode) {
   for (Index i = 0; i < c.rows; ++i) std::fill_n(c.row(i), c.columns, T(0));
 }
 
-// Two parts a thread at least: one that another process holds up is then not waited for with a
-// half.
+// At least two parts per thread: if another process delays a thread, the others wait for less than
+// half of its work.
 inline Index parts_of_rows(Index rows, Index row_tiles, Index threads) {
   if (threads == 1) return 1;
   return (std::min)((std::max)(threads, (rows + block_rows - 1) / block_rows), row_tiles);
@@ -179,11 +179,11 @@ void blocked_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T>
     return b_transposed ? b.data + j * b.stride + p : b.data + p * b.stride + j;
   };
 
-  // Equal blocks along the depth: a function of the depth alone, because it decides the order of
-  // additions.
+  // Equal blocks along the depth. They determine the order of additions, so they depend on the
+  // depth alone.
   const Index depth_blocks = (depth + block_depth - 1) / block_depth;
   const Index depth_step = (depth + depth_blocks - 1) / depth_blocks;
-  // The output is cut for the threads, by rows as long as there are enough, else by columns too.
+  // Divides the output among the threads by rows; also by columns if there are too few rows.
   const Index threads = rows * columns * depth < serial_product ? 1 : thread_count();
   const Index row_tiles = (rows + tile_rows - 1) / tile_rows;
   const Index row_parts = parts_of_rows(rows, row_tiles, threads);

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Matrix products by Eigen (3.4 or newer), cut into strips for the threads. For compilers without
-// vector types, and for trainers that let Eigen call their BLAS (EIGEN_USE_BLAS). Eigen's own
-// threads stay out of it: the bits of its parallel product depend on how many there are.
+// Matrix products by Eigen (3.4 or newer), divided into strips for the threads. For compilers
+// without vector types, and for trainers whose Eigen calls a BLAS (EIGEN_USE_BLAS). Eigen's own
+// threads are not used, because the bits of its parallel product depend on their number.
 #pragma once
 
 #include <algorithm>
@@ -17,11 +17,11 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops::detail {
 
-// Rows, or columns where there are more of them, of the output in one strip.
+// Rows of the output in one strip; columns, if the output has more columns than rows.
 inline constexpr Index eigen_strip = 128;
-// As many rows as Eigen never gives to its threads, which it decides at compile time; for products
-// of a single strip or too small for ours. That is decided by the shape alone, or the bits would
-// depend on the number of threads.
+// Rows of a strip in products with a single strip or too small for the library's threads. Up to
+// this compile-time number of rows, Eigen never uses its own threads. Only the shape selects these
+// strips, so the bits do not depend on the number of threads.
 inline constexpr int eigen_small_strip = 32;
 inline constexpr Index eigen_small_product = 64 * 64 * 64;  // multiply-adds
 
@@ -81,7 +81,7 @@ void eigen_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b
 }
 
 #if defined(DROPBP_BLAS_PRODUCTS)
-// By the BLAS that Eigen hands its products to (EIGEN_USE_BLAS), with that library's own threads.
+// Computed by the BLAS behind Eigen (EIGEN_USE_BLAS), with the threads of the BLAS.
 template <class T, bool a_transposed, bool b_transposed>
 void blas_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
 #if !defined(EIGEN_USE_BLAS)

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// 4-bit weights expanded on the CPU. See ops/nf4.hpp.
+// Dequantises 4-bit weights on the CPU. See ops/nf4.hpp.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 namespace detail {
 
-// Both values of a byte, that of the high half first.
+// The values of the two codes in a byte, high half first.
 inline constexpr auto nf4_pairs = [] {
   std::array<std::array<float, 2>, 256> pairs{};
   for (std::size_t byte = 0; byte < 256; ++byte)
@@ -29,10 +29,10 @@ inline constexpr auto nf4_pairs = [] {
 
 }  // namespace detail
 
-/// See ops/nf4.hpp, whose codes and scales these are.
+/// See ops/nf4.hpp, which documents codes and scales.
 template <std::floating_point T>
 struct kernels<op::nf4, T, Cpu> {
-  /// to = as many rows as it has, from `first_row` on, of a quantised matrix with its columns.
+  /// to [rows, columns] = the rows from `first_row` on of a quantised matrix with as many columns.
   static void expand(MatrixView<T> to, Index first_row, const std::uint8_t* codes,
                      const std::uint8_t* scales, const float* group_scales, float offset) {
     parallel_for(to.rows, to.columns, [&](Index i) {
@@ -50,7 +50,8 @@ struct kernels<op::nf4, T, Cpu> {
     const float* group_scales;
     float offset;
 
-    // A product and a sum, each rounded to float: the product of two floats is exact in double.
+    // Rounds the product and the sum to float separately. The product of two floats is exact in
+    // double, so the compiler cannot fuse it with the sum.
     float scale_of(Index b) const noexcept {
       const double scaled = static_cast<double>(detail::dynamic_values[scales[b]]) *
                             static_cast<double>(group_scales[b / detail::nf4_group]);
@@ -58,7 +59,7 @@ struct kernels<op::nf4, T, Cpu> {
     }
   };
 
-  // `count` elements from `first` on.
+  // Writes `count` elements from element `first` on.
   static void expand_elements(const Quantized& quantized, Index first, Index count,
                               T* to) noexcept {
     while (count > 0) {
@@ -80,7 +81,7 @@ struct kernels<op::nf4, T, Cpu> {
   static void expand_byte(std::uint8_t byte, float scale, T* to) noexcept {
     const auto& pair = detail::nf4_pairs[byte];
 #if defined(__GNUC__)
-    if constexpr (sizeof(T) == sizeof(float)) {  // as one 8-byte vector: 1.6 times as fast
+    if constexpr (sizeof(T) == sizeof(float)) {  // one 8-byte vector: 1.6 times as fast
       typename detail::vector_of<float, 2>::type both;
       std::memcpy(&both, pair.data(), sizeof both);
       both *= scale;

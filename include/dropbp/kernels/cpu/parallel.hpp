@@ -20,16 +20,16 @@ inline std::atomic<int>& configured_threads() noexcept {
 }
 }  // namespace detail
 
-/// Whether the calling thread is one of a parallel loop's.
+/// Whether the calling thread runs inside a parallel loop.
 inline bool in_parallel() noexcept { return detail::ThreadTeam::inside(); }
 
-/// The threads a parallel loop started here would use: 1 inside another one.
+/// Number of threads that a parallel loop started here would use; 1 inside a parallel loop.
 inline Index thread_count() noexcept {
   return in_parallel() ? 1 : detail::configured_threads().load(std::memory_order_relaxed);
 }
 
-/// How many threads the loops started from here on use, in every thread of the process; 0 is one
-/// per processor that the process may use. Results do not depend on it.
+/// Sets the number of threads for all later loops of the process. 0: one per processor that the
+/// process may use. Results do not depend on the number.
 inline void set_thread_count(int threads) noexcept {
   detail::configured_threads().store(threads > 0 ? threads : detail::usable_processors(),
                                      std::memory_order_relaxed);
@@ -37,24 +37,25 @@ inline void set_thread_count(int threads) noexcept {
 
 namespace detail {
 
-// Loops with less work than this stay in the calling thread: waking the others takes some
-// microseconds.
+// Loops with less work run in the calling thread: waking other threads takes some microseconds.
 inline constexpr Index serial_work = 16384;
 inline bool worth_threads(Index count, Index work) noexcept {
   return count > 1 && work >= (serial_work + count - 1) / count && thread_count() > 1;
 }
 
-// What one thread begins with. The others take from it once theirs is done.
+// The range of iterations with which one thread begins. When the thread has finished its range, it
+// takes iterations from others.
 struct alignas(64) Share {
   std::atomic<Index> next{0};
   Index end = 0;
 };
 inline constexpr Index most_shares = 64;
-// Calls that are taken at once touch about this many elements, or an eighth of a share.
+// A thread takes iterations in groups that touch about this many elements, or an eighth of its
+// share.
 inline constexpr Index least_work = 4096;
 
-// Calls f(i) for 0 <= i < count from several threads, which take `step` of them at once, each from
-// its own share first.
+// Calls f(i) for 0 <= i < count from several threads. A thread takes `step` iterations at a time,
+// first from its own share.
 template <class F>
 void share_out(Index count, Index shares, Index step, const F& f) noexcept {
   Share part[most_shares];
@@ -77,8 +78,9 @@ void share_out(Index count, Index shares, Index step, const F& f) noexcept {
 
 }  // namespace detail
 
-/// f(i) for 0 <= i < count: for many calls of equal cost. Each thread begins with a contiguous
-/// range. `work` is roughly the number of elements that one call touches. f must not throw.
+/// Calls f(i) for 0 <= i < count; for many calls of equal cost. Each thread begins with a
+/// contiguous range. `work` is the approximate number of elements that one call touches. f must not
+/// throw.
 template <class F>
 void parallel_for(Index count, Index work, const F& f) {
   if (detail::worth_threads(count, work)) {
@@ -91,7 +93,8 @@ void parallel_for(Index count, Index work, const F& f) {
   }
 }
 
-/// f(i) for 0 <= i < count, one by one: for few calls, of unequal cost. f must not throw.
+/// Calls f(i) for 0 <= i < count, handed out one by one in order; for few calls of unequal cost.
+/// `work` as in parallel_for. f must not throw.
 template <class F>
 void parallel_tasks(Index count, Index work, const F& f) {
   if (detail::worth_threads(count, work))

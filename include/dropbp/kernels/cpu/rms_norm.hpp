@@ -18,7 +18,7 @@ namespace ops {
 /// See ops/rms_norm.hpp.
 template <std::floating_point T>
 struct kernels<op::rms_norm, T, Cpu> {
-  /// y [rows, hidden] = norm(x), rstd [rows].
+  /// y [rows, hidden] = norm(x), rstd [rows] = 1 / sqrt(mean(x^2) + eps).
   static void forward(MatrixView<T> y, T* rstd, MatrixView<const T> x, const T* w, double eps) {
     parallel_for(x.rows, x.columns, [&](Index i) {
       const T* const in = x.row(i);
@@ -31,18 +31,19 @@ struct kernels<op::rms_norm, T, Cpu> {
     });
   }
 
-  /// The same y from rstd.
+  /// Computes the same y from rstd.
   static void recompute(MatrixView<T> y, MatrixView<const T> x, const T* w, const T* rstd) {
     parallel_for(x.rows, x.columns, [&](Index i) {
       for (Index j = 0; j < x.columns; ++j) y.row(i)[j] = x.row(i)[j] * rstd[i] * w[j];
     });
   }
 
-  /// Elements of the workspace that backward needs where the weight trains.
+  /// Number of elements of backward's workspace if the weight is trained.
   static Index backward_workspace(Index rows, Index columns) { return chunks_of(rows) * columns; }
 
-  /// grad_input (=|+=), unless its data is null, and grad_weight [hidden] (=|+=), unless it is
-  /// null: frozen. The bits do not depend on the number of threads.
+  /// grad_input (=|+=) the gradient of x; skipped if grad_input.data is null. grad_weight [hidden]
+  /// (=|+=) the gradient of w; skipped if null (frozen). The bits do not depend on the number of
+  /// threads.
   static void backward(MatrixView<T> grad_input, Accumulate mode, MatrixView<const T> grad_output,
                        MatrixView<const T> x, const T* w, const T* rstd, T* grad_weight,
                        Accumulate weight_mode, T* workspace) {
@@ -67,8 +68,7 @@ struct kernels<op::rms_norm, T, Cpu> {
   }
 
  private:
-  // Rows whose share of the weight's gradient is summed by one thread; the shares are added in
-  // order.
+  // Rows whose gradients of the weight one thread adds up. The partial sums are added in order.
   static constexpr Index chunk_rows = 64;
   static Index chunks_of(Index rows) { return (rows + chunk_rows - 1) / chunk_rows; }
 

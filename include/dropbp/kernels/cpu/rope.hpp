@@ -15,8 +15,8 @@ namespace ops {
 /// See ops/rope.hpp.
 template <std::floating_point T>
 struct kernels<op::rope, T, Cpu> {
-  /// Rotates the first `heads` heads of 2 * half elements of each row of x; row t stands at
-  /// position t % sequence of the tables [positions, half].
+  /// Rotates the first `heads` heads, of 2 * half elements each, in each row of x. Row t has
+  /// position t % sequence in the tables [positions, half].
   static void run(MatrixView<T> x, const T* cosine, const T* sine, Index heads, Index half,
                   Index sequence, Rotation rotation) {
     const T sign = rotation == Rotation::forward ? T(1) : T(-1);

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Scratch memory of one thread, kept from call to call. Bounded by constants and head_size, never
-// by the batch.
+// Scratch memory of one thread, reused from call to call. Its size is bounded by constants and
+// head_size, never by the batch.
 #pragma once
 
 #include <cstddef>
@@ -13,17 +13,18 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops::detail {
 
-/// Who uses it: users that are active at the same time in one thread need different ones.
+/// The purpose of scratch memory. Memory for different purposes may be used at the same time in one
+/// thread.
 enum class Scratch { packed_a, packed_b, attention, count };
 
-/// Memory for `elements` of T, until the thread asks for the same one again.
+/// Memory for `elements` elements of T, valid until the thread's next call with the same purpose.
 template <class T>
 T* scratch(Scratch use, Index elements) {
   thread_local MemoryBlock blocks[static_cast<std::size_t>(Scratch::count)];
   MemoryBlock& block = blocks[static_cast<std::size_t>(use)];
   const std::size_t bytes = static_cast<std::size_t>(elements) * sizeof(T);
   if (block.bytes() < bytes) {
-    block = MemoryBlock();  // frees before it allocates
+    block = MemoryBlock();  // releases the old memory first
     block = MemoryBlock(bytes);
   }
   return static_cast<T*>(block.data());

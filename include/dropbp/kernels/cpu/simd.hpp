@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Vectors of the machine's width through the vector extension of g++ and clang++, and exp on them.
-// Each lane gives the same bits whatever its position, so no result depends on how a loop is cut or
-// a buffer is aligned.
+// Vectors as wide as the machine's, by the vector extension of g++ and clang++, and exp on them. A
+// lane computes the same bits at every position, so results depend neither on how a loop is divided
+// nor on the alignment of a buffer.
 #pragma once
 
 #include <cmath>
@@ -32,7 +32,7 @@ template <class T, Index count = lanes<T>>
 struct vector_of {
   typedef T type __attribute__((vector_size(static_cast<std::size_t>(count) * sizeof(T))));
 };
-#else  // other compilers: vectors of one lane, correct and slow
+#else  // other compilers: vectors of one lane, correct but slow
 template <class T>
 inline constexpr Index lanes = 1;
 
@@ -45,7 +45,7 @@ struct vector_of {
 template <class T>
 using Vector = typename vector_of<T>::type;
 
-// Unaligned accesses: rows of odd length start anywhere.
+// Unaligned accesses: a row may start at any address.
 template <class T>
 Vector<T> load(const T* from) noexcept {
   Vector<T> v;
@@ -67,8 +67,8 @@ void store_some(T* to, const Vector<T>& v, Index count) noexcept {
   std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(T));
 }
 
-// f(i, n) for pieces of `count` elements: n is lanes<T> as a compile-time constant, and in the end
-// the rest.
+// Calls f(i, n) for consecutive pieces [i, i + n) of `count` elements. n is lanes<T> as a
+// compile-time constant; for a shorter piece at the end it is a run-time number.
 template <class T, class F>
 void for_each_vector(Index count, const F& f) {
   Index i = 0;
@@ -111,22 +111,22 @@ T max_of_lanes(const Vector<T>& v) noexcept {
 }
 
 #if defined(__GNUC__)
-// exp by Cody-Waite reduction, x = n log 2 + r, and the approximations of Moshier's Cephes (expf.c,
-// exp.c): a polynomial in float, a rational function in double. Within 2 units in the last place;
-// overflows to inf, keeps NaN.
+// exp by Cody-Waite reduction, x = n log 2 + r, with the approximations of Moshier's Cephes
+// (expf.c, exp.c): a polynomial for float, a rational function for double. The error is at most 2
+// units in the last place. Overflow gives infinity; NaN stays NaN.
 template <class T>
 Vector<T> exp(Vector<T> x) noexcept {
   constexpr bool single = sizeof(T) == 4;
   using Bits = std::conditional_t<single, std::int32_t, std::int64_t>;
   using Integers = typename vector_of<Bits, lanes<T>>::type;
-  using Words = typename vector_of<std::int32_t, lanes<T>>::type;  // double converts to 32 bits far
+  using Words = typename vector_of<std::int32_t, lanes<T>>::type;  // doubles convert to 32 bits far
                                                                    // faster than to 64
   using V = Vector<T>;
   const V lowest = V{} + (single ? T(-104) : T(-746)), highest = V{} + (single ? T(89) : T(710));
   x = x < lowest ? lowest : x;
   x = x > highest ? highest : x;
   const V half = x < V{} ? V{} - T(0.5) : V{} + T(0.5);
-  const V number = x == x ? x : V{};  // no integer is NaN: clang++ makes anything of converting one
+  const V number = x == x ? x : V{};  // converting NaN to an integer is undefined
   const Words whole = __builtin_convertvector(number * T(1.44269504088896341) + half, Words);
   const V n = __builtin_convertvector(whole, V);
   V r, y;
@@ -151,7 +151,8 @@ Vector<T> exp(Vector<T> x) noexcept {
     q = q * square + T(2.00000000000000000009e0);
     y = T(1) + T(2) * (p / (q - p));
   }
-  // 2^n as two factors: one alone would not reach the ends of the range.
+  // 2^n as the product of two factors, because a single factor cannot represent the smallest and
+  // largest n.
   constexpr Bits bias = single ? 127 : 1023;
   constexpr Bits mantissa = single ? 23 : 52;
   const Integers exponent = __builtin_convertvector(whole, Integers);
@@ -169,8 +170,8 @@ T exp(T x) noexcept {
 }
 #endif
 
-// Sums of term(i, piece) over a row. Partial sums stay short: 16 vectors each go to double, where
-// the rest is added.
+// The sum of term(i, piece) over a row of `count` elements. After every 16 vectors the partial sum
+// is added to a sum in double, so that rounding errors stay small.
 template <class T, class Term>
 double row_sum(Index count, const Term& term) noexcept {
   double sum = 0;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What softmaxes over rows share: exponentials of a row and its largest element.
+// Helpers of softmaxes over rows: the exponentials of a row and its largest element.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops::detail {
 
-// scores[i] = exp(scale * scores[i] - shift) for i < valid, 0 for valid <= i < count. Returns the
-// sum.
+// scores[i] = exp(scale * scores[i] - shift) for i < valid, and 0 for valid <= i < count. Returns
+// the sum.
 template <class T>
 T exp_row(T* scores, Index valid, Index count, T scale, T shift) noexcept {
   Vector<T> sum{};

@@ -17,10 +17,10 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Sums have a fixed order: the bits do not depend on the number of threads.
+/// The sums have a fixed order, so the bits do not depend on the number of threads.
 template <std::floating_point T>
 struct kernels<op::squared_norms, T, Cpu> {
-  /// Of each tensor, in double; 0 for an empty one.
+  /// The squared norm of each tensor, in double; 0 for an empty tensor.
   static std::vector<double> run(std::span<const Elements<const T, Cpu>> tensors) {
     std::vector<double> norms;
     for (const std::span<const T> tensor : tensors) norms.push_back(norm_of(tensor));

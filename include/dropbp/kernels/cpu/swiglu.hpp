@@ -29,7 +29,8 @@ struct kernels<op::swiglu, T, Cpu> {
     });
   }
 
-  /// grad_gate_up from the gradient of out, over which out itself is written.
+  /// Computes grad_gate_up [rows, 2 m]. out_gradient [rows, m] holds the gradient of out on entry
+  /// and out itself on return.
   static void backward(MatrixView<T> grad_gate_up, MatrixView<T> out_gradient,
                        MatrixView<const T> gate_up) {
     const Index m = out_gradient.columns;
@@ -42,7 +43,7 @@ struct kernels<op::swiglu, T, Cpu> {
         const auto d = detail::load_piece<T>(out + j, piece, T(0));
         const auto sigmoid = T(1) / (T(1) + detail::exp<T>(-g));
         const auto silu =
-            g / (T(1) + detail::exp<T>(-g));  // as in the forward pass, for the same bits
+            g / (T(1) + detail::exp<T>(-g));  // as in the forward pass, so that the bits are equal
         detail::store_piece<T>(grad_gate_up.row(i) + j, d * u * (sigmoid + silu * (T(1) - sigmoid)),
                                piece);
         detail::store_piece<T>(grad_gate_up.row(i) + m + j, d * silu, piece);

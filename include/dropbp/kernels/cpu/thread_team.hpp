@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The threads behind parallel.hpp. Why not OpenMP: the barrier at the end of its regions waits for
-// every thread of the team, also for one that another process keeps from running and that has
-// nothing to do; how long it spins can be set by environment variables alone; and a header that is
-// compiled with -fopenmp in one file and without in another is two different functions.
+// The threads of parallel.hpp. Three reasons against OpenMP: the barrier at the end of a region
+// waits for every thread of the team, even for a thread without work that another process keeps
+// from running; only environment variables set how long the barrier spins; and a header that is
+// compiled with -fopenmp in one file and without it in another violates the one-definition rule.
 #pragma once
 
 #include <atomic>
@@ -29,7 +29,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops::detail {
 
-/// Processors that this process may run on; at least 1.
+/// Number of processors that this process may use; at least 1.
 inline int usable_processors() noexcept {
 #if defined(__linux__)
   cpu_set_t set;
@@ -47,16 +47,16 @@ inline void relax() noexcept {
 #endif
 }
 
-/// Threads that help the one that calls run(). They start when they are first wanted, spin for
-/// some microseconds after each job, and then sleep.
+/// A team of helper threads that serve the thread that calls run(). The helpers start when they are
+/// first needed. After each job they spin for some microseconds, then sleep.
 ///
-/// A job is shared out by the callers of `f` among themselves (parallel.hpp). So a helper that does
-/// not come in time is never missed: run() closes the job when its own call of f has returned, and
-/// waits only for helpers that had begun. Everything about a job that others may change is one
-/// atomic word, the gate: a job's number, how many helpers are inside, and whether it is open.
+/// The calls of `f` divide the job among themselves (parallel.hpp), so a late helper delays
+/// nothing: run() closes the job when its own call of f has returned, and waits only for helpers
+/// that have begun. All shared state of a job is in one atomic word, the gate: the job's number,
+/// the number of helpers inside, and whether the job is open.
 class ThreadTeam {
  public:
-  /// The one team of the process.
+  /// The only team of the process.
   static ThreadTeam& instance() {
     static ThreadTeam team;
     return team;
@@ -68,8 +68,9 @@ class ThreadTeam {
     return value;
   }
 
-  /// f(0) here and f(1), ..., f(threads - 1) in helpers that are free, each at most once; returns
-  /// when all that began have ended. While another thread's job runs, only f(0). f must not throw.
+  /// Calls f(0) in this thread, and f(1), ..., f(threads - 1) in free helpers, each at most once.
+  /// Returns when all calls that have begun have ended. While another thread's job runs, calls only
+  /// f(0). f must not throw.
   template <class F>
   void run(int threads, const F& f) noexcept {
     const std::unique_lock one_job_at_a_time(owner_, std::try_to_lock);
@@ -87,10 +88,11 @@ class ThreadTeam {
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
  private:
-  using Word = std::uint32_t;  // 32 bits are what a futex takes
+  using Word = std::uint32_t;  // the size of a futex
   static constexpr Word is_open = 1, one_inside = 2, insiders = 0xFFE, one_job = 0x1000;
-  // A helper that sleeps costs the next job a system call of some microseconds, one that spins
-  // costs others a processor: about 20 microseconds, the time between two operations of a step.
+  // How long a helper spins before it sleeps: about 20 microseconds, the time between two
+  // operations of a step. Waking a sleeping helper costs the next job a system call of some
+  // microseconds; a spinning helper occupies a processor.
   static constexpr int helper_spins = 600;
   static constexpr int owner_spins = 200;
   static constexpr int most_helpers = 1023;
@@ -102,7 +104,7 @@ class ThreadTeam {
     gate_.fetch_add(one_job, std::memory_order_release);
     gate_.notify_all();
 #if defined(__unix__) || defined(__APPLE__)
-    if (getpid() != process_)  // after a fork: the helpers are the parent's
+    if (getpid() != process_)  // after a fork the helpers exist only in the parent
       for (std::thread& helper : helpers_) helper.detach();
 #endif
     for (std::thread& helper : helpers_)
@@ -115,7 +117,7 @@ class ThreadTeam {
     while (static_cast<int>(helpers_.size()) < wanted) try {
         const int index = static_cast<int>(helpers_.size()) + 1;
         helpers_.emplace_back([this, index] { help(index); });
-      } catch (const std::exception&) {  // no more threads, or no memory: fewer will do
+      } catch (const std::exception&) {  // out of threads or memory: continue with fewer helpers
         break;
       }
     if (helpers_.empty()) return false;
@@ -141,7 +143,7 @@ class ThreadTeam {
 
   void help(int index) noexcept {
     inside() = true;
-    Word last = 0;  // the number of the job that this helper has seen the end of
+    Word last = 0;  // number of the last job that this helper joined
     for (;;) {
       Word gate = gate_.load(std::memory_order_acquire);
       for (int spins = 0; (gate & is_open) == 0 || number(gate) == last; ++spins) {

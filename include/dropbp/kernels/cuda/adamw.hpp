@@ -17,7 +17,7 @@ namespace detail {
 
 inline constexpr Index update_chunk = 8192;
 
-/// One element of AdamW, as kernels/cpu/adamw.hpp.
+/// AdamW for one element, as in kernels/cpu/adamw.hpp.
 DROPBP_HOST_DEVICE float adamw_element(float value, float gradient, float& m, float& v,
                                        float step_size, float root_correction, float keep,
                                        const ops::AdamWConstants<float>& o) {
@@ -39,7 +39,7 @@ struct AdamWChunks {
     const Index first = (Index{ctx.block()} - s.first_chunk) * update_chunk;
     const Index size = s.size - first < update_chunk ? s.size - first : update_chunk;
     constexpr bool has_master = !std::is_same_v<T, float>;
-    constexpr Index width = 4;  // 16 bytes of each float
+    constexpr Index width = 4;  // 16 bytes of float
     const auto aligned = [&](const void* p, std::uintptr_t bytes) {
       return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
     };
@@ -81,11 +81,11 @@ struct AdamWChunks {
 
 }  // namespace detail
 
-/// Chunks of an update of n elements.
+/// Number of chunks of an update of n elements.
 inline Index update_chunks(Index n) { return divide_up(n, detail::update_chunk); }
 
-/// Updates `count` segments with `chunks` chunks together, in one launch: 28 bytes a parameter in
-/// 16 bits.
+/// Updates `count` segments with `chunks` chunks in total, in one launch. With a 16-bit T it moves
+/// 28 bytes per parameter.
 template <class Launcher, class T>
 void adamw(Launcher& launch, const ops::AdamWSegment<T>* segments, Index count, Index chunks,
            ops::AdamWConstants<float> options) {
@@ -98,10 +98,10 @@ void adamw(Launcher& launch, const ops::AdamWSegment<T>* segments, Index count, 
 
 namespace ops {
 
-/// See kernels/cpu/adamw.hpp. Launches into the current stream.
+/// See kernels/cpu/adamw.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::adamw, T, Backend> {
-  /// Sets first_chunk of the segments.
+  /// Updates all segments. Sets their first_chunk.
   static void run(std::span<AdamWSegment<T>> segments, const AdamWConstants<float>& constants);
 };
 

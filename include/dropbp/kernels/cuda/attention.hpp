@@ -21,7 +21,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// delta = the sum over a head of grad_o times o: a warp for each head and token.
+/// delta = the sum of grad_o * o over a head. One warp per head and token.
 template <class T>
 struct AttentionDelta {
   static constexpr const char* name = "attention_delta";
@@ -33,7 +33,7 @@ struct AttentionDelta {
                                 AttentionShape shape, bool vectorised) const {
     const Index task = static_cast<Index>(ctx.block()) * (threads / 32) + ctx.thread() / 32;
     const unsigned lane = ctx.thread() % 32;
-    if (task >= shape.statistics()) return;  // the whole warp
+    if (task >= shape.statistics()) return;  // the whole warp returns
     const Index token = task / shape.heads, head = task % shape.heads;
     const T* const x = grad_o.row(token) + head * shape.head_size;
     const T* const y = o.row(token) + head * shape.head_size;
@@ -82,7 +82,7 @@ inline void require_attention(const AttentionShape& shape) {
         "choose another number of heads, or use the CPU");
 }
 
-/// Calls `run` with the kernels' size of a head: the next one that there are kernels for.
+/// Calls `run` with a constant: the smallest size >= head_size that has kernels.
 template <class Run>
 void with_head_size(Index head_size, Run run) {
   if (head_size <= 32)
@@ -95,7 +95,7 @@ void with_head_size(Index head_size, Run run) {
     run(std::integral_constant<unsigned, 128>{});
 }
 
-/// One block for each tile of each head of each sequence.
+/// One block per tile of each head of each sequence.
 inline Grid attention_grid(const AttentionShape& shape, Index heads, Index tile,
                            std::size_t shared_bytes) {
   return {.x = static_cast<unsigned>(shape.batch * heads * divide_up(shape.sequence, tile)),
@@ -110,10 +110,11 @@ inline float attention_scale(const AttentionShape& shape) {
 
 }  // namespace detail
 
-/// o [tokens, heads * head_size] = softmax(q k^T / sqrt(head_size), causal) v of each head and
-/// sequence, with q and k already rotated in qkv [tokens, (heads + 2 kv_heads) * head_size]; lse
-/// [batch, heads, sequence] = log of the softmax's denominators. Throws std::invalid_argument for
-/// heads of more than 128 elements, or that do not divide.
+/// For each head of each sequence: o [tokens, heads * head_size] = softmax(q k^T / sqrt(head_size),
+/// causal) v. The heads q and k in qkv [tokens, (heads + 2 kv_heads) * head_size] are already
+/// rotated. lse [batch, heads, sequence] is the logarithm of the softmax's denominators. Throws
+/// std::invalid_argument for heads of more than 128 elements, and if kv_heads does not divide
+/// heads.
 template <class Launcher, class T>
 void attention_forward(Launcher& launch, Rows<T> o, float* lse,
                        std::type_identity_t<Rows<const T>> qkv, const AttentionShape& shape) {
@@ -128,14 +129,14 @@ void attention_forward(Launcher& launch, Rows<T> o, float* lse,
   });
 }
 
-/// Bytes of the scratch of attention_backward: a float for each head and token.
+/// Bytes of the scratch memory of attention_backward: one float per head and token.
 inline std::size_t attention_workspace(const AttentionShape& shape) {
   return static_cast<std::size_t>(shape.statistics()) * sizeof(float);
 }
 
-/// grad_qkv [tokens, (heads + 2 kv_heads) * head_size], every element written, from grad_o, the
-/// forward pass's qkv and its results o and lse. `delta` is scratch of attention_workspace(shape)
-/// bytes. Throws what attention_forward does.
+/// Writes every element of grad_qkv [tokens, (heads + 2 kv_heads) * head_size], given grad_o, the
+/// input qkv of the forward pass and its results o and lse. `delta` is scratch memory of
+/// attention_workspace(shape) bytes. Throws what attention_forward throws.
 template <class Launcher, class T>
 void attention_backward(Launcher& launch, Rows<T> grad_qkv,
                         std::type_identity_t<Rows<const T>> grad_o,
@@ -165,16 +166,16 @@ void attention_backward(Launcher& launch, Rows<T> grad_qkv,
 
 }  // namespace cuda
 
-/// Attention by a library, which is asked before the kernels above run. Specialised where there is
-/// one (cudnn.cuh); false says that it has done nothing, because it does not take this shape.
-/// Arguments as of cuda::attention_forward and cuda::attention_backward.
+/// Attention by an external library, which is tried before the kernels above. Specialised if there
+/// is such a library (cudnn.cuh). The functions return false, and do nothing, if the library does
+/// not support the shape. Arguments as in cuda::attention_forward and cuda::attention_backward.
 template <class Backend, class T>
 struct device_attention {
-  /// o and lse from qkv.
+  /// Computes o and lse from qkv.
   static bool forward(cuda::Rows<T>, float*, cuda::Rows<const T>, const cuda::AttentionShape&) {
     return false;
   }
-  /// grad_qkv from grad_o, qkv, o and lse; the second pointer is the scratch.
+  /// Computes grad_qkv from grad_o, qkv, o and lse. The non-const pointer is scratch memory.
   static bool backward(cuda::Rows<T>, cuda::Rows<const T>, cuda::Rows<const T>, cuda::Rows<const T>,
                        const float*, float*, const cuda::AttentionShape&) {
     return false;
@@ -183,20 +184,21 @@ struct device_attention {
 
 namespace ops {
 
-/// Which code computes attention: a library's where it takes the shape (device_attention), or ours.
+/// The code that computes attention: an external library if it supports the shape
+/// (device_attention), or the kernels of this folder.
 enum class AttentionCode : std::uint8_t { library, own };
 
-/// See kernels/cpu/attention.hpp. Launches into the current stream.
+/// See kernels/cpu/attention.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::attention, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
-  /// Returns what has run.
+  /// Returns the code that has run.
   static AttentionCode forward(View o, float* lse, ConstView qkv, const HeadLayout& layout,
                                const SequenceShape& shape,
                                AttentionCode wanted = AttentionCode::library);
-  /// Returns what has run.
+  /// Returns the code that has run.
   static AttentionCode backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o,
                                 const float* lse, const HeadLayout& layout,
                                 const SequenceShape& shape,

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention in float and Half by float multiply-adds: tiles of floats in shared memory, 16 x 16
-// threads. See attention.hpp.
+// Attention in float and Half by float multiply-adds. Tiles of floats are in shared memory; a block
+// has 16 x 16 threads. See attention.hpp.
 #pragma once
 
 #include <cmath>
@@ -15,24 +15,23 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// Thread (y, x) has rows y + 16 i of a tile; of the columns of scores x + 16 j, of the elements of
-// a head 2 x + 32 j and the next.
+// Thread (y, x) owns rows y + 16 i of a tile, columns x + 16 j of the scores, and elements 2 x + 32
+// j and 2 x + 32 j + 1 of a head.
 
 template <unsigned size, unsigned tile_rows>
 struct FmaTile {
   static constexpr unsigned rows = tile_rows;   ///< tokens
-  static constexpr unsigned threads = 256;      ///< of a block
-  static constexpr unsigned own = rows / 16;    ///< rows of a thread
-  static constexpr unsigned pairs = size / 32;  ///< pairs of columns of a thread
-  static constexpr unsigned stride =
-      size + 4;  ///< floats of a row; + 4 spreads rows over the banks
-  static constexpr unsigned score_stride = rows + 4;                   ///< the same of scores
-  static constexpr std::size_t bytes = sizeof(float) * rows * stride;  ///< of a tile
+  static constexpr unsigned threads = 256;      ///< per block
+  static constexpr unsigned own = rows / 16;    ///< rows per thread
+  static constexpr unsigned pairs = size / 32;  ///< pairs of columns per thread
+  static constexpr unsigned stride = size + 4;  ///< floats per row; + 4 spreads rows over the banks
+  static constexpr unsigned score_stride = rows + 4;                   ///< floats per row of scores
+  static constexpr std::size_t bytes = sizeof(float) * rows * stride;  ///< bytes of a tile
   static constexpr std::size_t score_bytes =
-      sizeof(float) * rows * score_stride;  ///< of its scores
+      sizeof(float) * rows * score_stride;  ///< bytes of a tile's scores
 };
 
-// As copy_tile, but for the types, and done at once.
+// Like copy_tile, but converts to float, and the copy is synchronous.
 template <class Tile, unsigned size, class Context, class T>
 DROPBP_DEVICE void widen_tile(Context ctx, float* to, const T* from, Index from_stride, Index rows,
                               Index columns, bool vectorised) {
@@ -59,7 +58,7 @@ DROPBP_DEVICE void widen_tile(Context ctx, float* to, const T* from, Index from_
   }
 }
 
-// products = rows of x times rows of y.
+// products[i][j] = the dot product of row i of x and row j of y, for the rows of a thread.
 template <class Tile, unsigned size, class Context>
 DROPBP_DEVICE void multiply_rows_fma(Context ctx, float (&products)[Tile::own][Tile::own],
                                      const float* x, const float* y) {
@@ -67,7 +66,8 @@ DROPBP_DEVICE void multiply_rows_fma(Context ctx, float (&products)[Tile::own][T
   DROPBP_UNROLL
   for (unsigned i = 0; i < Tile::own; ++i) DROPBP_UNROLL
   for (unsigned j = 0; j < Tile::own; ++j) products[i][j] = 0.0f;
-  // More at a time would need more registers than two blocks leave each other.
+  // Not unrolled: more columns at a time need more registers than a thread has with two blocks per
+  // multiprocessor.
   DROPBP_NO_UNROLL
   for (unsigned first = 0; first < size; first += 16) {
     DROPBP_UNROLL
@@ -88,7 +88,7 @@ DROPBP_DEVICE void multiply_rows_fma(Context ctx, float (&products)[Tile::own][T
   }
 }
 
-// sums += scores (rows of them in shared memory) times the rows of a tile.
+// sums += scores times the rows of a tile; both are in shared memory.
 template <class Tile, class Context>
 DROPBP_DEVICE void add_product_fma(Context ctx, float (&sums)[Tile::own][Tile::pairs][2],
                                    const float* scores, const float* tile) {
@@ -139,7 +139,7 @@ DROPBP_DEVICE void store_rows_fma(Context ctx, T* to, Index to_stride,
   }
 }
 
-/// A block for 64 queries of a head.
+/// One block per 64 queries of a head.
 template <class T, unsigned size>
 struct AttentionForwardFma {
   using Tile = FmaTile<size, 64>;
@@ -149,7 +149,7 @@ struct AttentionForwardFma {
   static constexpr unsigned tile = Tile::rows;
   static constexpr std::size_t shared_bytes = 2 * Tile::bytes + Tile::score_bytes;
 
-  // One long function: all its steps share what a thread holds in registers.
+  // One long function, because all steps share the registers of a thread.
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<T> o, float* lse, Rows<const T> qkv,
                                 AttentionShape shape, float scale, bool vectorised) const {
@@ -172,7 +172,7 @@ struct AttentionForwardFma {
     for (unsigned i = 0; i < Tile::own; ++i) largest[i] = -INFINITY;
     for (Index block = 0; block <= task.tile; ++block) {
       const Index key = block * tile, count = least(tile, shape.sequence - key);
-      if (block > 0) ctx.sync();  // the values before are done with
+      if (block > 0) ctx.sync();  // all threads have used the previous values
       widen_tile<Tile, size>(ctx, kv, keys + key * qkv.stride, qkv.stride, count, shape.head_size,
                              vectorised);
       ctx.sync();
@@ -206,7 +206,7 @@ struct AttentionForwardFma {
         DROPBP_UNROLL
         for (unsigned j = 0; j < Tile::pairs; ++j) sums[i][j][0] *= shrink, sums[i][j][1] *= shrink;
       }
-      ctx.sync();  // the keys are done with, the scores are there
+      ctx.sync();  // all threads have used the keys and written the scores
       widen_tile<Tile, size>(ctx, kv, keys + shape.kv_width() + key * qkv.stride, qkv.stride, count,
                              shape.head_size, vectorised);
       ctx.sync();
@@ -229,7 +229,7 @@ struct AttentionForwardFma {
   }
 };
 
-/// A block for 32 queries of a head: grad_q, tile of keys by tile of keys.
+/// One block per 32 queries of a head: computes grad_q, one tile of keys at a time.
 template <class T, unsigned size>
 struct AttentionBackwardQueriesFma {
   using Tile = FmaTile<size, 32>;
@@ -300,7 +300,8 @@ struct AttentionBackwardQueriesFma {
   }
 };
 
-/// A block for 32 keys of a kv head: grad_k and grad_v, query head by query head, tile by tile.
+/// One block per 32 keys of a kv head: computes grad_k and grad_v, one query head and one tile of
+/// queries at a time.
 template <class T, unsigned size>
 struct AttentionBackwardKeysFma {
   using Tile = FmaTile<size, 32>;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention in BFloat16 on the tensor cores: tiles of 64 tokens in shared memory, a warp for 16 of
-// them. See attention.hpp.
+// Attention in BFloat16 on the tensor cores. Tiles of 64 tokens are in shared memory; each warp
+// computes 16 of the tokens. See attention.hpp.
 #pragma once
 
 #include <cmath>
@@ -16,7 +16,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// A block for 64 queries of a head.
+/// One block per 64 queries of a head.
 template <unsigned size>
 struct AttentionForwardMma {
   using Tile = MmaTile<size>;
@@ -26,14 +26,14 @@ struct AttentionForwardMma {
   static constexpr unsigned tile = Tile::rows;
   static constexpr std::size_t shared_bytes = 3 * Tile::bytes;
 
-  // One long function: all its steps share what a thread holds in registers.
+  // One long function, because all steps share the registers of a thread.
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<BFloat16> o, float* lse, Rows<const BFloat16> qkv,
                                 AttentionShape shape, float scale, bool vectorised) const {
     const Index tiles = divide_up(shape.sequence, tile);
     AttentionTask task = attention_task(ctx, tiles, shape.heads);
     task.tile =
-        tiles - 1 - task.tile;  // the longest first: the last blocks are then the short ones
+        tiles - 1 - task.tile;  // the longest tiles first: short ones at the end balance the load
     const Index first = task.tile * tile, rows = least(tile, shape.sequence - first);
     const BFloat16* const sequence = qkv.row(task.batch * shape.sequence);
     const BFloat16* const queries = sequence + task.head * shape.head_size;
@@ -59,7 +59,7 @@ struct AttentionForwardMma {
     float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
     for (Index block = 0; block <= task.tile; ++block) {
       ctx.template async_wait<0>();
-      ctx.sync();  // the keys are there, and the values before them are done with
+      ctx.sync();  // the keys have arrived; the previous values have been used
       copy(v, values, block * tile);
       ctx.async_commit();
       float s[tile / 8][4];
@@ -99,7 +99,7 @@ struct AttentionForwardMma {
       }
 
       ctx.template async_wait<1>();
-      ctx.sync();  // the values are there
+      ctx.sync();  // the values have arrived
       DROPBP_UNROLL
       for (unsigned step = 0; step < tile / 16; ++step) {
         std::uint32_t p[4];
@@ -126,10 +126,10 @@ struct AttentionForwardMma {
   }
 };
 
-// Rows whose scores a warp of the backward pass holds at a time.
+// Number of rows whose scores a warp holds at a time in the backward pass.
 inline constexpr unsigned mma_chunk = 32;
 
-/// A block for 64 queries of a head: grad_q, tile of keys by tile of keys.
+/// One block per 64 queries of a head: computes grad_q, one tile of keys at a time.
 template <unsigned size>
 struct AttentionBackwardQueriesMma {
   using Tile = MmaTile<size>;
@@ -174,7 +174,7 @@ struct AttentionBackwardQueriesMma {
     }
     float sums[size / 8][4] = {};
     for (Index block = 0; block <= task.tile; ++block) {
-      if (block > 0) ctx.sync();  // the tiles before are done with
+      if (block > 0) ctx.sync();  // the previous tiles have been used
       const Index key = block * tile, count = least(tile, shape.sequence - key);
       copy_tile<size>(ctx, k, keys + key * qkv.stride, qkv.stride, count, shape.head_size,
                       vectorised);
@@ -183,9 +183,9 @@ struct AttentionBackwardQueriesMma {
       ctx.async_commit();
       ctx.template async_wait<0>();
       ctx.sync();
-      // Not unrolled: one chunk's scores at a time are enough registers.
+      // Not unrolled: the scores of one chunk at a time fill the registers.
       for (unsigned chunk = 0; chunk < tile; chunk += mma_chunk) {
-        if (block == task.tile && chunk > warp_row + 15) break;  // all behind the warp's queries
+        if (block == task.tile && chunk > warp_row + 15) break;  // later than the warp's queries
         float s[mma_chunk / 8][4], ds[mma_chunk / 8][4];
         multiply_rows<size>(ctx, s, q + warp_row * Tile::stride, k + chunk * Tile::stride, lane);
         multiply_rows<size>(ctx, ds, d_o + warp_row * Tile::stride, v + chunk * Tile::stride, lane);
@@ -211,7 +211,8 @@ struct AttentionBackwardQueriesMma {
   }
 };
 
-/// A block for 64 keys of a kv head: grad_k and grad_v, query head by query head, tile by tile.
+/// One block per 64 keys of a kv head: computes grad_k and grad_v, one query head and one tile of
+/// queries at a time.
 template <unsigned size>
 struct AttentionBackwardKeysMma {
   using Tile = MmaTile<size>;
@@ -227,7 +228,7 @@ struct AttentionBackwardKeysMma {
                                 AttentionShape shape, float scale, bool vectorised) const {
     const Index tiles = divide_up(shape.sequence, tile);
     const AttentionTask task =
-        attention_task(ctx, tiles, shape.kv_heads);  // the first keys are seen by most queries
+        attention_task(ctx, tiles, shape.kv_heads);  // most queries see the first keys
     const Index first = task.tile * tile, rows = least(tile, shape.sequence - first),
                 token = task.batch * shape.sequence;
     const Index key_column = shape.q_width() + task.head * shape.head_size;
@@ -249,7 +250,7 @@ struct AttentionBackwardKeysMma {
       const Index head = task.head * shape.group() + i / (tiles - task.tile),
                   block = task.tile + i % (tiles - task.tile);
       const Index query = block * tile, count = least(tile, shape.sequence - query);
-      if (i > 0) ctx.sync();  // the tiles before are done with
+      if (i > 0) ctx.sync();  // the previous tiles have been used
       copy_tile<size>(ctx, q, qkv.row(token + query) + head * shape.head_size, qkv.stride, count,
                       shape.head_size, vectorised);
       copy_tile<size>(ctx, d_o, grad_o.row(token + query) + head * shape.head_size, grad_o.stride,
@@ -264,7 +265,7 @@ struct AttentionBackwardKeysMma {
       ctx.sync();
       for (unsigned chunk = 0; chunk < tile; chunk += mma_chunk) {
         if (block == task.tile && chunk + mma_chunk <= warp_row)
-          continue;  // all before the warp's keys
+          continue;  // earlier than the warp's keys
         float p[mma_chunk / 8][4], ds[mma_chunk / 8][4];
         multiply_rows<size>(ctx, p, k + warp_row * Tile::stride, q + chunk * Tile::stride, lane);
         multiply_rows<size>(ctx, ds, v + warp_row * Tile::stride, d_o + chunk * Tile::stride, lane);

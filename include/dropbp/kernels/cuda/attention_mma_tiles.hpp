@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Tiles of BFloat16 in shared memory as operands of the tensor cores, mma.m16n8k16.
+// Tiles of BFloat16 in shared memory, as operands of the tensor cores (mma.m16n8k16).
 #pragma once
 
 #include <cstddef>
@@ -13,22 +13,22 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// A tile's rows are 32-bit words, two elements each, size / 2 + 4 of them: then the 32 lanes of a
-// fragment meet 32 banks. Where an operand is needed across its rows, a lane reads the words of two
-// columns and two products share them: their columns are the even and the odd ones of 16, so that a
-// lane ends with four columns side by side.
+// A row of a tile has a stride of size / 2 + 4 words, with two elements per 32-bit word. With this
+// stride the 32 lanes of a fragment access 32 different banks. To read an operand across its rows,
+// a lane reads the words of two columns, and two products use them: one computes the even columns
+// of 16, the other the odd ones. As a result, a lane holds four neighbouring columns.
 
 template <unsigned size>
 struct MmaTile {
   static constexpr unsigned rows = 64;                          ///< tokens
-  static constexpr unsigned threads = 128;                      ///< of a block: a warp for 16 rows
-  static constexpr unsigned stride = size / 2 + 4;              ///< words of a row
-  static constexpr unsigned words = rows * stride;              ///< of the tile
-  static constexpr std::size_t bytes = std::size_t{4} * words;  ///< the same
+  static constexpr unsigned threads = 128;                      ///< per block: one warp per 16 rows
+  static constexpr unsigned stride = size / 2 + 4;              ///< words per row
+  static constexpr unsigned words = rows * stride;              ///< words of the tile
+  static constexpr std::size_t bytes = std::size_t{4} * words;  ///< bytes of the tile
 };
 
-// Rows that are not there and columns beyond the head become zero. Vectorised rows arrive after a
-// commit and a wait.
+// Copies a tile. Missing rows, and columns beyond the head, become zero. If `vectorised`, the copy
+// is asynchronous: it is complete after a commit and a wait.
 template <unsigned size, class Context>
 DROPBP_DEVICE void copy_tile(Context ctx, std::uint32_t* to, const BFloat16* from,
                              Index from_stride, Index rows, Index columns, bool vectorised) {
@@ -72,7 +72,7 @@ DROPBP_DEVICE std::uint32_t pair_of(float first, float second) {
          static_cast<std::uint32_t>(from_float<BFloat16>(second).bits) << 16;
 }
 
-/// A lane's place in the fragments: lane = 4 * group + member.
+/// A lane's position in the fragments: lane = 4 * group + member.
 struct Lane {
   unsigned group, member;
 };
@@ -81,7 +81,7 @@ DROPBP_DEVICE Lane lane_of(Context ctx) {
   return {ctx.thread() % 32 / 4, ctx.thread() % 4};
 }
 
-// Rows 0 to 15 and columns 16 * step on, as the first operand.
+// Loads rows 0 to 15 and the 16 columns from 16 * step on, as the first operand.
 template <unsigned stride>
 DROPBP_DEVICE void load_rows(std::uint32_t (&a)[4], const std::uint32_t* tile, Lane lane,
                              unsigned step) {
@@ -89,7 +89,7 @@ DROPBP_DEVICE void load_rows(std::uint32_t (&a)[4], const std::uint32_t* tile, L
   a[0] = word[0], a[1] = word[8 * stride], a[2] = word[4], a[3] = word[8 * stride + 4];
 }
 
-// Rows 0 to 7 and columns 16 * step on, as the second operand, transposed.
+// Loads rows 0 to 7 and the 16 columns from 16 * step on, transposed, as the second operand.
 template <unsigned stride>
 DROPBP_DEVICE void load_transposed(std::uint32_t (&b)[2], const std::uint32_t* tile, Lane lane,
                                    unsigned step) {
@@ -97,7 +97,8 @@ DROPBP_DEVICE void load_transposed(std::uint32_t (&b)[2], const std::uint32_t* t
   b[0] = word[0], b[1] = word[4];
 }
 
-// Rows 0 to 15 as the second operand: of columns 16 * step on, the even ones and the odd ones.
+// Loads rows 0 to 15 as two second operands: the even and the odd ones of the 16 columns from 16 *
+// step on.
 template <unsigned stride>
 DROPBP_DEVICE void load_columns(std::uint32_t (&even)[2], std::uint32_t (&odd)[2],
                                 const std::uint32_t* tile, Lane lane, unsigned step) {
@@ -109,14 +110,15 @@ DROPBP_DEVICE void load_columns(std::uint32_t (&even)[2], std::uint32_t (&odd)[2
   }
 }
 
-// What products left in a lane, for 16 rows and 16 columns, as the first operand of the next one.
+// Converts a lane's results of products (16 rows, 16 columns) to the first operand of the next
+// product.
 DROPBP_DEVICE void pack_operand(std::uint32_t (&a)[4], const float (&left)[4],
                                 const float (&right)[4]) {
   a[0] = pair_of(left[0], left[1]), a[1] = pair_of(left[2], left[3]);
   a[2] = pair_of(right[0], right[1]), a[3] = pair_of(right[2], right[3]);
 }
 
-// sums [16 rows, size] += a [16, 16] tile [16 rows, size].
+// sums [16, size] += a [16, 16] times tile [16, size].
 template <unsigned size, class Context>
 DROPBP_DEVICE void add_product(Context ctx, float (&sums)[size / 8][4], const std::uint32_t (&a)[4],
                                const std::uint32_t* tile, Lane lane) {
@@ -129,7 +131,7 @@ DROPBP_DEVICE void add_product(Context ctx, float (&sums)[size / 8][4], const st
   }
 }
 
-// products [16, 8 * count] = rows of x times rows of y: both tiles hold a row for each index.
+// products [16, 8 * count] = x [16, size] times the transpose of y [8 * count, size].
 template <unsigned size, unsigned count, class Context>
 DROPBP_DEVICE void multiply_rows(Context ctx, float (&products)[count][4], const std::uint32_t* x,
                                  const std::uint32_t* y, Lane lane) {
@@ -150,7 +152,7 @@ DROPBP_DEVICE void multiply_rows(Context ctx, float (&products)[count][4], const
   }
 }
 
-// A lane's rows `lane.group` and + 8 of 16, times a factor each.
+// Stores a lane's rows lane.group and lane.group + 8 of 16, each multiplied by its factor.
 template <unsigned size, class Context>
 DROPBP_DEVICE void store_rows(Context ctx, BFloat16* to, Index to_stride,
                               const float (&sums)[size / 8][4], const float (&factors)[2],

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What both ways to compute attention on a card share: its sizes, and which tile a block works on.
+// What both implementations of attention on CUDA share: the sizes, and the tile of a block.
 #pragma once
 
 #include "dropbp/backend/cuda/context.hpp"
@@ -9,23 +9,24 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Tokens are the rows b * sequence + position of a matrix. A row of qkv holds the query heads,
-/// then the key heads, then the value heads; query head h uses kv head h / (heads / kv_heads).
+/// Sizes of attention. Token `position` of sequence b is row b * sequence + position of a matrix. A
+/// row of qkv holds the query heads, then the key heads, then the value heads. Query head h uses kv
+/// head h / (heads / kv_heads).
 struct AttentionShape {
-  Index batch;      ///< sequences
-  Index sequence;   ///< tokens of each
+  Index batch;      ///< number of sequences
+  Index sequence;   ///< tokens per sequence
   Index heads;      ///< query heads
-  Index kv_heads;   ///< key heads, and value heads; divides heads
-  Index head_size;  ///< elements of a head, at most 128
+  Index kv_heads;   ///< key heads, and as many value heads; divides heads
+  Index head_size;  ///< elements per head, at most 128
 
-  DROPBP_HOST_DEVICE Index tokens() const { return batch * sequence; }  ///< rows
+  DROPBP_HOST_DEVICE Index tokens() const { return batch * sequence; }  ///< rows of a matrix
   /// Query heads that share a kv head.
   DROPBP_HOST_DEVICE Index group() const { return heads / kv_heads; }
   /// Elements of all query heads.
   DROPBP_HOST_DEVICE Index q_width() const { return heads * head_size; }
   /// Elements of all key heads.
   DROPBP_HOST_DEVICE Index kv_width() const { return kv_heads * head_size; }
-  /// A number for each head and token.
+  /// Number of statistics: one per head and token.
   DROPBP_HOST_DEVICE Index statistics() const { return batch * heads * sequence; }
 };
 
@@ -33,14 +34,15 @@ namespace detail {
 
 inline constexpr float log2_of_e = 1.44269504088896341f;
 
-/// One head of one sequence, and which tile of its tokens a block works on.
+/// The work of a block: one tile of the tokens of one head in one sequence.
 struct AttentionTask {
-  Index tile;   ///< of `rows` tokens each
-  Index head;   ///< of the query heads, or of the kv heads
-  Index batch;  ///< sequence
+  Index tile;   ///< index of the tile, of `rows` tokens each
+  Index head;   ///< index of the query head or kv head
+  Index batch;  ///< index of the sequence
 };
 
-// The tiles of a head lie side by side: blocks that run at the same time read the same keys.
+// Neighbouring blocks work on tiles of the same head, so blocks that run at the same time read the
+// same keys.
 template <class Context>
 DROPBP_DEVICE AttentionTask attention_task(Context ctx, Index tiles, Index heads) {
   const Index block = ctx.block();

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the operations of this folder share: which backends run them, views as kernels take them,
-// and arrays of the host for the length of a call.
+// What the operations of this folder share: the backends that run them, the views that kernels
+// take, and copies of host arrays for the length of a call.
 #pragma once
 
 #include <concepts>
@@ -15,16 +15,16 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Whether the kernel bodies of this folder run on a backend, through its device_launcher: Cuda,
-/// and what emulates it.
+/// Whether a backend runs the kernel bodies of this folder through its device_launcher. True for
+/// Cuda, and for backends that emulate it.
 template <class Backend>
 inline constexpr bool runs_bodies = std::same_as<Backend, Cuda>;
 
-/// A backend of which that is true.
+/// A backend that runs kernel bodies.
 template <class Backend>
 concept BodyBackend = runs_bodies<Backend>;
 
-/// A view as kernels take it.
+/// Converts a view to the type that kernels take.
 template <class T, class Backend>
 Rows<T> rows_of(ops::MatrixView<T, Backend> x) {
   return {x.data, x.stride};
@@ -32,8 +32,8 @@ Rows<T> rows_of(ops::MatrixView<T, Backend> x) {
 
 namespace detail {
 
-// A host array on the device for the length of a call; its memory is released in the order of the
-// stream.
+// A copy of a host array in device memory for the length of a call. The memory is released in the
+// order of the current CUDA stream.
 template <class E, class Backend>
 class DeviceBuffer {
  public:

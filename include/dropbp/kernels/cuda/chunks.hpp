@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Work on many tensors in one launch: a table in device memory says where each begins; blocks take
-// chunks of a fixed size, so that sums have a fixed order.
+// Work on many tensors in one launch. A table in device memory holds the beginning of each tensor.
+// Blocks take chunks of a fixed size, so sums have a fixed order.
 #pragma once
 
 #include "dropbp/kernels/cuda/backend.hpp"
@@ -11,7 +11,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// The last segment that begins at this chunk or before.
+// The last segment that begins at or before `chunk`.
 template <class Segment>
 DROPBP_DEVICE const Segment& segment_of(const Segment* segments, Index count, Index chunk) {
   Index low = 0, high = count;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Rows of logits: the cross-entropy of each, and its gradient in place of the logits.
+// The cross-entropy of rows of logits on CUDA, and its gradient in place of the logits.
 #pragma once
 
 #include <cmath>
@@ -13,14 +13,14 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// A block a row: one pass for the largest and the sum, corrected as the largest grows, and one for
-// the gradient.
+// One block per row. The first pass computes the maximum and the sum, and rescales the sum when the
+// maximum grows. The second pass computes the gradient.
 template <class T, unsigned N>
 struct CrossEntropyRows {
   static constexpr const char* name = "cross_entropy_rows";
   static constexpr unsigned threads = 512, min_blocks = 2;
 
-  // One long function: all its steps share what a thread holds in registers.
+  // One long function, because all steps share the registers of a thread.
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<T> logits, float* losses,
                                 const std::int32_t* targets, std::int32_t ignored, float share,
@@ -47,7 +47,7 @@ struct CrossEntropyRows {
       if (most > largest) sum *= std::exp(largest - most), largest = most;
       const float shift = largest > lowest
                               ? largest
-                              : 0.0f;  // so far all may be masked; or NaN, which shall not be lost
+                              : 0.0f;  // all logits so far are masked; or NaN, which must be kept
       float part = 0.0f;
       DROPBP_UNROLL
       for (unsigned i = 0; i < N; ++i) part += std::exp(to_float(v.values[i]) - shift);
@@ -55,7 +55,8 @@ struct CrossEntropyRows {
     }
     const float at_target = to_float(values[target]);
     const float all = block_max<threads>(ctx, largest, scratch);
-    // A thread without elements, or with masked ones alone, has no largest: exp(-infinity) is 0.
+    // A thread whose elements are all masked, or that has none, has largest = -infinity: its sum is
+    // multiplied by exp(-infinity) = 0.
     const float total = block_sum<threads>(ctx, sum * std::exp(largest - all), scratch);
     if (ctx.thread() == 0) losses[row] = (std::log(total) + all) - at_target;
     if (!keep) return;
@@ -74,8 +75,8 @@ struct CrossEntropyRows {
 
 }  // namespace detail
 
-/// losses [rows] = log(sum(exp(logits))) - logits[target], 0 where the target is `ignored`. With
-/// `keep` the gradient of their sum over `divisor` replaces logits [rows, vocabulary].
+/// losses [rows] = log(sum(exp(logits))) - logits[target]; 0 where the target is `ignored`. With
+/// `keep`, replaces the logits [rows, vocabulary] by the gradient of sum(losses) / divisor.
 template <class Launcher, class T>
 void cross_entropy_rows(Launcher& launch, Rows<T> logits, float* losses,
                         const std::int32_t* targets, std::int32_t ignored, double divisor,
@@ -83,7 +84,7 @@ void cross_entropy_rows(Launcher& launch, Rows<T> logits, float* losses,
   if (rows <= 0) return;
   const Grid grid{.x = static_cast<unsigned>(rows),
                   .shared_bytes = detail::CrossEntropyRows<T, 1>::threads / 32 * sizeof(float)};
-  // Of a token; of no token where the divisor counts none.
+  // The weight of one token; 0 if no token counts.
   const float share = divisor == 0 ? 0.0f : static_cast<float>(1.0 / divisor);
   if (is_vectorizable(logits, rows, vocabulary))
     launch(grid, detail::CrossEntropyRows<T, full_width<T>>{}, logits, losses, targets, ignored,
@@ -97,12 +98,12 @@ void cross_entropy_rows(Launcher& launch, Rows<T> logits, float* losses,
 
 namespace ops {
 
-/// See kernels/cpu/cross_entropy.hpp. Launches into the current stream.
+/// See kernels/cpu/cross_entropy.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::cross_entropy, T, Backend> {
-  using Loss = float;  ///< of a row
+  using Loss = float;  ///< of one row
 
-  /// The losses, and with `keep` the gradient.
+  /// Computes the losses, and with `keep` also the gradient.
   static void run(MatrixView<T, Backend> logits, Loss* losses, const std::int32_t* targets,
                   std::int32_t ignored, double divisor, bool keep);
 };

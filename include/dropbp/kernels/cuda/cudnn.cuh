@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention of BFloat16 and Half by cuDNN, part of dropbp.cuh where DROPBP_CUDNN is defined.
-// Whether cuDNN takes a shape is found out once for each shape and device, for both passes by
-// themselves: what the forward pass keeps is the same either way.
+// Attention in BFloat16 and Half by cuDNN, part of dropbp.cuh if DROPBP_CUDNN is defined. Whether
+// cuDNN supports a shape is determined once per shape, device and pass. The two passes are
+// independent, because the forward pass saves the same tensors with and without cuDNN.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
@@ -28,20 +28,20 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// What is kept for the whole program: a handle for each device, a plan, or that there is none, for
-/// each shape.
+/// State for the whole program: a handle per device, and for each shape a plan or the fact that
+/// there is none.
 class CudnnAttention {
  public:
-  // Never destroyed: at the end of a program CUDA may be gone before it.
+  // Never destroyed, because CUDA may already be shut down at the end of a program.
   static CudnnAttention& instance() {
     static CudnnAttention* const all = new CudnnAttention;
     return *all;
   }
 
-  /// False where cuDNN does not take the shape.
+  /// Returns false if cuDNN does not support the shape.
   bool run(const AttentionKey& key, const AttentionMemory& memory) {
-    // A handle has one stream at a time. All that happens under the lock, but for the first call of
-    // a shape, is to start kernels.
+    // A handle has one CUDA stream at a time, so the lock covers the whole call. Except in the
+    // first call of a shape, the call only starts kernels.
     const std::lock_guard lock(mutex_);
     const std::optional<AttentionPlan>& plan = prepare(key);
     if (!plan) return false;
@@ -70,7 +70,7 @@ class CudnnAttention {
           .capability = 10 * major + minor, .handle = handle, .properties = nullptr};
       plan.emplace(AttentionChoice::make(key, target), target);
     } catch (const CudnnRefusal&) {
-      cudaGetLastError();  // none of the kernels' that run instead
+      cudaGetLastError();  // the kernels that run instead must not report this error
     }
     return plans_.emplace(key, std::move(plan)).first->second;
   }
@@ -109,8 +109,8 @@ inline constexpr cudnnDataType_t cudnn_type = CUDNN_DATA_BFLOAT16;
 template <>
 inline constexpr cudnnDataType_t cudnn_type<Half> = CUDNN_DATA_HALF;
 
-/// Without asking it: cuDNN reads 16 bytes at a time, and knows no single pair of tokens as
-/// attention.
+/// The requirements that are known without asking cuDNN: it accesses 16 bytes at a time, and does
+/// not recognise attention over a single token.
 template <class... R>
 bool cudnn_may_take(const AttentionShape& shape, const float* statistics, const R&... rows) {
   return shape.statistics() > 0 && shape.sequence > 1 &&
@@ -118,7 +118,7 @@ bool cudnn_may_take(const AttentionShape& shape, const float* statistics, const 
          (is_vectorizable(rows, shape.tokens(), shape.head_size) && ...);
 }
 
-/// The specialisation for a scalar of 2 bytes.
+/// Attention for a scalar type of 2 bytes.
 template <class T>
 struct CudnnDeviceAttention {
   static bool forward(Rows<T> o, float* lse, Rows<const T> qkv, const AttentionShape& shape) {
@@ -144,10 +144,10 @@ struct CudnnDeviceAttention {
 }  // namespace detail
 }  // namespace cuda
 
-/// By cuDNN, where it takes the shape.
+/// Attention by cuDNN, if cuDNN supports the shape.
 template <>
 struct device_attention<Cuda, BFloat16> : cuda::detail::CudnnDeviceAttention<BFloat16> {};
-/// By cuDNN, where it takes the shape.
+/// Attention by cuDNN, if cuDNN supports the shape.
 template <>
 struct device_attention<Cuda, Half> : cuda::detail::CudnnDeviceAttention<Half> {};
 

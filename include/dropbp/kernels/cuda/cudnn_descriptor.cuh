@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The descriptors of cuDNN's backend API, which its graphs and plans are made of.
+// Descriptors of cuDNN's backend API, of which graphs and plans are made.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn_descriptor.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
@@ -19,7 +19,7 @@
 
 #include "dropbp/base/config.hpp"
 
-// Before 9.16 cuDNN wants sequences to be padded to multiples of 128 tokens, before 9.18 it is not
+// Before 9.16, cuDNN requires sequences padded to multiples of 128 tokens. Before 9.18, it is not
 // deterministic on Blackwell.
 #if CUDNN_VERSION < 91800
 #error "dropbp: DROPBP_CUDNN needs cuDNN 9.18 or newer; install it, or compile without DROPBP_CUDNN"
@@ -29,10 +29,10 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// The oldest version that can be used, as cudnnGetVersion says it.
+/// The oldest supported version, in the format of cudnnGetVersion.
 inline constexpr std::size_t oldest_cudnn = 91800;
 
-/// Why cuDNN does not take a shape.
+/// Thrown if cuDNN does not support a shape.
 struct CudnnRefusal : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -73,7 +73,7 @@ constexpr cudnnBackendAttributeType_t attribute_type() {
   }
 }
 
-/// One of the backend API's descriptors.
+/// A descriptor of the backend API.
 class Descriptor {
  public:
   explicit Descriptor(cudnnBackendDescriptorType_t type) {
@@ -104,7 +104,7 @@ class Descriptor {
                                            static_cast<std::int64_t>(count), values),
                   "pointers must be set");
   }
-  /// The only value of an attribute.
+  /// The value of an attribute that has exactly one value.
   template <class V>
   V get_one(cudnnBackendAttributeName_t name) const {
     V value{};
@@ -114,7 +114,7 @@ class Descriptor {
         "an attribute must be known");
     return value;
   }
-  /// What there is of it, at most `most` values.
+  /// The values of an attribute, at most `most` of them.
   template <class V>
   std::vector<V> get(cudnnBackendAttributeName_t name, std::size_t most) const {
     std::vector<V> values(most);
@@ -125,7 +125,7 @@ class Descriptor {
     values.resize(static_cast<std::size_t>(count) < most ? static_cast<std::size_t>(count) : most);
     return values;
   }
-  /// The descriptors that an attribute is.
+  /// The descriptors that an attribute has as values.
   std::vector<Descriptor> get_descriptors(cudnnBackendAttributeName_t name,
                                           cudnnBackendDescriptorType_t type) const {
     std::int64_t count = 0;
@@ -140,7 +140,7 @@ class Descriptor {
     made.erase(made.begin() + static_cast<std::ptrdiff_t>(count), made.end());
     return made;
   }
-  /// The only one.
+  /// The descriptor that an attribute has as its only value.
   Descriptor get_descriptor(cudnnBackendAttributeName_t name,
                             cudnnBackendDescriptorType_t type) const {
     Descriptor made(type);

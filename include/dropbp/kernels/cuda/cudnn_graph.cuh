@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Causal grouped-query attention as graphs of cuDNN's backend API. Nothing here needs a card:
-// cudnn_plan.cuh makes plans of them for a handle's device or for a description of one, so that
-// tests build here what runs there.
+// Causal grouped-query attention as graphs of cuDNN's backend API. Nothing here needs a GPU:
+// cudnn_plan.cuh makes plans for the device of a handle, or for a description of a device. Tests
+// can thus build the graphs that run on a GPU.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn_graph.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
@@ -26,16 +26,16 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// Whose plans are made: the handle's card, or one described by a
+/// The device that plans are made for: the device of a handle, or a device described by a
 /// CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR.
 struct CudnnTarget {
-  int capability;                                 ///< 90 is Hopper
-  cudnnHandle_t handle = nullptr;                 ///< else null
-  cudnnBackendDescriptor_t properties = nullptr;  ///< else null
+  int capability;                                 ///< 10 * major + minor; 90 is Hopper
+  cudnnHandle_t handle = nullptr;                 ///< null if the device is described
+  cudnnBackendDescriptor_t properties = nullptr;  ///< null if there is a handle
 };
 
-/// What decides a plan. Strides are those of rows; without gradients in the forward pass theirs are
-/// 0.
+/// Everything that determines a plan. Strides are elements from row to row; those of gradients are
+/// 0 in the forward pass.
 struct AttentionKey {
   int device;
   cudnnDataType_t type;
@@ -53,7 +53,7 @@ struct AttentionKey {
   }
 };
 
-/// The memory and the numbers that a graph names.
+/// Ids of the tensors and numbers in a graph.
 enum AttentionId : std::int64_t {
   q_id = 1,
   k_id,
@@ -71,9 +71,9 @@ enum AttentionId : std::int64_t {
   last_id = one_id
 };
 
-/// The operation graph of one pass, in cuDNN's terms: every tensor has sequences, heads, rows and
-/// columns. The patterns of nodes are those that cuDNN knows as attention; between nodes there are
-/// floats, but for the operands of products, which are of the scalar type.
+/// The operation graph of one pass. In cuDNN's terms every tensor has four dimensions: sequences,
+/// heads, rows and columns. The nodes form the patterns that cuDNN recognises as attention. Tensors
+/// between nodes are floats, except operands of products, which have the scalar type.
 class AttentionGraph {
  public:
   explicit AttentionGraph(const AttentionKey& key) : key_(key), shape_(key.shape) {
@@ -83,10 +83,10 @@ class AttentionGraph {
       forward();
   }
 
-  /// In an order in which they could be computed.
+  /// The nodes, in an order in which they can be computed.
   const std::vector<Descriptor>& nodes() const { return nodes_; }
 
-  /// Ready to be asked for engines.
+  /// Returns the finished graph, which can be asked for engines.
   Descriptor finish(const CudnnTarget& target) const {
     Descriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
     std::vector<cudnnBackendDescriptor_t> nodes;
@@ -114,7 +114,7 @@ class AttentionGraph {
     const Tensor weight =
         pointwise(CUDNN_POINTWISE_EXP, pointwise(CUDNN_POINTWISE_SUB, score, largest));
     const Tensor total = reduced(CUDNN_REDUCE_TENSOR_ADD, weight, rows());
-    // The natural logarithm of the sum of exp(score), as the own kernels keep it.
+    // The natural logarithm of sum(exp(score)), as in the kernels of attention.hpp.
     pointwise_into(statistics(lse_id), CUDNN_POINTWISE_ADD, largest,
                    pointwise(CUDNN_POINTWISE_LOG, total));
     const Tensor p = pointwise_into(scores(key_.type), CUDNN_POINTWISE_DIV, weight, total);
@@ -128,7 +128,7 @@ class AttentionGraph {
     const Tensor o = heads_of(o_id, key_.o_stride, shape_.heads),
                  grad_o = heads_of(grad_o_id, key_.grad_o_stride, shape_.heads);
     const Tensor scale = number(scale_id);
-    // The factor 1 is where a dropout's would be.
+    // The factor 1 is in the place of a dropout's factor.
     const Tensor sums =
         reduced(CUDNN_REDUCE_TENSOR_ADD, pointwise(CUDNN_POINTWISE_MUL, grad_o, o), rows());
     const Tensor delta =
@@ -142,12 +142,13 @@ class AttentionGraph {
     const Tensor dp = pointwise(CUDNN_POINTWISE_SUB, product(grad_o, v, scores()), delta);
     const Tensor ds = pointwise(CUDNN_POINTWISE_MUL, pointwise(CUDNN_POINTWISE_MUL, dp, p), scale);
     gradient_of(grad_k_id, transposed(ds), q);
-    // Engines for graphs with a buffer of floats here add to it in no fixed order.
+    // If the graph had a buffer of floats here, the engines would add to it in no fixed order.
     product(ds, reshaped(k, heads_between(k)),
             heads_of(grad_q_id, key_.grad_qkv_stride, shape_.heads));
   }
 
-  /// Of the keys or the values; those of query heads that share one are added.
+  /// Computes the gradient of the keys or values. Gradients of query heads with the same kv head
+  /// are added.
   void gradient_of(AttentionId id, const Tensor& a, const Tensor& b) {
     const Tensor result = heads_of(id, key_.grad_qkv_stride, shape_.kv_heads);
     if (shape_.heads == shape_.kv_heads) {
@@ -159,7 +160,7 @@ class AttentionGraph {
             result);
   }
 
-  /// Minus infinity where a key is behind the query.
+  /// Replaces scores by minus infinity where the key comes after the query.
   Tensor masked(const Tensor& score) {
     const Tensor row = index(score, 2), column = index(score, 3);
     const Tensor seen =
@@ -197,7 +198,7 @@ class AttentionGraph {
     return tensor(type, sizes, strides, id, false, false);
   }
 
-  /// What only the next nodes see.
+  /// A virtual tensor, which only the next nodes read.
   Tensor between(cudnnDataType_t type, const Four& sizes, const Four& strides) {
     return tensor(type, sizes, strides, next_id_++, true, false);
   }
@@ -264,7 +265,7 @@ class AttentionGraph {
                         const Tensor& b, const Tensor* choice = nullptr) {
     return pointwise_node(y, mode, x, &b, choice);
   }
-  /// The number of its row (axis 2) or column (axis 3), for each element.
+  /// For each element, the index of its row (axis 2) or column (axis 3).
   Tensor index(const Tensor& x, std::int64_t axis) {
     return pointwise_node(scores(CUDNN_DATA_INT32), CUDNN_POINTWISE_GEN_INDEX, x, nullptr, nullptr,
                           axis);
@@ -287,7 +288,7 @@ class AttentionGraph {
     return finished(std::move(node), y);
   }
 
-  /// Of scores; the result is an operand of a product.
+  /// Transposes scores. The result is an operand of a product.
   Tensor transposed(const Tensor& x) {
     return reshaped(x, between(key_.type, swapped(x.sizes), swapped(x.strides)));
   }

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The plans made of cudnn_graph.cuh's graphs: which engine of cuDNN runs one, and a shape in how
-// many parts, so that sums have a fixed order and the workspace stays small.
+// Plans for the graphs of cudnn_graph.cuh: which engine of cuDNN runs a graph, and into how many
+// parts a shape is divided. Sums have a fixed order, and the workspace stays small.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn_plan.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
@@ -22,8 +22,8 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-/// Where everything is; in the forward pass there is no grad_o, grad_qkv and delta, and o and lse
-/// are written.
+/// The addresses of all tensors. The forward pass writes o and lse; its grad_o, grad_qkv and delta
+/// are null.
 struct AttentionMemory {
   const void* qkv;
   const void* o;
@@ -33,8 +33,8 @@ struct AttentionMemory {
   const float* delta;
 };
 
-/// What one call gives to its graph. cuDNN takes pointers without const, to what it only reads,
-/// too.
+/// The arguments of one run of a graph. cuDNN takes non-const pointers, also to tensors that it
+/// only reads.
 struct AttentionCall {
   std::int64_t ids[last_id] = {};
   void* pointers[last_id] = {};
@@ -46,8 +46,8 @@ struct AttentionCall {
   }
 };
 
-/// Calls `run` with the memory of each part: of all sequences, or of one sequence with some of its
-/// kv heads and their query heads.
+/// Calls `run` with the memory of each part. A part is all sequences, or some kv heads of one
+/// sequence with their query heads.
 template <class Run>
 void for_each_part(const AttentionKey& key, const AttentionShape& part,
                    const AttentionMemory& memory, Run run) {
@@ -83,12 +83,12 @@ void for_each_part(const AttentionKey& key, const AttentionShape& part,
     }
 }
 
-/// An engine of cuDNN with its knobs, and the memory it works in.
+/// An engine of cuDNN with its knobs, and the size of its workspace.
 struct AttentionConfiguration {
   Descriptor configuration;
   std::int64_t engine = 0;
   std::size_t workspace = 0;  ///< bytes
-  bool deterministic = true;  ///< as far as its notes say
+  bool deterministic = true;  ///< according to the engine's notes
 
   explicit AttentionConfiguration(Descriptor made) : configuration(std::move(made)) {
     const Descriptor its_engine =
@@ -102,8 +102,8 @@ struct AttentionConfiguration {
   }
 };
 
-/// On Blackwell's big chips: the engine of the backward pass that adds dq in a fixed order, with
-/// the knobs that it had before cuDNN 9.23, without keeping ds.
+/// For compute capability 10.0 and 10.3 (Blackwell): the engine of the backward pass that adds dq
+/// in a fixed order and does not store ds, with its knobs from before cuDNN 9.23.
 inline AttentionConfiguration blackwell_backward(const Descriptor& graph,
                                                  const CudnnTarget& target) {
   Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR), made(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
@@ -127,10 +127,10 @@ inline AttentionConfiguration blackwell_backward(const Descriptor& graph,
   return AttentionConfiguration(std::move(made));
 }
 
-/// What can run the graph and gives the same bits each time, best first; not empty. For the
-/// backward pass this relies on the graph, which has no buffer to which dq is added (what NVIDIA's
-/// frontend does for its deterministic option), and on the notes of engines, which alone would not
-/// tell.
+/// All configurations that run the graph and give the same bits each time, best first; not empty.
+/// For the backward pass the notes of the engines alone do not guarantee this: the graph must also
+/// have no buffer to which dq is added, as with the deterministic option of NVIDIA's frontend.
+/// Throws CudnnRefusal if there is no such configuration.
 inline std::vector<AttentionConfiguration> attention_configurations(const Descriptor& graph,
                                                                     const AttentionKey& key,
                                                                     const CudnnTarget& target) {
@@ -140,7 +140,7 @@ inline std::vector<AttentionConfiguration> attention_configurations(const Descri
     try {
       all.push_back(blackwell_backward(graph, target));
     } catch (const CudnnRefusal&) {
-      // Those that cuDNN proposes keep ds, as on Hopper.
+      // The engines that cuDNN proposes store ds, as on Hopper.
     }
   }
   Descriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
@@ -158,19 +158,18 @@ inline std::vector<AttentionConfiguration> attention_configurations(const Descri
   return all;
 }
 
-/// How a shape is computed: all of it at once, or a part at a time, so that the workspace stays
-/// small.
+/// How a shape is computed: at once, or in parts, so that the workspace stays small.
 struct AttentionChoice {
-  // On all but Blackwell the backward pass in a fixed order keeps ds: 2 bytes for each head and
-  // pair of tokens.
+  // In bytes. Except on Blackwell, the backward pass in a fixed order stores ds, the gradient of
+  // the scores: 2 bytes per head and pair of tokens.
   static constexpr std::size_t most_workspace = std::size_t{1} << 30;
 
-  AttentionShape part;  ///< of one call
-  Descriptor graph;     ///< of it
+  AttentionShape part;  ///< the shape of one call
+  Descriptor graph;     ///< for `part`
   std::vector<AttentionConfiguration>
-      configurations;  ///< best first, not empty, with a workspace that is small enough
+      configurations;  ///< best first, not empty, each with a workspace of at most most_workspace
 
-  /// Throws CudnnRefusal where there is no way.
+  /// Throws CudnnRefusal if no division into parts works.
   static AttentionChoice make(const AttentionKey& key, const CudnnTarget& target) {
     AttentionChoice whole(key, target);
     if (!whole.configurations.empty()) return whole;
@@ -181,7 +180,7 @@ struct AttentionChoice {
       smaller.shape.kv_heads /= pieces;
       smaller.shape.heads /= pieces;
       if (smaller.shape.statistics() % 4 != 0)
-        continue;  // those of the next part must begin at a multiple of 16 bytes
+        continue;  // the statistics of the next part must begin at a multiple of 16 bytes
       AttentionChoice part(smaller, target);
       if (!part.configurations.empty()) return part;
     }
@@ -197,8 +196,8 @@ struct AttentionChoice {
   }
 };
 
-/// The first of a choice's configurations that can be made ready to run. Throws CudnnRefusal where
-/// none can.
+/// A plan for the first configuration of a choice for which cuDNN can make one. Throws CudnnRefusal
+/// if it can make none.
 struct AttentionPlan {
   AttentionChoice choice;
   std::size_t workspace = 0;  ///< bytes

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Dropout on CUDA, with the CPU's masks. See ops/dropout.hpp.
+// Dropout on CUDA, with the same masks as on the CPU. See ops/dropout.hpp.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct PhiloxBits {
   std::uint32_t words[4];
 };
 
-// philox4x32 of base/philox.hpp, which uses std::array and so is no device function everywhere.
+// philox4x32 of base/philox.hpp without std::array, which not every compiler allows in device code.
 DROPBP_HOST_DEVICE PhiloxBits philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
                                      std::uint32_t c3, std::uint32_t k0, std::uint32_t k1) {
   DROPBP_UNROLL
@@ -33,7 +33,7 @@ DROPBP_HOST_DEVICE PhiloxBits philox(std::uint32_t c0, std::uint32_t c1, std::ui
   return {{c0, c1, c2, c3}};
 }
 
-// Four elements for each draw; N is 4, or 1 where they are accessed one by one.
+// Each draw gives the bits for four elements. N is 4, or 1 if the elements are accessed one by one.
 template <class T, unsigned N>
 struct DropoutMap {
   static constexpr const char* name = "dropout";
@@ -82,9 +82,9 @@ struct DropoutMap {
 
 }  // namespace detail
 
-/// y [rows, columns] = x, each element 0 with probability `rate` and else divided by 1 - rate. The
-/// bits are those of CounterRandom(seed, RandomStream::adapter_dropout, step, micro_step), four
-/// elements a draw, draws counted row by row. y may be x.
+/// y = dropout(x), [rows, columns]: each element is 0 with probability `rate`, else x / (1 - rate).
+/// Each block of four elements of a row uses 128 bits of CounterRandom(seed,
+/// RandomStream::adapter_dropout, step, micro_step); blocks are numbered row by row. y may be x.
 template <class Launcher, class T>
 void dropout(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<const T>> x, Index rows,
              Index columns, double rate, std::uint64_t seed, std::uint64_t step,
@@ -114,13 +114,13 @@ void dropout(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<const T>> x,
 
 namespace ops {
 
-/// See kernels/cpu/dropout.hpp. Launches into the current stream.
+/// See kernels/cpu/dropout.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::dropout, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
-  /// y may be x.
+  /// y = dropout(x). y may be x.
   static void run(View y, ConstView x, double rate, std::uint64_t seed, std::uint64_t step,
                   std::uint32_t micro_step);
 };

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Element by element on CUDA: the residual join, copies, scaling, conversions. See
+// Elementwise operations on CUDA: the residual addition, copies, scaling, conversions. See
 // ops/elementwise.hpp.
 #pragma once
 
@@ -152,10 +152,11 @@ void scale(Launcher& launch, Rows<T> y, float factor, Index rows, Index columns)
       y);
 }
 
-/// y += x, n elements without gaps: the join of a residual branch's gradient.
+/// y += x for n contiguous elements: adds the gradient of a residual branch.
 template <class Launcher, class T>
 void accumulate(Launcher& launch, T* y, const T* x, std::size_t n) {
-  // What does not fill a pack at the end is done apart.
+  // The second launch adds the elements after the last full pack; all elements, if x or y is
+  // unaligned.
   const Index all = static_cast<Index>(n), main = all / Index{full_width<T>} * Index{full_width<T>};
   const bool aligned = is_vectorizable(y) && is_vectorizable(x);
   const Index first = aligned ? main : 0;
@@ -166,7 +167,7 @@ void accumulate(Launcher& launch, T* y, const T* x, std::size_t n) {
                     all - first);
 }
 
-/// y *= factor, n elements without gaps.
+/// y *= factor for n contiguous elements.
 template <class Launcher, class T>
 void scale(Launcher& launch, T* y, float factor, std::size_t n) {
   const Index all = static_cast<Index>(n), main = all / Index{full_width<T>} * Index{full_width<T>};
@@ -192,23 +193,23 @@ void convert(Launcher& launch, Rows<To> y, Rows<const From> x, Index rows, Index
 
 namespace ops {
 
-/// See kernels/cpu/elementwise.hpp. Launches into the current stream.
+/// See kernels/cpu/elementwise.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::elementwise, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
   static void copy(View to, ConstView from);    ///< to = from
   static void set_zero(View y);                 ///< y = 0
   static void accumulate(View y, ConstView x);  ///< y += x
-  static void scale(View y, double factor);     ///< y *= factor, rounded to float
+  static void scale(View y, double factor);     ///< y *= factor, with the factor rounded to float
   /// to = from, rounded to T.
   static void convert_from(View to, MatrixView<const float, Backend> from);
-  /// to = from.
+  /// to = from, converted to float.
   static void convert_to(MatrixView<float, Backend> to, ConstView from);
-  /// y += x, n elements without gaps.
+  /// y += x for n contiguous elements.
   static void accumulate(T* y, const T* x, std::size_t n);
-  /// y *= factor, n elements without gaps.
+  /// y *= factor for n contiguous elements.
   static void scale(T* y, double factor, std::size_t n);
 };
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Token embedding: rows of a table, and their gradients added up in the order of the tokens,
-// without atomics.
+// Token embedding on CUDA. The backward pass adds gradients in the order of the tokens, without
+// atomics.
 #pragma once
 
 #include <algorithm>
@@ -16,14 +16,14 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// The positions of each id, made on the host: `positions` [tokens] sorted by id, those of one id
-/// in order; entry i of `ids` has those from starts[i] to starts[i + 1].
+/// The positions of each token id, computed on the host. `positions` [tokens] is sorted by id, then
+/// by position. Id ids[i] occurs at positions[starts[i]] to positions[starts[i + 1] - 1].
 struct TokenOrder {
-  std::vector<std::int32_t> ids;        ///< the different ones, ascending
-  std::vector<std::int32_t> starts;     ///< one more than ids
-  std::vector<std::int32_t> positions;  ///< of all tokens
+  std::vector<std::int32_t> ids;        ///< the distinct ids, ascending
+  std::vector<std::int32_t> starts;     ///< ids.size() + 1 offsets into positions
+  std::vector<std::int32_t> positions;  ///< one per token
 
-  /// Of `count` tokens.
+  /// Sorts the positions of `count` tokens.
   TokenOrder(const std::int32_t* tokens, std::size_t count) : positions(count) {
     std::iota(positions.begin(), positions.end(), 0);
     std::sort(positions.begin(), positions.end(), [tokens](std::int32_t a, std::int32_t b) {
@@ -58,7 +58,7 @@ struct EmbeddingForwardMap {
   }
 };
 
-// A block an id.
+// One block per distinct id.
 template <class T, unsigned N>
 struct EmbeddingBackward {
   static constexpr const char* name = "embedding_backward";
@@ -92,7 +92,7 @@ struct EmbeddingBackward {
 
 }  // namespace detail
 
-/// out [count, columns] = the rows of weight with the tokens' ids, which the caller has checked.
+/// out [count, columns]: row t is row tokens[t] of weight. The caller has checked the ids.
 template <class Launcher, class T>
 void embedding_forward(Launcher& launch, Rows<T> out, const std::int32_t* tokens,
                        std::type_identity_t<Rows<const T>> weight, Index count, Index columns) {
@@ -104,8 +104,9 @@ void embedding_forward(Launcher& launch, Rows<T> out, const std::int32_t* tokens
                       columns);
 }
 
-/// gradient [vocabulary, columns] (=|+=): to row id the sum of grad_output's rows of that id. The
-/// arrays are those of a TokenOrder, on the device, `different` its number of ids.
+/// gradient [vocabulary, columns]: row id (=|+=) the sum of the rows of grad_output at the
+/// positions of this id. ids, starts and positions are the arrays of a TokenOrder in device memory;
+/// `different` is the size of ids.
 template <class Launcher, class T>
 void embedding_backward(Launcher& launch, Rows<T> gradient, bool add,
                         std::type_identity_t<Rows<const T>> grad_output, const std::int32_t* ids,
@@ -126,15 +127,15 @@ void embedding_backward(Launcher& launch, Rows<T> gradient, bool add,
 
 namespace ops {
 
-/// See kernels/cpu/embedding.hpp. Launches into the current stream.
+/// See kernels/cpu/embedding.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::embedding, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
-  /// Rows of the weight. Not under graph capture (std::logic_error), as backward.
+  /// Copies rows of the weight. Throws std::logic_error during graph capture, as backward does.
   static void forward(View out, std::span<const std::int32_t> tokens, ConstView weight);
-  /// Their gradients.
+  /// Computes the gradient of the weight.
   static void backward(View gradient, Accumulate mode, ConstView grad_output,
                        std::span<const std::int32_t> tokens);
 };

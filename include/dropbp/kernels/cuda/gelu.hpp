@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// GELU in the tanh form of GPT-2 (Hendrycks and Gimpel, arXiv 1606.08415), forward and backward.
+// GELU in the tanh form of GPT-2 (Hendrycks and Gimpel, arXiv 1606.08415), forward and backward
+// pass.
 #pragma once
 
 #include <cmath>
@@ -16,7 +17,7 @@ DROPBP_HOST_DEVICE float gelu(float x) {
   return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
 }
 
-/// d gelu / d x.
+/// The derivative of gelu.
 DROPBP_HOST_DEVICE float gelu_derivative(float x) {
   const float t = std::tanh(0.7978845608f * (x + 0.044715f * x * x * x));
   return 0.5f * (1.0f + t) +

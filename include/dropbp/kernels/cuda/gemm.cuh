@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The products of products.hpp by cuBLASLt. Descriptors and the algorithm are looked up once for
-// each shape and device.
+// The matrix products of gemm.hpp by cuBLASLt. Descriptors and algorithm are determined once per
+// shape and device.
 #if !defined(__CUDACC__)
 #error "dropbp: gemm.cuh is for .cu files; other files include dropbp/kernels/cuda/gemm.hpp"
 #endif
@@ -35,7 +35,7 @@ inline constexpr cudaDataType_t cuda_type<BFloat16> = CUDA_R_16BF;
 template <>
 inline constexpr cudaDataType_t cuda_type<Half> = CUDA_R_16F;
 
-/// What decides descriptors and algorithm.
+/// Everything that determines the descriptors and the algorithm.
 struct ProductKey {
   int device;
   cudaDataType_t type;
@@ -89,14 +89,14 @@ using Layout =
 using Preference =
     std::unique_ptr<void, LtDeleter<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>>;
 
-// What cuBLASLt asks for on Hopper and newer; elsewhere it is more than enough.
+// The size that cuBLASLt recommends on Hopper and newer; older devices need less.
 inline constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
-/// Descriptors of a row-major product. cuBLASLt's matrices are column-major, so that it is given
-/// C^T = op(B)^T op(A)^T.
+/// Descriptors of a row-major product. Matrices of cuBLASLt are column-major, so it computes C^T =
+/// op(B)^T op(A)^T.
 struct ProductPlan {
   Operation operation;
-  Layout a, b, c;  ///< of A, B and C as named here
+  Layout a, b, c;  ///< of A, B and C of the row-major product
   cublasLtMatmulAlgo_t algorithm;
   std::size_t workspace = 0;  ///< bytes
 
@@ -122,7 +122,7 @@ struct ProductPlan {
           cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof value), what);
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes});
-    // Parts of a sum over k are added in float and in a fixed order, or not split at all: two runs
+    // Sums over k are not split, or their parts are added in float and in a fixed order: two runs
     // give the same bits.
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
@@ -156,10 +156,10 @@ struct ProductPlan {
   }
 };
 
-/// What is kept for the whole program: a handle for each device, a plan for each shape.
+/// State for the whole program: a handle per device, and a plan per shape.
 class Products {
  public:
-  // Never destroyed: at the end of a program CUDA may be gone before it.
+  // Never destroyed, because CUDA may already be shut down at the end of a program.
   static Products& instance() {
     static Products* const all = new Products;
     return *all;

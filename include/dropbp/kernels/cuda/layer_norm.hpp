@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// LayerNorm, y = w * (x - mean) / sqrt(mean((x - mean)^2) + eps) + b, as GPT-2 has it: forward,
-// alone and fused with the addition before it, and backward, fused with the residual join. Source:
-// Ba et al., "Layer Normalization" (arXiv 1607.06450).
+// LayerNorm as in GPT-2, y = w * (x - mean) / sqrt(mean((x - mean)^2) + eps) + b. The forward pass
+// alone or fused with the preceding addition; the backward pass fused with the addition to the
+// residual gradient. Source: Ba et al., "Layer Normalization" (arXiv 1607.06450).
 #pragma once
 
 #include "dropbp/kernels/cuda/norm.hpp"
@@ -11,8 +11,8 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// y [rows, columns] = norm(x), mean [rows] that of x, rstd [rows] = 1 / sqrt(mean((x - mean)^2) +
-/// eps). w, b [columns]. y may be x.
+/// y [rows, columns] = norm(x), mean [rows] = the mean of each row of x, rstd [rows] = 1 /
+/// sqrt(mean((x - mean)^2) + eps). w, b [columns]. y may be x.
 template <class Launcher, class T>
 void layer_norm_forward(Launcher& launch, Rows<T> y, float* mean, float* rstd,
                         std::type_identity_t<Rows<const T>> x, const T* w, const T* b, Index rows,
@@ -30,7 +30,7 @@ void add_layer_norm_forward(Launcher& launch, Rows<T> y, float* mean, float* rst
                                    columns, eps);
 }
 
-/// The same y, bit for bit, from the mean and rstd of the forward pass.
+/// Recomputes y from the mean and rstd of the forward pass, with the same bits.
 template <class Launcher, class T>
 void layer_norm_recompute(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<const T>> x,
                           const T* w, const T* b, const float* mean, const float* rstd, Index rows,
@@ -38,14 +38,15 @@ void layer_norm_recompute(Launcher& launch, Rows<T> y, std::type_identity_t<Rows
   detail::norm_recompute<true>(launch, y, x, w, b, mean, rstd, rows, columns);
 }
 
-/// Elements of the workspace that layer_norm_backward needs where the weight trains.
+/// Number of elements of layer_norm_backward's workspace if the weight is trained.
 inline Index layer_norm_backward_workspace(Index rows, Index columns) {
   return 2 * detail::norm_backward_blocks(rows) * columns;
 }
 
-/// dx [rows, columns] (=|+=) the gradient of x, given that of y; with dx.data null only those of w
-/// and b. dw and db [columns] (=|+=) theirs, both null where they are frozen. Adding to dx joins
-/// the residual path. Where they train a block takes 8 * columns + 32 bytes of shared memory.
+/// dx [rows, columns] (=|+=) the gradient of x, given the gradient of y; skipped if dx.data is
+/// null. dw and db [columns] (=|+=) the gradients of w and b; both are null if frozen. Adding to dx
+/// adds to the gradient of the residual path. If the weight is trained, a block takes 8 * columns +
+/// 32 bytes of shared memory.
 template <class Launcher, class T>
 void layer_norm_backward(Launcher& launch, Rows<T> dx, bool add,
                          std::type_identity_t<Rows<const T>> dy,

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What works element by element is a map over packs of elements; one body runs them all.
+// Elementwise operations as maps over packs of elements. One kernel body runs all maps.
 #pragma once
 
 #include <algorithm>
@@ -14,22 +14,22 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// Of a map; 0 where it says nothing.
+// Bytes of shared memory of a map; 0 unless the map declares them.
 template <class Map>
 inline constexpr std::size_t shared_bytes = 0;
 template <class Map>
   requires(Map::shared_bytes > 0)
 inline constexpr std::size_t shared_bytes<Map> = Map::shared_bytes;
 
-// What a map does to the packs of a matrix: load(ctx, row, pack) -> values, then store(ctx, row,
-// pack, values). Several loads are on their way before the first value is needed. A map with
-// shared_bytes of shared memory may fill them in prepare(ctx, threads).
+// Applies a map to the packs of a matrix: load(ctx, row, pack) returns values, store(ctx, row,
+// pack, values) uses them. Several loads are issued before the first value is needed. A map with
+// shared memory (shared_bytes) may fill it in prepare(ctx, threads).
 template <class Map>
 struct MapPacks {
   static constexpr const char* name = Map::name;
   static constexpr unsigned threads = 256, min_blocks = 4;
   static constexpr unsigned in_flight =
-      sizeof(typename Map::Values) > 16 ? 2 : 4;  // at least 64 bytes; more would spill
+      sizeof(typename Map::Values) > 16 ? 2 : 4;  // at least 64 bytes; more would spill registers
 
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Map map, Index rows, Index packs) const {
@@ -77,8 +77,8 @@ bool has_no_gaps(Rows<T> x, Index columns) {
   return x.stride == columns;
 }
 
-// use(width, rows, columns) with width a constant: a full 16 bytes where the operands allow. Rows
-// without gaps are one row.
+// Calls use(width, rows, columns) with a constant width: the elements of 16 bytes if all operands
+// allow it, else 1. Rows without gaps become a single row.
 template <class T, class Use, class... Operands>
 void choose_width(Index rows, Index columns, const Use& use, Rows<Operands>... operands) {
   if (rows <= 0 || columns <= 0) return;

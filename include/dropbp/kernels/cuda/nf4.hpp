@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// 4-bit weights expanded. See ops/nf4.hpp for the format; the values are its, rounded to T.
+// Dequantises 4-bit weights on CUDA, rounded to T. ops/nf4.hpp documents the format.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// What the codes stand for, handed to the kernel as it is.
+/// The values of the codes, passed to the kernel by value.
 struct Nf4Tables {
   float values[16];    ///< of the 4-bit codes
   float dynamic[256];  ///< of the 8-bit codes of the blocks' scales
@@ -21,7 +21,7 @@ struct Nf4Tables {
 
 namespace detail {
 
-// Rounded twice: a fused multiply-add would give other bits.
+// Rounds the product and the sum separately: a fused multiply-add would give other bits.
 DROPBP_HOST_DEVICE float multiply_and_add(float a, float b, float c) {
 #if defined(__CUDA_ARCH__)
   return __fadd_rn(__fmul_rn(a, b), c);
@@ -31,8 +31,8 @@ DROPBP_HOST_DEVICE float multiply_and_add(float a, float b, float c) {
 #endif
 }
 
-// A pack of N elements lies within a block of 64, whose codes are N / 2 bytes: a warp reads and
-// writes memory without gaps.
+// A pack of N elements lies within a block of 64 and has N / 2 bytes of codes. A warp accesses
+// contiguous memory.
 template <class T, unsigned N>
 struct Nf4Map {
   static constexpr const char* name = "nf4_expand";
@@ -52,7 +52,7 @@ struct Nf4Map {
 
   template <class Context>
   DROPBP_DEVICE void prepare(Context ctx, unsigned threads) const {
-    auto* const values = reinterpret_cast<float*>(ctx.shared());  // 16 of the 4-bit codes, then 256
+    auto* const values = reinterpret_cast<float*>(ctx.shared());  // of the 4-bit, then 8-bit codes
     for (unsigned i = ctx.thread(); i < 256; i += threads) {
       values[16 + i] = tables.dynamic[i];
       if (i < 16) values[i] = tables.values[i];
@@ -76,8 +76,8 @@ struct Nf4Map {
     Pack<T, N> out;
     DROPBP_UNROLL
     for (unsigned i = 0; i < N; ++i) {
-      // The first element of a byte is its high half. 16 values lie in 16 banks: any codes of a
-      // warp are looked up at once.
+      // The high half of a byte is the first element. The 16 values lie in 16 different banks, so a
+      // warp looks up any codes without bank conflicts.
       const bool high = N == 1 ? element_of(row, pack) % 2 == 0 : i % 2 == 0;
       const unsigned byte = v.codes.values[i / 2];
       out.values[i] = from_float<T>(values[high ? byte >> 4 : byte & 15u] * scale);
@@ -88,7 +88,7 @@ struct Nf4Map {
 
 }  // namespace detail
 
-/// to [rows, columns] = `rows` rows from `first_row` on of a quantised matrix with that many
+/// to [rows, columns] = the `rows` rows from `first_row` on of a quantised matrix with `columns`
 /// columns.
 template <class Launcher, class T>
 void nf4_expand(Launcher& launch, Rows<T> to, const std::uint8_t* codes, const std::uint8_t* scales,
@@ -115,13 +115,13 @@ void nf4_expand(Launcher& launch, Rows<T> to, const std::uint8_t* codes, const s
 
 namespace ops {
 
-/// See kernels/cpu/nf4.hpp. Launches into the current stream.
+/// See kernels/cpu/nf4.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::nf4, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
-  /// Rows of a quantised matrix from `first_row` on.
+  /// Writes the rows from `first_row` on of a quantised matrix.
   static void expand(View to, Index first_row, const std::uint8_t* codes,
                      const std::uint8_t* scales, const float* group_scales, float offset);
 };

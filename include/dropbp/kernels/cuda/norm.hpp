@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The kernels of both norms, which differ in the mean alone: y = w * (x - mean) * rstd + b with
-// rstd = 1 / sqrt(mean((x - mean)^2)
-// + eps), where RMSNorm has neither mean nor b. rms_norm.hpp and layer_norm.hpp launch them.
+// The kernels of RMSNorm and LayerNorm: y = w * (x - mean) * rstd + b with rstd = 1 /
+// sqrt(mean((x - mean)^2) + eps). RMSNorm has no mean and no b. rms_norm.hpp and layer_norm.hpp
+// launch the kernels.
 #pragma once
 
 #include <cmath>
@@ -15,16 +15,16 @@ namespace cuda {
 namespace detail {
 
 inline constexpr unsigned norm_threads = 256;
-// Rows whose share of the weight's gradient one block sums: enough blocks for a card from some
-// thousand rows on, and few enough that their partial sums are a sixteenth of a row each.
+// Rows whose contributions to the weight's gradient one block adds. With 16, a GPU has enough
+// blocks from some thousand rows on, and the partial sums have one row per 16 rows of the input.
 inline constexpr Index norm_rows_of_block = 16;
 
-// For block_sum.
+// Bytes of the scratch memory of block_sum.
 inline std::size_t norm_scratch_bytes() { return norm_threads / 32 * sizeof(float); }
 
-// The parts of a row that one thread works on: the first `kept` packs stay in registers from the
-// sums to the result, and with all their loads on the way at once; of a longer row the rest is read
-// twice. f(place in the kept ones, pack) or g(pack).
+// Visits the packs of a row that one thread works on. The first `kept` packs stay in registers from
+// the sums to the result, and all their loads are issued together. The other packs of a longer row
+// are read twice. Calls f(index of the kept pack, pack) or g(pack).
 template <unsigned kept, class F, class G>
 DROPBP_DEVICE void for_own_packs(unsigned thread, Index packs, F f, G g) {
   DROPBP_UNROLL
@@ -34,7 +34,7 @@ DROPBP_DEVICE void for_own_packs(unsigned thread, Index packs, F f, G g) {
     g(pack);
 }
 
-// sum += branch, in float and rounded to T; what is read again later.
+// sum += branch, added in float and rounded to T. `sum` is read again later, so it is not streamed.
 template <unsigned N, class T, class Context>
 DROPBP_DEVICE Pack<T, N> add_branch(Context ctx, T* sum, const T* branch) {
   Pack<T, N> v = ctx.template load<T, N>(sum);
@@ -46,7 +46,7 @@ DROPBP_DEVICE Pack<T, N> add_branch(Context ctx, T* sum, const T* branch) {
   return v;
 }
 
-// Elements `at` and on of a row; b is null unless centered.
+// Writes elements of a row from `at` on, normalised. b is null unless `centered`.
 template <bool centered, class T, unsigned N, class Context>
 DROPBP_DEVICE void store_normed(Context ctx, T* y, Index at, Pack<T, N> x, const T* w, const T* b,
                                 float mean, float rstd) {
@@ -65,7 +65,7 @@ DROPBP_DEVICE void store_normed(Context ctx, T* y, Index at, Pack<T, N> x, const
   ctx.store(y + at, out);
 }
 
-// A block a row. With `added` sum += branch is the input, else x.
+// One block per row. The input is sum += branch if `added`, else x.
 template <class T, unsigned N, bool centered, bool added>
 struct NormForward {
   static constexpr const char* name =
@@ -78,7 +78,7 @@ struct NormForward {
                                 Rows<T> sum, Rows<const T> branch, const T* w, const T* b,
                                 Index columns, float eps) const {
     constexpr unsigned kept =
-        sizeof(T) == 4 ? 2 : 4;  // 4 of float would spill registers (nvcc 13, sm_90)
+        sizeof(T) == 4 ? 2 : 4;  // 4 packs of float spill registers (nvcc 13, sm_90)
     auto* const scratch = reinterpret_cast<float*>(ctx.shared());
     const Index row = ctx.block(), packs = columns / N;
     const T* const in = added ? sum.row(row) : x.row(row);
@@ -94,7 +94,8 @@ struct NormForward {
         [&](Index pack) {
           if constexpr (added) load(pack);
         });
-    // Of a longer row each thread reads again what it has read, or written, itself.
+    // In a longer row, each thread reads again only what it has read or written itself, so there is
+    // no barrier.
     const auto sum_of = [&](auto term) {
       float total = 0.0f;
       const auto take = [&](const Pack<T, N>& v) {
@@ -150,7 +151,7 @@ struct NormRecompute {
   }
 };
 
-// share [count] += values; one access to shared memory for four.
+// share [N] += values, with four elements per access to shared memory.
 template <unsigned N, class Context>
 DROPBP_DEVICE void add_to_share(Context ctx, float* share, const float (&values)[N]) {
   constexpr unsigned step = N % 4 == 0 ? 4 : 1;
@@ -163,15 +164,15 @@ DROPBP_DEVICE void add_to_share(Context ctx, float* share, const float (&values)
   }
 }
 
-// A block takes `rows_of_block` rows one after the other. shares [blocks, columns] null: w (and b)
-// are frozen, else those of w, and with a mean those of b in `blocks` rows behind; dx null: only
-// they are wanted.
+// One block per `rows_of_block` rows. `shares` [blocks, columns] receives each block's gradient of
+// w; if `centered`, `blocks` further rows receive the gradients of b. `shares` is null if w and b
+// are frozen; dx.data is null if only their gradients are wanted.
 template <class T, unsigned N, bool centered>
 struct NormBackward {
   static constexpr const char* name = centered ? "layer_norm_backward" : "rms_norm_backward";
   static constexpr unsigned threads = norm_threads, min_blocks = 2;
 
-  // One long function: all its steps share what a thread holds in registers.
+  // One long function, because all steps share the registers of a thread.
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<T> dx, bool add, Rows<const T> dy,
                                 Rows<const T> x, const T* w, const float* means, const float* rstds,
@@ -180,7 +181,7 @@ struct NormBackward {
     constexpr unsigned kept = 2;
     auto* const scratch = reinterpret_cast<float*>(ctx.shared());
     float* const share =
-        scratch + threads / 32;  // [columns], of b behind; each element is one thread's alone
+        scratch + threads / 32;  // [columns] for w, then for b; one thread owns an element
     const Index packs = columns / N, first = ctx.block() * rows_of_block;
     const Index last = first + rows_of_block < rows ? first + rows_of_block : rows;
     if (shares != nullptr)
@@ -210,7 +211,7 @@ struct NormBackward {
           },
           [](Index) {});
       const float mean = centered ? means[row] : 0.0f, rstd = rstds[row];
-      float dot = 0.0f, sum = 0.0f;  // of dy * w with x - mean, and of itself
+      float dot = 0.0f, sum = 0.0f;  // sums of dy * w * (x - mean) and of dy * w
       const auto take = [&](Index pack, const Operands& v) {
         const Pack<T, N> scale = ctx.template load<T, N>(w + pack * N);
         float of_w[N], of_b[N];
@@ -235,8 +236,8 @@ struct NormBackward {
       float down = 0.0f;
       if constexpr (centered)
         down = rstd * block_sum<threads>(ctx, sum, scratch) / static_cast<float>(columns);
-      // r * (w dy) - (x - mean) * r^3 * mean((x - mean) * w * dy), less r * mean(w dy) where the
-      // mean is taken off
+      // dx = r * (w dy) - (x - mean) * r^3 * mean((x - mean) * w * dy); if `centered`, minus r *
+      // mean(w dy).
       const float back = rstd * rstd * rstd * dot / static_cast<float>(columns);
       const auto store = [&](Index pack, const Operands& v, Pack<T, N> out) {
         const Pack<T, N> scale = ctx.template load<T, N>(w + pack * N);
@@ -271,8 +272,8 @@ struct NormBackward {
   }
 };
 
-// Adds with compensation (Kahan 1965): sums of floats as good as in twice the precision. `lost` is
-// what the sum is too large by.
+// Compensated addition (Kahan 1965): sums of floats become as accurate as in twice the precision.
+// `lost` is the amount by which the sum is too large.
 DROPBP_DEVICE void add_compensated(float& sum, float& lost, float value) {
   value -= lost;
   const float next = sum + value;
@@ -280,8 +281,8 @@ DROPBP_DEVICE void add_compensated(float& sum, float& lost, float value) {
   sum = next;
 }
 
-// Columns of partial sums: 32 for each block, each in 8 slices of the rows, which are added in
-// order, as are the slices.
+// Adds the columns of partial sums. Each block adds 32 columns, each in 8 slices of the rows. The
+// rows of a slice are added in order, then the slices in order.
 template <class T>
 struct SumShares {
   static constexpr const char* name = "sum_shares";
@@ -331,8 +332,8 @@ void sum_shares(Launcher& launch, T* to, bool add, const float* shares, Index co
          SumShares<T>{}, to, add, shares, count, columns);
 }
 
-// use(width) with width a constant: a full 16 bytes where all operands allow; w and b are rows of a
-// matrix with one.
+// Calls use(width) with a constant width: the elements of 16 bytes if all operands allow it, or 1.
+// w and b have a single row.
 template <class T, class Use, class... Operands>
 void choose_norm_width(Index rows, Index columns, const T* w, const T* b, const Use& use,
                        Rows<Operands>... operands) {
@@ -375,7 +376,7 @@ void norm_recompute(Launcher& launch, Rows<T> y, Rows<const T> x, const T* w, co
 
 inline Index norm_backward_blocks(Index rows) { return divide_up(rows, norm_rows_of_block); }
 
-// shares null: no gradient of w is wanted.
+// `shares` is null if the gradients of w and b are not wanted.
 template <bool centered, class Launcher, class T>
 void norm_backward(Launcher& launch, Rows<T> dx, bool add, Rows<const T> dy, Rows<const T> x,
                    const T* w, const float* means, const float* rstds, float* shares, Index rows,

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// RMSNorm, y = w * x / sqrt(mean(x^2) + eps): forward, alone and fused with the addition before it,
-// and backward, fused with the residual join. See ops/rms_norm.hpp for the formulas.
+// RMSNorm on CUDA, y = w * x / sqrt(mean(x^2) + eps). The forward pass alone or fused with the
+// preceding addition; the backward pass fused with the addition to the residual gradient. See
+// ops/rms_norm.hpp.
 #pragma once
 
 #include "dropbp/kernels/cuda/backend.hpp"
@@ -20,8 +21,8 @@ void rms_norm_forward(Launcher& launch, Rows<T> y, float* rstd,
                                      static_cast<const T*>(nullptr), rows, columns, eps);
 }
 
-/// sum [rows, columns] += branch, then y = norm(sum): 8 bytes of traffic an element in 16 bits,
-/// instead of 10 apart.
+/// sum [rows, columns] += branch, then y = norm(sum). Moves 8 bytes per element in 16-bit types;
+/// two separate kernels move 10.
 template <class Launcher, class T>
 void add_rms_norm_forward(Launcher& launch, Rows<T> y, float* rstd, Rows<T> sum,
                           std::type_identity_t<Rows<const T>> branch, const T* w, Index rows,
@@ -30,7 +31,7 @@ void add_rms_norm_forward(Launcher& launch, Rows<T> y, float* rstd, Rows<T> sum,
                                     static_cast<const T*>(nullptr), rows, columns, eps);
 }
 
-/// The same y, bit for bit, from the rstd of the forward pass.
+/// Recomputes y from the rstd of the forward pass, with the same bits.
 template <class Launcher, class T>
 void rms_norm_recompute(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<const T>> x,
                         const T* w, const float* rstd, Index rows, Index columns) {
@@ -38,15 +39,15 @@ void rms_norm_recompute(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<c
                                 rows, columns);
 }
 
-/// Elements of the workspace that rms_norm_backward needs where the weight trains.
+/// Number of elements of rms_norm_backward's workspace if the weight is trained.
 inline Index rms_norm_backward_workspace(Index rows, Index columns) {
   return detail::norm_backward_blocks(rows) * columns;
 }
 
-/// dx [rows, columns] (=|+=) the gradient of x, given that of y; with dx.data null only the
-/// weight's. dw [columns] (=|+=) that of the weight, null where it is frozen. Adding to dx joins
-/// the residual path: 8 bytes an element in 16 bits, instead of 12. Where the weight trains a block
-/// takes 4 * columns + 32 bytes of shared memory.
+/// dx [rows, columns] (=|+=) the gradient of x, given the gradient of y; skipped if dx.data is
+/// null. dw [columns] (=|+=) the gradient of w; null if frozen. Adding to dx adds to the gradient
+/// of the residual path: in 16-bit types this moves 8 bytes per element, a separate addition 12
+/// bytes. If the weight is trained, a block takes 4 * columns + 32 bytes of shared memory.
 template <class Launcher, class T>
 void rms_norm_backward(Launcher& launch, Rows<T> dx, bool add,
                        std::type_identity_t<Rows<const T>> dy,
@@ -63,21 +64,21 @@ void rms_norm_backward(Launcher& launch, Rows<T> dx, bool add,
 
 namespace ops {
 
-/// See kernels/cpu/rms_norm.hpp. Launches into the current stream.
+/// See kernels/cpu/rms_norm.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::rms_norm, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
-  /// The norm.
+  /// Computes y and rstd.
   static void forward(View y, float* rstd, ConstView x, const T* w, double eps);
-  /// The same from rstd.
+  /// Computes the same y from rstd.
   static void recompute(View y, ConstView x, const T* w, const float* rstd);
-  /// Elements of the workspace of backward.
+  /// Number of elements of backward's workspace.
   static Index backward_workspace(Index rows, Index columns) {
     return cuda::rms_norm_backward_workspace(rows, columns);
   }
-  /// The gradients; grad_weight null: frozen.
+  /// Computes the gradients. grad_weight is null if the weight is frozen.
   static void backward(View grad_input, Accumulate mode, ConstView grad_output, ConstView x,
                        const T* w, const float* rstd, T* grad_weight, Accumulate weight_mode,
                        float* workspace);

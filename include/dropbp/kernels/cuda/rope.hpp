@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Rotary position embedding of the heads in the rows of a fused matrix, in place. See ops/rope.hpp.
+// Rotary position embedding on CUDA, in place. See ops/rope.hpp.
 #pragma once
 
 #include "dropbp/kernels/cuda/maps.hpp"
@@ -10,7 +10,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// The packs are those of the heads' first halves.
+// Packs are numbered over the first halves of the heads.
 template <class T, unsigned N>
 struct RopeMap {
   static constexpr const char* name = "rope";
@@ -63,8 +63,8 @@ struct RopeMap {
 
 }  // namespace detail
 
-/// Rotates the first `heads` heads of 2 * half elements of each row of x [rows, >= heads * 2 *
-/// half]; row t stands at position t % sequence of the tables [positions, half].
+/// Rotates the first `heads` heads, of 2 * half elements each, in each row of x [rows, >= heads *
+/// 2 * half]. Row t has position t % sequence in the tables [positions, half].
 template <class Launcher, class T>
 void rope(Launcher& launch, Rows<T> x, const float* cosine, const float* sine, Index heads,
           Index half, Index sequence, bool inverse, Index rows) {
@@ -85,13 +85,13 @@ void rope(Launcher& launch, Rows<T> x, const float* cosine, const float* sine, I
 
 namespace ops {
 
-/// See kernels/cpu/rope.hpp. Launches into the current stream.
+/// See kernels/cpu/rope.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::rope, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
-  /// The rotation.
+  /// Rotates x in place.
   static void run(View x, const float* cosine, const float* sine, Index heads, Index half,
                   Index sequence, Rotation rotation);
 };

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Squared norms of many tensors on CUDA, in two launches, and the squared distance of two.
+// Squared norms of many tensors on CUDA in two launches, and the squared distance of two tensors.
 #pragma once
 
 #include <algorithm>
@@ -15,31 +15,31 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
-/// Elements that one block sums for a norm.
+/// Number of elements that one block adds for a norm.
 inline constexpr Index norm_chunk = 65536;
 
-/// One tensor of a norm.
+/// A tensor whose norm is computed.
 template <class T>
 struct NormSegment {
   const T* data;             ///< its elements
-  std::int64_t size;         ///< how many
-  std::int64_t first_chunk;  ///< chunks of all segments before it
+  std::int64_t size;         ///< number of elements
+  std::int64_t first_chunk;  ///< number of chunks of all earlier segments
 };
 
-/// A sum in two floats, as good as in double: cards are slow at double.
+/// A sum as two floats, as accurate as a double. GPUs compute slowly in double.
 struct ExactSum {
-  float high;  ///< rounded
-  float low;   ///< what rounding left out
+  float high;  ///< the rounded sum
+  float low;   ///< the rounding error
 
-  /// On the host.
+  /// The sum as a double.
   double value() const { return static_cast<double>(high) + static_cast<double>(low); }
 };
 
 namespace detail {
 
-// term.load<N>(i) reads elements i .. i + N, and term.sum is what they add. Four packs are on their
-// way before the first is summed; the rest of a chunk goes one pack, and then one element, after
-// the other.
+// term.load<N>(i) reads elements [i, i + N), and term.sum returns what they contribute. Four packs
+// are loaded before the first is added. The rest of a chunk is added pack by pack, then element by
+// element.
 template <class T, unsigned threads, class Context, class Term>
 DROPBP_DEVICE float chunk_sum(Context ctx, Index count, bool vectorizable, Term term) {
   constexpr Index width = full_width<T>, step = threads;
@@ -103,7 +103,7 @@ struct SquaredDifferenceTerm {
   }
 };
 
-// partial[chunk] = the sum of one chunk of one segment.
+// partial[chunk] = the sum of the squares in one chunk of one segment.
 template <class T>
 struct SquaredNormChunks {
   static constexpr const char* name = "squared_norms";
@@ -147,7 +147,7 @@ struct SquaredDistanceChunks {
   }
 };
 
-// Adds a value to a sum whose rounding error is kept beside it. Source: Knuth, The Art of Computer
+// Adds a value to a sum and keeps the rounding error. Source: Knuth, The Art of Computer
 // Programming 2, 4.2.2, theorem B.
 DROPBP_HOST_DEVICE void add_exactly(ExactSum& sum, float value) {
   const float total = sum.high + value, part = total - sum.high;
@@ -155,8 +155,8 @@ DROPBP_HOST_DEVICE void add_exactly(ExactSum& sum, float value) {
   sum.high = total;
 }
 
-// sums[i] = the partial sums from starts[i] to starts[i + 1]: a block a sum, each thread every
-// 128th of them in order.
+// sums[i] = the sum of partial[starts[i]] to partial[starts[i + 1] - 1]. One block per sum; each
+// thread adds every 128th partial sum in order.
 struct FinishSums {
   static constexpr const char* name = "finish_sums";
   static constexpr unsigned threads = 128, min_blocks = 1;
@@ -181,12 +181,12 @@ struct FinishSums {
 
 }  // namespace detail
 
-/// Chunks of a norm over n elements: the partial sums it needs room for.
+/// Number of chunks, and so of partial sums, of a norm over n elements.
 inline Index norm_chunks(Index n) { return divide_up(n, norm_chunk); }
 
-/// sums [count] = the squared norms of `count` segments with `chunks` chunks together, in two
-/// launches whatever their number. partial [chunks] is workspace; starts [count + 1] are the first
-/// chunks, and `chunks`.
+/// sums [count] = the squared norms of `count` segments with `chunks` chunks in total, in two
+/// launches for any count. partial [chunks] is workspace. starts [count + 1] is the first chunk of
+/// each segment, then `chunks`.
 template <class Launcher, class T>
 void squared_norms(Launcher& launch, ExactSum* sums, const NormSegment<T>* segments,
                    const std::int64_t* starts, Index count, Index chunks, float* partial) {
@@ -200,8 +200,8 @@ void squared_norms(Launcher& launch, ExactSum* sums, const NormSegment<T>* segme
          detail::FinishSums{}, sums, static_cast<const float*>(partial), starts);
 }
 
-/// sum [1] = sum of (x - y)^2 over n elements. partial [norm_chunks(n)] is workspace; starts [2] =
-/// 0, norm_chunks(n).
+/// sum [1] = the sum of (x - y)^2 over n elements. partial [norm_chunks(n)] is workspace. starts
+/// [2] = 0, norm_chunks(n).
 template <class Launcher, class T>
 void squared_distance(Launcher& launch, ExactSum* sum, const T* x, const T* y, Index n,
                       const std::int64_t* starts, float* partial) {
@@ -217,10 +217,10 @@ void squared_distance(Launcher& launch, ExactSum* sum, const T* x, const T* y, I
 
 namespace ops {
 
-/// See kernels/cpu/squared_norms.hpp. Both wait for the current stream.
+/// See kernels/cpu/squared_norms.hpp. Both functions wait for the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::squared_norms, T, Backend> {
-  /// Of each tensor.
+  /// The squared norm of each tensor.
   static std::vector<double> run(std::span<const Elements<const T, Backend>> tensors);
   /// Sum of (x - y)^2 over n elements.
   static double distance(const T* x, const T* y, std::size_t n);

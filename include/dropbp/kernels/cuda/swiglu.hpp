@@ -17,7 +17,7 @@ DROPBP_HOST_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x));
 /// x / (1 + exp(-x)).
 DROPBP_HOST_DEVICE float silu(float x) { return x / (1.0f + std::exp(-x)); }
 
-/// d silu / d x.
+/// The derivative of silu.
 DROPBP_HOST_DEVICE float silu_derivative(float x) {
   const float s = sigmoid(x);
   return s + silu(x) * (1.0f - s);
@@ -83,7 +83,8 @@ struct SwigluBackwardMap {
   }
 };
 
-// As rows: the halves of a row of gate_up are m elements apart, so that m must hold whole packs.
+// Like choose_width, but keeps the rows: the halves of a row of gate_up are m elements apart, so m
+// must be a multiple of the width.
 template <class T, class Use, class... Operands>
 void choose_width_by_rows(Index rows, Index columns, const Use& use, Rows<Operands>... operands) {
   if (rows <= 0 || columns <= 0) return;
@@ -95,8 +96,7 @@ void choose_width_by_rows(Index rows, Index columns, const Use& use, Rows<Operan
 
 }  // namespace detail
 
-/// out [rows, m] = silu(gate) * up, with gate_up [rows, 2 m]: gate in the first half of a row, up
-/// in the second.
+/// out [rows, m] = silu(gate) * up. Each row of gate_up [rows, 2 m] holds gate, then up.
 template <class Launcher, class T>
 void swiglu_forward(Launcher& launch, Rows<T> out, std::type_identity_t<Rows<const T>> gate_up,
                     Index rows, Index m) {
@@ -109,8 +109,8 @@ void swiglu_forward(Launcher& launch, Rows<T> out, std::type_identity_t<Rows<con
       out, gate_up);
 }
 
-/// grad_gate_up [rows, 2 m] from out_gradient [rows, m], the gradient of out, over which out itself
-/// is written.
+/// Computes grad_gate_up [rows, 2 m]. out_gradient [rows, m] holds the gradient of out on entry and
+/// out itself on return.
 template <class Launcher, class T>
 void swiglu_backward(Launcher& launch, Rows<T> grad_gate_up,
                      std::type_identity_t<Rows<T>> out_gradient,
@@ -129,14 +129,14 @@ void swiglu_backward(Launcher& launch, Rows<T> grad_gate_up,
 
 namespace ops {
 
-/// See kernels/cpu/swiglu.hpp. Launches into the current stream.
+/// See kernels/cpu/swiglu.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::swiglu, T, Backend> {
-  using View = MatrixView<T, Backend>;             ///< of what is written
-  using ConstView = MatrixView<const T, Backend>;  ///< of what is only read
+  using View = MatrixView<T, Backend>;             ///< of outputs
+  using ConstView = MatrixView<const T, Backend>;  ///< of inputs
 
-  static void forward(View out, ConstView gate_up);                               ///< the gate
-  static void backward(View grad_gate_up, View out_gradient, ConstView gate_up);  ///< its gradient
+  static void forward(View out, ConstView gate_up);                               ///< computes out
+  static void backward(View grad_gate_up, View out_gradient, ConstView gate_up);  ///< the gradient
 };
 
 template <cuda::Scalar T, cuda::BodyBackend Backend>
