@@ -13,6 +13,7 @@
 #include "dropbp/ops/attention.hpp"
 #include "dropbp/ops/branch_memory.hpp"
 #include "dropbp/ops/projection.hpp"
+#include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/rope.hpp"
 
 DROPBP_NAMESPACE_BEGIN

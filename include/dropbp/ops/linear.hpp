@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/parameter.hpp"
 

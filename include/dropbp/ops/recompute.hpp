@@ -10,6 +10,7 @@
 
 #include "dropbp/kernels/matrix.hpp"
 #include "dropbp/operation.hpp"
+#include "dropbp/ops/elementwise.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {

@@ -1,0 +1,22 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A planted fault: the macro changes nothing.
+// expect: dropbp: our words
+namespace the_case_before {
+#ifdef DROPBP_TEST_WRONG
+static_assert(false, "dropbp: our words");
+#endif
+}  // namespace the_case_before
+
+// expect: dropbp: never said
+namespace faulty {
+void use() {}
+}  // namespace faulty
+
+// expect: dropbp: our words
+namespace the_case_behind {
+#ifdef DROPBP_TEST_WRONG
+static_assert(false, "dropbp: our words");
+#endif
+}  // namespace the_case_behind

@@ -1,0 +1,5 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A planted fault: there is nothing to check.
+void use() {}

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# No line of a text file in SOURCE_DIR is longer than 100 columns. SOURCE_DIR comes from the command
+# line.
+
+include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
+include(${CMAKE_CURRENT_LIST_DIR}/files.cmake)
+
+# Exceptions: each is a regex of file names, and the reason.
+set(exceptions
+  "\\.svg$"                # drawn by gnuplot
+  "\\.json$"               # data, of other programs too
+  "\\.safetensors$"        # binary
+  "^tests/data/nf4/golden\\.txt$"  # made by a program
+  "^LICENSE$")             # a text that is not ours to wrap
+# In C++, lines with a raw string: clang-format does not split it, and JSON and regular expressions
+# are read in one piece.
+set(raw_string "R\"[a-z]*\\(")
+
+tracked_files(${SOURCE_DIR} files)
+set(faults "")
+set(count 0)
+foreach(file IN LISTS files)
+  set(excepted FALSE)
+  foreach(exception IN LISTS exceptions)
+    if(file MATCHES "${exception}")
+      set(excepted TRUE)
+    endif()
+  endforeach()
+  if(excepted)
+    continue()
+  endif()
+  math(EXPR count "${count} + 1")
+  file(STRINGS ${SOURCE_DIR}/${file} lines LENGTH_MINIMUM 101 ENCODING UTF-8)
+  if(lines STREQUAL "")
+    continue()
+  endif()
+  # Once more, whole: lists break at semicolons, brackets and backslashes.
+  file(READ ${SOURCE_DIR}/${file} text)
+  string(REGEX REPLACE "[][;\\\\]" "x" text "${text}")
+  string(REPLACE "\n" ";" text "${text}")
+  set(number 0)
+  foreach(line IN LISTS text)
+    math(EXPR number "${number} + 1")
+    string(LENGTH "${line}" length)
+    if(file MATCHES "\\.(cpp|hpp|cu|cuh|h)$" AND line MATCHES "${raw_string}")
+      continue()
+    endif()
+    if(length GREATER 100)
+      string(APPEND faults "${file}:${number} has ${length} columns, and at most 100 are allowed\n")
+    endif()
+  endforeach()
+endforeach()
+if(count EQUAL 0)
+  fail("no file was found in ${SOURCE_DIR}")
+endif()
+if(faults)
+  fail("${faults}")
+endif()
+message(NOTICE "${count} files have no line over 100 columns")
