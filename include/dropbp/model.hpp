@@ -48,7 +48,7 @@ namespace detail {
 
 // One for all handlers of the process, in whichever shared library they are.
 #if defined(__GNUC__)  // <atomic> would cost every user of the header more
-__attribute__((visibility("default"))) inline std::uint64_t last_stamp = 0;
+[[gnu::visibility("default")]] inline std::uint64_t last_stamp = 0;
 inline std::uint64_t next_stamp() noexcept {
   return __atomic_add_fetch(&last_stamp, 1, __ATOMIC_RELAXED);
 }

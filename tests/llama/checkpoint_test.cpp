@@ -75,7 +75,8 @@ std::string loaded(const fs::path& folder) {
 }
 
 std::string json_with(const std::string& extra) {
-  return R"({"vocab_size":64,"hidden_size":16,"intermediate_size":44,"num_hidden_layers":3,"num_attention_heads":4)" +
+  return R"({"vocab_size":64,"hidden_size":16,"intermediate_size":44,"num_hidden_layers":3,
+        "num_attention_heads":4)" +
          extra + "}";
 }
 
@@ -153,15 +154,20 @@ TEST_CASE(
       {json_with(R"(,"tie_word_embeddings":1)"), {"'tie_word_embeddings'", "true or false"}},
       {json_with(R"(,"vocab_size":65)"), {"'vocab_size' occurs twice"}},
       {R"({"hidden_size":16})", {"'vocab_size' must be given"}},
-      {R"({"vocab_size":64,"hidden_size":20,"intermediate_size":4,"num_hidden_layers":1,"num_attention_heads":4})",
+      {R"({"vocab_size":64,"hidden_size":20,"intermediate_size":4,"num_hidden_layers":1,
+        "num_attention_heads":4})",
        {"must be even", "20 / 4 = 5"}},
-      {R"({"vocab_size":64,"hidden_size":18,"intermediate_size":4,"num_hidden_layers":1,"num_attention_heads":4})",
+      {R"({"vocab_size":64,"hidden_size":18,"intermediate_size":4,"num_hidden_layers":1,
+        "num_attention_heads":4})",
        {"multiple of heads", "18 and 4"}},
-      {R"({"vocab_size":99999999999,"hidden_size":16,"intermediate_size":4,"num_hidden_layers":1,"num_attention_heads":4})",
+      {R"({"vocab_size":99999999999,"hidden_size":16,"intermediate_size":4,"num_hidden_layers":1,
+        "num_attention_heads":4})",
        {"vocabulary", "99999999999"}},
-      {R"({"vocab_size":18446744073709551615,"hidden_size":16,"intermediate_size":4,"num_hidden_layers":1,"num_attention_heads":4})",
+      {R"({"vocab_size":18446744073709551615,"hidden_size":16,"intermediate_size":4,
+        "num_hidden_layers":1,"num_attention_heads":4})",
        {"'vocab_size'"}},
-      {R"({"vocab_size":64,"hidden_size":16,"intermediate_size":4,"num_hidden_layers":0,"num_attention_heads":4})",
+      {R"({"vocab_size":64,"hidden_size":16,"intermediate_size":4,"num_hidden_layers":0,
+        "num_attention_heads":4})",
        {"layers must be from 1", "it is 0"}},
       {"[]", {"JSON object"}},
       {"", {"it is empty"}},
@@ -185,37 +191,55 @@ TEST_CASE("config: the files of published LLaMA models load") {
     LlamaConfig config;
   } files[] = {
       // LLaMA-2 7B.
-      {R"({"_name_or_path":"meta-llama/Llama-2-7b-hf","architectures":["LlamaForCausalLM"],"bos_token_id":1,
-        "eos_token_id":2,"hidden_act":"silu","hidden_size":4096,"initializer_range":0.02,"intermediate_size":11008,
-        "max_position_embeddings":4096,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":32,
+      {R"({"_name_or_path":"meta-llama/Llama-2-7b-hf","architectures":["LlamaForCausalLM"],
+        "bos_token_id":1,
+        "eos_token_id":2,"hidden_act":"silu","hidden_size":4096,"initializer_range":0.02,
+        "intermediate_size":11008,
+        "max_position_embeddings":4096,"model_type":"llama","num_attention_heads":32,
+        "num_hidden_layers":32,
         "num_key_value_heads":32,"pretraining_tp":1,"rms_norm_eps":1e-05,"rope_scaling":null,
-        "tie_word_embeddings":false,"torch_dtype":"float16","transformers_version":"4.31.0.dev0","use_cache":true,
+        "tie_word_embeddings":false,"torch_dtype":"float16","transformers_version":"4.31.0.dev0",
+        "use_cache":true,
         "vocab_size":32000})",
        {32000, 4096, 11008, 32, 32, 32, 1e-5, 10000.0, false, 4096}},
       // LLaMA-3 8B Instruct as transformers 5 writes it.
-      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,"bos_token_id":128000,
-        "dtype":"bfloat16","eos_token_id":[128001,128009],"head_dim":128,"hidden_act":"silu","hidden_size":4096,
-        "initializer_range":0.02,"intermediate_size":14336,"max_position_embeddings":8192,"mlp_bias":false,
-        "model_type":"llama","num_attention_heads":32,"num_hidden_layers":32,"num_key_value_heads":8,
+      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+        "bos_token_id":128000,
+        "dtype":"bfloat16","eos_token_id":[128001,128009],"head_dim":128,"hidden_act":"silu",
+        "hidden_size":4096,
+        "initializer_range":0.02,"intermediate_size":14336,"max_position_embeddings":8192,
+        "mlp_bias":false,
+        "model_type":"llama","num_attention_heads":32,"num_hidden_layers":32,
+        "num_key_value_heads":8,
         "pad_token_id":null,"pretraining_tp":1,"rms_norm_eps":1e-05,
         "rope_parameters":{"rope_theta":500000.0,"rope_type":"default"},"tie_word_embeddings":false,
         "transformers_version":"5.0.0","use_cache":true,"vocab_size":128256})",
        {128256, 4096, 14336, 32, 32, 8, 1e-5, 5e5, false, 8192}},
       // SmolLM2 135M Instruct.
-      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,"bos_token_id":1,
-        "eos_token_id":2,"hidden_act":"silu","hidden_size":576,"initializer_range":0.041666666666666664,
-        "intermediate_size":1536,"is_llama_config":true,"max_position_embeddings":8192,"mlp_bias":false,
-        "model_type":"llama","num_attention_heads":9,"num_hidden_layers":30,"num_key_value_heads":3,"pad_token_id":2,
-        "pretraining_tp":1,"rms_norm_eps":1e-05,"rope_interleaved":false,"rope_scaling":null,"rope_theta":100000,
-        "tie_word_embeddings":true,"torch_dtype":"bfloat16","transformers.js_config":{"kv_cache_dtype":{"q4f16":"float16"}},
+      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+        "bos_token_id":1,
+        "eos_token_id":2,"hidden_act":"silu","hidden_size":576,
+        "initializer_range":0.041666666666666664,
+        "intermediate_size":1536,"is_llama_config":true,"max_position_embeddings":8192,
+        "mlp_bias":false,
+        "model_type":"llama","num_attention_heads":9,"num_hidden_layers":30,"num_key_value_heads":3,
+        "pad_token_id":2,
+        "pretraining_tp":1,"rms_norm_eps":1e-05,"rope_interleaved":false,"rope_scaling":null,
+        "rope_theta":100000,
+        "tie_word_embeddings":true,"torch_dtype":"bfloat16",
+        "transformers.js_config":{"kv_cache_dtype":{"q4f16":"float16"}},
         "transformers_version":"4.42.3","use_cache":true,"vocab_size":49152})",
        {49152, 576, 1536, 30, 9, 3, 1e-5, 1e5, true, 8192}},
       // TinyLlama 1.1B.
-      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":1,"eos_token_id":2,
+      {R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":1,
+        "eos_token_id":2,
         "hidden_act":"silu","hidden_size":2048,"initializer_range":0.02,"intermediate_size":5632,
-        "max_position_embeddings":2048,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":22,
-        "num_key_value_heads":4,"pretraining_tp":1,"rms_norm_eps":1e-05,"rope_scaling":null,"rope_theta":10000.0,
-        "tie_word_embeddings":false,"torch_dtype":"bfloat16","transformers_version":"4.35.0","use_cache":true,
+        "max_position_embeddings":2048,"model_type":"llama","num_attention_heads":32,
+        "num_hidden_layers":22,
+        "num_key_value_heads":4,"pretraining_tp":1,"rms_norm_eps":1e-05,"rope_scaling":null,
+        "rope_theta":10000.0,
+        "tie_word_embeddings":false,"torch_dtype":"bfloat16","transformers_version":"4.35.0",
+        "use_cache":true,
         "vocab_size":32000})",
        {32000, 2048, 5632, 22, 32, 4, 1e-5, 1e4, false, 2048}},
   };
@@ -643,7 +667,8 @@ TEST_CASE("checkpoint: shards") {
   };
 
   index(
-      R"({"metadata":{"total_size":64},"weight_map":{"model.embed_tokens.weight":"s1","model.norm.weight":"s2"}})");
+      R"({"metadata":{"total_size":64},"weight_map":{"model.embed_tokens.weight":"s1",
+        "model.norm.weight":"s2"}})");
   load();
   CHECK(weights.embedding[23] == 5.0f);
   CHECK(weights.norm[7] == 6.0f);
