@@ -14,9 +14,10 @@ set(exceptions
   "\\.safetensors$"        # binary
   "^tests/data/nf4/golden\\.txt$"  # made by a program
   "^LICENSE$")             # a text that is not ours to wrap
-# In C++, lines with a raw string: clang-format does not split it, and JSON and regular expressions
-# are read in one piece.
+# In C++, all lines of a raw string: clang-format does not split it, and JSON and regular
+# expressions are read in one piece.
 set(raw_string "R\"[a-z]*\\(")
+set(raw_string_end "\\)[a-z]*\"")
 
 tracked_files(${SOURCE_DIR} files)
 set(faults "")
@@ -41,10 +42,20 @@ foreach(file IN LISTS files)
   string(REGEX REPLACE "[][;\\\\]" "x" text "${text}")
   string(REPLACE "\n" ";" text "${text}")
   set(number 0)
+  set(in_raw_string FALSE)
   foreach(line IN LISTS text)
     math(EXPR number "${number} + 1")
     string(LENGTH "${line}" length)
+    if(in_raw_string)
+      if(line MATCHES "${raw_string_end}")
+        set(in_raw_string FALSE)
+      endif()
+      continue()
+    endif()
     if(file MATCHES "\\.(cpp|hpp|cu|cuh|h)$" AND line MATCHES "${raw_string}")
+      if(NOT line MATCHES "${raw_string}.*${raw_string_end}")
+        set(in_raw_string TRUE)
+      endif()
       continue()
     endif()
     if(length GREATER 100)
