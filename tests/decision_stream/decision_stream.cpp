@@ -85,7 +85,7 @@ struct Random {
 // Weights of every kind, with and without a cap, in groups and in a warm-up, in several units.
 void take_weights_and_caps() {
   for (const double unit : {1.0, 0x1p-900, 0x1p900}) {
-    for (const std::size_t size : {3, 16, 49}) {
+    for (const std::size_t size : {3u, 16u, 49u}) {
       Random random{size};
       std::vector<double> flops(size), bytes(size), each(size);
       std::vector<std::uint32_t> groups(size);
@@ -149,7 +149,7 @@ void take_allocations() {
   for (const double unit : {1.0, 0x1p-200, 0x1p-900, 0x1p900}) {
     for (std::uint64_t instance = 0; instance < 40; ++instance) {
       Random random{instance};
-      const std::size_t size = 2 + instance % 30;
+      const std::size_t size = static_cast<std::size_t>(2 + instance % 30);
       std::vector<double> flops(size), sensitivities(size);
       for (std::size_t i = 0; i < size; ++i) {
         flops[i] = (0.125 + random.unit()) * unit;

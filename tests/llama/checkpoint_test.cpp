@@ -449,7 +449,7 @@ TEST_CASE("checkpoint: weights that are NaN or infinite are not saved, and the f
           }
           test::check_throws<std::runtime_error>(
               [&] { save_checkpoint(dir, config, tensors, dtype, shard_bytes); },
-              {"'" + dir.string() + "' must be finite", "'model.norm.weight' is ",
+              {dir.string() + "' must be finite", "'model.norm.weight' is ",
                std::isnan(value) ? "NaN" : "infinite", " at [5];"});
           CHECK((files() == before));
         }

@@ -126,7 +126,8 @@ void write_header(const std::filesystem::path& path, const std::string& header) 
 /// As many different members made by `member(i)` as `bytes` hold, in an object.
 std::string members(std::size_t bytes, const std::function<std::string(std::size_t)>& member) {
   std::string text = "{";
-  for (std::size_t i = 0; text.size() < bytes; ++i) text += (i == 0 ? "" : ",") + member(i);
+  for (std::size_t i = 0; text.size() < bytes; ++i)
+    text.append(i == 0 ? "" : ",").append(member(i));
   return text + "}";
 }
 
@@ -197,7 +198,7 @@ TEST_CASE("loading: a header takes a few times its own memory, whatever it says"
   }
   // The largest number of tensors that is read.
   std::string header = "{" + tensor(0);
-  for (std::size_t i = 1; i < (1u << 18); ++i) header += "," + tensor(i);
+  for (std::size_t i = 1; i < (1u << 18); ++i) header.append(",").append(tensor(i));
   write_header(folder / "file", header + "}");
   const auto [result, most] = opened(folder / "file", header.size());
   CHECK(result == "");

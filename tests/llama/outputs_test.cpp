@@ -371,9 +371,8 @@ TEST_CASE("outputs: what a killed run left is removed by the next one, and by no
   } else {
     INFO(without.output());
     CHECK(code == 0);
-    CHECK(has(without.output(), "'" + out.string() +
-                                    "' must belong to one run at a time, but its "
-                                    "file system has no locks"));
+    CHECK(has(without.output(), out.string() + "' must belong to one run at a time, but its file "
+                                               "system has no locks"));
     // Nobody knows whether these are of a run that lives.
     for (const fs::path& path : left) CHECK(fs::exists(path));
     CHECK(fs::exists(out / "model.safetensors"));
