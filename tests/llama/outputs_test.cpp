@@ -262,7 +262,7 @@ TEST_CASE("outputs: a lock is of one process, by any path, until that is dead") 
 TEST_CASE("outputs: a second run with an output of the first is refused at once, naming both") {
   const TemporaryFolder folder;
   const std::string a = folder / "a", same = folder / "x/../a", link = folder / "link",
-                    report = folder / "r.json", report_link = folder / "l.json";
+                    report = folder / "r.json", report_link = folder / "l.svg";
   fs::create_directories(folder / "x");
   const struct {
     Words first, second;
@@ -521,6 +521,7 @@ TEST_CASE("outputs: what cannot be written is found out before the training") {
   REQUIRE(first.wait() == 0);
   const std::string config = test::read_bytes(folder / "model/config.json"),
                     text = test::read_bytes(folder / "text");
+  fs::create_symlink("text", folder / "text.svg");
   const fs::path report = folder / "r.json";
   const struct {
     Words words;
@@ -531,15 +532,15 @@ TEST_CASE("outputs: what cannot be written is found out before the training") {
       {{"--report", folder / "no/r.json"}, 1, "No such file"},
       {{"--plot", folder / "no/p.svg"}, 1, "No such file"},
       {{"--report", folder.path()}, 1, "it is a folder"},
-      {{"--plot", "/dev/null"}, 1, "regular file"},
+      {{"--report", "/dev/null"}, 1, "regular file"},
       {{"--checkpoint", folder / "file"}, 1, "must be a folder"},
       {{"--checkpoint", folder / "file/below"}, 1, "must be a folder"},
       {{"--out", folder / "file"}, 1, "must be a folder"},
       {{"--mode", "lora", "--merge-out", folder / "file"}, 1, "must be a folder"},
       {{"--plot", folder / "p.svg"}, 1, "needs gnuplot", [] { setenv("PATH", "/nowhere", 1); }},
-      {{"--report", report, "--plot", folder / "x/../r.json"}, 2, "also of --report"},
+      {{"--report", folder / "r.svg", "--plot", folder / "x/../r.svg"}, 2, "also of --report"},
       {{"--report", folder / "text"}, 2, "also of --data"},
-      {{"--plot", folder / "text"}, 2, "also of --data"},
+      {{"--plot", folder / "text.svg"}, 2, "also of --data"},
       {{"--report", folder / "model/config.json", "--out", folder / "model"}, 2, "also of --out"},
       {{"--report", folder / "model/model.safetensors", "--out", folder / "model"},
        2,

@@ -119,7 +119,7 @@ std::vector<Case> cases() {
       {"half an object", file_of("{"), "parse error"},
       {"a key without quotes", file_of("{a:1}"), "parse error"},
       {"a key without a value", file_of(R"({"a"})"), "parse error"},
-      {"UTF-16", file_of("\xff\xfe{\0}\0"s), "begin with '{'"},
+      {"UTF-16", file_of("\xff\xfe{\0}\0"s), "it is UTF-16 text"},
       {"leading space", file_of(" {}"), "begin with '{'"},
       {"byte order mark", file_of("\xef\xbb\xbf{}"), "begin with '{'"},
       {"unclosed", file_of("{\"a\":{"), "parse error"},
