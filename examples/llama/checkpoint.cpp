@@ -287,9 +287,7 @@ std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_com
   const nlohmann::json checksums =
       parse_strict_json(*list, fmt::format("'{}' in '{}'", companions_key, folder.string()));
   for (const auto& [name, checksum] : checksums.items()) {
-    if (!checksum.is_string() ||
-        std::ranges::find(companion_names, name) == std::ranges::end(companion_names))
-      continue;
+    if (!checksum.is_string() || !is_companion(name)) continue;
     const auto temporaries = temporaries_of(folder / name);
     const auto written = std::ranges::find_if(temporaries, [&](const auto& temporary) {
       return has_bytes_of(temporary, checksum.template get<std::string>());
@@ -339,13 +337,14 @@ std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWr
   return shards;
 }
 
-/// What killed saves left half-written, where it is known that they are dead.
+/// What killed saves left half-written, where it is known that they are dead. An adapter's save
+/// knows nothing of the companions of a model in its folder, which may still be pending.
 void remove_leftovers(const std::filesystem::path& folder, const FolderFormat& format) {
   if (!OutputLock::held_here(Output::folder, folder)) return;
+  const bool of_model = format.weights == model_format.weights;
   remove_temporaries(folder, [&](std::string_view name) {
     return name == format.config || name == format.weights || name == index_name(format) ||
-           is_shard_name(format, name) ||
-           std::ranges::find(companion_names, name) != std::ranges::end(companion_names);
+           is_shard_name(format, name) || (of_model && is_companion(name));
   });
 }
 
@@ -510,6 +509,10 @@ std::string Companions::text() const {
   if (!keys.empty()) names = fmt::format("{} of config.json", fmt::join(keys, ", "));
   for (const auto& [name, bytes] : files) names += (names.empty() ? "" : ", ") + name;
   return names;
+}
+
+bool is_companion(std::string_view name) noexcept {
+  return std::ranges::find(companion_names, name) != std::ranges::end(companion_names);
 }
 
 std::filesystem::path find_companion(const std::filesystem::path& folder, const std::string& name) {

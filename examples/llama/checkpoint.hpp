@@ -64,6 +64,8 @@ struct Companions {
   /// "bos_token_id and eos_token_id of config.json, tokenizer.json", for a line; empty for none.
   [[nodiscard]] std::string text() const;
 };
+/// Whether a file of that name is one of them.
+[[nodiscard]] bool is_companion(std::string_view name) noexcept;
 /// Those of them that are there. Throws std::runtime_error for one that cannot be read.
 [[nodiscard]] Companions load_companions(const std::filesystem::path& folder);
 /// Where the bytes of one are that belong to the folder's weights (see save_folder).

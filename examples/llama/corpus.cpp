@@ -42,6 +42,14 @@ std::optional<fs::path> own_tokenizer(const Options& options) {
   return std::nullopt;
 }
 
+/// Where the config of a model in that folder is, also after a save that was cut; the folder of a
+/// tokenizer need not have one.
+fs::path config_of(const fs::path& folder) {
+  std::error_code error;
+  return fs::is_directory(folder, error) ? find_config(folder, model_format)
+                                         : folder / model_format.config;
+}
+
 bool same_file(const fs::path& a, const fs::path& b) {
   std::error_code error;
   return fs::equivalent(a, b, error) || read_small_file(a) == read_small_file(b);
@@ -59,14 +67,14 @@ std::optional<EndOfText> end_of_text(const Options& options, const fs::path& fil
   const auto found = [](std::int32_t id, const char* key, const fs::path& in) {
     return EndOfText{id, fmt::format("'{}' of '{}'", key, in.string())};
   };
-  const fs::path beside = file.parent_path() / "tokenizer_config.json";
+  const fs::path beside = find_companion(file.parent_path(), "tokenizer_config.json");
   json token = member_of(beside, "eos_token");
   if (token.is_object()) token = json(token.value("content", json()));
   if (token.is_string())
     if (const auto id = tokenizer.id_of(token.get_ref<const std::string&>()))
       return found(*id, "eos_token", beside);
-  std::vector<fs::path> configs{file.parent_path() / "config.json"};
-  if (options.model) configs.push_back(*options.model / "config.json");
+  std::vector<fs::path> configs{config_of(file.parent_path())};
+  if (options.model) configs.push_back(config_of(*options.model));
   for (const fs::path& config : configs) {
     json id = member_of(config, "eos_token_id");
     if (id.is_array() && !id.empty())

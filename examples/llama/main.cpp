@@ -162,7 +162,8 @@ void check_files(const Options& options) {
                                Flag{"--checkpoint", options.checkpoint}}) {
       const std::string name = place.filename().string();
       const bool is_of_folder = name.ends_with(".safetensors") || name.ends_with(".index.json") ||
-                                name == model_format.config || name == adapter_format.config;
+                                name == model_format.config || name == adapter_format.config ||
+                                is_companion(name);
       if (folder.second && is_of_folder && place.parent_path() == place_of(*folder.second))
         refuse(written, folder.first);
     }

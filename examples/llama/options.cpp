@@ -124,6 +124,12 @@ class Flags {
       if (text.empty())
         throw UsageError(fmt::format(
             "{} must be a path, but it is empty; give the name of a file or folder", flag));
+      // An empty value, as of --out=$UNSET, takes the next word.
+      if (text.starts_with("--"))
+        throw UsageError(
+            fmt::format("{} must be a path, but '{}' was given, which reads as an option; give a "
+                        "path after {}, ./{} for a file of that name",
+                        flag, text, flag, text));
       target = text;
     });
   }

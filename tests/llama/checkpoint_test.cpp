@@ -613,6 +613,23 @@ TEST_CASE("checkpoint: what belongs to a model goes along, and nothing else") {
                                          {"tokenizer.json"});
 }
 
+TEST_CASE("checkpoint: an adapter's save leaves alone what is pending of a model in its folder") {
+  const TemporaryFolder folder;
+  const fs::path dir = folder / "m";
+  Companions companions;
+  companions.files = {{"tokenizer.json", "new"}};
+  save_checkpoint(dir, config_of(8), Weights(config_of(8), 1).tensors, DType::f32,
+                  default_shard_bytes, companions);
+  // As a kill before the last rename leaves it.
+  fs::rename(dir / "tokenizer.json", dir / "tokenizer.json.1-00000000.tmp");
+  REQUIRE(load_companions(dir).files == companions.files);
+  test::write_bytes(dir / "adapter_config.json.1-00000000.tmp", "half");
+  save_folder(dir, adapter_format, "{}", Weights(config_of(8), 2).tensors, DType::f32);
+  CHECK(load_companions(dir).files == companions.files);
+  CHECK(loaded(dir) == "8/1");
+  CHECK_FALSE(fs::exists(dir / "adapter_config.json.1-00000000.tmp"));
+}
+
 TEST_CASE("checkpoint: the type of a model's numbers is that of most of them") {
   const TemporaryFolder folder;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {

@@ -4,11 +4,13 @@
 // Which tokenizer makes ids of the text, and which token stands between its documents.
 #include "llama/corpus.hpp"
 
+#include <filesystem>
 #include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "llama/checkpoint.hpp"
 #include "llama/files.hpp"
 #include "llama/regex.hpp"
 #include "support/catch.hpp"
@@ -163,4 +165,43 @@ TEST_CASE("corpus: documents are separated by the token that ends a text") {
   CHECK(separator("the token 503, 'eos_token_id' of") == 503);
   write("config.json", R"({"eos_token_id": 506})");
   separator("by newlines");
+}
+
+TEST_CASE("corpus: the token that ends a text is of the save that was cut, not of the one before") {
+  if (!Regex::available()) return;
+  Place place;
+  place.options.data = place.folder / "text";
+  const std::filesystem::path model = place.folder / "model";
+  const auto save = [&](int end, const char* token) {
+    Companions companions;
+    companions.config = std::string("{\"eos_token_id\":") + std::to_string(end) + "}";
+    companions.files = {
+        {"tokenizer.json", test::read_bytes(DROPBP_TEST_DATA "/tokenizer/smollm.json")},
+        {"tokenizer_config.json", std::string("{\"eos_token\":\"") + token + "\"}"}};
+    std::vector<float> norm(2, static_cast<float>(end));
+    const NamedTensor tensor{.name = "model.norm.weight", .shape = {2}, .values = norm};
+    save_checkpoint(model, LlamaConfig{}, {&tensor, 1}, DType::f32, default_shard_bytes,
+                    companions);
+  };
+  // A kill before the rename of one file leaves the new one under a temporary name.
+  const auto cut = [&](const std::string& name, const std::string& old) {
+    std::filesystem::rename(model / name, model / (name + ".1-00000000.tmp"));
+    test::write_bytes(model / name, old);
+  };
+  const auto note = [&] {
+    const Corpus corpus = place.load(506);
+    REQUIRE(corpus.notes.size() == 2);
+    return corpus.notes[1];
+  };
+  save(500, "<|end|>");
+  const std::string old_token = test::read_bytes(model / "tokenizer_config.json");
+  save(500, "<tool>");
+  cut("tokenizer_config.json", old_token);
+  CHECK_THAT(note(), contains("the token 504, 'eos_token' of"));
+
+  save(500, "<|none|>");
+  const std::string old_config = test::read_bytes(model / "config.json");
+  save(503, "<|none|>");
+  cut("config.json", old_config);
+  CHECK_THAT(note(), contains("the token 503, 'eos_token_id' of"));
 }

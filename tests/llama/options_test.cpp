@@ -407,6 +407,22 @@ TEST_CASE("options: a word that is nearly right is answered with the one that wa
   }
 }
 
+TEST_CASE("options: an option is not taken for the path of another one") {
+  for (const char* flag : {"--data", "--tokens", "--tokenizer", "--model", "--adapter", "--out",
+                           "--merge-out", "--checkpoint", "--report", "--plot"}) {
+    // As a shell leaves --out=$UNSET.
+    const std::string empty = std::string(flag) + "=";
+    for (const std::vector<const char*>& words :
+         {std::vector<const char*>{empty.c_str(), "--quiet"}, {flag, "--quiet"}}) {
+      const CommandLine line = parse(words);
+      CAPTURE(line.text, words);
+      CHECK(line.exit_code == 2);
+      CHECK(line.text.find(flag) != std::string::npos);
+    }
+  }
+  CHECK(*options_of({"--out", "./--quiet"}).out == "./--quiet");
+}
+
 TEST_CASE("options: what may not be meant is said in a line, and nothing else is") {
   const auto said = [](std::vector<const char*> arguments) {
     std::string lines;

@@ -128,6 +128,33 @@ TEST_CASE("A loop does not wait for a helper that does not run") {
   CHECK(sigaction(SIGUSR1, &before, nullptr) == 0);
 }
 
+// Set in a child that leaves what it finds as its exit code.
+bool looks_at_exit = false;
+// Registered before the first loop, it runs after the end of the helpers: as the destructor of a
+// static object may.
+[[maybe_unused]] const int registered = std::atexit([] {
+  if (!looks_at_exit) return;
+  ops::set_thread_count(4);
+  const bool serial = ops::thread_count() == 1;
+  std::_Exit(serial && calls_of(100, much, false) == std::vector<int>(100, 1) ? 7 : 8);
+});
+
+TEST_CASE("A loop that runs at the exit, after the helpers have ended, is serial") {
+  const ThreadsGuard guard;
+  use_threads(2);
+  CHECK(calls_of(100, much, false) == std::vector<int>(100, 1));
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    looks_at_exit = true;
+    std::exit(0);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 7);
+}
+
 TEST_CASE("After a fork the child's loops end, and the child exits") {
   const ThreadsGuard guard;
   use_threads(2);

@@ -99,6 +99,8 @@ class ThreadTeam {
   ThreadTeam() = default;
 
   ~ThreadTeam() {
+    // Static objects that are destroyed after this one may still run loops: serial ones.
+    inside() = true;
     ending_.store(true, std::memory_order_relaxed);
     gate_.fetch_add(one_job, std::memory_order_release);
     gate_.notify_all();
