@@ -20,10 +20,10 @@
 
 // Their templates, for one more backend; those for a card are compiled elsewhere.
 #undef DROPBP_LLAMA_CUDA
-#include "llama/adapter.cpp"
-#include "llama/model.cpp"
-#include "llama/trainer.cpp"
-#include "llama/training_checkpoint.cpp"
+#include "llama/app/trainer.cpp"
+#include "llama/app/training_checkpoint.cpp"
+#include "llama/formats/adapter.cpp"
+#include "llama/model/model.cpp"
 
 namespace {
 
