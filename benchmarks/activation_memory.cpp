@@ -19,7 +19,7 @@
 #include <fmt/ranges.h>
 
 #include "benchmark.hpp"
-#include "llama/model.hpp"
+#include "llama/model/model.hpp"
 #include "modes.hpp"
 
 namespace {

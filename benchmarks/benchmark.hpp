@@ -17,8 +17,8 @@
 #include <dropbp/kernels/cpu/parallel.hpp>
 #include <nlohmann/json.hpp>
 
-#include "llama/atomic_file.hpp"
-#include "llama/plot.hpp"
+#include "llama/app/plot.hpp"
+#include "llama/formats/atomic_file.hpp"
 
 namespace bench {
 

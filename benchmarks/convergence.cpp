@@ -19,8 +19,8 @@
 #include <dropbp/kernels/cpu/parallel.hpp>
 
 #include "benchmark.hpp"
-#include "llama/checkpoint.hpp"
-#include "llama/trainer.hpp"
+#include "llama/app/trainer.hpp"
+#include "llama/formats/checkpoint.hpp"
 
 namespace {
 

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "llama/model.hpp"
+#include "llama/model/model.hpp"
 
 namespace bench {
 

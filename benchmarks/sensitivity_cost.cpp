@@ -13,8 +13,8 @@
 #include <dropbp/ops/adamw.hpp>
 
 #include "benchmark.hpp"
-#include "llama/data.hpp"
-#include "llama/model.hpp"
+#include "llama/app/data.hpp"
+#include "llama/model/model.hpp"
 
 namespace {
 

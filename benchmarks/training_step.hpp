@@ -19,7 +19,7 @@
 #include <dropbp/ops/adamw.hpp>
 
 #include "benchmark.hpp"
-#include "llama/model.hpp"
+#include "llama/model/model.hpp"
 #include "modes.hpp"
 
 namespace bench {

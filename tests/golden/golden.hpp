@@ -18,9 +18,9 @@
 #include <dropbp/ops/adamw.hpp>
 #include <nlohmann/json.hpp>
 
-#include "llama/checkpoint.hpp"
-#include "llama/model.hpp"
-#include "llama/safetensors.hpp"
+#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/safetensors.hpp"
+#include "llama/model/model.hpp"
 #include "support/catch.hpp"
 #include "support/values.hpp"
 #include "support/worst.hpp"

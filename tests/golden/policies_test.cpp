@@ -16,8 +16,8 @@
 #include <dropbp/dropbp.hpp>
 #include <dropbp/steady_clock.hpp>
 
-#include "llama/model.hpp"
-#include "llama/safetensors.hpp"
+#include "llama/formats/safetensors.hpp"
+#include "llama/model/model.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 #include "support/worst.hpp"

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // LoRA and QLoRA: what trains, what is saved, what of a foreign adapter is refused.
-#include "llama/adapter.hpp"
+#include "llama/formats/adapter.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -14,11 +14,11 @@
 #include <string>
 #include <vector>
 
-#include "llama/checkpoint.hpp"
+#include "llama/app/trainer.hpp"
 #include "llama/files.hpp"
-#include "llama/safetensors.hpp"
+#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/safetensors.hpp"
 #include "llama/small_run.hpp"
-#include "llama/trainer.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Model folders: configs, single and sharded weights, and saves that are cut at every system call.
-#include "llama/checkpoint.hpp"
+#include "llama/formats/checkpoint.hpp"
 
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -21,9 +21,9 @@
 #include <utility>
 #include <vector>
 
-#include "llama/atomic_file.hpp"
 #include "llama/faults.hpp"
 #include "llama/files.hpp"
+#include "llama/formats/atomic_file.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

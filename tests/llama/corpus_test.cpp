@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Which tokenizer makes ids of the text, and which token stands between its documents.
-#include "llama/corpus.hpp"
+#include "llama/app/corpus.hpp"
 
 #include <filesystem>
 #include <initializer_list>
@@ -12,7 +12,7 @@
 
 #include "llama/checkpoint.hpp"
 #include "llama/files.hpp"
-#include "llama/regex.hpp"
+#include "llama/formats/regex.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

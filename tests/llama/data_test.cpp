@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Reading text and token files, and cutting them into the same batches every time.
-#include "llama/data.hpp"
+#include "llama/app/data.hpp"
 
 #include <algorithm>
 #include <numeric>

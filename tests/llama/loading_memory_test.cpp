@@ -22,8 +22,8 @@
 #include <fmt/format.h>
 
 #include "llama/files.hpp"
-#include "llama/model.hpp"
-#include "llama/safetensors.hpp"
+#include "llama/formats/safetensors.hpp"
+#include "llama/model/model.hpp"
 #include "support/catch.hpp"
 
 namespace {

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 
 // Built in the place of tokenizer_test.cpp where there is no PCRE2.
-#include "llama/regex.hpp"
-#include "llama/tokenizer.hpp"
+#include "llama/formats/regex.hpp"
+#include "llama/formats/tokenizer.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // The command line: every option, every way to get it wrong, and the help.
-#include "llama/options.hpp"
+#include "llama/app/options.hpp"
 
 #include <algorithm>
 #include <limits>

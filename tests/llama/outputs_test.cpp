@@ -28,10 +28,10 @@
 #include <thread>
 #include <vector>
 
-#include "llama/atomic_file.hpp"
-#include "llama/checkpoint.hpp"
 #include "llama/files.hpp"
-#include "llama/output_lock.hpp"
+#include "llama/formats/atomic_file.hpp"
+#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/output_lock.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // A plot is an SVG file with its titles, or an error that leaves the old file.
-#include "llama/plot.hpp"
+#include "llama/app/plot.hpp"
 
 #include <cstdlib>
 #include <filesystem>
@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "llama/atomic_file.hpp"
 #include "llama/files.hpp"
+#include "llama/formats/atomic_file.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // What the progress writes, seen as a terminal would show it.
-#include "llama/progress.hpp"
+#include "llama/app/progress.hpp"
 
 #include <algorithm>
 #include <cstdio>

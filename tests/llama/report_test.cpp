@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // The report is valid JSON with exactly the promised keys, whatever the numbers are.
-#include "llama/report.hpp"
+#include "llama/app/report.hpp"
 
 #include <limits>
 #include <nlohmann/json.hpp>

@@ -3,7 +3,7 @@
 
 // A training that is interrupted anywhere, by anything, and resumed ends with the same bits as one
 // that is not.
-#include "llama/training_checkpoint.hpp"
+#include "llama/app/training_checkpoint.hpp"
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -29,10 +29,10 @@
 #include <utility>
 #include <vector>
 
-#include "llama/atomic_file.hpp"
-#include "llama/errors.hpp"
+#include "llama/app/errors.hpp"
 #include "llama/faults.hpp"
 #include "llama/files.hpp"
+#include "llama/formats/atomic_file.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

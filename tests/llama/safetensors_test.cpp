@@ -3,7 +3,7 @@
 
 // The safetensors reader against files that are odd, malformed, cut and flipped; the writer against
 // the reader.
-#include "llama/safetensors.hpp"
+#include "llama/formats/safetensors.hpp"
 
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -19,9 +19,9 @@
 #include <random>
 #include <vector>
 
-#include "llama/atomic_file.hpp"
-#include "llama/crc32c.hpp"
 #include "llama/files.hpp"
+#include "llama/formats/atomic_file.hpp"
+#include "llama/formats/crc32c.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

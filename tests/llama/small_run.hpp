@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "llama/trainer.hpp"
+#include "llama/app/trainer.hpp"
 
 namespace test {
 

@@ -3,7 +3,7 @@
 
 // Text to ids as the published library has them, and clear errors for files and text that cannot be
 // had so.
-#include "llama/tokenizer.hpp"
+#include "llama/formats/tokenizer.hpp"
 
 #include <cstdlib>
 #include <initializer_list>
@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "llama/data.hpp"
+#include "llama/app/data.hpp"
 #include "llama/files.hpp"
-#include "llama/regex.hpp"
+#include "llama/formats/regex.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
 

@@ -3,7 +3,7 @@
 
 // Whole training runs of a small model: what dropping must not change, and what it must save, step
 // by step.
-#include "llama/trainer.hpp"
+#include "llama/app/trainer.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
-#include "llama/checkpoint.hpp"
-#include "llama/errors.hpp"
+#include "llama/app/errors.hpp"
 #include "llama/files.hpp"
+#include "llama/formats/checkpoint.hpp"
 #include "llama/small_run.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"

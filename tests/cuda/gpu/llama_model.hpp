@@ -9,7 +9,7 @@
 
 #if defined(DROPBP_TEST_EMULATED)
 #undef DROPBP_LLAMA_CUDA
-#include "llama/model.cpp"
+#include "llama/model/model.cpp"
 #else
-#include "llama/model.hpp"
+#include "llama/model/model.hpp"
 #endif

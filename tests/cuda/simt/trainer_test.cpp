@@ -21,10 +21,10 @@
 // Instantiates the trainer's templates for one more backend. Those for a GPU are compiled
 // elsewhere.
 #undef DROPBP_LLAMA_CUDA
-#include "llama/adapter.cpp"
-#include "llama/model.cpp"
-#include "llama/trainer.cpp"
-#include "llama/training_checkpoint.cpp"
+#include "llama/app/trainer.cpp"
+#include "llama/app/training_checkpoint.cpp"
+#include "llama/formats/adapter.cpp"
+#include "llama/model/model.cpp"
 
 namespace {
 

@@ -1,0 +1,33 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// What a run trains on: which text or ids, made into tokens by whose tokenizer.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "llama/app/data.hpp"
+#include "llama/app/options.hpp"
+#include "llama/formats/config.hpp"
+
+namespace llama {
+
+struct Corpus {
+  TokenData data;
+  std::optional<std::filesystem::path> tokenizer;  ///< that made the ids; none: bytes, or --tokens
+  std::vector<std::string> notes;  ///< what was decided without being asked, a sentence each
+};
+
+/// Text is made into ids by --tokenizer, else by the tokenizer.json in the folder of --model or of
+/// --adapter; without one it is bytes, which only a model with a vocabulary of 256 has. The end of
+/// a folder's documents is `eos_token` of the tokenizer_config.json beside the tokenizer, else
+/// `eos_token_id` of the config.json beside it or of the model, where it is a token of the
+/// tokenizer. `config` gets the tokenizer's vocabulary where that is to decide. With --steps 0 and
+/// no text named, such a model is not validated: zeros stand for the text. Errors are
+/// std::runtime_error.
+[[nodiscard]] Corpus load_corpus(const Options& options, LlamaConfig& config);
+
+}  // namespace llama

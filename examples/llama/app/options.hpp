@@ -1,0 +1,135 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The command line of llama-finetune as a plain struct.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "llama/app/data.hpp"
+#include "llama/formats/config.hpp"
+#include "llama/formats/safetensors.hpp"
+
+namespace llama {
+
+enum class ModeChoice { full, lora, qlora };
+enum class AllocationChoice { uniform, greedy, optimal };
+enum class SamplingChoice { bernoulli, at_least_target, fixed_budget };
+enum class SensitivityChoice { gradient_norm, gradient, running };
+enum class ScalingChoice { none, inverse_keep_rate };
+enum class ProgressChoice { automatic, always, never };
+enum class DeviceChoice { cpu, cuda };
+enum class PrecisionChoice { automatic, float32, bfloat16 };
+
+// As on the command line and in the report: "at-least-target".
+[[nodiscard]] std::string_view name_of(TokenType choice) noexcept;
+[[nodiscard]] std::string_view name_of(ModeChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(AllocationChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(SamplingChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(SensitivityChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(ScalingChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(ProgressChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(DeviceChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(PrecisionChoice choice) noexcept;
+
+/// All choices of one run. The initial values are the defaults that --help shows.
+struct Options {
+  // Data. At most one of the paths is given; none means find_default_corpus().
+  std::optional<std::filesystem::path> data;
+  std::optional<std::filesystem::path> tokens;
+  TokenType token_type = TokenType::automatic;
+  double validation_fraction = 0.1;
+  std::optional<std::filesystem::path> tokenizer;  ///< of the text; none is bytes
+  std::uintmax_t data_limit_mib = 32;              ///< MiB of text
+
+  // Model. With `model`, `shape` is not used: the folder's config.json counts.
+  std::optional<std::filesystem::path> model;
+  LlamaConfig shape;                     ///< valid, kv_heads resolved
+  bool vocabulary_of_tokenizer = false;  ///< shape.vocabulary is to be that of `tokenizer`
+
+  // What trains. With `adapter`, rank, alpha and targets are not used: the folder's
+  // adapter_config.json counts, for the dropout too where none is given.
+  ModeChoice mode = ModeChoice::full;
+  std::optional<std::filesystem::path> adapter;
+  std::ptrdiff_t lora_rank = 8;
+  double lora_alpha = 16.0;
+  std::optional<double> lora_dropout;     ///< none: the adapter's own, or 0
+  std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
+
+  // Training.
+  std::uint64_t steps = 200;       ///< 0 trains nothing
+  std::ptrdiff_t batch = 4;        ///< sequences of a micro-step
+  std::ptrdiff_t sequence = 256;   ///< tokens
+  std::ptrdiff_t micro_steps = 1;  ///< of an optimizer step
+  double learning_rate = 1e-3;     ///< peak
+  double weight_decay = 0.1;
+  std::uint64_t warmup = 20;  ///< steps
+  double grad_clip = 1.0;     ///< global norm; 0 is off
+  std::uint64_t seed = 1;
+  DeviceChoice device = DeviceChoice::cpu;
+  PrecisionChoice precision = PrecisionChoice::automatic;  ///< after parsing never that
+  int threads = 0;                                         ///< 0 is all cores
+  std::uint64_t eval_every = 50;                           ///< steps; 0 is only at the end
+  std::ptrdiff_t eval_batches = 8;
+
+  // Dropping.
+  double drop_rate = 0.5;
+  AllocationChoice allocation = AllocationChoice::optimal;
+  SamplingChoice sampling = SamplingChoice::bernoulli;
+  SensitivityChoice sensitivity = SensitivityChoice::running;
+  std::ptrdiff_t sensitivity_samples = 1;  ///< sequences that a measurement averages over
+  double allocate_at = 0.1;                ///< fraction of the steps
+  std::uint64_t reallocate_every = 0;  ///< steps; 0 is a tenth of them for running sensitivities,
+                                       ///< and only once for measured ones
+  std::uint64_t drop_warmup = 0;       ///< steps
+  ScalingChoice gradient_scaling = ScalingChoice::none;
+  double activation_budget_mib = 0.0;  ///< MiB that kept branches may save; 0 is no limit
+  bool recompute = false;  ///< branches save their input alone and compute the rest again
+
+  // Output.
+  std::optional<std::filesystem::path> out;  ///< the model or, in the other modes, the adapter
+  std::optional<std::filesystem::path> merge_out;  ///< the model with its adapter merged
+  /// F32, F16 or BF16; none: a model has the type of `model`, an adapter F32.
+  std::optional<DType> out_dtype;
+  std::uint64_t max_shard_size =
+      5'000'000'000;  ///< bytes of a model's file; larger models are written as several
+  std::optional<std::filesystem::path> checkpoint;
+  std::uint64_t checkpoint_every = 100;  ///< steps; 0 is only at the end and when interrupted
+  bool resume = false;
+  std::optional<std::filesystem::path> report;
+  std::optional<std::filesystem::path> plot;
+  bool baseline = false;  ///< train the same model without dropping too, in turn, and compare
+  std::uint64_t log_every = 10;  ///< steps
+  ProgressChoice progress = ProgressChoice::automatic;
+  bool quiet = false;
+
+  [[nodiscard]] DataOptions data_options(std::ptrdiff_t vocabulary) const {
+    return {.vocabulary = vocabulary,
+            .validation_fraction = validation_fraction,
+            .max_bytes = data_limit_mib << 20};
+  }
+};
+
+/// What a user may not have meant, a line each; `processors` is what the machine has.
+[[nodiscard]] std::vector<std::string> warnings_of(const Options& options,
+                                                   std::ptrdiff_t processors);
+
+/// What to do with a command line: run with `options`, or print `text` and end with `exit_code`.
+struct CommandLine {
+  std::optional<Options> options;
+  int exit_code =
+      0;  ///< 0 after --help and --version (text for stdout), 2 for wrong usage (text for stderr)
+  std::string text;
+};
+
+/// Never throws for anything a user can type, never prints, touches no file.
+[[nodiscard]] CommandLine parse_options(int argc, const char* const* argv,
+                                        std::string_view version);
+
+}  // namespace llama

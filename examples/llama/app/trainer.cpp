@@ -1,0 +1,453 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+#include "llama/app/trainer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "llama/app/errors.hpp"
+#include "llama/formats/adapter.hpp"
+#include "llama/model/finite.hpp"
+
+namespace llama {
+namespace {
+
+// The learning rate falls to this share of its peak.
+constexpr double final_learning_rate = 0.1;
+
+// From the command line or the adapter's own config.
+ops::LoraConfig adaptation_of(const Options& options) {
+  if (options.mode == ModeChoice::full) return {};
+  ops::LoraConfig adaptation;
+  if (options.adapter)
+    adaptation = load_adapter_config(*options.adapter);
+  else
+    adaptation = {
+        .rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
+  adaptation.targets = canonical_targets(adaptation.targets);
+  adaptation.dropout = options.lora_dropout.value_or(adaptation.dropout);
+  adaptation.quantize = options.mode == ModeChoice::qlora;
+  return adaptation;
+}
+
+dropbp::DropOptions drop_options(const Options& options, double drop_rate, const auto& model,
+                                 std::size_t branches) {
+  dropbp::DropOptions result{.drop_rate = drop_rate,
+                             .seed = options.seed,
+                             .trainable_below = model.trainable_below(),
+                             .warmup_steps = options.drop_warmup};
+  if (options.gradient_scaling == ScalingChoice::inverse_keep_rate)
+    result.gradient_scaling = dropbp::GradientScaling::inverse_keep_rate;
+  for (std::size_t i = 0; i < branches; ++i) result.groups.push_back(i % 2);  // attention and MLP
+  return result;
+}
+
+// Matrices that a kept branch saves at most: each may leave a gap of less than 64 bytes in the
+// arena.
+constexpr std::size_t most_saved_matrices = 16;
+
+std::size_t saved_by_all(const auto& model, std::size_t branches, std::ptrdiff_t tokens) {
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < branches; ++i) bytes += model.saved_bytes(i, tokens);
+  return bytes;
+}
+
+// Rounded up, so that a budget of what is printed suffices.
+double mebibytes(std::size_t bytes) {
+  return std::ceil(static_cast<double>(bytes) / 0x1p20 * 100.0 + 1e-9) / 100.0;
+}
+
+// That some plan fits the budget, and what a measurement of sensitivities keeps, too.
+void require_budget(const Options& options, double drop_rate, const auto& model,
+                    std::size_t branches) {
+  if (options.activation_budget_mib == 0.0 || drop_rate != options.drop_rate)
+    return;  // the baseline has none
+  const double budget = options.activation_budget_mib * 0x1p20;
+  const std::ptrdiff_t tokens = options.batch * options.sequence;
+  const std::size_t all = saved_by_all(model, branches, tokens),
+                    sample = saved_by_all(model, branches, options.sequence);
+  const std::size_t heaviest = std::max(model.saved_bytes(0, tokens), model.saved_bytes(1, tokens));
+  if (drop_rate == 0.0 && static_cast<double>(all) > budget)
+    throw UsageError(
+        fmt::format("--activation-budget must hold what all branches save, {:.2f} MiB, where none "
+                    "is dropped, but it is {:g} MiB; raise it, or --drop-rate above 0",
+                    mebibytes(all), options.activation_budget_mib));
+  if (drop_rate > 0.0 && static_cast<double>(heaviest) >= budget)
+    throw UsageError(
+        fmt::format("--activation-budget must be more than the {:.2f} MiB that the largest branch "
+                    "saves, but it is {:g} MiB; raise it, or lower --batch or --sequence",
+                    mebibytes(heaviest), options.activation_budget_mib));
+  const bool measures = drop_rate > 0.0 && options.allocation != AllocationChoice::uniform &&
+                        options.sensitivity != SensitivityChoice::running;
+  if (measures && static_cast<double>(sample) > budget)
+    throw UsageError(fmt::format(
+        "--activation-budget must hold what all branches save of one sequence, {:.2f} MiB, to "
+        "measure sensitivities, but it is {:g} MiB; raise it, or use --sensitivity running",
+        mebibytes(sample), options.activation_budget_mib));
+}
+
+ChosenSampling chosen_sampling(const Options& options, double drop_rate, const auto& model,
+                               std::size_t branches) {
+  require_budget(options, drop_rate, model, branches);
+  ChosenSampling sampling{options.sampling};
+  sampling.fixed_budget.weigh = dropbp::BranchWeight::flops;
+  if (options.activation_budget_mib > 0.0 && drop_rate > 0.0) {
+    sampling.fixed_budget.weigh = dropbp::BranchWeight::bytes;
+    sampling.fixed_budget.cap = options.activation_budget_mib * 0x1p20;
+    for (std::size_t i = 0; i < branches; ++i)
+      sampling.fixed_budget.bytes.push_back(
+          static_cast<double>(model.saved_bytes(i, options.batch * options.sequence)));
+  }
+  return sampling;
+}
+
+// Of all gradients together, as the micro-steps have added them up. Below it no square of an
+// element exceeds a float, in which AdamW keeps its second moments and devices add up squares.
+constexpr double largest_gradient_norm = 1.8e19;
+
+template <class T, class Backend>
+std::vector<float> gradient_on_host(const ops::ParameterSlice<T, Backend>& slice) {
+  std::vector<float> gradient(slice.size());
+  const ops::MatrixView<T, Backend> from(slice.gradient, slice.rows, slice.columns);
+  if constexpr (dropbp::DeviceBackend<Backend>)
+    ops::download(ops::MatrixView<float>(gradient.data(), slice.rows, slice.columns), from);
+  else
+    std::copy_n(from.data, slice.size(), gradient.data());
+  return gradient;
+}
+
+// Throws for gradients that an update must not see. The norms are there anyway: this costs nothing
+// until it throws.
+template <class T, class Backend>
+void require_usable_gradients(std::span<ops::Parameter<T, Backend>* const> parameters,
+                              std::span<const double> squared_norms, std::uint64_t step) {
+  if (ops::global_norm(squared_norms) < largest_gradient_norm) return;
+  // In the order of the backward pass: what is not finite spreads to everything below.
+  double total = 0.0, most = -1.0;
+  std::string largest;
+  for (std::size_t i = parameters.size(); i-- > 0;) {
+    if (!parameters[i]->trained || !parameters[i]->has_gradient()) continue;
+    parameters[i]->for_each_slice([&](const ops::ParameterSlice<T, Backend>& slice) {
+      const std::vector<float> gradient = gradient_on_host(slice);
+      const std::span<const float> values(gradient);
+      if (const std::size_t at = first_not_finite(values); at < values.size())
+        throw std::runtime_error(fmt::format(
+            "gradients must stay finite, but in step {} that of {}, the first in the backward "
+            "pass; no weight was changed by this step: lower --learning-rate, or look for extreme "
+            "weights in --model",
+            step, not_finite_text(slice.name, {slice.rows, slice.columns}, values, at)));
+      const double squared =
+          dropbp::backend_kernels<dropbp::Cpu, float>::squared_norm(values.data(), values.size());
+      total += squared;
+      if (squared > most) most = squared, largest = slice.name;
+    });
+  }
+  throw std::runtime_error(
+      fmt::format("the norm of all gradients must stay below {:g}, or their squares exceed a "
+                  "float, but it is {:g} in step {}, most of it of '{}'; no weight was changed by "
+                  "this step: lower --learning-rate, or look for extreme weights in --model",
+                  largest_gradient_norm, std::sqrt(total), step, largest));
+}
+
+}  // namespace
+
+template <class T, class Backend>
+BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config,
+                                       const TokenData& data, double drop_rate)
+    : options_(options),
+      model_(config, options.sequence,
+             {.adaptation = adaptation_of(options), .recompute = options.recompute}),
+      handler_(
+          model_,
+          drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
+          ChosenAllocation{options.allocation},
+          chosen_sampling(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers))),
+      optimizer_(model_.parameters(), {.learning_rate = options.learning_rate,
+                                       .beta1 = 0.9,
+                                       .beta2 = 0.95,
+                                       .eps = 1e-8,
+                                       .weight_decay = options.weight_decay}),
+      sampler_(data.train(), options.batch, options.sequence, options.seed),
+      running_(handler_.size()) {
+  // As Hugging Face's trainer: matrices decay, those of embedding and output layer too.
+  for (ops::Parameter<T, Backend>* parameter : model_.parameters())
+    parameter->decays = !parameter->parts().front().name.ends_with("norm.weight");
+  branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
+  std::size_t branch = 0;
+  model_.for_each_layer([&](auto& layer) {
+    layer.op().for_each_parameter([&](const ops::Parameter<T, Backend>& parameter) {
+      for (std::size_t i = 0; i < branch_of_parameter_.size(); ++i)
+        if (model_.parameters()[i] == &parameter) branch_of_parameter_[i] = branch;
+    });
+    ++branch;
+  });
+  if (!data.validation().empty())
+    validation_.emplace(data.validation(), options.batch, options.sequence, options.eval_batches);
+  if (options.model)
+    load_weights(*options.model, model_);
+  else
+    model_.initialize(options.seed);
+  if (options.adapter)
+    load_adapter(*options.adapter, model_);
+  else
+    model_.initialize_adapters(options.seed);
+  handler_.observe_stream(options.sensitivity == SensitivityChoice::running);
+  batch_.shape = {options.batch, options.sequence};
+  batch_.inputs.resize(static_cast<std::size_t>(batch_.shape.tokens()));
+  batch_.labels.resize(batch_.inputs.size());
+  records_.reserve(options.steps);
+}
+
+template <class T, class Backend>
+const StepRecord& BasicTrainer<T, Backend>::step() {
+  const std::uint64_t number = steps_done();
+  const auto allocate_at =
+      static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
+  const std::uint64_t period = reallocation_period();
+  if (number == allocate_at ||
+      (period > 0 && number > allocate_at && (number - allocate_at) % period == 0))
+    allocate();
+
+  StepRecord record;
+  record.step = number;
+  PassTimes times;
+  Stopwatch whole;
+  model_.saved_memory().reset_peak();
+  model_.clear_gradients();
+  double kept_flops = 0.0;
+  std::vector<bool> kept(handler_.size());  // in any micro-step
+  // Every token of a window has a label: their number in all micro-steps is known beforehand.
+  batch_.divisor = static_cast<double>(options_.micro_steps * batch_.shape.tokens());
+  for (std::ptrdiff_t micro = 0; micro < options_.micro_steps; ++micro) {
+    sampler_.fill(number, static_cast<std::uint32_t>(micro), batch_.inputs, batch_.labels);
+    if (micro == 0)
+      handler_.begin_step(number);
+    else
+      handler_.begin_micro_step(static_cast<std::uint32_t>(micro));
+    std::size_t kept_bytes = 0;
+    for (std::size_t i = 0; i < handler_.size(); ++i)
+      if (!handler_.plan().dropped(i)) kept_bytes += model_.saved_bytes(i, batch_.shape.tokens());
+    // Without a bound the arena is as large as the largest plan so far.
+    reserve_activations(handler_.schedule().sampling().bounded() || handler_.drop_rate() == 0.0
+                            ? activation_bound()
+                            : kept_bytes);
+    model_.set_moment(
+        {.seed = options_.seed, .step = number, .micro_step = static_cast<std::uint32_t>(micro)});
+    // Where adapters alone train and all branches are dropped there is nothing to compute.
+    const double loss = handler_.backward_needed() ? model_.loss_and_gradients(batch_, &times)
+                                                   : forward_alone(times);
+    record.loss += loss;
+
+    for (std::size_t i = 0; i < handler_.size(); ++i)
+      if (!handler_.plan().dropped(i))
+        kept_flops += model_.backward_flops(i, handler_.plan().input_gradient_needed(i)),
+            kept[i] = true;
+    record.kept_activation_bytes = std::max(record.kept_activation_bytes, kept_bytes);
+  }
+  if (!std::isfinite(record.loss))
+    throw std::runtime_error(
+        fmt::format("the loss must stay finite, but it is {} in step {}: lower --learning-rate or "
+                    "set --grad-clip",
+                    record.loss, number));
+
+  double optimizer_seconds = 0.0;
+  Stopwatch watch;
+  const std::vector<double> squared_norms = ops::squared_gradient_norms<T>(optimizer_.parameters());
+  require_usable_gradients<T, Backend>(optimizer_.parameters(), squared_norms, number);
+  record.gradient_norm = ops::global_norm(squared_norms);
+  if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
+  const double factor =
+      options_.grad_clip > 0.0 ? ops::clip_factor(record.gradient_norm, options_.grad_clip) : 1.0;
+  optimizer_.step(factor, learning_rate_scale(number));
+  if constexpr (dropbp::DeviceBackend<Backend>)
+    dropbp::device_runtime<Backend>::synchronize();  // the clocks below are the host's
+  watch.add_to(optimizer_seconds);
+
+  std::size_t updated = 0, all = 0;
+  for (const ops::Parameter<T, Backend>* parameter : optimizer_.parameters()) {
+    if (!parameter->trained) continue;
+    all += parameter->size();
+    if (parameter->has_gradient()) updated += parameter->size();
+  }
+  double step_seconds = 0.0;
+  whole.add_to(step_seconds);
+  training_seconds_ += step_seconds;
+
+  for (std::size_t i = 0; i < handler_.size(); ++i)
+    if (!kept[i]) record.dropped.push_back(i);
+  record.forward_ms = 1e3 * times.forward;
+  record.backward_ms = 1e3 * times.backward;
+  record.branches_backward_ms = 1e3 * times.branches_backward;
+  record.optimizer_ms = 1e3 * optimizer_seconds;
+  record.step_ms = 1e3 * step_seconds;
+  record.activation_bytes = model_.saved_memory().peak_bytes();
+  record.kept_flops_fraction =
+      kept_flops / (handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps));
+  record.updated_parameter_fraction = static_cast<double>(updated) / static_cast<double>(all);
+  return records_.emplace_back(std::move(record));
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::forward_alone(PassTimes& times) {
+  Stopwatch watch;
+  const double loss = model_.loss(batch_);
+  watch.add_to(times.forward);
+  return loss;
+}
+
+template <class T, class Backend>
+std::size_t BasicTrainer<T, Backend>::activation_bound() const {
+  const auto& schedule = handler_.schedule();
+  std::size_t bytes = 0;
+  for (const std::uint32_t group :
+       {0u, 1u})  // attention and MLP: of a group all branches save alike
+    bytes += schedule.max_kept(group) * model_.saved_bytes(group, batch_.shape.tokens());
+  if (schedule.sampling().fixed_budget.weigh != dropbp::BranchWeight::bytes) return bytes;
+  return std::min(bytes, static_cast<std::size_t>(std::ceil(schedule.max_kept_weight())));
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::reserve_activations(std::size_t bytes) {
+  model_.saved_memory().reserve(bytes, most_saved_matrices * handler_.size());
+}
+
+template <class T, class Backend>
+std::uint64_t BasicTrainer<T, Backend>::reallocation_period() const {
+  if (options_.reallocate_every > 0) return options_.reallocate_every;
+  return options_.sensitivity == SensitivityChoice::running
+             ? std::max<std::uint64_t>(1, options_.steps / 10)
+             : 0;
+}
+
+// The norms are those that clipping needs anyway: the estimate costs nothing.
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::observe_gradients(std::span<const double> squared_norms) {
+  std::vector<double> of_branches(handler_.size() + 1);
+  for (std::size_t i = 0; i < squared_norms.size(); ++i)
+    of_branches[branch_of_parameter_[i]] += squared_norms[i];
+  of_branches.pop_back();
+  handler_.observe_gradients(running_, of_branches);
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::allocate() {
+  if (options_.allocation == AllocationChoice::uniform || handler_.drop_rate() == 0.0) return;
+  if (options_.sensitivity == SensitivityChoice::running) {
+    handler_.allocate(running_.sensitivities());
+    return;
+  }
+  double seconds = 0.0;
+  Stopwatch watch;
+  // One sequence is enough, as in the published recipe.
+  Batch sample{.shape = {1, options_.sequence}, .inputs = {}, .labels = {}};
+  sampler_.fill(steps_done(), 0, batch_.inputs, batch_.labels);
+  reserve_activations(saved_by_all(model_, handler_.size(), options_.sequence));
+  // Masks of this step, whatever ran before: a validation, or nothing after a resume.
+  model_.set_moment({.seed = options_.seed, .step = steps_done()});
+  std::vector<double> sum(handler_.size());
+  for (std::ptrdiff_t number = 0; number < options_.sensitivity_samples; ++number) {
+    const std::ptrdiff_t begin = number * options_.sequence, end = begin + options_.sequence;
+    sample.inputs.assign(batch_.inputs.begin() + begin, batch_.inputs.begin() + end);
+    sample.labels.assign(batch_.labels.begin() + begin, batch_.labels.begin() + end);
+    BranchwisePass<T, Backend> pass(model_, sample);
+    const std::vector<double> one =
+        options_.sensitivity == SensitivityChoice::gradient
+            ? handler_.measure_sensitivities_nested(pass, dropbp::GradientSensitivity{})
+            : handler_.measure_sensitivities_nested(pass, dropbp::GradientNormSensitivity{});
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
+  }
+  handler_.allocate(sum);
+  model_.workspace().trim();  // blocks of a single sequence's size, not needed again
+  watch.add_to(seconds);
+  measurement_seconds_ += seconds;
+}
+
+// Linear warm-up, then a cosine down to a tenth.
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::learning_rate_scale(std::uint64_t step) const {
+  const double done = static_cast<double>(step) + 1.0,
+               warmup = static_cast<double>(options_.warmup);
+  if (done < warmup) return done / warmup;
+  const double rest = std::max(1.0, static_cast<double>(options_.steps) - warmup);
+  const double progress = std::min(1.0, (done - warmup) / rest);
+  return final_learning_rate +
+         (1.0 - final_learning_rate) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::validate() {
+  handler_.begin_evaluation();
+  model_.set_moment({.training = false});
+  batch_.divisor.reset();  // all windows have equally many labels
+  double sum = 0.0;
+  for (std::size_t i = 0; i < validation_->batches(); ++i) {
+    validation_->fill(i, batch_.inputs, batch_.labels);
+    sum += model_.loss(batch_);
+  }
+  const double loss = sum / static_cast<double>(validation_->batches());
+  if (!std::isfinite(loss))
+    throw std::runtime_error(
+        fmt::format("the validation loss must stay finite, but it is {} after step {} of {}: lower "
+                    "--learning-rate, or look for extreme weights in --model",
+                    loss, steps_done(), options_.steps));
+  last_validation_loss_ = loss;
+  if (!records_.empty()) records_.back().validation_loss = last_validation_loss_;
+  return *last_validation_loss_;
+}
+
+template <class T, class Backend>
+RunState BasicTrainer<T, Backend>::state() const {
+  return {.handler = handler_.state(),
+          .running = running_.state(),
+          .records = records_,
+          .last_validation_loss = last_validation_loss_,
+          .training_seconds = training_seconds_,
+          .measurement_seconds = measurement_seconds_};
+}
+
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::restore(RunState state) {
+  if (state.handler.next_step != state.records.size())
+    throw std::invalid_argument(fmt::format(
+        "a state must have a record of each step, but it has {} of {}; use an intact one",
+        state.records.size(), state.handler.next_step));
+  dropbp::RunningSensitivity running = running_;
+  running.restore(state.running);
+  handler_.restore(state.handler);
+  running_ = std::move(running);
+  records_ = std::move(state.records);
+  last_validation_loss_ = state.last_validation_loss;
+  training_seconds_ = state.training_seconds;
+  measurement_seconds_ = state.measurement_seconds;
+}
+
+template <class T, class Backend>
+Summary BasicTrainer<T, Backend>::summary() const {
+  const dropbp::Report report = handler_.report();
+  Summary summary;
+  const double tokens =
+      static_cast<double>(records_.size()) *
+      static_cast<double>(options_.batch * options_.sequence * options_.micro_steps);
+  summary.tokens_per_second = training_seconds_ > 0.0 ? tokens / training_seconds_ : 0.0;
+  summary.final_loss = records_.empty() ? std::nan("") : records_.back().loss;
+  summary.validation_loss = last_validation_loss_;
+  summary.mean_drop_rate = report.mean_drop_rate();
+  summary.backward_flops_fraction = report.backward_flops_fraction();
+  for (const StepRecord& record : records_)
+    summary.peak_activation_bytes =
+        std::max(summary.peak_activation_bytes, record.activation_bytes);
+  return summary;
+}
+
+template class BasicTrainer<float, dropbp::Cpu>;
+#if defined(DROPBP_LLAMA_CUDA)
+template class BasicTrainer<float, dropbp::Cuda>;
+template class BasicTrainer<dropbp::BFloat16, dropbp::Cuda>;
+#endif
+
+}  // namespace llama

@@ -1,0 +1,177 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// One training run: model, handler, optimizer and data, advanced a step at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <dropbp/dropbp.hpp>
+#include <dropbp/ops/adamw.hpp>
+
+#include "llama/app/data.hpp"
+#include "llama/app/options.hpp"
+#include "llama/app/report.hpp"
+#include "llama/model/model.hpp"
+
+namespace llama {
+
+/// The allocation policy chosen on the command line. A policy is any class with this one function.
+struct ChosenAllocation {
+  AllocationChoice choice = AllocationChoice::greedy;
+
+  std::vector<double> allocate(const dropbp::AllocationInput& input) const {
+    switch (choice) {
+      case AllocationChoice::uniform:
+        return dropbp::UniformAllocation{}.allocate(input);
+      case AllocationChoice::greedy:
+        return dropbp::GreedyAllocation{}.allocate(input);
+      case AllocationChoice::optimal:
+        break;
+    }
+    // Every branch is kept at least a quarter as often as the average: one that never is would not
+    // train at all.
+    return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}
+        .allocate(input);
+  }
+};
+
+/// The sampling policy chosen on the command line.
+struct ChosenSampling {
+  struct Prepared {
+    dropbp::AtLeastTargetSampling::Prepared independent;
+    dropbp::FixedBudgetSampling::Prepared fixed_budget;
+  };
+  SamplingChoice choice = SamplingChoice::bernoulli;
+  dropbp::FixedBudgetSampling fixed_budget = {};
+
+  Prepared prepare(const dropbp::SamplingInput& input) const {
+    Prepared prepared;
+    switch (choice) {
+      case SamplingChoice::bernoulli:
+        prepared.independent.independent = dropbp::BernoulliSampling{}.prepare(input);
+        break;
+      case SamplingChoice::at_least_target:
+        prepared.independent = dropbp::AtLeastTargetSampling{}.prepare(input);
+        break;
+      case SamplingChoice::fixed_budget:
+        prepared.fixed_budget = fixed_budget.prepare(input);
+        break;
+    }
+    return prepared;
+  }
+  void draw(const Prepared& prepared, const dropbp::CounterRandom& random,
+            std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) const {
+    switch (choice) {
+      case SamplingChoice::bernoulli:
+        return dropbp::BernoulliSampling{}.draw(prepared.independent.independent, random, dropped);
+      case SamplingChoice::at_least_target:
+        return dropbp::AtLeastTargetSampling{}.draw(prepared.independent, random, dropped);
+      case SamplingChoice::fixed_budget:
+        return fixed_budget.draw(prepared.fixed_budget, random, dropped, work);
+    }
+  }
+  void limit(std::span<double> rates, const dropbp::SamplingInput& input) const {
+    if (choice == SamplingChoice::fixed_budget) fixed_budget.limit(rates, input);
+  }
+  bool bounded() const noexcept { return choice == SamplingChoice::fixed_budget; }
+  std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
+    return bounded() ? fixed_budget.max_kept(prepared.fixed_budget, group)
+                     : std::numeric_limits<std::size_t>::max();
+  }
+  double max_kept_weight(const Prepared& prepared) const {
+    return bounded() ? fixed_budget.max_kept_weight(prepared.fixed_budget)
+                     : dropbp::FixedBudgetSampling::no_limit;
+  }
+};
+
+/// What a run remembers beside its weights and its optimizer, between two steps.
+struct RunState {
+  dropbp::HandlerState handler;
+  dropbp::RunningSensitivity::State running;
+  std::vector<StepRecord> records;  ///< of every step so far
+  std::optional<double> last_validation_loss;
+  double training_seconds = 0.0;
+  double measurement_seconds = 0.0;
+};
+
+/// Trains one model at one target drop rate. T and Backend are the model's.
+template <class T, class Backend>
+class BasicTrainer {
+ public:
+  /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do
+  /// not fit, and UsageError for an activation budget that no plan fits.
+  BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data,
+               double drop_rate);
+
+  /// Runs step number steps_done(); steps follow each other from 0. Throws std::runtime_error, with
+  /// weights, moments and records as they were, for a loss or a gradient that is not finite, and
+  /// for gradients whose squares exceed a float.
+  const StepRecord& step();
+  std::uint64_t steps_done() const noexcept { return records_.size(); }
+
+  /// Mean loss over the fixed validation windows; recorded with the last step. Throws
+  /// std::runtime_error, with nothing recorded, where it is not finite.
+  double validate();
+  bool can_validate() const noexcept { return validation_.has_value(); }
+
+  /// Seconds of training steps so far; validation and the measurement of sensitivities are not in
+  /// it.
+  double training_seconds() const noexcept { return training_seconds_; }
+  double measurement_seconds() const noexcept { return measurement_seconds_; }
+
+  const dropbp::RunningSensitivity& running_sensitivity() const noexcept { return running_; }
+  std::span<const double> drop_rates() const noexcept { return handler_.drop_rates(); }
+
+  std::span<const StepRecord> records() const noexcept { return records_; }
+  Summary summary() const;
+  dropbp::Report drop_report() const { return handler_.report(); }
+  LlamaModel<T, Backend>& model() noexcept { return model_; }
+  ops::AdamW<T, Backend>& optimizer() noexcept { return optimizer_; }
+
+  /// With the weights and the optimizer's states, all that decides the next steps: batches are a
+  /// function of seed and step.
+  RunState state() const;
+  /// Goes on after the last step of `state`. Throws std::invalid_argument, with everything as it
+  /// was, for one of another model.
+  void restore(RunState state);
+
+  /// Bytes that the kept branches of any plan save at most, at the current rates: that of all
+  /// branches where the sampling has no bound.
+  std::size_t activation_bound() const;
+
+ private:
+  double forward_alone(PassTimes& times);
+  void allocate();
+  void reserve_activations(std::size_t bytes);
+  std::uint64_t reallocation_period() const;
+  void observe_gradients(std::span<const double> squared_norms);
+  double learning_rate_scale(std::uint64_t step) const;
+
+  Options options_;
+  LlamaModel<T, Backend> model_;
+  dropbp::DropBPHandler<LlamaModel<T, Backend>, ChosenAllocation, ChosenSampling> handler_;
+  dropbp::ops::AdamW<T, Backend> optimizer_;
+  BatchSampler sampler_;
+  std::optional<EvaluationWindows> validation_;
+  Batch batch_;
+  std::vector<std::size_t> branch_of_parameter_;  // by parameter, handler_.size() for none
+  dropbp::RunningSensitivity running_;
+  std::vector<StepRecord> records_;
+  std::optional<double> last_validation_loss_;
+  double training_seconds_ = 0.0;
+  double measurement_seconds_ = 0.0;
+};
+
+/// On the CPU.
+using Trainer = BasicTrainer<float, dropbp::Cpu>;
+
+extern template class BasicTrainer<float, dropbp::Cpu>;
+
+}  // namespace llama

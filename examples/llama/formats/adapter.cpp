@@ -1,0 +1,206 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+#include "llama/formats/adapter.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <type_traits>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "llama/formats/strict_json.hpp"
+
+namespace llama {
+namespace {
+
+using json = nlohmann::json;
+
+constexpr auto& linears = ops::adaptable_linears;
+constexpr std::string_view peft_prefix = "base_model.model.";
+constexpr const char* base_key =
+    "dropbp.base";  // in __metadata__: CRC-32C of the base, see LlamaModel::base_checksum
+
+[[noreturn]] void fail(const std::string& what, const std::string& required,
+                       const std::string& given) {
+  throw std::runtime_error(fmt::format("{}: {}, but {}; use a plain LoRA adapter of a LLaMA model",
+                                       what, required, given));
+}
+
+double number(const std::string& what, const json& config, const char* key) {
+  const auto value = config.find(key);
+  if (value == config.end() || !value->is_number())
+    fail(what, fmt::format("'{}' must be a number", key),
+         value == config.end() ? "there is none" : fmt::format("it is {}", value->dump()));
+  return value->get<double>();
+}
+
+bool is_nothing(const json& value) {
+  return value.is_null() || value == false || value == "" ||
+         (value.is_structured() && value.empty());
+}
+
+/// What PEFT's LoraConfig has that is read here, and what changes no adapter's output: where it
+/// came from, and settings of methods that other keys switch on. All other keys must be off.
+constexpr std::string_view known_keys[] = {"peft_type",         "r",
+                                           "lora_alpha",        "lora_dropout",
+                                           "target_modules",    "bias",
+                                           "init_lora_weights", "task_type",
+                                           "auto_mapping",      "base_model_name_or_path",
+                                           "inference_mode",    "megatron_core",
+                                           "peft_version",      "qalora_group_size",
+                                           "revision",          "runtime_config",
+                                           "unsloth_fixed",     "unsloth_version"};
+
+template <class T, class Backend>
+std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
+  std::vector<NamedTensor> tensors;
+  model.for_each_tensor([&](const ops::ParameterSlice<T, Backend>& tensor) {
+    if (!tensor.name.ends_with(".lora_A.weight") && !tensor.name.ends_with(".lora_B.weight"))
+      return;
+    NamedTensor one{.name = std::string(peft_prefix) + tensor.name,
+                    .shape = {tensor.rows, tensor.columns}};
+    if constexpr (std::is_same_v<T, float> && !dropbp::DeviceBackend<Backend>) {
+      one.values = {tensor.value, tensor.size()};
+    } else {
+      const ops::MatrixView<T, Backend> view(tensor.value, tensor.rows, tensor.columns);
+      one.take = [view](std::span<const float> values) {
+        ops::upload(view, ops::MatrixView<const float>(values.data(), view.rows, view.columns));
+      };
+      one.make = [view](std::span<float> values) {
+        ops::download(ops::MatrixView<float>(values.data(), view.rows, view.columns), view);
+      };
+    }
+    tensors.push_back(std::move(one));
+  });
+  return tensors;
+}
+
+}  // namespace
+
+std::vector<std::string> canonical_targets(const std::vector<std::string>& targets) {
+  std::vector<std::string> ordered;
+  for (const std::string_view name : linears)
+    if (std::ranges::find(targets, name) != targets.end()) ordered.emplace_back(name);
+  return ordered.size() == linears.size() ? std::vector<std::string>{} : ordered;
+}
+
+ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::string& what) {
+  const json config = parse_strict_json(json_text, what);
+  if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
+    fail(what, "'peft_type' must be \"LORA\"",
+         type == config.end() ? "there is none" : fmt::format("it is {}", type->dump()));
+  for (const auto& [key, value] : config.items())
+    if (!is_nothing(value) && std::ranges::find(known_keys, key) == std::ranges::end(known_keys))
+      fail(what,
+           fmt::format("'{}' must be off or absent, because the adapters here have nothing like it",
+                       clipped(key)),
+           fmt::format("it is {}", clipped(value.dump())));
+  if (const auto task = config.find("task_type");
+      task != config.end() && !is_nothing(*task) && *task != "CAUSAL_LM")
+    fail(what, "'task_type' must be \"CAUSAL_LM\"", fmt::format("it is {}", task->dump()));
+  // True, false and the names of plain distributions only say how training began; the rest also
+  // changes the base.
+  if (const auto init = config.find("init_lora_weights");
+      init != config.end() && init->is_string() && *init != "gaussian")
+    fail(what, "'init_lora_weights' must leave the base as it is",
+         fmt::format("it is {}", init->dump()));
+  if (const auto bias = config.find("bias"); bias != config.end() && *bias != "none")
+    fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
+
+  ops::LoraConfig adaptation;
+  const double rank = number(what, config, "r");
+  if (!(rank >= 1.0 && rank <= 65536.0) || rank != std::floor(rank))
+    fail(what, "'r' must be a whole number from 1 to 65536", fmt::format("it is {}", rank));
+  adaptation.rank = static_cast<Index>(rank);
+  adaptation.alpha = number(what, config, "lora_alpha");
+  if (config.contains("lora_dropout")) adaptation.dropout = number(what, config, "lora_dropout");
+  if (!(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
+    fail(what, "'lora_dropout' must be in [0, 1)", fmt::format("it is {}", adaptation.dropout));
+
+  const auto targets = config.find("target_modules");
+  if (targets != config.end() && *targets == "all-linear") return adaptation;
+  if (targets == config.end() || !targets->is_array() || targets->empty())
+    fail(what,
+         fmt::format("'target_modules' must be a list of some of {}", fmt::join(linears, ", ")),
+         targets == config.end() ? "there is none" : fmt::format("it is {}", targets->dump()));
+  for (const json& target : *targets) {
+    if (!target.is_string() ||
+        std::ranges::find(linears, target.get<std::string>()) == linears.end())
+      fail(what,
+           fmt::format("each of 'target_modules' must be one of {}", fmt::join(linears, ", ")),
+           fmt::format("one is {}", target.dump()));
+    adaptation.targets.push_back(target.get<std::string>());
+  }
+  return adaptation;
+}
+
+ops::LoraConfig load_adapter_config(const std::filesystem::path& folder) {
+  const std::filesystem::path path = find_config(folder, adapter_format);
+  return parse_adapter_config(read_small_file(path, max_config_bytes),
+                              fmt::format("'{}'", path.string()));
+}
+
+std::string adapter_config_json(const ops::LoraConfig& adaptation, const std::string& base) {
+  std::vector<std::string> targets = adaptation.targets;
+  if (targets.empty()) targets.assign(linears.begin(), linears.end());
+  nlohmann::ordered_json config;
+  config["peft_type"] = "LORA";
+  config["task_type"] = "CAUSAL_LM";
+  config["base_model_name_or_path"] = base;
+  config["r"] = adaptation.rank;
+  // PEFT writes a whole number where it is one.
+  if (adaptation.alpha == std::floor(adaptation.alpha) && std::abs(adaptation.alpha) < 1e9)
+    config["lora_alpha"] = static_cast<std::int64_t>(adaptation.alpha);
+  else
+    config["lora_alpha"] = adaptation.alpha;
+  config["lora_dropout"] = adaptation.dropout;
+  config["target_modules"] = targets;
+  config["bias"] = "none";
+  config["fan_in_fan_out"] = false;
+  config["inference_mode"] = true;
+  return config.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+template <class T, class Backend>
+void load_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model) {
+  const std::vector<NamedTensor> tensors = adapter_tensors(model);
+  check_checkpoint(folder, tensors, adapter_format);
+  const std::string base = fmt::format("{:08x}", model.base_checksum());
+  const auto trained_on = find_metadata(folder, adapter_format, base_key);
+  if (trained_on && model.base_checksum() != 0 && *trained_on != base)
+    throw std::runtime_error(
+        fmt::format("the adapter in '{}' must be used with the base that it was trained on, "
+                    "weights of CRC-32C {}, but these are of {}; give that model with --model",
+                    folder.string(), *trained_on, base));
+  load_checkpoint(folder, tensors, adapter_format);
+}
+
+template <class T, class Backend>
+void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model,
+                  const std::string& base, DType dtype) {
+  std::map<std::string, std::string> metadata;
+  if (model.base_checksum() != 0) metadata[base_key] = fmt::format("{:08x}", model.base_checksum());
+  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base),
+              adapter_tensors(model), dtype, metadata);
+}
+
+template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);
+template void load_adapter(const std::filesystem::path&, LlamaModel<double>&);
+template void save_adapter(const std::filesystem::path&, LlamaModel<float>&, const std::string&,
+                           DType);
+#if defined(DROPBP_LLAMA_CUDA)
+template void load_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&);
+template void load_adapter(const std::filesystem::path&,
+                           LlamaModel<dropbp::BFloat16, dropbp::Cuda>&);
+template void save_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&,
+                           const std::string&, DType);
+template void save_adapter(const std::filesystem::path&,
+                           LlamaModel<dropbp::BFloat16, dropbp::Cuda>&, const std::string&, DType);
+#endif
+
+}  // namespace llama

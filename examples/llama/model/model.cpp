@@ -1,0 +1,422 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+#include "llama/model/model.hpp"
+
+#include <algorithm>
+#include <numbers>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "llama/formats/crc32c.hpp"
+#include "llama/model/random_streams.hpp"
+
+namespace llama {
+namespace {
+
+const LlamaConfig& checked(const LlamaConfig& config) {
+  validate(config);
+  return config;
+}
+
+// In [0, 1).
+double uniform(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+
+// Before a clock is read: devices work on after a call has returned.
+template <class Backend>
+void wait() {
+  if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();
+}
+
+// Two draws make two normal numbers (Box and Muller 1958).
+template <class T>
+void fill_normal(std::span<T> values, double deviation, const dropbp::CounterRandom& random) {
+  for (std::size_t i = 0; i < values.size(); i += 2) {
+    const auto bits = random.pair(static_cast<std::uint32_t>(i / 2));
+    const double radius = std::sqrt(-2.0 * std::log(uniform(bits[0]) + 0x1p-53));
+    const double angle = 2.0 * std::numbers::pi * uniform(bits[1]);
+    values[i] = static_cast<T>(deviation * radius * std::cos(angle));
+    if (i + 1 < values.size()) values[i + 1] = static_cast<T>(deviation * radius * std::sin(angle));
+  }
+}
+
+// Of the values as floats, whatever the model computes with.
+template <class T>
+std::uint32_t checksum_of(std::span<const T> values) {
+  if constexpr (std::is_same_v<T, float>) {
+    return crc32c(0, values.data(), values.size_bytes());
+  } else {
+    std::uint32_t checksum = 0;
+    for (const T value : values) {
+      const auto narrow = static_cast<float>(value);
+      checksum = crc32c(checksum, &narrow, sizeof narrow);
+    }
+    return checksum;
+  }
+}
+
+// One of all weights, in their order.
+std::uint32_t joined(const std::vector<std::uint32_t>& checksums) {
+  return crc32c(0, checksums.data(), checksums.size() * sizeof(std::uint32_t));
+}
+
+}  // namespace
+
+template <class T, class Backend>
+LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence,
+                                   ModelOptions options)
+    : config_(checked(config)),
+      adaptation_(std::move(options.adaptation)),
+      saved_(options.fill),
+      workspace_(options.fill),
+      cross_entropy_(workspace_),
+      embedding_("model.embed_tokens.weight", config.vocabulary, config.hidden),
+      final_norm_("model.norm.weight", 1, config.hidden),
+      head_("lm_head.weight", config.tie_embeddings ? 0 : config.vocabulary, config.hidden) {
+  adaptation_.moment = moment_;
+  const ops::AttentionConfig attention{.hidden = config.hidden,
+                                       .heads = config.heads,
+                                       .kv_heads = config.kv_heads,
+                                       .norm_eps = config.norm_epsilon,
+                                       .adaptation = adaptation_};
+  const ops::SwiGLUConfig mlp{.hidden = config.hidden,
+                              .intermediate = config.intermediate,
+                              .norm_eps = config.norm_epsilon,
+                              .adaptation = adaptation_};
+  // What is computed again lives within one call.
+  const ops::BasicBranchMemory<Backend> memory{options.recompute ? workspace_ : saved_, workspace_};
+  const auto rope = std::make_shared<const ops::RopeTable<T, Backend>>(
+      max_sequence, config.head_size(), config.rope_theta);
+  parameters_.push_back(&embedding_);
+  for (Index i = 0; i < config.layers; ++i) {
+    const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    Block& block = blocks_.emplace_back(Block{
+        Attention({ops::AttentionBranch<T, Backend>(attention, rope, memory, prefix), saved_,
+                   options.recompute}),
+        Mlp({ops::SwiGLUBranch<T, Backend>(mlp, memory, prefix), saved_, options.recompute})});
+    block.attention.op().for_each_parameter(
+        [&](Parameter& parameter) { parameters_.push_back(&parameter); });
+    block.mlp.op().for_each_parameter(
+        [&](Parameter& parameter) { parameters_.push_back(&parameter); });
+  }
+  parameters_.push_back(&final_norm_);
+  if (!config.tie_embeddings) parameters_.push_back(&head_);
+  for (Parameter* parameter : {&embedding_, &final_norm_, &head_})
+    parameter->trained = !adaptation_.enabled();
+  set_flops(max_sequence);
+}
+
+template <class T, class Backend>
+void LlamaModel<T, Backend>::initialize(std::uint64_t seed) {
+  const double residual = 0.02 / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  std::uint64_t index = 0;
+  std::vector<float> values;
+  std::vector<std::uint32_t> checksums;
+  const bool summed = adaptation_.enabled();
+  for_each_weight([&](const BaseWeight& weight) {
+    const std::string_view name = weight.name;
+    const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
+    const auto fill = [&](auto span) {
+      if (name.ends_with("norm.weight")) return void(std::ranges::fill(span, 1));
+      const bool feeds_stream =
+          name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+      fill_normal(span, feeds_stream ? residual : 0.02,
+                  dropbp::CounterRandom(seed, weight_stream, index));
+    };
+    if constexpr (!dropbp::DeviceBackend<Backend>) {
+      if (weight.value != nullptr) {
+        fill(std::span<T>(weight.value, size));
+        if (summed) checksums.push_back(checksum_of(std::span<const T>(weight.value, size)));
+      }
+    }
+    if (weight.value == nullptr || dropbp::DeviceBackend<Backend>) {
+      values.resize(size);
+      fill(std::span<float>(values));
+      if (summed) checksums.push_back(checksum_of(std::span<const float>(values)));
+      weight.set({values.data(), weight.rows, weight.columns});
+    }
+    ++index;
+  });
+  base_checksum_ = summed ? joined(checksums) : 0;
+}
+
+template <class T, class Backend>
+void LlamaModel<T, Backend>::initialize_adapters(std::uint64_t seed) {
+  std::uint64_t index = 0;
+  std::vector<float> values;
+  for_each_tensor([&](const Slice& tensor) {
+    const ops::MatrixView<T, Backend> view(tensor.value, tensor.rows, tensor.columns);
+    if (tensor.name.ends_with(".lora_B.weight")) ops::set_zero(view);
+    if (!tensor.name.ends_with(".lora_A.weight")) return;
+    const dropbp::CounterRandom random(seed, adapter_stream, index++);
+    const double bound = 1.0 / std::sqrt(static_cast<double>(tensor.columns));
+    const auto fill = [&](auto* to) {
+      using Element = std::remove_pointer_t<decltype(to)>;
+      for (std::size_t i = 0; i < tensor.size(); ++i)
+        to[i] = static_cast<Element>(bound * (2.0 * uniform(random(i)) - 1.0));
+    };
+    if constexpr (dropbp::DeviceBackend<Backend>) {
+      values.resize(tensor.size());
+      fill(values.data());
+      ops::upload(view, {values.data(), tensor.rows, tensor.columns});
+    } else {
+      fill(tensor.value);
+    }
+  });
+}
+
+template <class T, class Backend>
+std::size_t LlamaModel<T, Backend>::base_bytes() {
+  std::size_t bytes = (embedding_.size() + final_norm_.size() + head_.size()) * sizeof(T);
+  for_each_layer([&](auto& layer) {
+    bytes += layer.op().norm.size() * sizeof(T);
+    layer.op().for_each_projection(
+        [&](const Projection& projection) { bytes += projection.base_bytes(); });
+  });
+  return bytes;
+}
+
+template <class T, class Backend>
+void LlamaModel<T, Backend>::set_flops(Index sequence) {
+  const auto size = [](Index n) { return static_cast<std::size_t>(n); };
+  const double attention = dropbp::attention_flops({.sequence = size(sequence),
+                                                    .hidden = size(config_.hidden),
+                                                    .heads = size(config_.heads),
+                                                    .kv_heads = size(config_.kv_heads),
+                                                    .causal = true}) /
+                           static_cast<double>(sequence);
+  const double mlp = dropbp::swiglu_flops(
+      {.hidden = size(config_.hidden), .intermediate = size(config_.intermediate)});
+  for (Block& block : blocks_) {
+    block.attention.set_flops(attention);
+    block.mlp.set_flops(mlp);
+  }
+}
+
+template <class T, class Backend>
+double LlamaModel<T, Backend>::backward_flops(std::size_t branch,
+                                              bool input_gradient_needed) const {
+  const Block& block = blocks_.at(branch / 2);
+  const auto cost = [&](const auto& layer, const Projection& lowest) {
+    if (input_gradient_needed || layer.op().norm.trained) return layer.flops();
+    Index outputs = 0;
+    for (const auto& part : lowest.parts()) outputs += part.rows;
+    return lowest.trainable() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden)
+                              : 0.0;
+  };
+  return branch % 2 == 0 ? cost(block.attention, block.attention.op().qkv)
+                         : cost(block.mlp, block.mlp.op().gate_up);
+}
+
+template <class T, class Backend>
+ops::Matrix<T, Backend> LlamaModel<T, Backend>::forward(const Batch& batch) {
+  Tensor stream(batch.shape.tokens(), config_.hidden, workspace_);
+  ops::embedding_forward(stream.view(), batch.inputs, embedding_);
+  for (Block& block : blocks_) {
+    stream = block.attention.forward(std::move(stream), batch.shape);
+    stream = block.mlp.forward(std::move(stream), batch.shape);
+  }
+  return stream;
+}
+
+template <class T, class Backend>
+ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch, PassTimes& spent) {
+  Stopwatch watch;
+  Tensor stream = forward(batch);
+
+  Tensor hidden(stream.rows(), stream.columns(), workspace_);
+  ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
+  ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(), final_norm_.value().data,
+                        config_.norm_epsilon);
+  cross_entropy_.begin(batch.labels, config_.vocabulary, batch.divisor);
+  for (Index chunk = 0; chunk < cross_entropy_.chunks(); ++chunk) {
+    cross_entropy_.forward_chunk(chunk, hidden.view(), head(), true);
+    wait<Backend>();
+    watch.add_to(spent.forward);
+    cross_entropy_.backward_chunk(chunk, hidden.view(), hidden.view(),
+                                  head());  // the gradient replaces the hidden state
+    wait<Backend>();
+    watch.add_to(spent.backward);
+  }
+  Tensor grad(stream.rows(), stream.columns(), workspace_);
+  ops::rms_norm_backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(),
+                         final_norm_, rstd.data(), workspace_);
+  wait<Backend>();
+  watch.add_to(spent.backward);
+  return grad;
+}
+
+template <class T, class Backend>
+double LlamaModel<T, Backend>::loss_and_gradients(const Batch& batch, PassTimes* times) {
+  PassTimes unused;
+  PassTimes& spent = times != nullptr ? *times : unused;
+  Tensor grad = top_gradient(batch, spent);
+  Stopwatch watch;
+  double branches = 0.0;
+  for (std::size_t i = blocks_.size(); i-- > 0;) {
+    grad = blocks_[i].mlp.backward(std::move(grad), batch.shape);
+    grad = blocks_[i].attention.backward(std::move(grad), batch.shape);
+  }
+  wait<Backend>();
+  watch.add_to(branches);
+  spent.branches_backward += branches;
+  spent.backward += branches;
+  ops::embedding_backward(grad.view(), batch.inputs, embedding_);
+  wait<Backend>();
+  watch.add_to(spent.backward);
+  return cross_entropy_.mean();
+}
+
+template <class T, class Backend>
+ops::Matrix<T, Backend> BranchwisePass<T, Backend>::forward() {
+  model_.clear_gradients();
+  PassTimes unused;
+  Tensor grad = model_.top_gradient(batch_, unused);
+  if (model_.embedding_.trained && model_.config_.tie_embeddings) {
+    heads_share_ = Tensor(model_.embedding_.rows(), model_.embedding_.columns());
+    ops::copy<T>(heads_share_.view(), model_.embedding_.gradient());
+  }
+  return grad;
+}
+
+template <class T, class Backend>
+ops::Matrix<T, Backend> BranchwisePass<T, Backend>::backward(std::size_t branch,
+                                                             const Tensor& grad_output) {
+  Tensor grad(grad_output.rows(), grad_output.columns(), model_.workspace_);
+  ops::copy<T>(grad.view(), grad_output.view());
+  auto& block = model_.blocks_.at(branch / 2);
+  return branch % 2 == 0 ? block.attention.backward(std::move(grad), batch_.shape)
+                         : block.mlp.backward(std::move(grad), batch_.shape);
+}
+
+template <class T, class Backend>
+void BranchwisePass<T, Backend>::backward_below(const Tensor& grad) {
+  ops::embedding_backward(grad.view(), batch_.inputs, model_.embedding_);
+}
+
+template <class T, class Backend>
+void BranchwisePass<T, Backend>::clear_gradients(std::size_t branches) {
+  const auto drop = [](ops::Parameter<T, Backend>& parameter) { parameter.drop_gradient(); };
+  for (std::size_t i = 0; i < branches; ++i) {
+    auto& block = model_.blocks_.at(i / 2);
+    if (i % 2 == 0)
+      block.attention.op().for_each_parameter(drop);
+    else
+      block.mlp.op().for_each_parameter(drop);
+  }
+  model_.embedding_.drop_gradient();
+  if (!model_.embedding_.trained || !model_.config_.tie_embeddings) return;
+  model_.embedding_.begin_gradient();
+  ops::copy<T>(model_.embedding_.gradient(), heads_share_.view());
+}
+
+template <class T, class Backend>
+double LlamaModel<T, Backend>::loss(const Batch& batch) {
+  Tensor stream = forward(batch);
+  ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
+  ops::rms_norm_forward(stream.view(), rstd.data(), stream.view(), final_norm_.value().data,
+                        config_.norm_epsilon);
+  return cross_entropy_.loss(stream.view(), head(), batch.labels, batch.divisor);
+}
+
+template <class T, class Backend>
+std::size_t LlamaModel<T, Backend>::saved_bytes(std::size_t branch, Index tokens) const {
+  const Block& block = blocks_.at(branch / 2);
+  if (block.mlp.op().enabled())
+    return static_cast<std::size_t>(tokens * config_.hidden) * sizeof(T);
+  return branch % 2 == 0
+             ? ops::AttentionBranch<T, Backend>::saved_bytes(block.attention.op().config(), tokens)
+             : ops::SwiGLUBranch<T, Backend>::saved_bytes(block.mlp.op().config(), tokens);
+}
+
+namespace {
+
+// Hugging Face gives norms one dimension.
+std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows, Index columns) {
+  if (name.ends_with("norm.weight")) return {columns};
+  return {rows, columns};
+}
+
+}  // namespace
+
+template <class T, class Backend>
+void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model) {
+  std::vector<NamedTensor> tensors;
+  std::vector<std::uint32_t> checksums;
+  const bool summed = model.adaptation().enabled();
+  model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
+    NamedTensor tensor{.name = weight.name,
+                       .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
+    const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
+    if constexpr (std::is_same_v<T, float> && !dropbp::DeviceBackend<Backend>)
+      if (weight.value != nullptr) tensor.values = {weight.value, size};
+    if (tensor.values.data() == nullptr)
+      tensor.take = [weight, summed, at = tensors.size(),
+                     &checksums](std::span<const float> values) {
+        if (summed) checksums[at] = checksum_of(values);
+        weight.set({values.data(), weight.rows, weight.columns});
+      };
+    tensors.push_back(std::move(tensor));
+  });
+  checksums.resize(tensors.size());
+  load_checkpoint(folder, tensors);
+  if (!summed) return;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    if (!tensors[i].take) checksums[i] = checksum_of(std::span<const float>(tensors[i].values));
+  model.base_checksum_ = joined(checksums);
+}
+
+template <class T, class Backend>
+void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype,
+                  std::uint64_t shard_bytes, const Companions& companions) {
+  std::vector<NamedTensor> tensors;
+  model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
+    NamedTensor tensor{.name = weight.name,
+                       .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
+    const bool merged = weight.projection != nullptr && model.adaptation().enabled();
+    if constexpr (!dropbp::DeviceBackend<Backend>) {
+      if (!merged)
+        tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
+    }
+    if (tensor.values.data() == nullptr)
+      tensor.make = [weight, merged](std::span<float> values) {
+        static_cast<void>(merged);  // the host's own values are there already
+        const ops::MatrixView<float> to(values.data(), weight.rows, weight.columns);
+        if constexpr (dropbp::DeviceBackend<Backend>) {
+          ops::Matrix<T, Backend> made;
+          if (merged) {
+            made = ops::Matrix<T, Backend>(weight.rows, weight.columns);
+            weight.projection->merged_weight(weight.part, made.view());
+          }
+          ops::download(
+              to, merged ? made.view()
+                         : ops::MatrixView<T, Backend>(weight.value, weight.rows, weight.columns));
+        } else {
+          weight.projection->merged_weight(weight.part, to);
+        }
+      };
+    tensors.push_back(std::move(tensor));
+  });
+  save_checkpoint(folder, model.config(), tensors, dtype, shard_bytes, companions);
+}
+
+template class LlamaModel<float>;
+template class LlamaModel<double>;
+template class BranchwisePass<float>;
+template class BranchwisePass<double>;
+template void load_weights(const std::filesystem::path&, LlamaModel<float>&);
+template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
+template void save_weights(const std::filesystem::path&, LlamaModel<float>&, DType, std::uint64_t,
+                           const Companions&);
+#if defined(DROPBP_LLAMA_CUDA)
+#define DROPBP_LLAMA_INSTANTIATE(T)                                                             \
+  template class LlamaModel<T, dropbp::Cuda>;                                                   \
+  template class BranchwisePass<T, dropbp::Cuda>;                                               \
+  template void load_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&);       \
+  template void save_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&, DType, \
+                             std::uint64_t, const Companions&);
+DROPBP_LLAMA_INSTANTIATE(float)
+DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16)
+#endif
+
+}  // namespace llama

@@ -1,0 +1,287 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A LLaMA-style language model of residual branches whose backward passes can be dropped.
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <dropbp/dropbp.hpp>
+#include <dropbp/ops/attention_branch.hpp>
+#include <dropbp/ops/cross_entropy.hpp>
+#include <dropbp/ops/elementwise.hpp>
+#include <dropbp/ops/embedding.hpp>
+#include <dropbp/ops/parameter.hpp>
+#include <dropbp/ops/recompute.hpp>
+#include <dropbp/ops/rms_norm.hpp>
+#include <dropbp/ops/swiglu_branch.hpp>
+#if defined(DROPBP_LLAMA_CUDA)
+#include <dropbp/kernels/cuda.hpp>
+#endif
+
+#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/config.hpp"
+
+namespace llama {
+
+namespace ops = dropbp::ops;
+using ops::Index;
+
+/// Token ids and the ids that follow them, both [batch, sequence] row-major.
+struct Batch {
+  ops::SequenceShape shape;
+  std::vector<std::int32_t> inputs;
+  std::vector<std::int32_t> labels;  ///< or ops::CrossEntropy's ignore_index
+  /// Labelled tokens of the whole optimizer step, where the batch is one of its micro-steps: losses
+  /// and gradients are then shares that add up. None: those of the batch.
+  std::optional<double> divisor = std::nullopt;
+};
+
+/// Where the time of one or more passes went, in seconds.
+struct PassTimes {
+  double forward = 0.0;
+  double backward = 0.0;
+  double branches_backward = 0.0;  ///< the part of `backward` that dropping branches can save
+};
+
+class Stopwatch {
+ public:
+  /// Adds the seconds since construction, or since the last call, to `total`.
+  void add_to(double& total) {
+    const auto now = std::chrono::steady_clock::now();
+    total += std::chrono::duration<double>(now - start_).count();
+    start_ = now;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// What a model is besides its config.
+struct ModelOptions {
+  ops::LoraConfig adaptation = {};              ///< its `moment` is the model's own
+  bool recompute = false;                       ///< branches save their input alone
+  ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
+};
+
+/// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output
+/// layer. T is float or double, or on a device also BFloat16. All weights train, or, with adapters,
+/// these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight" and
+/// "X.lora_B.weight" for the weight "X.weight".
+template <class T, class Backend = dropbp::Cpu>
+class LlamaModel {
+ public:
+  using Tensor = ops::Matrix<T, Backend>;
+  using Parameter = ops::Parameter<T, Backend>;
+  using Slice = ops::ParameterSlice<T, Backend>;
+  using Projection = ops::Projection<T, Backend>;
+  using Attention =
+      dropbp::DropBPLayer<ops::Recompute<ops::AttentionBranch<T, Backend>, T, Backend>>;
+  using Mlp = dropbp::DropBPLayer<ops::Recompute<ops::SwiGLUBranch<T, Backend>, T, Backend>>;
+  struct Block {
+    Attention attention;
+    Mlp mlp;
+  };
+
+  /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize()
+  /// or load_weights(), and initialize_adapters() or load_adapter(). Throws std::invalid_argument
+  /// for an impossible config or adaptation.
+  explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options = {});
+
+  LlamaModel(const LlamaModel&) = delete;
+  LlamaModel& operator=(const LlamaModel&) = delete;
+
+  // ---- what DropBPHandler walks
+
+  void for_each_layer(auto&& visit) {
+    for (Block& block : blocks_) {
+      visit(block.attention);
+      visit(block.mlp);
+    }
+  }
+
+  void for_each_gradient(auto&& visit) {
+    for_each_tensor([&](const Slice& tensor) {
+      if (!tensor.trained) return;
+      const ops::Elements<T, Backend> gradient(tensor.gradient,
+                                               tensor.gradient == nullptr ? 0 : tensor.size());
+      visit(tensor.gradient == nullptr ? nullptr : &gradient);
+    });
+  }
+
+  // ---- parameters
+
+  /// visit(const Slice&) for every tensor that is kept as such, adapters among them and quantised
+  /// weights not, from the embedding upwards.
+  void for_each_tensor(auto&& visit) {
+    for (Parameter* parameter : parameters_) parameter->for_each_slice(visit);
+  }
+  const std::vector<Parameter*>& parameters() const noexcept { return parameters_; }
+  const LlamaConfig& config() const noexcept { return config_; }
+  const ops::LoraConfig& adaptation() const noexcept { return adaptation_; }
+  /// Whether anything below the branches trains: the embedding does unless adapters alone train.
+  bool trainable_below() const noexcept { return embedding_.trained; }
+
+  /// A weight of the checkpoint format, whatever the model makes of it: the adapters belong to the
+  /// linear maps.
+  struct BaseWeight {
+    const std::string& name;
+    Index rows, columns;
+    T* value;                ///< where it is kept as such, else null
+    Projection* projection;  ///< the linear maps it is one of, or null
+    std::size_t part;        ///< of the projection
+
+    /// Gives it its values [rows, columns], quantising them where the model does.
+    void set(ops::MatrixView<const float> values) const {
+      if (value != nullptr)
+        ops::upload(ops::MatrixView<T, Backend>(value, rows, columns), values);
+      else
+        projection->set_weight(part, values);
+    }
+  };
+  /// visit(const BaseWeight&) for every weight, from the embedding upwards.
+  void for_each_weight(auto&& visit) {
+    const auto visit_parameter = [&](Parameter& parameter) {
+      parameter.for_each_slice([&](const Slice& tensor) {
+        visit(BaseWeight{tensor.name, tensor.rows, tensor.columns, tensor.value, nullptr, 0});
+      });
+    };
+    const auto visit_branch = [&](auto& branch) {
+      visit_parameter(branch.norm);
+      branch.for_each_projection([&](Projection& projection) {
+        for (std::size_t part = 0; part < projection.parts().size(); ++part)
+          visit(BaseWeight{projection.parts()[part].name, projection.parts()[part].rows,
+                           projection.input(), projection.weight_of(part), &projection, part});
+      });
+    };
+    visit_parameter(embedding_);
+    for (Block& block : blocks_) visit_branch(block.attention.op()), visit_branch(block.mlp.op());
+    visit_parameter(final_norm_);
+    if (!config_.tie_embeddings) visit_parameter(head_);
+  }
+
+  /// Normal weights of standard deviation 0.02, those of the two projections that feed the residual
+  /// stream divided by sqrt(2 * layers) as in GPT-2; norms are 1. A pure function of `seed`.
+  void initialize(std::uint64_t seed);
+
+  /// As PEFT does: A uniform in +-1 / sqrt(inputs), B zero, so that the model begins as its base. A
+  /// pure function of `seed`.
+  void initialize_adapters(std::uint64_t seed);
+
+  /// Which micro-step the next passes belong to: the adapters' dropout is drawn from it.
+  void set_moment(const ops::MicroStepId& moment) noexcept { *moment_ = moment; }
+
+  /// CRC-32C of the weights as they were loaded or initialised, before any was quantised; only
+  /// where adapters train, else 0.
+  std::uint32_t base_checksum() const noexcept { return base_checksum_; }
+
+  /// Bytes of all weights but the adapters, as they are kept.
+  std::size_t base_bytes();
+
+  /// Tells every layer the FLOPs of its branch at this sequence length, per token.
+  void set_flops(Index sequence);
+
+  /// The cost of a kept branch's backward pass, in the unit of its FLOPs; only ratios mean
+  /// something. Over frozen weights it is the inputs' gradients alone (the adapters' own products,
+  /// below a tenth, are left out), and where nobody needs that of the branch's input, its lowest
+  /// product is saved, or all where no adapter would use the rest.
+  double backward_flops(std::size_t branch, bool input_gradient_needed) const;
+
+  /// Makes every gradient absent: for the start of an optimizer step.
+  void clear_gradients() {
+    for (Parameter* parameter : parameters_) parameter->drop_gradient();
+  }
+
+  // ---- passes
+
+  /// Mean cross-entropy of the batch, in nats a token, or its share of the step's; its gradients
+  /// are added to those of the parameters. Call clear_gradients() before the first of a step. Adds
+  /// to `times`.
+  double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
+
+  /// The loss alone. The handler must be in an evaluation: branches that save would keep their
+  /// memory.
+  double loss(const Batch& batch);
+
+  /// Bytes that a kept branch keeps between forward and backward.
+  std::size_t saved_bytes(std::size_t branch, Index tokens) const;
+
+  /// Activations that branches keep for their backward pass, and all that lives only during a pass.
+  ops::BasicMemoryPool<Backend>& saved_memory() noexcept { return saved_; }
+  ops::BasicMemoryPool<Backend>& workspace() noexcept { return workspace_; }
+
+ private:
+  template <class, class>
+  friend class BranchwisePass;
+  template <class U, class B>
+  friend void load_weights(const std::filesystem::path& folder, LlamaModel<U, B>& model);
+
+  Tensor forward(const Batch& batch);
+
+  // Forward pass, loss, and the backward pass down to the highest branch's output.
+  Tensor top_gradient(const Batch& batch, PassTimes& spent);
+  Parameter& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
+
+  LlamaConfig config_;
+  std::shared_ptr<ops::MicroStepId> moment_ = std::make_shared<ops::MicroStepId>();
+  ops::LoraConfig adaptation_;
+  ops::BasicMemoryPool<Backend> saved_;
+  ops::BasicMemoryPool<Backend> workspace_;
+  ops::CrossEntropy<T, Backend> cross_entropy_;
+  Parameter embedding_;
+  Parameter final_norm_;
+  Parameter head_;
+  std::deque<Block> blocks_;
+  std::vector<Parameter*> parameters_;
+  std::uint32_t base_checksum_ = 0;
+};
+
+/// The passes of DropBPHandler::measure_sensitivities_nested on one batch. Both must outlive it.
+template <class T, class Backend = dropbp::Cpu>
+class BranchwisePass {
+ public:
+  using Tensor = ops::Matrix<T, Backend>;
+
+  BranchwisePass(LlamaModel<T, Backend>& model, const Batch& batch)
+      : model_(model), batch_(batch) {}
+
+  Tensor forward();
+  Tensor backward(std::size_t branch, const Tensor& grad_output);
+  void backward_below(const Tensor& grad);
+  void clear_gradients(std::size_t branches);
+
+ private:
+  LlamaModel<T, Backend>& model_;
+  const Batch& batch_;
+  Tensor heads_share_;  // of the embedding's gradient, where the output layer is tied to it
+};
+
+/// Fills the model's weights from a checkpoint folder, quantising them one after the other where
+/// the model does: besides the model itself one weight at a time is in memory. The adapters stay as
+/// they are. See load_checkpoint for the errors.
+template <class T, class Backend>
+void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
+
+/// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights;
+/// see save_checkpoint.
+template <class T, class Backend>
+void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model,
+                  DType dtype = DType::f32, std::uint64_t shard_bytes = default_shard_bytes,
+                  const Companions& companions = {});
+
+extern template class LlamaModel<float>;
+extern template class LlamaModel<double>;
+extern template class BranchwisePass<float>;
+extern template class BranchwisePass<double>;
+
+}  // namespace llama
