@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "llama/checkpoint.hpp"
+#include "llama/formats/checkpoint.hpp"
 #include "llama/files.hpp"
 #include "llama/formats/regex.hpp"
 #include "support/catch.hpp"
