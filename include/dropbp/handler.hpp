@@ -1,20 +1,19 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Drives the dropping of a whole model: plans for its steps, sensitivities, rates, counts.
+// Drives the dropping of a whole model: steps, rates, state.
 #pragma once
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "dropbp/base/view.hpp"
+#include "dropbp/branches.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/model.hpp"
 #include "dropbp/plan.hpp"
@@ -24,57 +23,20 @@
 #include "dropbp/policy/sensitivity.hpp"
 #include "dropbp/report.hpp"
 #include "dropbp/schedule.hpp"
+#include "dropbp/sensitivity/complete.hpp"
+#include "dropbp/sensitivity/costs.hpp"
+#include "dropbp/sensitivity/nested.hpp"
+#include "dropbp/sensitivity/running.hpp"
 #include "dropbp/state.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
 namespace detail {
 
-template <class Clock>
-concept tells_seconds = requires(const Clock& now) { static_cast<double>(now()); };
-
-template <class L>
-concept repeats_backward =
-    requires { requires std::remove_reference_t<L>::backward_is_repeatable; };
-
-template <class L>
-concept has_clock = requires(L& layer) {
-  layer.set_clock(ClockReference{});
-  { layer.times() } -> std::convertible_to<BranchTimes>;
-};
-
-template <class L>
-concept has_squared_gradient_norm = requires(L& layer) {
-  { layer.squared_gradient_norm() } -> std::convertible_to<double>;
-};
-
-template <class L>
-concept has_stream_ratio = requires(L& layer) {
-  { layer.stream_ratio() } -> std::convertible_to<double>;
-};
-
 template <class L>
 concept tells_trainable = requires(const L& layer) {
   { layer.trainable() } -> std::convertible_to<bool>;
 };
-
-template <class Pass>
-using pass_gradient = std::remove_cvref_t<decltype(std::declval<Pass&>().forward())>;
-
-template <class Pass>
-concept has_pass_forward = std::movable<pass_gradient<Pass>>;
-
-template <class Pass, class Gradient>
-concept has_pass_backward = requires(Pass& pass, const Gradient& grad) {
-  { pass.backward(std::size_t{}, grad) } -> std::convertible_to<Gradient>;
-};
-
-template <class Pass, class Gradient>
-concept has_backward_below =
-    requires(Pass& pass, const Gradient& grad) { pass.backward_below(grad); };
-
-template <class Pass>
-concept has_clear_gradients = requires(Pass& pass) { pass.clear_gradients(std::size_t{}); };
 
 }  // namespace detail
 
@@ -104,8 +66,8 @@ class DropBPHandler {
   /// rate outside [0, 1].
   explicit DropBPHandler(ModelType& model, DropOptions options = {},
                          AllocationPolicy allocation = {}, SamplingPolicy sampling = {})
-      : model_(detail::address_of(model)),
-        schedule_(layer_flops(model), std::move(options), std::move(sampling)),
+      : schedule_(detail::layer_flops(model), std::move(options), std::move(sampling)),
+        branches_(model, schedule_.size()),
         allocation_(std::move(allocation)),
         scales_(schedule_.size(), 1.0),
         kept_micro_steps_(schedule_.size()),
@@ -119,7 +81,7 @@ class DropBPHandler {
     }
     scales_.reserve(size());
     next_scales_.reserve(size());
-    for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
+    branches_.for_each([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
     ask_what_is_trainable();
   }
 
@@ -132,7 +94,7 @@ class DropBPHandler {
   void begin_step(std::uint64_t step) {
     require_no_measurement();
     require_next_step(step);
-    require_same_layers();
+    branches_.require_unchanged();
     ask_what_is_trainable();
     schedule_.draw(step, 0, next_plan_);
     schedule_.gradient_scales(step, next_scales_);
@@ -150,7 +112,7 @@ class DropBPHandler {
           "number " + detail::text(std::uint64_t{micro_step}) + " follows number " +
               detail::text(std::uint64_t{plan_.micro_step()}),
           "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
-    require_same_layers();
+    branches_.require_unchanged();
     if (schedule_.options().plan_per == PlanPer::step) {
       detail::require_micro_step(micro_step);
       next_plan_ = plan_;
@@ -168,7 +130,7 @@ class DropBPHandler {
   void begin_step(const DropPlan& plan) {
     require_no_measurement();
     require_next_step(plan.step());
-    require_same_layers();
+    branches_.require_unchanged();
     detail::require_count(plan.size(), size(), "decision in a plan");
     require_parents_kept(plan);
     next_plan_ = plan;
@@ -180,9 +142,9 @@ class DropBPHandler {
   /// validation losses.
   void begin_evaluation() {
     require_no_measurement();
-    require_same_layers();
+    branches_.require_unchanged();
     evaluate_layers();
-    evaluating_ = true;
+    phase_ = Phase::evaluating;
   }
 
   /// The plan of the micro-step begun last; empty before the first begin_step.
@@ -236,7 +198,7 @@ class DropBPHandler {
   /// Reads the layers' FLOPs again, for example after the sequence length changed.
   void update_flops() {
     require_not_measuring();
-    const std::vector<double> flops = layer_flops(*model_);
+    const std::vector<double> flops = detail::layer_flops(branches_.model());
     schedule_.set_flops(detail::view(flops));
   }
 
@@ -263,24 +225,7 @@ class DropBPHandler {
   template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities(Backprop&& backprop,
                                             const SensitivityPolicy& policy = {}) {
-    static_assert(require_measurable<SensitivityPolicy>() && require_backprop<Backprop>());
-    require_no_measurement();
-    std::vector<double> sensitivities(size());
-    Measurement measurement(*this);
-    drop_only(size());
-    static_cast<void>(backprop());
-    measurement.require_passes();
-    const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
-    // Of the gradients with themselves: not zero only where they are not finite.
-    require_finite(policy.difference(reference, *model_), "nothing");
-    for (std::size_t i = 0; i < size(); ++i) {
-      drop_only(i);
-      static_cast<void>(backprop());
-      sensitivities[i] = policy.difference(reference, *model_);
-      require_finite(sensitivities[i], "branch " + detail::text(i));
-    }
-    measurement.end();
-    return sensitivities;
+    return detail::measure_complete(*this, backprop, policy);
   }
 
   /// The same with one forward pass for all, for models whose branches can be run backward one by
@@ -304,41 +249,7 @@ class DropBPHandler {
   template <class Pass, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities_nested(Pass&& pass,
                                                    const SensitivityPolicy& policy = {}) {
-    static_assert(require_measurable<SensitivityPolicy>() && require_pass<Pass>());
-    using Gradient = std::remove_cvref_t<decltype(pass.forward())>;
-    require_no_measurement();
-    require_one_after_another("measure_sensitivities_nested runs", "call measure_sensitivities");
-    std::vector<double> sensitivities(size());
-    std::vector<Gradient> gradients;  // of each branch's output, from the highest down
-    gradients.reserve(size() + 1);
-    Measurement measurement(*this);
-    for_each_branch([](auto& layer, std::size_t) {
-      static_assert(detail::repeats_backward<decltype(layer)>,
-                    "dropbp: measure_sensitivities_nested runs each backward several times; an "
-                    "operation whose backward leaves Saved as it was says so with static constexpr "
-                    "bool backward_is_repeatable = true.");
-    });
-    drop_only(size(), true);
-    gradients.push_back(pass.forward());
-    for (std::size_t i = size(); i-- > 0;) gradients.push_back(pass.backward(i, gradients.back()));
-    static_cast<void>(pass.backward_below(gradients.back()));
-    gradients.pop_back();
-    measurement.require_passes();
-    const typename SensitivityPolicy::Reference reference = policy.reference(*model_);
-    require_finite(policy.difference(reference, *model_), "nothing");
-    // From the lowest up: what lies above the dropped branch keeps the gradients of the complete
-    // pass.
-    for (std::size_t i = 0; i < size(); ++i) {
-      static_cast<void>(pass.clear_gradients(i + 1));
-      Gradient gradient = std::move(gradients.back());
-      gradients.pop_back();
-      for (std::size_t below = i; below-- > 0;) gradient = pass.backward(below, gradient);
-      static_cast<void>(pass.backward_below(gradient));
-      sensitivities[i] = policy.difference(reference, *model_);
-      require_finite(sensitivities[i], "branch " + detail::text(i));
-    }
-    measurement.end();
-    return sensitivities;
+    return detail::measure_nested(*this, pass, policy);
   }
 
   /// The seconds that each branch takes, for set_flops in place of FLOPs: of `passes` calls of
@@ -349,55 +260,19 @@ class DropBPHandler {
   ///   handler.set_flops(std::vector<double> of times[i].backward)
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
-    static_assert(require_backprop<Backprop>());
-    static_assert(detail::tells_seconds<Clock>,
-                  "dropbp: the second argument of measure_costs is a clock: now() const returns "
-                  "seconds as a number. On the host that is SteadyClock{} (steady_clock.hpp).");
-    require_no_measurement();
-    if (passes < 1)
-      detail::throw_invalid("measure_costs needs at least one pass",
-                            std::to_string(passes) + " were asked for",
-                            "leave the number out for three");
-    std::vector<BranchTimes> times(size());
-    Measurement measurement(*this);
-    const auto read = [&now] { return static_cast<double>(now()); };
-    const detail::ClockReference clock{
-        [](const void* one) { return (*static_cast<const decltype(read)*>(one))(); }, &read};
-    for (int pass = 0; pass < passes; ++pass) {
-      drop_only(size());
-      for_each_branch([&](auto& layer, std::size_t) {
-        static_assert(detail::has_clock<decltype(layer)>,
-                      "dropbp: measure_costs needs layers with set_clock(...) and BranchTimes "
-                      "times(), which DropBPLayer has.");
-        layer.set_clock(clock);
-      });
-      static_cast<void>(backprop());
-      std::vector<BranchTimes> own(size());
-      for_each_branch([&](auto& layer, std::size_t i) {
-        const BranchTimes all = layer.times();
-        own[i].forward += all.forward, own[i].backward += all.backward;
-        if (const std::size_t parent = schedule_.parent(i); parent != i)
-          own[parent].forward -= all.forward, own[parent].backward -= all.backward;
-      });
-      for (std::size_t i = 0; i < size(); ++i) {
-        if (pass == 0 || own[i].forward < times[i].forward) times[i].forward = own[i].forward;
-        if (pass == 0 || own[i].backward < times[i].backward) times[i].backward = own[i].backward;
-      }
-    }
-    measurement.require_passes();
-    measurement.end();
-    return times;
+    return detail::measure_costs(*this, backprop, now, passes);
   }
 
-  /// From the next step on kept branches look at the stream's gradient above and below themselves,
-  /// two norms each.
+  /// From the next step on each kept branch takes the norms of the residual stream's gradient above
+  /// and below itself.
   void observe_stream(bool observes = true) noexcept { observes_stream_ = observes; }
 
-  /// Tells a running estimate what a step's backward passes showed: the norms of the kept branches'
-  /// own gradients (their sum over the micro-steps is taken) and, where observe_stream() was called
-  /// before it, how they changed the gradient of the stream. It calls observe_stream() itself for
-  /// the steps to come; a resumed training calls it before its first step. Call this after the
-  /// backward pass of a step's last micro-step, before anything scales the gradients.
+  /// Updates `running` from this step's gradients: from the norms of the kept branches' own
+  /// gradients (their sums over the micro-steps) and, where observe_stream() was called before the
+  /// step, from how these branches changed the gradient of the residual stream. It calls
+  /// observe_stream() itself for later steps; a resumed training calls that before its first step.
+  /// Call this after the backward pass of a step's last micro-step, before anything scales the
+  /// gradients.
   template <class = void>
   void observe_gradients(RunningSensitivity& running) {
     observe_gradients_as(running, [](auto& layer, std::size_t) {
@@ -410,8 +285,8 @@ class DropBPHandler {
   }
 
   /// The same where the trainer has the norms already, for clipping: squared_norms[i] of the
-  /// gradients of branch i's own parameters, whatever it is for dropped ones. Throws
-  /// std::invalid_argument for a norm that is not finite, with the estimate as it was.
+  /// gradients of branch i's own parameters. Entries of dropped branches are ignored. Throws
+  /// std::invalid_argument for a norm that is not finite, with the estimate unchanged.
   template <class = void>
   void observe_gradients(RunningSensitivity& running, std::span<const double> squared_norms) {
     detail::require_count(squared_norms.size(), size(), "squared norm");
@@ -449,7 +324,7 @@ class DropBPHandler {
     Report report;
     report.micro_steps = micro_steps_;
     report.branches.resize(size());
-    for_each_branch([&](auto& layer, std::size_t i) {
+    branches_.for_each([&](auto& layer, std::size_t i) {
       report.branches[i] = {flops()[i], drop_rates()[i], kept_[i], dropped_[i], calls_of(layer, i)};
     });
     return report;
@@ -468,7 +343,7 @@ class DropBPHandler {
                        .kept = kept_,
                        .dropped = dropped_,
                        .calls = std::vector<BranchCalls>(size())};
-    for_each_branch([&](auto& layer, std::size_t i) { state.calls[i] = calls_of(layer, i); });
+    branches_.for_each([&](auto& layer, std::size_t i) { state.calls[i] = calls_of(layer, i); });
     return state;
   }
 
@@ -487,7 +362,7 @@ class DropBPHandler {
     DropSchedule<SamplingPolicy> schedule = schedule_;
     schedule.restore(state.seed, state.plan_per, state.drop_rate, detail::view(state.drop_rates));
     HandlerState copy = state;
-    require_same_layers();
+    branches_.require_unchanged();
     schedule_ = std::move(schedule);
     sensitivities_ = std::move(copy.sensitivities);
     kept_ = std::move(copy.kept);
@@ -495,101 +370,21 @@ class DropBPHandler {
     next_step_ = state.next_step;
     micro_steps_ = state.micro_steps;
     plan_ = {};
-    begun_ = false;
-    evaluating_ = false;
-    for_each_branch(
+    phase_ = Phase::idle;
+    branches_.for_each(
         [&](auto& layer, std::size_t i) { layer.set_calls(BranchCalls(state.calls[i])); });
   }
 
  private:
-  // These are called in static_asserts, so that their messages come before the compiler's own.
-  template <class SensitivityPolicy>
-  static constexpr bool require_measurable() {
-    static_assert(GradientModel<ModelType>,
-                  "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), "
-                  "which visits the gradient of every trained parameter tensor.");
-    static_assert(Sensitivity<SensitivityPolicy>,
-                  "dropbp: the second argument of a measurement is a sensitivity policy, with a "
-                  "type Reference, Reference reference(Model&) const and double difference(const "
-                  "Reference&, Model&) const. GradientNormSensitivity{} is the default.");
-    return true;
-  }
+  template <class Handler>
+  friend class detail::Measurement;
 
-  template <class Backprop>
-  static constexpr bool require_backprop() {
-    static_assert(
-        requires(Backprop& backprop) { backprop(); },
-        "dropbp: the first argument of a measurement is backprop, a function that is called "
-        "without arguments: a lambda [&] { ... } that captures its batch.");
-    return true;
-  }
-
-  template <class Pass>
-  static constexpr bool require_pass() {
-    static_assert(detail::has_pass_forward<Pass>,
-                  "dropbp: the pass of measure_sensitivities_nested needs Gradient forward(), "
-                  "which returns the gradient of the highest branch's output as a movable type.");
-    if constexpr (detail::has_pass_forward<Pass>) {
-      using Gradient = detail::pass_gradient<Pass>;
-      static_assert(detail::has_pass_backward<Pass, Gradient>,
-                    "dropbp: the pass of measure_sensitivities_nested needs Gradient "
-                    "backward(std::size_t branch, const Gradient& grad), which returns the "
-                    "gradient of the branch's input, of the type that forward() returns.");
-      static_assert(
-          detail::has_backward_below<Pass, Gradient>,
-          "dropbp: the pass of measure_sensitivities_nested needs void backward_below(const "
-          "Gradient& grad), for what lies below branch 0; where nothing does, an empty one.");
-    }
-    static_assert(
-        detail::has_clear_gradients<Pass>,
-        "dropbp: the pass of measure_sensitivities_nested needs void clear_gradients(std::size_t "
-        "branches), for the branches below this number and all that lies below them.");
-    return true;
-  }
-
-  template <class Visit>
-  static std::size_t visit_layers(ModelType& model, Visit visit) {
-    std::size_t count = 0;
-    model.for_each_layer([&]<class Layer>(Layer&& layer) {
-      constexpr bool droppable =
-          std::is_lvalue_reference_v<Layer> && DroppableLayer<std::remove_reference_t<Layer>>;
-      static_assert(droppable,
-                    "dropbp: for_each_layer must visit every DropBPLayer itself: not its "
-                    "operation, not a constant one, not a copy.");
-      if constexpr (droppable) visit(layer, count++);
-    });
-    return count;
-  }
-
-  static std::vector<double> layer_flops(ModelType& model) {
-    std::vector<double> flops;
-    visit_layers(model, [&](auto& layer, std::size_t) {
-      flops.push_back(static_cast<double>(layer.flops()));
-    });
-    return flops;
-  }
-
-  template <class Visit>
-  void for_each_branch(Visit visit) const {
-    const std::size_t count = visit_layers(*model_, [&](auto& layer, std::size_t i) {
-      if (i < size()) visit(layer, i);
-    });
-    if (count != size()) {
-      require_not_moved_from();
-      detail::throw_order("a model must keep the layers that its handler was made for (" +
-                              detail::text(size()) + ")",
-                          "for_each_layer visited " + detail::text(count),
-                          "make a new handler for the changed model");
-    }
-  }
-
-  // Before the first change: where the model's layers have changed, everything stays as it was.
-  void require_same_layers() const {
-    for_each_branch([](auto&, std::size_t) {});
-  }
+  // What the layers were told last. Whether a step has begun is another question: plan_ is then not
+  // empty, and stays so in an evaluation or a measurement.
+  enum class Phase : std::uint8_t { idle, step, evaluating, measuring };
 
   void ask_what_is_trainable() {
-    for_each_branch([&](auto& layer, std::size_t i) {
+    branches_.for_each([&](auto& layer, std::size_t i) {
       if constexpr (detail::tells_trainable<decltype(layer)>)
         schedule_.set_trainable(i, static_cast<bool>(layer.trainable()));
     });
@@ -599,79 +394,43 @@ class DropBPHandler {
   void observe_gradients_as(RunningSensitivity& running, const Norm& squared_norm_of) {
     require_not_measuring();
     require_begun();
-    require_one_after_another("RunningSensitivity estimates",
-                              "measure now and then: allocate_by_sensitivity");
-    require_same_layers();
-    bool trains = schedule_.options().trainable_below;
-    for_each_branch([&](auto& layer, std::size_t i) {
-      // Nobody misses a branch with nothing to train in it and below it. Every plan drops it, so
-      // that it would stay unknown.
-      trains = trains || schedule_.trainable(i);
-      if (!trains) return running.observe(i, 0.0);
-      // The sums over the micro-steps that kept it, as a step without GradientScaling would have
-      // one.
-      const double scale = static_cast<double>(kept_micro_steps_[i]) * scales_[i];
-      if (!(scale > 0.0)) return;
-      double ratio = 1.0;
-      if constexpr (detail::has_stream_ratio<decltype(layer)>)
-        ratio = static_cast<double>(layer.stream_ratio());
-      // Scaled, the branch added scales_[i] times as much to the stream: to first order 1 / ratio -
-      // 1 is.
-      if (scales_[i] != 1.0 && ratio > 0.0) ratio = 1.0 / (1.0 + (1.0 / ratio - 1.0) / scales_[i]);
-      running.observe(i, squared_norm_of(layer, i) / (scale * scale),
-                      detail::is_finite(ratio) && ratio > 0.0 ? ratio : 1.0);
-    });
-    running.end_step();
+    detail::require_one_after_another(schedule_, "RunningSensitivity estimates",
+                                      "measure now and then: allocate_by_sensitivity");
+    branches_.require_unchanged();
+    detail::observe_step(branches_, schedule_, detail::view(kept_micro_steps_),
+                         detail::view(scales_), running, squared_norm_of);
     observe_stream();
   }
 
-  // None of these three allocates.
+  // Allocates nothing.
   void tell_layers(const DropPlan& plan, std::span<const double> scales) const {
-    const std::uint64_t stamp = detail::next_stamp();
-    for_each_branch([&](auto& layer, std::size_t i) {
-      layer.decide(BranchDecision{.dropped = plan.dropped(i),
-                                  .input_gradient_needed = plan.input_gradient_needed(i),
-                                  .observes_stream = observes_stream_,
-                                  .gradient_scale = scales[i],
-                                  .stamp = stamp});
-    });
-  }
-
-  // Branch `dropped` and what is nested in it, for a measurement; size() for none.
-  void drop_only(std::size_t dropped, bool retains_saved = false) const {
-    const std::uint64_t stamp = detail::next_stamp();
-    const auto is_in = [&](std::size_t i) {
-      while (i != dropped && schedule_.parent(i) != i) i = schedule_.parent(i);
-      return i == dropped;
-    };
-    for_each_branch([&](auto& layer, std::size_t i) {
-      layer.decide(BranchDecision{.dropped = is_in(i),
-                                  .input_gradient_needed = !is_in(i),
-                                  .retains_saved = retains_saved,
-                                  .stamp = stamp});
+    branches_.decide([&](std::size_t i) {
+      return BranchDecision{.dropped = plan.dropped(i),
+                            .input_gradient_needed = plan.input_gradient_needed(i),
+                            .observes_stream = observes_stream_,
+                            .gradient_scale = scales[i]};
     });
   }
 
   void evaluate_layers() const {
-    const BranchDecision decision{.saves = false, .stamp = detail::next_stamp()};
-    for_each_branch([&](auto& layer, std::size_t) { layer.decide(decision); });
+    branches_.decide([](std::size_t) { return BranchDecision{.saves = false}; });
   }
 
-  // After a measurement: the layers' counts, and what they were told last, for passes of their own.
-  // Allocates nothing, and throws only what for_each_layer throws, or for changed layers; until it
-  // succeeds calls_before_ is not empty.
+  // After a measurement: restores the layers' counts and decisions. Allocates nothing, and throws
+  // only what for_each_layer throws, or for changed layers; until it succeeds calls_before_ is not
+  // empty.
   void put_layers_back() {
-    for_each_branch([&](auto& layer, std::size_t i) {
+    branches_.for_each([&](auto& layer, std::size_t i) {
       layer.set_calls(BranchCalls(calls_before_[i]));
       if constexpr (requires { layer.release(); }) layer.release();
       if constexpr (detail::has_clock<decltype(layer)>) layer.set_clock(detail::ClockReference{});
     });
-    if (evaluating_)
+    if (phase_ == Phase::evaluating)
       evaluate_layers();
-    else if (begun_)
+    else if (phase_ == Phase::step)
       tell_layers(plan_, detail::view(scales_));
     else
-      drop_only(size());
+      branches_.decide([](std::size_t) { return BranchDecision{}; });
     calls_before_.clear();
   }
 
@@ -685,8 +444,7 @@ class DropBPHandler {
     tell_layers(next_plan_, detail::view(next_scales_));
     std::swap(plan_, next_plan_);
     std::swap(scales_, next_scales_);
-    begun_ = true;
-    evaluating_ = false;
+    phase_ = Phase::step;
     next_step_ = plan_.step() + 1;
     ++micro_steps_;
     for (std::size_t i = 0; i < size(); ++i) {
@@ -705,7 +463,7 @@ class DropBPHandler {
 
   void require_begun() const {
     require_not_moved_from();
-    if (!begun_)
+    if (plan_.size() == 0)  // an evaluation keeps the plan of the step before it
       detail::throw_order("this call belongs to a step",
                           "none has begun since the handler was made or restored",
                           "call begin_step(step) first");
@@ -713,7 +471,7 @@ class DropBPHandler {
 
   void require_not_measuring() const {
     require_not_moved_from();
-    if (measuring_)
+    if (phase_ == Phase::measuring)
       detail::throw_order(
           "the passes of a measurement must stay one step, with its rates and counts",
           "backprop began another step or measurement, or changed or asked for these",
@@ -731,15 +489,6 @@ class DropBPHandler {
                             "let a DropSchedule draw it");
   }
 
-  void require_one_after_another(const char* who, const char* instead) const {
-    for (std::size_t i = 0; i < size(); ++i)
-      if (schedule_.parent(i) != i)
-        detail::throw_order(std::string(who) + " branches that follow one another",
-                            "branch " + detail::text(i) + " is nested in branch " +
-                                detail::text(schedule_.parent(i)),
-                            instead);
-  }
-
   void require_no_measurement() {
     require_not_measuring();
     if (!calls_before_.empty()) put_layers_back();
@@ -751,69 +500,8 @@ class DropBPHandler {
                             "it is " + detail::text(step), "count steps from 0");
   }
 
-  static void require_finite(double sensitivity, const std::string& dropped) {
-    if (!detail::is_finite(sensitivity))
-      throw std::runtime_error(
-          detail::sentence("gradients must be finite while sensitivities are measured",
-                           "in the pass with " + dropped + " dropped one was not, or overflowed",
-                           "look at the loss and its scale"));
-  }
-
-  // Counts the layers' calls from zero, and puts counts and decisions back, whether the measurement
-  // ends well or throws.
-  class Measurement {
-   public:
-    explicit Measurement(DropBPHandler& handler) : handler_(handler) {
-      std::vector<BranchCalls> calls(handler.size());
-      handler.for_each_branch([&](auto& layer, std::size_t i) { calls[i] = layer.calls(); });
-      handler.calls_before_.swap(calls);
-      handler.measuring_ = true;
-      try {
-        handler.for_each_branch([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
-      } catch (...) {
-        put_back();
-        throw;
-      }
-    }
-    Measurement(const Measurement&) = delete;
-    Measurement& operator=(const Measurement&) = delete;
-    ~Measurement() { put_back(); }
-
-    /// Where the measurement has ended well: what is thrown now has nothing else to hide.
-    void end() {
-      handler_.measuring_ = false;
-      handler_.put_layers_back();
-    }
-
-    void require_passes() const {
-      bool passed = false;
-      handler_.for_each_branch([&](auto& layer, std::size_t) {
-        const BranchCalls calls = layer.calls();
-        passed = passed || (calls.forward != 0 && calls.backward != 0);
-      });
-      if (!passed)
-        detail::throw_order(
-            "backprop must run a forward and a backward pass through the handler's model",
-            "none of its layers ran both", "let it use the layers that for_each_layer visits");
-    }
-
-   private:
-    // Another error is on its way to the caller. What cannot be done now is done by the next call
-    // that begins something.
-    void put_back() noexcept {
-      handler_.measuring_ = false;
-      if (handler_.calls_before_.empty()) return;
-      try {
-        handler_.put_layers_back();
-      } catch (...) {
-      }
-    }
-
-    DropBPHandler& handler_;
-  };
-
-  ModelType* model_;
   DropSchedule<SamplingPolicy> schedule_;
+  detail::Branches<ModelType> branches_;
   [[no_unique_address]] AllocationPolicy allocation_;
   DropPlan plan_;
   DropPlan next_plan_;  // where the next one is drawn: should that throw, the old one is whole
@@ -826,10 +514,8 @@ class DropBPHandler {
   std::vector<std::uint64_t> dropped_;
   std::uint64_t next_step_ = 0;
   std::uint64_t micro_steps_ = 0;
-  bool begun_ = false;            // plan_ is that of a step
+  Phase phase_ = Phase::idle;
   bool observes_stream_ = false;  // see observe_stream
-  bool evaluating_ = false;       // begin_evaluation was the last to begin
-  bool measuring_ = false;
 };
 
 DROPBP_NAMESPACE_END
