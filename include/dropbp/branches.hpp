@@ -4,16 +4,30 @@
 // The branches of a model as a handler sees them: numbered, visited, and told what to do.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 #include <vector>
 
 #include "dropbp/base/error.hpp"
 #include "dropbp/model.hpp"
+#include "dropbp/plan.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
+
+template <class L>
+concept has_clock = requires(L& layer) {
+  layer.set_clock(ClockReference{});
+  { layer.times() } -> std::convertible_to<BranchTimes>;
+};
+
+template <class L>
+concept tells_trainable = requires(const L& layer) {
+  { layer.trainable() } -> std::convertible_to<bool>;
+};
 
 // Calls visit(layer, i) for every layer of the model, and returns their number.
 template <class ModelType, class Visit>
@@ -64,7 +78,8 @@ class Branches {
     for_each([](auto&, std::size_t) {});
   }
 
-  // Tells each branch i decision_of(i), all with one new stamp. Does not allocate.
+  // Tells each branch i decision_of(i), all with one new stamp. This and what uses it allocate
+  // nothing.
   template <class DecisionOf>
   void decide(DecisionOf decision_of) const {
     const std::uint64_t stamp = next_stamp();
@@ -72,6 +87,53 @@ class Branches {
       BranchDecision decision = decision_of(i);
       decision.stamp = stamp;
       layer.decide(decision);
+    });
+  }
+
+  // The decisions of a plan; one gradient scale a branch.
+  void tell(const DropPlan& plan, std::span<const double> scales, bool observes_stream) const {
+    decide([&](std::size_t i) {
+      return BranchDecision{.dropped = plan.dropped(i),
+                            .input_gradient_needed = plan.input_gradient_needed(i),
+                            .observes_stream = observes_stream,
+                            .gradient_scale = scales[i]};
+    });
+  }
+
+  void tell_evaluation() const {
+    decide([](std::size_t) { return BranchDecision{.saves = false}; });
+  }
+
+  // As without a handler.
+  void tell_all_kept() const {
+    decide([](std::size_t) { return BranchDecision{}; });
+  }
+
+  // How often each branch ran; `saved`, where it is not empty, holds that from before a
+  // measurement.
+  std::vector<BranchCalls> calls(const std::vector<BranchCalls>& saved) const {
+    std::vector<BranchCalls> calls(size_);
+    for_each([&](auto& layer, std::size_t i) {
+      calls[i] = saved.empty() ? BranchCalls(layer.calls()) : saved[i];
+    });
+    return calls;
+  }
+
+  // Asks the layers that can tell, and leaves the schedule's answer for the others.
+  template <class Schedule>
+  void update_trainable(Schedule& schedule) const {
+    for_each([&](auto& layer, std::size_t i) {
+      if constexpr (tells_trainable<decltype(layer)>)
+        schedule.set_trainable(i, static_cast<bool>(layer.trainable()));
+    });
+  }
+
+  // After a measurement.
+  void restore_calls(const std::vector<BranchCalls>& calls) const {
+    for_each([&](auto& layer, std::size_t i) {
+      layer.set_calls(BranchCalls(calls[i]));
+      if constexpr (requires { layer.release(); }) layer.release();
+      if constexpr (has_clock<decltype(layer)>) layer.set_clock(ClockReference{});
     });
   }
 

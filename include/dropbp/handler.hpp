@@ -4,11 +4,9 @@
 // Drives the dropping of a whole model: steps, rates, state.
 #pragma once
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,15 +28,6 @@
 #include "dropbp/state.hpp"
 
 DROPBP_NAMESPACE_BEGIN
-
-namespace detail {
-
-template <class L>
-concept tells_trainable = requires(const L& layer) {
-  { layer.trainable() } -> std::convertible_to<bool>;
-};
-
-}  // namespace detail
 
 /// Tells the layers of a model, before each step, whose backward pass is dropped. Keeps a reference
 /// to the model, which must outlive it and keep the number of its layers; the layers may move in
@@ -70,19 +59,13 @@ class DropBPHandler {
         branches_(model, schedule_.size()),
         allocation_(std::move(allocation)),
         scales_(schedule_.size(), 1.0),
-        kept_micro_steps_(schedule_.size()),
-        kept_(schedule_.size()),
-        dropped_(schedule_.size()) {
+        counts_(schedule_.size()) {
     // No step allocates: each of the two plans is drawn into what the other one leaves.
-    for (DropPlan* const plan : {&plan_, &next_plan_}) {
-      const auto nothing = [](std::span<std::uint8_t>, std::span<std::uint32_t>) {};
-      plan->redraw(size(), {.groups = detail::view(schedule_.options().groups)}, nothing);
-      plan->redraw(0, {}, nothing);
-    }
-    scales_.reserve(size());
+    for (DropPlan* const plan : {&plan_, &next_plan_})
+      detail::PlanBuilder::reserve(*plan, size(), detail::view(schedule_.options().groups));
     next_scales_.reserve(size());
     branches_.for_each([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
-    ask_what_is_trainable();
+    branches_.update_trainable(schedule_);
   }
 
   // ---- steps
@@ -93,9 +76,9 @@ class DropBPHandler {
   /// std::invalid_argument for step 2^64 - 1, which has no next one.
   void begin_step(std::uint64_t step) {
     require_no_measurement();
-    require_next_step(step);
+    detail::require_next_step(step);
     branches_.require_unchanged();
-    ask_what_is_trainable();
+    branches_.update_trainable(schedule_);
     schedule_.draw(step, 0, next_plan_);
     schedule_.gradient_scales(step, next_scales_);
     start(true);
@@ -106,17 +89,12 @@ class DropBPHandler {
   void begin_micro_step(std::uint32_t micro_step) {
     require_no_measurement();
     require_begun();
-    if (micro_step <= plan_.micro_step())
-      detail::throw_order(
-          "the micro-steps of a step must be numbered upwards, begin_step being number 0",
-          "number " + detail::text(std::uint64_t{micro_step}) + " follows number " +
-              detail::text(std::uint64_t{plan_.micro_step()}),
-          "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
+    detail::require_later_micro_step(micro_step, plan_);
     branches_.require_unchanged();
     if (schedule_.options().plan_per == PlanPer::step) {
       detail::require_micro_step(micro_step);
       next_plan_ = plan_;
-      next_plan_.set_micro_step(micro_step);
+      detail::PlanBuilder::set_micro_step(next_plan_, micro_step);
       next_scales_ = scales_;
     } else {
       schedule_.draw(plan_.step(), micro_step, next_plan_);
@@ -129,10 +107,10 @@ class DropBPHandler {
   /// step 2^64 - 1, or made without DropOptions::parents.
   void begin_step(const DropPlan& plan) {
     require_no_measurement();
-    require_next_step(plan.step());
+    detail::require_next_step(plan.step());
     branches_.require_unchanged();
     detail::require_count(plan.size(), size(), "decision in a plan");
-    require_parents_kept(plan);
+    detail::require_parents_kept(plan, schedule_);
     next_plan_ = plan;
     schedule_.gradient_scales(plan.step(), next_scales_);
     start(true);
@@ -143,15 +121,14 @@ class DropBPHandler {
   void begin_evaluation() {
     require_no_measurement();
     branches_.require_unchanged();
-    evaluate_layers();
+    branches_.tell_evaluation();
     phase_ = Phase::evaluating;
   }
 
   /// The plan of the micro-step begun last; empty before the first begin_step.
   const DropPlan& plan() const noexcept { return plan_; }
 
-  /// Whether that plan keeps no branch at all.
-  bool all_dropped() const noexcept { return plan_.all_dropped(); }
+  bool all_dropped() const noexcept { return plan_.all_dropped(); }  ///< it keeps no branch
 
   /// Whether the branches need a backward pass: one is kept, or something below them trains.
   bool backward_needed() const noexcept { return plan_.backward_needed(); }
@@ -162,7 +139,7 @@ class DropBPHandler {
   bool has_gradient(std::size_t branch) const {
     require_begun();
     static_cast<void>(plan_.dropped(branch));  // checks the number
-    return kept_micro_steps_[branch] != 0 && schedule_.trainable(branch);
+    return counts_.kept_in_step[branch] != 0 && schedule_.trainable(branch);
   }
 
   // ---- rates
@@ -219,9 +196,9 @@ class DropBPHandler {
   /// pass before it is left for a backward pass after it. Average over several samples by measuring
   /// several times. Throws whatever backprop throws, std::runtime_error when a gradient is not
   /// finite, and std::logic_error when backprop begins a step, changes rates or costs, or runs none
-  /// of the model's layers. After any of these everything is as it was. Should for_each_layer throw
-  /// while the layers are put back, that waits for the next begin_step, begin_evaluation,
-  /// measurement or restore: begin one of them before the next pass.
+  /// of the model's layers. After any of these the handler is unchanged. Where for_each_layer
+  /// throws while the layers are restored, the next begin_step, begin_evaluation, measurement or
+  /// restore restores them: call one of these before the next pass.
   template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities(Backprop&& backprop,
                                             const SensitivityPolicy& policy = {}) {
@@ -230,21 +207,14 @@ class DropBPHandler {
 
   /// The same with one forward pass for all, for models whose branches can be run backward one by
   /// one (none inside another: DropOptions::parents): about 2.8 times cheaper for 16 branches
-  /// and 2.95 for 64 where all weights train. Dropping a branch changes nothing above it, so the
-  /// measurement of branch i starts from the gradient that the complete backward pass had there.
-  /// `pass` offers
+  /// and 2.95 for 64 where all weights train. `pass` offers four functions, described in
+  /// sensitivity/nested.hpp:
   ///   Gradient forward()
-  ///       clears all gradients; a forward pass, the loss, and the
-  ///       backward pass down to the output of the highest branch
   ///   Gradient backward(std::size_t branch, const Gradient& grad)
-  ///       through one branch, into a new gradient
   ///   void backward_below(const Gradient& grad)
-  ///       through what lies below branch 0
   ///   void clear_gradients(std::size_t branches)
-  ///       makes absent the gradients of the branches below this
-  ///       number and of all that lies below them
   /// and the operations say `static constexpr bool backward_is_repeatable = true`: their backward
-  /// leaves Saved as it was. Memory at the peak: what all branches save, size() + 1 gradients of
+  /// leaves Saved unchanged. Memory at the peak: what all branches save, size() + 1 gradients of
   /// the residual stream, and the policy's reference.
   template <class Pass, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities_nested(Pass&& pass,
@@ -252,12 +222,11 @@ class DropBPHandler {
     return detail::measure_nested(*this, pass, policy);
   }
 
-  /// The seconds that each branch takes, for set_flops in place of FLOPs: of `passes` calls of
-  /// backprop with nothing dropped, the fastest pass of each branch. `now()` tells seconds as a
-  /// double, of a branch without what is nested in it: SteadyClock (steady_clock.hpp), or for a
-  /// device a callable that waits for its stream first. Throws as measure_sensitivities does, and
-  /// std::invalid_argument for less than one pass. What a plan saves is the backward time:
-  ///   handler.set_flops(std::vector<double> of times[i].backward)
+  /// The seconds that each branch takes without what is nested in it: the fastest pass of `passes`
+  /// calls of backprop with nothing dropped. `now()` returns seconds as a double: SteadyClock
+  /// (steady_clock.hpp), or for a device a callable that first waits for its CUDA stream. Throws as
+  /// measure_sensitivities does, and std::invalid_argument for less than one pass. What a plan
+  /// saves is the backward time: handler.set_flops(std::vector<double> of times[i].backward)
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
     return detail::measure_costs(*this, backprop, now, passes);
@@ -275,13 +244,7 @@ class DropBPHandler {
   /// gradients.
   template <class = void>
   void observe_gradients(RunningSensitivity& running) {
-    observe_gradients_as(running, [](auto& layer, std::size_t) {
-      static_assert(detail::has_squared_gradient_norm<decltype(layer)>,
-                    "dropbp: observe_gradients needs layers with double squared_gradient_norm(), "
-                    "which DropBPLayer has. For others pass the branches' squared norms: "
-                    "observe_gradients(running, squared_norms).");
-      return static_cast<double>(layer.squared_gradient_norm());
-    });
+    observe_gradients_as(running, detail::OwnGradientNorm{});
   }
 
   /// The same where the trainer has the norms already, for clipping: squared_norms[i] of the
@@ -316,35 +279,35 @@ class DropBPHandler {
   // ---- accounts
 
   /// How many micro-steps have dropped each branch.
-  std::span<const std::uint64_t> drop_counts() const noexcept { return detail::view(dropped_); }
+  std::span<const std::uint64_t> drop_counts() const noexcept {
+    return detail::view(counts_.dropped);
+  }
 
   /// What was dropped and what really ran since the handler was made or restored.
   Report report() const {
     require_not_measuring();
     Report report;
-    report.micro_steps = micro_steps_;
-    report.branches.resize(size());
-    branches_.for_each([&](auto& layer, std::size_t i) {
-      report.branches[i] = {flops()[i], drop_rates()[i], kept_[i], dropped_[i], calls_of(layer, i)};
-    });
+    report.micro_steps = counts_.micro_steps;
+    const std::vector<BranchCalls> calls = branches_.calls(calls_before_);
+    for (std::size_t i = 0; i < size(); ++i)
+      report.branches.push_back(
+          {flops()[i], drop_rates()[i], counts_.kept[i], counts_.dropped[i], calls[i]});
     return report;
   }
 
   /// All that a resumed training needs of the handler; take it between two steps.
   HandlerState state() const {
     require_not_measuring();
-    HandlerState state{.seed = schedule_.options().seed,
-                       .plan_per = schedule_.options().plan_per,
-                       .next_step = next_step_,
-                       .micro_steps = micro_steps_,
-                       .drop_rate = drop_rate(),
-                       .drop_rates = {drop_rates().begin(), drop_rates().end()},
-                       .sensitivities = sensitivities_,
-                       .kept = kept_,
-                       .dropped = dropped_,
-                       .calls = std::vector<BranchCalls>(size())};
-    branches_.for_each([&](auto& layer, std::size_t i) { state.calls[i] = calls_of(layer, i); });
-    return state;
+    return {.seed = schedule_.options().seed,
+            .plan_per = schedule_.options().plan_per,
+            .next_step = counts_.next_step,
+            .micro_steps = counts_.micro_steps,
+            .drop_rate = drop_rate(),
+            .drop_rates = {drop_rates().begin(), drop_rates().end()},
+            .sensitivities = sensitivities_,
+            .kept = counts_.kept,
+            .dropped = counts_.dropped,
+            .calls = branches_.calls(calls_before_)};
   }
 
   /// Goes on from a saved state, with begin_step(state.next_step): it draws what it would have
@@ -352,23 +315,17 @@ class DropBPHandler {
   /// model or with impossible rates, sensitivities or counts.
   void restore(const HandlerState& state) {
     require_no_measurement();
-    detail::require_consistent(state);
-    detail::require_possible(state);
-    if (state.drop_rates.size() != size())
-      detail::throw_invalid(
-          "a state must be of a model with as many branches (" + detail::text(size()) + ")",
-          "it has " + detail::text(state.drop_rates.size()),
-          "restore it into the model that it was saved from");
+    detail::require_restorable(state, size());
     DropSchedule<SamplingPolicy> schedule = schedule_;
     schedule.restore(state.seed, state.plan_per, state.drop_rate, detail::view(state.drop_rates));
     HandlerState copy = state;
     branches_.require_unchanged();
     schedule_ = std::move(schedule);
     sensitivities_ = std::move(copy.sensitivities);
-    kept_ = std::move(copy.kept);
-    dropped_ = std::move(copy.dropped);
-    next_step_ = state.next_step;
-    micro_steps_ = state.micro_steps;
+    counts_.kept = std::move(copy.kept);
+    counts_.dropped = std::move(copy.dropped);
+    counts_.next_step = state.next_step;
+    counts_.micro_steps = state.micro_steps;
     plan_ = {};
     phase_ = Phase::idle;
     branches_.for_each(
@@ -383,13 +340,6 @@ class DropBPHandler {
   // empty, and stays so in an evaluation or a measurement.
   enum class Phase : std::uint8_t { idle, step, evaluating, measuring };
 
-  void ask_what_is_trainable() {
-    branches_.for_each([&](auto& layer, std::size_t i) {
-      if constexpr (detail::tells_trainable<decltype(layer)>)
-        schedule_.set_trainable(i, static_cast<bool>(layer.trainable()));
-    });
-  }
-
   template <class Norm>
   void observe_gradients_as(RunningSensitivity& running, const Norm& squared_norm_of) {
     require_not_measuring();
@@ -397,62 +347,32 @@ class DropBPHandler {
     detail::require_one_after_another(schedule_, "RunningSensitivity estimates",
                                       "measure now and then: allocate_by_sensitivity");
     branches_.require_unchanged();
-    detail::observe_step(branches_, schedule_, detail::view(kept_micro_steps_),
+    detail::observe_step(branches_, schedule_, detail::view(counts_.kept_in_step),
                          detail::view(scales_), running, squared_norm_of);
     observe_stream();
-  }
-
-  // Allocates nothing.
-  void tell_layers(const DropPlan& plan, std::span<const double> scales) const {
-    branches_.decide([&](std::size_t i) {
-      return BranchDecision{.dropped = plan.dropped(i),
-                            .input_gradient_needed = plan.input_gradient_needed(i),
-                            .observes_stream = observes_stream_,
-                            .gradient_scale = scales[i]};
-    });
-  }
-
-  void evaluate_layers() const {
-    branches_.decide([](std::size_t) { return BranchDecision{.saves = false}; });
   }
 
   // After a measurement: restores the layers' counts and decisions. Allocates nothing, and throws
   // only what for_each_layer throws, or for changed layers; until it succeeds calls_before_ is not
   // empty.
   void put_layers_back() {
-    branches_.for_each([&](auto& layer, std::size_t i) {
-      layer.set_calls(BranchCalls(calls_before_[i]));
-      if constexpr (requires { layer.release(); }) layer.release();
-      if constexpr (detail::has_clock<decltype(layer)>) layer.set_clock(detail::ClockReference{});
-    });
+    branches_.restore_calls(calls_before_);
     if (phase_ == Phase::evaluating)
-      evaluate_layers();
+      branches_.tell_evaluation();
     else if (phase_ == Phase::step)
-      tell_layers(plan_, detail::view(scales_));
+      branches_.tell(plan_, detail::view(scales_), observes_stream_);
     else
-      branches_.decide([](std::size_t) { return BranchDecision{}; });
+      branches_.tell_all_kept();
     calls_before_.clear();
-  }
-
-  template <class Layer>
-  BranchCalls calls_of(const Layer& layer, std::size_t branch) const {
-    return calls_before_.empty() ? BranchCalls(layer.calls()) : calls_before_[branch];
   }
 
   // The step or micro-step of next_plan_ and next_scales_.
   void start(bool first) {
-    tell_layers(next_plan_, detail::view(next_scales_));
+    branches_.tell(next_plan_, detail::view(next_scales_), observes_stream_);
     std::swap(plan_, next_plan_);
     std::swap(scales_, next_scales_);
     phase_ = Phase::step;
-    next_step_ = plan_.step() + 1;
-    ++micro_steps_;
-    for (std::size_t i = 0; i < size(); ++i) {
-      const bool kept = plan_.kept(i);
-      ++(kept ? kept_ : dropped_)[i];
-      if (first) kept_micro_steps_[i] = 0;
-      kept_micro_steps_[i] += kept;
-    }
+    counts_.count(plan_, first);
   }
 
   void require_not_moved_from() const {
@@ -478,26 +398,9 @@ class DropBPHandler {
           "let backprop only clear the gradients and run one forward and one backward pass");
   }
 
-  void require_parents_kept(const DropPlan& plan) const {
-    bool agrees = plan.all_dropped() || schedule_.parent(plan.lowest_kept()) == plan.lowest_kept();
-    for (std::size_t i = 0; i < size(); ++i)
-      agrees = agrees && (plan.dropped(i) || plan.kept(schedule_.parent(i)));
-    if (!agrees)
-      detail::throw_invalid("a plan for nested branches must be made with DropOptions::parents",
-                            "this one takes no account of them",
-                            "hand the parents to the plan's constructor or DropPlan::Context, or "
-                            "let a DropSchedule draw it");
-  }
-
   void require_no_measurement() {
     require_not_measuring();
     if (!calls_before_.empty()) put_layers_back();
-  }
-
-  static void require_next_step(std::uint64_t step) {
-    if (step == ~std::uint64_t{0})
-      detail::throw_invalid("a step must be below 2^64 - 1, for a next one to follow",
-                            "it is " + detail::text(step), "count steps from 0");
   }
 
   DropSchedule<SamplingPolicy> schedule_;
@@ -505,15 +408,11 @@ class DropBPHandler {
   [[no_unique_address]] AllocationPolicy allocation_;
   DropPlan plan_;
   DropPlan next_plan_;  // where the next one is drawn: should that throw, the old one is whole
-  std::vector<double> scales_;                   // GradientScaling in the step begun last
-  std::vector<double> next_scales_;              // as next_plan_
-  std::vector<BranchCalls> calls_before_;        // a measurement; empty when none is on
-  std::vector<std::uint32_t> kept_micro_steps_;  // since begin_step
+  std::vector<double> scales_;             // GradientScaling in the step begun last
+  std::vector<double> next_scales_;        // as next_plan_
+  std::vector<BranchCalls> calls_before_;  // a measurement; empty when none is on
   std::vector<double> sensitivities_;
-  std::vector<std::uint64_t> kept_;
-  std::vector<std::uint64_t> dropped_;
-  std::uint64_t next_step_ = 0;
-  std::uint64_t micro_steps_ = 0;
+  detail::PlanCounts counts_;
   Phase phase_ = Phase::idle;
   bool observes_stream_ = false;  // see observe_stream
 };

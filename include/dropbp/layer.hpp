@@ -10,32 +10,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "dropbp/base/moved_from.hpp"
 #include "dropbp/model.hpp"
 #include "dropbp/operation.hpp"
 #include "dropbp/tensor.hpp"
 
 DROPBP_NAMESPACE_BEGIN
-
-namespace detail {
-
-// Whether what it is a member of was moved from.
-class MovedFrom {
- public:
-  MovedFrom() = default;
-  MovedFrom(const MovedFrom&) = default;
-  MovedFrom& operator=(const MovedFrom&) = default;
-  MovedFrom(MovedFrom&& other) noexcept : moved_(std::exchange(other.moved_, true)) {}
-  MovedFrom& operator=(MovedFrom&& other) noexcept {
-    moved_ = std::exchange(other.moved_, true);
-    return *this;
-  }
-  explicit operator bool() const noexcept { return moved_; }
-
- private:
-  bool moved_ = false;
-};
-
-}  // namespace detail
 
 /// A residual branch around an Operation (operation.hpp says what that is). Two faces:
 ///   residual      y = layer.forward(x, args...), grad = layer.backward(grad, args...)

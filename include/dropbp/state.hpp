@@ -67,6 +67,17 @@ inline void require_possible(const HandlerState& state) {
                     "restore from an intact copy");
 }
 
+// All that a handler of this many branches asks of a state before it restores it.
+DROPBP_LAZY
+inline void require_restorable(const HandlerState& state, std::size_t branches) {
+  require_consistent(state);
+  require_possible(state);
+  if (state.drop_rates.size() != branches)
+    throw_invalid("a state must be of a model with as many branches (" + text(branches) + ")",
+                  "it has " + text(state.drop_rates.size()),
+                  "restore it into the model that it was saved from");
+}
+
 }  // namespace detail
 
 /// One line a field, one line a branch; numbers are exact in every locale. Throws

@@ -4,11 +4,11 @@
 // The seconds that each branch takes.
 #pragma once
 
-#include <concepts>
 #include <cstddef>
 #include <string>
 #include <vector>
 
+#include "dropbp/branches.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/sensitivity/measurement.hpp"
 
@@ -17,12 +17,6 @@ namespace detail {
 
 template <class Clock>
 concept tells_seconds = requires(const Clock& now) { static_cast<double>(now()); };
-
-template <class L>
-concept has_clock = requires(L& layer) {
-  layer.set_clock(ClockReference{});
-  { layer.times() } -> std::convertible_to<BranchTimes>;
-};
 
 // See DropBPHandler::measure_costs.
 template <class ModelType, class Allocation, class Sampling, class Backprop, class Clock>

@@ -1,8 +1,20 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Sensitivities from one forward pass. Dropping a branch changes nothing above it, so its
-// measurement starts from the gradient that the complete backward pass had there.
+// Sensitivities from one forward pass. Dropping a branch changes nothing above it, so the
+// measurement of branch i starts from the gradient that the complete backward pass had there.
+//
+// The `pass` of DropBPHandler::measure_sensitivities_nested offers
+//   Gradient forward()
+//       clears all gradients; a forward pass, the loss, and the backward pass down to the output
+//       of the highest branch
+//   Gradient backward(std::size_t branch, const Gradient& grad)
+//       through one branch, into a new gradient
+//   void backward_below(const Gradient& grad)
+//       through what lies below branch 0
+//   void clear_gradients(std::size_t branches)
+//       makes absent the gradients of the branches below this number and of all that lies below
+//       them
 #pragma once
 
 #include <concepts>

@@ -26,6 +26,18 @@ concept has_stream_ratio = requires(L& layer) {
   { layer.stream_ratio() } -> std::convertible_to<double>;
 };
 
+// Asks a layer for the norm of its own gradients.
+struct OwnGradientNorm {
+  template <class Layer>
+  double operator()(Layer& layer, std::size_t) const {
+    static_assert(has_squared_gradient_norm<Layer>,
+                  "dropbp: observe_gradients needs layers with double squared_gradient_norm(), "
+                  "which DropBPLayer has. For others pass the branches' squared norms: "
+                  "observe_gradients(running, squared_norms).");
+    return static_cast<double>(layer.squared_gradient_norm());
+  }
+};
+
 // Of a branch whose gradients were scaled by `scale`: the ratio without GradientScaling. Scaled,
 // the branch added `scale` times as much to the residual stream's gradient: to first order
 // 1 / ratio - 1 grows as much.
