@@ -89,8 +89,8 @@ class DropPlan {
   }
 
   /// The same with everything that a plan may be made from. Where nothing trains below the
-  /// branches, those below the lowest kept one that is trainable are dropped as well: nobody would
-  /// use what they compute. A branch in which a kept trainable one is nested counts as trainable.
+  /// branches, those below the lowest kept one that is trainable are dropped as well: nothing uses
+  /// what they compute. A branch in which a kept trainable one is nested counts as trainable.
   DROPBP_LAZY
   DropPlan(std::span<const std::uint8_t> dropped, const Context& context) { set(dropped, context); }
 

@@ -47,7 +47,7 @@ inline void require_consistent(const HandlerState& state) {
     require_count(state.sensitivities.size(), branches, "sensitivity in a state");
 }
 
-// What no handler can have come to, beside its rates.
+// Refuses what no handler can have reached. The schedule checks the rates.
 DROPBP_LAZY
 inline void require_possible(const HandlerState& state) {
   for (std::size_t i = 0; i < state.sensitivities.size(); ++i)
