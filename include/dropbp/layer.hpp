@@ -10,32 +10,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "dropbp/base/moved_from.hpp"
 #include "dropbp/model.hpp"
 #include "dropbp/operation.hpp"
 #include "dropbp/tensor.hpp"
 
 DROPBP_NAMESPACE_BEGIN
-
-namespace detail {
-
-// Whether what it is a member of was moved from.
-class MovedFrom {
- public:
-  MovedFrom() = default;
-  MovedFrom(const MovedFrom&) = default;
-  MovedFrom& operator=(const MovedFrom&) = default;
-  MovedFrom(MovedFrom&& other) noexcept : moved_(std::exchange(other.moved_, true)) {}
-  MovedFrom& operator=(MovedFrom&& other) noexcept {
-    moved_ = std::exchange(other.moved_, true);
-    return *this;
-  }
-  explicit operator bool() const noexcept { return moved_; }
-
- private:
-  bool moved_ = false;
-};
-
-}  // namespace detail
 
 /// A residual branch around an Operation (operation.hpp says what that is). Two faces:
 ///   residual      y = layer.forward(x, args...), grad = layer.backward(grad, args...)
@@ -104,9 +84,9 @@ class DropBPLayer {
 
   /// The gradient of the layer's input, from that of its output: grad_output + J^T grad_output for
   /// a kept branch, in the buffer of `grad_output`; for a dropped one the very buffer it was given.
-  /// Where nobody needs the input's gradient (DropPlan::input_gradient_needed), only the
-  /// parameters' gradients are computed and grad_output comes back. Throws std::logic_error without
-  /// a forward in the same micro-step.
+  /// Where the input's gradient is not needed (DropPlan::input_gradient_needed), only the
+  /// parameters' gradients are computed, and grad_output is returned. Throws
+  /// std::logic_error without a forward in the same micro-step.
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
     static_assert(require_residual_backward<T, Args...>());
@@ -235,8 +215,8 @@ class DropBPLayer {
   }
   BranchTimes times() const noexcept { return times_; }  ///< seconds since set_clock, of all passes
 
-  /// Called by the handler before each micro-step. What an earlier one has saved, and no backward
-  /// will use any more, is given back: a step that broke off leaves no memory behind.
+  /// Called by the handler before each micro-step. Frees what an earlier micro-step saved and no
+  /// backward will use, for example after a step that broke off.
   void decide(const BranchDecision& decision) noexcept {
     decision_ = decision;
     if (forward_stamp_ != decision_.stamp) saved_.reset();
@@ -341,8 +321,8 @@ class DropBPLayer {
             "give its tensor_traits scale(T& y, double factor), or choose GradientScaling::none");
   }
 
-  // grad + scale * J^T grad. Scaled as a whole before and back after: the operation is linear in
-  // its gradient, and owns nothing that could hold a second one.
+  // grad + scale * J^T grad. The gradient is scaled before the operation, which is linear in it,
+  // and scaled back after it: there is no buffer for a second one.
   template <class T, class... Args>
   void backward_scaled(T& grad, Saved& saved, Args&&... args) {
     if constexpr (ScalableTensor<T>) {
@@ -366,7 +346,7 @@ class DropBPLayer {
                           "use the layer that it was moved to");
   }
 
-  // What a forward saved replaces what an earlier one did only when it has succeeded.
+  // Replaces what an earlier forward saved only after this one has succeeded.
   template <class Forward>
   auto run_forward(Forward forward) {
     require_not_moved_from();

@@ -21,13 +21,13 @@ struct BranchDecision {
   bool dropped = false;  ///< the branch needs no backward pass
   bool saves = true;     ///< false in an evaluation: a kept branch, but no backward pass will come
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
-  bool retains_saved = false;  ///< what is saved stays for further backwards, until release()
-  bool observes_stream =
-      false;  ///< a kept branch measures how much of the gradient that it passes on is its own
+  bool retains_saved = false;    ///< what is saved stays for further backwards, until release()
+  bool observes_stream = false;  ///< a kept branch compares the norms of the residual stream's
+                                 ///< gradient above and below itself
   double gradient_scale =
       1.0;  ///< of what a kept branch adds to gradients: its parameters' and its input's
-  /// Differs between all micro-steps of all handlers of a process: finds a backward whose forward
-  /// was another's. 0 without a handler.
+  /// Unique among the micro-steps of all handlers of a process: detects a backward whose forward
+  /// belonged to another micro-step. 0 without a handler.
   std::uint64_t stamp = 0;
 };
 

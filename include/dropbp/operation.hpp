@@ -142,7 +142,7 @@ concept mistakes_trainable = !has_trainable<Op> && requires(Op& op) { op.trainab
 ///   backward_residual(T& grad, Saved&, args...)
 ///       grad += J^T grad, in place
 ///   backward_parameters(const T& grad_output, Saved&, args...)
-///       the parameters' gradients only: nobody needs grad_input
+///       the parameters' gradients only, where grad_input is not needed
 ///   flops() const
 ///       the cost that drop rates are budgeted with
 ///   trainable() const

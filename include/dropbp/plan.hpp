@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/base/hash.hpp"
 #include "dropbp/base/view.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -36,6 +37,14 @@ inline void require_parents(std::span<const std::uint32_t> parents, std::size_t 
                     "does");
   }
 }
+
+inline void require_next_step(std::uint64_t step) {
+  if (step == ~std::uint64_t{0})
+    throw_invalid("a step must be below 2^64 - 1, for a next one to follow", "it is " + text(step),
+                  "count steps from 0");
+}
+
+struct PlanBuilder;
 
 }  // namespace detail
 
@@ -76,10 +85,27 @@ class DropPlan {
                     std::uint64_t step = 0, std::uint32_t micro_step = 0,
                     std::uint64_t rates_hash = 0, std::span<const std::uint32_t> groups = {},
                     std::span<const std::uint32_t> parents = {}) {
-    redraw(dropped.size(), {trainable_below, step, micro_step, rates_hash, groups, {}, parents},
-           [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
-             for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
-           });
+    set(dropped, {trainable_below, step, micro_step, rates_hash, groups, {}, parents});
+  }
+
+  /// The same with everything that a plan may be made from. Where nothing trains below the
+  /// branches, those below the lowest kept one that is trainable are dropped as well: nothing uses
+  /// what they compute. A branch in which a kept trainable one is nested counts as trainable.
+  DROPBP_LAZY
+  DropPlan(std::span<const std::uint8_t> dropped, const Context& context) { set(dropped, context); }
+
+  /// Keeps every one of `size` branches in this step.
+  DROPBP_LAZY
+  static DropPlan keep_all(std::size_t size, std::uint64_t step = 0) {
+    const std::vector<std::uint8_t> dropped(size, 0);
+    return DropPlan(detail::view(dropped), Context{.step = step});
+  }
+
+  /// Drops every one of `size` branches in this step.
+  DROPBP_LAZY
+  static DropPlan drop_all(std::size_t size, std::uint64_t step = 0) {
+    const std::vector<std::uint8_t> dropped(size, 1);
+    return DropPlan(detail::view(dropped), Context{.step = step});
   }
 
   std::size_t size() const noexcept { return slots_.size(); }        ///< number of branches
@@ -123,6 +149,7 @@ class DropPlan {
   /// 64 bits over (step, micro-step, size, rates, decisions): equal on all ranks, or the ranks have
   /// drifted apart.
   std::uint64_t fingerprint() const noexcept {
+    using detail::mix;
     std::uint64_t hash = mix(mix(mix(mix(0, step_), micro_step_), size()), rates_hash_);
     hash = mix(hash, trainable_below_ ? 1 : 0);
     std::uint64_t word = 0;
@@ -141,14 +168,18 @@ class DropPlan {
            rates_hash_ == other.rates_hash_;
   }
 
-  /// The same decisions for another micro-step.
-  void set_micro_step(std::uint32_t micro_step) noexcept { micro_step_ = micro_step; }
+ private:
+  static constexpr std::uint32_t no_slot = 0xFFFFFFFFu;
 
-  /// Becomes another plan, reusing its memory. draw(dropped, work) sets one byte a branch, non-zero
-  /// where dropped; `work` is as many words of working space. Where nothing trains below the
-  /// branches, those below the lowest kept one that trains are dropped as well: nobody would use
-  /// what they compute. What is nested in a dropped branch is dropped with it, and a branch in
-  /// which a kept one trains counts as one that trains.
+  friend struct detail::PlanBuilder;
+
+  void set(std::span<const std::uint8_t> dropped, const Context& context) {
+    redraw(dropped.size(), context, [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
+      for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
+    });
+  }
+
+  // See detail::PlanBuilder.
   template <class Draw>
   void redraw(std::size_t size, const Context& context, Draw&& draw) {
     detail::require_count(context.groups.empty() ? size : context.groups.size(), size,
@@ -160,24 +191,44 @@ class DropPlan {
     slots_.resize(size);
     draw(detail::view(dropped_), detail::view(slots_));
     drop_nested(context.parents);
-    if (!context.trainable_below && !context.trainable.empty()) {
-      const auto parent = [&](std::size_t i) {
-        return context.parents.empty() ? i : context.parents[i];
-      };
-      for (std::uint32_t& is_used : slots_) is_used = 0;
-      for (std::size_t i = 0; i < size; ++i) {
-        std::size_t outermost = i;
-        while (parent(outermost) != outermost) outermost = parent(outermost);
-        if (dropped_[i] == 0 && context.trainable[i] != 0) slots_[outermost] = 1;
+    if (!context.trainable_below && !context.trainable.empty()) drop_unused(context);
+    number_slots(context);
+    trainable_below_ = context.trainable_below;
+    step_ = context.step;
+    micro_step_ = context.micro_step;
+    rates_hash_ = context.rates_hash;
+  }
+
+  void drop_nested(std::span<const std::uint32_t> parents) {
+    for (std::size_t i = 0; i < parents.size(); ++i)
+      for (std::size_t at = i; dropped_[i] == 0 && parents[at] != at;) {
+        at = parents[at];
+        dropped_[i] = dropped_[at];
       }
-      for (std::size_t i = 0; i < size && (parent(i) != i || slots_[i] == 0); ++i)
-        if (parent(i) == i) dropped_[i] = 1;
-      drop_nested(context.parents);
+  }
+
+  // Drops what lies below the lowest kept branch that is trainable or has a kept trainable one
+  // nested in it.
+  void drop_unused(const Context& context) {
+    const auto parent = [&](std::size_t i) {
+      return context.parents.empty() ? i : context.parents[i];
+    };
+    for (std::uint32_t& is_used : slots_) is_used = 0;
+    for (std::size_t i = 0; i < size(); ++i) {
+      std::size_t outermost = i;
+      while (parent(outermost) != outermost) outermost = parent(outermost);
+      if (dropped_[i] == 0 && context.trainable[i] != 0) slots_[outermost] = 1;
     }
+    for (std::size_t i = 0; i < size() && (parent(i) != i || slots_[i] == 0); ++i)
+      if (parent(i) == i) dropped_[i] = 1;
+    drop_nested(context.parents);
+  }
+
+  void number_slots(const Context& context) {
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
-    lowest_kept_ = size;
-    for (std::size_t i = 0; i < size; ++i) {
+    lowest_kept_ = size();
+    for (std::size_t i = 0; i < size(); ++i) {
       const std::uint32_t group = context.groups.empty() ? 0 : context.groups[i];
       if (group >= kept_of_group_.size()) kept_of_group_.resize(group + std::size_t{1});
       if (dropped_[i] != 0) {
@@ -186,33 +237,9 @@ class DropPlan {
       }
       slots_[i] = kept_of_group_[group]++;
       ++kept_count_;
-      if (lowest_kept_ == size && (context.parents.empty() || context.parents[i] == i))
+      if (lowest_kept_ == size() && (context.parents.empty() || context.parents[i] == i))
         lowest_kept_ = i;
     }
-    trainable_below_ = context.trainable_below;
-    step_ = context.step;
-    micro_step_ = context.micro_step;
-    rates_hash_ = context.rates_hash;
-  }
-
-  /// The finaliser of splitmix64 over a running hash (Steele, Lea, Flood: "Fast splittable
-  /// pseudorandom number generators", OOPSLA 2014).
-  static constexpr std::uint64_t mix(std::uint64_t hash, std::uint64_t value) noexcept {
-    hash += value + 0x9E3779B97F4A7C15u;
-    hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9u;
-    hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EBu;
-    return hash ^ (hash >> 31);
-  }
-
- private:
-  static constexpr std::uint32_t no_slot = 0xFFFFFFFFu;
-
-  void drop_nested(std::span<const std::uint32_t> parents) {
-    for (std::size_t i = 0; i < parents.size(); ++i)
-      for (std::size_t at = i; dropped_[i] == 0 && parents[at] != at;) {
-        at = parents[at];
-        dropped_[i] = dropped_[at];
-      }
   }
 
   DROPBP_LAZY
@@ -235,4 +262,73 @@ class DropPlan {
   bool trainable_below_ = true;
 };
 
+namespace detail {
+
+// Changes a plan in place: for the schedule, the handler and tests.
+struct PlanBuilder {
+  // Becomes another plan, and reuses its memory. draw(dropped, work) sets one byte a branch,
+  // non-zero where dropped; `work` is as many words of working space.
+  template <class Draw>
+  static void redraw(DropPlan& plan, std::size_t size, const DropPlan::Context& context,
+                     Draw&& draw) {
+    plan.redraw(size, context, draw);
+  }
+
+  // Memory for plans of this size and these groups; the plan becomes empty.
+  static void reserve(DropPlan& plan, std::size_t size, std::span<const std::uint32_t> groups) {
+    const auto nothing = [](std::span<std::uint8_t>, std::span<std::uint32_t>) {};
+    plan.redraw(size, {.groups = groups}, nothing);
+    plan.redraw(0, {}, nothing);
+  }
+
+  // The same decisions for another micro-step.
+  static void set_micro_step(DropPlan& plan, std::uint32_t micro_step) noexcept {
+    plan.micro_step_ = micro_step;
+  }
+};
+
+// What a begun step counts, one number a branch.
+struct PlanCounts {
+  explicit PlanCounts(std::size_t size) : kept_in_step(size), kept(size), dropped(size) {}
+
+  void count(const DropPlan& plan, bool begins_step) {
+    next_step = plan.step() + 1;
+    ++micro_steps;
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+      const bool is_kept = plan.kept(i);
+      ++(is_kept ? kept : dropped)[i];
+      if (begins_step) kept_in_step[i] = 0;
+      kept_in_step[i] += is_kept;
+    }
+  }
+
+  std::vector<std::uint32_t> kept_in_step;  // micro-steps since begin_step
+  std::vector<std::uint64_t> kept;          // micro-steps in all steps
+  std::vector<std::uint64_t> dropped;
+  std::uint64_t next_step = 0;
+  std::uint64_t micro_steps = 0;  // in all steps
+};
+
+inline void require_later_micro_step(std::uint32_t micro_step, const DropPlan& plan) {
+  if (micro_step <= plan.micro_step())
+    throw_order("the micro-steps of a step must be numbered upwards, begin_step being number 0",
+                "number " + text(std::uint64_t{micro_step}) + " follows number " +
+                    text(std::uint64_t{plan.micro_step()}),
+                "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
+}
+
+// That a plan from elsewhere drops what is nested in its dropped branches.
+template <class Schedule>
+void require_parents_kept(const DropPlan& plan, const Schedule& schedule) {
+  bool agrees = plan.all_dropped() || schedule.parent(plan.lowest_kept()) == plan.lowest_kept();
+  for (std::size_t i = 0; i < plan.size(); ++i)
+    agrees = agrees && (plan.dropped(i) || plan.kept(schedule.parent(i)));
+  if (!agrees)
+    throw_invalid("a plan for nested branches must be made with DropOptions::parents",
+                  "this one takes no account of them",
+                  "hand the parents to the plan's constructor or DropPlan::Context, or let a "
+                  "DropSchedule draw it");
+}
+
+}  // namespace detail
 DROPBP_NAMESPACE_END

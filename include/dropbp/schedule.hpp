@@ -1,10 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Rates + sampling + seed -> the plan of any step, with no tensor in sight.
+// Rates + sampling + seed -> the plan of any step, independent of tensors.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -12,11 +11,13 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/base/hash.hpp"
 #include "dropbp/base/view.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/plan.hpp"
 #include "dropbp/policy/allocation.hpp"
 #include "dropbp/policy/sampling.hpp"
+#include "dropbp/policy/sampling_defaults.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
@@ -27,6 +28,28 @@ inline void require_micro_step(std::uint32_t micro_step) {
     throw_invalid(
         "a micro-step must be at most " + text(std::uint64_t{CounterRandom::max_micro_step}),
         "it is " + text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
+}
+
+// The sum of the branches' costs, in any unit.
+inline double total_flops_of(std::span<const double> flops) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < flops.size(); ++i) {
+    // Subnormal ones are 0 in some builds.
+    if (!is_finite(flops[i]) || flops[i] <= 0.0 || exponent_of(flops[i]) < -1022)
+      throw_invalid("the FLOPs of a branch must be positive and finite, and at least 2.3e-308",
+                    "those of branch " + text(i) + " are " + text(flops[i]),
+                    "pass the cost of its forward pass in any unit common to all branches");
+    sum = rounded(sum + flops[i]);
+  }
+  if (!is_finite(sum))
+    throw_invalid("the FLOPs of all branches must have a finite sum", "it overflows a double",
+                  "pass them in a larger unit");
+  return sum;
+}
+
+// The share of the rates that a step of the warm-up has: 0 at step 0.
+inline double warmup_share(std::uint64_t step, std::uint64_t warmup_steps) {
+  return rounded(static_cast<double>(step) / rounded(static_cast<double>(warmup_steps)));
 }
 
 }  // namespace detail
@@ -87,6 +110,10 @@ class DropSchedule {
                 "limit(std::span<double> rates, const SamplingInput&) const.");
 
  public:
+  /// Of no branch: a place for one that is assigned later. What needs branches throws
+  /// std::logic_error until then.
+  DropSchedule() = default;
+
   /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
   /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside
   /// [0, 1].
@@ -96,7 +123,7 @@ class DropSchedule {
     if (flops_.empty())
       detail::throw_invalid("a model must have at least one residual branch", "this one has none",
                             "wrap its branches in DropBPLayer and let for_each_layer visit them");
-    total_flops_ = checked_sum(detail::view(flops_));
+    total_flops_ = detail::total_flops_of(detail::view(flops_));
     if (!options_.groups.empty())
       detail::require_count(options_.groups.size(), size(), "group number");
     for (std::size_t i = 0; i < options_.groups.size(); ++i)
@@ -123,32 +150,30 @@ class DropSchedule {
   /// warm-up.
   void draw(std::uint64_t step, std::uint32_t micro_step, DropPlan& plan) const {
     detail::require_micro_step(micro_step);
-    if (flops_.empty())
-      detail::throw_order("a schedule draws plans until it is moved from",
-                          "this one was moved from", "use the one that it was moved to");
+    require_made();
     const std::uint32_t drawn = options_.plan_per == PlanPer::step ? 0 : micro_step;
     const CounterRandom random{options_.seed, RandomStream::drop_decision, step, drawn};
     const auto draw_from = [&](const typename SamplingPolicy::Prepared& prepared,
                                std::uint64_t rates_hash) {
-      plan.redraw(size(),
-                  {.trainable_below = options_.trainable_below,
-                   .step = step,
-                   .micro_step = micro_step,
-                   .rates_hash = rates_hash,
-                   .groups = detail::view(options_.groups),
-                   .trainable = detail::view(options_.trainable),
-                   .parents = detail::view(options_.parents)},
-                  [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
-                    if constexpr (detail::has_draw_with_work<SamplingPolicy>)
-                      sampling_.draw(prepared, random, dropped, work);
-                    else
-                      sampling_.draw(prepared, random, dropped);
-                  });
+      detail::PlanBuilder::redraw(
+          plan, size(),
+          {.trainable_below = options_.trainable_below,
+           .step = step,
+           .micro_step = micro_step,
+           .rates_hash = rates_hash,
+           .groups = detail::view(options_.groups),
+           .trainable = detail::view(options_.trainable),
+           .parents = detail::view(options_.parents)},
+          [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
+            detail::draw_with(sampling_, prepared, random, dropped, work);
+          });
     };
     if (step >= options_.warmup_steps) return draw_from(prepared_, rates_hash_);
     const std::vector<double> rates = drop_rates_at(step);
-    draw_from(sampling_.prepare(input(detail::view(rates), options_.drop_rate * warm_up(step))),
-              hash(detail::view(rates)));
+    draw_from(sampling_.prepare(
+                  input(detail::view(rates),
+                        options_.drop_rate * detail::warmup_share(step, options_.warmup_steps))),
+              detail::hash_of(detail::view(rates)));
   }
 
   std::size_t size() const noexcept { return flops_.size(); }  ///< number of branches
@@ -159,7 +184,8 @@ class DropSchedule {
   const DropOptions& options() const noexcept { return options_; }
   const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
 
-  /// Whether a parameter of the branch trains, see DropOptions::trainable.
+  /// Whether a parameter of the branch is trainable: the one source for plans, gradients and
+  /// estimates. It starts as DropOptions::trainable.
   bool trainable(std::size_t branch) const {
     return options_.trainable.empty() || options_.trainable.at(branch) != 0;
   }
@@ -185,8 +211,10 @@ class DropSchedule {
   std::vector<double> drop_rates_at(std::uint64_t step) const {
     std::vector<double> rates = rates_;
     if (step < options_.warmup_steps) {
-      for (double& rate : rates) rate = detail::rounded(rate * warm_up(step));
-      limit(detail::view(rates));
+      for (double& rate : rates)
+        rate = detail::rounded(rate * detail::warmup_share(step, options_.warmup_steps));
+      detail::limit_rates(sampling_, detail::view(rates),
+                          input(detail::view(rates), options_.drop_rate));
     }
     return rates;
   }
@@ -195,6 +223,7 @@ class DropSchedule {
   /// an arena for the group's activations must have. Where branches are nested it is a bound: what
   /// their parents drop besides is not counted.
   std::size_t max_kept(std::uint32_t group = 0) const {
+    require_made();
     std::size_t members = 0, kept = 0;
     for (std::size_t i = 0; i < size(); ++i)
       if ((options_.groups.empty() ? 0 : options_.groups[i]) == group)
@@ -204,11 +233,7 @@ class DropSchedule {
           "a group must have branches", "group " + detail::text(std::uint64_t{group}) + " has none",
           "ask for a group of DropOptions::groups; without them all branches are in group 0");
     if (options_.warmup_steps > 0) return members;
-    if constexpr (detail::has_max_kept<SamplingPolicy>) {
-      const std::size_t most = sampling_.max_kept(prepared_, group);
-      return most < kept ? most : kept;
-    }
-    return kept;
+    return detail::max_kept_of(sampling_, prepared_, group, kept);
   }
 
   /// The largest weight (count, FLOPs or bytes, as the sampling policy weighs) of the branches that
@@ -219,6 +244,7 @@ class DropSchedule {
         detail::has_max_kept_weight<S>,
         "dropbp: max_kept_weight() needs a sampling policy that bounds it: FixedBudgetSampling, or "
         "one with double max_kept_weight(const Prepared&) const.");
+    require_made();
     if (options_.warmup_steps == 0) return sampling_.max_kept_weight(prepared_);
     const std::vector<double> rates = drop_rates_at(0);
     return sampling_.max_kept_weight(sampling_.prepare(input(detail::view(rates), 0.0)));
@@ -229,6 +255,7 @@ class DropSchedule {
   /// published version did. 1 for a branch that is always dropped. For a nested one 1 - p is the
   /// product of its own and its parents': right for independent draws.
   double learning_rate_scale(std::size_t branch) const {
+    require_made();
     if (branch >= size())
       detail::throw_invalid("a branch is numbered below " + detail::text(size()),
                             "it is " + detail::text(branch),
@@ -256,14 +283,16 @@ class DropSchedule {
 
   /// One rate for all branches, and the new target.
   void set_drop_rate(double rate) {
+    require_made();
     detail::require_rate(rate, "drop_rate");
     apply(rate, std::vector<double>(size(), rate));
   }
 
   /// A rate for every branch; the target becomes their mean weighted by FLOPs.
   void set_drop_rates(std::span<const double> rates) {
+    require_made();
     detail::require_count(rates.size(), size(), "drop rate");
-    require_rates(rates);
+    detail::require_rates(rates);
     // In a unit of which the largest has 1 to 2, so that no product falls below the normal numbers.
     const int shift = -detail::largest_exponent(flops_);
     double dropped = 0.0, lowest = 1.0, highest = 0.0;
@@ -287,6 +316,7 @@ class DropSchedule {
     static_assert(Allocation<AllocationPolicy>,
                   "dropbp: the second argument of allocate is an allocation policy: a copyable "
                   "type with std::vector<double> allocate(const AllocationInput&) const.");
+    require_made();
     detail::require_count(sensitivities.size(), size(), "sensitivity");
     for (std::size_t i = 0; i < size(); ++i)
       if (!detail::is_finite(sensitivities[i]) || sensitivities[i] < 0.0)
@@ -300,7 +330,7 @@ class DropSchedule {
          .drop_rate = options_.drop_rate,
          .kept_flops = detail::rounded(detail::rounded(1.0 - options_.drop_rate) * total_flops_)});
     detail::require_count(rates.size(), size(), "rate from the allocation policy");
-    require_rates(detail::view(rates));
+    detail::require_rates(detail::view(rates));
     apply(options_.drop_rate, std::move(rates));
   }
 
@@ -308,9 +338,10 @@ class DropSchedule {
   /// was, for rates that are none or too many.
   void restore(std::uint64_t seed, PlanPer plan_per, double drop_rate,
                std::span<const double> rates) {
+    require_made();
     detail::require_rate(drop_rate, "drop_rate");
     detail::require_count(rates.size(), size(), "drop rate");
-    require_rates(rates);
+    detail::require_rates(rates);
     apply(drop_rate, {rates.begin(), rates.end()});
     options_.seed = seed;
     options_.plan_per = plan_per;
@@ -319,8 +350,9 @@ class DropSchedule {
   /// New costs, for example after the sequence length changed. The rates stay (but for a cap of the
   /// sampling policy).
   void set_flops(std::span<const double> flops) {
+    require_made();
     detail::require_count(flops.size(), size(), "FLOPs figure");
-    const double total = checked_sum(flops);
+    const double total = detail::total_flops_of(flops);
     std::vector<double> copy(flops.begin(), flops.end());
     std::swap(flops_, copy);
     try {
@@ -333,28 +365,6 @@ class DropSchedule {
   }
 
  private:
-  static double checked_sum(std::span<const double> flops) {
-    double sum = 0.0;
-    for (std::size_t i = 0; i < flops.size(); ++i) {
-      // Subnormal ones are 0 in some builds.
-      if (!detail::is_finite(flops[i]) || flops[i] <= 0.0 || detail::exponent_of(flops[i]) < -1022)
-        detail::throw_invalid(
-            "the FLOPs of a branch must be positive and finite, and at least 2.3e-308",
-            "those of branch " + detail::text(i) + " are " + detail::text(flops[i]),
-            "pass the cost of its forward pass in any unit common to all branches");
-      sum = detail::rounded(sum + flops[i]);
-    }
-    if (!detail::is_finite(sum))
-      detail::throw_invalid("the FLOPs of all branches must have a finite sum",
-                            "it overflows a double", "pass them in a larger unit");
-    return sum;
-  }
-
-  static void require_rates(std::span<const double> rates) {
-    for (std::size_t i = 0; i < rates.size(); ++i)
-      detail::require_rate(rates[i], "the drop rate of branch " + detail::text(i));
-  }
-
   SamplingInput input(std::span<const double> rates, double drop_rate) const {
     return {.rates = rates,
             .flops = detail::view(flops_),
@@ -362,37 +372,25 @@ class DropSchedule {
             .groups = detail::view(options_.groups)};
   }
 
-  double warm_up(std::uint64_t step) const {
-    return detail::rounded(static_cast<double>(step) /
-                           detail::rounded(static_cast<double>(options_.warmup_steps)));
-  }
-
-  // A sampling policy with a cap on what is kept raises the rates that exceed it. A rate of -0 is
-  // 0: equal rates have equal bits, and their plans equal fingerprints.
-  void limit(std::span<double> rates) const {
-    if constexpr (detail::has_limit<SamplingPolicy>) {
-      sampling_.limit(rates, input(rates, options_.drop_rate));
-      require_rates(rates);
-    }
-    for (double& rate : rates) rate = detail::magnitude(rate);
-  }
-
   static double scale_at(double rate) { return rate < 1.0 ? 1.0 / (1.0 - rate) : 1.0; }
 
-  static std::uint64_t hash(std::span<const double> rates) {
-    std::uint64_t hash = rates.size();
-    for (const double rate : rates) hash = DropPlan::mix(hash, std::bit_cast<std::uint64_t>(rate));
-    return hash;
+  void require_made() const {
+    if (flops_.empty())
+      detail::throw_order("a schedule must be made for the branches of a model before its use",
+                          "this one was default-constructed or was moved from",
+                          "assign DropSchedule(flops, options) to it, or use the one that it was "
+                          "moved to");
   }
 
   // Everything that can throw comes before the first change.
   void apply(double drop_rate, std::vector<double> rates) {
-    limit(detail::view(rates));
+    detail::limit_rates(sampling_, detail::view(rates),
+                        input(detail::view(rates), options_.drop_rate));
     typename SamplingPolicy::Prepared prepared =
         sampling_.prepare(input(detail::view(rates), drop_rate));
     prepared_ = std::move(prepared);
     rates_ = std::move(rates);
-    rates_hash_ = hash(drop_rates());
+    rates_hash_ = detail::hash_of(drop_rates());
     options_.drop_rate = detail::magnitude(drop_rate);
   }
 

@@ -47,7 +47,7 @@ inline void require_consistent(const HandlerState& state) {
     require_count(state.sensitivities.size(), branches, "sensitivity in a state");
 }
 
-// What no handler can have come to, beside its rates.
+// Refuses what no handler can have reached. The schedule checks the rates.
 DROPBP_LAZY
 inline void require_possible(const HandlerState& state) {
   for (std::size_t i = 0; i < state.sensitivities.size(); ++i)
@@ -65,6 +65,17 @@ inline void require_possible(const HandlerState& state) {
                     "branch " + text(i) + " was kept in " + text(state.kept[i]) +
                         " and dropped in " + text(state.dropped[i]),
                     "restore from an intact copy");
+}
+
+// All that a handler of this many branches asks of a state before it restores it.
+DROPBP_LAZY
+inline void require_restorable(const HandlerState& state, std::size_t branches) {
+  require_consistent(state);
+  require_possible(state);
+  if (state.drop_rates.size() != branches)
+    throw_invalid("a state must be of a model with as many branches (" + text(branches) + ")",
+                  "it has " + text(state.drop_rates.size()),
+                  "restore it into the model that it was saved from");
 }
 
 }  // namespace detail

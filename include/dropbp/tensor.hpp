@@ -25,8 +25,8 @@ concept has_nested_traits = requires { typename T::dropbp_tensor_traits; };
 template <class T>
 concept is_pointer = std::is_pointer_v<std::remove_cvref_t<T>>;
 
-// Types with an outer stride (matrix views) may have gaps between rows: their data() and size() say
-// too little.
+// Types with an outer stride (matrix views) may have gaps between rows, which data() and size() do
+// not describe.
 template <class T>
 concept has_data_and_size = !std::is_const_v<T> && requires(T& t, const T& c) {
   { *c.data() } -> std::convertible_to<long double>;
@@ -172,7 +172,7 @@ concept has_scale_kernel = has_writable_memory<T> && has_kernels<T> && requires(
   kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, std::size_t{1});
 };
 
-// A norm that can really be taken: memory alone may be without kernels.
+// Whether a norm can be computed: contiguous memory may be of a scalar without kernels.
 template <class T>
 concept has_norm =
     has_own_norms<T> || (has_contiguous_memory<T> && has_kernels<T> && requires(const T& x) {

@@ -160,12 +160,9 @@ TEST_CASE(
                   used = used || uses[below];
                 kept[i] = kept[i] && used;
               }
-            DropPlan plan;
-            plan.redraw(
-                size, {.trainable_below = trainable_below, .trainable = trains, .parents = parents},
-                [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
-                  for (std::size_t i = 0; i < size; ++i) mask[i] = drawn[i];
-                });
+            const DropPlan plan(
+                drawn,
+                {.trainable_below = trainable_below, .trainable = trains, .parents = parents});
             std::size_t lowest = size, count = 0;
             for (std::size_t i = 0; i < size; ++i) {
               good = good && plan.kept(i) == kept[i];

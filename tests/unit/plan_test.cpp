@@ -61,11 +61,7 @@ TEST_CASE(
         for (const bool trainable_below : {true, false}) {
           const std::vector<std::uint8_t> mask = mask_of(bits, size),
                                           trains = mask_of(training, size);
-          DropPlan plan;
-          plan.redraw(size, {.trainable_below = trainable_below, .trainable = trains},
-                      [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t>) {
-                        for (std::size_t i = 0; i < size; ++i) dropped[i] = mask[i];
-                      });
+          const DropPlan plan(mask, {.trainable_below = trainable_below, .trainable = trains});
           std::vector<std::uint8_t> expected = mask;
           bool used = trainable_below;  // the gradient of the input below all branches
           for (std::size_t i = 0; i < size; ++i) {
@@ -76,9 +72,7 @@ TEST_CASE(
           REQUIRE(plan == DropPlan(expected, trainable_below));
           REQUIRE(plan.fingerprint() == DropPlan(expected, trainable_below).fingerprint());
         }
-  DropPlan plan;
-  CHECK_THROWS_AS(plan.redraw(3, {.trainable = mask_of(1, 2)}, [](auto, auto) {}),
-                  std::invalid_argument);
+  CHECK_THROWS_AS(DropPlan(mask_of(1, 3), {.trainable = mask_of(1, 2)}), std::invalid_argument);
 }
 
 TEST_CASE("Every query refuses a branch out of range") {
@@ -134,11 +128,12 @@ TEST_CASE("Fingerprints are pinned, since ranks with different builds compare th
 TEST_CASE("A redrawn plan equals a new one, whatever it held before") {
   DropPlan plan(std::vector<std::uint8_t>(9, 1), false, 4, 4, 4);
   const std::vector<std::uint8_t> mask = mask_of(0b010, 3);
-  plan.redraw(3, {.trainable_below = true, .step = 1, .micro_step = 2, .rates_hash = 3},
-              [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
-                CHECK(work.size() == 3);
-                for (std::size_t i = 0; i < 3; ++i) dropped[i] = mask[i];
-              });
+  dropbp::detail::PlanBuilder::redraw(
+      plan, 3, {.trainable_below = true, .step = 1, .micro_step = 2, .rates_hash = 3},
+      [&](std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) {
+        CHECK(work.size() == 3);
+        for (std::size_t i = 0; i < 3; ++i) dropped[i] = mask[i];
+      });
   CHECK(plan == DropPlan(mask, true, 1, 2, 3));
   CHECK_FALSE(plan == DropPlan(mask, true, 1, 2, 4));
 }
@@ -157,4 +152,17 @@ TEST_CASE("Slots are dense within each group") {
   CHECK(plan.lowest_kept() == 0);
   CHECK_THROWS_AS(DropPlan(mask, true, 0, 0, 0, std::vector<std::uint32_t>{0, 1}),
                   std::invalid_argument);
+}
+
+TEST_CASE("A plan that keeps or drops all equals the one of such a mask") {
+  for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{130}}) {
+    const DropPlan kept = DropPlan::keep_all(size, 7), dropped = DropPlan::drop_all(size, 7);
+    CHECK(kept == DropPlan(std::vector<std::uint8_t>(size, 0), true, 7));
+    CHECK(dropped == DropPlan(std::vector<std::uint8_t>(size, 1), true, 7));
+    CHECK(kept.kept_count() == size);
+    CHECK(dropped.dropped_count() == size);
+    CHECK(dropped.all_dropped());
+    CHECK(DropPlan::keep_all(size).step() == 0);
+    CHECK(DropPlan::drop_all(size).step() == 0);
+  }
 }

@@ -363,3 +363,25 @@ TEST_CASE(
   CHECK(contains(invalid_argument_of([&] { schedule.learning_rate_scale(4); }),
                  "below 4, but it is 4"));
 }
+
+TEST_CASE("A schedule of no branch says so until one is assigned to it") {
+  DropSchedule<> schedule;
+  CHECK(schedule.size() == 0);
+  CHECK(schedule.drop_rates().empty());
+  const auto refused = [&](auto call) {
+    test::check_throws<std::logic_error>(
+        [&] { call(schedule); },
+        {"must be made for the branches of a model", "this one was default-constructed",
+         "assign DropSchedule(flops, options) to it"});
+  };
+  refused([](auto& s) { static_cast<void>(s.plan(0)); });
+  refused([](auto& s) { static_cast<void>(s.max_kept()); });
+  refused([](auto& s) { static_cast<void>(s.learning_rate_scale(0)); });
+  refused([](auto& s) { s.set_drop_rate(0.5); });
+  refused([](auto& s) { s.set_drop_rates({}); });
+  refused([](auto& s) { s.set_flops({}); });
+  refused([](auto& s) { s.allocate({}, UniformAllocation{}); });
+  refused([](auto& s) { s.restore(1, PlanPer::step, 0.5, {}); });
+  schedule = DropSchedule<>({1.0, 1.0}, {.drop_rate = 0.5, .seed = 3});
+  CHECK(schedule.plan(4) == DropSchedule<>({1.0, 1.0}, {.drop_rate = 0.5, .seed = 3}).plan(4));
+}

@@ -9,6 +9,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 file(READ ${INCLUDE_DIR}/dropbp/dropbp_fwd.hpp names)
 file(GLOB headers ${INCLUDE_DIR}/dropbp/*.hpp ${INCLUDE_DIR}/dropbp/base/*.hpp
   ${INCLUDE_DIR}/dropbp/policy/*.hpp
+  ${INCLUDE_DIR}/dropbp/sensitivity/*.hpp
   ${INCLUDE_DIR}/dropbp/backend/*.hpp)
 list(FILTER headers EXCLUDE REGEX "/dropbp_fwd\\.hpp$")
 set(faults "")

@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The branches of a model as a handler sees them: numbered, visited, and told what to do.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "dropbp/base/error.hpp"
+#include "dropbp/model.hpp"
+#include "dropbp/plan.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace detail {
+
+template <class L>
+concept has_clock = requires(L& layer) {
+  layer.set_clock(ClockReference{});
+  { layer.times() } -> std::convertible_to<BranchTimes>;
+};
+
+template <class L>
+concept tells_trainable = requires(const L& layer) {
+  { layer.trainable() } -> std::convertible_to<bool>;
+};
+
+// Calls visit(layer, i) for every layer of the model, and returns their number.
+template <class ModelType, class Visit>
+std::size_t visit_layers(ModelType& model, Visit visit) {
+  std::size_t count = 0;
+  model.for_each_layer([&]<class Layer>(Layer&& layer) {
+    constexpr bool droppable =
+        std::is_lvalue_reference_v<Layer> && DroppableLayer<std::remove_reference_t<Layer>>;
+    static_assert(droppable,
+                  "dropbp: for_each_layer must visit every DropBPLayer itself: not its "
+                  "operation, not a constant one, not a copy.");
+    if constexpr (droppable) visit(layer, count++);
+  });
+  return count;
+}
+
+template <class ModelType>
+std::vector<double> layer_flops(ModelType& model) {
+  std::vector<double> flops;
+  visit_layers(model, [&](auto& layer, std::size_t) {
+    flops.push_back(static_cast<double>(layer.flops()));
+  });
+  return flops;
+}
+
+// A model of a known number of branches. Keeps a reference to the model.
+template <class ModelType>
+class Branches {
+ public:
+  Branches(ModelType& model, std::size_t size) : model_(address_of(model)), size_(size) {}
+
+  ModelType& model() const noexcept { return *model_; }
+
+  // Calls visit(layer, i). Throws std::logic_error where the number of layers has changed.
+  template <class Visit>
+  void for_each(Visit visit) const {
+    const std::size_t count = visit_layers(*model_, [&](auto& layer, std::size_t i) {
+      if (i < size_) visit(layer, i);
+    });
+    if (count != size_)
+      throw_order(
+          "a model must keep the layers that its handler was made for (" + text(size_) + ")",
+          "for_each_layer visited " + text(count), "make a new handler for the changed model");
+  }
+
+  // Checked before the first change, so that a failure leaves the handler unchanged.
+  void require_unchanged() const {
+    for_each([](auto&, std::size_t) {});
+  }
+
+  // Tells each branch i decision_of(i), all with one new stamp. This and what uses it allocate
+  // nothing.
+  template <class DecisionOf>
+  void decide(DecisionOf decision_of) const {
+    const std::uint64_t stamp = next_stamp();
+    for_each([&](auto& layer, std::size_t i) {
+      BranchDecision decision = decision_of(i);
+      decision.stamp = stamp;
+      layer.decide(decision);
+    });
+  }
+
+  // The decisions of a plan; one gradient scale a branch.
+  void tell(const DropPlan& plan, std::span<const double> scales, bool observes_stream) const {
+    decide([&](std::size_t i) {
+      return BranchDecision{.dropped = plan.dropped(i),
+                            .input_gradient_needed = plan.input_gradient_needed(i),
+                            .observes_stream = observes_stream,
+                            .gradient_scale = scales[i]};
+    });
+  }
+
+  void tell_evaluation() const {
+    decide([](std::size_t) { return BranchDecision{.saves = false}; });
+  }
+
+  // As without a handler.
+  void tell_all_kept() const {
+    decide([](std::size_t) { return BranchDecision{}; });
+  }
+
+  // How often each branch ran; `saved`, where it is not empty, holds that from before a
+  // measurement.
+  std::vector<BranchCalls> calls(const std::vector<BranchCalls>& saved) const {
+    std::vector<BranchCalls> calls(size_);
+    for_each([&](auto& layer, std::size_t i) {
+      calls[i] = saved.empty() ? BranchCalls(layer.calls()) : saved[i];
+    });
+    return calls;
+  }
+
+  // Asks the layers that can tell, and leaves the schedule's answer for the others.
+  template <class Schedule>
+  void update_trainable(Schedule& schedule) const {
+    for_each([&](auto& layer, std::size_t i) {
+      if constexpr (tells_trainable<decltype(layer)>)
+        schedule.set_trainable(i, static_cast<bool>(layer.trainable()));
+    });
+  }
+
+  // After a measurement.
+  void restore_calls(const std::vector<BranchCalls>& calls) const {
+    for_each([&](auto& layer, std::size_t i) {
+      layer.set_calls(BranchCalls(calls[i]));
+      if constexpr (requires { layer.release(); }) layer.release();
+      if constexpr (has_clock<decltype(layer)>) layer.set_clock(ClockReference{});
+    });
+  }
+
+ private:
+  ModelType* model_;
+  std::size_t size_;
+};
+
+}  // namespace detail
+DROPBP_NAMESPACE_END

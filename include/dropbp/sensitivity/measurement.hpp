@@ -1,0 +1,163 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The scope of a measurement: it counts the layers' calls from zero, and restores counts and
+// decisions at its end.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "dropbp/base/error.hpp"
+#include "dropbp/model.hpp"
+#include "dropbp/policy/sensitivity.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace detail {
+
+// A friend of the handler. While it lives, whatever begins a step or changes rates throws.
+template <class Handler>
+class Measurement {
+ public:
+  explicit Measurement(Handler& handler) : handler_(handler), phase_before_(begun(handler)) {
+    std::vector<BranchCalls> calls(handler.size());
+    for_each([&](auto& layer, std::size_t i) { calls[i] = layer.calls(); });
+    handler.calls_before_.swap(calls);
+    handler.phase_ = Phase::measuring;
+    try {
+      for_each([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
+    } catch (...) {
+      put_back();
+      throw;
+    }
+  }
+  Measurement(const Measurement&) = delete;
+  Measurement& operator=(const Measurement&) = delete;
+  ~Measurement() { put_back(); }
+
+  // To be called after a successful measurement. Unlike the destructor it may throw: no other
+  // error is on its way.
+  void end() {
+    handler_.phase_ = phase_before_;
+    handler_.put_layers_back();
+  }
+
+  auto& model() const { return handler_.branches_.model(); }
+
+  template <class Visit>
+  void for_each(Visit visit) const {
+    handler_.branches_.for_each(visit);
+  }
+
+  // Drops this branch and what is nested in it, and keeps all others; size() drops none.
+  void drop_only(std::size_t dropped, bool retains_saved = false) const {
+    const auto& schedule = handler_.schedule();
+    handler_.branches_.decide([&](std::size_t i) {
+      while (i != dropped && schedule.parent(i) != i) i = schedule.parent(i);
+      return BranchDecision{.dropped = i == dropped,
+                            .input_gradient_needed = i != dropped,
+                            .retains_saved = retains_saved};
+    });
+  }
+
+  void require_passes() const {
+    bool passed = false;
+    for_each([&](auto& layer, std::size_t) {
+      const BranchCalls calls = layer.calls();
+      passed = passed || (calls.forward != 0 && calls.backward != 0);
+    });
+    if (!passed)
+      throw_order("backprop must run a forward and a backward pass through the handler's model",
+                  "none of its layers ran both",
+                  "let it use the layers that for_each_layer visits");
+  }
+
+ private:
+  using Phase = typename Handler::Phase;
+
+  static Phase begun(Handler& handler) {
+    handler.require_no_measurement();
+    return handler.phase_;
+  }
+
+  // Another error is on its way to the caller. What cannot be done now is done by the next call
+  // that begins something.
+  void put_back() noexcept {
+    handler_.phase_ = phase_before_;
+    if (handler_.calls_before_.empty()) return;
+    try {
+      handler_.put_layers_back();
+    } catch (...) {
+    }
+  }
+
+  Handler& handler_;
+  Phase phase_before_;
+};
+
+// These are called in static_asserts, so that their messages come before the compiler's own.
+template <class ModelType, class SensitivityPolicy>
+constexpr bool require_measurable() {
+  static_assert(GradientModel<ModelType>,
+                "dropbp: measuring sensitivities needs a model with for_each_gradient(visit), "
+                "which visits the gradient of every trained parameter tensor.");
+  static_assert(Sensitivity<SensitivityPolicy>,
+                "dropbp: the second argument of a measurement is a sensitivity policy, with a "
+                "type Reference, Reference reference(Model&) const and double difference(const "
+                "Reference&, Model&) const. GradientNormSensitivity{} is the default.");
+  return true;
+}
+
+template <class Backprop>
+constexpr bool require_backprop() {
+  static_assert(
+      requires(Backprop& backprop) { backprop(); },
+      "dropbp: the first argument of a measurement is backprop, a function that is called "
+      "without arguments: a lambda [&] { ... } that captures its batch.");
+  return true;
+}
+
+inline void require_finite_sensitivity(double sensitivity, const std::string& dropped) {
+  if (!is_finite(sensitivity))
+    throw std::runtime_error(
+        sentence("gradients must be finite while sensitivities are measured",
+                 "in the pass with " + dropped + " dropped one was not, or overflowed",
+                 "look at the loss and its scale"));
+}
+
+// The gradients of the pass with nothing dropped, which all others are compared with.
+template <class ModelType, class SensitivityPolicy>
+typename SensitivityPolicy::Reference finite_reference(ModelType& model,
+                                                       const SensitivityPolicy& policy) {
+  typename SensitivityPolicy::Reference reference = policy.reference(model);
+  // A gradient differs from itself only where it is not finite.
+  require_finite_sensitivity(policy.difference(reference, model), "nothing");
+  return reference;
+}
+
+// The sensitivity of a branch, from the gradients of the pass that dropped it.
+template <class ModelType, class SensitivityPolicy>
+double finite_difference(ModelType& model, const SensitivityPolicy& policy,
+                         const typename SensitivityPolicy::Reference& reference,
+                         std::size_t branch) {
+  const double sensitivity = policy.difference(reference, model);
+  require_finite_sensitivity(sensitivity, "branch " + text(branch));
+  return sensitivity;
+}
+
+// `who` and `instead` name a function of the handler and what to call where branches are nested.
+template <class Schedule>
+void require_one_after_another(const Schedule& schedule, const char* who, const char* instead) {
+  for (std::size_t i = 0; i < schedule.size(); ++i)
+    if (schedule.parent(i) != i)
+      throw_order(std::string(who) + " branches that follow one another",
+                  "branch " + text(i) + " is nested in branch " + text(schedule.parent(i)),
+                  instead);
+}
+
+}  // namespace detail
+DROPBP_NAMESPACE_END

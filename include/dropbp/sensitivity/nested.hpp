@@ -1,0 +1,119 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Sensitivities from one forward pass. Dropping a branch changes nothing above it, so the
+// measurement of branch i starts from the gradient that the complete backward pass had there.
+//
+// The `pass` of DropBPHandler::measure_sensitivities_nested offers
+//   Gradient forward()
+//       clears all gradients; a forward pass, the loss, and the backward pass down to the output
+//       of the highest branch
+//   Gradient backward(std::size_t branch, const Gradient& grad)
+//       through one branch, into a new gradient
+//   void backward_below(const Gradient& grad)
+//       through what lies below branch 0
+//   void clear_gradients(std::size_t branches)
+//       makes absent the gradients of the branches below this number and of all that lies below
+//       them
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "dropbp/dropbp_fwd.hpp"
+#include "dropbp/sensitivity/measurement.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace detail {
+
+template <class L>
+concept repeats_backward =
+    requires { requires std::remove_reference_t<L>::backward_is_repeatable; };
+
+template <class Pass>
+using pass_gradient = std::remove_cvref_t<decltype(std::declval<Pass&>().forward())>;
+
+template <class Pass>
+concept has_pass_forward = std::movable<pass_gradient<Pass>>;
+
+template <class Pass, class Gradient>
+concept has_pass_backward = requires(Pass& pass, const Gradient& grad) {
+  { pass.backward(std::size_t{}, grad) } -> std::convertible_to<Gradient>;
+};
+
+template <class Pass, class Gradient>
+concept has_backward_below =
+    requires(Pass& pass, const Gradient& grad) { pass.backward_below(grad); };
+
+template <class Pass>
+concept has_clear_gradients = requires(Pass& pass) { pass.clear_gradients(std::size_t{}); };
+
+template <class Pass>
+constexpr bool require_pass() {
+  static_assert(has_pass_forward<Pass>,
+                "dropbp: the pass of measure_sensitivities_nested needs Gradient forward(), "
+                "which returns the gradient of the highest branch's output as a movable type.");
+  if constexpr (has_pass_forward<Pass>) {
+    using Gradient = pass_gradient<Pass>;
+    static_assert(has_pass_backward<Pass, Gradient>,
+                  "dropbp: the pass of measure_sensitivities_nested needs Gradient "
+                  "backward(std::size_t branch, const Gradient& grad), which returns the "
+                  "gradient of the branch's input, of the type that forward() returns.");
+    static_assert(
+        has_backward_below<Pass, Gradient>,
+        "dropbp: the pass of measure_sensitivities_nested needs void backward_below(const "
+        "Gradient& grad), for what lies below branch 0; where nothing does, an empty one.");
+  }
+  static_assert(
+      has_clear_gradients<Pass>,
+      "dropbp: the pass of measure_sensitivities_nested needs void clear_gradients(std::size_t "
+      "branches), for the branches below this number and all that lies below them.");
+  return true;
+}
+
+// See DropBPHandler::measure_sensitivities_nested.
+template <class ModelType, class Allocation, class Sampling, class Pass, class SensitivityPolicy>
+std::vector<double> measure_nested(DropBPHandler<ModelType, Allocation, Sampling>& handler,
+                                   Pass& pass, const SensitivityPolicy& policy) {
+  static_assert(require_measurable<ModelType, SensitivityPolicy>() && require_pass<Pass>());
+  using Gradient = std::remove_cvref_t<decltype(pass.forward())>;
+  require_one_after_another(handler.schedule(), "measure_sensitivities_nested runs",
+                            "call measure_sensitivities");
+  const std::size_t size = handler.size();
+  std::vector<double> sensitivities(size);
+  std::vector<Gradient> gradients;  // of each branch's output, from the highest down
+  gradients.reserve(size + 1);
+  Measurement measurement(handler);
+  ModelType& model = measurement.model();
+  measurement.for_each([](auto& layer, std::size_t) {
+    static_assert(repeats_backward<decltype(layer)>,
+                  "dropbp: measure_sensitivities_nested runs each backward several times; an "
+                  "operation whose backward leaves Saved as it was says so with static constexpr "
+                  "bool backward_is_repeatable = true.");
+  });
+  measurement.drop_only(size, true);
+  gradients.push_back(pass.forward());
+  for (std::size_t i = size; i-- > 0;) gradients.push_back(pass.backward(i, gradients.back()));
+  static_cast<void>(pass.backward_below(gradients.back()));
+  gradients.pop_back();
+  measurement.require_passes();
+  const auto reference = finite_reference(model, policy);
+  // From the lowest up: what lies above the dropped branch keeps the gradients of the complete
+  // pass.
+  for (std::size_t i = 0; i < size; ++i) {
+    static_cast<void>(pass.clear_gradients(i + 1));
+    Gradient gradient = std::move(gradients.back());
+    gradients.pop_back();
+    for (std::size_t below = i; below-- > 0;) gradient = pass.backward(below, gradient);
+    static_cast<void>(pass.backward_below(gradient));
+    sensitivities[i] = finite_difference(model, policy, reference, i);
+  }
+  measurement.end();
+  return sensitivities;
+}
+
+}  // namespace detail
+DROPBP_NAMESPACE_END
