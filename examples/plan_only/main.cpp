@@ -28,6 +28,7 @@ void branch_backward(const float* w, const float* x, const float* f, const float
   }
 }
 
+// One function, as the loop is in the trainers that this example is for.
 int main() {
   std::vector<float> weights(branches * width, 0.1f), gradients(branches * width);
   std::vector<float> arena(branches * 2 * width), scratch(width), stream(width), grad(width),

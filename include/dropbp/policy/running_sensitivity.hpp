@@ -79,43 +79,13 @@ class RunningSensitivity {
   /// an observation counts as dropped. An estimate that would overflow becomes the largest double.
   DROPBP_LAZY
   void end_step() {
-    double growth = 1.0;
-    int most_seen = 0, most_expected = 0;  // exponents of the largest terms
-    bool first = true;
-    for (std::size_t i = size(); i-- > 0;) {
-      Branch& branch = branches_[i];
-      if (!branch.now.pending) {
-        const double r = branch.stream_ratio();
-        if (r > 0.0) growth = detail::rounded(growth / detail::rounded(r * r));
-        continue;
-      }
-      const double grown = detail::rounded(branch.now.own * growth);
-      if (detail::is_finite(grown)) branch.now.own = grown;
-      if (!(branch.weight > 0.0)) continue;
-      const int seen = detail::exponent_of(branch.now.own);
-      const int expected = detail::exponent_of(branch.average());
-      if (first || seen > most_seen) most_seen = seen;
-      if (first || expected > most_expected) most_expected = expected;
-      first = false;
-    }
-    // Scaled by the largest terms, so that the sums and their quotient stay within the range of a
-    // double.
-    double seen = 0.0, expected = 0.0;
-    for (std::size_t i = size(); i-- > 0;) {
-      const Branch& branch = branches_[i];
-      if (!branch.now.pending || !(branch.weight > 0.0)) continue;
-      seen = detail::rounded(seen + detail::times_power_of_two(branch.now.own, -most_seen));
-      expected =
-          detail::rounded(expected + detail::times_power_of_two(branch.average(), -most_expected));
-    }
-    const bool comparable = seen > 0.0 && expected > 0.0;
-    const double scale = comparable ? detail::rounded(expected / seen) : 1.0;
-    if (!comparable) most_seen = most_expected = 0;
+    undo_dropped_branches();
+    const StepScale scale = scale_of_step();
     for (Branch& branch : branches_) {
       if (!branch.now.pending) continue;
-      const double own = detail::times_power_of_two(branch.now.own, -most_seen);
-      branch.own = faded(branch.own,
-                         detail::times_power_of_two(detail::rounded(scale * own), most_expected));
+      const double own =
+          detail::rounded(scale.factor * detail::times_power_of_two(branch.now.own, -scale.seen));
+      branch.own = faded(branch.own, detail::times_power_of_two(own, scale.expected));
       branch.weight = faded(branch.weight, 1.0);
       if (branch.now.ratio != 1.0) {
         branch.ratio = faded(branch.ratio, branch.now.ratio);
@@ -219,6 +189,59 @@ class RunningSensitivity {
   }
 
  private:
+  // An observation times `factor` and 2^(expected - seen) has the magnitude of the estimates.
+  struct StepScale {
+    double factor = 1.0;
+    int seen = 0;      // exponent of the largest observation
+    int expected = 0;  // exponent of the largest estimate
+  };
+
+  // Divides each observation by the squared stream ratios of the dropped branches above it, which
+  // its gradient did not pass.
+  DROPBP_LAZY
+  void undo_dropped_branches() {
+    double growth = 1.0;
+    for (std::size_t i = size(); i-- > 0;) {
+      Branch& branch = branches_[i];
+      if (branch.now.pending) {
+        const double grown = detail::rounded(branch.now.own * growth);
+        if (detail::is_finite(grown)) branch.now.own = grown;
+      } else if (const double r = branch.stream_ratio(); r > 0.0) {
+        growth = detail::rounded(growth / detail::rounded(r * r));
+      }
+    }
+  }
+
+  // Compares the sum of this step's observations with the sum of their estimates. Both are scaled
+  // by their largest terms, so that the sums and their quotient stay within the range of a double.
+  DROPBP_LAZY
+  StepScale scale_of_step() const {
+    const auto is_compared = [](const Branch& branch) {
+      return branch.now.pending && branch.weight > 0.0;
+    };
+    StepScale scale;
+    bool first = true;
+    for (const Branch& branch : branches_) {
+      if (!is_compared(branch)) continue;
+      const int seen = detail::exponent_of(branch.now.own);
+      const int expected = detail::exponent_of(branch.average());
+      if (first || seen > scale.seen) scale.seen = seen;
+      if (first || expected > scale.expected) scale.expected = expected;
+      first = false;
+    }
+    double seen = 0.0, expected = 0.0;
+    for (std::size_t i = size(); i-- > 0;) {
+      const Branch& branch = branches_[i];
+      if (!is_compared(branch)) continue;
+      seen = detail::rounded(seen + detail::times_power_of_two(branch.now.own, -scale.seen));
+      expected =
+          detail::rounded(expected + detail::times_power_of_two(branch.average(), -scale.expected));
+    }
+    if (!(seen > 0.0 && expected > 0.0)) return {};
+    scale.factor = detail::rounded(expected / seen);
+    return scale;
+  }
+
   // An observation in the current step.
   struct Observation {
     bool pending = false;
