@@ -741,12 +741,26 @@ class Program {
 
   /// Starts it; `extra` are further arguments, `file_limit` the largest file it may write.
   pid_t start(const std::vector<std::string>& extra, rlim_t file_limit = RLIM_INFINITY) const {
-    return start(small_, extra, file_limit);
+    return start(small_, quiet(extra), file_limit);
+  }
+  /// Starts it with a line for every step printed into a pipe that holds far fewer lines than there
+  /// are steps: without a reader it waits long before its end, however slow the reader is. `output`
+  /// is the end to read from.
+  pid_t start_piped(const std::vector<std::string>& extra, int& output) const {
+    int ends[2];
+    REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+    REQUIRE(fcntl(ends[1], F_SETPIPE_SZ, 4096) == 4096);
+    std::vector<std::string> words{"--progress", "never", "--log-every", "1"};
+    words.insert(words.end(), extra.begin(), extra.end());
+    const pid_t child = start(small_, words, RLIM_INFINITY, ends[1]);
+    close(ends[1]);
+    output = ends[0];
+    return child;
   }
   /// The same with the sizes of a model's folder.
   int run_on(const fs::path& model, const std::vector<std::string>& extra,
              rlim_t file_limit = RLIM_INFINITY) const {
-    return exit_code_of(start({"--model", model}, extra, file_limit));
+    return exit_code_of(start({"--model", model}, quiet(extra), file_limit));
   }
   /// Runs it to its end; its exit code.
   int run(const std::vector<std::string>& extra, rlim_t file_limit = RLIM_INFINITY) const {
@@ -773,11 +787,15 @@ class Program {
   }
 
  private:
+  static std::vector<std::string> quiet(std::vector<std::string> words) {
+    words.emplace_back("--quiet");
+    return words;
+  }
   pid_t start(const std::vector<std::string>& model, const std::vector<std::string>& extra,
-              rlim_t file_limit) const {
+              rlim_t file_limit, int output = -1) const {
     const pid_t child = fork();
     if (child != 0) return child;
-    const int output = open((folder_ / "output").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    if (output < 0) output = open((folder_ / "output").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
     dup2(output, 1), dup2(output, 2);
     const rlimit limit{file_limit, file_limit};
     setrlimit(RLIMIT_FSIZE, &limit);
@@ -799,8 +817,7 @@ class Program {
                                    "--threads",
                                    "1",
                                    "--warmup",
-                                   "5",
-                                   "--quiet"};
+                                   "5"};
     words.insert(words.end(), model.begin(), model.end());
     words.insert(words.end(), extra.begin(), extra.end());
     std::vector<char*> arguments;
@@ -891,23 +908,30 @@ TEST_CASE(
     return words;
   };
   const auto often = more(fresh, {"--resume"}), resuming = program.arguments("resumed", often);
-  const auto wait_for = [&](int checkpoint, pid_t child) {
-    while (!fs::exists(file_of(dir, checkpoint)) &&
-           waitid(P_PID, static_cast<id_t>(child), nullptr, WEXITED | WNOHANG | WNOWAIT) == 0)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  // Appends what is printed, until there are so many lines of it or the program ends.
+  const auto read_lines = [](int output, std::ptrdiff_t lines, std::string& printed) {
+    char part[256];
+    ssize_t size = 0;
+    while (std::ranges::count(printed, '\n') < lines &&
+           (size = read(output, part, sizeof part)) > 0)
+      printed.append(part, static_cast<std::size_t>(size));
   };
+  constexpr std::ptrdiff_t all = std::numeric_limits<std::ptrdiff_t>::max();
 
   // A signal ends the run after its step, with a checkpoint of just that step.
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     fs::remove_all(dir);
-    const pid_t child = program.start(program.arguments("interrupted", fresh));
-    wait_for(3, child);
+    int output = -1, status = 0;
+    std::string printed;
+    const pid_t child = program.start_piped(program.arguments("interrupted", fresh), output);
+    read_lines(output, 10, printed);  // it is in its steps
     kill(child, signal);
-    int status = 0;
+    read_lines(output, all, printed);
+    close(output);
     waitpid(child, &status, 0);
     REQUIRE(WIFEXITED(status));
     CHECK(WEXITSTATUS(status) == 128 + signal);
-    CHECK(program.output().find("go on with --resume") != std::string::npos);
+    CHECK(printed.find("go on with --resume") != std::string::npos);
     const auto report = nlohmann::json::parse(test::read_bytes(program / "interrupted.json"));
     CHECK(fs::exists(file_of(dir, static_cast<int>(report["steps"].size()))));
     CHECK(program.run(resuming) == 0);
@@ -926,9 +950,12 @@ TEST_CASE(
 
   // A full disk: exit code 1, the old checkpoint stays, and with room again the run goes on.
   fs::remove_all(dir);
-  const pid_t child = program.start(often);
-  wait_for(9, child);
+  int output = -1;
+  std::string printed;
+  const pid_t child = program.start_piped(often, output);
+  read_lines(output, 20, printed);  // several checkpoints are written
   kill(child, SIGKILL);
+  close(output);
   waitpid(child, nullptr, 0);
   const auto before = names_in(dir);
   REQUIRE(before.size() >= 2);

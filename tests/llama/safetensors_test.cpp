@@ -111,6 +111,12 @@ std::vector<Case> cases() {
       {"length 2^64 - 8", raw(~std::uint64_t{0} - 7) + "{}", "at most 100000000"},
       {"big-endian length", std::string("\0\0\0\0\0\0\0\2{}", 10), "at most 100000000"},
 
+      // Another file in its place.
+      {"Git LFS pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n",
+       "it is a Git LFS pointer"},
+      {"HTML", "<!DOCTYPE html><title>Not found</title>", "it is an HTML page"},
+      {"NumPy array", "\x93NUMPY\1\0v\0{'descr'"s, "it is a NumPy array"},
+
       // The JSON text.
       {"not an object", file_of("[]"), "begin with '{'"},
       {"a string", file_of("\"a\""), "begin with '{'"},

@@ -86,6 +86,43 @@ std::optional<EndOfText> end_of_text(const Options& options, const fs::path& fil
   return std::nullopt;
 }
 
+/// Merging or converting a model needs no text, and no tokenizer that this program can read.
+bool needs_no_text(const Options& options, const LlamaConfig& config,
+                   const std::optional<fs::path>& own_tokenizer) {
+  return options.steps == 0 && !options.data && !options.tokenizer && options.model &&
+         (own_tokenizer || config.vocabulary != 256);
+}
+
+/// Throws where text cannot be made into ids of the model.
+void require_tokenizer(const Options& options, const LlamaConfig& config,
+                       const std::optional<fs::path>& file) {
+  if (!file && options.model && config.vocabulary != 256)
+    throw std::runtime_error(fmt::format(
+        "text without a tokenizer is bytes, for a model with a vocabulary of 256, but that of '{}' "
+        "has {} and its folder has no tokenizer.json; give the model's own with --tokenizer, or "
+        "ids with --tokens{}",
+        options.model->string(), config.vocabulary,
+        Regex::available()
+            ? ""
+            : fmt::format("; this program has no PCRE2, which a tokenizer needs: {}", get_pcre2)));
+  if (file && !options.tokenizer && !Regex::available())
+    throw std::runtime_error(fmt::format(
+        "text for the model must be made into ids by its own tokenizer, '{}', which needs PCRE2, "
+        "but this program was built without it; {}",
+        file->string(), get_pcre2));
+}
+
+void fit_vocabulary(const Options& options, LlamaConfig& config, const fs::path& file,
+                    const Tokenizer& tokenizer) {
+  if (options.vocabulary_of_tokenizer) config.vocabulary = tokenizer.vocabulary();
+  if (config.vocabulary < tokenizer.vocabulary())
+    throw std::runtime_error(fmt::format(
+        "the model must have an id for each token, but its vocabulary is {} and '{}' has ids up "
+        "to {}; use the model's own tokenizer{}",
+        config.vocabulary, file.string(), tokenizer.vocabulary() - 1,
+        options.model ? "" : " or leave --vocabulary out"));
+}
+
 }  // namespace
 
 Corpus load_corpus(const Options& options, LlamaConfig& config) {
@@ -96,38 +133,17 @@ Corpus load_corpus(const Options& options, LlamaConfig& config) {
   std::vector<std::string> notes;
   const std::optional<fs::path> own = own_tokenizer(options),
                                 file = options.tokenizer ? options.tokenizer : own;
-  if (options.steps == 0 && !options.data && !options.tokenizer && options.model &&
-      (own || config.vocabulary != 256))
-    // Merging or converting a model needs no text, and no tokenizer that this program can read.
+  if (needs_no_text(options, config, own))
     return {TokenData(std::vector<std::int32_t>(
                           static_cast<std::size_t>(options.batch * (options.sequence + 1))),
                       0.0),
             std::nullopt,
             {"nothing is validated: neither --data nor --tokens was given"}};
-  if (!file && options.model && config.vocabulary != 256)
-    throw std::runtime_error(fmt::format(
-        "text without a tokenizer is bytes, for a model with a vocabulary of 256, but that of '{}' "
-        "has {} and its folder has no tokenizer.json; give the model's own with --tokenizer, or "
-        "ids with --tokens{}",
-        options.model->string(), config.vocabulary,
-        Regex::available()
-            ? ""
-            : fmt::format("; this program has no PCRE2, which a tokenizer needs: {}", get_pcre2)));
+  require_tokenizer(options, config, file);
   std::optional<Tokenizer> tokenizer;
   if (file) {
-    if (!options.tokenizer && !Regex::available())
-      throw std::runtime_error(fmt::format(
-          "text for the model must be made into ids by its own tokenizer, '{}', which needs PCRE2, "
-          "but this program was built without it; {}",
-          file->string(), get_pcre2));
     tokenizer.emplace(*file);
-    if (options.vocabulary_of_tokenizer) config.vocabulary = tokenizer->vocabulary();
-    if (config.vocabulary < tokenizer->vocabulary())
-      throw std::runtime_error(fmt::format(
-          "the model must have an id for each token, but its vocabulary is {} and '{}' has ids up "
-          "to {}; use the model's own tokenizer{}",
-          config.vocabulary, file->string(), tokenizer->vocabulary() - 1,
-          options.model ? "" : " or leave --vocabulary out"));
+    fit_vocabulary(options, config, *file, *tokenizer);
     if (!options.tokenizer)
       notes.push_back(fmt::format("the tokenizer is '{}', as none was given", file->string()));
     else if (own && !same_file(*file, *own))

@@ -249,6 +249,7 @@ TokenData::TokenData(std::vector<std::int32_t> tokens, double validation_fractio
                                      static_cast<double>(tokens_.size()) * validation_fraction));
 }
 
+// A file, or the documents of a folder: the count of branches is that of both and of `append`.
 TokenData TokenData::from_text(const fs::path& path, const DataOptions& options,
                                const Tokenizer* tokenizer) {
   std::vector<std::int32_t> tokens;

@@ -1,37 +1,24 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// CLI11 splits the line and lays out the help; values are converted here, so that every message has
-// the same three parts.
+// All flags of the program, and the rules for their combinations.
 #include "llama/app/options.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <functional>
 #include <limits>
-#include <span>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "llama/app/errors.hpp"
+#include "llama/app/flags.hpp"
 #include "llama/formats/adapter.hpp"
 
 namespace llama {
 namespace {
-
-template <typename Choice>
-struct Named {
-  Choice choice;
-  std::string_view name;
-};
-template <typename Choice>  // clang++ 14 deduces no aggregates by itself
-Named(Choice, std::string_view) -> Named<Choice>;
 
 constexpr std::array token_types{Named{TokenType::automatic, "auto"}, Named{TokenType::u16, "u16"},
                                  Named{TokenType::i32, "i32"}};
@@ -58,188 +45,11 @@ constexpr std::array precisions{Named{PrecisionChoice::automatic, "auto"},
 constexpr std::array out_dtypes{Named{DType::f32, "f32"}, Named{DType::f16, "f16"},
                                 Named{DType::bf16, "bf16"}};
 
-template <typename Table, typename Choice>
-std::string_view find_name(const Table& table, Choice choice) noexcept {
-  for (const auto& row : table) {
-    if (row.choice == choice) return row.name;
-  }
-  return "?";
-}
-
 constexpr std::uint64_t count_limit =
     1'000'000'000;  // steps; far beyond any run, far from overflow
 
-// Letters that differ, are missing, too many or swapped with their neighbour; case does not count.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  std::vector<std::size_t> before, last, now(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) now[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    before = std::exchange(last, now);
-    now[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const auto same = [&](std::size_t k, std::size_t l) { return lower(a[k]) == lower(b[l]); };
-      now[j] = std::min({last[j] + 1, now[j - 1] + 1, last[j - 1] + !same(i - 1, j - 1)});
-      if (i > 1 && j > 1 && same(i - 1, j - 2) && same(i - 2, j - 1))
-        now[j] = std::min(now[j], before[j - 2] + 1);
-    }
-  }
-  return now.back();
-}
-
-/// The name that `text` may have meant; empty where none is near.
-std::string_view nearest(std::string_view text, std::span<const std::string_view> names) {
-  std::size_t best = 2 + text.size() / 4;  // not near any more
-  std::string_view found;
-  for (const std::string_view name : names) {
-    const std::size_t distance = edit_distance(text, name);
-    if (distance < std::min(best, name.size())) best = distance, found = name;
-  }
-  return found;
-}
-
-template <typename Number>
-std::optional<Number> convert(std::string_view text) {
-  if (text.starts_with('+')) text.remove_prefix(1);
-  Number value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
-/// Adds options to the app; each conversion throws UsageError with the flag, the range and the
-/// value. Conversions are only collected during the parse and run after it, so that --help is
-/// obeyed behind a wrong value too.
-class Flags {
- public:
-  using Conversions = std::vector<std::function<void()>>;
-
-  Flags(CLI::App& app, Conversions& conversions) : app_(app), conversions_(conversions) {}
-
-  void group(std::string name) { group_ = std::move(name); }
-
-  CLI::Option* path(const std::string& flag, std::optional<std::filesystem::path>& target,
-                    const char* type, const std::string& help) {
-    return add(flag, type, help, [flag, &target](const std::string& text) {
-      if (text.empty())
-        throw UsageError(fmt::format(
-            "{} must be a path, but it is empty; give the name of a file or folder", flag));
-      // An empty value, as of --out=$UNSET, takes the next word.
-      if (text.starts_with("--"))
-        throw UsageError(
-            fmt::format("{} must be a path, but '{}' was given, which reads as an option; give a "
-                        "path after {}, ./{} for a file of that name",
-                        flag, text, flag, text));
-      target = text;
-    });
-  }
-
-  template <typename Integer>
-  CLI::Option* integer(const std::string& flag, Integer& target, Integer low, Integer high,
-                       const char* unit, const std::string& help, const std::string& zero = {}) {
-    const std::string shown = target == 0 && !zero.empty() ? zero : fmt::format("{}", target);
-    return add(flag, unit, fmt::format("{} [default {}]", help, shown),
-               [=, &target](const std::string& text) {
-                 const auto value = convert<Integer>(text);
-                 if (!value || *value < low || *value > high) {
-                   throw UsageError(fmt::format(
-                       "{} must be a whole number from {} to {}, but '{}' was given; try {} {}",
-                       flag, low, high, text, flag, std::max(target, low)));
-                 }
-                 target = *value;
-               });
-  }
-
-  /// Interval as written in the message, "[0, 1]"; `inside` decides and is false for NaN. `none`
-  /// says what an empty optional stands for.
-  template <typename Inside, typename Target>
-  CLI::Option* real(const std::string& flag, Target& target, const char* interval, Inside inside,
-                    const char* unit, const std::string& help, const std::string& none = {}) {
-    const double shown = std::optional<double>(target).value_or(0.0);
-    return add(
-        flag, unit,
-        fmt::format("{} [default {}]", help, none.empty() ? fmt::format("{}", shown) : none),
-        [=, &target](const std::string& text) {
-          const auto value = convert<double>(text);
-          if (!value || !inside(*value))
-            throw UsageError(fmt::format("{} must be a number in {}, but '{}' was given; try {} {}",
-                                         flag, interval, text, flag, shown));
-          target = *value;
-        });
-  }
-
-  /// `none` says what an empty optional stands for.
-  template <typename Choice, std::size_t Size, typename Target>
-  CLI::Option* choice(const std::string& flag, Target& target,
-                      const std::array<Named<Choice>, Size>& table, const std::string& help,
-                      const std::string& none = {}) {
-    std::vector<std::string_view> names;
-    for (const auto& row : table) names.push_back(row.name);
-    const std::string all = fmt::format("{}", fmt::join(names, "|"));
-    const std::string_view shown =
-        none.empty() ? find_name(table, std::optional<Choice>(target).value_or(table[0].choice))
-                     : std::string_view(none);
-    return add(flag, all.c_str(), fmt::format("{} [default {}]", help, shown),
-               [=, &target](const std::string& text) {
-                 for (const auto& row : table) {
-                   if (row.name == text) {
-                     target = row.choice;
-                     return;
-                   }
-                 }
-                 const std::string_view meant = nearest(text, names);
-                 throw UsageError(
-                     fmt::format("{} must be one of {}, but '{}' was given; {}", flag, all, text,
-                                 meant.empty() ? fmt::format("try {} {}", flag, table[0].name)
-                                               : fmt::format("did you mean {} {}?", flag, meant)));
-               });
-  }
-
-  /// Names out of `known`, separated by commas.
-  CLI::Option* names(const std::string& flag, std::vector<std::string>& target,
-                     std::span<const std::string_view> known, const std::string& help) {
-    return add(flag, "NAMES", help, [=, &target](const std::string& text) {
-      target.clear();
-      for (std::size_t begin = 0; begin <= text.size();) {
-        const std::size_t end = std::min(text.find(',', begin), text.size());
-        const std::string name = text.substr(begin, end - begin);
-        if (std::ranges::find(known, name) == known.end()) {
-          const std::string_view meant = nearest(name, known);
-          throw UsageError(
-              fmt::format("{} must be some of {}, separated by commas, but '{}' was given; {}",
-                          flag, fmt::join(known, ", "), text,
-                          meant.empty() ? fmt::format("try {} {}", flag, fmt::join(known, ","))
-                                        : fmt::format("did you mean {}?", meant)));
-        }
-        target.push_back(name);
-        begin = end + 1;
-      }
-    });
-  }
-
-  CLI::Option* toggle(const std::string& flag, bool& target, const std::string& help) {
-    return app_.add_flag(flag, target, help + " [default off]")->group(group_);
-  }
-
- private:
-  template <typename Function>
-  CLI::Option* add(const std::string& flag, const char* type, const std::string& help,
-                   Function function) {
-    const auto collect = [&conversions = conversions_, function](const std::string& text) {
-      conversions.push_back([=] { function(text); });
-    };
-    return app_.add_option_function<std::string>(flag, collect, help)
-        ->type_name(type)
-        ->group(group_);
-  }
-
-  CLI::App& app_;
-  Conversions& conversions_;
-  std::string group_;
-};
-
 /// Flags whose combination is checked after the parse.
-struct Special {
+struct Given {
   CLI::Option* token_type;
   CLI::Option* vocabulary;
   CLI::Option* sampling;
@@ -251,13 +61,13 @@ struct Special {
   std::vector<CLI::Option*> shape;
 };
 
-Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
+Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   Flags flags(app, conversions);
-  Special special{};
+  Given given{};
   constexpr std::ptrdiff_t size_limit = 1 << 20;
   const auto shape = [&](const char* flag, std::ptrdiff_t& target, const char* help,
                          std::ptrdiff_t low = 1, const char* zero = "") {
-    special.shape.push_back(
+    given.shape.push_back(
         flags.integer<std::ptrdiff_t>(flag, target, low, size_limit, "N", help, zero));
   };
 
@@ -267,7 +77,7 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "(256 ids) [default the C++ standard library's headers]");
   flags.path("--tokens", o.tokens, "FILE",
              "raw little-endian token ids to train on, instead of text [default none]");
-  special.token_type =
+  given.token_type =
       flags.choice("--token-type", o.token_type, token_types,
                    "type of the ids in --tokens, auto by the extension .u16 or .i32");
   flags.path("--tokenizer", o.tokenizer, "FILE",
@@ -292,20 +102,20 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   o.shape.kv_heads = 0;  // until resolved
   shape("--kv-heads", o.shape.kv_heads, "key and value heads, a divisor of --heads", 0,
         "0, as many as --heads");
-  special.vocabulary = flags.integer<std::ptrdiff_t>(
+  given.vocabulary = flags.integer<std::ptrdiff_t>(
       "--vocabulary", o.shape.vocabulary, 1, size_limit, "N",
       "token ids are below this; needed with --tokens, and with --tokenizer its own by itself");
-  special.shape.push_back(special.vocabulary);
-  special.shape.push_back(flags.toggle("--tie-embeddings", o.shape.tie_embeddings,
-                                       "use the embedding as output layer too"));
+  given.shape.push_back(given.vocabulary);
+  given.shape.push_back(flags.toggle("--tie-embeddings", o.shape.tie_embeddings,
+                                     "use the embedding as output layer too"));
 
   flags.group("Adapters");
   flags.choice("--mode", o.mode, modes,
                "what trains: all weights; low-rank adapters (LoRA) over frozen weights; the same "
                "over weights in 4 bits (QLoRA, NF4)");
-  const auto adapters = [&](CLI::Option* option) { special.adapters.push_back(option); };
+  const auto adapters = [&](CLI::Option* option) { given.adapters.push_back(option); };
   const auto adapter_shape = [&](CLI::Option* option) {
-    adapters(option), special.adapter_shape.push_back(option);
+    adapters(option), given.adapter_shape.push_back(option);
   };
   adapters(flags.path("--adapter", o.adapter, "DIR",
                       "adapter folder in PEFT's format to start from, instead of the three below; "
@@ -371,10 +181,10 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                "the same rate everywhere, or lower rates for sensitive branches: greedy as "
                "published (at most 0.9 on average), "
                "optimal at the smallest sum of sensitivity times rate squared");
-  special.sampling = flags.choice("--sampling", o.sampling, samplings,
-                                  "independent draws; the published sampler, which tops up to the "
-                                  "target; or draws that stay within one branch "
-                                  "of the target's FLOPs");
+  given.sampling = flags.choice("--sampling", o.sampling, samplings,
+                                "independent draws; the published sampler, which tops up to the "
+                                "target; or draws that stay within one branch "
+                                "of the target's FLOPs");
   flags.choice("--sensitivity", o.sensitivity, sensitivities,
                "what is measured on each branch, as the sum over all parameters; running takes it "
                "from the training steps "
@@ -406,20 +216,20 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "folder for the trained model, in the format of --model, or, with --mode lora and "
              "qlora, for the adapter, in that "
              "of --adapter [default none, not saved]");
-  special.adapters.push_back(flags.path(
+  given.adapters.push_back(flags.path(
       "--merge-out", o.merge_out, "DIR",
       "folder for the model with its adapter merged, in the format of --model [default none]"));
-  special.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes,
-                                   "type of the numbers in --out and --merge-out",
-                                   "for a model that of --model, else f32");
-  special.max_shard_size = flags.integer<std::uint64_t>(
+  given.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes,
+                                 "type of the numbers in --out and --merge-out",
+                                 "for a model that of --model, else f32");
+  given.max_shard_size = flags.integer<std::uint64_t>(
       "--max-shard-size", o.max_shard_size, 1, std::numeric_limits<std::uint64_t>::max(), "BYTES",
       "models of more bytes of weights are written as several files with an index, of at most so "
       "many each");
   flags.path("--checkpoint", o.checkpoint, "DIR",
              "folder for checkpoints of the training itself, the two newest are kept [default "
              "none, not saved]");
-  special.checkpoint_every =
+  given.checkpoint_every =
       flags.integer<std::uint64_t>("--checkpoint-every", o.checkpoint_every, 0, count_limit, "N",
                                    "steps between checkpoints; one is also written at the end and "
                                    "when interrupted, with 0 only then");
@@ -438,138 +248,174 @@ Special declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.choice("--progress", o.progress, progresses,
                "progress bar; auto is on a terminal only, never is plain lines");
   flags.toggle("--quiet", o.quiet, "no progress at all");
-  return special;
+  return given;
 }
 
-void check_combinations(Options& o, const Special& given) {
-  if (o.data && o.tokens)
-    throw UsageError(
-        "--data and --tokens are two sources of the same thing, but both were given; leave one "
-        "out");
-  if (o.tokenizer && o.tokens)
-    throw UsageError(
-        "--tokenizer makes ids of text, but --tokens with ids was given too; leave one of the two "
-        "out");
-  if (given.token_type->count() > 0 && !o.tokens)
-    throw UsageError(
-        "--token-type is the type of the ids in --tokens, but no --tokens was given; add it or "
-        "leave --token-type out");
-  if (o.tokens && o.token_type == TokenType::automatic && o.tokens->extension() != ".u16" &&
-      o.tokens->extension() != ".i32") {
-    throw UsageError(
-        fmt::format("the type of token ids must be known from the extension .u16 or .i32, but the "
-                    "file is '{}'; add "
-                    "--token-type u16 or i32",
-                    o.tokens->string()));
+/// The name of the first of them on the command line; empty for none.
+std::string first_of(const std::vector<CLI::Option*>& options) {
+  const auto found =
+      std::ranges::find_if(options, [](const auto* one) { return one->count() > 0; });
+  return found == options.end() ? std::string() : (*found)->get_name();
+}
+
+/// The sizes of a new model, with what other options say of them.
+LlamaConfig shape_of(const Options& o) {
+  LlamaConfig shape = o.shape;
+  if (shape.kv_heads == 0) shape.kv_heads = shape.heads;
+  shape.max_positions = std::max(shape.max_positions, o.sequence);
+  return shape;
+}
+
+bool adapters_train(const Options& o) { return o.mode != ModeChoice::full; }
+
+/// A combination that is refused.
+struct Rule {
+  bool (*broken)(const Options& o, const Given& given);
+  std::string_view text;  ///< the message; "{}" stands for `detail`
+  std::string (*detail)(const Options& o, const Given& given) = nullptr;
+};
+
+/// In this order; the first that is broken is reported.
+constexpr Rule rules[] = {
+    {[](const Options& o, const Given&) { return o.data && o.tokens; },
+     "--data and --tokens are two sources of the same thing, but both were given; leave one out"},
+    {[](const Options& o, const Given&) { return o.tokenizer && o.tokens; },
+     "--tokenizer makes ids of text, but --tokens with ids was given too; leave one of the two "
+     "out"},
+    {[](const Options& o, const Given& given) {
+       return given.token_type->count() > 0 && !o.tokens;
+     },
+     "--token-type is the type of the ids in --tokens, but no --tokens was given; add it or leave "
+     "--token-type out"},
+    {[](const Options& o, const Given&) {
+       return o.tokens && o.token_type == TokenType::automatic && o.tokens->extension() != ".u16" &&
+              o.tokens->extension() != ".i32";
+     },
+     "the type of token ids must be known from the extension .u16 or .i32, but the file is '{}'; "
+     "add --token-type u16 or i32",
+     [](const Options& o, const Given&) { return o.tokens->string(); }},
+    {[](const Options& o, const Given& given) { return o.model && !first_of(given.shape).empty(); },
+     "with --model the sizes come from its config.json, but {} was given too; leave one of the two "
+     "out",
+     [](const Options&, const Given& given) { return first_of(given.shape); }},
+    {[](const Options& o, const Given& given) {
+       return !o.model && o.tokens && given.vocabulary->count() == 0;
+     },
+     "a model for --tokens needs the size of their vocabulary, but neither --vocabulary nor "
+     "--model "
+     "was given; add one of them"},
+    {[](const Options& o, const Given&) {
+       return !o.model && !o.tokens && !o.tokenizer && o.shape.vocabulary < 256;
+     },
+     "text is read as bytes, so the vocabulary must be at least 256, but --vocabulary {} was "
+     "given; "
+     "leave it out",
+     [](const Options& o, const Given&) { return fmt::format("{}", o.shape.vocabulary); }},
+    {[](const Options& o, const Given&) {
+       return o.device == DeviceChoice::cpu && o.precision == PrecisionChoice::bfloat16;
+     },
+     "the CPU computes in float32, but --precision bfloat16 was given; leave it out or add "
+     "--device cuda"},
+    {[](const Options& o, const Given& given) {
+       return !adapters_train(o) && !first_of(given.adapters).empty();
+     },
+     "{} is about adapters, but --mode is full, where all weights train; add --mode lora or qlora",
+     [](const Options&, const Given& given) { return first_of(given.adapters); }},
+    {[](const Options& o, const Given& given) {
+       return o.adapter && !first_of(given.adapter_shape).empty();
+     },
+     "with --adapter its adapter_config.json decides, but {} was given too; leave one of the two "
+     "out",
+     [](const Options&, const Given& given) { return first_of(given.adapter_shape); }},
+    {[](const Options& o, const Given& given) {
+       return given.out_dtype->count() > 0 && !o.out && !o.merge_out;
+     },
+     "--out-dtype is the type of the numbers in --out and --merge-out, but neither --out nor "
+     "--merge-out was given; add one or leave --out-dtype out"},
+    {[](const Options& o, const Given& given) {
+       return given.max_shard_size->count() > 0 && !o.merge_out && (!o.out || adapters_train(o));
+     },
+     "--max-shard-size is about the model that is written, but neither --merge-out nor, with "
+     "--mode "
+     "full, --out was given; add one or leave --max-shard-size out"},
+    {[](const Options& o, const Given&) { return adapters_train(o) && !o.model && o.adapter; },
+     "an adapter belongs to the model that it was trained on, but --adapter '{}' was given without "
+     "--model; add that model",
+     [](const Options& o, const Given&) { return o.adapter->string(); }},
+    {[](const Options& o, const Given&) { return adapters_train(o) && !o.model && o.out; },
+     "an adapter is of use only with its base, but --out with --mode {} was given without --model, "
+     "so that the base would be random weights that nobody saves; add --model, or write the whole "
+     "model with --merge-out instead",
+     [](const Options& o, const Given&) { return std::string(name_of(o.mode)); }},
+    {[](const Options& o, const Given& given) {
+       return (o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint;
+     },
+     "{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
+     [](const Options& o, const Given&) {
+       return std::string(o.resume ? "--resume" : "--checkpoint-every");
+     }},
+    {[](const Options& o, const Given&) { return o.checkpoint && o.baseline; },
+     "checkpoints are of one run, but --checkpoint and --baseline were given, which trains a "
+     "second "
+     "one; leave one of them out"},
+    {[](const Options& o, const Given&) { return o.plot && o.steps == 0; },
+     "--plot draws the losses of the steps, but --steps 0 was given; leave one of them out"},
+    {[](const Options& o, const Given&) { return o.plot && o.plot->extension() != ".svg"; },
+     "--plot writes SVG, so its file must end in .svg, but {}",
+     [](const Options& o, const Given&) {
+       return fmt::format("'{}' was given; try --plot {}", o.plot->string(),
+                          std::filesystem::path(*o.plot).replace_extension(".svg").string());
+     }},
+    {[](const Options& o, const Given&) { return problem_of(shape_of(o)).has_value(); }, "{}",
+     [](const Options& o, const Given&) { return *problem_of(shape_of(o)); }},
+    {[](const Options& o, const Given& given) {
+       return o.activation_budget_mib > 0.0 && given.sampling->count() > 0 &&
+              o.sampling != SamplingChoice::fixed_budget;
+     },
+     "--activation-budget needs draws with a bound, but --sampling {} was given; leave that out",
+     [](const Options& o, const Given&) { return std::string(name_of(o.sampling)); }},
+    {[](const Options& o, const Given&) { return o.sensitivity_samples > o.batch; },
+     "--sensitivity-samples are taken from one batch, so they must be at most --batch {} were "
+     "given; lower them or raise --batch",
+     [](const Options& o, const Given&) {
+       return fmt::format("({}), but {}", o.batch, o.sensitivity_samples);
+     }},
+    // The published allocation raises no rate above 0.9, so no average above it can be reached.
+    {[](const Options& o, const Given&) {
+       return o.allocation == AllocationChoice::greedy && o.drop_rate > 0.9;
+     },
+     "--drop-rate must be at most 0.9 with --allocation greedy, but it is {}; lower it or use "
+     "--allocation optimal",
+     [](const Options& o, const Given&) { return fmt::format("{}", o.drop_rate); }},
+};
+
+constexpr bool details_have_places() {
+  return std::ranges::all_of(rules, [](const Rule& rule) {
+    const std::size_t first = rule.text.find("{}");
+    const bool one =
+        first != std::string_view::npos && rule.text.find('{', first + 1) == std::string_view::npos;
+    return rule.detail != nullptr ? one : rule.text.find('{') == std::string_view::npos;
+  });
+}
+static_assert(details_have_places());
+
+void check_combinations(const Options& o, const Given& given) {
+  for (const Rule& rule : rules) {
+    if (!rule.broken(o, given)) continue;
+    throw UsageError(rule.detail != nullptr
+                         ? fmt::format(fmt::runtime(rule.text), rule.detail(o, given))
+                         : std::string(rule.text));
   }
-  if (o.model) {
-    for (const CLI::Option* option : given.shape) {
-      if (option->count() > 0)
-        throw UsageError(
-            fmt::format("with --model the sizes come from its config.json, but {} was given too; "
-                        "leave one of the two out",
-                        option->get_name()));
-    }
-  } else {
-    if (o.tokens && given.vocabulary->count() == 0) {
-      throw UsageError(
-          "a model for --tokens needs the size of their vocabulary, but neither --vocabulary nor "
-          "--model was given; "
-          "add one of them");
-    }
-    o.vocabulary_of_tokenizer = o.tokenizer && given.vocabulary->count() == 0;
-    if (!o.tokens && !o.tokenizer && o.shape.vocabulary < 256) {
-      throw UsageError(
-          fmt::format("text is read as bytes, so the vocabulary must be at least 256, but "
-                      "--vocabulary {} was given; leave it out",
-                      o.shape.vocabulary));
-    }
-  }
+}
+
+/// Gives values to the options that follow from others.
+void complete(Options& o, const Given& given) {
+  o.shape = shape_of(o);
+  o.vocabulary_of_tokenizer = !o.model && o.tokenizer && given.vocabulary->count() == 0;
   if (o.precision == PrecisionChoice::automatic)
     o.precision =
         o.device == DeviceChoice::cpu ? PrecisionChoice::float32 : PrecisionChoice::bfloat16;
-  if (o.device == DeviceChoice::cpu && o.precision == PrecisionChoice::bfloat16)
-    throw UsageError(
-        "the CPU computes in float32, but --precision bfloat16 was given; leave it out or add "
-        "--device cuda");
-  if (o.mode == ModeChoice::full) {
-    for (const CLI::Option* option : given.adapters)
-      if (option->count() > 0)
-        throw UsageError(
-            fmt::format("{} is about adapters, but --mode is full, where all weights train; add "
-                        "--mode lora or qlora",
-                        option->get_name()));
-  }
-  if (o.adapter) {
-    for (const CLI::Option* option : given.adapter_shape)
-      if (option->count() > 0)
-        throw UsageError(
-            fmt::format("with --adapter its adapter_config.json decides, but {} was given too; "
-                        "leave one of the two out",
-                        option->get_name()));
-  }
-  if (given.out_dtype->count() > 0 && !o.out && !o.merge_out)
-    throw UsageError(
-        "--out-dtype is the type of the numbers in --out and --merge-out, but neither --out nor "
-        "--merge-out was given; add one or leave --out-dtype out");
-  if (given.max_shard_size->count() > 0 && !o.merge_out && (!o.out || o.mode != ModeChoice::full))
-    throw UsageError(
-        "--max-shard-size is about the model that is written, but neither --merge-out nor, with "
-        "--mode full, --out was given; add one or "
-        "leave --max-shard-size out");
-  if (o.mode != ModeChoice::full && !o.model) {
-    if (o.adapter)
-      throw UsageError(
-          fmt::format("an adapter belongs to the model that it was trained on, but --adapter '{}' "
-                      "was given without --model; add that model",
-                      o.adapter->string()));
-    if (o.out)
-      throw UsageError(fmt::format(
-          "an adapter is of use only with its base, but --out with --mode {} was given without "
-          "--model, so that the base would be random weights that nobody saves; add --model, or "
-          "write the whole model with --merge-out instead",
-          name_of(o.mode)));
-  }
-  if ((o.resume || given.checkpoint_every->count() > 0) && !o.checkpoint)
-    throw UsageError(
-        fmt::format("{} needs the folder of the checkpoints, but no --checkpoint was given; add it",
-                    o.resume ? "--resume" : "--checkpoint-every"));
-  if (o.checkpoint && o.baseline)
-    throw UsageError(
-        "checkpoints are of one run, but --checkpoint and --baseline were given, which trains a "
-        "second one; leave one of them out");
-  if (o.plot && o.steps == 0)
-    throw UsageError(
-        "--plot draws the losses of the steps, but --steps 0 was given; leave one of them out");
-  if (o.plot && o.plot->extension() != ".svg")
-    throw UsageError(fmt::format(
-        "--plot writes SVG, so its file must end in .svg, but '{}' was given; try "
-        "--plot {}",
-        o.plot->string(), std::filesystem::path(*o.plot).replace_extension(".svg").string()));
-  if (o.shape.kv_heads == 0) o.shape.kv_heads = o.shape.heads;
-  o.shape.max_positions = std::max(o.shape.max_positions, o.sequence);
-  if (const auto problem = problem_of(o.shape)) throw UsageError(*problem);
-  if (o.activation_budget_mib > 0.0) {
-    if (given.sampling->count() > 0 && o.sampling != SamplingChoice::fixed_budget)
-      throw UsageError(
-          fmt::format("--activation-budget needs draws with a bound, but --sampling {} was given; "
-                      "leave that out",
-                      name_of(o.sampling)));
-    o.sampling = SamplingChoice::fixed_budget;
-  }
-  if (o.sensitivity_samples > o.batch)
-    throw UsageError(
-        fmt::format("--sensitivity-samples are taken from one batch, so they must be at most "
-                    "--batch ({}), but {} "
-                    "were given; lower them or raise --batch",
-                    o.batch, o.sensitivity_samples));
-  // The published allocation raises no rate above 0.9, so no average above it can be reached.
-  if (o.allocation == AllocationChoice::greedy && o.drop_rate > 0.9) {
-    throw UsageError(
-        fmt::format("--drop-rate must be at most 0.9 with --allocation greedy, but it is {}; lower "
-                    "it or use --allocation optimal",
-                    o.drop_rate));
-  }
+  if (o.activation_budget_mib > 0.0) o.sampling = SamplingChoice::fixed_budget;
 }
 
 /// "; did you mean --steps?" for the first word that nothing took, where an option is near.
@@ -642,11 +488,12 @@ CommandLine parse_options(int argc, const char* const* argv, std::string_view ve
       "--report run.json");
   Options options;
   Flags::Conversions conversions;
-  const Special special = declare(app, conversions, options);
+  const Given given = declare(app, conversions, options);
   try {
     app.parse(argc, argv);
     for (const auto& convert_one : conversions) convert_one();
-    check_combinations(options, special);
+    check_combinations(options, given);
+    complete(options, given);
   } catch (const CLI::CallForHelp&) {
     return {std::nullopt, 0, app.help()};
   } catch (const CLI::CallForVersion& version_line) {

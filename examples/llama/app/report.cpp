@@ -174,6 +174,27 @@ void add_losses(std::vector<Plot>& panels, double drop_rate, std::span<const Ste
   }
 }
 
+std::string optional_number(const std::optional<double>& value) {
+  return value ? fmt::format("{:.4f}", *value) : "-";
+}
+
+std::string table_row(const std::string& name, const RunReport& run) {
+  const Summary& summary = run.summary;
+  if (run.steps.empty())
+    return fmt::format("{:<16} {:>8} {:>10} {:>9} {:>10} {:>11} {:>12} {:>15}\n", name, "-",
+                       optional_number(summary.validation_loss), "-", "-", "-", "-", "-");
+  const auto mean = [&](double StepRecord::* figure) {
+    double sum = 0.0;
+    for (const StepRecord& record : run.steps) sum += record.*figure;
+    return sum / static_cast<double>(run.steps.size());
+  };
+  return fmt::format("{:<16} {:>8.4f} {:>10} {:>9.0f} {:>10.1f} {:>11.1f} {:>12.1f} {:>15.1f}\n",
+                     name, summary.final_loss, optional_number(summary.validation_loss),
+                     summary.tokens_per_second, mean(&StepRecord::forward_ms),
+                     mean(&StepRecord::backward_ms), mean(&StepRecord::optimizer_ms),
+                     static_cast<double>(summary.peak_activation_bytes) / (1 << 20));
+}
+
 }  // namespace
 
 Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline) {
@@ -224,6 +245,30 @@ std::string report_json(const Options& options, const LlamaConfig& model,
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));
   return out + "}\n";
+}
+
+std::string result_table(double drop_rate, const RunReport& run,
+                         const std::optional<RunReport>& baseline) {
+  std::string text =
+      "                     loss validation  tokens/s forward ms backward ms optimizer ms "
+      "activations MiB\n";
+  if (baseline) text += table_row("drop rate 0", *baseline);
+  text += table_row(fmt::format("drop rate {:g}", drop_rate), run);
+  if (run.steps.empty()) return text;
+  text += fmt::format(
+      "dropped: {:.1f} % of the branches' backward passes, {:.1f} % of their FLOPs\n",
+      100.0 * run.summary.mean_drop_rate, 100.0 * (1.0 - run.summary.backward_flops_fraction));
+  if (!baseline) return text;
+  const Comparison c = compare(run.steps, baseline->steps);
+  const auto saved = [](double ratio) { return 100.0 * (1.0 - ratio); };
+  return text + fmt::format(
+                    "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit "
+                    "{:.1f} %),\n"
+                    "         activations {:.1f} % (limit {:.1f} %)\n"
+                    "loss of the first step: difference {:g}\n",
+                    saved(c.backward_ratio), saved(c.backward_limit), saved(c.step_ratio),
+                    saved(c.step_limit), saved(c.activation_ratio), saved(c.activation_limit),
+                    c.loss_difference);
 }
 
 std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,

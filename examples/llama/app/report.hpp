@@ -81,6 +81,10 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
                                       const ops::LoraConfig& adaptation, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);
 
+/// The table that ends a run: a line for each run and, with a baseline, what was saved against it.
+[[nodiscard]] std::string result_table(double drop_rate, const RunReport& run,
+                                       const std::optional<RunReport>& baseline);
+
 /// Training loss (means of 10 steps; the last may be of fewer) and validation loss, over the steps
 /// and over the training time: two panels. Each run has one colour, validation is dashed.
 /// `baseline` may be empty.

@@ -57,6 +57,10 @@ std::size_t saved_by_all(const auto& model, std::size_t branches, std::ptrdiff_t
   return bytes;
 }
 
+void reserve_arena(auto& model, std::size_t bytes, std::size_t branches) {
+  model.saved_memory().reserve(bytes, most_saved_matrices * branches);
+}
+
 // Rounded up, so that a budget of what is printed suffices.
 double mebibytes(std::size_t bytes) {
   return std::ceil(static_cast<double>(bytes) / 0x1p20 * 100.0 + 1e-9) / 100.0;
@@ -94,16 +98,24 @@ void require_budget(const Options& options, double drop_rate, const auto& model,
 ChosenSampling chosen_sampling(const Options& options, double drop_rate, const auto& model,
                                std::size_t branches) {
   require_budget(options, drop_rate, model, branches);
-  ChosenSampling sampling{options.sampling};
-  sampling.fixed_budget.weigh = dropbp::BranchWeight::flops;
+  switch (options.sampling) {
+    case SamplingChoice::bernoulli:
+      return {dropbp::BernoulliSampling{}};
+    case SamplingChoice::at_least_target:
+      return {dropbp::AtLeastTargetSampling{}};
+    case SamplingChoice::fixed_budget:
+      break;
+  }
+  dropbp::FixedBudgetSampling sampling;
+  sampling.weigh = dropbp::BranchWeight::flops;
   if (options.activation_budget_mib > 0.0 && drop_rate > 0.0) {
-    sampling.fixed_budget.weigh = dropbp::BranchWeight::bytes;
-    sampling.fixed_budget.cap = options.activation_budget_mib * 0x1p20;
+    sampling.weigh = dropbp::BranchWeight::bytes;
+    sampling.cap = options.activation_budget_mib * 0x1p20;
     for (std::size_t i = 0; i < branches; ++i)
-      sampling.fixed_budget.bytes.push_back(
+      sampling.bytes.push_back(
           static_cast<double>(model.saved_bytes(i, options.batch * options.sequence)));
   }
-  return sampling;
+  return {std::move(sampling)};
 }
 
 // Of all gradients together, as the micro-steps have added them up. Below it no square of an
@@ -153,6 +165,64 @@ void require_usable_gradients(std::span<ops::Parameter<T, Backend>* const> param
                   "this step: lower --learning-rate, or look for extreme weights in --model",
                   largest_gradient_norm, std::sqrt(total), step, largest));
 }
+
+void require_finite_loss(double loss, std::uint64_t step) {
+  if (!std::isfinite(loss))
+    throw std::runtime_error(
+        fmt::format("the loss must stay finite, but it is {} in step {}: lower --learning-rate or "
+                    "set --grad-clip",
+                    loss, step));
+}
+
+// The clocks and sums of one step, from which its record is made.
+class StepAccount {
+ public:
+  PassTimes passes;
+
+  explicit StepAccount(std::size_t branches) : kept_(branches) {}
+
+  // Of the plan of a micro-step.
+  void count_plan(const auto& handler, const auto& model, std::size_t kept_bytes) {
+    for (std::size_t i = 0; i < kept_.size(); ++i) {
+      if (handler.plan().dropped(i)) continue;
+      kept_flops_ += model.backward_flops(i, handler.plan().input_gradient_needed(i));
+      kept_[i] = true;
+    }
+    record_.kept_activation_bytes = std::max(record_.kept_activation_bytes, kept_bytes);
+  }
+
+  void start_optimizer() { optimizer_ = {}; }
+  void end_optimizer() { optimizer_.add_to(optimizer_seconds_); }
+
+  // Call it once, at the end; `all_flops` are those of the step with nothing dropped.
+  StepRecord record(double all_flops, const auto& parameters) {
+    double step_seconds = 0.0;
+    step_.add_to(step_seconds);
+    std::size_t updated = 0, all = 0;
+    for (const auto* parameter : parameters) {
+      if (!parameter->trained) continue;
+      all += parameter->size();
+      if (parameter->has_gradient()) updated += parameter->size();
+    }
+    for (std::size_t i = 0; i < kept_.size(); ++i)
+      if (!kept_[i]) record_.dropped.push_back(i);
+    record_.forward_ms = 1e3 * passes.forward;
+    record_.backward_ms = 1e3 * passes.backward;
+    record_.branches_backward_ms = 1e3 * passes.branches_backward;
+    record_.optimizer_ms = 1e3 * optimizer_seconds_;
+    record_.step_ms = 1e3 * step_seconds;
+    record_.kept_flops_fraction = kept_flops_ / all_flops;
+    record_.updated_parameter_fraction = static_cast<double>(updated) / static_cast<double>(all);
+    return std::move(record_);
+  }
+
+ private:
+  StepRecord record_;
+  Stopwatch step_, optimizer_;
+  double optimizer_seconds_ = 0.0;
+  double kept_flops_ = 0.0;
+  std::vector<bool> kept_;  // in any micro-step
+};
 
 }  // namespace
 
@@ -206,98 +276,83 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
 template <class T, class Backend>
 const StepRecord& BasicTrainer<T, Backend>::step() {
   const std::uint64_t number = steps_done();
-  const auto allocate_at =
-      static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
-  const std::uint64_t period = reallocation_period();
-  if (number == allocate_at ||
-      (period > 0 && number > allocate_at && (number - allocate_at) % period == 0))
-    allocate();
+  if (allocation_due(number)) allocate();
 
-  StepRecord record;
-  record.step = number;
-  PassTimes times;
-  Stopwatch whole;
+  StepAccount account(handler_.size());
   model_.saved_memory().reset_peak();
   model_.clear_gradients();
-  double kept_flops = 0.0;
-  std::vector<bool> kept(handler_.size());  // in any micro-step
   // Every token of a window has a label: their number in all micro-steps is known beforehand.
   batch_.divisor = static_cast<double>(options_.micro_steps * batch_.shape.tokens());
-  for (std::ptrdiff_t micro = 0; micro < options_.micro_steps; ++micro) {
-    sampler_.fill(number, static_cast<std::uint32_t>(micro), batch_.inputs, batch_.labels);
-    if (micro == 0)
-      handler_.begin_step(number);
-    else
-      handler_.begin_micro_step(static_cast<std::uint32_t>(micro));
-    std::size_t kept_bytes = 0;
-    for (std::size_t i = 0; i < handler_.size(); ++i)
-      if (!handler_.plan().dropped(i)) kept_bytes += model_.saved_bytes(i, batch_.shape.tokens());
-    // Without a bound the arena is as large as the largest plan so far.
-    reserve_activations(handler_.schedule().sampling().bounded() || handler_.drop_rate() == 0.0
-                            ? activation_bound()
-                            : kept_bytes);
-    model_.set_moment(
-        {.seed = options_.seed, .step = number, .micro_step = static_cast<std::uint32_t>(micro)});
-    // Where adapters alone train and all branches are dropped there is nothing to compute.
-    const double loss = handler_.backward_needed() ? model_.loss_and_gradients(batch_, &times)
-                                                   : forward_alone(times);
-    record.loss += loss;
-
-    for (std::size_t i = 0; i < handler_.size(); ++i)
-      if (!handler_.plan().dropped(i))
-        kept_flops += model_.backward_flops(i, handler_.plan().input_gradient_needed(i)),
-            kept[i] = true;
-    record.kept_activation_bytes = std::max(record.kept_activation_bytes, kept_bytes);
+  double loss = 0.0;
+  for (std::uint32_t micro = 0; std::cmp_less(micro, options_.micro_steps); ++micro) {
+    sampler_.fill(number, micro, batch_.inputs, batch_.labels);
+    draw_plan(number, micro);
+    const std::size_t kept_bytes = kept_activation_bytes();
+    reserve_activations(kept_bytes);
+    model_.set_moment({.seed = options_.seed, .step = number, .micro_step = micro});
+    loss += loss_and_gradients(account.passes);
+    account.count_plan(handler_, model_, kept_bytes);
   }
-  if (!std::isfinite(record.loss))
-    throw std::runtime_error(
-        fmt::format("the loss must stay finite, but it is {} in step {}: lower --learning-rate or "
-                    "set --grad-clip",
-                    record.loss, number));
+  require_finite_loss(loss, number);
 
-  double optimizer_seconds = 0.0;
-  Stopwatch watch;
+  account.start_optimizer();
   const std::vector<double> squared_norms = ops::squared_gradient_norms<T>(optimizer_.parameters());
   require_usable_gradients<T, Backend>(optimizer_.parameters(), squared_norms, number);
-  record.gradient_norm = ops::global_norm(squared_norms);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
-  const double factor =
-      options_.grad_clip > 0.0 ? ops::clip_factor(record.gradient_norm, options_.grad_clip) : 1.0;
-  optimizer_.step(factor, learning_rate_scale(number));
+  const double norm = ops::global_norm(squared_norms);
+  optimizer_.step(clip_factor(norm), learning_rate_scale(number));
   if constexpr (dropbp::DeviceBackend<Backend>)
-    dropbp::device_runtime<Backend>::synchronize();  // the clocks below are the host's
-  watch.add_to(optimizer_seconds);
+    dropbp::device_runtime<Backend>::synchronize();  // the account's clocks are the host's
+  account.end_optimizer();
 
-  std::size_t updated = 0, all = 0;
-  for (const ops::Parameter<T, Backend>* parameter : optimizer_.parameters()) {
-    if (!parameter->trained) continue;
-    all += parameter->size();
-    if (parameter->has_gradient()) updated += parameter->size();
-  }
-  double step_seconds = 0.0;
-  whole.add_to(step_seconds);
-  training_seconds_ += step_seconds;
-
-  for (std::size_t i = 0; i < handler_.size(); ++i)
-    if (!kept[i]) record.dropped.push_back(i);
-  record.forward_ms = 1e3 * times.forward;
-  record.backward_ms = 1e3 * times.backward;
-  record.branches_backward_ms = 1e3 * times.branches_backward;
-  record.optimizer_ms = 1e3 * optimizer_seconds;
-  record.step_ms = 1e3 * step_seconds;
+  StepRecord record =
+      account.record(handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps),
+                     optimizer_.parameters());
+  record.step = number;
+  record.loss = loss;
+  record.gradient_norm = norm;
   record.activation_bytes = model_.saved_memory().peak_bytes();
-  record.kept_flops_fraction =
-      kept_flops / (handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps));
-  record.updated_parameter_fraction = static_cast<double>(updated) / static_cast<double>(all);
+  training_seconds_ += 1e-3 * record.step_ms;
   return records_.emplace_back(std::move(record));
 }
 
 template <class T, class Backend>
-double BasicTrainer<T, Backend>::forward_alone(PassTimes& times) {
+void BasicTrainer<T, Backend>::draw_plan(std::uint64_t step, std::uint32_t micro_step) {
+  if (micro_step == 0)
+    handler_.begin_step(step);
+  else
+    handler_.begin_micro_step(micro_step);
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::loss_and_gradients(PassTimes& times) {
+  if (handler_.backward_needed()) return model_.loss_and_gradients(batch_, &times);
+  // Adapters alone train and all branches are dropped: there is no gradient to compute.
   Stopwatch watch;
   const double loss = model_.loss(batch_);
   watch.add_to(times.forward);
   return loss;
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::clip_factor(double gradient_norm) const {
+  return options_.grad_clip > 0.0 ? ops::clip_factor(gradient_norm, options_.grad_clip) : 1.0;
+}
+
+template <class T, class Backend>
+std::size_t BasicTrainer<T, Backend>::kept_activation_bytes() const {
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < handler_.size(); ++i)
+    if (!handler_.plan().dropped(i)) bytes += model_.saved_bytes(i, batch_.shape.tokens());
+  return bytes;
+}
+
+// Of the plan's bytes, or, where all plans have a bound, of that, so that the arena never grows.
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::reserve_activations(std::size_t kept_bytes) {
+  const bool bounded = handler_.schedule().sampling().fixed_budget() != nullptr;
+  reserve_arena(model_, bounded || handler_.drop_rate() == 0.0 ? activation_bound() : kept_bytes,
+                handler_.size());
 }
 
 template <class T, class Backend>
@@ -307,21 +362,20 @@ std::size_t BasicTrainer<T, Backend>::activation_bound() const {
   for (const std::uint32_t group :
        {0u, 1u})  // attention and MLP: of a group all branches save alike
     bytes += schedule.max_kept(group) * model_.saved_bytes(group, batch_.shape.tokens());
-  if (schedule.sampling().fixed_budget.weigh != dropbp::BranchWeight::bytes) return bytes;
+  const dropbp::FixedBudgetSampling* const sampling = schedule.sampling().fixed_budget();
+  if (sampling == nullptr || sampling->weigh != dropbp::BranchWeight::bytes) return bytes;
   return std::min(bytes, static_cast<std::size_t>(std::ceil(schedule.max_kept_weight())));
 }
 
 template <class T, class Backend>
-void BasicTrainer<T, Backend>::reserve_activations(std::size_t bytes) {
-  model_.saved_memory().reserve(bytes, most_saved_matrices * handler_.size());
-}
-
-template <class T, class Backend>
-std::uint64_t BasicTrainer<T, Backend>::reallocation_period() const {
-  if (options_.reallocate_every > 0) return options_.reallocate_every;
-  return options_.sensitivity == SensitivityChoice::running
-             ? std::max<std::uint64_t>(1, options_.steps / 10)
-             : 0;
+bool BasicTrainer<T, Backend>::allocation_due(std::uint64_t step) const {
+  const auto first =
+      static_cast<std::uint64_t>(options_.allocate_at * static_cast<double>(options_.steps));
+  if (step <= first) return step == first;
+  std::uint64_t period = options_.reallocate_every;
+  if (period == 0 && options_.sensitivity == SensitivityChoice::running)
+    period = std::max<std::uint64_t>(1, options_.steps / 10);
+  return period > 0 && (step - first) % period == 0;
 }
 
 // The norms are those that clipping needs anyway: the estimate costs nothing.
@@ -346,7 +400,7 @@ void BasicTrainer<T, Backend>::allocate() {
   // One sequence is enough, as in the published recipe.
   Batch sample{.shape = {1, options_.sequence}, .inputs = {}, .labels = {}};
   sampler_.fill(steps_done(), 0, batch_.inputs, batch_.labels);
-  reserve_activations(saved_by_all(model_, handler_.size(), options_.sequence));
+  reserve_arena(model_, saved_by_all(model_, handler_.size(), options_.sequence), handler_.size());
   // Masks of this step, whatever ran before: a validation, or nothing after a resume.
   model_.set_moment({.seed = options_.seed, .step = steps_done()});
   std::vector<double> sum(handler_.size());

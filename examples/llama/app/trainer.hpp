@@ -10,6 +10,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
@@ -44,50 +46,47 @@ struct ChosenAllocation {
 
 /// The sampling policy chosen on the command line.
 struct ChosenSampling {
-  struct Prepared {
-    dropbp::AtLeastTargetSampling::Prepared independent;
-    dropbp::FixedBudgetSampling::Prepared fixed_budget;
-  };
-  SamplingChoice choice = SamplingChoice::bernoulli;
-  dropbp::FixedBudgetSampling fixed_budget = {};
+  using Policy = std::variant<dropbp::BernoulliSampling, dropbp::AtLeastTargetSampling,
+                              dropbp::FixedBudgetSampling>;
+  using Prepared =
+      std::variant<dropbp::BernoulliSampling::Prepared, dropbp::AtLeastTargetSampling::Prepared,
+                   dropbp::FixedBudgetSampling::Prepared>;
+  Policy policy;
 
   Prepared prepare(const dropbp::SamplingInput& input) const {
-    Prepared prepared;
-    switch (choice) {
-      case SamplingChoice::bernoulli:
-        prepared.independent.independent = dropbp::BernoulliSampling{}.prepare(input);
-        break;
-      case SamplingChoice::at_least_target:
-        prepared.independent = dropbp::AtLeastTargetSampling{}.prepare(input);
-        break;
-      case SamplingChoice::fixed_budget:
-        prepared.fixed_budget = fixed_budget.prepare(input);
-        break;
-    }
-    return prepared;
+    return std::visit([&](const auto& chosen) { return Prepared(chosen.prepare(input)); }, policy);
   }
   void draw(const Prepared& prepared, const dropbp::CounterRandom& random,
             std::span<std::uint8_t> dropped, std::span<std::uint32_t> work) const {
-    switch (choice) {
-      case SamplingChoice::bernoulli:
-        return dropbp::BernoulliSampling{}.draw(prepared.independent.independent, random, dropped);
-      case SamplingChoice::at_least_target:
-        return dropbp::AtLeastTargetSampling{}.draw(prepared.independent, random, dropped);
-      case SamplingChoice::fixed_budget:
-        return fixed_budget.draw(prepared.fixed_budget, random, dropped, work);
-    }
+    std::visit(
+        [&]<class Chosen>(const Chosen& chosen) {
+          const auto& own = std::get<typename Chosen::Prepared>(prepared);
+          if constexpr (std::is_same_v<Chosen, dropbp::FixedBudgetSampling>)
+            chosen.draw(own, random, dropped, work);
+          else
+            chosen.draw(own, random, dropped);
+        },
+        policy);
+  }
+
+  /// Null for the policies that bound nothing.
+  const dropbp::FixedBudgetSampling* fixed_budget() const noexcept {
+    return std::get_if<dropbp::FixedBudgetSampling>(&policy);
   }
   void limit(std::span<double> rates, const dropbp::SamplingInput& input) const {
-    if (choice == SamplingChoice::fixed_budget) fixed_budget.limit(rates, input);
+    if (const auto* chosen = fixed_budget()) chosen->limit(rates, input);
   }
-  bool bounded() const noexcept { return choice == SamplingChoice::fixed_budget; }
   std::size_t max_kept(const Prepared& prepared, std::uint32_t group) const {
-    return bounded() ? fixed_budget.max_kept(prepared.fixed_budget, group)
-                     : std::numeric_limits<std::size_t>::max();
+    const auto* const chosen = fixed_budget();
+    return chosen != nullptr
+               ? chosen->max_kept(std::get<dropbp::FixedBudgetSampling::Prepared>(prepared), group)
+               : std::numeric_limits<std::size_t>::max();
   }
   double max_kept_weight(const Prepared& prepared) const {
-    return bounded() ? fixed_budget.max_kept_weight(prepared.fixed_budget)
-                     : dropbp::FixedBudgetSampling::no_limit;
+    const auto* const chosen = fixed_budget();
+    return chosen != nullptr
+               ? chosen->max_kept_weight(std::get<dropbp::FixedBudgetSampling::Prepared>(prepared))
+               : dropbp::FixedBudgetSampling::no_limit;
   }
 };
 
@@ -147,10 +146,13 @@ class BasicTrainer {
   std::size_t activation_bound() const;
 
  private:
-  double forward_alone(PassTimes& times);
+  void draw_plan(std::uint64_t step, std::uint32_t micro_step);
+  double loss_and_gradients(PassTimes& times);
+  double clip_factor(double gradient_norm) const;
+  bool allocation_due(std::uint64_t step) const;
   void allocate();
-  void reserve_activations(std::size_t bytes);
-  std::uint64_t reallocation_period() const;
+  std::size_t kept_activation_bytes() const;
+  void reserve_activations(std::size_t kept_bytes);
   void observe_gradients(std::span<const double> squared_norms);
   double learning_rate_scale(std::uint64_t step) const;
 

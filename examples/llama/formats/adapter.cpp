@@ -89,8 +89,10 @@ std::vector<std::string> canonical_targets(const std::vector<std::string>& targe
   return ordered.size() == linears.size() ? std::vector<std::string>{} : ordered;
 }
 
-ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::string& what) {
-  const json config = parse_strict_json(json_text, what);
+namespace {
+
+/// What the adapters here have nothing like must be off.
+void refuse_unsupported(const std::string& what, const json& config) {
   if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
     fail(what, "'peft_type' must be \"LORA\"",
          type == config.end() ? "there is none" : fmt::format("it is {}", type->dump()));
@@ -111,19 +113,13 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
          fmt::format("it is {}", init->dump()));
   if (const auto bias = config.find("bias"); bias != config.end() && *bias != "none")
     fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
+}
 
-  ops::LoraConfig adaptation;
-  const double rank = number(what, config, "r");
-  if (!(rank >= 1.0 && rank <= 65536.0) || rank != std::floor(rank))
-    fail(what, "'r' must be a whole number from 1 to 65536", fmt::format("it is {}", rank));
-  adaptation.rank = static_cast<Index>(rank);
-  adaptation.alpha = number(what, config, "lora_alpha");
-  if (config.contains("lora_dropout")) adaptation.dropout = number(what, config, "lora_dropout");
-  if (!(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
-    fail(what, "'lora_dropout' must be in [0, 1)", fmt::format("it is {}", adaptation.dropout));
-
+/// Empty for all.
+std::vector<std::string> targets_of(const std::string& what, const json& config) {
+  std::vector<std::string> names;
   const auto targets = config.find("target_modules");
-  if (targets != config.end() && *targets == "all-linear") return adaptation;
+  if (targets != config.end() && *targets == "all-linear") return names;
   if (targets == config.end() || !targets->is_array() || targets->empty())
     fail(what,
          fmt::format("'target_modules' must be a list of some of {}", fmt::join(linears, ", ")),
@@ -134,8 +130,26 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
       fail(what,
            fmt::format("each of 'target_modules' must be one of {}", fmt::join(linears, ", ")),
            fmt::format("one is {}", target.dump()));
-    adaptation.targets.push_back(target.get<std::string>());
+    names.push_back(target.get<std::string>());
   }
+  return names;
+}
+
+}  // namespace
+
+ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::string& what) {
+  const json config = parse_strict_json(json_text, what);
+  refuse_unsupported(what, config);
+  ops::LoraConfig adaptation;
+  const double rank = number(what, config, "r");
+  if (!(rank >= 1.0 && rank <= 65536.0) || rank != std::floor(rank))
+    fail(what, "'r' must be a whole number from 1 to 65536", fmt::format("it is {}", rank));
+  adaptation.rank = static_cast<Index>(rank);
+  adaptation.alpha = number(what, config, "lora_alpha");
+  if (config.contains("lora_dropout")) adaptation.dropout = number(what, config, "lora_dropout");
+  if (!(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
+    fail(what, "'lora_dropout' must be in [0, 1)", fmt::format("it is {}", adaptation.dropout));
+  adaptation.targets = targets_of(what, config);
   return adaptation;
 }
 

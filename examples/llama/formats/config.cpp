@@ -201,6 +201,16 @@ std::optional<double> rope_number(const std::string& what, const std::vector<Rop
   return common;
 }
 
+/// Whether a key of RoPE's settings says what the plain RoPE does, or is read elsewhere.
+bool is_plain_rope(std::string_view key, const json& value) {
+  if (key == "rope_theta" || key == "partial_rotary_factor" ||
+      key == "original_max_position_embeddings" || is_off(value))
+    return true;
+  if (key == "rope_type" || key == "type") return value == "default";
+  if (key == "factor" || key == "attention_factor" || key == "attention_scaling") return value == 1;
+  return false;
+}
+
 /// Base of RoPE's angles, from wherever it is given; all else about RoPE must be the plain one.
 double read_rope(const std::string& what, const json& root) {
   const std::vector<RopePlace> places = rope_places(what, root);
@@ -208,13 +218,7 @@ double read_rope(const std::string& what, const json& root) {
     if (*place.name == '\0') continue;
     const std::string_view required = "null or of the rope_type \"default\"";
     for (const auto& [key, value] : place.object.items()) {
-      const bool is_type = key == "rope_type" || key == "type";
-      const bool is_one =
-          key == "factor" || key == "attention_factor" || key == "attention_scaling";
-      if (key == "rope_theta" || key == "partial_rotary_factor" ||
-          key == "original_max_position_embeddings" || is_off(value) ||
-          (is_type && value == "default") || (is_one && value == 1))
-        continue;
+      if (is_plain_rope(key, value)) continue;
       fail(what, fmt::format("'{}' must be {}", place.name, required),
            fmt::format("its '{}' is {} in {}", key, clipped(value.dump()),
                        clipped(place.object.dump())),
@@ -228,7 +232,7 @@ double read_rope(const std::string& what, const json& root) {
   return rope_number(what, places, "rope_theta").value_or(10000.0);
 }
 
-void refuse_unsupported(const std::string& what, const json& root) {
+void refuse_other_models(const std::string& what, const json& root) {
   for (const OneValue& one : one_values()) {
     const json* value = find(root, one.key);
     if (value != nullptr && *value != one.value && !(one.or_off && is_off(*value)))
@@ -245,6 +249,9 @@ void refuse_unsupported(const std::string& what, const json& root) {
     for (const auto& [key, value] : map->items())
       if (key.starts_with("AutoModel"))
         fail_unsupported(what, "auto_map", *map, "without code for the model");
+}
+
+void refuse_unknown_keys(const std::string& what, const json& root) {
   for (const auto& [key, value] : root.items()) {
     const bool known =
         std::ranges::find(own_keys, key) != own_keys.end() ||
@@ -317,7 +324,8 @@ std::ptrdiff_t parameter_count(const LlamaConfig& c) {
 
 LlamaConfig parse_config(std::string_view json_text, const std::string& what) {
   const json root = parse_strict_json(json_text, what);
-  refuse_unsupported(what, root);
+  refuse_other_models(what, root);
+  refuse_unknown_keys(what, root);
   LlamaConfig config;
   config.vocabulary = required_integer(what, root, "vocab_size");
   config.hidden = required_integer(what, root, "hidden_size");

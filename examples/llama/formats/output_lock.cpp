@@ -70,25 +70,39 @@ void write_holder(int descriptor) {
   }
 }
 
+int open_lock(const fs::path& path) {
+  constexpr int flags = O_CLOEXEC | O_NOFOLLOW;
+  int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | flags, 0666);
+  // Left by a killed run of another user: it can be locked all the same, but on NFS.
+  if (descriptor < 0 && errno == EACCES) descriptor = ::open(path.c_str(), O_RDONLY | flags);
+  if (descriptor < 0) fail(path, std::generic_category().message(errno));
+  return descriptor;
+}
+
+/// Does not wait. 0 or the error.
+int lock_now(int descriptor) {
+  while (::flock(descriptor, LOCK_EX | LOCK_NB) < 0)
+    if (errno != EINTR) return errno;
+  return 0;
+}
+
+/// Whether the error means that the file system has no locks.
+bool has_no_locks(int error) {
+  return error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP || error == EINVAL;
+}
+
 }  // namespace
 
 OutputLock::OutputLock(Output kind, const fs::path& output) {
   if (kind == Output::folder) create_folder(output);
   path_ = lock_path(kind, output);
   for (;;) {
-    constexpr int flags = O_CLOEXEC | O_NOFOLLOW;
-    descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | flags, 0666);
-    // Left by a killed run of another user: it can be locked all the same, but on NFS.
-    if (descriptor_ < 0 && errno == EACCES) descriptor_ = ::open(path_.c_str(), O_RDONLY | flags);
-    if (descriptor_ < 0) fail(path_, std::generic_category().message(errno));
+    descriptor_ = open_lock(path_);
     const auto close_and_fail = [&](std::string_view given) {
       ::close(descriptor_);
       fail(path_, given);
     };
-    int result = 0;
-    while ((result = ::flock(descriptor_, LOCK_EX | LOCK_NB)) < 0 && errno == EINTR) {
-    }
-    const int error = result < 0 ? errno : 0;
+    const int error = lock_now(descriptor_);
     if (error == EWOULDBLOCK) {
       const std::string holder = holder_in(descriptor_);
       ::close(descriptor_);
@@ -98,7 +112,7 @@ OutputLock::OutputLock(Output kind, const fs::path& output) {
           output.string(), holder.empty() ? std::string("another process") : holder,
           kind == Output::folder ? "folder" : "file"));
     }
-    if (error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP || error == EINVAL) {
+    if (has_no_locks(error)) {
       missing_ = std::generic_category().message(error);
       ::unlink(path_.c_str());
       ::close(descriptor_);

@@ -58,6 +58,7 @@ class Translation {
     at_ += size;
   }
 
+  // A table of characters, written as a switch.
   void outside() {
     switch (pattern_[at_]) {
       case '\\':
@@ -102,6 +103,7 @@ class Translation {
     }
   }
 
+  // A table of escapes, one a branch.
   void escape() {
     const std::string_view two = pattern_.substr(at_, 2);
     if (two.size() < 2) fail(two);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The safetensors format: u64 little-endian header length, JSON header, data. Rules: see the
+// Reads safetensors files: u64 little-endian header length, JSON header, data. Rules: see the
 // constructor.
 #include "llama/formats/safetensors.hpp"
 
@@ -9,7 +9,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <charconv>
 #include <cmath>
@@ -17,13 +16,13 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
-#include <set>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
 
-#include "llama/formats/atomic_file.hpp"
 #include "llama/formats/crc32c.hpp"
+#include "llama/formats/file_format.hpp"
+#include "llama/formats/safetensors_header.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {
@@ -34,72 +33,11 @@ static_assert(std::endian::native == std::endian::little,
 
 using nlohmann::json;
 
-constexpr std::uint64_t header_limit =
-    100'000'000;                  // bytes; the reference reader's MAX_HEADER_SIZE
 constexpr int nesting_limit = 4;  // header {, tensor {, shape [; one to spare
-// These two bound the memory that a hostile header takes, to about that of its text again and
-// again. The largest models have some 150,000 tensors in all of their files.
-constexpr std::size_t tensor_limit = 1 << 18;
-constexpr std::size_t value_limit = 1 << 19;       // JSON values of a tensor or of the metadata
-constexpr std::size_t chunk_elements = 1 << 16;    // converted at a time, through a small buffer
+// JSON values of a tensor or of the metadata. With tensor_limit it bounds the memory that a hostile
+// header takes, to about that of its text again and again.
+constexpr std::size_t value_limit = 1 << 19;
 constexpr std::size_t verified_at_once = 1 << 18;  // bytes
-constexpr std::string_view metadata_key = "__metadata__";
-
-// In __metadata__: "dropbp.crc32c" of the header and "dropbp.crc32c.NAME" of each tensor, eight
-// hexadecimal digits each.
-constexpr std::string_view checksum_key = "dropbp.crc32c";
-constexpr std::string_view header_checksum_start =
-    "\"dropbp.crc32c\":\"";  // quotes within a string would be escaped
-constexpr std::size_t checksum_digits = 8;
-
-struct DTypeRow {
-  DType dtype;
-  std::string_view name;
-  std::size_t bits;
-};
-constexpr std::array dtype_table{
-    DTypeRow{DType::boolean, "BOOL", 8},    DTypeRow{DType::f4, "F4", 4},
-    DTypeRow{DType::f6_e2m3, "F6_E2M3", 6}, DTypeRow{DType::f6_e3m2, "F6_E3M2", 6},
-    DTypeRow{DType::u8, "U8", 8},           DTypeRow{DType::i8, "I8", 8},
-    DTypeRow{DType::f8_e5m2, "F8_E5M2", 8}, DTypeRow{DType::f8_e4m3, "F8_E4M3", 8},
-    DTypeRow{DType::f8_e8m0, "F8_E8M0", 8}, DTypeRow{DType::i16, "I16", 16},
-    DTypeRow{DType::u16, "U16", 16},        DTypeRow{DType::f16, "F16", 16},
-    DTypeRow{DType::bf16, "BF16", 16},      DTypeRow{DType::i32, "I32", 32},
-    DTypeRow{DType::u32, "U32", 32},        DTypeRow{DType::f32, "F32", 32},
-    DTypeRow{DType::c64, "C64", 64},        DTypeRow{DType::f64, "F64", 64},
-    DTypeRow{DType::i64, "I64", 64},        DTypeRow{DType::u64, "U64", 64},
-};
-
-constexpr bool table_follows_enum() {
-  for (std::size_t i = 0; i < dtype_table.size(); ++i) {
-    if (static_cast<std::size_t>(dtype_table[i].dtype) != i) return false;
-  }
-  return true;
-}
-static_assert(table_follows_enum());
-
-std::optional<DType> dtype_from_name(std::string_view name) {
-  const auto* row = std::ranges::find(dtype_table, name, &DTypeRow::name);
-  return row == dtype_table.end() ? std::nullopt : std::optional(row->dtype);
-}
-
-std::optional<std::uint64_t> checked_multiply(std::uint64_t a, std::uint64_t b) {
-  if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return std::nullopt;
-  return a * b;
-}
-
-/// Bytes of a tensor; none if the product overflows or does not end on a whole byte.
-std::optional<std::uint64_t> bytes_of(std::span<const std::ptrdiff_t> shape, DType dtype) {
-  std::uint64_t count = 1;
-  for (const std::ptrdiff_t size : shape) {
-    const auto product = checked_multiply(count, static_cast<std::uint64_t>(size));
-    if (!product) return std::nullopt;
-    count = *product;
-  }
-  const auto bits = checked_multiply(count, dtype_bits(dtype));
-  if (!bits || *bits % 8 != 0) return std::nullopt;
-  return *bits / 8;
-}
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& required,
                        const std::string& given) {
@@ -108,12 +46,27 @@ std::optional<std::uint64_t> bytes_of(std::span<const std::ptrdiff_t> shape, DTy
       path.string(), clipped(required, 1000), clipped(given, 1000)));
 }
 
+/// Fails with the name of another format, where the first bytes show one and cannot be a length by
+/// chance: by a long signature, or as text (a Git LFS pointer, a page of HTML).
+void refuse_other_format(const InputFile& file) {
+  std::string front(static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), format_probe)),
+                    '\0');
+  file.read(0, front.data(), front.size());
+  const auto is_printable = [](char c) { return c >= ' ' && c <= '~'; };
+  const bool begins_as_text = std::ranges::all_of(front.substr(0, 8), is_printable);
+  const auto format = begins_as_text ? format_of(front) : format_of_ids(front);
+  if (format && format->may_hold_text)
+    fail(file.path(), "a safetensors file begins with the length of its header",
+         fmt::format("it is {}", format->name));
+}
+
 std::uint64_t read_header_length(const InputFile& file) {
   if (file.size() < 8)
     fail(file.path(), "a safetensors file has at least 8 bytes",
          fmt::format("this one has {}", file.size()));
   std::uint64_t length = 0;
   file.read(0, &length, sizeof length);
+  if (length > header_limit || length > file.size() - 8) refuse_other_format(file);
   if (length > header_limit) {
     fail(file.path(), fmt::format("the header length must be at most {} bytes", header_limit),
          fmt::format("the first 8 bytes say {}", length));
@@ -157,7 +110,7 @@ TensorInfo parse_tensor(const std::filesystem::path& path, const std::string& wh
   if (!dtype.is_string())
     fail(path, fmt::format("the dtype of tensor '{}' must be a string", name),
          fmt::format("it is {}", dtype.dump()));
-  const auto known = dtype_from_name(dtype.get_ref<const std::string&>());
+  const auto known = find_dtype(dtype.get_ref<const std::string&>());
   if (!known)
     fail(path,
          fmt::format(
@@ -256,149 +209,7 @@ std::optional<std::uint32_t> checksum_from(std::string_view text) {
   return value;
 }
 
-/// Where the digits of the header's checksum are; npos if there are none.
-std::size_t find_header_checksum(std::string_view header) {
-  const std::size_t start = header.find(header_checksum_start);
-  if (start == std::string_view::npos ||
-      start + header_checksum_start.size() + checksum_digits > header.size())
-    return std::string_view::npos;
-  return start + header_checksum_start.size();
-}
-
-/// Of the header with zeros in the place of its own checksum, and of the length before it.
-std::uint32_t header_checksum(std::string_view header, std::size_t digits) {
-  const std::uint64_t length = header.size();
-  const std::string zeros(checksum_digits, '0');
-  const std::string_view rest = header.substr(digits + checksum_digits);
-  std::uint32_t checksum = crc32c(0, &length, sizeof length);
-  checksum = crc32c(checksum, header.data(), digits);
-  checksum = crc32c(checksum, zeros.data(), zeros.size());
-  return crc32c(checksum, rest.data(), rest.size());
-}
-
-using Sink = std::function<void(const void*, std::size_t)>;
-
-/// A tensor on its way into a file: its place in the header and what makes its bytes, once for the
-/// checksum and once for the file, because the header comes first.
-struct Outgoing {
-  const std::string& name;
-  DType dtype;
-  std::span<const std::ptrdiff_t> shape;
-  std::uint64_t bytes;
-  std::function<void(const Sink&)> produce;
-};
-
-std::size_t elements_of(const TensorToWrite& tensor) {
-  if (!tensor.make) return tensor.values.size();
-  return static_cast<std::size_t>(bytes_of(tensor.shape, DType::u8).value_or(0));  // a byte each
-}
-
-/// use(values), made for this call where the tensor has none.
-template <typename Use>
-void with_values(const TensorToWrite& tensor, const Use& use) {
-  if (!tensor.make) return use(tensor.values);
-  std::vector<float> made(elements_of(tensor));
-  tensor.make(made);
-  use(std::span<const float>(made));
-}
-
-template <typename Stored, typename Convert>
-void convert_to(const Sink& sink, std::span<const float> values, Convert convert) {
-  std::vector<Stored> buffer;
-  while (!values.empty()) {
-    const auto chunk = values.first(std::min(values.size(), chunk_elements));
-    buffer.resize(chunk.size());
-    std::ranges::transform(chunk, buffer.begin(), convert);
-    sink(buffer.data(), buffer.size() * sizeof(Stored));
-    values = values.subspan(chunk.size());
-  }
-}
-
-// Put together as text: nlohmann's ordered objects search all members for each new one.
-std::string header_of(std::span<const Outgoing> tensors,
-                      const std::map<std::string, std::string>& metadata) {
-  if (tensors.size() > tensor_limit)
-    throw std::invalid_argument(
-        fmt::format("write_safetensors: a file must have at most {} tensors, but {} were given; "
-                    "write several files",
-                    tensor_limit, tensors.size()));
-  const auto quoted = [](std::string_view text) {
-    try {
-      return json(text).dump();
-    } catch (const json::exception&) {
-      throw std::invalid_argument(
-          "write_safetensors: names and metadata must be UTF-8, but some are not; rename them");
-    }
-  };
-  std::string entries, list;
-  for (const auto& [key, value] : metadata) {
-    if (key.starts_with(checksum_key))
-      throw std::invalid_argument(
-          fmt::format("write_safetensors: keys that begin with '{}' are for checksums, but '{}' "
-                      "was given; rename it",
-                      checksum_key, key));
-    entries += fmt::format("{}:{},", quoted(key), quoted(value));
-  }
-  entries += fmt::format("\"{}\":\"{}\"", checksum_key, std::string(checksum_digits, '0'));
-  std::set<std::string_view> names;
-  std::uint64_t position = 0;
-  for (const Outgoing& tensor : tensors) {
-    if (tensor.name == metadata_key || !names.insert(tensor.name).second) {
-      throw std::invalid_argument(
-          fmt::format("write_safetensors: tensor names must be unique and not '__metadata__', but "
-                      "'{}' is not; rename it",
-                      tensor.name));
-    }
-    const bool negative =
-        std::ranges::any_of(tensor.shape, [](std::ptrdiff_t size) { return size < 0; });
-    const auto bytes = negative ? std::nullopt : bytes_of(tensor.shape, tensor.dtype);
-    if (!bytes || *bytes != tensor.bytes) {
-      throw std::invalid_argument(fmt::format(
-          "write_safetensors: tensor '{}' must have as many values as its shape {} says, but it "
-          "has {}; pass the matching span",
-          tensor.name, shape_text(tensor.shape), tensor.bytes * 8 / dtype_bits(tensor.dtype)));
-    }
-    list += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                        quoted(tensor.name), dtype_name(tensor.dtype), fmt::join(tensor.shape, ","),
-                        position, position + *bytes);
-    position += *bytes;
-    std::uint32_t checksum = 0;
-    tensor.produce(
-        [&](const void* data, std::size_t size) { checksum = crc32c(checksum, data, size); });
-    entries += fmt::format(",{}:\"{:08x}\"",
-                           quoted(fmt::format("{}.{}", checksum_key, tensor.name)), checksum);
-  }
-  std::string text = fmt::format("{{\"{}\":{{{}}}{}}}", metadata_key, entries, list);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  if (text.size() > header_limit) {
-    throw std::invalid_argument(
-        fmt::format("write_safetensors: the header must be at most {} bytes, but it has {}; "
-                    "shorten the metadata",
-                    header_limit, text.size()));
-  }
-  const std::size_t digits = find_header_checksum(text);
-  return text.replace(digits, checksum_digits,
-                      fmt::format("{:08x}", header_checksum(text, digits)));
-}
-
-void write_outgoing(AtomicFile& file, std::span<const Outgoing> tensors,
-                    const std::map<std::string, std::string>& metadata) {
-  const std::string header = header_of(tensors, metadata);
-  const std::uint64_t length = header.size();
-  file.write(&length, sizeof length);
-  file.write(header);
-  for (const Outgoing& tensor : tensors)
-    tensor.produce([&](const void* bytes, std::size_t size) { file.write(bytes, size); });
-}
-
 }  // namespace
-
-std::string_view dtype_name(DType dtype) noexcept {
-  return dtype_table[static_cast<std::size_t>(dtype)].name;
-}
-std::size_t dtype_bits(DType dtype) noexcept {
-  return dtype_table[static_cast<std::size_t>(dtype)].bits;
-}
 
 std::string shape_text(std::span<const std::ptrdiff_t> shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -612,115 +423,6 @@ void SafetensorsFile::read(std::string_view name, std::span<std::int32_t> values
                       "is {}; convert it",
                       path().string(), name, dtype_name(tensor.dtype)));
   }
-}
-
-std::uint64_t bytes_of(const TensorToWrite& tensor, DType dtype) {
-  return elements_of(tensor) * dtype_bits(dtype) / 8;
-}
-
-void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors, DType dtype,
-                       const std::map<std::string, std::string>& metadata) {
-  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
-    throw std::invalid_argument(fmt::format(
-        "write_safetensors: the dtype must be F32, F16 or BF16, but it is {}; choose one of them",
-        dtype_name(dtype)));
-  }
-  std::vector<Outgoing> outgoing;
-  for (const TensorToWrite& tensor : tensors) {
-    const auto narrowed = [dtype, &tensor](auto narrow, auto widen) {
-      return [=, &tensor](const Sink& sink) {
-        with_values(tensor, [&](std::span<const float> values) {
-          convert_to<std::uint16_t>(sink, values, [&](float value) {
-            const std::uint16_t bits = narrow(value);
-            if (std::isfinite(value) && !std::isfinite(widen(bits))) {
-              throw std::runtime_error(
-                  fmt::format("write_safetensors: the values of tensor '{}' must fit {}, but one "
-                              "is {}; write F32",
-                              tensor.name, dtype_name(dtype), value));
-            }
-            return bits;
-          });
-        });
-      };
-    };
-    std::function<void(const Sink&)> produce;
-    if (dtype == DType::f16)
-      produce = narrowed(float_to_half, half_to_float);
-    else if (dtype == DType::bf16)
-      produce = narrowed(float_to_bfloat16, bfloat16_to_float);
-    else
-      produce = [&tensor](const Sink& sink) {
-        with_values(tensor, [&](std::span<const float> values) {
-          sink(values.data(), values.size_bytes());
-        });
-      };
-    outgoing.push_back({tensor.name, dtype, tensor.shape,
-                        elements_of(tensor) * dtype_bits(dtype) / 8, std::move(produce)});
-  }
-  write_outgoing(file, outgoing, metadata);
-}
-
-void write_safetensors(AtomicFile& file, std::span<const RawTensor> tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  std::vector<Outgoing> outgoing;
-  for (const RawTensor& tensor : tensors)
-    outgoing.push_back(
-        {tensor.name, tensor.dtype, tensor.shape, tensor.bytes.size(),
-         [&tensor](const Sink& sink) { sink(tensor.bytes.data(), tensor.bytes.size()); }});
-  write_outgoing(file, outgoing, metadata);
-}
-
-void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
-                       DType dtype, const std::map<std::string, std::string>& metadata) {
-  AtomicFile file(path);
-  write_safetensors(file, tensors, dtype, metadata);
-  file.publish();
-}
-
-float half_to_float(std::uint16_t bits) noexcept {
-  const std::uint32_t sign = (bits & 0x8000u) << 16;
-  const std::uint32_t exponent = (bits >> 10) & 0x1fu;
-  const std::uint32_t mantissa = bits & 0x3ffu;
-  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0)
-    return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);  // bias 127 - 15
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals, exact
-  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
-}
-
-std::uint16_t float_to_half(float value) noexcept {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t sign = (bits >> 16) & 0x8000u;
-  const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u)
-    return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
-  if (magnitude >= 0x477ff000u)
-    return static_cast<std::uint16_t>(sign | 0x7c00u);  // from 65520 on: infinity
-  std::uint32_t source = magnitude - 0x38000000u;       // exponent rebiased from 127 to 15
-  std::uint32_t shift = 13;
-  if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24
-    const std::uint32_t exponent = magnitude >> 23;
-    if (exponent < 102) return static_cast<std::uint16_t>(sign);  // below 2^-25
-    source = (magnitude & 0x7fffffu) | 0x800000u;
-    shift = 126 - exponent;
-  }
-  std::uint32_t half = source >> shift;
-  const std::uint32_t rest = source & ((1u << shift) - 1);
-  const std::uint32_t tie = 1u << (shift - 1);
-  if (rest > tie || (rest == tie && (half & 1u) != 0))
-    ++half;  // a carry into the exponent is right
-  return static_cast<std::uint16_t>(sign | half);
-}
-
-float bfloat16_to_float(std::uint16_t bits) noexcept {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-}
-
-std::uint16_t float_to_bfloat16(float value) noexcept {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u)
-    return static_cast<std::uint16_t>((bits >> 16) | 0x40u);  // NaN stays NaN
-  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 }  // namespace llama

@@ -14,37 +14,10 @@
 #include <string_view>
 #include <vector>
 
+#include "llama/formats/dtype.hpp"
 #include "llama/formats/input_file.hpp"
 
 namespace llama {
-
-/// Element types of the format (safetensors/src/tensor.rs). Those narrower than a byte are accepted
-/// in a header but cannot be read here.
-enum class DType {
-  boolean,
-  f4,
-  f6_e2m3,
-  f6_e3m2,
-  u8,
-  i8,
-  f8_e5m2,
-  f8_e4m3,
-  f8_e8m0,
-  i16,
-  u16,
-  f16,
-  bf16,
-  i32,
-  u32,
-  f32,
-  c64,
-  f64,
-  i64,
-  u64
-};
-
-[[nodiscard]] std::string_view dtype_name(DType dtype) noexcept;  ///< as in the file: "F32"
-[[nodiscard]] std::size_t dtype_bits(DType dtype) noexcept;
 
 struct TensorInfo {
   std::string name;
@@ -154,12 +127,5 @@ void write_safetensors(AtomicFile& file, std::span<const TensorToWrite> tensors,
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
                        DType dtype = DType::f32,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
-
-/// Bit conversions of IEEE binary16 and bfloat16. NaN stays NaN (made quiet when narrowed),
-/// overflow gives infinity.
-[[nodiscard]] float half_to_float(std::uint16_t bits) noexcept;
-[[nodiscard]] std::uint16_t float_to_half(float value) noexcept;
-[[nodiscard]] float bfloat16_to_float(std::uint16_t bits) noexcept;
-[[nodiscard]] std::uint16_t float_to_bfloat16(float value) noexcept;
 
 }  // namespace llama

@@ -43,6 +43,7 @@ constexpr const char* not_surely_nfc =
     R"(\x{FB46}-\x{FB4E}\x{1D15E}-\x{1D164}\x{1D1BB}-\x{1D1C0}\x{2F800}-\x{2FA1D}])";
 
 /// Bytes of the valid UTF-8 character at the front, 0 if there is none.
+/// One function, though with many branches: they are the table of UTF-8's byte ranges.
 std::size_t character_size(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned first = byte(0);
@@ -175,6 +176,7 @@ std::uint64_t pair_key(Id left, Id right) noexcept {
 /// Merges neighbours in the order of the ranks, leftmost first.
 class Bpe {
  public:
+  // Many branches, but flat: each checks one key of the file and fails with its name.
   Bpe(const File& file, const json& model) {
     const json& vocab = File::member(model, "vocab");
     const json& merges = File::member(model, "merges");
@@ -267,6 +269,7 @@ class Bpe {
     return found == merges_.end() ? nullptr : &found->second;
   }
 
+  // One loop over a linked list and a queue; parts of it would share all of this state.
   void merge(std::string_view word, std::vector<Id>& result) {
     if (whole_words_) {
       if (const auto found = words_.find(word); found != words_.end())
@@ -416,6 +419,7 @@ void check_utf8(std::string_view text, const std::string& what) {
 }
 
 struct Tokenizer::Model {
+  // Many branches, but flat: each checks one key of the file and fails with its name.
   explicit Model(const File& file)
       : steps(steps_of(file)), bpe(file, File::member(file.root(), "model")) {
     if (const json& normalizer = File::member(file.root(), "normalizer"); !normalizer.is_null()) {

@@ -16,7 +16,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
-/// A finite double as [-]0xH.HHHHHHHHHHHHHp[-]D, without trailing zeros.
+/// A finite double as [-]0xH.HHHHHHHHHHHHHp[-]D with trailing zeros cut.
 inline std::string real_to_text(double value) {
   const std::uint64_t bits = std::bit_cast<std::uint64_t>(value);
   const std::uint64_t biased = (bits >> 52) & 0x7FFu;
@@ -30,49 +30,55 @@ inline std::string real_to_text(double value) {
   return text + 'p' + std::to_string(exponent);
 }
 
-/// Reads exactly what real_to_text writes. For any other text, returns false and leaves `value`
-/// unchanged.
-inline bool real_from_text(std::string_view text, double& value) {
-  const std::string_view whole = text;
-  std::uint64_t bits = 0;
-  if (text.starts_with('-')) {
-    bits = std::uint64_t{1} << 63;
-    text.remove_prefix(1);
+/// Takes `prefix` from the front of `text`, if it is there.
+inline bool take(std::string_view& text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return false;
+  text.remove_prefix(prefix.size());
+  return true;
+}
+
+/// Takes the digits of a fraction, at most 13, into its 52 bits. False for none or more of them.
+inline bool take_fraction(std::string_view& text, std::uint64_t& fraction) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  int shift = 52;
+  for (; !text.empty() && digits.find(text.front()) != digits.npos; text.remove_prefix(1)) {
+    if (shift == 0) return false;
+    shift -= 4;
+    fraction |= static_cast<std::uint64_t>(digits.find(text.front())) << shift;
   }
-  if (!text.starts_with("0x") || text.size() < 5 || (text[2] != '0' && text[2] != '1'))
-    return false;
-  const bool normal = text[2] == '1';
-  text.remove_prefix(3);
-  std::uint64_t fraction = 0;
-  if (text.front() == '.') {
-    text.remove_prefix(1);
-    int shift = 48;
-    for (; !text.empty() && text.front() != 'p'; text.remove_prefix(1), shift -= 4) {
-      const char c = text.front();
-      const bool digit = c >= '0' && c <= '9';
-      if (shift < 0 || (!digit && !(c >= 'a' && c <= 'f'))) return false;
-      fraction |= static_cast<std::uint64_t>(digit ? c - '0' : c - 'a' + 10) << shift;
-    }
-  }
-  if (!text.starts_with('p')) return false;
-  text.remove_prefix(1);
-  const bool negative = text.starts_with('-');
-  if (negative) text.remove_prefix(1);
+  return shift < 52;
+}
+
+/// Takes an exponent, the rest of a number: up to four digits. False for anything else.
+inline bool take_exponent(std::string_view& text, int& exponent) {
+  const bool negative = take(text, "-");
   if (text.empty() || text.size() > 4) return false;
-  int exponent = 0;
-  for (const char c : text) {
+  for (; !text.empty(); text.remove_prefix(1)) {
+    const char c = text.front();
     if (c < '0' || c > '9') return false;
     exponent = 10 * exponent + (c - '0');
   }
   if (negative) exponent = -exponent;
-  if (normal) {
-    if (exponent < -1022 || exponent > 1023) return false;
-    bits |= static_cast<std::uint64_t>(exponent + 1023) << 52;
-  } else if (exponent != (fraction == 0 ? 0 : -1022)) {
-    return false;
-  }
-  const double result = std::bit_cast<double>(bits | fraction);
-  if (real_to_text(result) != whole) return false;  // other spellings, such as 0x1.0p+0
+  return true;
+}
+
+/// Reads exactly what real_to_text writes. For any other text, returns false and leaves `value`
+/// unchanged.
+inline bool real_from_text(std::string_view text, double& value) {
+  const std::string_view whole = text;
+  std::uint64_t fraction = 0;
+  int exponent = 0;
+  const bool negative = take(text, "-");
+  const bool normal = take(text, "0x1");
+  if (!normal && !take(text, "0x0")) return false;
+  if (take(text, ".") && !take_fraction(text, fraction)) return false;
+  if (!take(text, "p") || !take_exponent(text, exponent)) return false;
+  if (normal && (exponent < -1022 || exponent > 1023)) return false;
+  const std::uint64_t biased = normal ? static_cast<std::uint64_t>(exponent + 1023) : 0;
+  const std::uint64_t sign = negative ? std::uint64_t{1} << 63 : 0;
+  const double result = std::bit_cast<double>(sign | biased << 52 | fraction);
+  // Not in another spelling, such as 0x1.0p+0 or 0x0p-5.
+  if (real_to_text(result) != whole) return false;
   value = result;
   return true;
 }

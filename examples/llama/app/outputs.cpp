@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+#include "llama/app/outputs.hpp"
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "llama/app/errors.hpp"
+#include "llama/app/plot.hpp"
+#include "llama/app/standard_streams.hpp"
+#include "llama/formats/atomic_file.hpp"
+#include "llama/formats/checkpoint.hpp"
+
+namespace llama {
+namespace {
+
+/// What a killed run left beside a file.
+void remove_leftovers(const std::filesystem::path& output) {
+  const std::filesystem::path file = resolve_output(output);
+  remove_temporaries(file.has_parent_path() ? file.parent_path() : ".",
+                     [&](std::string_view name) { return name == file.filename().string(); });
+}
+
+/// A file of results must not take the place of another one of the run.
+void check_files(const Options& options) {
+  using Path = std::filesystem::path;
+  using Flag = std::pair<const char*, const std::optional<Path>&>;
+  const auto place_of = [](const Path& path) {
+    std::error_code none;
+    return std::filesystem::weakly_canonical(std::filesystem::absolute(path), none);
+  };
+  const auto refuse = [](const Flag& written, const char* other) {
+    throw UsageError(
+        fmt::format("{} must be a file of its own, but '{}' is also of {}; give another name",
+                    written.first, written.second->string(), other));
+  };
+  const Flag report{"--report", options.report}, plot{"--plot", options.plot};
+  for (const Flag& written : {report, plot}) {
+    if (!written.second) continue;
+    const Path place = place_of(*written.second);
+    for (const Flag& other : {Flag{"--data", options.data}, Flag{"--tokens", options.tokens},
+                              Flag{"--tokenizer", options.tokenizer}, report})
+      if (other.second && written.first != other.first && place == place_of(*other.second))
+        refuse(written, other.first);
+    for (const Flag& folder : {Flag{"--model", options.model}, Flag{"--adapter", options.adapter},
+                               Flag{"--out", options.out}, Flag{"--merge-out", options.merge_out},
+                               Flag{"--checkpoint", options.checkpoint}}) {
+      const std::string name = place.filename().string();
+      const bool is_of_folder = name.ends_with(".safetensors") || name.ends_with(".index.json") ||
+                                name == model_format.config || name == adapter_format.config ||
+                                is_companion(name);
+      if (folder.second && is_of_folder && place.parent_path() == place_of(*folder.second))
+        refuse(written, folder.first);
+    }
+  }
+}
+
+}  // namespace
+
+void prepare_outputs(const Options& options) {
+  check_files(options);
+  if (options.report) check_writable(*options.report);
+  if (options.plot) check_can_plot(*options.plot);
+  const FolderFormat& out_format = options.mode == ModeChoice::full ? model_format : adapter_format;
+  if (options.out) prepare_checkpoint_folder(*options.out, out_format);
+  if (options.merge_out) prepare_checkpoint_folder(*options.merge_out);
+  if (std::error_code none; options.merge_out && options.model &&
+                            std::filesystem::equivalent(*options.merge_out, *options.model, none))
+    throw UsageError(
+        fmt::format("--merge-out must not replace the model that adapters belong to, but it is "
+                    "'{}', as --model is; give another folder",
+                    options.merge_out->string()));
+}
+
+OutputLocks::OutputLocks(const Options& options) {
+  for (const auto& folder : {options.out, options.merge_out, options.checkpoint})
+    add(Output::folder, folder);
+  for (const auto& file : {options.report, options.plot}) add(Output::file, file);
+}
+
+void OutputLocks::add(Output kind, const std::optional<std::filesystem::path>& output) {
+  if (!output) return;
+  if (kind == Output::folder) create_folder(*output);
+  if (OutputLock::held_here(kind, *output)) return;  // one folder for two outputs of a run
+  const OutputLock& lock = locks_.emplace_back(kind, *output);
+  if (lock.missing().empty()) {
+    if (kind == Output::file) remove_leftovers(*output);
+  } else {
+    say(
+        fmt::format("'{}' must belong to one run at a time, but its file system has no locks "
+                    "({}); see to it that no other run writes there",
+                    output->string(), lock.missing()));
+  }
+}
+
+}  // namespace llama

@@ -1,0 +1,284 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+#include "llama/app/run.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include <fmt/format.h>
+#include <dropbp/kernels/cpu/parallel.hpp>
+
+#include "llama/app/corpus.hpp"
+#include "llama/app/data.hpp"
+#include "llama/app/errors.hpp"
+#include "llama/app/interrupts.hpp"
+#include "llama/app/outputs.hpp"
+#include "llama/app/plot.hpp"
+#include "llama/app/progress.hpp"
+#include "llama/app/report.hpp"
+#include "llama/app/standard_streams.hpp"
+#include "llama/app/trainer.hpp"
+#include "llama/app/training_checkpoint.hpp"
+#include "llama/formats/adapter.hpp"
+#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/input_file.hpp"
+
+namespace llama {
+namespace {
+
+/// Runs what may fail; the first failure of all is thrown at the end.
+class Attempts {
+ public:
+  /// Whether `run` did not throw.
+  template <class Run>
+  bool operator()(const Run& run) {
+    try {
+      run();
+      return true;
+    } catch (...) {
+      if (!first_) first_ = std::current_exception();
+      return false;
+    }
+  }
+  void rethrow() const {
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  std::exception_ptr first_;
+};
+
+void set_threads(const Options& options) {
+  dropbp::ops::set_thread_count(0);  // one on each processor
+  for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count())) say(warning);
+  dropbp::ops::set_thread_count(options.threads);
+}
+
+/// What a written model has besides its weights.
+struct ModelFiles {
+  DType dtype = DType::f32;
+  Companions companions;
+};
+
+/// The model's next user must get the ids that it was trained with: another tokenizer replaces the
+/// one of --model, with the files beside it.
+void take_tokenizer(const std::filesystem::path& tokenizer, Companions& companions) {
+  const std::string bytes = read_small_file(tokenizer);
+  std::string& own = companions.files["tokenizer.json"];
+  if (own == bytes) return;
+  for (const char* const name : {"tokenizer_config.json", "special_tokens_map.json",
+                                 "added_tokens.json", "vocab.json", "merges.txt",
+                                 "tokenizer.model"}) {
+    const std::filesystem::path beside = tokenizer.parent_path() / name;
+    companions.files.erase(name);
+    if (std::filesystem::is_regular_file(beside))
+      companions.files.emplace(name, read_small_file(beside));
+  }
+  companions.files["tokenizer.json"] = bytes;
+}
+
+/// Read before the training: hours later the folder may be another one, or this run's own output.
+ModelFiles read_model_files(const Options& options) {
+  ModelFiles files;
+  const bool writes_model = options.merge_out || (options.out && options.mode == ModeChoice::full);
+  if (options.model && writes_model) {
+    files.companions = load_companions(*options.model);
+    if (options.tokenizer) take_tokenizer(*options.tokenizer, files.companions);
+    files.dtype = stored_dtype(*options.model);
+    if (const std::string text = files.companions.text(); !text.empty() && !options.quiet)
+      say(fmt::format("'{}' also gets, from '{}'{}: {}",
+                      (options.merge_out ? *options.merge_out : *options.out).string(),
+                      options.model->string(), options.tokenizer ? " and --tokenizer" : "", text));
+  }
+  files.dtype = options.out_dtype.value_or(files.dtype);
+  return files;
+}
+
+/// Null without --checkpoint. With --resume the trainer stands where the run was interrupted.
+std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options,
+                                                      const LlamaConfig& config,
+                                                      const TokenData& data, auto& trainer) {
+  if (!options.checkpoint) return nullptr;
+  auto checkpoints = std::make_unique<TrainingCheckpoints>(
+      *options.checkpoint, identity_of(options, config, data, trainer.model()),
+      TrainingCheckpoints::FolderLock::taken);
+  if (!options.resume && !checkpoints->empty())
+    throw UsageError(
+        fmt::format("a new run needs a folder without checkpoints, but '{}' has some; add --resume "
+                    "or give another one",
+                    options.checkpoint->string()));
+  if (options.resume && !checkpoints->resume(trainer, say))
+    say(fmt::format("no intact checkpoint is in '{}'; starting from the beginning",
+                    options.checkpoint->string()));
+  return checkpoints;
+}
+
+Progress::Settings progress_settings(const Options& options, std::uint64_t first_step) {
+  Progress::Settings settings;
+  settings.style = choose_progress_style(options.progress, options.quiet, is_terminal(stderr));
+  settings.steps = options.steps;
+  settings.first_step = first_step;
+  settings.log_every = options.log_every;
+  return settings;
+}
+
+std::string adapter_text(const Options& options, auto& model) {
+  if (options.mode == ModeChoice::full) return "";
+  std::size_t trained = 0;
+  for (const auto* parameter : model.parameters())
+    if (parameter->trained) trained += parameter->size();
+  return fmt::format(" in {:.1f} MiB, of adapters {}",
+                     static_cast<double>(model.base_bytes()) / (1 << 20), trained);
+}
+
+void announce(const Options& options, const LlamaConfig& config, const Corpus& corpus,
+              auto& trainer, Progress& progress) {
+  if (options.quiet) return;
+  for (const std::string& note : corpus.notes) progress.message(note);
+  progress.message(fmt::format(
+      "{} parameters{}, {} training tokens, {} steps of {} tokens, drop rate {:g}{}",
+      parameter_count(config), adapter_text(options, trainer.model()), corpus.data.train().size(),
+      options.steps, options.batch * options.sequence * options.micro_steps, options.drop_rate,
+      trainer.steps_done() > 0 ? fmt::format(", resumed after step {}", trainer.steps_done())
+                               : ""));
+}
+
+/// Steps in turn, and each of the two first in every other step: drifts of the machine's speed meet
+/// both alike.
+template <class Trainer>
+void step(Trainer& trainer, Trainer* baseline) {
+  const bool baseline_first = trainer.steps_done() % 2 == 0;
+  if (baseline != nullptr && baseline_first) baseline->step();
+  trainer.step();
+  if (baseline != nullptr && !baseline_first) baseline->step();
+}
+
+/// The trainer's loss; none where no tokens are held out.
+template <class Trainer>
+std::optional<double> validate(Trainer& trainer, Trainer* baseline) {
+  if (!trainer.can_validate()) return std::nullopt;
+  if (baseline != nullptr) baseline->validate();
+  return trainer.validate();
+}
+
+/// Whether something that is done every `period` steps (0: never) is due after `done` of them.
+bool is_due(std::uint64_t period, std::uint64_t done) { return period > 0 && done % period == 0; }
+
+template <class Trainer>
+void train(const Options& options, Trainer& trainer, Trainer* baseline,
+           TrainingCheckpoints* checkpoints, Progress& progress, Attempts& attempts) {
+  if (options.steps == 0) validate(trainer, baseline);
+  while (trainer.steps_done() < options.steps) {
+    step(trainer, baseline);
+    const std::uint64_t done = trainer.steps_done();
+    const bool last = done == options.steps;
+    ProgressUpdate update{.steps_done = done,
+                          .loss = trainer.records().back().loss,
+                          .validation_loss = std::nullopt,
+                          .tokens_per_second = trainer.summary().tokens_per_second,
+                          .drop_rate = trainer.drop_report().mean_drop_rate()};
+    const bool planned = last || is_due(options.eval_every, done);
+    if (planned) update.validation_loss = validate(trainer, baseline);
+    const bool stop = interrupting_signal() != 0;
+    bool saved = true;
+    if (checkpoints != nullptr && (last || stop || is_due(options.checkpoint_every, done)))
+      saved = attempts([&] { checkpoints->save(trainer); });
+    // After the checkpoint, which must not hold what an uninterrupted run would not have measured.
+    if (stop && !planned) update.validation_loss = validate(trainer, baseline);
+    progress.update(update);
+    if (stop || !saved) break;
+  }
+}
+
+void save_results(const Options& options, const ModelFiles& files, auto& trainer,
+                  Attempts& attempts) {
+  const auto save_model = [&](const std::filesystem::path& folder) {
+    save_weights(folder, trainer.model(), files.dtype, options.max_shard_size, files.companions);
+  };
+  if (options.out && options.mode == ModeChoice::full) attempts([&] { save_model(*options.out); });
+  if (options.out && options.mode != ModeChoice::full)
+    attempts([&] {
+      save_adapter(*options.out, trainer.model(),
+                   options.model ? options.model->string() : std::string(),
+                   options.out_dtype.value_or(DType::f32));
+    });
+  if (options.merge_out) attempts([&] { save_model(*options.merge_out); });
+}
+
+template <class T, class Backend>
+int run_on(const Options& options) {
+  using Trainer = BasicTrainer<T, Backend>;
+  prepare_outputs(options);
+  const OutputLocks locks(options);
+  set_threads(options);
+
+  LlamaConfig config = options.model ? load_config(*options.model, say) : options.shape;
+  const ModelFiles files = read_model_files(options);
+  const Corpus corpus = load_corpus(options, config);
+  Trainer trainer(options, config, corpus.data, options.drop_rate);
+  const std::unique_ptr<TrainingCheckpoints> checkpoints =
+      open_checkpoints(options, config, corpus.data, trainer);
+  std::unique_ptr<Trainer> baseline;
+  if (options.baseline) baseline = std::make_unique<Trainer>(options, config, corpus.data, 0.0);
+
+  catch_interrupts();
+  Progress progress(progress_settings(options, trainer.steps_done()));
+  announce(options, config, corpus, trainer, progress);
+  // What goes wrong is thrown at the end: hours of training may be in whatever can still be
+  // written.
+  Attempts attempts;
+  const bool trained = attempts(
+      [&] { train(options, trainer, baseline.get(), checkpoints.get(), progress, attempts); });
+  progress.clear();
+
+  const RunReport result{trainer.records(), trainer.summary()};
+  std::optional<RunReport> compared;
+  if (baseline) compared = {baseline->records(), baseline->summary()};
+  if (trained) save_results(options, files, trainer, attempts);
+  if (options.report)
+    attempts([&] {
+      Options used = options;
+      used.tokenizer = corpus.tokenizer;
+      write_report(*options.report, used, config, trainer.model().adaptation(), result, compared);
+    });
+  if (trained) attempts([&] { print(result_table(options.drop_rate, result, compared)); });
+  if (trained && options.plot)
+    attempts([&] {
+      write_svg(*options.plot,
+                loss_plots(options.drop_rate, result.steps,
+                           compared ? compared->steps : std::span<const StepRecord>()));
+    });
+  attempts.rethrow();
+  if (trainer.steps_done() >= options.steps) return 0;
+  say(fmt::format("interrupted after step {} of {}; everything up to there was written{}",
+                  trainer.steps_done(), options.steps, checkpoints ? ", go on with --resume" : ""));
+  return 128 + interrupting_signal();
+}
+
+}  // namespace
+
+int run(const Options& options) {
+  if (options.device == DeviceChoice::cpu) return run_on<float, dropbp::Cpu>(options);
+#if defined(DROPBP_LLAMA_CUDA)
+  if (const std::string why = dropbp::device_runtime<dropbp::Cuda>::unavailable_reason();
+      !why.empty())
+    throw std::runtime_error(why);
+  return options.precision == PrecisionChoice::bfloat16
+             ? run_on<dropbp::BFloat16, dropbp::Cuda>(options)
+             : run_on<float, dropbp::Cuda>(options);
+#else
+  throw std::runtime_error(
+      "--device cuda needs a program that was built with CUDA, but this one was built without; "
+      "configure with -DDROPBP_ENABLE_CUDA=ON where nvcc is, or use --device cpu");
+#endif
+}
+
+}  // namespace llama

@@ -1,0 +1,16 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// One run of the program, from the options to the last file.
+#pragma once
+
+#include "llama/app/options.hpp"
+
+namespace llama {
+
+/// Returns the exit code: 0, or 128 + the signal after an interrupted training. Throws UsageError
+/// for options that do not fit together or the files, std::runtime_error for what failed; results
+/// that can still be written are written first.
+[[nodiscard]] int run(const Options& options);
+
+}  // namespace llama

@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+#include "llama/app/standard_streams.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include <fmt/format.h>
+
+namespace llama {
+namespace {
+
+/// Whether a write failed with `error` because the reader is gone.
+bool nobody_reads(int error) {
+  struct stat status{};
+  return error == EPIPE ||
+         (error == EIO && ::fstat(STDOUT_FILENO, &status) == 0 && S_ISCHR(status.st_mode));
+}
+
+}  // namespace
+
+void open_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(stream, F_GETFD) < 0 && errno == EBADF)
+      if (::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY) != stream) std::abort();
+}
+
+void say(std::string_view text) {
+  const std::string line = fmt::format("llama-finetune: {}\n", text);
+  std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+void print(std::string_view text) {
+  const bool written =
+      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  const int error = errno;
+  if (!written && !nobody_reads(error))
+    throw std::runtime_error(
+        fmt::format("what is printed must be written to the standard output, but that failed: {}; "
+                    "print to a terminal, a pipe or a file with room",
+                    std::generic_category().message(error)));
+}
+
+}  // namespace llama
