@@ -28,6 +28,7 @@ void branch_backward(const float* w, const float* x, const float* f, const float
   }
 }
 
+// One function, though long: it shows the whole loop at once.
 int main() {
   std::vector<float> weights(branches * width, 0.1f), gradients(branches * width);
   std::vector<float> arena(branches * 2 * width), scratch(width), stream(width), grad(width),
