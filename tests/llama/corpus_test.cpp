@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "llama/formats/checkpoint.hpp"
 #include "llama/files.hpp"
+#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/regex.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"

@@ -74,9 +74,9 @@ void take_tokenizer(const std::filesystem::path& tokenizer, Companions& companio
   const std::string bytes = read_small_file(tokenizer);
   std::string& own = companions.files["tokenizer.json"];
   if (own == bytes) return;
-  for (const char* const name : {"tokenizer_config.json", "special_tokens_map.json",
-                                 "added_tokens.json", "vocab.json", "merges.txt",
-                                 "tokenizer.model"}) {
+  for (const char* const name :
+       {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+        "merges.txt", "tokenizer.model"}) {
     const std::filesystem::path beside = tokenizer.parent_path() / name;
     companions.files.erase(name);
     if (std::filesystem::is_regular_file(beside))

@@ -347,7 +347,8 @@ std::size_t BasicTrainer<T, Backend>::kept_activation_bytes() const {
   return bytes;
 }
 
-// Of the plan's bytes, or, where all plans have a bound, of that, so that the arena never grows.
+// Reserves room for this plan or, where the sampling bounds all plans, for any of them: the arena
+// then never grows.
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::reserve_activations(std::size_t kept_bytes) {
   const bool bounded = handler_.schedule().sampling().fixed_budget() != nullptr;

@@ -39,8 +39,8 @@ std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWr
   return shards;
 }
 
-/// Removes what killed saves left half-written, if they are known to be dead. An adapter's save does
-/// not know the companions of a model in its folder, which may still be pending.
+/// Removes what killed saves left half-written, if they are known to be dead. An adapter's save
+/// does not know the companions of a model in its folder, which may still be pending.
 void remove_leftovers(const std::filesystem::path& folder, const FolderFormat& format) {
   if (!OutputLock::held_here(Output::folder, folder)) return;
   const bool of_model = format.weights == model_format.weights;
