@@ -29,7 +29,7 @@
 #include "llama/app/training_checkpoint.hpp"
 #include "llama/formats/adapter.hpp"
 #include "llama/formats/checkpoint.hpp"
-#include "llama/formats/input_file.hpp"
+#include "llama/formats/strict_json.hpp"
 
 namespace llama {
 namespace {
