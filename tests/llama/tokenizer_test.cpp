@@ -278,6 +278,40 @@ TEST_CASE("tokenizer: text files and folders") {
   test::check_throws<std::runtime_error>([&] { ids(folder / "a", small); }, {"vocabulary of 200"});
 }
 
+TEST_CASE("tokenizer: a written model gets the tokenizer that made the ids") {
+  const TemporaryFolder folder;
+  const std::string model = (folder / "model").string(), out = (folder / "out").string();
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += "for (int i = 0; i < 10; ++i) sum += values[i];\n";
+  test::write_bytes(folder / "text", text);
+  const auto run = [&](const std::string& more) {
+    return std::system((DROPBP_LLAMA_FINETUNE " --data '" + (folder / "text").string() +
+                        "' --batch 1 --sequence 8 --steps 1 --threads 1 " + more + " > '" +
+                        (folder / "output").string() + "' 2>&1")
+                           .c_str());
+  };
+  const std::string other = data_folder + "gpt2.json", own = data_folder + "smollm.json";
+  REQUIRE(run("--layers 1 --hidden 8 --intermediate 8 --heads 1 --vocabulary 1000 --tokenizer '" +
+              own + "' --out '" + model + "'") == 0);
+  test::write_bytes(folder / "model/tokenizer.json", test::read_bytes(own));
+  test::write_bytes(folder / "model/tokenizer_config.json", "{}");
+  test::write_bytes(folder / "model/vocab.json", "{}");
+  test::write_bytes(folder / "model/generation_config.json", "{}");
+  const auto has = [&](const char* name) { return std::filesystem::exists(folder / "out" / name); };
+
+  CHECK(run("--model '" + model + "' --out '" + out + "' --tokenizer '" + own + "'") == 0);
+  CHECK((test::read_bytes(folder / "out/tokenizer.json") == test::read_bytes(own)));
+  CHECK(has("tokenizer_config.json"));
+  CHECK(has("vocab.json"));
+
+  std::filesystem::remove_all(out);
+  CHECK(run("--model '" + model + "' --out '" + out + "' --tokenizer '" + other + "'") == 0);
+  CHECK((test::read_bytes(folder / "out/tokenizer.json") == test::read_bytes(other)));
+  CHECK_FALSE(has("tokenizer_config.json"));
+  CHECK_FALSE(has("vocab.json"));
+  CHECK(has("generation_config.json"));
+}
+
 TEST_CASE("tokenizer: the program takes the vocabulary from it, or refuses a smaller one") {
   const TemporaryFolder folder;
   std::string text;
