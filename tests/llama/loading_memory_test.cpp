@@ -172,9 +172,9 @@ TEST_CASE("loading: a header takes a few times its own memory, whatever it says"
        "at most 524288 values"},
       {"shapes",
        members(bytes,
-               [shape = many("0", 1'000'000)](std::size_t i) {
+               [zeros = many("0", 1'000'000)](std::size_t i) {
                  return fmt::format(R"("{:x}":{{"dtype":"U8","data_offsets":[0,0],"shape":[{}]}})",
-                                    i, shape);
+                                    i, zeros);
                }),
        ""},
       {"an unknown member", R"({"a":{"note":[)" + many("[]", bytes) + "]}}",
