@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Sensitivity policies: they measure how much the gradients change when one branch is dropped.
+// Sensitivity policies: each turns the gradients of two passes, with one branch kept and dropped,
+// into one number. The passes are run in sensitivity/.
 #pragma once
 
 #include <concepts>

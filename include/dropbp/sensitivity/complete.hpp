@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The published measurement of sensitivities: a complete forward and backward pass for each branch.
+// The published, exact measurement of sensitivities by N + 1 complete passes: one with all branches
+// kept, and one with each branch dropped.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,9 @@ std::vector<double> measure_complete(DropBPHandler<ModelType, Allocation, Sampli
   measurement.drop_only(handler.size());
   static_cast<void>(backprop());
   measurement.require_passes();
-  const auto reference = finite_reference(model, policy);
+  // A policy's reference may be immovable.
+  const typename SensitivityPolicy::Reference reference = policy.reference(model);
+  require_finite_reference(model, policy, reference);
   for (std::size_t i = 0; i < sensitivities.size(); ++i) {
     measurement.drop_only(i);
     static_cast<void>(backprop());

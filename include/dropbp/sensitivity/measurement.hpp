@@ -129,14 +129,12 @@ inline void require_finite_sensitivity(double sensitivity, const std::string& dr
                  "look at the loss and its scale"));
 }
 
-// The gradients of the pass with nothing dropped, which all others are compared with.
+// `reference` is of the gradients that the model has now: they differ from themselves only where
+// they are not finite.
 template <class ModelType, class SensitivityPolicy>
-typename SensitivityPolicy::Reference finite_reference(ModelType& model,
-                                                       const SensitivityPolicy& policy) {
-  typename SensitivityPolicy::Reference reference = policy.reference(model);
-  // A gradient differs from itself only where it is not finite.
+void require_finite_reference(ModelType& model, const SensitivityPolicy& policy,
+                              const typename SensitivityPolicy::Reference& reference) {
   require_finite_sensitivity(policy.difference(reference, model), "nothing");
-  return reference;
 }
 
 // The sensitivity of a branch, from the gradients of the pass that dropped it.

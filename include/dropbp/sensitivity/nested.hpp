@@ -100,7 +100,9 @@ std::vector<double> measure_nested(DropBPHandler<ModelType, Allocation, Sampling
   static_cast<void>(pass.backward_below(gradients.back()));
   gradients.pop_back();
   measurement.require_passes();
-  const auto reference = finite_reference(model, policy);
+  // A policy's reference may be immovable.
+  const typename SensitivityPolicy::Reference reference = policy.reference(model);
+  require_finite_reference(model, policy, reference);
   // From the lowest up: what lies above the dropped branch keeps the gradients of the complete
   // pass.
   for (std::size_t i = 0; i < size; ++i) {

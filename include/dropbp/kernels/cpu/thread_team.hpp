@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The threads of parallel.hpp. Three reasons against OpenMP: the barrier at the end of a region
-// waits for every thread of the team, even for a thread without work that another process keeps
-// from running; only environment variables set how long the barrier spins; and a header that is
-// compiled with -fopenmp in one file and without it in another violates the one-definition rule.
+// The threads of parallel.hpp, and how long they spin. Three reasons against OpenMP: the barrier at
+// the end of a region waits for every thread of the team, even for a thread without work that
+// another process keeps from running; only environment variables set how long the barrier spins;
+// and a header that is compiled with -fopenmp in one file and without it in another violates the
+// one-definition rule.
 #pragma once
 
 #include <atomic>

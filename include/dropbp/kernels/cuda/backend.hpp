@@ -16,7 +16,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 
 /// Whether a backend runs the kernel bodies of this folder through its device_launcher. True for
-/// Cuda, and for backends that emulate it.
+/// Cuda; a backend that emulates it specialises this.
 template <class Backend>
 inline constexpr bool runs_bodies = std::same_as<Backend, Cuda>;
 
