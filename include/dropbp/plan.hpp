@@ -19,6 +19,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
 // Of DropOptions::parents: each leads to a branch that is nested in none.
+DROPBP_LAZY
 inline void require_parents(std::span<const std::uint32_t> parents, std::size_t size) {
   require_count(parents.empty() ? size : parents.size(), size, "number of a parent");
   for (std::size_t i = 0; i < parents.size(); ++i)
@@ -38,6 +39,7 @@ inline void require_parents(std::span<const std::uint32_t> parents, std::size_t 
   }
 }
 
+DROPBP_LAZY
 inline void require_next_step(std::uint64_t step) {
   if (step == ~std::uint64_t{0})
     throw_invalid("a step must be below 2^64 - 1, for a next one to follow", "it is " + text(step),
@@ -173,6 +175,7 @@ class DropPlan {
 
   friend struct detail::PlanBuilder;
 
+  DROPBP_LAZY
   void set(std::span<const std::uint8_t> dropped, const Context& context) {
     redraw(dropped.size(), context, [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
       for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
@@ -199,6 +202,7 @@ class DropPlan {
     rates_hash_ = context.rates_hash;
   }
 
+  DROPBP_LAZY
   void drop_nested(std::span<const std::uint32_t> parents) {
     for (std::size_t i = 0; i < parents.size(); ++i)
       for (std::size_t at = i; dropped_[i] == 0 && parents[at] != at;) {
@@ -209,6 +213,7 @@ class DropPlan {
 
   // Drops what lies below the lowest kept branch that is trainable or has a kept trainable one
   // nested in it.
+  DROPBP_LAZY
   void drop_unused(const Context& context) {
     const auto parent = [&](std::size_t i) {
       return context.parents.empty() ? i : context.parents[i];
@@ -224,6 +229,7 @@ class DropPlan {
     drop_nested(context.parents);
   }
 
+  DROPBP_LAZY
   void number_slots(const Context& context) {
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
@@ -275,6 +281,7 @@ struct PlanBuilder {
   }
 
   // Memory for plans of this size and these groups; the plan becomes empty.
+  DROPBP_LAZY
   static void reserve(DropPlan& plan, std::size_t size, std::span<const std::uint32_t> groups) {
     const auto nothing = [](std::span<std::uint8_t>, std::span<std::uint32_t>) {};
     plan.redraw(size, {.groups = groups}, nothing);
@@ -289,8 +296,10 @@ struct PlanBuilder {
 
 // What a begun step counts, one number a branch.
 struct PlanCounts {
+  DROPBP_LAZY
   explicit PlanCounts(std::size_t size) : kept_in_step(size), kept(size), dropped(size) {}
 
+  DROPBP_LAZY
   void count(const DropPlan& plan, bool begins_step) {
     next_step = plan.step() + 1;
     ++micro_steps;
@@ -309,6 +318,7 @@ struct PlanCounts {
   std::uint64_t micro_steps = 0;  // in all steps
 };
 
+DROPBP_LAZY
 inline void require_later_micro_step(std::uint32_t micro_step, const DropPlan& plan) {
   if (micro_step <= plan.micro_step())
     throw_order("the micro-steps of a step must be numbered upwards, begin_step being number 0",

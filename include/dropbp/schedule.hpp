@@ -23,6 +23,7 @@ DROPBP_NAMESPACE_BEGIN
 
 namespace detail {
 
+DROPBP_LAZY
 inline void require_micro_step(std::uint32_t micro_step) {
   if (micro_step > CounterRandom::max_micro_step)
     throw_invalid(
@@ -31,6 +32,7 @@ inline void require_micro_step(std::uint32_t micro_step) {
 }
 
 // The sum of the branches' costs, in any unit.
+DROPBP_LAZY
 inline double total_flops_of(std::span<const double> flops) {
   double sum = 0.0;
   for (std::size_t i = 0; i < flops.size(); ++i) {
@@ -48,6 +50,7 @@ inline double total_flops_of(std::span<const double> flops) {
 }
 
 // The share of the rates that a step of the warm-up has: 0 at step 0.
+DROPBP_LAZY
 inline double warmup_share(std::uint64_t step, std::uint64_t warmup_steps) {
   return rounded(static_cast<double>(step) / rounded(static_cast<double>(warmup_steps)));
 }

@@ -126,9 +126,11 @@ class StateReader {
  public:
   explicit StateReader(std::string_view text) : text_(text) {}
 
+  DROPBP_LAZY
   void expect(std::string_view word) {
     if (next() != word) fail(quoted(word));
   }
+  DROPBP_LAZY
   void expect_version(std::string_view version) {
     if (next() != version && !word_.empty())
       throw_invalid("a saved dropbp state must be of version " + std::string(version),
@@ -136,6 +138,7 @@ class StateReader {
                     "read it with the release of dropbp that wrote it");
     if (word_.empty()) fail(quoted(version));
   }
+  DROPBP_LAZY
   std::uint64_t integer() {
     const std::string_view word = next();
     std::uint64_t value = 0;
@@ -148,6 +151,7 @@ class StateReader {
     }
     return value;
   }
+  DROPBP_LAZY
   double real() {
     double value = 0.0;
     if (!real_from_text(next(), value))
@@ -155,11 +159,13 @@ class StateReader {
     return value;
   }
   /// Whether the next word is `first`; it must be one of the two.
+  DROPBP_LAZY
   bool choice(std::string_view first, std::string_view second) {
     const std::string_view word = next();
     if (word != first && word != second) fail(quoted(first) + " or " + quoted(second));
     return word == first;
   }
+  DROPBP_LAZY
   void expect_end() {
     expect("end");
     if (!next().empty()) fail("nothing after `end`");
@@ -168,6 +174,7 @@ class StateReader {
   /// exhausting memory.
   std::size_t remaining() const noexcept { return text_.size(); }
 
+  DROPBP_LAZY
   [[noreturn]] void fail(const std::string& required) const {
     throw_invalid(
         "line " + text(std::uint64_t{line_}) + " of a saved dropbp state must hold " + required,
@@ -179,6 +186,7 @@ class StateReader {
   // With the carriage return of a file that went through another system.
   static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r'; }
 
+  DROPBP_LAZY
   std::string_view next() {
     while (!text_.empty() && is_space(text_.front())) {
       if (text_.front() == '\n') ++line_;

@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,7 +33,7 @@ enum class BranchWeight : std::uint8_t {
 /// rounding error.
 struct FixedBudgetSampling {
   /// Stands for no cap. Not infinity, because clang++ rejects infinity with -ffast-math.
-  static constexpr double no_limit = (std::numeric_limits<double>::max)();
+  static constexpr double no_limit = detail::largest_double;
 
   BranchWeight weigh = BranchWeight::count;  ///< weight of a branch
   std::vector<double> bytes = {};            ///< one per branch, if `weigh` is bytes

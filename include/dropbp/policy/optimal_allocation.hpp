@@ -8,7 +8,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -86,7 +85,7 @@ struct OptimalAllocation {
 
     // First tries the lowest rates, then raises the rate of branches with sensitivity 0, then all
     // rates.
-    constexpr double largest = (std::numeric_limits<double>::max)();
+    constexpr double largest = detail::largest_double;
     if (keeps_budget(0.0, 0.0)) return rates;
     if (keeps_budget(0.0, 1.0)) {
       keeps_budget(0.0,
@@ -161,7 +160,7 @@ struct OptimalAllocation {
     // rounded() hides from the compiler that the divisor stays the same: -ffast-math would multiply
     // by its reciprocal.
     const double share = detail::rounded(value / detail::rounded(largest));
-    return share < (std::numeric_limits<double>::min)() ? 0.0 : share;
+    return share < detail::smallest_normal_double ? 0.0 : share;
   }
 
   // Sets every rate to its upper bound. The budget and `kept` are sums of rounded products: for a
