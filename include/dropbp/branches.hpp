@@ -13,6 +13,7 @@
 
 #include "dropbp/base/error.hpp"
 #include "dropbp/model.hpp"
+#include "dropbp/operation.hpp"
 #include "dropbp/plan.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -22,11 +23,6 @@ template <class L>
 concept has_clock = requires(L& layer) {
   layer.set_clock(ClockReference{});
   { layer.times() } -> std::convertible_to<BranchTimes>;
-};
-
-template <class L>
-concept tells_trainable = requires(const L& layer) {
-  { layer.trainable() } -> std::convertible_to<bool>;
 };
 
 // Calls visit(layer, i) for every layer of the model, and returns their number.
@@ -123,7 +119,7 @@ class Branches {
   template <class Schedule>
   void update_trainable(Schedule& schedule) const {
     for_each([&](auto& layer, std::size_t i) {
-      if constexpr (tells_trainable<decltype(layer)>)
+      if constexpr (can_ask<bool, Trainable, std::remove_reference_t<decltype(layer)>>)
         schedule.set_trainable(i, static_cast<bool>(layer.trainable()));
     });
   }

@@ -36,9 +36,10 @@ class DropBPLayer {
                 "dropbp: a layer owns its operation, which must be movable: keep what cannot move "
                 "(a mutex, an atomic) behind a pointer.");
   static_assert(
-      !detail::mistakes_flops<Op>,
+      !detail::can_call<detail::Flops, Op> || detail::can_ask<double, detail::Flops, Op>,
       "dropbp: the operation's flops() must be const and return a number: double flops() const.");
-  static_assert(!detail::mistakes_trainable<Op>,
+  static_assert(!detail::can_call<detail::Trainable, Op> ||
+                    detail::can_ask<bool, detail::Trainable, Op>,
                 "dropbp: the operation's trainable() must be const and return a bool: bool "
                 "trainable() const.");
 
@@ -49,7 +50,8 @@ class DropBPLayer {
   /// (flops.hpp computes it for transformers). Left out, it is op.flops() where the operation has
   /// that, and 1 otherwise: all branches cost alike.
   explicit DropBPLayer(Op op) : op_(std::move(op)) {
-    if constexpr (detail::has_flops<Op>) flops_ = static_cast<double>(op_.flops());
+    if constexpr (detail::can_ask<double, detail::Flops, Op>)
+      flops_ = static_cast<double>(op_.flops());
   }
   /// With a cost of its own, in any unit common to the model.
   DropBPLayer(Op op, double flops) : op_(std::move(op)), flops_(flops) {}
@@ -72,7 +74,7 @@ class DropBPLayer {
     requires(!std::is_lvalue_reference_v<T> && !std::is_const_v<T>)
   T forward(T&& x, Args&&... args) {
     static_assert(require_residual_forward<T, Args...>() && require_forward_residual<T, Args...>());
-    if constexpr (detail::has_forward_residual<Op, T, Args...>) {
+    if constexpr (detail::has_member<Op, detail::ForwardResidual, T, Args...>) {
       require_scale<T>();
       run_forward(
           [&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
@@ -94,7 +96,7 @@ class DropBPLayer {
     if (scales()) {
       run_backward(
           [&](Saved& saved) { backward_scaled(grad_output, saved, std::forward<Args>(args)...); });
-    } else if constexpr (detail::has_backward_residual<Op, T, Args...>) {
+    } else if constexpr (detail::has_member<Op, detail::BackwardResidual, T, Args...>) {
       run_backward([&](Saved& saved) {
         if (decision_.input_gradient_needed)
           op_.backward_residual(grad_output, saved, std::forward<Args>(args)...);
@@ -164,7 +166,7 @@ class DropBPLayer {
 
   /// Whether any parameter of the branch trains, where the operation tells.
   template <class O = Op>
-    requires detail::has_trainable<O>
+    requires detail::can_ask<bool, detail::Trainable, O>
   bool trainable() const {
     return static_cast<bool>(op_.trainable());
   }
@@ -240,7 +242,7 @@ class DropBPLayer {
                   "args...), which returns the gradient of its input, for the tensor type and the "
                   "extra arguments that the layer was called with.");
     static_assert(
-        !detail::mistakes_backward_parameters<Op, T, Args...>,
+        !detail::never_calls<Op, detail::BackwardParameters, detail::Backward, T, Args...>,
         "dropbp: the operation's backward_parameters would never be called: it must take (const T& "
         "grad_output, Saved& saved, args...) with the extra arguments of backward.");
     return true;
@@ -254,19 +256,19 @@ class DropBPLayer {
                   "tensor_traits with accumulate (see tensor.hpp).");
     require_forward<T, Args...>();
     require_backward<T, Args...>();
-    static_assert(
-        !detail::has_forward<Op, T, Args...> || detail::forward_returns_tensor<Op, T, Args...>,
-        "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");
+    static_assert(!detail::has_forward<Op, T, Args...> ||
+                      detail::returns_tensor<Op, detail::Forward, T, Args...>,
+                  "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");
     return true;
   }
 
   template <class T, class... Args>
   static constexpr bool require_forward_residual() {
-    static_assert(!detail::mistakes_forward_residual<Op, T, Args...>,
+    static_assert(!detail::never_calls<Op, detail::ForwardResidual, detail::Forward, T, Args...>,
                   "dropbp: the operation's forward_residual would never be called: it must take "
                   "(T& x, Saved* saved, args...) with the extra arguments of forward.");
-    static_assert(!detail::has_forward_residual<Op, T, Args...> ||
-                      detail::forward_residual_is_in_place<Op, T, Args...>,
+    static_assert(!detail::has_member<Op, detail::ForwardResidual, T, Args...> ||
+                      detail::works_in_place<Op, detail::ForwardResidual, T, Args...>,
                   "dropbp: forward_residual must add f(x) to x in place and return nothing: what "
                   "it returns would be lost.");
     return true;
@@ -280,14 +282,15 @@ class DropBPLayer {
                   "tensor_traits with accumulate (see tensor.hpp).");
     require_backward<T, Args...>();
     static_assert(
-        !detail::has_backward<Op, T, Args...> || detail::backward_returns_tensor<Op, T, Args...>,
+        !detail::has_backward<Op, T, Args...> ||
+            detail::returns_tensor<Op, detail::Backward, T, Args...>,
         "dropbp: backward must return the gradient of its input as a tensor of the type of "
         "grad_output.");
-    static_assert(!detail::mistakes_backward_residual<Op, T, Args...>,
+    static_assert(!detail::never_calls<Op, detail::BackwardResidual, detail::Backward, T, Args...>,
                   "dropbp: the operation's backward_residual would never be called: it must take "
                   "(T& grad, Saved& saved, args...) with the extra arguments of backward.");
-    static_assert(!detail::has_backward_residual<Op, T, Args...> ||
-                      detail::backward_residual_is_in_place<Op, T, Args...>,
+    static_assert(!detail::has_member<Op, detail::BackwardResidual, T, Args...> ||
+                      detail::works_in_place<Op, detail::BackwardResidual, T, Args...>,
                   "dropbp: backward_residual must add the input's gradient to grad in place and "
                   "return nothing: what it returns would be lost.");
     return true;
@@ -295,7 +298,7 @@ class DropBPLayer {
 
   template <class T, class... Args>
   void backward_parameters(const T& grad_output, Saved& saved, Args&&... args) {
-    if constexpr (detail::has_backward_parameters<Op, T, Args...>)
+    if constexpr (detail::has_member<Op, detail::BackwardParameters, T, Args...>)
       static_cast<void>(op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...));
     else
       static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));

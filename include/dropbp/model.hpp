@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "dropbp/operation.hpp"
 #include "dropbp/tensor.hpp"
 
 #if !defined(__GNUC__)
@@ -105,11 +106,6 @@ template <class L>
 concept has_decide = requires(L& layer, const BranchDecision& decision) { layer.decide(decision); };
 
 template <class L>
-concept has_layer_flops = requires(const L& layer) {
-  { layer.flops() } -> std::convertible_to<double>;
-};
-
-template <class L>
 concept has_calls = requires(L& layer, const L& constant) {
   { constant.calls() } -> std::convertible_to<BranchCalls>;
   layer.set_calls(BranchCalls{});
@@ -121,7 +117,7 @@ concept has_calls = requires(L& layer, const L& constant) {
 /// library's model of it.
 template <class L>
 concept DroppableLayer =
-    detail::has_decide<L> && detail::has_layer_flops<L> && detail::has_calls<L>;
+    detail::has_decide<L> && detail::can_ask<double, detail::Flops, L> && detail::has_calls<L>;
 
 namespace detail {
 

@@ -102,15 +102,7 @@ class DropSchedule {
                 "copyable, default-constructible type Prepared, Prepared prepare(const "
                 "SamplingInput&) const and draw(const Prepared&, const CounterRandom&, "
                 "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
-  static_assert(!detail::mistakes_max_kept<SamplingPolicy>,
-                "dropbp: the sampling policy's max_kept would never be called: it must be "
-                "std::size_t max_kept(const Prepared&, std::uint32_t group) const.");
-  static_assert(!detail::mistakes_max_kept_weight<SamplingPolicy>,
-                "dropbp: the sampling policy's max_kept_weight would never be called: it must be "
-                "double max_kept_weight(const Prepared&) const.");
-  static_assert(!detail::mistakes_limit<SamplingPolicy>,
-                "dropbp: the sampling policy's limit would never be called: it must be void "
-                "limit(std::span<double> rates, const SamplingInput&) const.");
+  static_assert(detail::require_optional_members<SamplingPolicy>());
 
  public:
   /// Of no branch: a place for one that is assigned later. What needs branches throws
