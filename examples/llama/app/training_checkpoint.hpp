@@ -8,27 +8,15 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
-#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "llama/app/run_identity.hpp"
 #include "llama/app/trainer.hpp"
 #include "llama/formats/output_lock.hpp"
 
 namespace llama {
-
-/// What decides the bits of a run, as (flag, value): the flags that a resumed run must repeat, and
-/// checksums of the tokens and of the weights that do not train.
-using RunIdentity = std::vector<std::pair<std::string, std::string>>;
-[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
-                                      const TokenData& data, const ops::LoraConfig& adaptation,
-                                      std::uint32_t base_checksum);
-/// Of a run with this model.
-[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
-                                      const TokenData& data, const auto& model) {
-  return identity_of(options, config, data, model.adaptation(), model.base_checksum());
-}
 
 /// A folder with the two newest checkpoints of one run, `step-00000200.safetensors` after 200
 /// steps. Each is one file that appears by one rename (see AtomicFile), and holds the trained

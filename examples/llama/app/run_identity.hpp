@@ -1,0 +1,34 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Which run a training checkpoint belongs to.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <dropbp/ops/lora.hpp>
+
+#include "llama/app/data.hpp"
+#include "llama/app/options.hpp"
+#include "llama/formats/config.hpp"
+
+namespace llama {
+
+namespace ops = dropbp::ops;
+
+/// What decides the bits of a run, as (flag, value): the flags that a resumed run must repeat, and
+/// checksums of the tokens and of the weights that do not train.
+using RunIdentity = std::vector<std::pair<std::string, std::string>>;
+[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
+                                      const TokenData& data, const ops::LoraConfig& adaptation,
+                                      std::uint32_t base_checksum);
+/// Of a run with this model.
+[[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
+                                      const TokenData& data, const auto& model) {
+  return identity_of(options, config, data, model.adaptation(), model.base_checksum());
+}
+
+}  // namespace llama
