@@ -153,6 +153,21 @@ void check_id(const fs::path& path, std::int64_t id, std::size_t position,
   }
 }
 
+/// Appends the ids of a text: those of `tokenizer`, or its bytes where that is null.
+void append_ids(std::vector<std::int32_t>& tokens, std::string_view text, const fs::path& name,
+                std::ptrdiff_t vocabulary, const Tokenizer* tokenizer) {
+  const std::size_t begin = tokens.size();
+  if (tokenizer != nullptr) {
+    const auto ids = tokenizer->encode(text, fmt::format("'{}'", name.string()));
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+  } else {
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(text.data());
+    tokens.insert(tokens.end(), bytes, bytes + text.size());
+  }
+  for (std::size_t i = begin; i < tokens.size(); ++i)
+    check_id(name, tokens[i], i - begin, vocabulary);
+}
+
 template <typename Id>
 std::vector<std::int32_t> read_ids(const InputFile& file, std::ptrdiff_t vocabulary) {
   if (file.size() % sizeof(Id) != 0) {
@@ -249,21 +264,11 @@ TokenData::TokenData(std::vector<std::int32_t> tokens, double validation_fractio
                                      static_cast<double>(tokens_.size()) * validation_fraction));
 }
 
-// A file, or the documents of a folder: the count of branches is that of both and of `append`.
 TokenData TokenData::from_text(const fs::path& path, const DataOptions& options,
                                const Tokenizer* tokenizer) {
   std::vector<std::int32_t> tokens;
   const auto append = [&](std::string_view text, const fs::path& name) {
-    const std::size_t begin = tokens.size();
-    if (tokenizer != nullptr) {
-      const auto ids = tokenizer->encode(text, fmt::format("'{}'", name.string()));
-      tokens.insert(tokens.end(), ids.begin(), ids.end());
-    } else {
-      const auto* const bytes = reinterpret_cast<const unsigned char*>(text.data());
-      tokens.insert(tokens.end(), bytes, bytes + text.size());
-    }
-    for (std::size_t i = begin; i < tokens.size(); ++i)
-      check_id(name, tokens[i], i - begin, options.vocabulary);
+    append_ids(tokens, text, name, options.vocabulary, tokenizer);
   };
   std::error_code error;
   if (!fs::is_directory(path, error)) {

@@ -176,48 +176,11 @@ std::uint64_t pair_key(Id left, Id right) noexcept {
 /// Merges neighbours in the order of the ranks, leftmost first.
 class Bpe {
  public:
-  // Many branches, but flat: each checks one key of the file and fails with its name.
-  Bpe(const File& file, const json& model) {
-    const json& vocab = File::member(model, "vocab");
-    const json& merges = File::member(model, "merges");
-    if (const json& type = File::member(model, "type"); !type.is_null() && type != "BPE")
-      file.fail("model.type", "BPE", type);
-    if (!vocab.is_object() || vocab.empty()) file.fail("model.vocab", "an object of tokens", vocab);
-    if (!merges.is_array()) file.fail("model.merges", "a list", merges);
-    if (const json& dropout = File::member(model, "dropout"); !dropout.is_null() && dropout != 0.0)
-      file.fail("model.dropout", "null", dropout);
-    for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
-      if (const json& value = File::member(model, affix); !value.is_null() && value != "")
-        file.fail(fmt::format("model.{}", affix), "empty", value);
-    file.require_false(model, "model.", "byte_fallback");
-    whole_words_ = file.boolean(model, "model.", "ignore_merges", false);
-
-    std::unordered_map<Id, std::string_view> owners;
-    for (const auto& [token, id] : vocab.items()) {
-      const Id value = file.id(id, "model.vocab." + token);
-      if (const auto [owner, fresh] = owners.emplace(value, token); !fresh)
-        file.fail("model.vocab." + token, "an id of its own",
-                  fmt::format("{}, that of '{}' too", value, owner->second));
-      ids_.emplace(token, value);
-      if (auto bytes = bytes_of_token(token)) words_.emplace(std::move(*bytes), value);
-    }
-    for (std::size_t b = 0; b < 256; ++b) {
-      const char byte = static_cast<char>(b);
-      const auto found = words_.find(std::string_view(&byte, 1));
-      byte_ids_[b] = found == words_.end() ? -1 : found->second;
-    }
-    for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-      const std::string key = fmt::format("model.merges[{}]", rank);
-      const auto [left, right] = parts_of(file, merges[rank], key);
-      const auto known = [&](const std::string& token) {
-        const auto found = ids_.find(token);
-        if (found == ids_.end())
-          file.fail(key, "of tokens in model.vocab", fmt::format("of '{}'", token));
-        return found->second;
-      };
-      merges_.insert_or_assign(pair_key(known(left), known(right)),
-                               Merge{rank, known(left + right)});
-    }
+  Bpe(const File& file, const json& model)
+      : whole_words_(file.boolean(model, "model.", "ignore_merges", false)) {
+    refuse_unsupported(file, model);
+    read_vocabulary(file, File::member(model, "vocab"));
+    read_merges(file, File::member(model, "merges"));
   }
 
   [[nodiscard]] const StringMap<Id>& ids() const noexcept { return ids_; }
@@ -236,6 +199,51 @@ class Bpe {
   }
 
  private:
+  static void refuse_unsupported(const File& file, const json& model) {
+    if (const json& type = File::member(model, "type"); !type.is_null() && type != "BPE")
+      file.fail("model.type", "BPE", type);
+    if (const json& dropout = File::member(model, "dropout"); !dropout.is_null() && dropout != 0.0)
+      file.fail("model.dropout", "null", dropout);
+    for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
+      if (const json& value = File::member(model, affix); !value.is_null() && value != "")
+        file.fail(fmt::format("model.{}", affix), "empty", value);
+    file.require_false(model, "model.", "byte_fallback");
+  }
+
+  void read_vocabulary(const File& file, const json& vocab) {
+    if (!vocab.is_object() || vocab.empty()) file.fail("model.vocab", "an object of tokens", vocab);
+    std::unordered_map<Id, std::string_view> owners;
+    for (const auto& [token, id] : vocab.items()) {
+      const Id value = file.id(id, "model.vocab." + token);
+      if (const auto [owner, fresh] = owners.emplace(value, token); !fresh)
+        file.fail("model.vocab." + token, "an id of its own",
+                  fmt::format("{}, that of '{}' too", value, owner->second));
+      ids_.emplace(token, value);
+      if (auto bytes = bytes_of_token(token)) words_.emplace(std::move(*bytes), value);
+    }
+    for (std::size_t b = 0; b < 256; ++b) {
+      const char byte = static_cast<char>(b);
+      const auto found = words_.find(std::string_view(&byte, 1));
+      byte_ids_[b] = found == words_.end() ? -1 : found->second;
+    }
+  }
+
+  void read_merges(const File& file, const json& merges) {
+    if (!merges.is_array()) file.fail("model.merges", "a list", merges);
+    for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+      const std::string key = fmt::format("model.merges[{}]", rank);
+      const auto [left, right] = parts_of(file, merges[rank], key);
+      const auto known = [&](const std::string& token) {
+        const auto found = ids_.find(token);
+        if (found == ids_.end())
+          file.fail(key, "of tokens in model.vocab", fmt::format("of '{}'", token));
+        return found->second;
+      };
+      merges_.insert_or_assign(pair_key(known(left), known(right)),
+                               Merge{rank, known(left + right)});
+    }
+  }
+
   /// "a b", or ["a", "b"].
   static std::pair<std::string, std::string> parts_of(const File& file, const json& merge,
                                                       const std::string& key) {
@@ -269,12 +277,8 @@ class Bpe {
     return found == merges_.end() ? nullptr : &found->second;
   }
 
-  // One loop over a linked list and a queue; parts of it would share all of this state.
-  void merge(std::string_view word, std::vector<Id>& result) {
-    if (whole_words_) {
-      if (const auto found = words_.find(word); found != words_.end())
-        return result.push_back(found->second);
-    }
+  /// Makes a linked list of the word's bytes.
+  void list_bytes(std::string_view word) {
     symbols_.clear();
     for (std::size_t i = 0; i < word.size(); ++i) {
       const auto byte = static_cast<unsigned char>(word[i]);
@@ -286,6 +290,14 @@ class Bpe {
       symbols_.push_back(
           {byte_ids_[byte], i == 0 ? none : i - 1, i + 1 == word.size() ? none : i + 1});
     }
+  }
+
+  void merge(std::string_view word, std::vector<Id>& result) {
+    if (whole_words_) {
+      if (const auto found = words_.find(word); found != words_.end())
+        return result.push_back(found->second);
+    }
+    list_bytes(word);
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
     const auto propose = [&](std::size_t at) {
       if (at == none) return;
@@ -315,7 +327,7 @@ class Bpe {
   StringMap<Id> words_;  // as bytes
   std::array<Id, 256> byte_ids_{};
   std::unordered_map<std::uint64_t, Merge> merges_;
-  bool whole_words_ = false;
+  bool whole_words_;
   StringMap<std::vector<Id>> cache_;
   std::vector<Symbol> symbols_;
 };
@@ -419,7 +431,6 @@ void check_utf8(std::string_view text, const std::string& what) {
 }
 
 struct Tokenizer::Model {
-  // Many branches, but flat: each checks one key of the file and fails with its name.
   explicit Model(const File& file)
       : steps(steps_of(file)), bpe(file, File::member(file.root(), "model")) {
     if (const json& normalizer = File::member(file.root(), "normalizer"); !normalizer.is_null()) {
@@ -433,37 +444,43 @@ struct Tokenizer::Model {
       by_id.emplace(id, token);
     }
     const json& tokens = File::member(file.root(), "added_tokens");
-    Id last_added = -1;
     if (!tokens.is_null() && !tokens.is_array()) file.fail("added_tokens", "a list", tokens);
+    Id last_added = -1;
     for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const std::string key = fmt::format("added_tokens[{}]", i);
-      const std::string& content =
-          file.string(File::member(tokens[i], "content"), key + ".content");
-      if (content.empty())
-        file.fail(key + ".content", "some text", File::member(tokens[i], "content"));
-      const Id id = file.id(File::member(tokens[i], "id"), key + ".id");
-      for (const char* flag : {"single_word", "lstrip", "rstrip"})
-        file.require_false(tokens[i], key + ".", flag);
-      // The library does not read the number but counts on.
-      const auto in_model = bpe.ids().find(content);
-      const Id counted = in_model != bpe.ids().end()
-                             ? in_model->second
-                             : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
-      if (id != counted)
-        file.fail(key + ".id", fmt::format("{} behind what is before it", counted),
-                  File::member(tokens[i], "id"));
+      const Id id =
+          add_token(file, tokens[i], fmt::format("added_tokens[{}]", i), last_added, by_id);
       last_added = std::max(last_added, id);
-      if (const auto owner = by_id.emplace(id, content).first; owner->second != content)
-        file.fail(key + ".id", "an id of its own",
-                  fmt::format("{}, that of '{}' too", id, owner->second));
-      const bool normalized = file.boolean(tokens[i], key + ".", "normalized", false);
-      if (normalized && changed_by_nfc && changed_by_nfc->find(content, 0))
-        file.fail(key + ".content", "text that NFC leaves alone",
-                  File::member(tokens[i], "content"));
-      (normalized ? after_normalizer : before_normalizer).add(content, id);
-      added.emplace(content, id);
       vocabulary = std::max<std::ptrdiff_t>(vocabulary, id + 1);
     }
+  }
+
+  /// Adds the token of one entry of `added_tokens` and returns its id. `key` names the entry,
+  /// `last_added` is the largest id of the entries before it, `by_id` has the owner of each id.
+  Id add_token(const File& file, const json& entry, const std::string& key, Id last_added,
+               std::unordered_map<Id, std::string>& by_id) {
+    const json& text = File::member(entry, "content");
+    const std::string& content = file.string(text, key + ".content");
+    if (content.empty()) file.fail(key + ".content", "some text", text);
+    const Id id = file.id(File::member(entry, "id"), key + ".id");
+    for (const char* flag : {"single_word", "lstrip", "rstrip"})
+      file.require_false(entry, key + ".", flag);
+    // Hugging Face tokenizers ignores `id` and numbers the tokens itself.
+    const auto in_model = bpe.ids().find(content);
+    const Id counted = in_model != bpe.ids().end()
+                           ? in_model->second
+                           : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
+    if (id != counted)
+      file.fail(key + ".id", fmt::format("{} behind what is before it", counted),
+                File::member(entry, "id"));
+    if (const auto owner = by_id.emplace(id, content).first; owner->second != content)
+      file.fail(key + ".id", "an id of its own",
+                fmt::format("{}, that of '{}' too", id, owner->second));
+    const bool normalized = file.boolean(entry, key + ".", "normalized", false);
+    if (normalized && changed_by_nfc && changed_by_nfc->find(content, 0))
+      file.fail(key + ".content", "text that NFC leaves alone", text);
+    (normalized ? after_normalizer : before_normalizer).add(content, id);
+    added.emplace(content, id);
+    return id;
   }
 
   /// Through the steps from number `step` on, then to ids.
