@@ -45,12 +45,11 @@ std::size_t visit_layers(ModelType& model, Visit visit) {
 }
 
 template <class ModelType>
-std::vector<double> layer_flops(ModelType& model) {
-  std::vector<double> flops;
-  visit_layers(model, [&](auto& layer, std::size_t) {
-    flops.push_back(static_cast<double>(layer.flops()));
-  });
-  return flops;
+std::vector<double> layer_costs(ModelType& model) {
+  std::vector<double> costs;
+  visit_layers(
+      model, [&](auto& layer, std::size_t) { costs.push_back(static_cast<double>(layer.cost())); });
+  return costs;
 }
 
 // A model of a known number of branches. Keeps a reference to the model.

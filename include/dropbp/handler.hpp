@@ -51,11 +51,11 @@ class DropBPHandler {
       "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
 
  public:
-  /// Throws std::invalid_argument for a model without layers, FLOPs that are not positive, or a
+  /// Throws std::invalid_argument for a model without layers, costs that are not positive, or a
   /// rate outside [0, 1].
   explicit DropBPHandler(ModelType& model, DropOptions options = {},
                          AllocationPolicy allocation = {}, SamplingPolicy sampling = {})
-      : schedule_(detail::layer_flops(model), std::move(options), std::move(sampling)),
+      : schedule_(detail::layer_costs(model), std::move(options), std::move(sampling)),
         branches_(model, schedule_.size()),
         allocation_(std::move(allocation)),
         scales_(schedule_.size(), 1.0),
@@ -151,7 +151,7 @@ class DropBPHandler {
   /// Of each branch.
   std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }
   /// Cost of each branch.
-  std::span<const double> flops() const noexcept { return schedule_.flops(); }
+  std::span<const double> costs() const noexcept { return schedule_.costs(); }
 
   /// See DropSchedule::learning_rate_scale.
   double learning_rate_scale(std::size_t branch) const {
@@ -172,18 +172,18 @@ class DropBPHandler {
     schedule_.set_drop_rates(rates);
   }
 
-  /// Reads the layers' FLOPs again, for example after the sequence length changed.
-  void update_flops() {
+  /// Reads the layers' costs again, for example after the sequence length changed.
+  void update_costs() {
     require_not_measuring();
-    const std::vector<double> flops = detail::layer_flops(branches_.model());
-    schedule_.set_flops(detail::view(flops));
+    const std::vector<double> costs = detail::layer_costs(branches_.model());
+    schedule_.set_costs(detail::view(costs));
   }
 
-  /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example seconds
+  /// Replaces the layers' costs by `costs`, in any common unit: for example seconds
   /// from measure_costs.
-  void set_flops(std::span<const double> flops) {
+  void set_costs(std::span<const double> costs) {
     require_not_measuring();
-    schedule_.set_flops(flops);
+    schedule_.set_costs(costs);
   }
 
   /// The sensitivities measured or given last; empty before.
@@ -226,7 +226,7 @@ class DropBPHandler {
   /// calls of backprop with nothing dropped. `now()` returns seconds as a double: SteadyClock
   /// (steady_clock.hpp), or for a device a callable that first waits for its CUDA stream. Throws as
   /// measure_sensitivities does, and std::invalid_argument for less than one pass. What a plan
-  /// saves is the backward time: handler.set_flops(std::vector<double> of times[i].backward)
+  /// saves is the backward time: handler.set_costs(std::vector<double> of times[i].backward)
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
     return detail::measure_costs(*this, backprop, now, passes);
@@ -291,7 +291,7 @@ class DropBPHandler {
     const std::vector<BranchCalls> calls = branches_.calls(calls_before_);
     for (std::size_t i = 0; i < size(); ++i)
       report.branches.push_back(
-          {flops()[i], drop_rates()[i], counts_.kept[i], counts_.dropped[i], calls[i]});
+          {costs()[i], drop_rates()[i], counts_.kept[i], counts_.dropped[i], calls[i]});
     return report;
   }
 

@@ -36,8 +36,8 @@ class DropBPLayer {
                 "dropbp: a layer owns its operation, which must be movable: keep what cannot move "
                 "(a mutex, an atomic) behind a pointer.");
   static_assert(
-      !detail::mistakes_flops<Op>,
-      "dropbp: the operation's flops() must be const and return a number: double flops() const.");
+      !detail::mistakes_cost<Op>,
+      "dropbp: the operation's cost() must be const and return a number: double cost() const.");
   static_assert(!detail::mistakes_trainable<Op>,
                 "dropbp: the operation's trainable() must be const and return a bool: bool "
                 "trainable() const.");
@@ -45,14 +45,14 @@ class DropBPLayer {
  public:
   using Saved = typename Op::Saved;  ///< what the operation keeps for its backward pass
 
-  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model
-  /// (flops.hpp computes it for transformers). Left out, it is op.flops() where the operation has
+  /// `cost`: the cost of one forward pass of the branch, in any unit common to the model
+  /// (flops.hpp computes it for transformers). Left out, it is op.cost() where the operation has
   /// that, and 1 otherwise: all branches cost alike.
   explicit DropBPLayer(Op op) : op_(std::move(op)) {
-    if constexpr (detail::has_flops<Op>) flops_ = static_cast<double>(op_.flops());
+    if constexpr (detail::has_cost<Op>) cost_ = static_cast<double>(op_.cost());
   }
   /// With a cost of its own, in any unit common to the model.
-  DropBPLayer(Op op, double flops) : op_(std::move(op)), flops_(flops) {}
+  DropBPLayer(Op op, double cost) : op_(std::move(op)), cost_(cost) {}
 
   /// x + op(x), in a new tensor; x stays as it is. Same shape as x.
   template <class T, class... Args>
@@ -158,9 +158,9 @@ class DropBPLayer {
   Op& op() noexcept { return op_; }              ///< the operation inside
   const Op& op() const noexcept { return op_; }  ///< the operation inside
 
-  double flops() const noexcept { return flops_; }  ///< cost of one forward pass
-  /// For the next DropBPHandler::update_flops().
-  void set_flops(double flops) noexcept { flops_ = flops; }
+  double cost() const noexcept { return cost_; }  ///< cost of one forward pass
+  /// For the next DropBPHandler::update_costs().
+  void set_cost(double cost) noexcept { cost_ = cost; }
 
   /// Whether any parameter of the branch trains, where the operation tells.
   template <class O = Op>
@@ -400,7 +400,7 @@ class DropBPLayer {
   BranchCalls calls_;
   BranchTimes times_;
   detail::ClockReference clock_;
-  double flops_ = 1.0;
+  double cost_ = 1.0;
   double stream_ratio_ = 1.0;
   std::uint64_t forward_stamp_ = 0;
   bool awaits_backward_ = false;

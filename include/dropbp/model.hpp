@@ -105,8 +105,8 @@ template <class L>
 concept has_decide = requires(L& layer, const BranchDecision& decision) { layer.decide(decision); };
 
 template <class L>
-concept has_layer_flops = requires(const L& layer) {
-  { layer.flops() } -> std::convertible_to<double>;
+concept has_layer_cost = requires(const L& layer) {
+  { layer.cost() } -> std::convertible_to<double>;
 };
 
 template <class L>
@@ -120,8 +120,7 @@ concept has_calls = requires(L& layer, const L& constant) {
 /// A branch that can be told to drop its backward pass, and counts its calls. DropBPLayer is the
 /// library's model of it.
 template <class L>
-concept DroppableLayer =
-    detail::has_decide<L> && detail::has_layer_flops<L> && detail::has_calls<L>;
+concept DroppableLayer = detail::has_decide<L> && detail::has_layer_cost<L> && detail::has_calls<L>;
 
 namespace detail {
 

@@ -83,8 +83,8 @@ template <class Op>
 concept says_backward_is_repeatable = requires { requires Op::backward_is_repeatable; };
 
 template <class Op>
-concept has_flops = requires(const Op& op) {
-  { op.flops() } -> std::convertible_to<double>;
+concept has_cost = requires(const Op& op) {
+  { op.cost() } -> std::convertible_to<double>;
 };
 
 template <class Op>
@@ -117,7 +117,7 @@ concept mistakes_backward_parameters =
     } || (has_backward_parameters<Op, T> && !has_backward<Op, T>));
 
 template <class Op>
-concept mistakes_flops = !has_flops<Op> && requires(Op& op) { op.flops(); };
+concept mistakes_cost = !has_cost<Op> && requires(Op& op) { op.cost(); };
 
 template <class Op>
 concept mistakes_trainable = !has_trainable<Op> && requires(Op& op) { op.trainable(); };
@@ -143,7 +143,7 @@ concept mistakes_trainable = !has_trainable<Op> && requires(Op& op) { op.trainab
 ///       grad += J^T grad, in place
 ///   backward_parameters(const T& grad_output, Saved&, args...)
 ///       the parameters' gradients only, where grad_input is not needed
-///   flops() const
+///   cost() const
 ///       the cost that drop rates are budgeted with
 ///   trainable() const
 ///       whether any parameter trains; left out, one does

@@ -31,18 +31,18 @@ inline void require_micro_step(std::uint32_t micro_step) {
 }
 
 // The sum of the branches' costs, in any unit.
-inline double total_flops_of(std::span<const double> flops) {
+inline double total_cost_of(std::span<const double> costs) {
   double sum = 0.0;
-  for (std::size_t i = 0; i < flops.size(); ++i) {
+  for (std::size_t i = 0; i < costs.size(); ++i) {
     // Subnormal ones are 0 in some builds.
-    if (!is_finite(flops[i]) || flops[i] <= 0.0 || exponent_of(flops[i]) < -1022)
-      throw_invalid("the FLOPs of a branch must be positive and finite, and at least 2.3e-308",
-                    "those of branch " + text(i) + " are " + text(flops[i]),
+    if (!is_finite(costs[i]) || costs[i] <= 0.0 || exponent_of(costs[i]) < -1022)
+      throw_invalid("the cost of a branch must be positive and finite, and at least 2.3e-308",
+                    "that of branch " + text(i) + " is " + text(costs[i]),
                     "pass the cost of its forward pass in any unit common to all branches");
-    sum = rounded(sum + flops[i]);
+    sum = rounded(sum + costs[i]);
   }
   if (!is_finite(sum))
-    throw_invalid("the FLOPs of all branches must have a finite sum", "it overflows a double",
+    throw_invalid("the costs of all branches must have a finite sum", "it overflows a double",
                   "pass them in a larger unit");
   return sum;
 }
@@ -85,7 +85,7 @@ struct DropOptions {
   /// calls it), its own where it is nested in none; none: no branch is nested. A plan that drops a
   /// branch drops what is nested in it: no gradient can reach it. So a nested branch is kept where
   /// its own draw and those of all its parents keep it; rates are those of its own draw, and what
-  /// is drawn does not depend on parents. FLOPs are those of a branch without what is nested in it.
+  /// is drawn does not depend on parents. The cost of a branch excludes the branches nested in it.
   std::vector<std::uint32_t> parents = {};
 };
 
@@ -114,16 +114,16 @@ class DropSchedule {
   /// std::logic_error until then.
   DropSchedule() = default;
 
-  /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
+  /// `costs`: the cost of each branch in the order of the forward pass, in any common unit. Throws
   /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside
   /// [0, 1].
-  explicit DropSchedule(std::vector<double> flops, DropOptions options = {},
+  explicit DropSchedule(std::vector<double> costs, DropOptions options = {},
                         SamplingPolicy sampling = {})
-      : flops_(std::move(flops)), options_(std::move(options)), sampling_(std::move(sampling)) {
-    if (flops_.empty())
+      : costs_(std::move(costs)), options_(std::move(options)), sampling_(std::move(sampling)) {
+    if (costs_.empty())
       detail::throw_invalid("a model must have at least one residual branch", "this one has none",
                             "wrap its branches in DropBPLayer and let for_each_layer visit them");
-    total_flops_ = detail::total_flops_of(detail::view(flops_));
+    total_cost_ = detail::total_cost_of(detail::view(costs_));
     if (!options_.groups.empty())
       detail::require_count(options_.groups.size(), size(), "group number");
     for (std::size_t i = 0; i < options_.groups.size(); ++i)
@@ -176,10 +176,10 @@ class DropSchedule {
               detail::hash_of(detail::view(rates)));
   }
 
-  std::size_t size() const noexcept { return flops_.size(); }  ///< number of branches
+  std::size_t size() const noexcept { return costs_.size(); }  ///< number of branches
   /// Cost of each branch.
-  std::span<const double> flops() const noexcept { return detail::view(flops_); }
-  double total_flops() const noexcept { return total_flops_; }  ///< of all branches
+  std::span<const double> costs() const noexcept { return detail::view(costs_); }
+  double total_cost() const noexcept { return total_cost_; }  ///< of all branches
   /// With the target rate as it is now.
   const DropOptions& options() const noexcept { return options_; }
   const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
@@ -236,7 +236,7 @@ class DropSchedule {
     return detail::max_kept_of(sampling_, prepared_, group, kept);
   }
 
-  /// The largest weight (count, FLOPs or bytes, as the sampling policy weighs) of the branches that
+  /// The largest weight (count, cost or bytes, as the sampling policy weighs) of the branches that
   /// any plan keeps.
   template <class S = SamplingPolicy>
   double max_kept_weight() const {
@@ -288,21 +288,21 @@ class DropSchedule {
     apply(rate, std::vector<double>(size(), rate));
   }
 
-  /// A rate for every branch; the target becomes their mean weighted by FLOPs.
+  /// A rate for every branch; the target becomes their mean weighted by cost.
   void set_drop_rates(std::span<const double> rates) {
     require_made();
     detail::require_count(rates.size(), size(), "drop rate");
     detail::require_rates(rates);
     // In a unit of which the largest has 1 to 2, so that no product falls below the normal numbers.
-    const int shift = -detail::largest_exponent(flops_);
+    const int shift = -detail::largest_exponent(costs_);
     double dropped = 0.0, lowest = 1.0, highest = 0.0;
     for (std::size_t i = 0; i < size(); ++i) {
-      const double flops = detail::times_power_of_two(flops_[i], shift);
-      dropped = detail::rounded(dropped + detail::rounded(rates[i] * flops));
+      const double cost = detail::times_power_of_two(costs_[i], shift);
+      dropped = detail::rounded(dropped + detail::rounded(rates[i] * cost));
       if (rates[i] < lowest) lowest = rates[i];
       if (rates[i] > highest) highest = rates[i];
     }
-    const double total = detail::times_power_of_two(total_flops_, shift);
+    const double total = detail::times_power_of_two(total_cost_, shift);
     // Within the rates but for rounding: equal ones have exactly their mean.
     const double mean = detail::rounded(dropped / total);
     apply(mean < lowest ? lowest : mean > highest ? highest : mean, {rates.begin(), rates.end()});
@@ -326,9 +326,9 @@ class DropSchedule {
             "look for an overflow or NaN in the gradients of the measurement");
     std::vector<double> rates = policy.allocate(
         {.sensitivities = sensitivities,
-         .flops = detail::view(flops_),
+         .costs = detail::view(costs_),
          .drop_rate = options_.drop_rate,
-         .kept_flops = detail::rounded(detail::rounded(1.0 - options_.drop_rate) * total_flops_)});
+         .kept_cost = detail::rounded(detail::rounded(1.0 - options_.drop_rate) * total_cost_)});
     detail::require_count(rates.size(), size(), "rate from the allocation policy");
     detail::require_rates(detail::view(rates));
     apply(options_.drop_rate, std::move(rates));
@@ -349,25 +349,25 @@ class DropSchedule {
 
   /// New costs, for example after the sequence length changed. The rates stay (but for a cap of the
   /// sampling policy).
-  void set_flops(std::span<const double> flops) {
+  void set_costs(std::span<const double> costs) {
     require_made();
-    detail::require_count(flops.size(), size(), "FLOPs figure");
-    const double total = detail::total_flops_of(flops);
-    std::vector<double> copy(flops.begin(), flops.end());
-    std::swap(flops_, copy);
+    detail::require_count(costs.size(), size(), "cost");
+    const double total = detail::total_cost_of(costs);
+    std::vector<double> copy(costs.begin(), costs.end());
+    std::swap(costs_, copy);
     try {
       apply(options_.drop_rate, rates_);
     } catch (...) {
-      std::swap(flops_, copy);
+      std::swap(costs_, copy);
       throw;
     }
-    total_flops_ = total;
+    total_cost_ = total;
   }
 
  private:
   SamplingInput input(std::span<const double> rates, double drop_rate) const {
     return {.rates = rates,
-            .flops = detail::view(flops_),
+            .costs = detail::view(costs_),
             .drop_rate = drop_rate,
             .groups = detail::view(options_.groups)};
   }
@@ -375,10 +375,10 @@ class DropSchedule {
   static double scale_at(double rate) { return rate < 1.0 ? 1.0 / (1.0 - rate) : 1.0; }
 
   void require_made() const {
-    if (flops_.empty())
+    if (costs_.empty())
       detail::throw_order("a schedule must be made for the branches of a model before its use",
                           "this one was default-constructed or was moved from",
-                          "assign DropSchedule(flops, options) to it, or use the one that it was "
+                          "assign DropSchedule(costs, options) to it, or use the one that it was "
                           "moved to");
   }
 
@@ -394,12 +394,12 @@ class DropSchedule {
     options_.drop_rate = detail::magnitude(drop_rate);
   }
 
-  std::vector<double> flops_;
+  std::vector<double> costs_;
   std::vector<double> rates_;
   DropOptions options_;
   SamplingPolicy sampling_;
   typename SamplingPolicy::Prepared prepared_;
-  double total_flops_ = 0.0;
+  double total_cost_ = 0.0;
   std::uint64_t rates_hash_ = 0;
 };
 

@@ -39,7 +39,7 @@ static_assert(dropbp::Operation<Plain, Matrix<double>> &&
 static_assert(!dropbp::detail::has_forward_residual<Plain, Matrix<double>> &&
               !dropbp::detail::has_backward_residual<Plain, Matrix<double>>);
 static_assert(dropbp::detail::has_backward_parameters<Plain, Matrix<double>>);
-static_assert(!Plain::backward_is_repeatable && !dropbp::detail::has_flops<Plain>);
+static_assert(!Plain::backward_is_repeatable && !dropbp::detail::has_cost<Plain>);
 
 template <class Branch>
 struct Make;
@@ -158,7 +158,7 @@ struct Counting {
     saved.x = Matrix<float>();
     return forward(grad_output, nullptr);
   }
-  double flops() const { return 5; }
+  double cost() const { return 5; }
 };
 
 static_assert(!dropbp::detail::has_backward_parameters<Recompute<Counting, float>, Matrix<float>>);
@@ -175,7 +175,7 @@ TEST_CASE("recomputed branches have the bits of plain ones and save only their i
 TEST_CASE("a dropped branch neither saves nor recomputes") {
   MemoryPool pool;
   dropbp::DropBPLayer layer{Recompute<Counting, float>(Counting{}, pool)};
-  CHECK(layer.flops() == 5);
+  CHECK(layer.cost() == 5);
   const Matrix<float> x = random_matrix<float>(3, 4, 1), grad = random_matrix<float>(3, 4, 2);
   for (const bool dropped : {false, true}) {
     Counting& counts = layer.op();

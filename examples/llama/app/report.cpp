@@ -25,7 +25,7 @@ json text(const std::optional<std::filesystem::path>& path) {
   return path ? json(path->string()) : json(nullptr);
 }
 
-json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& adaptation) {
+json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& lora) {
   json config;
   config["data"] = text(o.data);
   config["tokens"] = text(o.tokens);
@@ -46,10 +46,10 @@ json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& ad
   config["mode"] = name_of(o.mode);
   if (o.mode != ModeChoice::full) {
     config["adapter"] = text(o.adapter);
-    config["lora_rank"] = adaptation.rank;
-    config["lora_alpha"] = number(adaptation.alpha);
-    config["lora_dropout"] = number(adaptation.dropout);
-    config["lora_targets"] = adaptation.targets;
+    config["lora_rank"] = lora.rank;
+    config["lora_alpha"] = number(lora.alpha);
+    config["lora_dropout"] = number(lora.dropout);
+    config["lora_targets"] = lora.targets;
   }
   config["steps"] = o.steps;
   config["batch"] = o.batch;
@@ -237,10 +237,10 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 }
 
 std::string report_json(const Options& options, const LlamaConfig& model,
-                        const ops::LoraConfig& adaptation, const RunReport& run,
+                        const ops::LoraConfig& lora, const RunReport& run,
                         const std::optional<RunReport>& baseline) {
-  std::string out = fmt::format("{{\"config\": {},\n {}",
-                                dump(config_of(options, model, adaptation)), members_of(run));
+  std::string out =
+      fmt::format("{{\"config\": {},\n {}", dump(config_of(options, model, lora)), members_of(run));
   if (baseline)
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));
@@ -287,9 +287,9 @@ std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,
 }
 
 void write_report(const std::filesystem::path& path, const Options& options,
-                  const LlamaConfig& model, const ops::LoraConfig& adaptation, const RunReport& run,
+                  const LlamaConfig& model, const ops::LoraConfig& lora, const RunReport& run,
                   const std::optional<RunReport>& baseline) {
-  write_file_atomically(path, report_json(options, model, adaptation, run, baseline));
+  write_file_atomically(path, report_json(options, model, lora, run, baseline));
 }
 
 }  // namespace llama

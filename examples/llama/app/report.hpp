@@ -78,7 +78,7 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 /// use, and the adapters in use, wherever they came from. A baseline appears under "baseline", and
 /// compare() of the two under "comparison".
 [[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
-                                      const ops::LoraConfig& adaptation, const RunReport& run,
+                                      const ops::LoraConfig& lora, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);
 
 /// The table that ends a run: a line for each run and, with a baseline, what was saved against it.
@@ -93,7 +93,7 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 
 /// Writes it whole or leaves the old file (std::runtime_error).
 void write_report(const std::filesystem::path& path, const Options& options,
-                  const LlamaConfig& model, const ops::LoraConfig& adaptation, const RunReport& run,
+                  const LlamaConfig& model, const ops::LoraConfig& lora, const RunReport& run,
                   const std::optional<RunReport>& baseline = std::nullopt);
 
 }  // namespace llama

@@ -247,7 +247,7 @@ int run_on(const Options& options) {
     attempts([&] {
       Options used = options;
       used.tokenizer = corpus.tokenizer;
-      write_report(*options.report, used, config, trainer.model().adaptation(), result, compared);
+      write_report(*options.report, used, config, trainer.model().lora(), result, compared);
     });
   if (trained) attempts([&] { print(result_table(options.drop_rate, result, compared)); });
   if (trained && options.plot)

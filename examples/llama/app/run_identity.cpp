@@ -10,7 +10,7 @@
 namespace llama {
 
 RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data,
-                        const ops::LoraConfig& adaptation, std::uint32_t base_checksum) {
+                        const ops::LoraConfig& lora, std::uint32_t base_checksum) {
   RunIdentity identity;
   const auto add = [&](const char* flag, const auto& value) {
     identity.emplace_back(flag, fmt::format("{}", value));
@@ -27,12 +27,11 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--mode", name_of(o.mode));
   add("--device", name_of(o.device));
   add("--precision", name_of(o.precision));
-  add("--lora-rank", adaptation.rank);
-  add("--lora-alpha", adaptation.alpha);
-  add("--lora-dropout", adaptation.dropout);
-  add("--lora-targets", adaptation.targets.empty()
-                            ? std::string("all")
-                            : fmt::format("{}", fmt::join(adaptation.targets, ",")));
+  add("--lora-rank", lora.rank);
+  add("--lora-alpha", lora.alpha);
+  add("--lora-dropout", lora.dropout);
+  add("--lora-targets",
+      lora.targets.empty() ? std::string("all") : fmt::format("{}", fmt::join(lora.targets, ",")));
   add("--validation-fraction", o.validation_fraction);
   add("--steps", o.steps);
   add("--batch", o.batch);
@@ -40,7 +39,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--micro-steps", o.micro_steps);
   add("--learning-rate", o.learning_rate);
   // Earlier checkpoints are of runs in which norms decayed too.
-  const bool spares_norms = o.weight_decay > 0.0 && !adaptation.enabled();
+  const bool spares_norms = o.weight_decay > 0.0 && !lora.enabled();
   add("--weight-decay", fmt::format("{}{}", o.weight_decay, spares_norms ? " without norms" : ""));
   add("--warmup", o.warmup);
   add("--grad-clip", o.grad_clip);

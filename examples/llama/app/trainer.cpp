@@ -21,18 +21,18 @@ namespace {
 constexpr double final_learning_rate = 0.1;
 
 // From the command line or the adapter's own config.
-ops::LoraConfig adaptation_of(const Options& options) {
+ops::LoraConfig lora_of(const Options& options) {
   if (options.mode == ModeChoice::full) return {};
-  ops::LoraConfig adaptation;
+  ops::LoraConfig lora;
   if (options.adapter)
-    adaptation = load_adapter_config(*options.adapter);
+    lora = load_adapter_config(*options.adapter);
   else
-    adaptation = {
+    lora = {
         .rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
-  adaptation.targets = canonical_targets(adaptation.targets);
-  adaptation.dropout = options.lora_dropout.value_or(adaptation.dropout);
-  adaptation.quantize = options.mode == ModeChoice::qlora;
-  return adaptation;
+  lora.targets = canonical_targets(lora.targets);
+  lora.dropout = options.lora_dropout.value_or(lora.dropout);
+  lora.quantize = options.mode == ModeChoice::qlora;
+  return lora;
 }
 
 dropbp::DropOptions drop_options(const Options& options, double drop_rate, const auto& model,
@@ -107,7 +107,7 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const a
       break;
   }
   dropbp::FixedBudgetSampling sampling;
-  sampling.weigh = dropbp::BranchWeight::flops;
+  sampling.weigh = dropbp::BranchWeight::cost;
   if (options.activation_budget_mib > 0.0 && drop_rate > 0.0) {
     sampling.weigh = dropbp::BranchWeight::bytes;
     sampling.cap = options.activation_budget_mib * 0x1p20;
@@ -230,8 +230,7 @@ template <class T, class Backend>
 BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config,
                                        const TokenData& data, double drop_rate)
     : options_(options),
-      model_(config, options.sequence,
-             {.adaptation = adaptation_of(options), .recompute = options.recompute}),
+      model_(config, options.sequence, {.lora = lora_of(options), .recompute = options.recompute}),
       handler_(
           model_,
           drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
@@ -306,7 +305,7 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   account.end_optimizer();
 
   StepRecord record =
-      account.record(handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps),
+      account.record(handler_.schedule().total_cost() * static_cast<double>(options_.micro_steps),
                      optimizer_.parameters());
   record.step = number;
   record.loss = loss;
@@ -492,7 +491,7 @@ Summary BasicTrainer<T, Backend>::summary() const {
   summary.final_loss = records_.empty() ? std::nan("") : records_.back().loss;
   summary.validation_loss = last_validation_loss_;
   summary.mean_drop_rate = report.mean_drop_rate();
-  summary.backward_flops_fraction = report.backward_flops_fraction();
+  summary.backward_flops_fraction = report.backward_cost_fraction();
   for (const StepRecord& record : records_)
     summary.peak_activation_bytes =
         std::max(summary.peak_activation_bytes, record.activation_bytes);

@@ -29,8 +29,7 @@ namespace llama {
 /// From a folder.
 [[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder);
 /// The text that PEFT loads; `base` names the base model, as its `base_model_name_or_path`.
-[[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& adaptation,
-                                              const std::string& base);
+[[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base);
 
 /// Fills the adapters of the model. Throws std::runtime_error for an adapter of another model,
 /// naming the tensor and both shapes, and for one of other weights of the same shapes, where it

@@ -69,7 +69,7 @@ class Stopwatch {
 
 /// What a model is besides its config.
 struct ModelOptions {
-  ops::LoraConfig adaptation = {};              ///< its `moment` is the model's own
+  ops::LoraConfig lora = {};                    ///< its `moment` is the model's own
   bool recompute = false;                       ///< branches save their input alone
   ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
@@ -95,7 +95,7 @@ class LlamaModel {
 
   /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize()
   /// or load_weights(), and initialize_adapters() or load_adapter(). Throws std::invalid_argument
-  /// for an impossible config or adaptation.
+  /// for an impossible config or LoRA settings.
   explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options = {});
 
   LlamaModel(const LlamaModel&) = delete;
@@ -128,7 +128,7 @@ class LlamaModel {
   }
   const std::vector<Parameter*>& parameters() const noexcept { return parameters_; }
   const LlamaConfig& config() const noexcept { return config_; }
-  const ops::LoraConfig& adaptation() const noexcept { return adaptation_; }
+  const ops::LoraConfig& lora() const noexcept { return lora_; }
   /// Whether anything below the branches trains: the embedding does unless adapters alone train.
   bool trainable_below() const noexcept { return embedding_.trained; }
 
@@ -234,7 +234,7 @@ class LlamaModel {
 
   LlamaConfig config_;
   std::shared_ptr<ops::MicroStepId> moment_ = std::make_shared<ops::MicroStepId>();
-  ops::LoraConfig adaptation_;
+  ops::LoraConfig lora_;
   ops::BasicMemoryPool<Backend> saved_;
   ops::BasicMemoryPool<Backend> workspace_;
   ops::CrossEntropy<T, Backend> cross_entropy_;
