@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One line of JSON a step: long runs stay readable with grep and a diff.
+// Each step is one line of JSON, so that grep and diff work on long runs.
 #include "llama/app/report.hpp"
 
 #include <fmt/format.h>
@@ -125,7 +125,7 @@ json json_of(const Comparison& c) {
   return comparison;
 }
 
-/// A path on the command line need not be UTF-8, JSON must be: odd bytes become U+FFFD.
+/// JSON must be UTF-8, but a path need not be: invalid bytes become U+FFFD.
 std::string dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
@@ -143,7 +143,7 @@ std::string members_of(const RunReport& run) {
   return out;
 }
 
-/// Adds a run's two series to the panels: over the steps, over the training time.
+/// Adds the run's losses to the panels: over the steps and over the training time.
 void add_losses(std::vector<Plot>& panels, double drop_rate, std::span<const StepRecord> records,
                 std::size_t color) {
   constexpr std::size_t window = 10;
@@ -202,12 +202,13 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
   if (steps == 0) return {};
   run = run.first(steps);
   baseline = baseline.first(steps);
-  // The first steps take their memory from the system.
+  // The first steps are left out, because they allocate memory from the system.
   const std::size_t first = steps > 4 ? 2 : 0;
   double backward_limit = 0.0, optimizer_limit = 0.0, kept_bytes = 0.0, all_bytes = 0.0;
   for (std::size_t i = first; i < steps; ++i) {
     const StepRecord& base = baseline[i];
-    // Over frozen weights the baseline's lowest branch is spared its input gradient as well.
+    // With frozen weights, the baseline does not compute the input gradient of its lowest branch
+    // either.
     const double kept = base.kept_flops_fraction > 0.0
                             ? run[i].kept_flops_fraction / base.kept_flops_fraction
                             : 1.0;

@@ -38,7 +38,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--sequence", o.sequence);
   add("--micro-steps", o.micro_steps);
   add("--learning-rate", o.learning_rate);
-  // Earlier checkpoints are of runs in which norms decayed too.
+  // Distinguishes earlier checkpoints, of runs with weight decay on norms.
   const bool spares_norms = o.weight_decay > 0.0 && !lora.enabled();
   add("--weight-decay", fmt::format("{}{}", o.weight_decay, spares_norms ? " without norms" : ""));
   add("--warmup", o.warmup);
@@ -54,8 +54,8 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--reallocate-every", o.reallocate_every);
   add("--drop-warmup", o.drop_warmup);
   add("--gradient-scaling", name_of(o.gradient_scaling));
-  // With a budget plans are drawn by what branches save, which recomputing changes; without one it
-  // changes no bit.
+  // With a budget, plans depend on the bytes that branches save, which recomputing changes. Without
+  // one, recomputing changes no bit.
   const bool recompute_decides = o.activation_budget_mib > 0.0 && o.recompute;
   add("--activation-budget",
       fmt::format("{}{}", o.activation_budget_mib, recompute_decides ? " with --recompute" : ""));

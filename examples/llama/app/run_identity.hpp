@@ -19,13 +19,13 @@ namespace llama {
 
 namespace ops = dropbp::ops;
 
-/// What decides the bits of a run, as (flag, value): the flags that a resumed run must repeat, and
-/// checksums of the tokens and of the weights that do not train.
+/// Everything that determines the bits of a run, as (flag, value): the flags that a resumed run
+/// must repeat, and checksums of the tokens and of the frozen weights.
 using RunIdentity = std::vector<std::pair<std::string, std::string>>;
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
                                       const TokenData& data, const ops::LoraConfig& lora,
                                       std::uint32_t base_checksum);
-/// Of a run with this model.
+/// The identity of a run with this model.
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
                                       const TokenData& data, const auto& model) {
   return identity_of(options, config, data, model.lora(), model.base_checksum());

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The folder of a run's checkpoints: which are there, which one a run goes on from, which go.
+// The folder of a run's checkpoints: finds, resumes, saves and removes them.
 #include "llama/app/training_checkpoint.hpp"
 
 #include <fmt/format.h>
@@ -82,7 +82,7 @@ bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>& trainer,
     try {
       file.emplace(open_training_state(path, step));
     } catch (const std::runtime_error& error) {
-      note(fmt::format("a checkpoint is passed over: {}", error.what()));
+      note(fmt::format("skipping a damaged checkpoint: {}", error.what()));
       continue;
     }
     require_same_run(*file, identity_);
@@ -104,8 +104,8 @@ void TrainingCheckpoints::save(BasicTrainer<T, Backend>& trainer) {
   last_good_ = step;
 }
 
-// Damaged ones that are newer stay until they are overtaken. What cannot be removed now can be
-// after the next save.
+// Newer checkpoints are damaged ones; they stay until a later save is newer. What cannot be removed
+// now is tried again after the next save.
 void TrainingCheckpoints::prune(std::uint64_t newest) const {
   std::error_code ignored;
   fs::directory_iterator walk(folder_, ignored);

@@ -59,8 +59,8 @@ Shape shape_of(std::initializer_list<std::size_t> sizes) {
   return shape;
 }
 
-/// visit(slice, index of its parameter, its first element within the parameter) for every part that
-/// trains.
+/// visit(slice, index of its parameter, offset of the slice in the parameter) for every slice of a
+/// trained parameter.
 void for_each_trained(auto& trainer, auto&& visit) {
   const auto parameters = trainer.optimizer().parameters();
   for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -84,16 +84,16 @@ std::string second_moment_name(const std::string& name) { return "dropbp.second_
 
 class Writer {
  public:
-  /// The numbers must stay where they are until the file is written. Throws std::runtime_error
-  /// where one is not finite: it would be so in every step of a resumed run.
+  /// `numbers` must stay valid until write(). Throws std::runtime_error if one is not finite,
+  /// because every step of a resumed run would be too.
   template <class T>
   void add(std::string name, Shape shape, const T* numbers, std::size_t count) {
     if constexpr (std::is_floating_point_v<T>) {
       const std::span<const T> values(numbers, count);
       if (const std::size_t at = first_not_finite(values); at < count)
         throw std::runtime_error(
-            fmt::format("what a checkpoint holds must be finite, but {}; none is written and the "
-                        "older ones stay: start a new run with a lower --learning-rate",
+            fmt::format("numbers in a checkpoint must be finite, but {}; no checkpoint is written "
+                        "and the older ones are kept: start a new run with a lower --learning-rate",
                         not_finite_text(name, shape, values, at)));
     }
     tensors_.push_back({std::move(name), dtype_of<T>(), std::move(shape),
@@ -114,7 +114,7 @@ class Writer {
   std::vector<std::shared_ptr<const void>> kept_;
 };
 
-// A pair with read_running.
+// See read_running.
 void write_running(Writer& writer, const dropbp::RunningSensitivity::State& state) {
   const std::size_t branches = state.own.size();
   writer.keep("dropbp.running.own", shape_of({branches}), state.own);
@@ -126,7 +126,7 @@ void write_running(Writer& writer, const dropbp::RunningSensitivity::State& stat
   writer.keep("dropbp.running.steps", shape_of({branches + 1}), std::move(steps));
 }
 
-// A pair with read_records.
+// See read_records.
 void write_records(Writer& writer, const std::vector<StepRecord>& records, std::size_t branches) {
   std::vector<double> numbers, validation;
   std::vector<std::uint64_t> counts;
@@ -144,7 +144,7 @@ void write_records(Writer& writer, const std::vector<StepRecord>& records, std::
   writer.keep("dropbp.records.dropped", shape_of({records.size(), branches}), std::move(dropped));
 }
 
-// `count` numbers of a trainer's memory: as they are, or fetched.
+// Adds `count` numbers in the trainer's memory, copied to the host if they are on a device.
 template <class Backend>
 void write_numbers(Writer& writer, std::string name, Shape shape, const float* numbers,
                    std::size_t count) {
@@ -159,7 +159,7 @@ void write_numbers(Writer& writer, std::string name, Shape shape, const float* n
 
 // ---- reading
 
-/// The tensors of a checkpoint, each to be asked for once.
+/// Reads the tensors of a checkpoint and checks that it has no others.
 class Reader {
  public:
   explicit Reader(const SafetensorsFile& file) : file_(file) {}
@@ -346,10 +346,9 @@ void require_same_run(const SafetensorsFile& file, const RunIdentity& identity) 
     differences.push_back(fmt::format("{} was {} and is not there", flag,
                                       value.is_string() ? value.get<std::string>() : value.dump()));
   if (!differences.empty())
-    throw UsageError(
-        fmt::format("--resume goes on with the run that wrote '{}', but {}; give what it was, or "
-                    "another folder",
-                    file.path().string(), fmt::join(differences, ", ")));
+    throw UsageError(fmt::format(
+        "--resume continues the run that wrote '{}', but {}; give the old value, or another folder",
+        file.path().string(), fmt::join(differences, ", ")));
 }
 
 template <class T, class Backend>
@@ -382,7 +381,7 @@ void read_training_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& 
     reader.fail("the state of the run must fit this program", error.what());
   }
 
-  // From here on only the disk can fail.
+  // From here on only reading from the disk can fail.
   for (std::size_t i = 0; i < updates.size(); ++i) {
     const ops::Parameter<T, Backend>& parameter = *optimizer.parameters()[i];
     ops::AdamWState<T, Backend>& moments = optimizer.state(i);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One training checkpoint: what a run's state is in a safetensors file.
+// The state of a run in one safetensors file, its training checkpoint.
 #pragma once
 
 #include <cstddef>

@@ -44,8 +44,8 @@ bool is_nothing(const json& value) {
          (value.is_structured() && value.empty());
 }
 
-/// What PEFT's LoraConfig has that is read here, and what changes no adapter's output: where it
-/// came from, and settings of methods that other keys switch on. All other keys must be off.
+/// Keys of PEFT's LoraConfig that are read here or do not change an adapter's output: its origin,
+/// and settings of methods that other keys enable. All other keys must be off.
 constexpr std::string_view known_keys[] = {"peft_type",         "r",
                                            "lora_alpha",        "lora_dropout",
                                            "target_modules",    "bias",
@@ -91,7 +91,7 @@ std::vector<std::string> canonical_targets(const std::vector<std::string>& targe
 
 namespace {
 
-/// What the adapters here have nothing like must be off.
+/// Throws for settings that this program does not support.
 void refuse_unsupported(const std::string& what, const json& config) {
   if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
     fail(what, "'peft_type' must be \"LORA\"",
@@ -99,14 +99,14 @@ void refuse_unsupported(const std::string& what, const json& config) {
   for (const auto& [key, value] : config.items())
     if (!is_nothing(value) && std::ranges::find(known_keys, key) == std::ranges::end(known_keys))
       fail(what,
-           fmt::format("'{}' must be off or absent, because the adapters here have nothing like it",
+           fmt::format("'{}' must be off or absent, because this program does not support it",
                        clipped(key)),
            fmt::format("it is {}", clipped(value.dump())));
   if (const auto task = config.find("task_type");
       task != config.end() && !is_nothing(*task) && *task != "CAUSAL_LM")
     fail(what, "'task_type' must be \"CAUSAL_LM\"", fmt::format("it is {}", task->dump()));
-  // True, false and the names of plain distributions only say how training began; the rest also
-  // changes the base.
+  // True, false and "gaussian" only describe the initial adapter; other values also change the
+  // base.
   if (const auto init = config.find("init_lora_weights");
       init != config.end() && init->is_string() && *init != "gaussian")
     fail(what, "'init_lora_weights' must leave the base as it is",
@@ -115,7 +115,7 @@ void refuse_unsupported(const std::string& what, const json& config) {
     fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
 }
 
-/// Empty for all.
+/// The adapted linear maps; empty for all.
 std::vector<std::string> targets_of(const std::string& what, const json& config) {
   std::vector<std::string> names;
   const auto targets = config.find("target_modules");
@@ -167,7 +167,7 @@ std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& 
   config["task_type"] = "CAUSAL_LM";
   config["base_model_name_or_path"] = base;
   config["r"] = lora.rank;
-  // PEFT writes a whole number where it is one.
+  // PEFT writes whole numbers as integers.
   if (lora.alpha == std::floor(lora.alpha) && std::abs(lora.alpha) < 1e9)
     config["lora_alpha"] = static_cast<std::int64_t>(lora.alpha);
   else

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Translating Oniguruma's patterns and running them with PCRE2.
+// Translates Oniguruma's patterns for PCRE2 and runs them.
 #include "llama/formats/regex.hpp"
 
 #include <fmt/format.h>
@@ -20,11 +20,11 @@ namespace llama {
 
 namespace {
 
-// Unicode's White_Space, which is Oniguruma's \s. PCRE2's own has U+180E besides.
+// Unicode's White_Space, which is Oniguruma's \s. PCRE2's \s also has U+180E.
 constexpr std::string_view white_space =
     R"(\x{9}-\x{D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
 
-// What may stand behind a backslash and means the same in both libraries.
+// Characters that mean the same behind a backslash in both libraries.
 constexpr std::string_view literals = R"(rnt\/.-+*?()[]{}|^$'"#&)";
 
 /// Reads a pattern from left to right and writes it for PCRE2.
@@ -162,7 +162,7 @@ class Translation {
     copy(text.size());
   }
 
-  /// {m}, {m,} or {m,n}; the other forms differ between the libraries, as does a '+' behind them.
+  /// {m}, {m,} or {m,n}; other forms, and a '+' behind one, differ between the libraries.
   void repetition() {
     const std::size_t end = pattern_.find('}', at_);
     const std::string_view inside =
@@ -224,7 +224,7 @@ Regex::Regex(const std::string& pattern) : program_(std::make_unique<Program>())
   std::uint32_t matches_empty = 0;
   pcre2_pattern_info(program_->code.get(), PCRE2_INFO_MATCHEMPTY, &matches_empty);
   require(matches_empty == 0, "may match it");
-  // Where there is no compiler to machine code, the pattern is interpreted.
+  // Without a just-in-time compiler the pattern is interpreted.
   pcre2_jit_compile(program_->code.get(), PCRE2_JIT_COMPLETE);
   program_->match.reset(pcre2_match_data_create_from_pattern(program_->code.get(), nullptr));
   program_->context.reset(pcre2_match_context_create(nullptr));
@@ -233,7 +233,7 @@ Regex::Regex(const std::string& pattern) : program_(std::make_unique<Program>())
   if (!program_->match || !program_->context) throw std::bad_alloc();
   if (program_->stack)
     pcre2_jit_stack_assign(program_->context.get(), nullptr, program_->stack.get());
-  // The limit counts steps; one match may go through megabytes of spaces.
+  // The limit counts steps, and one match may span megabytes of spaces.
   pcre2_set_match_limit(program_->context.get(), 0xFFFFFFFF);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The file, its checks, and the steps of encoding: special tokens, normalizer, splits, merges.
+// Reads and checks the file, and encodes: special tokens, normalizer, splits, merges.
 #include "llama/formats/tokenizer.hpp"
 
 #include <fmt/format.h>
@@ -27,12 +27,12 @@ using Id = std::int32_t;
 
 constexpr const char* way_out = "encode the text elsewhere and pass the ids with --tokens";
 
-// GPT-2's pattern, which ByteLevel stands for.
+// GPT-2's pattern, which ByteLevel uses.
 constexpr const char* byte_level_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-// What NFC changes or may join to what stands before it (Unicode 14, and all marks of later
-// versions): combining marks, jamo that end a syllable, and the characters that NFC replaces.
+// Characters that NFC replaces or may join to the character before (Unicode 14, and all marks of
+// later versions): combining marks, jamo that end a syllable, and characters with a decomposition.
 constexpr const char* not_surely_nfc =
     R"((?![\x{FE00}-\x{FE0F}])[\p{M}\x{374}\x{37E}\x{387}\x{958}-\x{95F}\x{9DC}-\x{9DD}\x{9DF}\x{A33}\x{A36}\x{A59}-\x{A5B})"
     R"(\x{A5E}\x{B5C}-\x{B5D}\x{F43}\x{F4D}\x{F52}\x{F57}\x{F5C}\x{F69}\x{1161}-\x{1175}\x{11A8}-\x{11C2}\x{1F71}\x{1F73})"
@@ -42,8 +42,8 @@ constexpr const char* not_surely_nfc =
     R"(\x{FA70}-\x{FAD9}\x{FB1D}\x{FB1F}\x{FB2A}-\x{FB36}\x{FB38}-\x{FB3C}\x{FB3E}\x{FB40}-\x{FB41}\x{FB43}-\x{FB44})"
     R"(\x{FB46}-\x{FB4E}\x{1D15E}-\x{1D164}\x{1D1BB}-\x{1D1C0}\x{2F800}-\x{2FA1D}])";
 
-/// Bytes of the valid UTF-8 character at the front, 0 if there is none.
-/// One function, though with many branches: they are the table of UTF-8's byte ranges.
+/// Bytes of the valid UTF-8 character at the front; 0 if there is none. The many branches are the
+/// table of UTF-8's byte ranges.
 std::size_t character_size(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned first = byte(0);
@@ -71,8 +71,8 @@ unsigned code_of(std::string_view text) {
   return code;
 }
 
-/// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 stands for
-/// itself, the other 68 bytes are counted up from U+0100.
+/// The byte of each character of a byte-level vocabulary: printable Latin-1 characters are their
+/// own byte, the other 68 bytes are U+0100 and following.
 const std::unordered_map<unsigned, unsigned char>& byte_of_character() {
   static const auto map = [] {
     std::unordered_map<unsigned, unsigned char> result;
@@ -86,7 +86,7 @@ const std::unordered_map<unsigned, unsigned char>& byte_of_character() {
   return map;
 }
 
-/// None for what byte-level text never contains, such as a space.
+/// Empty if the token has a character that byte-level text cannot contain, such as a space.
 std::optional<std::string> bytes_of_token(std::string_view token) {
   std::string bytes;
   while (!token.empty()) {
@@ -107,7 +107,7 @@ struct StringHash {
 template <typename Value>
 using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_to<>>;
 
-/// Reads members by dotted names; what is wrong with them is an error that says both.
+/// Reads members of the file; errors name the file and the member's dotted name.
 class File {
  public:
   explicit File(const std::filesystem::path& path)
@@ -128,7 +128,7 @@ class File {
     fail(key, required, given.is_null() ? "missing or null" : text);
   }
 
-  /// Null where it is absent.
+  /// Null if it is absent.
   [[nodiscard]] static const json& member(const json& object, const char* key) {
     static const json absent;
     const auto found = object.is_object() ? object.find(key) : object.end();
@@ -173,7 +173,7 @@ std::uint64_t pair_key(Id left, Id right) noexcept {
   return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 | static_cast<std::uint32_t>(right);
 }
 
-/// Merges neighbours in the order of the ranks, leftmost first.
+/// Byte pair encoding: merges neighbours in the order of the ranks, leftmost first.
 class Bpe {
  public:
   Bpe(const File& file, const json& model)
@@ -186,7 +186,8 @@ class Bpe {
   [[nodiscard]] const StringMap<Id>& ids() const noexcept { return ids_; }
 
   void encode(std::string_view word, std::vector<Id>& result) {
-    constexpr std::size_t longest_kept = 64, most_kept = 1 << 18;  // bytes and words: some 50 MB
+    constexpr std::size_t longest_kept = 64,
+                          most_kept = 1 << 18;  // bytes, and number of words: about 50 MB
     if (word.size() > longest_kept) return merge(word, result);
     auto known = cache_.find(word);
     if (known == cache_.end()) {
@@ -257,7 +258,7 @@ class Bpe {
   }
 
   struct Symbol {
-    Id id;  // -1: merged into the one before
+    Id id;  // -1: merged into the previous symbol
     std::size_t previous;
     std::size_t next;
   };
@@ -307,7 +308,7 @@ class Bpe {
     while (!queue.empty()) {
       const Candidate best = queue.top();
       queue.pop();
-      // Proposed before one of the two was merged elsewhere.
+      // Outdated: one of the two has been merged with another symbol meanwhile.
       const Merge* still = merge_at(best.at);
       if (still == nullptr || still->result != best.result) continue;
       Symbol& left = symbols_[best.at];
@@ -332,8 +333,7 @@ class Bpe {
   std::vector<Symbol> symbols_;
 };
 
-/// Tokens that are found in the text before anything else, the longest of those that begin
-/// leftmost.
+/// Tokens that are found first, before the text is split: the leftmost, and the longest of these.
 class AddedTokens {
  public:
   void add(std::string content, Id id) {
@@ -365,7 +365,8 @@ class AddedTokens {
   std::array<std::vector<std::pair<std::string, Id>>, 256> by_first_byte_;
 };
 
-/// A step of the pre-tokenizer: a space in front of what has none, then cuts around the matches.
+/// A step of the pre-tokenizer: adds a leading space if there is none, then splits around the
+/// matches.
 struct Step {
   bool prefix_space = false;
   std::optional<Regex> regex;
@@ -470,7 +471,8 @@ struct Tokenizer::Model {
                            ? in_model->second
                            : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
     if (id != counted)
-      file.fail(key + ".id", fmt::format("{} behind what is before it", counted),
+      file.fail(key + ".id",
+                fmt::format("{}, because the tokenizers library numbers it so", counted),
                 File::member(entry, "id"));
     if (const auto owner = by_id.emplace(id, content).first; owner->second != content)
       file.fail(key + ".id", "an id of its own",
@@ -483,7 +485,7 @@ struct Tokenizer::Model {
     return id;
   }
 
-  /// Through the steps from number `step` on, then to ids.
+  /// Applies the steps from number `step` on, then encodes.
   void encode(std::string_view piece, std::size_t step, std::vector<Id>& result) {
     if (step == steps.size()) return bpe.encode(piece, result);
     std::string prefixed;
@@ -510,7 +512,7 @@ struct Tokenizer::Model {
 };
 
 Tokenizer::Tokenizer(const std::filesystem::path& file) {
-  if (!Regex::available()) Regex("");  // throws, whatever the file is
+  if (!Regex::available()) Regex("");  // throws for any file
   model_ = std::make_unique<Model>(File(file));
 }
 

@@ -22,7 +22,7 @@ const LlamaConfig& checked(const LlamaConfig& config) {
 // In [0, 1).
 double uniform(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
-// Before a clock is read: devices work on after a call has returned.
+// Waits for the device before a clock is read.
 template <class Backend>
 void wait() {
   if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();
@@ -40,7 +40,7 @@ void fill_normal(std::span<T> values, double deviation, const dropbp::CounterRan
   }
 }
 
-// Of the values as floats, whatever the model computes with.
+// Checksum of the values as floats, independent of T.
 template <class T>
 std::uint32_t checksum_of(std::span<const T> values) {
   if constexpr (std::is_same_v<T, float>) {
@@ -55,7 +55,7 @@ std::uint32_t checksum_of(std::span<const T> values) {
   }
 }
 
-// One of all weights, in their order.
+// One checksum of all weights, in their order.
 std::uint32_t joined(const std::vector<std::uint32_t>& checksums) {
   return crc32c(0, checksums.data(), checksums.size() * sizeof(std::uint32_t));
 }
@@ -83,7 +83,7 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
                               .intermediate = config.intermediate,
                               .norm_eps = config.norm_epsilon,
                               .lora = lora_};
-  // What is computed again lives within one call.
+  // Recomputed activations live within one call.
   const ops::BasicBranchMemory<Backend> memory{options.recompute ? workspace_ : saved_, workspace_};
   const auto rope = std::make_shared<const ops::RopeTable<T, Backend>>(
       max_sequence, config.head_size(), config.rope_theta);
@@ -380,7 +380,8 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
     }
     if (tensor.values.data() == nullptr)
       tensor.make = [weight, merged](std::span<float> values) {
-        static_cast<void>(merged);  // the host's own values are there already
+        static_cast<void>(
+            merged);  // unused on the host, where weights that are not merged have `values`
         const ops::MatrixView<float> to(values.data(), weight.rows, weight.columns);
         if constexpr (dropbp::DeviceBackend<Backend>) {
           ops::Matrix<T, Backend> made;
