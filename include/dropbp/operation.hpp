@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a residual branch must offer: a forward that may save, and a backward that uses what was
+// Requirements of a residual branch: a forward that may save, and a backward that uses what was
 // saved.
 #pragma once
 
@@ -27,7 +27,7 @@ concept has_forward = requires(Op& op, const T& x, typename Op::Saved* saved, Ar
   { op.forward(x, saved, std::forward<Args>(args)...) } -> returns_something;
 };
 
-// What a residual sum needs: f(x) of the type of x.
+// A residual sum needs f(x) of the type of x.
 template <class Op, class T, class... Args>
 concept forward_returns_tensor =
     requires(Op& op, const T& x, typename Op::Saved* saved, Args&&... args) {
@@ -92,9 +92,9 @@ concept has_trainable = requires(const Op& op) {
   { op.trainable() } -> std::convertible_to<bool>;
 };
 
-// Optional members that are there but would never be called: Saved& and Saved* mixed up, the extra
-// arguments of the others forgotten, or not const. One that takes other tensors, or is disabled by
-// a constraint, is no mistake.
+// Detects optional members that exist but would never be called: Saved& and Saved* are confused,
+// extra arguments are missing, or const is missing. Members for other tensors or disabled by a
+// constraint are no mistakes.
 template <class Op, class T, class... Args>
 concept mistakes_forward_residual =
     !has_forward_residual<Op, T, Args...> &&
@@ -125,28 +125,25 @@ concept mistakes_trainable = !has_trainable<Op> && requires(Op& op) { op.trainab
 }  // namespace detail
 
 /// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T
-/// and with extra arguments Args (a mask, positions, an encoder's output) that pass through
-/// untouched:
+/// and with extra arguments Args (a mask, positions, an encoder's output) that are passed through:
 ///   struct Saved
 ///       what backward needs; made by the layer, released after backward
 ///   forward(const T& x, Saved* saved, args...)
-///       returns f(x); with saved == nullptr it must keep nothing, and return the same
-///       bits as otherwise
+/// returns f(x); with saved == nullptr it must save nothing and return the same bits
 ///   backward(const T& grad_output, Saved&, args...)
-///       returns J^T grad_output, and adds the gradients of f's own parameters to wherever
-///       the trainer keeps them
-/// The returned tensors are new: they share no memory with the arguments. Optional, used where
-/// present, with the same arguments as these two:
+/// returns J^T grad_output, and adds the gradients of f's own parameters to the trainer's gradients
+/// The returned tensors are new: they share no memory with the arguments. Optional members, used if
+///       present, with the same extra arguments:
 ///   forward_residual(T& x, Saved*, args...)
-///       x += f(x), in place; used when the layer is handed an rvalue
+/// x += f(x), in place; used if the layer gets an rvalue
 ///   backward_residual(T& grad, Saved&, args...)
 ///       grad += J^T grad, in place
 ///   backward_parameters(const T& grad_output, Saved&, args...)
-///       the parameters' gradients only, where grad_input is not needed
+/// only the parameters' gradients, used if grad_input is not needed
 ///   cost() const
 ///       the cost that drop rates are budgeted with
 ///   trainable() const
-///       whether any parameter trains; left out, one does
+/// whether any parameter is trainable; the default is true
 template <class Op, class T, class... Args>
 concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> &&
                     detail::has_backward<Op, T, Args...>;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What was dropped so far and what it saved: the answer to "is it really on?".
+// Reports what was dropped and what it saved, to verify that dropping works.
 #pragma once
 
 #include <cstddef>
@@ -15,17 +15,17 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// One branch since the handler was made (or its state restored). Passes that only measured
-/// sensitivities do not count.
+/// Counts of one branch since the handler was made or its state restored. Passes of measurements
+/// are not counted.
 struct BranchReport {
-  double cost = 0.0;          ///< cost of one forward, in the model's own unit
-  double drop_rate = 0.0;     ///< its rate now
+  double cost = 0.0;          ///< cost of one forward pass, in the model's unit
+  double drop_rate = 0.0;     ///< its current rate
   std::uint64_t kept = 0;     ///< micro-steps whose plan kept it
   std::uint64_t dropped = 0;  ///< micro-steps whose plan dropped it
-  BranchCalls calls;          ///< what really ran; evaluations count as forward calls
+  BranchCalls calls;          ///< passes that ran; evaluations count as forward passes
 };
 
-/// What all branches did, from DropBPHandler::report().
+/// Counts of all branches, from DropBPHandler::report().
 struct Report {
   std::vector<BranchReport> branches;  ///< in the order of the forward pass
   std::uint64_t micro_steps = 0;       ///< begun so far, in all steps
@@ -50,8 +50,8 @@ struct Report {
     return all > 0.0 ? kept / all : 1.0;
   }
 
-  /// Whether every branch ran its backward exactly as often as it was kept: false when layers are
-  /// skipped, called twice, or not driven by begin_step.
+  /// Whether every branch ran its backward exactly as often as it was kept; false if layers are
+  /// skipped, called twice, or run without begin_step.
   DROPBP_LAZY
   bool consistent() const {
     for (const BranchReport& branch : branches)
@@ -60,7 +60,7 @@ struct Report {
   }
 };
 
-/// A table for people: one line a branch, then the totals.
+/// A table as text: one line per branch, then the totals.
 DROPBP_LAZY
 inline std::string to_text(const Report& report) {
   std::string text = "branch       cost   rate      kept   dropped   forward  backward\n";
