@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// dropbp: skip the backward pass of randomly chosen residual branches. This header needs a C++20
-// compiler and the standard library, nothing else.
+// dropbp skips the backward pass of randomly chosen residual branches. This header needs only a
+// C++20 compiler and the standard library.
 #pragma once
 
 #include "dropbp/base/config.hpp"

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a residual branch must offer: a forward that may save, and a backward that uses what was
+// Requirements of a residual branch: a forward that may save, and a backward that uses what was
 // saved.
 #pragma once
 
@@ -60,7 +60,11 @@ struct BackwardParameters : TakesSavedReference {
   auto operator()(Op& op, const T& grad_output, S&& saved, Args&&... args) const
       -> decltype(op.backward_parameters(grad_output, saved, std::forward<Args>(args)...));
 };
-struct Flops {
+struct Cost {
+  template <class Op>
+  auto operator()(Op& op) const -> decltype(op.cost());
+};
+struct Flops {  // the name of Cost before version 0.2
   template <class Op>
   auto operator()(Op& op) const -> decltype(op.flops());
 };
@@ -111,28 +115,26 @@ concept says_backward_is_repeatable = requires { requires Op::backward_is_repeat
 }  // namespace detail
 
 /// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T
-/// and with extra arguments Args (a mask, positions, an encoder's output) that pass through
-/// untouched:
+/// and with extra arguments Args (a mask, positions, an encoder's output) that are passed through:
 ///   struct Saved
 ///       what backward needs; made by the layer, released after backward
 ///   forward(const T& x, Saved* saved, args...)
-///       returns f(x); with saved == nullptr it must keep nothing, and return the same
-///       bits as otherwise
+///       returns f(x); with saved == nullptr it must save nothing and return the same bits
 ///   backward(const T& grad_output, Saved&, args...)
-///       returns J^T grad_output, and adds the gradients of f's own parameters to wherever
-///       the trainer keeps them
-/// The returned tensors are new: they share no memory with the arguments. Optional, used where
-/// present, with the same arguments as these two:
+///       returns J^T grad_output, and adds the gradients of f's own parameters to the trainer's
+///       gradients
+/// The returned tensors are new: they share no memory with the arguments. Optional members, used if
+/// present, with the same extra arguments:
 ///   forward_residual(T& x, Saved*, args...)
-///       x += f(x), in place; used when the layer is handed an rvalue
+///       x += f(x), in place; used if the layer gets an rvalue
 ///   backward_residual(T& grad, Saved&, args...)
 ///       grad += J^T grad, in place
 ///   backward_parameters(const T& grad_output, Saved&, args...)
-///       the parameters' gradients only, where grad_input is not needed
-///   flops() const
-///       the cost that drop rates are budgeted with
+///       computes only the parameters' gradients; used if grad_input is not needed
+///   cost() const
+///       the cost of one forward pass, for the budget of the drop rates
 ///   trainable() const
-///       whether any parameter trains; left out, one does
+///       whether any parameter is trainable; without it, one is
 template <class Op, class T, class... Args>
 concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> &&
                     detail::has_backward<Op, T, Args...>;

@@ -310,8 +310,8 @@ TEST_CASE("Costs are the seconds of each branch, and replace the FLOPs") {
     CHECK(one.backward > 0.0);
   }
   const std::vector<double> costs(6, 0.25);
-  handler.set_flops(costs);
-  CHECK(handler.flops()[3] == 0.25);
+  handler.set_costs(costs);
+  CHECK(handler.costs()[3] == 0.25);
   const double seen = seconds;
   tiny.backprop();
   CHECK(seconds == seen);  // the layers no longer call the clock

@@ -237,7 +237,7 @@ TEST_CASE(
   Options options = options_of(ModeChoice::lora);
   LlamaConfig wider = shape;
   wider.intermediate = 44;
-  LlamaModel<float> other(wider, 16, {.adaptation = small.model().adaptation()});
+  LlamaModel<float> other(wider, 16, {.lora = small.model().lora()});
   other.initialize_adapters(5);
   std::vector<float> before;
   other.for_each_tensor([&](const auto& tensor) {
@@ -256,7 +256,7 @@ TEST_CASE(
 
   LlamaConfig lower = shape;
   lower.layers = 2;
-  LlamaModel<float> fewer(lower, 16, {.adaptation = small.model().adaptation()});
+  LlamaModel<float> fewer(lower, 16, {.lora = small.model().lora()});
   test::check_throws<std::runtime_error>(
       [&] { load_adapter(folder / "adapter", fewer); },
       {"model.layers.2.", "choose an adapter that was made for this model"});
@@ -371,14 +371,14 @@ TEST_CASE("lora: an adapter's own dropout counts where none is given") {
   const TokenData data = text();
   const TemporaryFolder folder;
   Options options = options_of(ModeChoice::lora);
-  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
+  CHECK(Trainer(options, shape, data, 0.0).model().lora().dropout == 0.0);
   options.lora_dropout = 0.25;
   save_adapter(folder.path(), Trainer(options, shape, data, 0.0).model(), "");
   options.adapter = folder.path();
   options.lora_dropout.reset();
-  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.25);
+  CHECK(Trainer(options, shape, data, 0.0).model().lora().dropout == 0.25);
   options.lora_dropout = 0.0;
-  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
+  CHECK(Trainer(options, shape, data, 0.0).model().lora().dropout == 0.0);
 }
 
 TEST_CASE("lora: adapter configs that mean something else are refused by their key") {

@@ -77,7 +77,7 @@ TEST_CASE("corpus: a model that is only merged or converted needs no text and no
   CHECK(corpus.data.validation().empty());
   CHECK_NOTHROW(BatchSampler(corpus.data.train(), place.options.batch, place.options.sequence, 1));
   REQUIRE(corpus.notes.size() == 1);
-  CHECK_THAT(corpus.notes[0], contains("nothing is validated"));
+  CHECK_THAT(corpus.notes[0], contains("no validation"));
   test::write_bytes(place.folder / "model/tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
   CHECK(place.load(512).data.validation().empty());
   place.options.data = place.folder / "text";

@@ -97,9 +97,9 @@ TEST_CASE("loading: a quantised model takes its own size and one tensor, never t
     CAPTURE(quantize);
     const std::size_t before = alive.load();
     peak.store(before);
-    ops::LoraConfig adaptation;
-    if (quantize) adaptation = {.rank = 1, .quantize = true};
-    LlamaModel<float> model(shape, 8, {.adaptation = adaptation});
+    ops::LoraConfig lora;
+    if (quantize) lora = {.rank = 1, .quantize = true};
+    LlamaModel<float> model(shape, 8, {.lora = lora});
     load_weights(folder.path(), model);
     const std::size_t most = peak.load() - before, kept = alive.load() - before;
     const std::size_t dense = 4 * static_cast<std::size_t>(parameter_count(shape));

@@ -298,7 +298,7 @@ TEST_CASE(
       {{"--kv-heads", "3"}, {"heads must be a multiple of kv_heads", "4 and 3"}},
       {{"--hidden", "36", "--heads", "4"}, {"must be even", "36 / 4 = 9"}},
       {{"--data", "a", "--tokens", "b.u16", "--vocabulary", "9"},
-       {"--data and --tokens", "leave one out"}},
+       {"--data or from --tokens", "leave one out"}},
       {{"--tokens", "b.u16"}, {"--vocabulary", "--model"}},
       {{"--tokens", "b.u16", "--vocabulary", "9", "--tokenizer", "t"},
        {"--tokenizer", "--tokens", "leave one of the two out"}},
@@ -309,9 +309,9 @@ TEST_CASE(
       {{"--model", "m", "--tie-embeddings"}, {"--model", "--tie-embeddings"}},
       {{"--model", "m", "--vocabulary", "300"}, {"--model", "--vocabulary"}},
       {{"--mode", "dora"}, {"--mode", "full|lora|qlora", "'dora'"}},
-      {{"--lora-rank", "4"}, {"--lora-rank", "--mode is full", "add --mode lora or qlora"}},
-      {{"--adapter", "a"}, {"--adapter", "--mode is full"}},
-      {{"--merge-out", "m", "--mode", "full"}, {"--merge-out", "--mode is full"}},
+      {{"--lora-rank", "4"}, {"--lora-rank", "--mode full", "add --mode lora or qlora"}},
+      {{"--adapter", "a"}, {"--adapter", "--mode full"}},
+      {{"--merge-out", "m", "--mode", "full"}, {"--merge-out", "--mode full"}},
       {{"--mode", "lora", "--lora-rank", "0"}, {"--lora-rank", "from 1 to", "'0'"}},
       {{"--mode", "lora", "--lora-alpha", "0"}, {"--lora-alpha", "(0, infinity)", "'0'"}},
       {{"--mode", "lora", "--lora-alpha", "inf"}, {"--lora-alpha", "'inf'"}},
@@ -329,7 +329,7 @@ TEST_CASE(
       {{"--checkpoint-every", "5"}, {"--checkpoint-every", "--checkpoint", "add it"}},
       {{"--checkpoint", "c", "--checkpoint-every", "-1"}, {"--checkpoint-every", "'-1'"}},
       {{"--checkpoint", ""}, {"--checkpoint", "empty"}},
-      {{"--checkpoint", "c", "--baseline"}, {"--checkpoint and --baseline", "leave one"}},
+      {{"--checkpoint", "c", "--baseline"}, {"--baseline, which trains a second one", "leave one"}},
       {{"--out-dtype", "f16"}, {"--out-dtype", "--out"}},
       {{"--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
       {{"--mode", "lora", "--out", "o", "--max-shard-size", "77"},
@@ -515,7 +515,7 @@ TEST_CASE(
     for (const char* group : {"\nData:", "\nModel:", "\nTraining:", "\nDropping:", "\nOutput:"})
       CHECK(line.text.find(group) != std::string::npos);
     CHECK(line.text.find("Exit code: 0") != std::string::npos);
-    CHECK(line.text.find("but not of norms") != std::string::npos);
+    CHECK(line.text.find("but not to norms") != std::string::npos);
     CHECK(line.text.find("ending in .svg") != std::string::npos);
   }
   const CommandLine version = parse({"--version"});

@@ -397,7 +397,7 @@ TEST_CASE("outputs: a run ends on a signal with everything written, and says by 
   const auto check_written = [&](Process& run, int signal) {
     CHECK(run.wait() == 128 + signal);
     INFO(run.output());
-    CHECK(has(run.output(), "go on with --resume"));
+    CHECK(has(run.output(), "continue with --resume"));
     CHECK(names_in(ck).size() == 1);
     CHECK(fs::exists(out / "model.safetensors"));
     fs::remove_all(out), fs::remove_all(ck);

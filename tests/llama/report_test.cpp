@@ -90,8 +90,8 @@ TEST_CASE("report: adapters are reported as they were in use") {
       json::parse(report_json(options, LlamaConfig{}, {}, {}))["config"].contains("lora_rank"));
   options.mode = ModeChoice::lora;
   options.adapter = "a";
-  const ops::LoraConfig adaptation{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
-  const json config = json::parse(report_json(options, LlamaConfig{}, adaptation, {}))["config"];
+  const ops::LoraConfig lora{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
+  const json config = json::parse(report_json(options, LlamaConfig{}, lora, {}))["config"];
   CHECK(config["adapter"] == "a");
   CHECK(config["lora_rank"] == 3);
   CHECK(config["lora_alpha"] == 7.5);

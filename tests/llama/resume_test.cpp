@@ -931,7 +931,7 @@ TEST_CASE(
     waitpid(child, &status, 0);
     REQUIRE(WIFEXITED(status));
     CHECK(WEXITSTATUS(status) == 128 + signal);
-    CHECK(printed.find("go on with --resume") != std::string::npos);
+    CHECK(printed.find("continue with --resume") != std::string::npos);
     const auto report = nlohmann::json::parse(test::read_bytes(program / "interrupted.json"));
     CHECK(fs::exists(file_of(dir, static_cast<int>(report["steps"].size()))));
     CHECK(program.run(resuming) == 0);
@@ -970,7 +970,7 @@ TEST_CASE(
   // All checkpoints damaged: it says so and starts from the beginning.
   for (const std::string& name : names_in(dir)) flip(dir / name, 8 * 100);
   CHECK(program.run(resuming) == 0);
-  CHECK(program.output().find("passed over") != std::string::npos);
+  CHECK(program.output().find("skipping a damaged checkpoint") != std::string::npos);
   CHECK(program.output().find("starting from the beginning") != std::string::npos);
   CHECK((program.result("resumed") == expected));
 }

@@ -42,7 +42,7 @@ static_assert(!dropbp::detail::has_member<Plain, dropbp::detail::ForwardResidual
 static_assert(
     dropbp::detail::has_member<Plain, dropbp::detail::BackwardParameters, Matrix<double>>);
 static_assert(!Plain::backward_is_repeatable &&
-              !dropbp::detail::can_ask<double, dropbp::detail::Flops, Plain>);
+              !dropbp::detail::can_ask<double, dropbp::detail::Cost, Plain>);
 
 template <class Branch>
 struct Make;
@@ -161,7 +161,7 @@ struct Counting {
     saved.x = Matrix<float>();
     return forward(grad_output, nullptr);
   }
-  double flops() const { return 5; }
+  double cost() const { return 5; }
 };
 
 static_assert(!dropbp::detail::has_member<Recompute<Counting, float>,
@@ -179,7 +179,7 @@ TEST_CASE("recomputed branches have the bits of plain ones and save only their i
 TEST_CASE("a dropped branch neither saves nor recomputes") {
   MemoryPool pool;
   dropbp::DropBPLayer layer{Recompute<Counting, float>(Counting{}, pool)};
-  CHECK(layer.flops() == 5);
+  CHECK(layer.cost() == 5);
   const Matrix<float> x = random_matrix<float>(3, 4, 1), grad = random_matrix<float>(3, 4, 2);
   for (const bool dropped : {false, true}) {
     Counting& counts = layer.op();

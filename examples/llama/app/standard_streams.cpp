@@ -45,8 +45,8 @@ void print(std::string_view text) {
   const int error = errno;
   if (!written && !nobody_reads(error))
     throw std::runtime_error(
-        fmt::format("what is printed must be written to the standard output, but that failed: {}; "
-                    "print to a terminal, a pipe or a file with room",
+        fmt::format("the result must be written to the standard output, but that failed: {}; print "
+                    "to a terminal, to a pipe, or to a file on a disk with free space",
                     std::generic_category().message(error)));
 }
 

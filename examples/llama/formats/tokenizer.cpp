@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The file, its checks, and the steps of encoding: special tokens, normalizer, splits, merges.
+// Reads and checks the file, and encodes: special tokens, normalizer, splits, merges.
 #include "llama/formats/tokenizer.hpp"
 
 #include <fmt/format.h>
@@ -27,12 +27,12 @@ using Id = std::int32_t;
 
 constexpr const char* way_out = "encode the text elsewhere and pass the ids with --tokens";
 
-// GPT-2's pattern, which ByteLevel stands for.
+// GPT-2's pattern, which ByteLevel uses.
 constexpr const char* byte_level_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-// What NFC changes or may join to what stands before it (Unicode 14, and all marks of later
-// versions): combining marks, jamo that end a syllable, and the characters that NFC replaces.
+// Characters that NFC replaces or may join to the character before (Unicode 14, and all marks of
+// later versions): combining marks, jamo that end a syllable, and characters with a decomposition.
 constexpr const char* not_surely_nfc =
     R"((?![\x{FE00}-\x{FE0F}])[\p{M}\x{374}\x{37E}\x{387}\x{958}-\x{95F}\x{9DC}-\x{9DD}\x{9DF}\x{A33}\x{A36}\x{A59}-\x{A5B})"
     R"(\x{A5E}\x{B5C}-\x{B5D}\x{F43}\x{F4D}\x{F52}\x{F57}\x{F5C}\x{F69}\x{1161}-\x{1175}\x{11A8}-\x{11C2}\x{1F71}\x{1F73})"
@@ -42,8 +42,8 @@ constexpr const char* not_surely_nfc =
     R"(\x{FA70}-\x{FAD9}\x{FB1D}\x{FB1F}\x{FB2A}-\x{FB36}\x{FB38}-\x{FB3C}\x{FB3E}\x{FB40}-\x{FB41}\x{FB43}-\x{FB44})"
     R"(\x{FB46}-\x{FB4E}\x{1D15E}-\x{1D164}\x{1D1BB}-\x{1D1C0}\x{2F800}-\x{2FA1D}])";
 
-/// Bytes of the valid UTF-8 character at the front, 0 if there is none.
-/// One function, though with many branches: they are the table of UTF-8's byte ranges.
+/// Bytes of the valid UTF-8 character at the front; 0 if there is none. The many branches are the
+/// table of UTF-8's byte ranges.
 std::size_t character_size(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned first = byte(0);
@@ -71,8 +71,8 @@ unsigned code_of(std::string_view text) {
   return code;
 }
 
-/// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 stands for
-/// itself, the other 68 bytes are counted up from U+0100.
+/// The byte of each character of a byte-level vocabulary: printable Latin-1 characters are their
+/// own byte, the other 68 bytes are U+0100 and following.
 const std::unordered_map<unsigned, unsigned char>& byte_of_character() {
   static const auto map = [] {
     std::unordered_map<unsigned, unsigned char> result;
@@ -86,7 +86,7 @@ const std::unordered_map<unsigned, unsigned char>& byte_of_character() {
   return map;
 }
 
-/// None for what byte-level text never contains, such as a space.
+/// Empty if the token has a character that byte-level text cannot contain, such as a space.
 std::optional<std::string> bytes_of_token(std::string_view token) {
   std::string bytes;
   while (!token.empty()) {
@@ -107,7 +107,7 @@ struct StringHash {
 template <typename Value>
 using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_to<>>;
 
-/// Reads members by dotted names; what is wrong with them is an error that says both.
+/// Reads members of the file; errors name the file and the member's dotted name.
 class File {
  public:
   explicit File(const std::filesystem::path& path)
@@ -128,7 +128,7 @@ class File {
     fail(key, required, given.is_null() ? "missing or null" : text);
   }
 
-  /// Null where it is absent.
+  /// Null if it is absent.
   [[nodiscard]] static const json& member(const json& object, const char* key) {
     static const json absent;
     const auto found = object.is_object() ? object.find(key) : object.end();
@@ -173,25 +173,46 @@ std::uint64_t pair_key(Id left, Id right) noexcept {
   return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 | static_cast<std::uint32_t>(right);
 }
 
-/// Merges neighbours in the order of the ranks, leftmost first.
+/// Byte pair encoding: merges neighbours in the order of the ranks, leftmost first.
 class Bpe {
  public:
-  // Many branches, but flat: each checks one key of the file and fails with its name.
-  Bpe(const File& file, const json& model) {
-    const json& vocab = File::member(model, "vocab");
-    const json& merges = File::member(model, "merges");
+  Bpe(const File& file, const json& model)
+      : whole_words_(file.boolean(model, "model.", "ignore_merges", false)) {
+    refuse_unsupported(file, model);
+    read_vocabulary(file, File::member(model, "vocab"));
+    read_merges(file, File::member(model, "merges"));
+  }
+
+  [[nodiscard]] const StringMap<Id>& ids() const noexcept { return ids_; }
+
+  void encode(std::string_view word, std::vector<Id>& result) {
+    constexpr std::size_t longest_kept = 64,
+                          most_kept = 1 << 18;  // bytes, and number of words: about 50 MB
+    if (word.size() > longest_kept) return merge(word, result);
+    auto known = cache_.find(word);
+    if (known == cache_.end()) {
+      if (cache_.size() == most_kept) cache_.clear();
+      std::vector<Id> ids;
+      merge(word, ids);
+      known = cache_.emplace(word, std::move(ids)).first;
+    }
+    result.insert(result.end(), known->second.begin(), known->second.end());
+  }
+
+ private:
+  static void refuse_unsupported(const File& file, const json& model) {
     if (const json& type = File::member(model, "type"); !type.is_null() && type != "BPE")
       file.fail("model.type", "BPE", type);
-    if (!vocab.is_object() || vocab.empty()) file.fail("model.vocab", "an object of tokens", vocab);
-    if (!merges.is_array()) file.fail("model.merges", "a list", merges);
     if (const json& dropout = File::member(model, "dropout"); !dropout.is_null() && dropout != 0.0)
       file.fail("model.dropout", "null", dropout);
     for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (const json& value = File::member(model, affix); !value.is_null() && value != "")
         file.fail(fmt::format("model.{}", affix), "empty", value);
     file.require_false(model, "model.", "byte_fallback");
-    whole_words_ = file.boolean(model, "model.", "ignore_merges", false);
+  }
 
+  void read_vocabulary(const File& file, const json& vocab) {
+    if (!vocab.is_object() || vocab.empty()) file.fail("model.vocab", "an object of tokens", vocab);
     std::unordered_map<Id, std::string_view> owners;
     for (const auto& [token, id] : vocab.items()) {
       const Id value = file.id(id, "model.vocab." + token);
@@ -206,6 +227,10 @@ class Bpe {
       const auto found = words_.find(std::string_view(&byte, 1));
       byte_ids_[b] = found == words_.end() ? -1 : found->second;
     }
+  }
+
+  void read_merges(const File& file, const json& merges) {
+    if (!merges.is_array()) file.fail("model.merges", "a list", merges);
     for (std::size_t rank = 0; rank < merges.size(); ++rank) {
       const std::string key = fmt::format("model.merges[{}]", rank);
       const auto [left, right] = parts_of(file, merges[rank], key);
@@ -220,22 +245,6 @@ class Bpe {
     }
   }
 
-  [[nodiscard]] const StringMap<Id>& ids() const noexcept { return ids_; }
-
-  void encode(std::string_view word, std::vector<Id>& result) {
-    constexpr std::size_t longest_kept = 64, most_kept = 1 << 18;  // bytes and words: some 50 MB
-    if (word.size() > longest_kept) return merge(word, result);
-    auto known = cache_.find(word);
-    if (known == cache_.end()) {
-      if (cache_.size() == most_kept) cache_.clear();
-      std::vector<Id> ids;
-      merge(word, ids);
-      known = cache_.emplace(word, std::move(ids)).first;
-    }
-    result.insert(result.end(), known->second.begin(), known->second.end());
-  }
-
- private:
   /// "a b", or ["a", "b"].
   static std::pair<std::string, std::string> parts_of(const File& file, const json& merge,
                                                       const std::string& key) {
@@ -249,7 +258,7 @@ class Bpe {
   }
 
   struct Symbol {
-    Id id;  // -1: merged into the one before
+    Id id;  // -1: merged into the previous symbol
     std::size_t previous;
     std::size_t next;
   };
@@ -269,12 +278,8 @@ class Bpe {
     return found == merges_.end() ? nullptr : &found->second;
   }
 
-  // One loop over a linked list and a queue; parts of it would share all of this state.
-  void merge(std::string_view word, std::vector<Id>& result) {
-    if (whole_words_) {
-      if (const auto found = words_.find(word); found != words_.end())
-        return result.push_back(found->second);
-    }
+  /// Makes a linked list of the word's bytes.
+  void list_bytes(std::string_view word) {
     symbols_.clear();
     for (std::size_t i = 0; i < word.size(); ++i) {
       const auto byte = static_cast<unsigned char>(word[i]);
@@ -286,6 +291,14 @@ class Bpe {
       symbols_.push_back(
           {byte_ids_[byte], i == 0 ? none : i - 1, i + 1 == word.size() ? none : i + 1});
     }
+  }
+
+  void merge(std::string_view word, std::vector<Id>& result) {
+    if (whole_words_) {
+      if (const auto found = words_.find(word); found != words_.end())
+        return result.push_back(found->second);
+    }
+    list_bytes(word);
     std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
     const auto propose = [&](std::size_t at) {
       if (at == none) return;
@@ -295,7 +308,7 @@ class Bpe {
     while (!queue.empty()) {
       const Candidate best = queue.top();
       queue.pop();
-      // Proposed before one of the two was merged elsewhere.
+      // Outdated: one of the two has been merged with another symbol meanwhile.
       const Merge* still = merge_at(best.at);
       if (still == nullptr || still->result != best.result) continue;
       Symbol& left = symbols_[best.at];
@@ -315,13 +328,12 @@ class Bpe {
   StringMap<Id> words_;  // as bytes
   std::array<Id, 256> byte_ids_{};
   std::unordered_map<std::uint64_t, Merge> merges_;
-  bool whole_words_ = false;
+  bool whole_words_;
   StringMap<std::vector<Id>> cache_;
   std::vector<Symbol> symbols_;
 };
 
-/// Tokens that are found in the text before anything else, the longest of those that begin
-/// leftmost.
+/// Tokens that are found first, before the text is split: the leftmost, and the longest of these.
 class AddedTokens {
  public:
   void add(std::string content, Id id) {
@@ -353,7 +365,8 @@ class AddedTokens {
   std::array<std::vector<std::pair<std::string, Id>>, 256> by_first_byte_;
 };
 
-/// A step of the pre-tokenizer: a space in front of what has none, then cuts around the matches.
+/// A step of the pre-tokenizer: adds a leading space if there is none, then splits around the
+/// matches.
 struct Step {
   bool prefix_space = false;
   std::optional<Regex> regex;
@@ -419,7 +432,6 @@ void check_utf8(std::string_view text, const std::string& what) {
 }
 
 struct Tokenizer::Model {
-  // Many branches, but flat: each checks one key of the file and fails with its name.
   explicit Model(const File& file)
       : steps(steps_of(file)), bpe(file, File::member(file.root(), "model")) {
     if (const json& normalizer = File::member(file.root(), "normalizer"); !normalizer.is_null()) {
@@ -433,40 +445,47 @@ struct Tokenizer::Model {
       by_id.emplace(id, token);
     }
     const json& tokens = File::member(file.root(), "added_tokens");
-    Id last_added = -1;
     if (!tokens.is_null() && !tokens.is_array()) file.fail("added_tokens", "a list", tokens);
+    Id last_added = -1;
     for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const std::string key = fmt::format("added_tokens[{}]", i);
-      const std::string& content =
-          file.string(File::member(tokens[i], "content"), key + ".content");
-      if (content.empty())
-        file.fail(key + ".content", "some text", File::member(tokens[i], "content"));
-      const Id id = file.id(File::member(tokens[i], "id"), key + ".id");
-      for (const char* flag : {"single_word", "lstrip", "rstrip"})
-        file.require_false(tokens[i], key + ".", flag);
-      // The library does not read the number but counts on.
-      const auto in_model = bpe.ids().find(content);
-      const Id counted = in_model != bpe.ids().end()
-                             ? in_model->second
-                             : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
-      if (id != counted)
-        file.fail(key + ".id", fmt::format("{} behind what is before it", counted),
-                  File::member(tokens[i], "id"));
+      const Id id =
+          add_token(file, tokens[i], fmt::format("added_tokens[{}]", i), last_added, by_id);
       last_added = std::max(last_added, id);
-      if (const auto owner = by_id.emplace(id, content).first; owner->second != content)
-        file.fail(key + ".id", "an id of its own",
-                  fmt::format("{}, that of '{}' too", id, owner->second));
-      const bool normalized = file.boolean(tokens[i], key + ".", "normalized", false);
-      if (normalized && changed_by_nfc && changed_by_nfc->find(content, 0))
-        file.fail(key + ".content", "text that NFC leaves alone",
-                  File::member(tokens[i], "content"));
-      (normalized ? after_normalizer : before_normalizer).add(content, id);
-      added.emplace(content, id);
       vocabulary = std::max<std::ptrdiff_t>(vocabulary, id + 1);
     }
   }
 
-  /// Through the steps from number `step` on, then to ids.
+  /// Adds the token of one entry of `added_tokens` and returns its id. `key` names the entry,
+  /// `last_added` is the largest id of the entries before it, `by_id` has the owner of each id.
+  Id add_token(const File& file, const json& entry, const std::string& key, Id last_added,
+               std::unordered_map<Id, std::string>& by_id) {
+    const json& text = File::member(entry, "content");
+    const std::string& content = file.string(text, key + ".content");
+    if (content.empty()) file.fail(key + ".content", "some text", text);
+    const Id id = file.id(File::member(entry, "id"), key + ".id");
+    for (const char* flag : {"single_word", "lstrip", "rstrip"})
+      file.require_false(entry, key + ".", flag);
+    // Hugging Face tokenizers ignores `id` and numbers the tokens itself.
+    const auto in_model = bpe.ids().find(content);
+    const Id counted = in_model != bpe.ids().end()
+                           ? in_model->second
+                           : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
+    if (id != counted)
+      file.fail(key + ".id",
+                fmt::format("{}, because the tokenizers library numbers it so", counted),
+                File::member(entry, "id"));
+    if (const auto owner = by_id.emplace(id, content).first; owner->second != content)
+      file.fail(key + ".id", "an id of its own",
+                fmt::format("{}, that of '{}' too", id, owner->second));
+    const bool normalized = file.boolean(entry, key + ".", "normalized", false);
+    if (normalized && changed_by_nfc && changed_by_nfc->find(content, 0))
+      file.fail(key + ".content", "text that NFC leaves alone", text);
+    (normalized ? after_normalizer : before_normalizer).add(content, id);
+    added.emplace(content, id);
+    return id;
+  }
+
+  /// Applies the steps from number `step` on, then encodes.
   void encode(std::string_view piece, std::size_t step, std::vector<Id>& result) {
     if (step == steps.size()) return bpe.encode(piece, result);
     std::string prefixed;
@@ -493,7 +512,7 @@ struct Tokenizer::Model {
 };
 
 Tokenizer::Tokenizer(const std::filesystem::path& file) {
-  if (!Regex::available()) Regex("");  // throws, whatever the file is
+  if (!Regex::available()) Regex("");  // throws for any file
   model_ = std::make_unique<Model>(File(file));
 }
 

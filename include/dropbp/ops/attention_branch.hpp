@@ -27,7 +27,7 @@ struct AttentionConfig {
   Index kv_heads = 0;      ///< 0: equal to heads
   Index head_size = 0;     ///< 0: hidden / heads
   double norm_eps = 1e-5;  ///< of the RMSNorm
-  LoraConfig adaptation =
+  LoraConfig lora =
       {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
 
   /// The head layout, with the zeros above replaced by their meaning.
@@ -73,14 +73,14 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
         qkv({{prefix + "self_attn.q_proj.weight", config.layout().q_width()},
              {prefix + "self_attn.k_proj.weight", config.layout().kv_width()},
              {prefix + "self_attn.v_proj.weight", config.layout().kv_width()}},
-            config.hidden, config.adaptation, memory.workspace),
+            config.hidden, config.lora, memory.workspace),
         o({{prefix + "self_attn.o_proj.weight", config.hidden}}, config.layout().q_width(),
-          config.adaptation, memory.workspace),
+          config.lora, memory.workspace),
         config_(config),
         layout_(config.layout()),
         rope_(std::move(rope_table)),
         memory_(std::move(memory)) {
-    norm.trained = !config.adaptation.enabled();
+    norm.trained = !config.lora.enabled();
   }
 
   const AttentionConfig& config() const noexcept { return config_; }  ///< as constructed
@@ -105,7 +105,7 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
     const HeadLayout layout = config.layout();
     const Index adapters = Projection<T, Backend>::adapter_width(
-        {"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation);
+        {"q_proj", "k_proj", "v_proj", "o_proj"}, config.lora);
     const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters,
                 statistics = 1 + layout.heads;
     return static_cast<std::size_t>(tokens * elements) * sizeof(T) +

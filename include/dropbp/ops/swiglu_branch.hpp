@@ -23,7 +23,7 @@ struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index intermediate = 0;  ///< width of the hidden layer
   double norm_eps = 1e-5;  ///< of the RMSNorm
-  LoraConfig adaptation =
+  LoraConfig lora =
       {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
 };
 
@@ -58,12 +58,12 @@ class SwiGLUBranch
       : norm(prefix + "post_attention_layernorm.weight", 1, checked(config).hidden),
         gate_up({{prefix + "mlp.gate_proj.weight", config.intermediate},
                  {prefix + "mlp.up_proj.weight", config.intermediate}},
-                config.hidden, config.adaptation, memory.workspace),
-        down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate,
-             config.adaptation, memory.workspace),
+                config.hidden, config.lora, memory.workspace),
+        down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate, config.lora,
+             memory.workspace),
         config_(config),
         memory_(std::move(memory)) {
-    norm.trained = !config.adaptation.enabled();
+    norm.trained = !config.lora.enabled();
   }
 
   const SwiGLUConfig& config() const noexcept { return config_; }  ///< as constructed
@@ -88,8 +88,8 @@ class SwiGLUBranch
 
   /// Bytes that a kept branch saves from forward to backward.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
-    const Index adapters = Projection<T, Backend>::adapter_width(
-        {"gate_proj", "up_proj", "down_proj"}, config.adaptation);
+    const Index adapters =
+        Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"}, config.lora);
     return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
                sizeof(T) +
            static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);

@@ -19,7 +19,7 @@ DROPBP_NAMESPACE_BEGIN
 /// The weight of a branch, whose sum over the kept branches is bounded.
 enum class BranchWeight : std::uint8_t {
   count,  ///< every branch weighs 1
-  flops,  ///< its FLOPs
+  cost,   ///< its cost
   bytes   ///< the bytes that it saves for its backward pass: FixedBudgetSampling::bytes
 };
 
@@ -266,16 +266,16 @@ struct FixedBudgetSampling {
   // their products with probabilities then stay within the range of a double, whatever the unit.
   DROPBP_LAZY
   int shift_of(const SamplingInput& input) const {
-    return weigh == BranchWeight::count   ? 0
-           : weigh == BranchWeight::flops ? -detail::largest_exponent(input.flops)
-                                          : -detail::largest_exponent(bytes);
+    return weigh == BranchWeight::count  ? 0
+           : weigh == BranchWeight::cost ? -detail::largest_exponent(input.costs)
+                                         : -detail::largest_exponent(bytes);
   }
 
   DROPBP_LAZY
   double weight(const SamplingInput& input, std::size_t branch, int shift) const {
     if (weigh == BranchWeight::count) return 1.0;
     const double weight = detail::times_power_of_two(
-        weigh == BranchWeight::flops ? input.flops[branch] : bytes[branch], shift);
+        weigh == BranchWeight::cost ? input.costs[branch] : bytes[branch], shift);
     return weight < lightest_weight ? lightest_weight : weight;
   }
 

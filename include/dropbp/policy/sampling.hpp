@@ -19,7 +19,7 @@ DROPBP_NAMESPACE_BEGIN
 /// The input of a sampling policy when the rates change.
 struct SamplingInput {
   std::span<const double> rates;  ///< of each branch, in [0, 1]
-  std::span<const double> flops;  ///< of each branch, in any common unit
+  std::span<const double> costs;  ///< of each branch, in any common unit
   double drop_rate = 0.0;         ///< the target that the rates were allocated for
   std::span<const std::uint32_t> groups =
       {};  ///< of each branch, numbered from 0; empty: one group of all branches
