@@ -6,6 +6,7 @@
 #pragma once
 
 #include "dropbp/base/config.hpp"
+#include "dropbp/drop_options.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/flops.hpp"
 #include "dropbp/handler.hpp"

@@ -14,11 +14,14 @@
 
 #include "dropbp/base/hash.hpp"
 #include "dropbp/base/view.hpp"
+#include "dropbp/drop_options.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/plan.hpp"
 #include "dropbp/policy/allocation.hpp"
+#include "dropbp/policy/costs.hpp"
 #include "dropbp/policy/sampling.hpp"
 #include "dropbp/policy/sampling_defaults.hpp"
+#include "dropbp/policy/warmup.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
@@ -32,66 +35,7 @@ inline void require_micro_step(std::uint32_t micro_step) {
         "it is " + text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
 }
 
-// The sum of the branches' costs, in any unit.
-DROPBP_LAZY
-inline double total_cost_of(std::span<const double> costs) {
-  double sum = 0.0;
-  for (std::size_t i = 0; i < costs.size(); ++i) {
-    // Subnormal costs are 0 in some builds.
-    if (!is_finite(costs[i]) || costs[i] <= 0.0 || exponent_of(costs[i]) < -1022)
-      throw_invalid("the cost of a branch must be positive and finite, and at least 2.3e-308",
-                    "that of branch " + text(i) + " is " + text(costs[i]),
-                    "pass the cost of its forward pass in any unit common to all branches");
-    sum = rounded(sum + costs[i]);
-  }
-  if (!is_finite(sum))
-    throw_invalid("the costs of all branches must have a finite sum", "it overflows a double",
-                  "pass them in a larger unit");
-  return sum;
-}
-
-// The factor on the rates in a step of the warm-up: 0 at step 0.
-DROPBP_LAZY
-inline double warmup_share(std::uint64_t step, std::uint64_t warmup_steps) {
-  return rounded(static_cast<double>(step) / rounded(static_cast<double>(warmup_steps)));
-}
-
 }  // namespace detail
-
-/// The factor on a kept branch's share of the gradient, by its drop rate p.
-enum class GradientScaling : std::uint8_t {
-  none,              ///< 1, as published
-  inverse_keep_rate  ///< 1 / (1 - p), both on what it passes down and on the gradients of its own
-                     ///< parameters
-};
-
-/// Settings of a schedule.
-struct DropOptions {
-  double drop_rate = 0.5;       ///< target rate P in [0, 1]; every branch starts with it
-  std::uint64_t seed = 0;       ///< seed of the plans; equal on all ranks
-  bool trainable_below = true;  ///< something below the lowest branch is trainable (an embedding)
-  PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
-  /// With independent draws (BernoulliSampling), inverse_keep_rate makes the gradient unbiased: the
-  /// forward pass is unchanged, and every factor I + (kept / (1 - p)) J^T of the backward pass has
-  /// the mean I + J^T. With dependent draws, products of several factors are biased by the
-  /// covariance of the draws. The variance grows with the rate.
-  GradientScaling gradient_scaling = GradientScaling::none;
-  std::uint64_t warmup_steps =
-      0;  ///< number of steps over which the rates grow linearly from 0 to their full values
-  std::vector<std::uint32_t> groups = {};  ///< group of each branch, numbered from 0 (attention and
-                                           ///< MLP, pipeline stages); empty: one group
-  /// Of each branch, 0 if it has no trainable parameter (adapters elsewhere, frozen layers); empty:
-  /// all are trainable. If nothing below the branches is trainable either, every plan also drops
-  /// the branches below its lowest kept trainable one.
-  std::vector<std::uint8_t> trainable = {};
-  /// Of each branch, the index of the branch that it is nested in (whose forward pass calls it), or
-  /// its own index if it is not nested; empty: no branch is nested. A plan that drops a branch also
-  /// drops the branches nested in it, because no gradient can reach them. A nested branch is
-  /// therefore kept if its own draw and those of all its parents keep it. Rates refer to a branch's
-  /// own draw, and draws do not depend on parents. The cost of a branch excludes the branches
-  /// nested in it.
-  std::vector<std::uint32_t> parents = {};
-};
 
 /// Computes which branches each step drops. A plan is a pure function of (seed, step, micro-step,
 /// rates, sampling policy): any step's plan can be computed at any time, from any thread and on any
@@ -208,8 +152,7 @@ class DropSchedule {
   std::vector<double> drop_rates_at(std::uint64_t step) const {
     std::vector<double> rates = rates_;
     if (step < options_.warmup_steps) {
-      for (double& rate : rates)
-        rate = detail::rounded(rate * detail::warmup_share(step, options_.warmup_steps));
+      detail::warm_up(detail::view(rates), step, options_.warmup_steps);
       detail::limit_rates(sampling_, detail::view(rates),
                           input(detail::view(rates), options_.drop_rate));
     }
@@ -289,19 +232,8 @@ class DropSchedule {
     require_made();
     detail::require_count(rates.size(), size(), "drop rate");
     detail::require_rates(rates);
-    // Scaled so that the largest cost is in [1, 2): no product becomes subnormal.
-    const int shift = -detail::largest_exponent(costs_);
-    double dropped = 0.0, lowest = 1.0, highest = 0.0;
-    for (std::size_t i = 0; i < size(); ++i) {
-      const double cost = detail::times_power_of_two(costs_[i], shift);
-      dropped = detail::rounded(dropped + detail::rounded(rates[i] * cost));
-      if (rates[i] < lowest) lowest = rates[i];
-      if (rates[i] > highest) highest = rates[i];
-    }
-    const double total = detail::times_power_of_two(total_cost_, shift);
-    // Rounding may leave the range of the rates; clipping makes the mean of equal rates exact.
-    const double mean = detail::rounded(dropped / total);
-    apply(mean < lowest ? lowest : mean > highest ? highest : mean, {rates.begin(), rates.end()});
+    apply(detail::mean_rate(rates, detail::view(costs_), total_cost_),
+          {rates.begin(), rates.end()});
   }
 
   /// Distributes the target rate over the branches by sensitivity. Throws std::invalid_argument for

@@ -13,7 +13,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 set(floors
   "base/|(version|dropbp_fwd|steady_clock)\\.hpp"
   "backend/"
-  "(tensor|operation|model|flops|plan)\\.hpp"
+  "(tensor|operation|model|flops|plan|drop_options)\\.hpp"
   "policy/"
   "(schedule|layer|branches)\\.hpp"
   "(handler|report|state)\\.hpp|sensitivity/"
