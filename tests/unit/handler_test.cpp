@@ -88,7 +88,7 @@ TEST_CASE("The loss at p = 0.5 has the bits of the loss at p = 0") {
   }
 }
 
-TEST_CASE("FLOPs come from the layers and are read again on request") {
+TEST_CASE("Costs come from the layers and are read again on request") {
   LayerNet<float> net;
   DropBPHandler handler{net};
   CHECK(to_vector(handler.costs()) == std::vector<double>{3, 1, 2, 3, 1, 2, 3, 1, 2, 3});
@@ -100,7 +100,7 @@ TEST_CASE("FLOPs come from the layers and are read again on request") {
   CHECK(handler.costs()[0] == 30.0);
 }
 
-TEST_CASE("A model without layers, and one with impossible FLOPs, is refused") {
+TEST_CASE("A model without layers, and one with invalid costs, is refused") {
   Chain empty(0);
   CHECK_THROWS_AS(DropBPHandler{empty}, std::invalid_argument);
   Chain chain(2);
