@@ -224,7 +224,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run [default: cpu]")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to run [default: cpu]"
+    )
     parser.add_argument(
         "--mode", choices=("full", "lora"), help="what is trained [default: full; on a GPU lora]"
     )
@@ -258,7 +260,9 @@ def main():
     parser.add_argument(
         "--drop-rates", default="0,0.5,0.75,0.875", help="drop rates [default: 0,0.5,0.75,0.875]"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of all processes [default: 3]")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of all processes [default: 3]"
+    )
     parser.add_argument(
         "--steps", type=int, default=4, help="timed steps per process [default: 4]"
     )
