@@ -310,7 +310,7 @@ class DropSchedule {
                           "moved to");
   }
 
-  // Whatever can throw precedes the first change.
+  // All steps that can throw precede the first change.
   void apply(double drop_rate, std::vector<double> rates) {
     detail::limit_rates(sampling_, detail::view(rates),
                         input(detail::view(rates), options_.drop_rate));

@@ -163,7 +163,7 @@ TEST_CASE("The gradient scale of a step follows the rates that its plan was draw
   CHECK(scales == std::vector<double>(6, 1.0));
 }
 
-TEST_CASE("Nested backward passes measure what one pass a branch measures") {
+TEST_CASE("Nested backward passes measure the same as one pass per branch") {
   const bool tied = GENERATE(false, true);
   CAPTURE(tied);
   llama::LlamaConfig config = llama::load_config(folder);

@@ -58,7 +58,7 @@ TEST_CASE("options: none gives the defaults") {
   CHECK(o.data_options(256).max_bytes == std::uintmax_t{32} << 20);
 }
 
-TEST_CASE("options: each one arrives") {
+TEST_CASE("options: each option sets its member") {
   const Options o = options_of({"--data",
                                 "d",
                                 "--data-limit",
@@ -362,7 +362,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("options: a word that is nearly right is answered with the one that was meant") {
+TEST_CASE("options: an error for a misspelt word suggests the similar one") {
   const struct {
     std::vector<const char*> arguments;
     const char* meant;
@@ -407,7 +407,7 @@ TEST_CASE("options: a word that is nearly right is answered with the one that wa
   }
 }
 
-TEST_CASE("options: an option is not taken for the path of another one") {
+TEST_CASE("options: an option is not taken as the path of another option") {
   for (const char* flag : {"--data", "--tokens", "--tokenizer", "--model", "--adapter", "--out",
                            "--merge-out", "--checkpoint", "--report", "--plot"}) {
     // As a shell leaves --out=$UNSET.
@@ -423,7 +423,7 @@ TEST_CASE("options: an option is not taken for the path of another one") {
   CHECK(*options_of({"--out", "./--quiet"}).out == "./--quiet");
 }
 
-TEST_CASE("options: what may not be meant is said in a line, and nothing else is") {
+TEST_CASE("options: each probable mistake gives one line of warning, and nothing else does") {
   const auto said = [](std::vector<const char*> arguments) {
     std::string lines;
     for (const std::string& line : warnings_of(options_of(std::move(arguments)), 4))
@@ -507,7 +507,7 @@ TEST_CASE(
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));
       REQUIRE(begin != std::string::npos);
-      // Up to the next option the text must say its default.
+      // The text of each option must contain its default.
       const auto next =
           std::min(line.text.find("\n  --", begin + 3), line.text.find("\n\n", begin + 3));
       CHECK(line.text.substr(begin, next - begin).find("[default ") != std::string::npos);

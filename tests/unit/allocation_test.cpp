@@ -185,7 +185,7 @@ TEST_CASE(
   CHECK_THROWS_AS(allocate(sensitivities, costs, 0.5, std::nan("")), std::invalid_argument);
 }
 
-TEST_CASE("FLOPs and sensitivities outside float32's range are accepted") {
+TEST_CASE("Costs and sensitivities outside float32's range are accepted") {
   const std::vector<double> rates = allocate({2, 1}, {1, 1}, 0.5);
   for (const double one : {0x1.0p127, 0x1.0p128, 0x1.0p500, 0x1.0p1022}) {
     CHECK(allocate({2 * one, one}, {1, 1}, 0.5) == rates);
@@ -221,7 +221,7 @@ TEST_CASE("Within float32's range the rates have the bits of the published arith
   CHECK(compared == 500);
 }
 
-TEST_CASE("Rates do not depend on the unit of FLOPs or sensitivities") {
+TEST_CASE("Rates do not depend on the unit of costs or sensitivities") {
   for (std::uint64_t instance = 0; instance < 500; ++instance) {
     Random random(1'000'000 + instance);
     const std::size_t size = 1 + random.below(20);

@@ -63,7 +63,7 @@ std::vector<std::uint8_t> only(std::size_t dropped, std::size_t size) {
 
 }  // namespace
 
-TEST_CASE("Every layer gets its decision from the plan, whatever its type") {
+TEST_CASE("Every layer gets its decision from the plan, independent of its type") {
   LayerNet<float> net;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 1}};
   for (std::uint64_t step = 0; step < 50; ++step) {
@@ -88,7 +88,7 @@ TEST_CASE("The loss at p = 0.5 has the bits of the loss at p = 0") {
   }
 }
 
-TEST_CASE("FLOPs come from the layers and are read again on request") {
+TEST_CASE("Costs come from the layers and are read again on request") {
   LayerNet<float> net;
   DropBPHandler handler{net};
   CHECK(to_vector(handler.costs()) == std::vector<double>{3, 1, 2, 3, 1, 2, 3, 1, 2, 3});
@@ -100,7 +100,7 @@ TEST_CASE("FLOPs come from the layers and are read again on request") {
   CHECK(handler.costs()[0] == 30.0);
 }
 
-TEST_CASE("A model without layers, and one with impossible FLOPs, is refused") {
+TEST_CASE("A model without layers, and one with invalid costs, is refused") {
   Chain empty(0);
   CHECK_THROWS_AS(DropBPHandler{empty}, std::invalid_argument);
   Chain chain(2);
@@ -751,7 +751,7 @@ TEST_CASE("A state that does not fit is refused and changes nothing") {
   refused([](auto& state) { state.drop_rate = -1; });
 }
 
-TEST_CASE("A handler's counts start at its construction, whatever the layers did before") {
+TEST_CASE("A handler's counts start at 0 at its construction, even if the layers ran before") {
   Chain chain(2);
   chain.forward();
   chain.backward();

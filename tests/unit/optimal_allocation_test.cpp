@@ -211,7 +211,7 @@ TEST_CASE("No other policy has a smaller objective") {
   CHECK(better > compared / 2);  // and most are far worse
 }
 
-TEST_CASE("Rates do not depend on the units of sensitivities and FLOPs") {
+TEST_CASE("Rates do not depend on the units of sensitivities and costs") {
   double worst = 0.0;
   for (std::uint64_t number = 0; number < 1000; ++number) {
     const Instance instance = random_instance(number, 20, 1.0);
@@ -250,7 +250,7 @@ TEST_CASE("Branches with sensitivity 0 are dropped first, all at one rate") {
     CHECK(rate == Approx(0.3));
 }
 
-TEST_CASE("Equal branches get equal rates, and branches without FLOPs keep their lowest rate") {
+TEST_CASE("Equal branches get equal rates, and branches with cost 0 keep their lowest rate") {
   const Instance equal{Rates(7, 3.0), Rates(7, 2.0), 0.4};
   for (const double rate : OptimalAllocation<>{}.allocate(equal.input()))
     CHECK(rate == Approx(0.4).epsilon(1e-14));

@@ -190,7 +190,7 @@ TEST_CASE("Invalid groups are refused") {
                                             {"group 1 has none", "DropOptions::groups"});
 }
 
-TEST_CASE("A common rate sets the target; separate rates set it to their mean by FLOPs") {
+TEST_CASE("A common rate sets the target; separate rates set it to their mean by cost") {
   DropSchedule<> schedule({1, 3}, {.drop_rate = 0.25});
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.25, 0.25});
   schedule.set_drop_rate(0.75);
@@ -301,7 +301,7 @@ TEST_CASE("By default plans have seed 0 and rates of a half") {
 }
 
 TEST_CASE(
-    "The mean rate does not depend on the unit of FLOPs; FLOPs that some builds flush to 0 are "
+    "The mean rate does not depend on the unit of costs; costs that some builds flush to 0 are "
     "refused") {
   const std::vector<double> rates{0x1p-60, 0.3, 0.7, 1.0};
   DropSchedule<> schedule({4.0, 3.0, 2.0, 1.0});
@@ -322,7 +322,7 @@ TEST_CASE("Micro-steps beyond 24 bits are refused") {
   CHECK_THROWS_AS(schedule.plan(0, 0x1000000), std::invalid_argument);
 }
 
-TEST_CASE("New FLOPs keep the rates and change the budget") {
+TEST_CASE("New costs keep the rates and change the budget") {
   DropSchedule<> schedule({1, 1}, {.drop_rate = 0.5});
   schedule.set_costs(std::vector<double>{1, 3});
   CHECK(schedule.total_cost() == 4.0);
@@ -364,7 +364,7 @@ TEST_CASE(
                  "below 4, but it is 4"));
 }
 
-TEST_CASE("A schedule of no branch says so until one is assigned to it") {
+TEST_CASE("A schedule without branches throws until another is assigned to it") {
   DropSchedule<> schedule;
   CHECK(schedule.size() == 0);
   CHECK(schedule.drop_rates().empty());

@@ -142,8 +142,8 @@ class Flags {
         });
   }
 
-  /// `none` describes an empty optional in the help. template <typename Choice, std::size_t Size,
-  /// typename Target>
+  /// `none` describes an empty optional in the help.
+  template <typename Choice, std::size_t Size, typename Target>
   CLI::Option* choice(const std::string& flag, Target& target,
                       const std::array<Named<Choice>, Size>& table, const std::string& help,
                       const std::string& none = {}) {

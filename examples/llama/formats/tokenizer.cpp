@@ -32,7 +32,7 @@ constexpr const char* byte_level_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 // Characters that NFC replaces or may join to the character before (Unicode 14, and all marks of
-// later versions): combining marks, jamo that end a syllable, and characters with a decomposition.
+// later versions): combining marks, jamo that end a syllable, and the characters that NFC replaces.
 constexpr const char* not_surely_nfc =
     R"((?![\x{FE00}-\x{FE0F}])[\p{M}\x{374}\x{37E}\x{387}\x{958}-\x{95F}\x{9DC}-\x{9DD}\x{9DF}\x{A33}\x{A36}\x{A59}-\x{A5B})"
     R"(\x{A5E}\x{B5C}-\x{B5D}\x{F43}\x{F4D}\x{F52}\x{F57}\x{F5C}\x{F69}\x{1161}-\x{1175}\x{11A8}-\x{11C2}\x{1F71}\x{1F73})"

@@ -263,7 +263,7 @@ struct FixedBudgetSampling {
   static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
   // The exponent of the power of two that scales the heaviest weight to [1, 2). Sums of weights and
-  // their products with probabilities then stay within the range of a double, whatever the unit.
+  // their products with probabilities then stay within the range of a double, for any unit.
   DROPBP_LAZY
   int shift_of(const SamplingInput& input) const {
     return weigh == BranchWeight::count  ? 0

@@ -22,9 +22,8 @@ auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 }
 }  // namespace backprop_that_has_run
 
-// Nobody hands backprop a batch.
-// expect: dropbp: the first argument of a measurement is backprop, a function that is called
-// without arguments
+// The library does not pass a batch to backprop. expect: dropbp: the first argument of a
+// measurement is backprop, a function that is called without arguments
 namespace backprop_with_an_argument {
 auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 #ifdef DROPBP_TEST_WRONG
@@ -35,9 +34,8 @@ auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 }
 }  // namespace backprop_with_an_argument
 
-// Nobody hands backprop a batch, to measure costs neither.
-// expect: dropbp: the first argument of a measurement is backprop, a function that is called
-// without arguments
+// measure_costs does not pass a batch to backprop either. expect: dropbp: the first argument of a
+// measurement is backprop, a function that is called without arguments
 namespace costs_of_a_backprop_with_an_argument {
 void use(dropbp::DropBPHandler<PlainModel>& handler) {
 #ifdef DROPBP_TEST_WRONG
