@@ -80,9 +80,11 @@ Shape shape_of(const ops::ParameterSlice<T, Backend>& slice) {
 std::string first_moment_name(const std::string& name) { return "dropbp.first_moment." + name; }
 std::string second_moment_name(const std::string& name) { return "dropbp.second_moment." + name; }
 
-// ---- writing
+}  // namespace
 
-class Writer {
+// ---- writing. The classes have names of their own: lambdas of templates capture them.
+
+class TrainingStateWriter {
  public:
   /// `numbers` must stay valid until write(). Throws std::runtime_error if one is not finite,
   /// because every step of a resumed run would be too.
@@ -114,8 +116,10 @@ class Writer {
   std::vector<std::shared_ptr<const void>> kept_;
 };
 
+namespace {
+
 // See read_running.
-void write_running(Writer& writer, const dropbp::RunningSensitivity::State& state) {
+void write_running(TrainingStateWriter& writer, const dropbp::RunningSensitivity::State& state) {
   const std::size_t branches = state.own.size();
   writer.keep("dropbp.running.own", shape_of({branches}), state.own);
   writer.keep("dropbp.running.own_weights", shape_of({branches}), state.own_weights);
@@ -127,7 +131,8 @@ void write_running(Writer& writer, const dropbp::RunningSensitivity::State& stat
 }
 
 // See read_records.
-void write_records(Writer& writer, const std::vector<StepRecord>& records, std::size_t branches) {
+void write_records(TrainingStateWriter& writer, const std::vector<StepRecord>& records,
+                   std::size_t branches) {
   std::vector<double> numbers, validation;
   std::vector<std::uint64_t> counts;
   std::vector<std::uint8_t> dropped(records.size() * branches);
@@ -146,7 +151,7 @@ void write_records(Writer& writer, const std::vector<StepRecord>& records, std::
 
 // Adds `count` numbers in the trainer's memory, copied to the host if they are on a device.
 template <class Backend>
-void write_numbers(Writer& writer, std::string name, Shape shape, const float* numbers,
+void write_numbers(TrainingStateWriter& writer, std::string name, Shape shape, const float* numbers,
                    std::size_t count) {
   if constexpr (dropbp::DeviceBackend<Backend>) {
     std::vector<float> fetched(count);
@@ -157,12 +162,14 @@ void write_numbers(Writer& writer, std::string name, Shape shape, const float* n
   }
 }
 
+}  // namespace
+
 // ---- reading
 
 /// Reads the tensors of a checkpoint and checks that it has no others.
-class Reader {
+class TrainingStateReader {
  public:
-  explicit Reader(const SafetensorsFile& file) : file_(file) {}
+  explicit TrainingStateReader(const SafetensorsFile& file) : file_(file) {}
 
   template <class T>
   void expect(const std::string& name, const Shape& shape) {
@@ -201,7 +208,9 @@ class Reader {
   std::set<std::string, std::less<>> expected_;
 };
 
-dropbp::RunningSensitivity::State read_running(Reader& reader, std::size_t branches) {
+namespace {
+
+dropbp::RunningSensitivity::State read_running(TrainingStateReader& reader, std::size_t branches) {
   dropbp::RunningSensitivity::State state;
   state.own = reader.read<double>("dropbp.running.own", shape_of({branches}));
   state.own_weights = reader.read<double>("dropbp.running.own_weights", shape_of({branches}));
@@ -213,7 +222,8 @@ dropbp::RunningSensitivity::State read_running(Reader& reader, std::size_t branc
   return state;
 }
 
-std::vector<StepRecord> read_records(Reader& reader, std::size_t steps, std::size_t branches) {
+std::vector<StepRecord> read_records(TrainingStateReader& reader, std::size_t steps,
+                                     std::size_t branches) {
   const auto numbers =
       reader.read<double>("dropbp.records.figures", shape_of({steps, figure_count + 1}));
   const auto counts = reader.read<std::uint64_t>("dropbp.records.counts", shape_of({steps, 3}));
@@ -270,7 +280,7 @@ template <class T, class Backend>
 void write_training_state(AtomicFile& file, BasicTrainer<T, Backend>& trainer,
                           const RunIdentity& identity) {
   const RunState state = trainer.state();
-  Writer writer;
+  TrainingStateWriter writer;
   for_each_trained(
       trainer, [&](const ops::ParameterSlice<T, Backend>& slice, std::size_t i, std::size_t first) {
         const ops::AdamWState<T, Backend>& moments = trainer.optimizer().state(i);
@@ -353,7 +363,7 @@ void require_same_run(const SafetensorsFile& file, const RunIdentity& identity) 
 
 template <class T, class Backend>
 void read_training_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& trainer) {
-  Reader reader(file);
+  TrainingStateReader reader(file);
   RunState state;
   const auto steps = number_from(require_entry(file, step_key));
   const std::size_t branches = trainer.drop_rates().size();
