@@ -434,15 +434,15 @@ TEST_CASE("options: each probable mistake gives one line of warning, and nothing
   CHECK(said({"--drop-rate", "0.99", "--threads", "4"}).empty());
   CHECK(said({"--drop-rate", "1", "--steps", "0"}).empty());
   CHECK(said({"--threads", "5"}) ==
-        "--threads 5 is more than the machine's processors, 4: threads wait for each other and "
-        "steps take longer; leave it out for one on each\n");
+        "--threads 5 is more than the machine's 4 processors: threads then wait for each other and "
+        "steps take longer; leave it out for one thread per processor\n");
   CHECK(said({"--drop-rate", "1"}) ==
-        "--drop-rate 1 drops the backward pass of every branch, so embedding, final norm and "
-        "output layer alone train; lower it to train the blocks\n");
+        "--drop-rate 1 drops the backward pass of every branch, so only the embedding, the final "
+        "norm and the output layer are trained; lower it to train the blocks\n");
   CHECK(said({"--drop-rate", "1", "--drop-warmup", "5"}).find("branch after the --drop-warmup,") !=
         std::string::npos);
-  CHECK(said({"--drop-rate", "1", "--mode", "qlora"}).find("so nothing trains: adapters") !=
-        std::string::npos);
+  CHECK(said({"--drop-rate", "1", "--mode", "qlora"})
+            .find("so nothing is trained, because all adapters") != std::string::npos);
   const std::string both = said({"--drop-rate", "1.0", "--threads", "5"});
   CHECK(std::ranges::count(both, '\n') == 2);
 }
