@@ -28,8 +28,8 @@ void check_utf8(std::string_view text, const std::string& what);
 ///   at its end;
 /// - `normalizer`: none, or NFC. With NFC, encode() refuses text that NFC may change: text with
 ///   characters that NFC replaces, with combining marks (other than variation selectors), or with
-/// other characters that may join the one before. Unicode classes are those of PCRE2. Not
-///   thread-safe. Errors are std::runtime_error.
+///   other characters that may join the one before.
+/// Unicode classes are those of PCRE2. Not thread-safe. Errors are std::runtime_error.
 class Tokenizer {
  public:
   /// Throws for an unsupported file, naming the key, and if the program was built without PCRE2.

@@ -7,14 +7,14 @@
 //
 // The `pass` of DropBPHandler::measure_sensitivities_nested has
 //   Gradient forward()
-// clears all gradients, then runs the forward pass, the loss, and the backward pass down to the
-//       output of the highest branch
+//       clears all gradients, then runs the forward pass, the loss, and the backward pass down to
+//       the output of the highest branch
 //   Gradient backward(std::size_t branch, const Gradient& grad)
-// runs the backward pass of one branch and returns a new gradient
+//       runs the backward pass of one branch and returns a new gradient
 //   void backward_below(const Gradient& grad)
-// runs the backward pass of everything below branch 0
+//       runs the backward pass of everything below branch 0
 //   void clear_gradients(std::size_t branches)
-// makes the gradients of all branches below this index, and of everything below them, absent
+//       makes the gradients of all branches below this index, and of everything below them, absent
 #pragma once
 
 #include <concepts>

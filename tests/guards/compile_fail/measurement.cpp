@@ -22,8 +22,9 @@ auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 }
 }  // namespace backprop_that_has_run
 
-// The library does not pass a batch to backprop. expect: dropbp: the first argument of a
-// measurement is backprop, a function that is called without arguments
+// The library does not pass a batch to backprop.
+// expect: dropbp: the first argument of a measurement is backprop, a function that is called
+// without arguments
 namespace backprop_with_an_argument {
 auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 #ifdef DROPBP_TEST_WRONG
@@ -34,8 +35,9 @@ auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 }
 }  // namespace backprop_with_an_argument
 
-// measure_costs does not pass a batch to backprop either. expect: dropbp: the first argument of a
-// measurement is backprop, a function that is called without arguments
+// measure_costs does not pass a batch to backprop either.
+// expect: dropbp: the first argument of a measurement is backprop, a function that is called
+// without arguments
 namespace costs_of_a_backprop_with_an_argument {
 void use(dropbp::DropBPHandler<PlainModel>& handler) {
 #ifdef DROPBP_TEST_WRONG

@@ -43,8 +43,9 @@ class Model {
 void use(Model& model) { dropbp::DropBPHandler handler{model}; }
 }  // namespace model_hides_its_layers
 
-// A visitor of copies would not tell the layers. expect: dropbp: a handler's model needs
-// for_each_layer(visit), which calls visit(layer) with a reference
+// A visitor of copies would not tell the layers.
+// expect: dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) with a
+// reference
 namespace model_takes_layers_by_value {
 struct Model {
   dropbp::DropBPLayer<Branch> layer{Branch{}};

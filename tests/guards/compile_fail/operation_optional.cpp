@@ -114,8 +114,8 @@ Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad) {
 }
 }  // namespace backward_parameters_without_the_extra_argument
 
-// A cost that is never read would count as 1. expect: dropbp: the operation's cost() must be const
-// and return a number
+// A cost that is never read would count as 1.
+// expect: dropbp: the operation's cost() must be const and return a number
 namespace cost_that_is_not_const {
 struct Branch {
   struct Saved {};
@@ -165,8 +165,8 @@ struct Branch {
 Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& x) { return layer.forward(x); }
 }  // namespace cost_that_is_no_number
 
-// A frozen branch that is never asked would count as trainable. expect: dropbp: the operation's
-// trainable() must be const and return a bool
+// A frozen branch that is never asked would count as trainable.
+// expect: dropbp: the operation's trainable() must be const and return a bool
 namespace trainable_that_is_not_const {
 struct Branch {
   struct Saved {};

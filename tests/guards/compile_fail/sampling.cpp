@@ -170,8 +170,8 @@ void use(PlainModel& model) {
 }
 }  // namespace allocation_in_the_place_of_sampling
 
-// A cap that is never applied has no effect. expect: dropbp: the sampling policy's limit would
-// never be called
+// A cap that is never applied has no effect.
+// expect: dropbp: the sampling policy's limit would never be called
 namespace limit_of_a_vector {
 struct Own {
   struct Prepared {};
