@@ -116,9 +116,8 @@ class DropPlan {
 
   /// Whether the branch needs no backward pass.
   bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }
-  bool kept(std::size_t branch) const {
-    return !dropped(branch);
-  }  ///< whether it needs its backward pass
+  /// Whether the branch needs its backward pass.
+  bool kept(std::size_t branch) const { return !dropped(branch); }
 
   std::size_t kept_count() const noexcept { return kept_count_; }              ///< in all groups
   std::size_t dropped_count() const noexcept { return size() - kept_count_; }  ///< in all groups
