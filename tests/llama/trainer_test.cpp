@@ -474,10 +474,11 @@ TEST_CASE(
   };
   // All branches save 77.25 KiB of both sequences, the largest 13.125 KiB.
   refused(0.0, 77, AllocationChoice::uniform,
-          {"--activation-budget", "all branches save, 0.08 MiB", "--drop-rate"});
+          {"--activation-budget", "the 0.08 MiB that all branches save", "--drop-rate"});
   refused(0.5, 13.125, AllocationChoice::uniform,
           {"more than the 0.02 MiB", "largest branch", "lower --batch"});
-  refused(0.5, 38, AllocationChoice::greedy, {"one sequence, 0.04 MiB", "--sensitivity running"});
+  refused(0.5, 38, AllocationChoice::greedy,
+          {"the 0.04 MiB that all branches save for one sequence", "--sensitivity running"});
 
   Options options = options_of(0.5);
   options.sampling = SamplingChoice::fixed_budget;
