@@ -7,7 +7,8 @@ plans: on the CPU with benchmarks/step_time in float, on a GPU with cuda_step in
 
 Published: the forward pass of a dropped branch builds its graph, and detach() frees it afterwards.
 Tuned: it runs under no_grad, the optimizer is fused if PyTorch supports that, and norms are
-PyTorch's. Both use PyTorch's fused attention. On a GPU PyTorch's optimizer keeps its state in
+PyTorch's. Module: the model over examples/pytorch, which needs DROPBP_LIBRARY. All use
+PyTorch's fused attention. On a GPU PyTorch's optimizer keeps its state in
 bfloat16, the library's in float. Each pair of implementation and drop rate runs in its own process,
 so that its peak memory is measured separately; the processes alternate.
 Exit codes: 0 success, also without PyTorch (the script prints what it skipped); 1 something failed;
@@ -59,7 +60,11 @@ def worker(options):
         options.kv_heads,
         options.vocabulary,
     )
-    tuned = options.variant == "tuned"
+    tuned, module = options.variant == "tuned", options.variant == "module"
+    if module:
+        here = os.path.dirname(os.path.abspath(__file__))
+        sys.path.insert(0, os.path.join(here, "..", "examples", "pytorch"))
+        from dropbp import DropBP
     head_size = hidden // heads
     angles = torch.outer(
         torch.arange(options.sequence, dtype=torch.float64),
@@ -161,12 +166,16 @@ def worker(options):
                 torch.nn.ModuleList((Attention(), Mlp())) for _ in range(options.layers)
             )
             self.norm, self.head = RMSNorm(), Linear(hidden, vocabulary, adapted=False)
+            self.drop = DropBP(1.0) if module else None  # one for all: the plan is given
 
         def forward(self, tokens, kept):
             x = self.embedding(tokens)
             for i, block in enumerate(self.blocks):
                 for branch in block:
-                    if i in kept:
+                    if module:
+                        self.drop.is_detach = i not in kept
+                        x = x + self.drop(lambda: branch(x))
+                    elif i in kept:
                         x = x + branch(x)
                     elif tuned:
                         with torch.no_grad():
@@ -298,9 +307,9 @@ def main():
     if options.worker is not None:
         return worker(options)
     variants = (options.variants or ("published,tuned" if on_card else "published")).split(",")
-    if not set(variants) <= {"published", "tuned"}:
+    if not set(variants) <= {"published", "tuned", "module"}:
         parser.error(
-            f"--variants takes published, tuned or both with a comma between, not "
+            f"--variants takes published, tuned and module with commas between, not "
             f"'{options.variants}'"
         )
     options.program = options.program or os.path.join(

@@ -29,7 +29,26 @@ if(TARGET dropbp_ops)
 endif()
 if(CMAKE_VERSION VERSION_LESS 3.23)
   install(DIRECTORY ${dropbp_include_dir}/dropbp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-    FILES_MATCHING PATTERN "*.hpp" PATTERN "*.cuh")
+    FILES_MATCHING PATTERN "*.hpp" PATTERN "*.cuh" PATTERN "*.h")
+endif()
+
+# dropbp.pc: the headers for C++. dropbp-c.pc: the C interface with its library. Both find their
+# prefix from where they lie, so that the package may be moved.
+function(dropbp_install_pkg_config name directory)
+  file(RELATIVE_PATH dropbp_prefix_from_here /prefix/${directory} /prefix)
+  string(REGEX REPLACE "/$" "" dropbp_prefix_from_here "${dropbp_prefix_from_here}")
+  configure_file(cmake/${name}.pc.in ${PROJECT_BINARY_DIR}/${name}.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/${name}.pc DESTINATION ${directory})
+endfunction()
+dropbp_install_pkg_config(dropbp ${CMAKE_INSTALL_DATADIR}/pkgconfig)
+if(DROPBP_BUILD_C)
+  install(TARGETS dropbp_c_static dropbp_c_shared EXPORT dropbp-c-targets
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(EXPORT dropbp-c-targets NAMESPACE dropbp:: DESTINATION ${dropbp_package_dir})
+  list(TRANSFORM dropbp_c_private_libraries PREPEND -l OUTPUT_VARIABLE dropbp_c_private_flags)
+  list(JOIN dropbp_c_private_flags " " dropbp_c_private_flags)
+  dropbp_install_pkg_config(dropbp-c ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endif()
 
 configure_package_config_file(cmake/dropbp-config.cmake.in

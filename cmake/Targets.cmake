@@ -3,12 +3,14 @@
 
 # dropbp::dropbp: the core, which needs only the standard library. dropbp::ops: the transformer ops
 # for the CPU, defined if Eigen is found. dropbp::cuda: the requirements of .cu files (Cuda.cmake).
-# All are INTERFACE targets and carry no flags but the language standard.
+# They are INTERFACE targets and carry no flags but the language standard. dropbp::c is the compiled
+# C interface (CInterface.cmake).
 
 set(dropbp_include_dir ${PROJECT_SOURCE_DIR}/include)
 
 file(GLOB_RECURSE dropbp_headers CONFIGURE_DEPENDS
-  ${dropbp_include_dir}/dropbp/*.hpp ${dropbp_include_dir}/dropbp/*.cuh)
+  ${dropbp_include_dir}/dropbp/*.hpp ${dropbp_include_dir}/dropbp/*.cuh
+  ${dropbp_include_dir}/dropbp/*.h)
 set(dropbp_cuda_headers ${dropbp_headers})
 list(FILTER dropbp_cuda_headers INCLUDE REGEX "\\.cuh$")
 list(FILTER dropbp_headers EXCLUDE REGEX "\\.cuh$")

@@ -23,6 +23,7 @@ Groups:
   armadillo  Armadillo, for one interop header
   docs       Doxygen
   format     clang-format 19, for the test of the formatting
+  dlib       dlib, for one example (it brings 60 MB)
   libtorch   libtorch, for one example, its tests and a benchmark (500 MB)
   multilib   32-bit programs with g++, for one more test
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
@@ -54,6 +55,10 @@ requirements_of() {
       echo "nlohmann-json3-dev header:nlohmann/json.hpp"
       ;;
     tests) echo "catch2 header:catch2/catch.hpp header:catch2/catch_all.hpp" ;;
+    dlib)
+      echo "libdlib-dev header:dlib/dnn.h"
+      echo "liblapack-dev"
+      ;;
     libtorch) echo "libtorch-dev header:torch/csrc/api/include/torch/torch.h" ;;
     plot) echo "gnuplot-nox command:gnuplot" ;;
     pcre2) echo "libpcre2-dev header:pcre2.h" ;;

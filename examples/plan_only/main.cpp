@@ -36,6 +36,8 @@ int main() {
   const std::vector<double> costs(branches, 1.0);  // equal costs
 
   dropbp::DropSchedule schedule{costs, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
+  dropbp::ParameterRanges ranges{branches, weights.size()};  // the array is branches x width
+  ranges.add({.branch = 0, .offset = 0, .count = width, .layers = branches});
   for (std::uint64_t step = 0; step < 60; ++step) {
     const dropbp::DropPlan plan = schedule.plan(step);  // a pure function of the step
 
@@ -65,11 +67,9 @@ int main() {
       branch_backward(&weights[l * width], saved, saved + width, grad_branch.data(),
                       &gradients[l * width], plan.input_gradient_needed(l) ? grad.data() : nullptr);
     }
-    for (std::size_t l = 0; l < branches; ++l) {
-      if (plan.dropped(l))
-        continue;  // no gradient: no update, which also leaves momentum and weight decay alone
-      for (std::size_t i = 0; i < width; ++i)
-        weights[l * width + i] -= 0.05f * gradients[l * width + i];
-    }
+    // What a dropped branch owns has no gradient: no update, no momentum, no decay, no step count.
+    for (const dropbp::TrainedRange& range : ranges.end_step(plan))
+      for (std::size_t i = range.offset; i < range.offset + range.count; ++i)
+        weights[i] -= 0.05f * gradients[i];
   }
 }

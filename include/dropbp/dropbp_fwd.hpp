@@ -42,6 +42,11 @@ struct BranchTimes;
 class DropPlan;
 enum class PlanPer : std::uint8_t;
 
+// parameter_ranges.hpp
+struct ParameterTensor;
+struct TrainedRange;
+class ParameterRanges;
+
 // policy/
 struct SamplingInput;
 struct BernoulliSampling;

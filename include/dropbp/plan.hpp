@@ -149,6 +149,15 @@ class DropPlan {
     return slot;
   }
 
+  /// slot(branch), or `scratch` for a dropped branch: where its forward pass may compute, one
+  /// branch after the other, because nothing reads it afterwards. Where the arena has
+  /// DropSchedule::slots(group) slots, the last one is the scratch.
+  DROPBP_LAZY
+  std::size_t slot_or(std::size_t branch, std::size_t scratch) const {
+    const std::uint32_t slot = slot_of(branch);
+    return slot == no_slot ? scratch : slot;
+  }
+
   /// A 64-bit hash of (step, micro-step, size, rates, decisions). If it differs between ranks, the
   /// ranks have diverged.
   std::uint64_t fingerprint() const noexcept {
@@ -251,6 +260,11 @@ class DropPlan {
 
   DROPBP_LAZY
   std::uint32_t slot_of(std::size_t branch) const {
+    if (size() == 0)
+      detail::throw_order("a plan must be drawn before it is asked",
+                          "this one was default-constructed or was moved from",
+                          "assign what DropSchedule::plan(step) returns to it before the forward "
+                          "pass");
     if (branch >= size())
       detail::throw_invalid("a branch of this plan is numbered below " + detail::text(size()),
                             "branch " + detail::text(branch) + " was asked for",

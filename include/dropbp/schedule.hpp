@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -62,7 +63,8 @@ class DropSchedule {
       : costs_(std::move(costs)), options_(std::move(options)), sampling_(std::move(sampling)) {
     if (costs_.empty())
       detail::throw_invalid("a model must have at least one residual branch", "this one has none",
-                            "wrap its branches in DropBPLayer and let for_each_layer visit them");
+                            "pass the cost of each of its branches; with a handler, wrap them in "
+                            "DropBPLayer and let for_each_layer visit them");
     total_cost_ = detail::total_cost_of(detail::view(costs_));
     if (!options_.groups.empty())
       detail::require_count(options_.groups.size(), size(), "group number");
@@ -77,6 +79,16 @@ class DropSchedule {
       detail::require_count(options_.trainable.size(), size(), "answer whether a branch trains");
     detail::require_parents(detail::view(options_.parents), size());
     set_drop_rate(options_.drop_rate);
+  }
+
+  /// Not of a number of branches: a cost for each is required.
+  template <class Number>
+    requires(std::is_arithmetic_v<Number>)
+  DropSchedule(Number, const DropOptions&, const SamplingPolicy& = {}) {
+    static_assert(
+        !std::is_arithmetic_v<Number>,
+        "dropbp: the first argument of a schedule is a list with the cost of each branch, "
+        "not a number: std::vector<double>(8, 1.0) for 8 branches that cost the same.");
   }
 
   /// The plan of one micro-step.
@@ -174,6 +186,17 @@ class DropSchedule {
           "ask for a group of DropOptions::groups; without them all branches are in group 0");
     if (options_.warmup_steps > 0) return members;
     return detail::max_kept_of(sampling_, prepared_, group, kept);
+  }
+
+  /// The slots that an arena for a group's activations must have with one for the scratch of
+  /// dropped branches: max_kept(group) + 1, or the number of its branches, if that is smaller. See
+  /// DropPlan::slot_or.
+  std::size_t slots(std::uint32_t group = 0) const {
+    const std::size_t kept = max_kept(group);
+    std::size_t members = 0;
+    for (std::size_t i = 0; i < size(); ++i)
+      members += (options_.groups.empty() ? 0 : options_.groups[i]) == group;
+    return kept < members ? kept + 1 : members;
   }
 
   /// The largest total weight (count, cost or bytes, depending on the sampling policy) of the

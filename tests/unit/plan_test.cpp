@@ -6,11 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <stdexcept>
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/throws.hpp"
 
 using dropbp::DropPlan;
 
@@ -24,6 +26,24 @@ std::vector<std::uint8_t> mask_of(unsigned bits, std::size_t size) {
 }
 
 }  // namespace
+
+TEST_CASE("A plan that was never drawn says so when it is asked") {
+  const DropPlan plan;
+  for (const auto& ask : std::vector<std::function<void()>>{
+           [&] { plan.dropped(0); }, [&] { plan.kept(0); }, [&] { plan.slot(0); },
+           [&] { plan.slot_or(0, 1); }, [&] { plan.input_gradient_needed(0); }})
+    test::check_throws<std::logic_error>(
+        ask, {"must be drawn before", "default-constructed", "DropSchedule::plan(step)"});
+}
+
+TEST_CASE("slot_or is the slot of a kept branch and the scratch of a dropped one") {
+  const DropPlan plan(mask_of(0b0101, 4));
+  CHECK(plan.slot_or(0, 9) == 9);
+  CHECK(plan.slot_or(1, 9) == 0);
+  CHECK(plan.slot_or(2, 9) == 9);
+  CHECK(plan.slot_or(3, 9) == 1);
+  CHECK_THROWS_AS(plan.slot_or(4, 9), std::invalid_argument);
+}
 
 TEST_CASE("Every query of a plan follows from its mask") {
   for (std::size_t size = 1; size <= 8; ++size)
@@ -81,7 +101,7 @@ TEST_CASE("Every query refuses a branch out of range") {
   CHECK_THROWS_AS(plan.kept(3), std::invalid_argument);
   CHECK_THROWS_AS(plan.slot(3), std::invalid_argument);
   CHECK_THROWS_AS(plan.input_gradient_needed(static_cast<std::size_t>(-1)), std::invalid_argument);
-  CHECK_THROWS_AS(DropPlan().dropped(0), std::invalid_argument);
+  CHECK_THROWS_AS(DropPlan().dropped(0), std::logic_error);
 }
 
 TEST_CASE("Any non-zero byte of a mask drops its branch") {

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "dropbp/policy/fixed_budget_sampling.hpp"
 #include "support/catch.hpp"
 #include "support/statistics.hpp"
 #include "support/throws.hpp"
@@ -384,4 +385,22 @@ TEST_CASE("A schedule without branches throws until another is assigned to it") 
   refused([](auto& s) { s.restore(1, PlanPer::step, 0.5, {}); });
   schedule = DropSchedule<>({1.0, 1.0}, {.drop_rate = 0.5, .seed = 3});
   CHECK(schedule.plan(4) == DropSchedule<>({1.0, 1.0}, {.drop_rate = 0.5, .seed = 3}).plan(4));
+}
+
+TEST_CASE("slots has room for the scratch of dropped branches, where one may be dropped") {
+  const auto slots = [](double rate, std::uint64_t warmup_steps, std::uint32_t group) {
+    return DropSchedule(std::vector<double>(9, 1.0),
+                        {.drop_rate = rate,
+                         .warmup_steps = warmup_steps,
+                         .groups = {0, 1, 0, 1, 0, 1, 0, 1, 2}},
+                        dropbp::FixedBudgetSampling{})
+        .slots(group);
+  };
+  CHECK(slots(0.5, 0, 0) == 3);
+  CHECK(slots(0.75, 0, 1) == 2);
+  CHECK(slots(1.0, 0, 1) == 1);
+  CHECK(slots(0.0, 0, 0) == 4);
+  CHECK(slots(0.0, 0, 2) == 1);
+  CHECK(slots(0.5, 3, 0) == 4);  // the warm-up begins with all
+  CHECK_THROWS_AS(slots(0.5, 0, 3), std::invalid_argument);
 }

@@ -58,6 +58,7 @@ class DropbpConan(ConanFile):
         for what in ("TESTS", "EXAMPLES", "BENCHMARKS"):
             toolchain.cache_variables[f"DROPBP_BUILD_{what}"] = False
         toolchain.cache_variables["DROPBP_INSTALL"] = True
+        toolchain.cache_variables["DROPBP_BUILD_C"] = False  # headers only
         # The package description below takes the place of the installed CMake files, and of
         # Eigen's.
         toolchain.cache_variables["CMAKE_DISABLE_FIND_PACKAGE_Eigen3"] = True

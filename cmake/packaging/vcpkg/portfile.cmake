@@ -13,8 +13,9 @@ set(VCPKG_BUILD_TYPE release)  # headers only
 vcpkg_cmake_configure(SOURCE_PATH "${SOURCE_PATH}"
   OPTIONS ${feature_options}
     -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_EXAMPLES=OFF -DDROPBP_BUILD_BENCHMARKS=OFF
-    -DDROPBP_INSTALL=ON)
+    -DDROPBP_INSTALL=ON -DDROPBP_BUILD_C=OFF)
 vcpkg_cmake_install()
+vcpkg_fixup_pkgconfig()
 vcpkg_cmake_config_fixup(PACKAGE_NAME dropbp CONFIG_PATH share/cmake/dropbp)
 
 file(REMOVE_RECURSE "${CURRENT_PACKAGES_DIR}/share/doc")

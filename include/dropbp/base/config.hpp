@@ -11,6 +11,10 @@
 #error "dropbp: C++20 is needed: -std=c++20, or CMake's cxx_std_20 (in .cu files cuda_std_20)"
 #endif
 
+#if defined(__GNUC__) && !defined(__cpp_exceptions)
+#error "dropbp: exceptions are needed. With -fno-exceptions use the C interface, dropbp/dropbp.h"
+#endif
+
 #define DROPBP_JOIN_(a, b, c, d) a##b##c##d
 #define DROPBP_JOIN(a, b, c, d) DROPBP_JOIN_(a, b, c, d)
 

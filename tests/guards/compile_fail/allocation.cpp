@@ -166,3 +166,16 @@ std::vector<double> use(const dropbp::AllocationInput& input) {
   return dropbp::OptimalAllocation<Cubic>{}.allocate(input);
 }
 }  // namespace objective_that_changes
+
+// The first argument of a schedule has a cost for each branch.
+// expect: dropbp: the first argument of a schedule is a list with the cost of each branch, not a
+// number
+namespace schedule_of_a_number {
+dropbp::DropSchedule<> use() {
+#ifdef DROPBP_TEST_WRONG
+  return dropbp::DropSchedule<>(8, {.drop_rate = 0.5});
+#else
+  return dropbp::DropSchedule<>(std::vector<double>(8, 1.0), {.drop_rate = 0.5});
+#endif
+}
+}  // namespace schedule_of_a_number

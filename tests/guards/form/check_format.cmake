@@ -13,8 +13,9 @@ if(NOT clang_format)
   return()
 endif()
 tracked_files(${SOURCE_DIR} files)
-# clang-format would take a .h file for Objective-C.
-list(FILTER files INCLUDE REGEX "\\.(hpp|cpp|cu|cuh)$")
+list(FILTER files INCLUDE REGEX "\\.(hpp|cpp|cu|cuh|h|c)$")
+# Macros alone: clang-format takes it for Objective-C.
+list(FILTER files EXCLUDE REGEX "/hostile_macros\\.h$")
 list(LENGTH files count)
 if(count EQUAL 0)
   fail("no file was found in ${SOURCE_DIR}")

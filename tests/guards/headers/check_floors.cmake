@@ -13,9 +13,9 @@ set(floors
   "backend/"
   "(tensor|operation|model|flops|plan|drop_options)\\.hpp"
   "policy/"
-  "(schedule|layer|branches)\\.hpp"
-  "(handler|report|state)\\.hpp|sensitivity/"
-  "dropbp\\.hpp"
+  "(schedule|layer|branches|parameter_ranges)\\.hpp"
+  "(handler|report|state|state_text)\\.hpp|sensitivity/"
+  "dropbp\\.h(pp)?$|c/"
   "kernels/"
   "ops/|interop/"
   "dropbp\\.cuh")
@@ -36,7 +36,8 @@ set(standard
   utility valarray variant vector version
   cassert cctype cerrno cfenv cfloat cinttypes climits clocale cmath csetjmp csignal cstdarg cstddef
   cstdint
-  cstdio cstdlib cstring ctime cuchar cwchar cwctype)
+  cstdio cstdlib cstring ctime cuchar cwchar cwctype
+  stddef.h stdint.h)
 set(cuda "cuda|cublas|cudnn|curand|cusparse|cusolver|cub/|thrust/|cooperative_groups|mma\\.h")
 set(cuda "^(${cuda}|nvtx|device_)")
 

@@ -1,18 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Checks a page (README.md, docs/*.md): each ```cpp block is a whole file under examples/ or
-# consecutive lines of one, each ```diff block is the output of diff for the two files that it
-# names, and each file that the page links to exists. With PROGRAM (the quickstart) the page has at
-# most 200 lines, and its first ```console block shows the output of that program. README (the
-# page), FOLDER (that of its links) and SOURCE_DIR come from the command line.
+# Checks a page (README.md, docs/*.md): each block of code (```cpp, ```c, ```python, ```rust,
+# ```julia) is a whole file under examples/ or consecutive lines of one, each ```diff block is the
+# output of diff for the two files that it names, and each file that the page links to exists. With
+# PROGRAM (the quickstart) the page has at most 200 lines, and its first ```console block shows the
+# output of that program. README (the page), FOLDER (that of its links) and SOURCE_DIR come from the
+# command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 
 file(READ ${README} readme)
 cmake_path(GET README FILENAME page)
 file(GLOB_RECURSE examples ${SOURCE_DIR}/examples/*.cpp ${SOURCE_DIR}/examples/*.hpp
-  ${SOURCE_DIR}/examples/*.cu)
+  ${SOURCE_DIR}/examples/*.cu ${SOURCE_DIR}/examples/*.c ${SOURCE_DIR}/examples/*.h
+  ${SOURCE_DIR}/examples/*.py ${SOURCE_DIR}/examples/*.rs ${SOURCE_DIR}/examples/*.jl)
 
 # Cuts the text between the next `open` and the next closing fence off the front of `rest`.
 macro(take_block open)
@@ -29,12 +31,16 @@ macro(take_block open)
   endif()
 endmacro()
 
-set(rest "${readme}")
 set(blocks 0)
-while(TRUE)
-  take_block("```cpp")
+set(fences "```cpp" "```c" "```python" "```rust" "```julia")
+set(rest "${readme}")
+while(fences)
+  list(GET fences 0 fence)
+  take_block("${fence}")
   if(block STREQUAL "")
-    break()
+    list(POP_FRONT fences)
+    set(rest "${readme}")
+    continue()
   endif()
   math(EXPR blocks "${blocks} + 1")
   set(found FALSE)
