@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_void, CStr};
 type Handle = *mut c_void;
 extern "C" {
     fn dropbp_last_error() -> *const c_char;
-    fn dropbp_schedule_create(branches: usize, flops: *const f64, options: *const c_void) -> Handle;
+    fn dropbp_schedule_create(branches: usize, costs: *const f64, options: *const c_void) -> Handle;
     fn dropbp_schedule_destroy(schedule: Handle);
     fn dropbp_schedule_set_drop_rate(schedule: Handle, rate: f64) -> i32;
     fn dropbp_plan_create() -> Handle;

@@ -14,7 +14,7 @@ if(NOT status EQUAL 0)
 endif()
 # pip writes into the folder that it builds.
 file(REMOVE_RECURSE ${WORK_DIR})
-foreach(name IN ITEMS CMakeLists.txt LICENSE include cmake examples/pytorch)
+foreach(name IN ITEMS CMakeLists.txt LICENSE include cmake docs examples/pytorch)
   cmake_path(GET name PARENT_PATH folder)
   file(COPY ${SOURCE_DIR}/${name} DESTINATION ${WORK_DIR}/checkout/${folder})
 endforeach()
