@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: MIT
 
 # dropbp_docs: generates the reference from the headers' comments, in docs/html of the build folder.
-# Defined if Doxygen is found.
+# Defined if Doxygen is found. Packages of the sources (Conan's) leave the folder docs out.
+if(NOT EXISTS ${PROJECT_SOURCE_DIR}/docs/Doxyfile.in)
+  return()
+endif()
 find_package(Doxygen 1.9.2 QUIET)
 if(NOT DOXYGEN_FOUND)
   message(STATUS "dropbp: Doxygen 1.9.2 or newer not found, so the target dropbp_docs is left out")

@@ -201,7 +201,7 @@ static void update(Model* model, float rate) {
 static const char text[] =
     "A trainer in C owns its loops and its memory. It computes every layer of the model upwards, "
     "then goes down again with the gradient, and each branch of a layer adds its share to what "
-    "passes by. What a branch adds on the way up nobody may leave out; what it adds on the way "
+    "passes by. What a branch adds on the way up must not be left out; what it adds on the way "
     "down is missed less, and now and then not at all.\n";
 
 int main(int argc, char** argv) {
