@@ -222,8 +222,8 @@ inline std::unique_ptr<dropbp_schedule> schedule_of(std::size_t branches, const 
       costs == nullptr ? std::vector<double>(branches, 1.0) : list(costs, branches);
   DropOptions drop = options_of(options, branches);
   const auto schedule = [&]<class Sampling>(Sampling sampling) {
-    return std::make_unique<dropbp_schedule>(
-        DropSchedule<Sampling>(std::move(list_of_costs), std::move(drop), std::move(sampling)));
+    return std::make_unique<dropbp_schedule>(dropbp_schedule{
+        DropSchedule<Sampling>(std::move(list_of_costs), std::move(drop), std::move(sampling))});
   };
   if (options.sampling == DROPBP_BERNOULLI) return schedule(BernoulliSampling{});
   if (options.sampling == DROPBP_AT_LEAST_TARGET) return schedule(AtLeastTargetSampling{});
