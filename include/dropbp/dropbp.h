@@ -159,7 +159,8 @@ DROPBP_API size_t dropbp_schedule_branches(const dropbp_schedule* schedule);
 DROPBP_API size_t dropbp_schedule_max_kept(const dropbp_schedule* schedule, uint32_t group);
 
 /** The slots of an arena with one more, the last, where dropped branches compute: max_kept + 1, or
- * the number of the group's branches, if that is smaller. See dropbp_plan_slot_or. 0 on misuse. */
+ * the number of the group's branches, if that is smaller. See dropbp_plan_slot_or. A change of the
+ * rates may change it. 0 on misuse. */
 DROPBP_API size_t dropbp_schedule_slots(const dropbp_schedule* schedule, uint32_t group);
 
 /** The target rate; -1 on misuse. */
