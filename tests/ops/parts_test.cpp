@@ -4,6 +4,7 @@
 // The parts of the branches, compared with plain double arithmetic over sizes that cross every
 // block and chunk.
 #include "dropbp/ops/cross_entropy.hpp"
+#include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/embedding.hpp"
 #include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/rope.hpp"
@@ -58,11 +59,12 @@ struct AttentionCase {
 };
 const AttentionCase attention_cases[] = {
     {{2, 1}, {2, 2, 8}},    {{1, 47}, {2, 1, 5}},   {{2, 48}, {3, 3, 16}}, {{1, 49}, {4, 2, 7}},
-    {{2, 100}, {6, 2, 12}}, {{1, 384}, {1, 1, 32}}, {{1, 385}, {2, 1, 9}}, {{1, 451}, {2, 2, 64}}};
+    {{2, 100}, {6, 2, 12}}, {{1, 384}, {1, 1, 32}}, {{1, 385}, {2, 1, 9}}, {{2, 96}, {2, 1, 6}},
+    {{1, 97}, {1, 1, 8}},   {{1, 451}, {2, 2, 64}}};
 
 template <class T>
-void check_attention(double spread) {
-  for (const auto& [shape, layout] : attention_cases) {
+void check_attention(const SequenceShape& shape, const HeadLayout& layout, double spread) {
+  {
     MemoryPool poisoned(PoolFill::nan);
     const Matrix<T> qkv = random_matrix<T>(shape.tokens(), layout.qkv_width(), 1, -spread, spread);
     const Matrix<T> grad_o = random_matrix<T>(shape.tokens(), layout.q_width(), 2);
@@ -79,6 +81,44 @@ void check_attention(double spread) {
     CHECK(scaled_difference(elements(lse), expected.lse) <= tolerance<T>);
     CHECK(scaled_difference(elements(grad_qkv), expected.grad_qkv) <= 4 * tolerance<T>);
   }
+}
+
+template <class T>
+void check_attention(double spread) {
+  for (const auto& [shape, layout] : attention_cases) check_attention<T>(shape, layout, spread);
+}
+
+// Where the samples of each sequence begin, if they have these lengths in turn.
+std::vector<std::int32_t> packed(const SequenceShape& shape, std::vector<Index> lengths) {
+  std::vector<std::int32_t> begin;
+  for (Index b = 0; b < shape.batch; ++b) {
+    Index start = 0, length = lengths[static_cast<std::size_t>(b) % lengths.size()];
+    for (Index i = 0, sample = b; i < shape.sequence; ++i) {
+      if (i == start + length) {
+        start = i;
+        length = lengths[static_cast<std::size_t>(++sample) % lengths.size()];
+      }
+      begin.push_back(static_cast<std::int32_t>(start));
+    }
+  }
+  return begin;
+}
+
+template <class T>
+void check_masked_attention() {
+  for (auto [shape, layout] : attention_cases)
+    for (const Index window : {0, 1, 5, 48, 130, 100000}) {
+      layout.window = window;
+      check_attention<T>(shape, layout, 1);
+      for (const std::vector<Index>& lengths :
+           {std::vector<Index>{1}, {7, 60, 1, 200}, {385}, {48, 96}}) {
+        const std::vector<std::int32_t> begin = packed(shape, lengths);
+        shape.sample_begin = begin;
+        CAPTURE(window, lengths.front());
+        check_attention<T>(shape, layout, 1);
+        shape.sample_begin = {};
+      }
+    }
 }
 
 template <class T>
@@ -132,25 +172,38 @@ void check_rms_norm() {
   }
 }
 
+// Which tokens have no label.
+bool every_fifth(Index t) { return t % 5 == 4; }
+bool none(Index) { return false; }
+bool all_but_two(Index t) { return t != 3 && t != 11; }
+bool a_prompt(Index t) { return t < 9; }
+
 template <class T>
-void check_cross_entropy() {
+void check_cross_entropy(bool (*ignored)(Index)) {
   for (const Index chunk : {1, 16, 50, 1024})
     for (const auto& [tokens, hidden, vocabulary] :
          {std::array<Index, 3>{1, 3, 1}, {50, 20, 1001}, {33, 7, 300}, {16, 5, 255}}) {
       MemoryPool pool(PoolFill::nan);
       Parameter<T> weight("w", vocabulary, hidden);
       randomise(weight, 1, -3, 3);
-      Matrix<T> x = random_matrix<T>(tokens, hidden, 2, -3, 3), dx(tokens, hidden, pool);
+      Matrix<T> x = random_matrix<T>(tokens, hidden, 2, -3, 3), dx(tokens, hidden);
+      fill<T>(elements(dx), 3);
       std::vector<std::int32_t> targets;
-      for (Index t = 0; t < tokens; ++t)
-        targets.push_back(t % 5 == 4 ? -100 : static_cast<std::int32_t>(t * 977 % vocabulary));
+      Index labelled = 0;
+      for (Index t = 0; t < tokens; ++t) {
+        targets.push_back(ignored(t) ? -100 : static_cast<std::int32_t>(t * 977 % vocabulary));
+        labelled += ignored(t) ? 0 : 1;
+      }
+      if (labelled == 0) continue;
       const auto expected =
           reference::cross_entropy(Table(x.view()), Table(weight.value()), targets, -100);
+      for (Index t = 0; t < tokens; ++t)  // nobody reads the rows without a label
+        if (ignored(t)) std::fill_n(x.row(t), hidden, std::numeric_limits<T>::quiet_NaN());
       CrossEntropy<T> loss(pool, chunk);
       const double alone = loss.loss(x.view(), weight, targets);
       CHECK(pool.peak_bytes() <=
-            static_cast<std::size_t>(std::min(chunk, tokens) * (vocabulary * Index(sizeof(T)) + 8) +
-                                     tokens * hidden * Index(sizeof(T))));
+            static_cast<std::size_t>(std::min(chunk, labelled) * (vocabulary + hidden)) *
+                sizeof(T));
       const double with_gradient = loss.loss_and_gradient(dx.view(), x.view(), weight, targets);
       CAPTURE(chunk, tokens, hidden, vocabulary);
       CHECK(alone == with_gradient);
@@ -162,7 +215,14 @@ void check_cross_entropy() {
       const Matrix<T> separate = std::move(dx);
       CHECK(loss.loss_and_gradient(x.view(), x.view(), weight, targets) == alone);
       CHECK(same_bits(elements(std::as_const(x)), elements(separate)));
+      CHECK(pool.bytes_in_use() == 0);
     }
+}
+
+template <class T>
+void check_cross_entropy() {
+  for (const auto ignored : {every_fifth, none, all_but_two, a_prompt})
+    check_cross_entropy<T>(ignored);
 }
 
 // A step in one batch, and the same step in calls with 4, 0, 12 and 1 labelled tokens.
@@ -268,6 +328,59 @@ TEST_CASE("attention agrees with the full matrix of probabilities") {
   check_attention<float>(1);
   check_attention<double>(1);
   check_attention<double>(4);  // steep: the maximum moves from block to block
+}
+
+TEST_CASE("attention with a window and with packed samples agrees with the masked matrix") {
+  check_masked_attention<float>();
+  check_masked_attention<double>();
+}
+
+TEST_CASE("a packed sample's attention is that of the sample alone, whatever stands beside it") {
+  const HeadLayout layout{4, 2, 12};
+  const Matrix<float> alone = random_matrix<float>(60, layout.qkv_width(), 1),
+                      grad_alone = random_matrix<float>(60, layout.q_width(), 2);
+  Matrix<float> o(60, layout.q_width()), lse(4, 60), grad(60, layout.qkv_width());
+  attention_forward(o.view(), lse.data(), alone.view(), layout, {1, 60});
+  attention_backward(grad.view(), grad_alone.view(), alone.view(), o.view(), lse.data(), layout,
+                     {1, 60});
+
+  // In the second of two sequences, behind 37 other tokens and before 80.
+  SequenceShape shape{2, 177};
+  std::vector<std::int32_t> begin(354, 0);
+  for (std::size_t i = 177 + 37; i < 354; ++i) begin[i] = i < 177 + 97 ? 37 : 97;
+  shape.sample_begin = begin;
+  Hash hashes[2];
+  for (const std::size_t others : {0u, 1u}) {
+    Matrix<float> qkv = random_matrix<float>(354, layout.qkv_width(), 3 + others, -9, 9),
+                  grad_o = random_matrix<float>(354, layout.q_width(), 5 + others);
+    Matrix<float> all_o(354, layout.q_width()), all_lse(8, 177), all_grad(354, layout.qkv_width());
+    const auto sample = [](auto& x) { return x.view().rows_from(177 + 37, 60); };
+    copy<float>(sample(qkv), alone.view());
+    copy<float>(sample(grad_o), grad_alone.view());
+    attention_forward(all_o.view(), all_lse.data(), qkv.view(), layout, shape);
+    attention_backward(all_grad.view(), grad_o.view(), qkv.view(), all_o.view(), all_lse.data(),
+                       layout, shape);
+    CHECK(scaled_difference(elements(sample(all_o)), elements(o.view())) <= tolerance<float>);
+    CHECK(scaled_difference(elements(sample(all_grad)), elements(grad.view())) <=
+          4 * tolerance<float>);
+    hashes[others].add(elements(sample(all_o)));
+    hashes[others].add(elements(sample(all_grad)));
+  }
+  CHECK(hashes[0].value() == hashes[1].value());
+}
+
+TEST_CASE("attention names a wrong window and wrong samples") {
+  Matrix<float> qkv = random_matrix<float>(6, 12, 1), o(6, 4), lse(1, 6);
+  const auto message = [&](Index window, std::vector<std::int32_t> begin) {
+    return invalid_message([&] {
+      attention_forward(o.view(), lse.data(), qkv.view(), {1, 1, 4, window}, {2, 3, begin});
+    });
+  };
+  CHECK(message(2, {0, 0, 2, 0, 1, 1}).empty());
+  CHECK(contains(message(-1, {}), "-1 was given"));
+  CHECK(contains(message(0, {0, 0, 0}), "3 were given"));
+  CHECK(contains(message(0, {0, 0, 0, 0, 2, 0}), "position 1 of sequence 1 begins at 2"));
+  CHECK(contains(message(0, {-1, 0, 0, 0, 0, 0}), "begins at -1"));
 }
 
 TEST_CASE("rms_norm agrees with its formula") {
@@ -396,6 +509,9 @@ TEST_CASE("the parts name bad tokens and shapes") {
     CHECK(contains(invalid_message([&] { loss.loss(x.view(), weight, right, divisor); }),
                    "must be finite and above 0"));
   CHECK(contains(invalid_message([&] { CrossEntropy<float>(pool, 0); }), "0 was given"));
+  loss.begin(right, 10);
+  CHECK(
+      contains(invalid_message([&] { loss.forward_chunk(1, x.view(), weight, false); }), "[0, 1)"));
   CHECK(contains(invalid_message([] { RopeTable<float>(8, 5); }), "5 was given"));
   try {
     CrossEntropy<float>(pool).backward_chunk(0, x.view(), x.view(), weight);

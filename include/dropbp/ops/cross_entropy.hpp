@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "dropbp/kernels/cpu/cross_entropy.hpp"
+#include "dropbp/kernels/cpu/embedding.hpp"
 #include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/ids.hpp"
 #include "dropbp/ops/parameter.hpp"
@@ -36,6 +37,10 @@ void cross_entropy_rows(MatrixView<T, Backend> logits,
 /// backward_chunk for each chunk in order, or let loss_and_gradient do so; mean() is then the loss.
 /// Chunks and the order of all sums are fixed, so two runs give the same bits.
 ///
+/// On the CPU, tokens whose target is ignore_index cost nothing: a chunk consists of labelled
+/// tokens, whose rows are gathered if other tokens stand between them. A device computes all
+/// tokens.
+///
 /// If the gradients of several calls are added (micro-steps, processes), averaging each call by
 /// itself would give more weight to tokens of calls with few labelled tokens. Instead pass the
 /// number of labelled tokens in the whole step as `divisor`: then the values of mean() add up to
@@ -49,8 +54,8 @@ class CrossEntropy {
   using ConstView = MatrixView<const T, Backend>;     ///< of inputs
   static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
 
-  /// Only the logits of `chunk_tokens` tokens exist at a time. Throws std::invalid_argument if
-  /// chunk_tokens is less than 1.
+  /// Only the logits of `chunk_tokens` tokens, and a copy of their rows of hidden, exist at a time.
+  /// Throws std::invalid_argument if chunk_tokens is less than 1.
   explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024)
       : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
     if (chunk_tokens < 1)
@@ -81,38 +86,47 @@ class CrossEntropy {
                             dropbp::detail::text(*divisor) + " was given",
                             "pass the number of labelled tokens in all micro-steps of the step, or "
                             "1 for the sum");
-    ids_.assign(targets);
     if (losses_.size() != targets.size())
       losses_ = Matrix<Loss, Backend>(1, static_cast<Index>(targets.size()));
     targets_ = targets.size();
     counted_ = counted;
+    choose_rows(targets);
     divisor_ = divisor.value_or(static_cast<double>(counted));
     seen_ = 0;
     kept_chunk_ = -1;
   }
 
-  /// Number of chunks of the targets.
-  Index chunks() const noexcept {
-    return (static_cast<Index>(targets_) + chunk_tokens_ - 1) / chunk_tokens_;
-  }
+  /// Number of chunks of the targets; at least 1 if there are targets.
+  Index chunks() const noexcept { return static_cast<Index>(starts_.size()) - 1; }
 
   /// Computes the losses of one chunk of hidden [tokens, hidden] with weight [vocabulary, hidden].
   /// With `keep`, the gradient of the logits replaces the logits and stays for backward_chunk.
   void forward_chunk(Index chunk, ConstView hidden, const Parameter<T, Backend>& weight,
                      bool keep) {
     require_shapes(hidden, weight);
-    const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
-    logits_ = Matrix<T, Backend>(rows, weight.rows(), workspace_);
-    gemm_nt(logits_.view(), hidden.rows_from(first, rows), weight.value());
-    cross_entropy_rows(logits_.view(), losses_.data() + first, ids_.data() + first, ignore_index,
-                       divisor_, keep);
-    seen_ = (std::max)(seen_, first + rows);
+    if (chunk < 0 || chunk >= chunks())
+      detail::throw_invalid("a chunk must lie in [0, " + std::to_string(chunks()) + ")",
+                            std::to_string(chunk) + " was given", "call chunks() after begin()");
+    const Chunk part = chunk_at(chunk);
+    ConstView rows = hidden.rows_from(part.row, part.rows);
+    if constexpr (gathers)
+      if (part.gaps()) {
+        gathered_ = Matrix<T, Backend>(part.count, hidden.columns, workspace_);
+        kernels<op::embedding, T, Backend>::forward(gathered_.view(), places_of(part), rows);
+        rows = gathered_.view();
+      }
+    logits_ = Matrix<T, Backend>(part.count, weight.rows(), workspace_);
+    gemm_nt(logits_.view(), rows, weight.value());
+    cross_entropy_rows(logits_.view(), losses_.data() + part.first, ids_.data() + part.first,
+                       ignore_index, divisor_, keep);
+    seen_ = (std::max)(seen_, part.first + part.count);
     kept_chunk_ = keep ? chunk : -1;
-    if (!keep) logits_ = Matrix<T, Backend>();
+    if (!keep) release();
   }
 
   /// Writes the chunk's rows of grad_hidden [tokens, hidden], which may be hidden itself, and
-  /// computes the gradient of a trained weight. Throws std::logic_error unless the last
+  /// computes the gradient of a trained weight. A chunk's rows end where those of the next chunk
+  /// begin; the rows of ignored tokens become 0. Throws std::logic_error unless the last
   /// forward_chunk was for the same chunk with `keep`.
   void backward_chunk(Index chunk, View grad_hidden, ConstView hidden,
                       Parameter<T, Backend>& weight) {
@@ -124,13 +138,19 @@ class CrossEntropy {
           "call forward_chunk of the same chunk with keep = true before");
     require_shapes(hidden, weight);
     require_shapes(grad_hidden, weight);
-    const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
+    const Chunk part = chunk_at(chunk);
+    const View grad_rows = grad_hidden.rows_from(part.row, part.rows);
     if (weight.trained) {
       const Accumulate mode = weight.begin_gradient();
-      gemm_tn(weight.gradient(), logits_.view(), hidden.rows_from(first, rows), mode);
+      gemm_tn(weight.gradient(), logits_.view(),
+              part.gaps() ? gathered_.view() : hidden.rows_from(part.row, part.rows), mode);
     }
-    gemm_nn(grad_hidden.rows_from(first, rows), logits_.view(), weight.value());
-    logits_ = Matrix<T, Backend>();
+    gemm_nn(part.gaps() ? gathered_.view() : grad_rows, logits_.view(), weight.value());
+    if constexpr (gathers)
+      if (part.gaps())
+        kernels<op::embedding, T, Backend>::backward(grad_rows, Accumulate::overwrite,
+                                                     gathered_.view(), places_of(part));
+    release();
     kept_chunk_ = -1;
   }
 
@@ -176,8 +196,51 @@ class CrossEntropy {
   }
 
  private:
-  Index rows_of(Index chunk) const noexcept {
-    return (std::min)(chunk_tokens_, static_cast<Index>(targets_) - chunk * chunk_tokens_);
+  static constexpr bool gathers = !DeviceBackend<Backend>;
+
+  // The computed tokens [first, first + count) of a chunk lie among the rows [row, row + rows) of
+  // hidden.
+  struct Chunk {
+    Index first, count, row, rows;
+    bool gaps() const noexcept { return count < rows; }
+  };
+  Chunk chunk_at(Index chunk) const noexcept {
+    const Index first = chunk * chunk_tokens_, row = starts_[static_cast<std::size_t>(chunk)];
+    return {first, (std::min)(chunk_tokens_, computed_ - first), row,
+            starts_[static_cast<std::size_t>(chunk) + 1] - row};
+  }
+  std::span<const std::int32_t> places_of(const Chunk& part) const noexcept {
+    return std::span(places_).subspan(static_cast<std::size_t>(part.first),
+                                      static_cast<std::size_t>(part.count));
+  }
+
+  // Divides the tokens to compute into chunks.
+  void choose_rows(std::span<const std::int32_t> targets) {
+    const auto rows = static_cast<Index>(targets.size());
+    starts_.assign(1, 0);
+    computed_ = 0;
+    if constexpr (gathers) {
+      labels_.clear(), places_.clear();
+      for (Index row = 0; row < rows; ++row) {
+        const std::int32_t target = targets[static_cast<std::size_t>(row)];
+        if (target == ignore_index) continue;
+        if (computed_ > 0 && computed_ % chunk_tokens_ == 0) starts_.push_back(row);
+        labels_.push_back(target);
+        places_.push_back(static_cast<std::int32_t>(row - starts_.back()));
+        ++computed_;
+      }
+      ids_.assign(labels_);
+    } else {
+      computed_ = rows;
+      for (Index row = chunk_tokens_; row < rows; row += chunk_tokens_) starts_.push_back(row);
+      ids_.assign(targets);
+    }
+    if (rows > 0) starts_.push_back(rows);
+  }
+
+  void release() noexcept {
+    logits_ = Matrix<T, Backend>();
+    gathered_ = Matrix<T, Backend>();
   }
 
   void require_shapes(ConstView hidden, const Parameter<T, Backend>& weight) const {
@@ -193,14 +256,19 @@ class CrossEntropy {
 
   BasicMemoryPool<Backend> workspace_;
   Index chunk_tokens_;
-  Ids<Backend> ids_;              // the targets
-  std::size_t targets_ = 0;       // number of targets
-  std::size_t counted_ = 0;       // number of targets that are not ignored
-  double divisor_ = 0;            // divides the sum of the losses
-  Matrix<Loss, Backend> losses_;  // one per target
-  Index seen_ = 0;                // number of losses computed since begin
-  Matrix<T, Backend> logits_;     // gradients of the logits of kept_chunk_
-  Index kept_chunk_ = -1;         // -1: none
+  Ids<Backend> ids_;              // the targets of the computed tokens
+  std::vector<Index> starts_{0};  // first row of hidden of each chunk; ends with all rows
+  Index computed_ = 0;            // tokens whose logits are computed: on the CPU the labelled ones
+  std::vector<std::int32_t> labels_;  // on the CPU: the targets of the computed tokens,
+  std::vector<std::int32_t> places_;  // and their rows, from the first row of their chunk
+  std::size_t targets_ = 0;           // number of targets
+  std::size_t counted_ = 0;           // number of targets that are not ignored
+  double divisor_ = 0;                // divides the sum of the losses
+  Matrix<Loss, Backend> losses_;      // one per target
+  Index seen_ = 0;                    // number of losses computed since begin
+  Matrix<T, Backend> gathered_;       // rows of hidden of a chunk with gaps
+  Matrix<T, Backend> logits_;         // gradients of the logits of kept_chunk_
+  Index kept_chunk_ = -1;             // -1: none
 };
 
 }  // namespace ops
