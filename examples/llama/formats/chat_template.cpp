@@ -29,6 +29,7 @@ bool is_file(const fs::path& path) {
 }
 
 json tokenizer_config(const fs::path& folder) {
+  if (folder.empty()) return json::object();  // a model without a folder
   const fs::path path = find_companion(folder, "tokenizer_config.json");
   if (!is_file(path)) return json::object();
   return parse_strict_json(read_small_file(path), fmt::format("'{}'", path.string()));
@@ -163,6 +164,7 @@ ChatTemplate::ChatTemplate(const ChatStyle& style, std::string_view default_syst
 }
 
 std::optional<ChatTemplate> ChatTemplate::of_folder(const fs::path& folder) {
+  if (folder.empty()) return std::nullopt;
   fs::path source = find_companion(folder, "chat_template.jinja");
   std::string text;
   if (is_file(source)) {
