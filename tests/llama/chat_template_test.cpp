@@ -59,9 +59,11 @@ TEST_CASE("chat template: conversations are written as the published templates w
       const std::vector<Message> messages = messages_of(conversation);
       INFO(conversation.dump());
       // A template that would leave a message out is refused, where transformers does not say so.
-      const bool drops =
-          text.is_string() && messages.front().role == "system" &&
-          text.get<std::string>().find(messages.front().content.substr(0, 5)) == std::string::npos;
+      std::string system = messages.front().role == "system" ? messages.front().content : "";
+      std::erase_if(system, [](char c) { return c == ' ' || c == '\n'; });
+      std::string bare = text.is_string() ? text.get<std::string>() : "";
+      std::erase_if(bare, [](char c) { return c == ' ' || c == '\n'; });
+      const bool drops = text.is_string() && bare.find(system) == std::string::npos;
       if (text.is_null() || drops) {
         CHECK_THROWS_AS(found->render(messages, begin_answer), std::runtime_error);
         ++refused;

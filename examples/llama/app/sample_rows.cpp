@@ -29,7 +29,14 @@ std::size_t labels_of(const Sample& sample) {
 SampleRows::SampleRows(std::span<const Sample> samples, std::ptrdiff_t sequence, bool pack_them)
     : samples_(samples), sequence_(static_cast<std::size_t>(sequence)), packed_(pack_them) {
   std::vector<std::size_t> sizes;
-  for (const Sample& sample : samples) sizes.push_back(sample.ids.size() - 1);
+  for (const Sample& sample : samples) {
+    if (sample.ids.size() < 2 || sample.ids.size() > sequence_ + 1)
+      throw std::invalid_argument(
+          fmt::format("a sample must have from 2 to {} tokens, one more than its row, but one has "
+                      "{}; cut it or leave it out before",
+                      sequence_ + 1, sample.ids.size()));
+    sizes.push_back(sample.ids.size() - 1);
+  }
   if (pack_them) {
     for (std::vector<std::size_t>& row : pack(sizes, sequence_)) rows_.push_back({std::move(row)});
   } else {

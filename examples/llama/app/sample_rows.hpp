@@ -18,7 +18,7 @@ namespace llama {
 /// is a label alone.
 class SampleRows {
  public:
-  /// `samples` must outlive this, and have 2 to sequence + 1 tokens each.
+  /// `samples` must outlive this, and have 2 to sequence + 1 tokens each (std::invalid_argument).
   SampleRows(std::span<const Sample> samples, std::ptrdiff_t sequence, bool pack);
 
   [[nodiscard]] std::size_t size() const noexcept { return rows_.size(); }
