@@ -46,20 +46,20 @@ class Projection {
 
   /// Leaves all values uninitialised except lora_b, which is 0, so that adapters start without
   /// effect. Throws what require_valid throws.
-  Projection(std::vector<Part> parts, Index input, const LoraConfig& adaptation,
+  Projection(std::vector<Part> parts, Index input, const LoraConfig& lora,
              BasicMemoryPool<Backend> workspace)
-      : weight(checked(adaptation).quantize ? std::vector<Part>{} : parts, input),
-        lora_a(adapter_parts(parts, adaptation, true), input),
-        lora_b(adapter_parts(parts, adaptation, false), adaptation.rank),
+      : weight(checked(lora).quantize ? std::vector<Part>{} : parts, input),
+        lora_a(adapter_parts(parts, lora, true), input),
+        lora_b(adapter_parts(parts, lora, false), lora.rank),
         parts_(std::move(parts)),
         input_(input),
-        adaptation_(adaptation),
+        lora_(lora),
         workspace_(std::move(workspace)) {
-    weight.trained = !adaptation.enabled();
+    weight.trained = !lora.enabled();
     set_zero(lora_b.value());
     for (const Part& part : parts_) {
-      adapted_.push_back(adaptation.adapts(linear_name(part.name)));
-      if (adaptation.quantize) quantized_.emplace_back();
+      adapted_.push_back(lora.adapts(linear_name(part.name)));
+      if (lora.quantize) quantized_.emplace_back();
     }
     for (const char c : parts_.front().name)
       stream_ = (stream_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;  // FNV-1a
@@ -67,10 +67,9 @@ class Projection {
 
   /// Elements of u per token for a projection of the maps `names`.
   static Index adapter_width(std::initializer_list<std::string_view> names,
-                             const LoraConfig& adaptation) {
+                             const LoraConfig& lora) {
     Index width = 0;
-    for (const std::string_view name : names)
-      width += adaptation.adapts(name) ? adaptation.rank : 0;
+    for (const std::string_view name : names) width += lora.adapts(name) ? lora.rank : 0;
     return width;
   }
   Index adapter_width() const noexcept { return lora_a.rows(); }  ///< elements of u per token
@@ -93,9 +92,9 @@ class Projection {
     });
     if (adapter_width() == 0) return;
     with_dropout(x, [&](ConstView dropped_out) { gemm_nt(u, dropped_out, lora_a.value()); });
-    scale(u, adaptation_.scale());
+    scale(u, lora_.scale());
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-      gemm_nt(y.columns_from(output, outputs), u.columns_from(row_a, adaptation_.rank),
+      gemm_nt(y.columns_from(output, outputs), u.columns_from(row_a, lora_.rank),
               lora_b.value().rows_from(row_b, outputs), Accumulate::add);
     });
   }
@@ -105,10 +104,10 @@ class Projection {
     if (adapter_width() == 0) return {};
     Tensor grad_u(grad_output.rows, adapter_width(), workspace_);
     for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-      gemm_nn(grad_u.view().columns_from(row_a, adaptation_.rank),
+      gemm_nn(grad_u.view().columns_from(row_a, lora_.rank),
               grad_output.columns_from(output, outputs), lora_b.value().rows_from(row_b, outputs));
     });
-    scale(grad_u.view(), adaptation_.scale());
+    scale(grad_u.view(), lora_.scale());
     return grad_u;
   }
 
@@ -128,8 +127,7 @@ class Projection {
       const Accumulate mode = lora_b.begin_gradient();
       for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
         gemm_tn(lora_b.gradient().rows_from(row_b, outputs),
-                grad_output.columns_from(output, outputs), u.columns_from(row_a, adaptation_.rank),
-                mode);
+                grad_output.columns_from(output, outputs), u.columns_from(row_a, lora_.rank), mode);
       });
     }
     if (lora_a.trained) {
@@ -151,7 +149,7 @@ class Projection {
     if (!drops_out()) return gemm_nn(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
     Tensor share(grad_x.rows, grad_x.columns, workspace_);
     gemm_nn(share.view(), grad_u.view(), lora_a.value());
-    dropout<T>(share.view(), share.view(), adaptation_.dropout, *adaptation_.moment, stream_);
+    dropout<T>(share.view(), share.view(), lora_.dropout, *lora_.moment, stream_);
     ops::accumulate(grad_x, share.view());
   }
 
@@ -159,8 +157,8 @@ class Projection {
 
   /// The linear maps, from the first row of the weight down.
   const std::vector<Part>& parts() const noexcept { return parts_; }
-  Index input() const noexcept { return input_; }                        ///< columns of the weight
-  const LoraConfig& adaptation() const noexcept { return adaptation_; }  ///< as constructed
+  Index input() const noexcept { return input_; }            ///< columns of the weight
+  const LoraConfig& lora() const noexcept { return lora_; }  ///< as constructed
 
   /// First element of a linear map's weight; null if the base is quantised.
   T* weight_of(std::size_t part) noexcept {
@@ -199,10 +197,10 @@ class Projection {
       copy<T>(values, weight.value().rows_from(first_row(part), outputs));
     for_each_adapter([&](Index output, Index, Index row_a, Index row_b) {
       if (output != first_row(part)) return;
-      Tensor b(outputs, adaptation_.rank, workspace_);
+      Tensor b(outputs, lora_.rank, workspace_);
       copy<T>(b.view(), lora_b.value().rows_from(row_b, outputs));
-      scale(b.view(), adaptation_.scale());
-      gemm_nn(values, b.view(), lora_a.value().rows_from(row_a, adaptation_.rank), Accumulate::add);
+      scale(b.view(), lora_.scale());
+      gemm_nn(values, b.view(), lora_a.value().rows_from(row_a, lora_.rank), Accumulate::add);
     });
   }
 
@@ -224,9 +222,9 @@ class Projection {
                : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
   }
 
-  static const LoraConfig& checked(const LoraConfig& adaptation) {
-    require_valid(adaptation);
-    return adaptation;
+  static const LoraConfig& checked(const LoraConfig& lora) {
+    require_valid(lora);
+    return lora;
   }
 
   void require_shape(std::size_t part, Index rows, Index columns) const {
@@ -243,14 +241,14 @@ class Projection {
     return weight_name;
   }
 
-  static std::vector<Part> adapter_parts(const std::vector<Part>& parts,
-                                         const LoraConfig& adaptation, bool a) {
+  static std::vector<Part> adapter_parts(const std::vector<Part>& parts, const LoraConfig& lora,
+                                         bool a) {
     std::vector<Part> result;
     for (const Part& part : parts) {
       const std::string_view name = linear_name(part.name);
-      if (adaptation.adapts(name))
+      if (lora.adapts(name))
         result.push_back({std::string(name) + (a ? ".lora_A.weight" : ".lora_B.weight"),
-                          a ? adaptation.rank : part.rows});
+                          a ? lora.rank : part.rows});
     }
     return result;
   }
@@ -269,7 +267,7 @@ class Projection {
       const Index outputs = parts_[i].rows;
       if (adapted_[i]) {
         visit(output, outputs, row_a, row_b);
-        row_a += adaptation_.rank, row_b += outputs;
+        row_a += lora_.rank, row_b += outputs;
       }
       output += outputs;
     }
@@ -291,21 +289,19 @@ class Projection {
     }
   }
 
-  bool drops_out() const noexcept {
-    return adaptation_.dropout > 0.0 && adaptation_.moment->training;
-  }
+  bool drops_out() const noexcept { return lora_.dropout > 0.0 && lora_.moment->training; }
 
   template <class Use>
   void with_dropout(ConstView x, const Use& use) const {
     if (!drops_out()) return use(x);
     Tensor dropped_out(x.rows, x.columns, workspace_);
-    dropout<T>(dropped_out.view(), x, adaptation_.dropout, *adaptation_.moment, stream_);
+    dropout<T>(dropped_out.view(), x, lora_.dropout, *lora_.moment, stream_);
     use(std::as_const(dropped_out).view());
   }
 
   std::vector<Part> parts_;
   Index input_;
-  LoraConfig adaptation_;
+  LoraConfig lora_;
   std::vector<char> adapted_;                       // one per part
   std::vector<BasicNf4Matrix<Backend>> quantized_;  // one per part; empty if the base is dense
   mutable BasicMemoryPool<Backend> workspace_;      // a handle
