@@ -113,8 +113,9 @@ TEST_CASE("samples: with a tokenizer a token belongs to the part that it begins 
   CHECK(text_of(plain, true) == " you may</s>");
   const Sample chat = maker.make(
       parse_record(
-          R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "you"},
-              {"role": "user", "content": "the"}, {"role": "assistant", "content": "end"}]})",
+          R"({"messages": [{"role": "user", "content": "Hi"},
+              {"role": "assistant", "content": "you"}, {"role": "user", "content": "the"},
+              {"role": "assistant", "content": "end"}]})",
           "x"),
       "x");
   CHECK(std::ranges::count(chat.ids, 1) == 2);  // the template's own, no more
