@@ -169,6 +169,17 @@ class Flags {
                });
   }
 
+  /// One word, which is looked up where it is used.
+  CLI::Option* name(const std::string& flag, std::optional<std::string>& target,
+                    const std::string& help) {
+    return add(flag, "NAME", help, [flag, &target](const std::string& text) {
+      if (text.empty() || text.starts_with("--"))
+        throw UsageError(
+            fmt::format("{} must be a name, but '{}' was given; see --help", flag, text));
+      target = text;
+    });
+  }
+
   /// Names out of `known`, separated by commas.
   CLI::Option* names(const std::string& flag, std::vector<std::string>& target,
                      std::span<const std::string_view> known, const std::string& help) {

@@ -5,11 +5,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "llama/formats/crc32c.hpp"
-
 namespace llama {
 
-RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data,
+RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingData& data,
                         const ops::LoraConfig& lora, std::uint32_t base_checksum) {
   RunIdentity identity;
   const auto add = [&](const char* flag, const auto& value) {
@@ -60,12 +58,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--activation-budget",
       fmt::format("{}{}", o.activation_budget_mib, recompute_decides ? " with --recompute" : ""));
 
-  std::uint32_t tokens = 0;
-  for (const auto part : {data.train(), data.validation()})
-    tokens = crc32c(tokens, part.data(), part.size_bytes());
-  add("what --data or --tokens holds",
-      fmt::format("{} + {} tokens of CRC-32C {:08x}", data.train().size(), data.validation().size(),
-                  tokens));
+  add("what --data or --tokens holds", data.identity());
   add("what does not train of --model", fmt::format("CRC-32C {:08x}", base_checksum));
   return identity;
 }

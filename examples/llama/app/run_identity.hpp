@@ -23,11 +23,11 @@ namespace ops = dropbp::ops;
 /// must repeat, and checksums of the tokens and of the frozen weights.
 using RunIdentity = std::vector<std::pair<std::string, std::string>>;
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
-                                      const TokenData& data, const ops::LoraConfig& lora,
+                                      const TrainingData& data, const ops::LoraConfig& lora,
                                       std::uint32_t base_checksum);
 /// The identity of a run with this model.
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
-                                      const TokenData& data, const auto& model) {
+                                      const TrainingData& data, const auto& model) {
   return identity_of(options, config, data, model.lora(), model.base_checksum());
 }
 

@@ -17,7 +17,10 @@ struct FileFormat {
   bool may_hold_text;       ///< an error in a folder; other formats are left out
 };
 
-/// Number of bytes that format_of examines; a NUL among them marks a binary file, as in git.
+/// The name of JSON lines, of which the keys are those of training data.
+inline constexpr std::string_view json_lines_name = "JSON lines";
+
+/// How many first bytes format_of looks at; a NUL among them marks a binary file, as in git.
 inline constexpr std::size_t format_probe = 8192;
 
 /// The format that the first bytes of a file show; empty for text. JSON lines and lists count as a

@@ -31,22 +31,12 @@
 
 #include "llama/formats/checkpoint.hpp"
 #include "llama/formats/config.hpp"
+#include "llama/model/batch.hpp"
 
 namespace llama {
 
 namespace ops = dropbp::ops;
 using ops::Index;
-
-/// Token ids and the ids that follow them, both [batch, sequence] row-major.
-struct Batch {
-  ops::SequenceShape shape;
-  std::vector<std::int32_t> inputs;
-  std::vector<std::int32_t> labels;  ///< or ops::CrossEntropy's ignore_index
-  /// Number of labelled tokens that the loss is divided by: that of the whole optimizer step if the
-  /// batch is one of its micro-steps, so that losses and gradients add up. Empty: that of the
-  /// batch.
-  std::optional<double> divisor = std::nullopt;
-};
 
 /// Where the time of one or more passes went, in seconds.
 struct PassTimes {
