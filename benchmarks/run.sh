@@ -79,7 +79,7 @@ arguments_of() {
     convergence) echo "--policies published,running --drop-rates 0.5,0.75" ;;
     include_cost) echo "--rounds 3" ;;
     libtorch_detach) echo "--rounds 8" ;;
-    versus_pytorch) echo "--program $programs/step_time --rounds 1" ;;
+    versus_pytorch) echo "--program $programs/step_time --rounds 1 --precisions float" ;;
   esac
 }
 

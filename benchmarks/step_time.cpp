@@ -4,13 +4,15 @@
 // How much time does a step save, and how much can it save? Measures forward pass, backward pass,
 // optimizer and whole step of a LLaMA at several drop rates, the limit predicted from the parts at
 // rate 0, the library's overhead at rate 0, and the machine's rate of matrix products.
-#include <sys/resource.h>
-
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
@@ -115,18 +117,34 @@ int count(const std::string& trainer, int steps) {
   return 0;
 }
 
-// Runs one rate in a process of its own. versus_pytorch.py reads its times and memory.
-int run_alone(const Settings& settings, double drop_rate) {
-  Trainer trainer(settings, fill);
-  std::vector<double> milliseconds;
-  for (int round = 0; round <= settings.rounds; ++round) {
-    const double seconds = trainer.step(plan_of(settings, drop_rate, round)).step;
-    if (round > 0) milliseconds.push_back(1e3 * seconds);
+std::int64_t status_bytes(std::string_view name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(name)) return 1024 * std::stoll(line.substr(name.size() + 1));
+  return 0;
+}
+
+// Answers each line "RATE STEPS" of standard input with a line of JSON: the times of so many steps
+// and the peak of the resident memory beyond that at the start. For versus_pytorch.py.
+template <class T>
+int serve(const Settings& settings) {
+  const std::int64_t before = status_bytes("VmRSS");
+  bench::Trainer<T> trainer(settings, [](auto& model) { model.initialize(1); });
+  double drop_rate = 0.0;
+  for (int steps = 0; std::cin >> drop_rate >> steps;) {
+    if (!(drop_rate >= 0.0 && drop_rate <= 1.0) || steps < 1)
+      throw std::runtime_error(fmt::format(
+          "--serve takes lines of a drop rate in [0, 1] and a number of steps, but got '{} {}'",
+          drop_rate, steps));
+    std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts anew
+    std::vector<double> milliseconds;
+    for (int step = 0; step < steps; ++step)
+      milliseconds.push_back(1e3 * trainer.step(plan_of(settings, drop_rate, step)).step);
+    fmt::print("{}\n", bench::Json{{"step_ms", milliseconds},
+                                   {"peak_bytes", status_bytes("VmHWM") - before}}
+                           .dump());
+    std::fflush(stdout);
   }
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  fmt::print("{}\n",
-             bench::Json{{"step_ms", milliseconds}, {"peak_bytes", usage.ru_maxrss * 1024}}.dump());
   return 0;
 }
 
@@ -158,10 +176,15 @@ int run(int argc, char** argv) {
          "what trains: all weights, adapters of rank 8, or such adapters over 4-bit weights")
       ->check(CLI::IsMember({"full", "lora", "qlora"}))
       ->capture_default_str();
-  double only = -1.0;
-  app.add_option("--only", only,
-                 "run steps at this rate only; print their times and the peak memory as JSON")
-      ->check(CLI::Range(0.0, 1.0));
+  size("--vocabulary", settings.shape.vocabulary, "tokens of the vocabulary");
+  std::string precision = "float";
+  app.add_option("--precision", precision, "with --serve, of products and saved activations")
+      ->check(CLI::IsMember({"float"}))
+      ->capture_default_str();
+  bool serves = false;
+  app.add_flag("--serve", serves,
+               "run the steps that lines 'RATE STEPS' of the standard input ask for; print their "
+               "times and the peak memory as JSON");
   std::string counted;
   int counted_steps = 1;
   app.add_option("--count", counted)->group("");
@@ -176,7 +199,7 @@ int run(int argc, char** argv) {
   common.begin();
   settings.shape.kv_heads = settings.shape.heads;
   settings.shape.max_positions = std::max(settings.shape.max_positions, settings.sequence);
-  if (only >= 0.0) return run_alone(settings, only);
+  if (serves) return serve<float>(settings);
   std::erase(settings.drop_rates, 0.0);
   settings.drop_rates.insert(settings.drop_rates.begin(), 0.0);
 
