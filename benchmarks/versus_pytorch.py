@@ -11,6 +11,7 @@ Variants of PyTorch:
   tuned      it runs under no_grad; q, k and v are one product, gate and up another; the norms are
              PyTorch's; the optimizer is fused
   compiled   tuned, with torch.compile of the whole model, once per plan, before the timing
+  module     published, with the module of examples/pytorch; needs DROPBP_LIBRARY
 All use PyTorch's fused attention and set gradients to None. bfloat16 is autocast over float weights
 on the CPU, and bfloat16 weights and optimizer on a GPU.
 
@@ -32,7 +33,7 @@ import subprocess
 import sys
 import time
 
-VARIANTS = ("published", "tuned", "compiled")
+VARIANTS = ("published", "tuned", "compiled", "module")
 PRECISIONS = ("float", "bfloat16")
 
 # As in cuda_step.
@@ -61,6 +62,11 @@ def build_model(options, tuned):
     import torch
     import torch.nn.functional as F
 
+    module = options.variant == "module"
+    if module:
+        here = os.path.dirname(os.path.abspath(__file__))
+        sys.path.insert(0, os.path.join(here, "..", "examples", "pytorch"))
+        from dropbp import DropBP
     hidden, heads, kv_heads = options.hidden, options.heads, options.kv_heads
     head_size = hidden // heads
     widths = [hidden, kv_heads * head_size, kv_heads * head_size]
@@ -161,12 +167,16 @@ def build_model(options, tuned):
             )
             self.norm = RMSNorm()
             self.head = Linear(hidden, [options.vocabulary], adapted=False)
+            self.drop = DropBP(1.0) if module else None  # one for all: the plan is given
 
         def forward(self, tokens, labels, kept):
             x = self.embedding(tokens)
             for i, block in enumerate(self.blocks):
                 for branch in block:
-                    if i in kept:
+                    if module:
+                        self.drop.is_detach = i not in kept
+                        x = x + self.drop(lambda: branch(x))
+                    elif i in kept:
                         x = x + branch(x)
                     elif tuned:
                         with torch.no_grad():
@@ -211,7 +221,7 @@ def worker(options):
         torch.set_num_threads(options.threads or os.cpu_count())
     torch.manual_seed(1)
     memory = Memory()
-    tuned = options.variant != "published"
+    tuned = options.variant in ("tuned", "compiled")
     model = build_model(options, tuned)
     run = model
     if options.variant == "compiled":
@@ -340,7 +350,7 @@ def parse(arguments):
     add("--mode", choices=("full", "lora"), help="what is trained [default: full; on a GPU lora]")
     add("--shape", choices=SHAPES, default="llama2-7b",
         help="shape of the model on a GPU [default: llama2-7b]")
-    add("--variants", help="PyTorch variants [default: all; on a GPU published,tuned]")
+    add("--variants", help="PyTorch variants [default: published,tuned,compiled; on a GPU the first two]")
     add("--precisions", help="float, bfloat16 or both [default: both; on a GPU bfloat16]")
     add("--program", help="path of step_time or cuda_step, built for this machine "
                           "[default: the build of benchmarks/run.sh]")
@@ -386,7 +396,8 @@ def parse(arguments):
         return names
 
     options.variants = chosen("--variants", options.variants,
-                              "published,tuned" if on_card else ",".join(VARIANTS), VARIANTS)
+                              "published,tuned" if on_card else "published,tuned,compiled",
+                              VARIANTS)
     options.precisions = chosen("--precisions", options.precisions,
                                 "bfloat16" if on_card else ",".join(PRECISIONS),
                                 PRECISIONS[1:] if on_card else PRECISIONS)
@@ -453,7 +464,7 @@ def report(options, runs, rates, version):
         for rate in rates:
             ours = runs["dropbp", precision, rate]
             row = {"precision": precision, "drop_rate": rate,
-                   "dropbp_ms": statistics.median(statistics.median(run["step_ms"]) for run in ours),
+                   "dropbp_ms": statistics.median(statistics.median(r["step_ms"]) for r in ours),
                    "dropbp_peak_mib": max(run["peak_bytes"] for run in ours) / 2**20}
             cells = [f"dropbp {row['dropbp_ms']:8.1f} ms {row['dropbp_peak_mib']:6.0f} MiB"]
             for variant in options.variants:
