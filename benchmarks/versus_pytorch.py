@@ -350,7 +350,8 @@ def parse(arguments):
     add("--mode", choices=("full", "lora"), help="what is trained [default: full; on a GPU lora]")
     add("--shape", choices=SHAPES, default="llama2-7b",
         help="shape of the model on a GPU [default: llama2-7b]")
-    add("--variants", help="PyTorch variants [default: published,tuned,compiled; on a GPU the first two]")
+    add("--variants",
+        help="PyTorch variants [default: published,tuned,compiled; on a GPU the first two]")
     add("--precisions", help="float, bfloat16 or both [default: both; on a GPU bfloat16]")
     add("--program", help="path of step_time or cuda_step, built for this machine "
                           "[default: the build of benchmarks/run.sh]")
