@@ -16,10 +16,13 @@
 #include <fmt/format.h>
 #include <dropbp/kernels/cpu/parallel.hpp>
 
+#include "llama/app/best_weights.hpp"
 #include "llama/app/corpus.hpp"
 #include "llama/app/data.hpp"
 #include "llama/app/errors.hpp"
+#include "llama/app/html_report.hpp"
 #include "llama/app/interrupts.hpp"
+#include "llama/app/metrics.hpp"
 #include "llama/app/outputs.hpp"
 #include "llama/app/plot.hpp"
 #include "llama/app/progress.hpp"
@@ -172,11 +175,25 @@ std::optional<double> validate(Trainer& trainer, Trainer* baseline) {
 /// Whether something that is done every `period` steps (0: never) is due after `done` of them.
 bool is_due(std::uint64_t period, std::uint64_t done) { return period > 0 && done % period == 0; }
 
+/// Whether enough validation losses in a row were no new best.
+bool waited_enough(const Options& options, const auto& trainer) {
+  if (options.early_stopping == 0) return false;
+  const auto best = best_of(trainer.records());
+  return best && best->since >= options.early_stopping;
+}
+
+/// What a training writes as it goes on; those that are not asked for are empty.
+struct Recorders {
+  std::unique_ptr<TrainingCheckpoints> checkpoints;
+  std::optional<BestWeights> best;
+  std::optional<Metrics> metrics;
+};
+
 template <class Trainer>
-void train(const Options& options, Trainer& trainer, Trainer* baseline,
-           TrainingCheckpoints* checkpoints, Progress& progress, Attempts& attempts) {
+void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorders& recorders,
+           Progress& progress, Attempts& attempts) {
   if (options.steps == 0) validate(trainer, baseline);
-  while (trainer.steps_done() < options.steps) {
+  while (trainer.steps_done() < options.steps && !waited_enough(options, trainer)) {
     step(trainer, baseline);
     const std::uint64_t done = trainer.steps_done();
     const bool last = done == options.steps;
@@ -189,13 +206,35 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline,
     if (planned) update.validation_loss = validate(trainer, baseline);
     const bool stop = interrupting_signal() != 0;
     bool saved = true;
-    if (checkpoints != nullptr && (last || stop || is_due(options.checkpoint_every, done)))
-      saved = attempts([&] { checkpoints->save(trainer); });
+    if (planned && recorders.best) saved = attempts([&] { recorders.best->save(trainer); });
+    if (saved && recorders.checkpoints != nullptr &&
+        (last || stop || is_due(options.checkpoint_every, done) || waited_enough(options, trainer)))
+      saved = attempts([&] {
+        recorders.checkpoints->save(trainer);
+        if (recorders.best) recorders.best->prune(trainer.records());
+      });
     // After the checkpoint, which must not hold what an uninterrupted run would not have measured.
     if (stop && !planned) update.validation_loss = validate(trainer, baseline);
+    if (recorders.metrics && !attempts([&] { recorders.metrics->add(trainer.records().back()); }))
+      recorders.metrics.reset();  // the training goes on without it
     progress.update(update);
     if (stop || !saved) break;
   }
+  if (trainer.steps_done() < options.steps && waited_enough(options, trainer))
+    progress.message(
+        fmt::format("ended after step {}: the last {} validation losses are no new "
+                    "best",
+                    trainer.steps_done(), options.early_stopping));
+}
+
+/// Gives the model the weights that are to be written, where these are not the last ones.
+void take_best(const Options& options, const Recorders& recorders, auto& trainer) {
+  const auto best = best_of(trainer.records());
+  if (!recorders.best || !best) return;
+  recorders.best->load(trainer);
+  if (!options.quiet)
+    say(fmt::format("the weights are those after step {}, of the best validation loss, {:.4f}",
+                    best->steps, best->loss));
 }
 
 void save_results(const Options& options, const ModelFiles& files, auto& trainer,
@@ -224,8 +263,10 @@ int run_on(const Options& options) {
   const ModelFiles files = read_model_files(options);
   const Corpus corpus = load_corpus(options, config);
   Trainer trainer(options, config, corpus.data, options.drop_rate);
-  const std::unique_ptr<TrainingCheckpoints> checkpoints =
-      open_checkpoints(options, config, corpus.data, trainer);
+  Recorders recorders;
+  recorders.checkpoints = open_checkpoints(options, config, corpus.data, trainer);
+  if (options.best) recorders.best.emplace(*options.checkpoint, trainer.records());
+  if (options.metrics) recorders.metrics.emplace(*options.metrics, trainer.records());
   std::unique_ptr<Trainer> baseline;
   if (options.baseline) baseline = std::make_unique<Trainer>(options, config, corpus.data, 0.0);
 
@@ -235,9 +276,10 @@ int run_on(const Options& options) {
   // What goes wrong is thrown at the end: hours of training may be in whatever can still be
   // written.
   Attempts attempts;
-  const bool trained = attempts(
-      [&] { train(options, trainer, baseline.get(), checkpoints.get(), progress, attempts); });
+  bool trained =
+      attempts([&] { train(options, trainer, baseline.get(), recorders, progress, attempts); });
   progress.clear();
+  trained = trained && attempts([&] { take_best(options, recorders, trainer); });
 
   const RunReport result{trainer.records(), trainer.summary()};
   std::optional<RunReport> compared;
@@ -256,10 +298,15 @@ int run_on(const Options& options) {
                 loss_plots(options.drop_rate, result.steps,
                            compared ? compared->steps : std::span<const StepRecord>()));
     });
+  if (trained && options.html)
+    attempts([&] {
+      write_html(*options.html, options, config, trainer.model().adaptation(), result, compared);
+    });
   attempts.rethrow();
-  if (trainer.steps_done() >= options.steps) return 0;
+  if (trainer.steps_done() >= options.steps || interrupting_signal() == 0) return 0;
   say(fmt::format("interrupted after step {} of {}; everything up to there was written{}",
-                  trainer.steps_done(), options.steps, checkpoints ? ", go on with --resume" : ""));
+                  trainer.steps_done(), options.steps,
+                  recorders.checkpoints ? ", go on with --resume" : ""));
   return 128 + interrupting_signal();
 }
 

@@ -4,31 +4,33 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <stdexcept>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "llama/app/errors.hpp"
+#include "llama/app/learning_rate.hpp"
 #include "llama/formats/adapter.hpp"
 #include "llama/model/finite.hpp"
 
 namespace llama {
 namespace {
 
-// The learning rate falls to this share of its peak.
-constexpr double final_learning_rate = 0.1;
-
 // From the command line or the adapter's own config.
-ops::LoraConfig adaptation_of(const Options& options) {
+ops::LoraConfig adaptation_of(const Options& options, const LlamaConfig& config) {
   if (options.mode == ModeChoice::full) return {};
+  const std::vector<std::string> linears = linear_names(config);
   ops::LoraConfig adaptation;
-  if (options.adapter)
-    adaptation = load_adapter_config(*options.adapter);
-  else
-    adaptation = {
-        .rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
+  if (options.adapter) {
+    adaptation = load_adapter_config(*options.adapter, linears);
+  } else {
+    adaptation = {.rank = options.lora_rank,
+                  .alpha = options.lora_alpha,
+                  .targets = options.lora_targets,
+                  .rank_stabilized = options.rslora};
+    apply(options.lora_patterns, adaptation, linears);
+  }
   adaptation.targets = canonical_targets(adaptation.targets);
   adaptation.dropout = options.lora_dropout.value_or(adaptation.dropout);
   adaptation.quantize = options.mode == ModeChoice::qlora;
@@ -231,7 +233,7 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
                                        const TokenData& data, double drop_rate)
     : options_(options),
       model_(config, options.sequence,
-             {.adaptation = adaptation_of(options), .recompute = options.recompute}),
+             {.adaptation = adaptation_of(options, config), .recompute = options.recompute}),
       handler_(
           model_,
           drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
@@ -300,7 +302,7 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   require_usable_gradients<T, Backend>(optimizer_.parameters(), squared_norms, number);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
   const double norm = ops::global_norm(squared_norms);
-  optimizer_.step(clip_factor(norm), learning_rate_scale(number));
+  optimizer_.step(clip_factor(norm), learning_rate_scale(options_, number));
   if constexpr (dropbp::DeviceBackend<Backend>)
     dropbp::device_runtime<Backend>::synchronize();  // the account's clocks are the host's
   account.end_optimizer();
@@ -420,18 +422,6 @@ void BasicTrainer<T, Backend>::allocate() {
   model_.workspace().trim();  // blocks of a single sequence's size, not needed again
   watch.add_to(seconds);
   measurement_seconds_ += seconds;
-}
-
-// Linear warm-up, then a cosine down to a tenth.
-template <class T, class Backend>
-double BasicTrainer<T, Backend>::learning_rate_scale(std::uint64_t step) const {
-  const double done = static_cast<double>(step) + 1.0,
-               warmup = static_cast<double>(options_.warmup);
-  if (done < warmup) return done / warmup;
-  const double rest = std::max(1.0, static_cast<double>(options_.steps) - warmup);
-  const double progress = std::min(1.0, (done - warmup) / rest);
-  return final_learning_rate +
-         (1.0 - final_learning_rate) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
 }
 
 template <class T, class Backend>

@@ -332,7 +332,17 @@ SafetensorsFile open_intact(const fs::path& path, std::uint64_t step) {
   return file;
 }
 
-void require_same(const SafetensorsFile& file, const RunIdentity& identity) {
+/// Whether a run that was done is to go on with more steps.
+bool extends(const SafetensorsFile& file, std::string_view flag, std::string_view was,
+             std::string_view is) {
+  const auto before = number_from(was), now = number_from(is);
+  return flag == "--steps" && before && now && *now > *before &&
+         number_from(require_entry(file, step_key)) == before;
+}
+
+/// Tells `note` where more steps than before are to be done.
+void require_same(const SafetensorsFile& file, const RunIdentity& identity,
+                  const std::function<void(std::string_view)>& note) {
   if (const std::string& version = require_entry(file, version_key); version != format_version)
     throw std::runtime_error(
         fmt::format("'{}' must be a checkpoint of version {}, but it is of version '{}'; resume "
@@ -345,7 +355,13 @@ void require_same(const SafetensorsFile& file, const RunIdentity& identity) {
     const auto entry = saved.find(flag);
     const std::string was =
         entry != saved.end() && entry->is_string() ? entry->get<std::string>() : "not there";
-    if (was != value) differences.push_back(fmt::format("{} was {} and is {}", flag, was, value));
+    if (extends(file, flag, was, value))
+      note(
+          fmt::format("the run of {} steps goes on to {}; from here on the learning rate and "
+                      "--allocate-at follow the new number",
+                      was, value));
+    else if (was != value)
+      differences.push_back(fmt::format("{} was {} and is {}", flag, was, value));
     if (entry != saved.end()) saved.erase(entry);
   }
   for (const auto& [flag, value] : saved.items())
@@ -469,6 +485,17 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--lora-targets", adaptation.targets.empty()
                             ? std::string("all")
                             : fmt::format("{}", fmt::join(adaptation.targets, ",")));
+  // What earlier checkpoints do not have is there only where it is no default.
+  if (adaptation.rank_stabilized) add("--rslora", true);
+  if (!adaptation.exceptions.empty()) {
+    std::string own;
+    for (const ops::LoraConfig::Exception& one : adaptation.exceptions)
+      own += fmt::format("{}{}={}:{}", own.empty() ? "" : ",", one.name, one.rank, one.alpha);
+    add("--lora-rank-pattern and --lora-alpha-pattern", own);
+  }
+  if (o.schedule != ScheduleChoice::cosine) add("--schedule", name_of(o.schedule));
+  if (o.decay != 0) add("--decay", o.decay);
+  if (o.final_learning_rate != 0.1) add("--final-learning-rate", o.final_learning_rate);
   add("--validation-fraction", o.validation_fraction);
   add("--steps", o.steps);
   add("--batch", o.batch);
@@ -557,7 +584,7 @@ bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>& trainer,
       note(fmt::format("a checkpoint is passed over: {}", error.what()));
       continue;
     }
-    require_same(*file, identity_);
+    require_same(*file, identity_, note);
     read_state(*file, trainer);
     last_good_ = step;
     return true;

@@ -50,7 +50,8 @@ class TrainingCheckpoints {
 
   /// Brings the trainer to where the newest intact checkpoint was written, which is whole and has
   /// finite numbers alone; false if there is none.
-  /// `note` is told of each damaged one. Throws UsageError if the identities differ, naming how,
+  /// `note` is told of each damaged one. A run whose steps were all done may be given more of them;
+  /// `note` is told so. Throws UsageError if the identities differ, naming how,
   /// and std::runtime_error for a checkpoint that does not fit the trainer; the trainer is then as
   /// it was, unless the disk failed half-way.
   template <class T, class Backend>

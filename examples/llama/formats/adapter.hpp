@@ -6,6 +6,7 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,18 +17,21 @@
 
 namespace llama {
 
-/// The same choice of linear maps in one form: in the order of ops::adaptable_linears, each once;
-/// none for all of them.
+/// The same choice of linear maps in one form: the last parts of their names in the order of
+/// ops::adaptable_linears, each once; none for all of them. A list with longer names stays as it
+/// is.
 [[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets);
 
-/// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. What the adapters
-/// here cannot represent (DoRA, other scalings, biases, ranks that differ, modules saved whole,
-/// ...) is a std::runtime_error that names the key, and so is any key that is not known, unless
-/// its value is null, false or empty.
+/// Ranks, alphas, dropout and targets from the text of an `adapter_config.json`. What the adapters
+/// here cannot represent (DoRA, biases, modules saved whole, ...) is a std::runtime_error that
+/// names the key, and so is any key that is not known, unless its value is null, false or empty.
+/// Names and patterns are looked up in `linears`, the model's linear maps (linear_names).
 [[nodiscard]] ops::LoraConfig parse_adapter_config(std::string_view json_text,
-                                                   const std::string& what);
+                                                   const std::string& what,
+                                                   std::span<const std::string> linears);
 /// From a folder.
-[[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder);
+[[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder,
+                                                  std::span<const std::string> linears);
 /// The text that PEFT loads; `base` names the base model, as its `base_model_name_or_path`.
 [[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& adaptation,
                                               const std::string& base);

@@ -324,9 +324,8 @@ std::size_t LlamaModel<T, Backend>::saved_bytes(std::size_t branch, Index tokens
   const Block& block = blocks_.at(branch / 2);
   if (block.mlp.op().enabled())
     return static_cast<std::size_t>(tokens * config_.hidden) * sizeof(T);
-  return branch % 2 == 0
-             ? ops::AttentionBranch<T, Backend>::saved_bytes(block.attention.op().config(), tokens)
-             : ops::SwiGLUBranch<T, Backend>::saved_bytes(block.mlp.op().config(), tokens);
+  return branch % 2 == 0 ? block.attention.op().saved_bytes(tokens)
+                         : block.mlp.op().saved_bytes(tokens);
 }
 
 namespace {

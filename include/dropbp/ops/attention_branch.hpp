@@ -52,7 +52,7 @@ class AttentionBranch {
     Tensor qkv;       ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
     Tensor o;         ///< [tokens, heads * head_size]
     Statistics lse;   ///< [batch * heads, sequence]: log of the softmax's denominators
-    Tensor u;         ///< [tokens, rank * number of adapters on q, k and v]
+    Tensor u;         ///< [tokens, sum of the ranks of the adapters on q, k and v]
     Tensor u_o;       ///< [tokens, rank] if o_proj has an adapter
   };
 
@@ -108,14 +108,14 @@ class AttentionBranch {
   }
 
   /// Bytes that a kept branch saves from forward to backward.
+  std::size_t saved_bytes(Index tokens) const {
+    return saved_bytes(config_, tokens, qkv.adapter_width() + o.adapter_width());
+  }
+  /// The same before there is a branch, for adapters that are alike in all branches.
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
-    const HeadLayout layout = config.layout();
-    const Index adapters = Projection<T, Backend>::adapter_width(
-        {"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation);
-    const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters,
-                statistics = 1 + layout.heads;
-    return static_cast<std::size_t>(tokens * elements) * sizeof(T) +
-           static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
+    return saved_bytes(config, tokens,
+                       Projection<T, Backend>::adapter_width(
+                           {"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation));
   }
 
   /// f(x), allocated from the workspace. Saves nothing if `saved` is null.
@@ -149,6 +149,14 @@ class AttentionBranch {
 
  private:
   using View = MatrixView<T, Backend>;
+
+  static std::size_t saved_bytes(const AttentionConfig& config, Index tokens, Index adapters) {
+    const HeadLayout layout = config.layout();
+    const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters,
+                statistics = 1 + layout.heads;
+    return static_cast<std::size_t>(tokens * elements) * sizeof(T) +
+           static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
+  }
 
   static const AttentionConfig& checked(const AttentionConfig& config,
                                         const RopeTable<T, Backend>& table) {

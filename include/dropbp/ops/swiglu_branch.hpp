@@ -41,7 +41,7 @@ class SwiGLUBranch {
     Tensor x;         ///< [tokens, hidden]
     Statistics rstd;  ///< [1, tokens]
     Tensor gate_up;   ///< [tokens, 2 * intermediate]
-    Tensor u;         ///< [tokens, rank * number of adapters on gate and up]
+    Tensor u;         ///< [tokens, sum of the ranks of the adapters on gate and up]
     Tensor u_down;    ///< [tokens, rank] if down_proj has an adapter
   };
 
@@ -94,12 +94,14 @@ class SwiGLUBranch {
   }
 
   /// Bytes that a kept branch saves from forward to backward.
+  std::size_t saved_bytes(Index tokens) const {
+    return saved_bytes(config_, tokens, gate_up.adapter_width() + down.adapter_width());
+  }
+  /// The same before there is a branch, for adapters that are alike in all branches.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
-    const Index adapters = Projection<T, Backend>::adapter_width(
-        {"gate_proj", "up_proj", "down_proj"}, config.adaptation);
-    return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
-               sizeof(T) +
-           static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);
+    return saved_bytes(config, tokens,
+                       Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"},
+                                                             config.adaptation));
   }
 
   /// f(x), allocated from the workspace. Saves nothing if `saved` is null.
@@ -133,6 +135,12 @@ class SwiGLUBranch {
 
  private:
   using View = MatrixView<T, Backend>;
+
+  static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens, Index adapters) {
+    return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
+               sizeof(T) +
+           static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);
+  }
 
   static const SwiGLUConfig& checked(const SwiGLUConfig& config) {
     if (config.hidden < 1 || config.intermediate < 1)
