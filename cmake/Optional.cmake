@@ -21,6 +21,17 @@ if(DROPBP_PCRE2_INCLUDE_DIR AND DROPBP_PCRE2_LIBRARY AND NOT TARGET dropbp_pcre2
   target_link_libraries(dropbp_pcre2 INTERFACE ${DROPBP_PCRE2_LIBRARY})
 endif()
 
+find_path(DROPBP_UTF8PROC_INCLUDE_DIR utf8proc.h)
+find_library(DROPBP_UTF8PROC_LIBRARY utf8proc)
+mark_as_advanced(DROPBP_UTF8PROC_INCLUDE_DIR DROPBP_UTF8PROC_LIBRARY)
+if(DROPBP_UTF8PROC_INCLUDE_DIR AND DROPBP_UTF8PROC_LIBRARY AND NOT TARGET dropbp_utf8proc)
+  add_library(dropbp_utf8proc INTERFACE)
+  if(NOT DROPBP_UTF8PROC_INCLUDE_DIR STREQUAL "/usr/include")
+    target_include_directories(dropbp_utf8proc SYSTEM INTERFACE ${DROPBP_UTF8PROC_INCLUDE_DIR})
+  endif()
+  target_link_libraries(dropbp_utf8proc INTERFACE ${DROPBP_UTF8PROC_LIBRARY})
+endif()
+
 find_package(Armadillo QUIET)
 if(ARMADILLO_FOUND AND NOT TARGET dropbp_armadillo)
   add_library(dropbp_armadillo INTERFACE)

@@ -20,6 +20,7 @@ Groups:
   tests      Catch2
   plot       gnuplot
   pcre2      PCRE2, for --tokenizer of llama-finetune
+  utf8proc   utf8proc, for tokenizers that normalize text (Qwen's)
   armadillo  Armadillo, for one interop header
   docs       Doxygen
   format     clang-format 19, for the test of the formatting
@@ -57,6 +58,7 @@ requirements_of() {
     libtorch) echo "libtorch-dev header:torch/csrc/api/include/torch/torch.h" ;;
     plot) echo "gnuplot-nox command:gnuplot" ;;
     pcre2) echo "libpcre2-dev header:pcre2.h" ;;
+    utf8proc) echo "libutf8proc-dev header:utf8proc.h" ;;
     armadillo) echo "libarmadillo-dev header:armadillo" ;;
     docs) echo "doxygen command:doxygen" ;;
     format) echo "clang-format-19 command:clang-format-19" ;;

@@ -48,8 +48,13 @@ struct Place {
   Options options;
 };
 
+const TokenData& text_of(const Corpus& corpus) {
+  return dynamic_cast<const TokenData&>(*corpus.data);
+}
+
 Ids ids_of(const Corpus& corpus) {
-  return {corpus.data.train().begin(), corpus.data.train().end()};
+  const auto train = text_of(corpus).train();
+  return {train.begin(), train.end()};
 }
 
 }  // namespace
@@ -74,12 +79,13 @@ TEST_CASE("corpus: a model that is only merged or converted needs no text and no
   place.fails(512, {"no tokenizer.json"});
   place.options.steps = 0;
   const Corpus corpus = place.load(512);
-  CHECK(corpus.data.validation().empty());
-  CHECK_NOTHROW(BatchSampler(corpus.data.train(), place.options.batch, place.options.sequence, 1));
+  CHECK(text_of(corpus).validation().empty());
+  CHECK_NOTHROW(
+      BatchSampler(text_of(corpus).train(), place.options.batch, place.options.sequence, 1));
   REQUIRE(corpus.notes.size() == 1);
   CHECK_THAT(corpus.notes[0], contains("nothing is validated"));
   test::write_bytes(place.folder / "model/tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
-  CHECK(place.load(512).data.validation().empty());
+  CHECK(text_of(place.load(512)).validation().empty());
   place.options.data = place.folder / "text";
   place.fails(512, {Regex::available() ? "tokenizer.json': 'pre_tokenizer.type" : "libpcre2-dev"});
   test::write_bytes(place.folder / "model/tokenizer.json",

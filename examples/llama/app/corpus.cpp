@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -13,7 +14,13 @@
 #include <system_error>
 #include <utility>
 
+#include "llama/app/files_below.hpp"
+#include "llama/app/sample_table.hpp"
+#include "llama/formats/chat_template.hpp"
 #include "llama/formats/checkpoint.hpp"
+#include "llama/formats/file_format.hpp"
+#include "llama/formats/input_file.hpp"
+#include "llama/formats/json_lines.hpp"
 #include "llama/formats/regex.hpp"
 #include "llama/formats/strict_json.hpp"
 #include "llama/formats/tokenizer.hpp"
@@ -123,40 +130,118 @@ void fit_vocabulary(const Options& options, LlamaConfig& config, const fs::path&
         options.model ? "" : " or leave --vocabulary out"));
 }
 
+/// A file that is named so or whose first line shows it, or a folder with one that is named so.
+bool holds_json_lines(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error))
+    return std::ranges::any_of(files_below(path),
+                               [](const std::string& name) { return named_json_lines(name); });
+  if (named_json_lines(path) || !is_file(path)) return named_json_lines(path);
+  const InputFile file(path);
+  std::string front(static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), format_probe)),
+                    '\0');
+  file.read(0, front.data(), front.size());
+  const auto format = format_of(front);
+  return format && format->name == json_lines_name;
+}
+
+/// Throws for an option that is about samples alone.
+void require_no_sample_options(const Options& options) {
+  const std::pair<bool, const char*> given[] = {
+      {options.loss_on.has_value(), "--loss-on"},
+      {options.long_samples.has_value(), "--long-samples"},
+      {options.chat_template.has_value(), "--chat-template"},
+      {options.no_packing, "--no-packing"}};
+  for (const auto& [is_given, flag] : given)
+    if (is_given)
+      throw std::runtime_error(
+          fmt::format("{} is about samples, but '{}' is running text; give JSON lines (.jsonl) "
+                      "with --data, or leave {} out",
+                      flag, options.data ? options.data->string() : "the default text", flag));
+}
+
+/// Where the chat template is: beside the tokenizer.
+std::optional<ChatTemplate> chat_template_of(const Options& options,
+                                             const std::optional<fs::path>& tokenizer) {
+  const fs::path folder = tokenizer       ? tokenizer->parent_path()
+                          : options.model ? *options.model
+                                          : fs::path();
+  if (options.chat_template) return ChatTemplate::named(*options.chat_template, folder);
+  return ChatTemplate::of_folder(folder);
+}
+
+void load_samples(const Options& options, const LlamaConfig& config, const Tokenizer* tokenizer,
+                  std::optional<EndOfText> end, Corpus& corpus) {
+  SampleOptions sample_options = options.sample_options(config.vocabulary);
+  sample_options.end_of_text = std::move(end);
+  auto data = std::make_unique<SampleData>(
+      SampleData::from_json_lines(*options.data, sample_options, tokenizer,
+                                  [&] { return chat_template_of(options, corpus.tokenizer); }));
+  corpus.notes.insert(corpus.notes.end(), data->notes().begin(), data->notes().end());
+  if (options.show_sample) corpus.first_sample = sample_table(data->train().front(), tokenizer);
+  corpus.data = std::move(data);
+}
+
+void load_text(const Options& options, const LlamaConfig& config, const Tokenizer* tokenizer,
+               std::optional<EndOfText> end, Corpus& corpus) {
+  require_no_sample_options(options);
+  DataOptions data_options = options.data_options(config.vocabulary);
+  data_options.end_of_text = std::move(end);
+  auto data = std::make_unique<TokenData>(TokenData::from_text(
+      options.data ? *options.data : find_default_corpus(), data_options, tokenizer));
+  corpus.notes.insert(corpus.notes.end(), data->notes().begin(), data->notes().end());
+  if (options.show_sample) {
+    const auto all = data->train();
+    const auto first =
+        all.first(std::min(all.size(), static_cast<std::size_t>(options.sequence) + 1));
+    corpus.first_sample = sample_table(
+        {{first.begin(), first.end()}, std::vector<std::uint8_t>(first.size(), 1)}, tokenizer);
+  }
+  corpus.data = std::move(data);
+}
+
 }  // namespace
 
 Corpus load_corpus(const Options& options, LlamaConfig& config) {
+  const auto text_of = [](TokenData data) { return std::make_unique<TokenData>(std::move(data)); };
   const DataOptions limits = options.data_options(config.vocabulary);
   if (options.tokens)
-    return {TokenData::from_tokens(*options.tokens, options.token_type, limits), std::nullopt, {}};
-
-  std::vector<std::string> notes;
-  const std::optional<fs::path> own = own_tokenizer(options),
-                                file = options.tokenizer ? options.tokenizer : own;
-  if (needs_no_text(options, config, own))
-    return {TokenData(std::vector<std::int32_t>(
-                          static_cast<std::size_t>(options.batch * (options.sequence + 1))),
-                      0.0),
+    return {text_of(TokenData::from_tokens(*options.tokens, options.token_type, limits)),
             std::nullopt,
-            {"nothing is validated: neither --data nor --tokens was given"}};
-  require_tokenizer(options, config, file);
-  std::optional<Tokenizer> tokenizer;
-  if (file) {
-    tokenizer.emplace(*file);
-    fit_vocabulary(options, config, *file, *tokenizer);
-    if (!options.tokenizer)
-      notes.push_back(fmt::format("the tokenizer is '{}', as none was given", file->string()));
-    else if (own && !same_file(*file, *own))
-      notes.push_back(fmt::format("the tokenizer is '{}', as given, and differs from '{}'",
-                                  file->string(), own->string()));
-  }
+            {},
+            {}};
 
-  DataOptions data_options = options.data_options(config.vocabulary);
-  if (tokenizer) data_options.end_of_text = end_of_text(options, *file, *tokenizer);
-  TokenData data = TokenData::from_text(options.data ? *options.data : find_default_corpus(),
-                                        data_options, tokenizer ? &*tokenizer : nullptr);
-  notes.insert(notes.end(), data.notes().begin(), data.notes().end());
-  return {std::move(data), file, std::move(notes)};
+  Corpus corpus;
+  const std::optional<fs::path> own = own_tokenizer(options);
+  corpus.tokenizer = options.tokenizer ? options.tokenizer : own;
+  if (needs_no_text(options, config, own))
+    return {text_of(TokenData(std::vector<std::int32_t>(
+                                  static_cast<std::size_t>(options.batch * (options.sequence + 1))),
+                              0.0)),
+            std::nullopt,
+            {"nothing is validated: neither --data nor --tokens was given"},
+            {}};
+  require_tokenizer(options, config, corpus.tokenizer);
+  std::optional<Tokenizer> tokenizer;
+  std::optional<EndOfText> end;
+  if (corpus.tokenizer) {
+    const fs::path& file = *corpus.tokenizer;
+    tokenizer.emplace(file);
+    fit_vocabulary(options, config, file, *tokenizer);
+    if (!options.tokenizer)
+      corpus.notes.push_back(
+          fmt::format("the tokenizer is '{}', as none was given", file.string()));
+    else if (own && !same_file(file, *own))
+      corpus.notes.push_back(fmt::format("the tokenizer is '{}', as given, and differs from '{}'",
+                                         file.string(), own->string()));
+    end = end_of_text(options, file, *tokenizer);
+  }
+  const Tokenizer* const maker = tokenizer ? &*tokenizer : nullptr;
+  if (options.data && holds_json_lines(*options.data))
+    load_samples(options, config, maker, end, corpus);
+  else
+    load_text(options, config, maker, end, corpus);
+  return corpus;
 }
 
 }  // namespace llama

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,18 +17,21 @@
 namespace llama {
 
 struct Corpus {
-  TokenData data;
+  std::unique_ptr<TrainingData> data;
   std::optional<std::filesystem::path> tokenizer;  ///< that made the ids; none: bytes, or --tokens
   std::vector<std::string> notes;  ///< what was decided without being asked, a sentence each
+  std::string first_sample;        ///< a table of its tokens; only with --show-sample
 };
 
-/// Text is made into ids by --tokenizer, else by the tokenizer.json in the folder of --model or of
-/// --adapter; without one it is bytes, which only a model with a vocabulary of 256 has. The end of
-/// a folder's documents is `eos_token` of the tokenizer_config.json beside the tokenizer, else
-/// `eos_token_id` of the config.json beside it or of the model, where it is a token of the
-/// tokenizer. `config` gets the tokenizer's vocabulary where that is to decide. With --steps 0 and
-/// no text named, such a model is not validated: zeros stand for the text. Errors are
-/// std::runtime_error.
+/// Samples where --data is JSON lines, or a folder with such files, else running text. Both are
+/// made into ids by --tokenizer, else by the tokenizer.json in the folder of --model or of
+/// --adapter; without one they are bytes, which only a model with a vocabulary of 256 has. The end
+/// of a sample, or of a folder's documents, is `eos_token` of the tokenizer_config.json beside the
+/// tokenizer, else `eos_token_id` of the config.json beside it or of the model, where it is a token
+/// of the tokenizer; conversations end as the chat template beside the tokenizer, or
+/// --chat-template, writes them. `config` gets the tokenizer's vocabulary where that is to decide.
+/// With --steps 0 and no text named, such a model is not validated: zeros stand for the text.
+/// Errors are std::runtime_error.
 [[nodiscard]] Corpus load_corpus(const Options& options, LlamaConfig& config);
 
 }  // namespace llama

@@ -17,6 +17,8 @@
 #include <system_error>
 #include <utility>
 
+#include "llama/app/files_below.hpp"
+#include "llama/formats/crc32c.hpp"
 #include "llama/formats/file_format.hpp"
 #include "llama/formats/input_file.hpp"
 #include "llama/formats/tokenizer.hpp"
@@ -44,29 +46,6 @@ void drop_cut_character(const InputFile& file, std::string& bytes) {
   file.read(bytes.size(), &after, 1);
   const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) == 0x80; };
   for (; continues(after) && !bytes.empty(); bytes.pop_back()) after = bytes.back();
-}
-
-/// Relative paths with '/', sorted as bytes.
-std::vector<std::string> files_below(const fs::path& folder) {
-  std::vector<std::string> names;
-  std::error_code error;
-  fs::recursive_directory_iterator walk(folder, fs::directory_options::skip_permission_denied,
-                                        error);
-  for (; !error && walk != fs::recursive_directory_iterator(); walk.increment(error)) {
-    std::error_code ignored;
-    if (walk->path().filename().string().starts_with('.')) {
-      if (walk->is_directory(ignored)) walk.disable_recursion_pending();
-    } else if (walk->is_regular_file(ignored)) {
-      names.push_back(walk->path().lexically_relative(folder).generic_string());
-    }
-  }
-  if (error) {
-    throw std::runtime_error(fmt::format(
-        "'{}' must be a folder that can be listed, but {}; check the path and its permissions",
-        folder.string(), error.message()));
-  }
-  std::ranges::sort(names);
-  return names;
 }
 
 [[noreturn]] void fail_format(const fs::path& file, const FileFormat& format,
@@ -330,6 +309,79 @@ fs::path find_default_corpus(const fs::path& root) {
       "the default text is the headers of the C++ standard library, but none are under '{}' or "
       "'{}'; pass --data with a file or folder of text",
       (root / "usr/include/c++").string(), (root / "usr/lib/llvm-*/include/c++").string()));
+}
+
+namespace {
+
+/// Windows at random places.
+class WindowBatches final : public BatchSource {
+ public:
+  WindowBatches(std::span<const std::int32_t> tokens, const BatchOptions& options)
+      : sampler_(tokens, options.batch, options.sequence, options.seed), options_(options) {}
+
+  void fill(std::uint64_t step, std::uint32_t micro_step, Batch& batch) const override {
+    set_shape(batch, options_);
+    batch.divisor = static_cast<double>(tokens(step));  // every token of a window has a label
+    sampler_.fill(step, micro_step, batch.inputs, batch.labels);
+  }
+  std::uint64_t tokens(std::uint64_t /*step*/) const override {
+    return static_cast<std::uint64_t>(options_.micro_steps * options_.batch * options_.sequence);
+  }
+
+  static void set_shape(Batch& batch, const BatchOptions& options) {
+    batch.shape = {options.batch, options.sequence};
+    batch.inputs.resize(static_cast<std::size_t>(batch.shape.tokens()));
+    batch.labels.resize(batch.inputs.size());
+  }
+
+ private:
+  BatchSampler sampler_;
+  BatchOptions options_;
+};
+
+class WindowEvaluation final : public EvaluationSource {
+ public:
+  WindowEvaluation(std::span<const std::int32_t> tokens, const BatchOptions& options)
+      : windows_(tokens, options.batch, options.sequence, options.eval_batches),
+        options_(options) {}
+
+  std::size_t batches() const noexcept override { return windows_.batches(); }
+  void fill(std::size_t index, Batch& batch) const override {
+    WindowBatches::set_shape(batch, options_);
+    batch.divisor = static_cast<double>(batches() * batch.inputs.size());
+    windows_.fill(index, batch.inputs, batch.labels);
+  }
+
+ private:
+  EvaluationWindows windows_;
+  BatchOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<BatchSource> TokenData::training(const BatchOptions& options) const {
+  return std::make_unique<WindowBatches>(train(), options);
+}
+
+std::unique_ptr<EvaluationSource> TokenData::validation(const BatchOptions& options) const {
+  if (validation().empty()) return nullptr;
+  return std::make_unique<WindowEvaluation>(validation(), options);
+}
+
+std::uint64_t TokenData::steps(std::uint64_t epochs, const BatchOptions& options) const {
+  const std::uint64_t a_step =
+      static_cast<std::uint64_t>(options.micro_steps * options.batch * options.sequence);
+  return (epochs * train().size() + a_step - 1) / a_step;
+}
+
+std::string TokenData::size_text() const {
+  return fmt::format("{} training tokens", train().size());
+}
+
+std::string TokenData::identity() const {
+  std::uint32_t sum = 0;
+  for (const auto part : {train(), validation()}) sum = crc32c(sum, part.data(), part.size_bytes());
+  return fmt::format("{} + {} tokens of CRC-32C {:08x}", train().size(), validation().size(), sum);
 }
 
 BatchSampler::BatchSampler(std::span<const std::int32_t> tokens, std::ptrdiff_t batch,

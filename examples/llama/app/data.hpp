@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "llama/app/training_data.hpp"
+
 namespace llama {
 
 class Tokenizer;
@@ -34,7 +36,7 @@ struct DataOptions {
 };
 
 /// The tokens of a corpus. Errors are std::runtime_error.
-class TokenData {
+class TokenData final : public TrainingData {
  public:
   /// A file, or all files under a folder in the order of their relative paths (compared byte by
   /// byte, so it is the same on every machine). Each byte is an id, or `tokenizer` makes ids of
@@ -50,6 +52,15 @@ class TokenData {
                                              const DataOptions& options);
 
   TokenData(std::vector<std::int32_t> tokens, double validation_fraction);
+
+  [[nodiscard]] std::unique_ptr<BatchSource> training(const BatchOptions& options) const override;
+  [[nodiscard]] std::unique_ptr<EvaluationSource> validation(
+      const BatchOptions& options) const override;
+  /// Batches are drawn from random places, so an epoch is as many tokens as there are.
+  [[nodiscard]] std::uint64_t steps(std::uint64_t epochs,
+                                    const BatchOptions& options) const override;
+  [[nodiscard]] std::string size_text() const override;
+  [[nodiscard]] std::string identity() const override;
 
   [[nodiscard]] std::span<const std::int32_t> train() const noexcept {
     return std::span(tokens_).first(train_size_);

@@ -186,6 +186,17 @@ class Flags {
     });
   }
 
+  /// One word, which is looked up where it is used.
+  CLI::Option* name(const std::string& flag, std::optional<std::string>& target,
+                    const std::string& help) {
+    return add(flag, "NAME", help, [flag, &target](const std::string& text) {
+      if (text.empty() || text.starts_with("--"))
+        throw UsageError(
+            fmt::format("{} must be a name, but '{}' was given; see --help", flag, text));
+      target = text;
+    });
+  }
+
   /// "key=value" pairs separated by commas, in their order.
   template <typename Number>
   CLI::Option* pairs(const std::string& flag, std::vector<std::pair<std::string, Number>>& target,

@@ -23,6 +23,9 @@ namespace {
 
 constexpr std::array token_types{Named{TokenType::automatic, "auto"}, Named{TokenType::u16, "u16"},
                                  Named{TokenType::i32, "i32"}};
+constexpr std::array losses{Named{LossChoice::completion, "completion"},
+                            Named{LossChoice::all, "all"}};
+constexpr std::array long_samples{Named{LongSamples::cut, "cut"}, Named{LongSamples::skip, "skip"}};
 constexpr std::array modes{Named{ModeChoice::full, "full"}, Named{ModeChoice::lora, "lora"},
                            Named{ModeChoice::qlora, "qlora"}};
 constexpr std::array allocations{Named{AllocationChoice::uniform, "uniform"},
@@ -57,6 +60,8 @@ constexpr std::uint64_t count_limit =
 /// Flags whose combination is checked after the parse.
 struct Given {
   CLI::Option* token_type;
+  CLI::Option* steps;
+  CLI::Option* epochs;
   CLI::Option* vocabulary;
   CLI::Option* sampling;
   std::vector<CLI::Option*> adapters;       ///< that need --mode lora or qlora
@@ -83,23 +88,38 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   };
 
   flags.group("Data");
-  flags.path("--data", o.data, "PATH",
-             "text to train on, a file or a folder of documents; without a tokenizer it is bytes "
-             "(256 ids) [default the C++ standard library's headers]");
+  flags.path(
+      "--data", o.data, "PATH",
+      "samples in JSON lines (.jsonl), a file or a folder of them, or text, a file or a folder "
+      "of documents; without a tokenizer it is bytes (256 ids) [default the C++ standard "
+      "library's headers]");
   flags.path("--tokens", o.tokens, "FILE",
              "raw little-endian token ids to train on, instead of text [default none]");
   given.token_type =
       flags.choice("--token-type", o.token_type, token_types,
                    "type of the ids in --tokens, auto by the extension .u16 or .i32");
   flags.path("--tokenizer", o.tokenizer, "FILE",
-             "tokenizer.json (byte-level BPE) that makes ids of the text, without adding any at "
-             "its ends [default that in the folder of --model or --adapter; without one, none]");
+             "tokenizer.json (BPE) that makes ids of the text, without adding any at its ends "
+             "[default that in the folder of --model or --adapter; without one, none]");
+  flags.choice("--loss-on", o.loss_on, losses,
+               "what is learned of a sample: the completion or the assistant's turns, or all of it",
+               "completion");
+  flags.name("--chat-template", o.chat_template,
+             "how conversations are written: the name of a template, see docs/data.md [default "
+             "that in the folder of the tokenizer]");
+  flags.choice("--long-samples", o.long_samples, long_samples,
+               "whether samples longer than --sequence are cut at the end or left out", "cut");
+  flags.toggle("--no-packing", o.no_packing,
+               "one sample a row, padded to the longest of its batch; else several share a row, "
+               "none of which sees another");
+  flags.toggle("--show-sample", o.show_sample,
+               "print the first sample, token by token with what is learned, and train nothing");
   flags.integer<std::uintmax_t>("--data-limit", o.data_limit_mib, 1, 1 << 16, "MIB",
                                 "largest amount of text to read, in MiB");
   flags.real(
       "--validation-fraction", o.validation_fraction, "[0, 0.9]",
       [](double x) { return x >= 0.0 && x <= 0.9; }, "X",
-      "part of the tokens, from the end, held out for the validation loss");
+      "part of the tokens, from the end, or of the samples held out for the validation loss");
 
   flags.group("Model");
   flags.path("--model", o.model, "DIR",
@@ -166,9 +186,14 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "0 or, with --adapter, that of its adapter_config.json"));
 
   flags.group("Training");
-  flags.integer<std::uint64_t>("--steps", o.steps, 0, count_limit, "N",
-                               "optimizer steps; 0 trains nothing: the model is validated and "
-                               "written as it is, its adapter merged");
+  given.steps =
+      flags.integer<std::uint64_t>("--steps", o.steps, 0, count_limit, "N",
+                                   "optimizer steps; 0 trains nothing: the model is validated and "
+                                   "written as it is, its adapter merged");
+  given.epochs = flags.integer<std::uint64_t>(
+      "--epochs", o.epochs, 1, count_limit, "N",
+      "times that all samples are trained on, in place of --steps; of text as many tokens",
+      "none, --steps decides");
   flags.integer<std::ptrdiff_t>("--batch", o.batch, 1, 1 << 16, "N", "sequences of a micro-step");
   flags.integer<std::ptrdiff_t>("--sequence", o.sequence, 1, size_limit, "N",
                                 "length of a sequence, in tokens");
@@ -344,6 +369,13 @@ constexpr Rule rules[] = {
     {[](const Options& o, const Given&) { return o.tokenizer && o.tokens; },
      "--tokenizer makes ids of text, but --tokens with ids was given too; leave one of the two "
      "out"},
+    {[](const Options&, const Given& given) {
+       return given.steps->count() > 0 && given.epochs->count() > 0;
+     },
+     "--steps and --epochs both say how long to train, but both were given; leave one out"},
+    {[](const Options& o, const Given&) { return o.tokens && (o.chat_template || o.loss_on); },
+     "--chat-template and --loss-on are about samples, but --tokens with ids was given; give JSON "
+     "lines with --data, or leave them out"},
     {[](const Options& o, const Given& given) {
        return given.token_type->count() > 0 && !o.tokens;
      },
@@ -550,6 +582,8 @@ std::string meant_option(const CLI::App& app) {
 }  // namespace
 
 std::string_view name_of(TokenType choice) noexcept { return find_name(token_types, choice); }
+std::string_view name_of(LossChoice choice) noexcept { return find_name(losses, choice); }
+std::string_view name_of(LongSamples choice) noexcept { return find_name(long_samples, choice); }
 std::string_view name_of(ModeChoice choice) noexcept { return find_name(modes, choice); }
 std::string_view name_of(AllocationChoice choice) noexcept {
   return find_name(allocations, choice);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "llama/app/data.hpp"
+#include "llama/app/samples.hpp"
 #include "llama/formats/config.hpp"
 #include "llama/formats/lora_patterns.hpp"
 #include "llama/formats/safetensors.hpp"
@@ -32,6 +33,8 @@ enum class OutFormatChoice { safetensors, gguf };
 
 // As on the command line and in the report: "at-least-target".
 [[nodiscard]] std::string_view name_of(TokenType choice) noexcept;
+[[nodiscard]] std::string_view name_of(LossChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(LongSamples choice) noexcept;
 [[nodiscard]] std::string_view name_of(ModeChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(AllocationChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(SamplingChoice choice) noexcept;
@@ -52,6 +55,12 @@ struct Options {
   double validation_fraction = 0.1;
   std::optional<std::filesystem::path> tokenizer;  ///< of the text; none is bytes
   std::uintmax_t data_limit_mib = 32;              ///< MiB of text
+  // Of samples: set only where they are given, so that running text can refuse them.
+  std::optional<LossChoice> loss_on;         ///< none: completion
+  std::optional<LongSamples> long_samples;   ///< none: cut
+  std::optional<std::string> chat_template;  ///< none: that of the tokenizer's folder
+  bool no_packing = false;
+  bool show_sample = false;  ///< print the first one and train nothing
 
   // Model. With `model`, `shape` is not used: the folder's config.json counts.
   std::optional<std::filesystem::path> model;
@@ -71,6 +80,7 @@ struct Options {
 
   // Training.
   std::uint64_t steps = 200;       ///< 0 trains nothing
+  std::uint64_t epochs = 0;        ///< above 0 decides the steps, once the data are there
   std::ptrdiff_t batch = 4;        ///< sequences of a micro-step
   std::ptrdiff_t sequence = 256;   ///< tokens
   std::ptrdiff_t micro_steps = 1;  ///< of an optimizer step
@@ -127,8 +137,26 @@ struct Options {
   ProgressChoice progress = ProgressChoice::automatic;
   bool quiet = false;
 
+  [[nodiscard]] BatchOptions batch_options() const {
+    return {.batch = batch,
+            .sequence = sequence,
+            .micro_steps = micro_steps,
+            .seed = seed,
+            .eval_batches = eval_batches};
+  }
+
   [[nodiscard]] DataOptions data_options(std::ptrdiff_t vocabulary) const {
     return {.vocabulary = vocabulary,
+            .validation_fraction = validation_fraction,
+            .max_bytes = data_limit_mib << 20};
+  }
+
+  [[nodiscard]] SampleOptions sample_options(std::ptrdiff_t vocabulary) const {
+    return {.vocabulary = vocabulary,
+            .sequence = sequence,
+            .loss_on = loss_on.value_or(LossChoice::completion),
+            .long_samples = long_samples.value_or(LongSamples::cut),
+            .pack = !no_packing,
             .validation_fraction = validation_fraction,
             .max_bytes = data_limit_mib << 20};
   }

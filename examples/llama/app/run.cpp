@@ -108,7 +108,7 @@ ModelFiles read_model_files(const Options& options) {
 /// Null without --checkpoint. With --resume the trainer stands where the run was interrupted.
 std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options,
                                                       const LlamaConfig& config,
-                                                      const TokenData& data, auto& trainer) {
+                                                      const TrainingData& data, auto& trainer) {
   if (!options.checkpoint) return nullptr;
   auto checkpoints = std::make_unique<TrainingCheckpoints>(
       *options.checkpoint, identity_of(options, config, data, trainer.model()),
@@ -147,9 +147,9 @@ void announce(const Options& options, const LlamaConfig& config, const Corpus& c
   if (options.quiet) return;
   for (const std::string& note : corpus.notes) progress.message(note);
   progress.message(fmt::format(
-      "{} parameters{}, {} training tokens, {} steps of {} tokens, drop rate {:g}{}",
-      parameter_count(config), adapter_text(options, trainer.model()), corpus.data.train().size(),
-      options.steps, options.batch * options.sequence * options.micro_steps, options.drop_rate,
+      "{} parameters{}, {}, {} steps of {} tokens, drop rate {:g}{}", parameter_count(config),
+      adapter_text(options, trainer.model()), corpus.data->size_text(), options.steps,
+      options.batch * options.sequence * options.micro_steps, options.drop_rate,
       trainer.steps_done() > 0 ? fmt::format(", resumed after step {}", trainer.steps_done())
                                : ""));
 }
@@ -252,8 +252,17 @@ void save_results(const Options& options, const ModelFiles& files, auto& trainer
   if (options.merge_out) attempts([&] { save_model(*options.merge_out); });
 }
 
+/// Touches nothing but what it reads.
+int show_sample(const Options& options) {
+  LlamaConfig config = options.model ? load_config(*options.model, say) : options.shape;
+  const Corpus corpus = load_corpus(options, config);
+  for (const std::string& note : corpus.notes) say(note);
+  print(corpus.first_sample);
+  return 0;
+}
+
 template <class T, class Backend>
-int run_on(const Options& options) {
+int run_on(Options options) {
   using Trainer = BasicTrainer<T, Backend>;
   prepare_outputs(options);
   const OutputLocks locks(options);
@@ -262,13 +271,15 @@ int run_on(const Options& options) {
   LlamaConfig config = options.model ? load_config(*options.model, say) : options.shape;
   const ModelFiles files = read_model_files(options);
   const Corpus corpus = load_corpus(options, config);
-  Trainer trainer(options, config, corpus.data, options.drop_rate);
+  if (options.epochs > 0)
+    options.steps = corpus.data->steps(options.epochs, options.batch_options());
+  Trainer trainer(options, config, *corpus.data, options.drop_rate);
   Recorders recorders;
-  recorders.checkpoints = open_checkpoints(options, config, corpus.data, trainer);
+  recorders.checkpoints = open_checkpoints(options, config, *corpus.data, trainer);
   if (options.best) recorders.best.emplace(*options.checkpoint, trainer.records());
   if (options.metrics) recorders.metrics.emplace(*options.metrics, trainer.records());
   std::unique_ptr<Trainer> baseline;
-  if (options.baseline) baseline = std::make_unique<Trainer>(options, config, corpus.data, 0.0);
+  if (options.baseline) baseline = std::make_unique<Trainer>(options, config, *corpus.data, 0.0);
 
   catch_interrupts();
   Progress progress(progress_settings(options, trainer.steps_done()));
@@ -313,6 +324,7 @@ int run_on(const Options& options) {
 }  // namespace
 
 int run(const Options& options) {
+  if (options.show_sample) return show_sample(options);
   if (options.device == DeviceChoice::cpu) return run_on<float, dropbp::Cpu>(options);
 #if defined(DROPBP_LLAMA_CUDA)
   if (const std::string why = dropbp::device_runtime<dropbp::Cuda>::unavailable_reason();

@@ -230,7 +230,7 @@ class StepAccount {
 
 template <class T, class Backend>
 BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config,
-                                       const TokenData& data, double drop_rate)
+                                       const TrainingData& data, double drop_rate)
     : options_(options),
       model_(config, options.sequence,
              {.adaptation = adaptation_of(options, config), .recompute = options.recompute}),
@@ -244,7 +244,8 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
                                        .beta2 = 0.95,
                                        .eps = 1e-8,
                                        .weight_decay = options.weight_decay}),
-      sampler_(data.train(), options.batch, options.sequence, options.seed),
+      source_(data.training(options.batch_options())),
+      validation_(data.validation(options.batch_options())),
       running_(handler_.size()) {
   // As Hugging Face's trainer: matrices decay, those of embedding and output layer too.
   for (ops::Parameter<T, Backend>* parameter : model_.parameters())
@@ -258,8 +259,6 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
     });
     ++branch;
   });
-  if (!data.validation().empty())
-    validation_.emplace(data.validation(), options.batch, options.sequence, options.eval_batches);
   if (options.model)
     load_weights(*options.model, model_);
   else
@@ -269,9 +268,6 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
   else
     model_.initialize_adapters(options.seed);
   handler_.observe_stream(options.sensitivity == SensitivityChoice::running);
-  batch_.shape = {options.batch, options.sequence};
-  batch_.inputs.resize(static_cast<std::size_t>(batch_.shape.tokens()));
-  batch_.labels.resize(batch_.inputs.size());
   records_.reserve(options.steps);
 }
 
@@ -283,11 +279,9 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   StepAccount account(handler_.size());
   model_.saved_memory().reset_peak();
   model_.clear_gradients();
-  // Every token of a window has a label: their number in all micro-steps is known beforehand.
-  batch_.divisor = static_cast<double>(options_.micro_steps * batch_.shape.tokens());
   double loss = 0.0;
   for (std::uint32_t micro = 0; std::cmp_less(micro, options_.micro_steps); ++micro) {
-    sampler_.fill(number, micro, batch_.inputs, batch_.labels);
+    source_->fill(number, micro, batch_);
     draw_plan(number, micro);
     const std::size_t kept_bytes = kept_activation_bytes();
     reserve_activations(kept_bytes);
@@ -315,6 +309,7 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   record.gradient_norm = norm;
   record.activation_bytes = model_.saved_memory().peak_bytes();
   training_seconds_ += 1e-3 * record.step_ms;
+  tokens_seen_ += source_->tokens(number);
   return records_.emplace_back(std::move(record));
 }
 
@@ -364,7 +359,8 @@ std::size_t BasicTrainer<T, Backend>::activation_bound() const {
   std::size_t bytes = 0;
   for (const std::uint32_t group :
        {0u, 1u})  // attention and MLP: of a group all branches save alike
-    bytes += schedule.max_kept(group) * model_.saved_bytes(group, batch_.shape.tokens());
+    bytes +=
+        schedule.max_kept(group) * model_.saved_bytes(group, options_.batch * options_.sequence);
   const dropbp::FixedBudgetSampling* const sampling = schedule.sampling().fixed_budget();
   if (sampling == nullptr || sampling->weigh != dropbp::BranchWeight::bytes) return bytes;
   return std::min(bytes, static_cast<std::size_t>(std::ceil(schedule.max_kept_weight())));
@@ -401,16 +397,13 @@ void BasicTrainer<T, Backend>::allocate() {
   double seconds = 0.0;
   Stopwatch watch;
   // One sequence is enough, as in the published recipe.
-  Batch sample{.shape = {1, options_.sequence}, .inputs = {}, .labels = {}};
-  sampler_.fill(steps_done(), 0, batch_.inputs, batch_.labels);
+  source_->fill(steps_done(), 0, batch_);
   reserve_arena(model_, saved_by_all(model_, handler_.size(), options_.sequence), handler_.size());
   // Masks of this step, whatever ran before: a validation, or nothing after a resume.
   model_.set_moment({.seed = options_.seed, .step = steps_done()});
   std::vector<double> sum(handler_.size());
   for (std::ptrdiff_t number = 0; number < options_.sensitivity_samples; ++number) {
-    const std::ptrdiff_t begin = number * options_.sequence, end = begin + options_.sequence;
-    sample.inputs.assign(batch_.inputs.begin() + begin, batch_.inputs.begin() + end);
-    sample.labels.assign(batch_.labels.begin() + begin, batch_.labels.begin() + end);
+    const Batch sample = row_of(batch_, number);
     BranchwisePass<T, Backend> pass(model_, sample);
     const std::vector<double> one =
         options_.sensitivity == SensitivityChoice::gradient
@@ -428,13 +421,11 @@ template <class T, class Backend>
 double BasicTrainer<T, Backend>::validate() {
   handler_.begin_evaluation();
   model_.set_moment({.training = false});
-  batch_.divisor.reset();  // all windows have equally many labels
-  double sum = 0.0;
+  double loss = 0.0;
   for (std::size_t i = 0; i < validation_->batches(); ++i) {
-    validation_->fill(i, batch_.inputs, batch_.labels);
-    sum += model_.loss(batch_);
+    validation_->fill(i, batch_);
+    loss += model_.loss(batch_);
   }
-  const double loss = sum / static_cast<double>(validation_->batches());
   if (!std::isfinite(loss))
     throw std::runtime_error(
         fmt::format("the validation loss must stay finite, but it is {} after step {} of {}: lower "
@@ -469,16 +460,17 @@ void BasicTrainer<T, Backend>::restore(RunState state) {
   last_validation_loss_ = state.last_validation_loss;
   training_seconds_ = state.training_seconds;
   measurement_seconds_ = state.measurement_seconds;
+  tokens_seen_ = 0;
+  for (std::uint64_t step = 0; step < records_.size(); ++step)
+    tokens_seen_ += source_->tokens(step);
 }
 
 template <class T, class Backend>
 Summary BasicTrainer<T, Backend>::summary() const {
   const dropbp::Report report = handler_.report();
   Summary summary;
-  const double tokens =
-      static_cast<double>(records_.size()) *
-      static_cast<double>(options_.batch * options_.sequence * options_.micro_steps);
-  summary.tokens_per_second = training_seconds_ > 0.0 ? tokens / training_seconds_ : 0.0;
+  summary.tokens_per_second =
+      training_seconds_ > 0.0 ? static_cast<double>(tokens_seen_) / training_seconds_ : 0.0;
   summary.final_loss = records_.empty() ? std::nan("") : records_.back().loss;
   summary.validation_loss = last_validation_loss_;
   summary.mean_drop_rate = report.mean_drop_rate();

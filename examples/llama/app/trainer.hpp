@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,6 +21,7 @@
 #include "llama/app/data.hpp"
 #include "llama/app/options.hpp"
 #include "llama/app/report.hpp"
+#include "llama/app/training_data.hpp"
 #include "llama/model/model.hpp"
 
 namespace llama {
@@ -106,7 +108,7 @@ class BasicTrainer {
  public:
   /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do
   /// not fit, and UsageError for an activation budget that no plan fits.
-  BasicTrainer(const Options& options, const LlamaConfig& config, const TokenData& data,
+  BasicTrainer(const Options& options, const LlamaConfig& config, const TrainingData& data,
                double drop_rate);
 
   /// Runs step number steps_done(); steps follow each other from 0. Throws std::runtime_error, with
@@ -115,10 +117,10 @@ class BasicTrainer {
   const StepRecord& step();
   std::uint64_t steps_done() const noexcept { return records_.size(); }
 
-  /// Mean loss over the fixed validation windows; recorded with the last step. Throws
+  /// Mean loss over the labels of the fixed validation batches; recorded with the last step. Throws
   /// std::runtime_error, with nothing recorded, where it is not finite.
   double validate();
-  bool can_validate() const noexcept { return validation_.has_value(); }
+  bool can_validate() const noexcept { return validation_ != nullptr; }
 
   /// Seconds of training steps so far; validation and the measurement of sensitivities are not in
   /// it.
@@ -159,13 +161,14 @@ class BasicTrainer {
   LlamaModel<T, Backend> model_;
   dropbp::DropBPHandler<LlamaModel<T, Backend>, ChosenAllocation, ChosenSampling> handler_;
   dropbp::ops::AdamW<T, Backend> optimizer_;
-  BatchSampler sampler_;
-  std::optional<EvaluationWindows> validation_;
+  std::unique_ptr<BatchSource> source_;
+  std::unique_ptr<EvaluationSource> validation_;
   Batch batch_;
   std::vector<std::size_t> branch_of_parameter_;  // by parameter, handler_.size() for none
   dropbp::RunningSensitivity running_;
   std::vector<StepRecord> records_;
   std::optional<double> last_validation_loss_;
+  std::uint64_t tokens_seen_ = 0;
   double training_seconds_ = 0.0;
   double measurement_seconds_ = 0.0;
 };

@@ -461,7 +461,7 @@ std::optional<std::uint64_t> step_of(std::string_view name, std::string_view end
 
 }  // namespace
 
-RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData& data,
+RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingData& data,
                         const ops::LoraConfig& adaptation, std::uint32_t base_checksum) {
   RunIdentity identity;
   const auto add = [&](const char* flag, const auto& value) {
@@ -524,12 +524,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TokenData&
   add("--activation-budget",
       fmt::format("{}{}", o.activation_budget_mib, recompute_decides ? " with --recompute" : ""));
 
-  std::uint32_t tokens = 0;
-  for (const auto part : {data.train(), data.validation()})
-    tokens = crc32c(tokens, part.data(), part.size_bytes());
-  add("what --data or --tokens holds",
-      fmt::format("{} + {} tokens of CRC-32C {:08x}", data.train().size(), data.validation().size(),
-                  tokens));
+  add("what --data or --tokens holds", data.identity());
   add("what does not train of --model", fmt::format("CRC-32C {:08x}", base_checksum));
   return identity;
 }

@@ -22,11 +22,11 @@ namespace llama {
 /// checksums of the tokens and of the weights that do not train.
 using RunIdentity = std::vector<std::pair<std::string, std::string>>;
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
-                                      const TokenData& data, const ops::LoraConfig& adaptation,
+                                      const TrainingData& data, const ops::LoraConfig& adaptation,
                                       std::uint32_t base_checksum);
 /// Of a run with this model.
 [[nodiscard]] RunIdentity identity_of(const Options& options, const LlamaConfig& config,
-                                      const TokenData& data, const auto& model) {
+                                      const TrainingData& data, const auto& model) {
   return identity_of(options, config, data, model.adaptation(), model.base_checksum());
 }
 

@@ -83,9 +83,9 @@ constexpr FileFormat safetensors{"a safetensors file", leave_out, false};
 constexpr FileFormat html{"an HTML page (a failed download often is one)",
                           "fetch the file itself, or convert the page to plain text", true};
 constexpr FileFormat json_list{
-    "a JSON list", "write the texts that are in it as plain text, a file for each", true};
-constexpr FileFormat json_lines{
-    "JSON lines", "write the texts that are in them as plain text, a file for each", true};
+    "a JSON list", "write it as JSON lines, an object a line, in a file ending in .jsonl", true};
+constexpr FileFormat json_lines{json_lines_name, "name it .jsonl: its lines are samples then",
+                                true};
 constexpr FileFormat utf16{"UTF-16 text without a byte order mark", to_utf8, true};
 constexpr FileFormat binary{"a binary file (it has a NUL byte)", leave_out, false};
 

@@ -17,6 +17,9 @@ struct FileFormat {
   bool may_hold_text;       ///< nobody wants it left out of a folder without a word
 };
 
+/// The name of JSON lines, of which the keys are those of training data.
+inline constexpr std::string_view json_lines_name = "JSON lines";
+
 /// How many first bytes format_of looks at; a NUL among them marks a binary file, as in git.
 inline constexpr std::size_t format_probe = 8192;
 

@@ -1,494 +1,204 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The file, its checks, and the steps of encoding: special tokens, normalizer, splits, merges.
+// The steps of encoding: added tokens, normalizer, added tokens again, cuts, merges.
 #include "llama/formats/tokenizer.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <limits>
-#include <nlohmann/json.hpp>
-#include <optional>
-#include <queue>
 #include <stdexcept>
 #include <unordered_map>
 #include <utility>
 
+#include "llama/formats/added_tokens.hpp"
+#include "llama/formats/bpe.hpp"
+#include "llama/formats/normalizer.hpp"
+#include "llama/formats/pre_tokenizer.hpp"
 #include "llama/formats/regex.hpp"
-#include "llama/formats/strict_json.hpp"
+#include "llama/formats/tokenizer_file.hpp"
 
 namespace llama {
 namespace {
 
 using json = nlohmann::json;
-using Id = std::int32_t;
+using File = TokenizerFile;
+using Id = TokenId;
 
-constexpr const char* way_out = "encode the text elsewhere and pass the ids with --tokens";
-
-// GPT-2's pattern, which ByteLevel stands for.
-constexpr const char* byte_level_pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
-// What NFC changes or may join to what stands before it (Unicode 14, and all marks of later
-// versions): combining marks, jamo that end a syllable, and the characters that NFC replaces.
-constexpr const char* not_surely_nfc =
-    R"((?![\x{FE00}-\x{FE0F}])[\p{M}\x{374}\x{37E}\x{387}\x{958}-\x{95F}\x{9DC}-\x{9DD}\x{9DF}\x{A33}\x{A36}\x{A59}-\x{A5B})"
-    R"(\x{A5E}\x{B5C}-\x{B5D}\x{F43}\x{F4D}\x{F52}\x{F57}\x{F5C}\x{F69}\x{1161}-\x{1175}\x{11A8}-\x{11C2}\x{1F71}\x{1F73})"
-    R"(\x{1F75}\x{1F77}\x{1F79}\x{1F7B}\x{1F7D}\x{1FBB}\x{1FBE}\x{1FC9}\x{1FCB}\x{1FD3}\x{1FDB}\x{1FE3}\x{1FEB})"
-    R"(\x{1FEE}-\x{1FEF}\x{1FF9}\x{1FFB}\x{1FFD}\x{2000}-\x{2001}\x{2126}\x{212A}-\x{212B}\x{2329}-\x{232A}\x{2ADC})"
-    R"(\x{F900}-\x{FA0D}\x{FA10}\x{FA12}\x{FA15}-\x{FA1E}\x{FA20}\x{FA22}\x{FA25}-\x{FA26}\x{FA2A}-\x{FA6D})"
-    R"(\x{FA70}-\x{FAD9}\x{FB1D}\x{FB1F}\x{FB2A}-\x{FB36}\x{FB38}-\x{FB3C}\x{FB3E}\x{FB40}-\x{FB41}\x{FB43}-\x{FB44})"
-    R"(\x{FB46}-\x{FB4E}\x{1D15E}-\x{1D164}\x{1D1BB}-\x{1D1C0}\x{2F800}-\x{2FA1D}])";
-
-/// Bytes of the valid UTF-8 character at the front, 0 if there is none.
-/// One function, though with many branches: they are the table of UTF-8's byte ranges.
-std::size_t character_size(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned first = byte(0);
-  if (first < 0x80) return 1;
-  const std::size_t size = first >= 0xC2 && first < 0xE0   ? 2
-                           : first >= 0xE0 && first < 0xF0 ? 3
-                           : first >= 0xF0 && first < 0xF5 ? 4
-                                                           : 0;
-  if (size == 0 || text.size() < size) return 0;
-  // No overlong forms, no surrogates, nothing above U+10FFFF.
-  const unsigned low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-  const unsigned high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-  if (byte(1) < low || byte(1) > high) return 0;
-  for (std::size_t i = 2; i < size; ++i)
-    if ((byte(i) & 0xC0U) != 0x80) return 0;
-  return size;
-}
-
-/// The character at the front of valid UTF-8.
-unsigned code_of(std::string_view text) {
-  const std::size_t size = character_size(text);
-  unsigned code = static_cast<unsigned char>(text[0]) & (size == 1 ? 0x7FU : 0xFFU >> (size + 1));
-  for (std::size_t i = 1; i < size; ++i)
-    code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3FU);
-  return code;
-}
-
-/// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 stands for
-/// itself, the other 68 bytes are counted up from U+0100.
-const std::unordered_map<unsigned, unsigned char>& byte_of_character() {
-  static const auto map = [] {
-    std::unordered_map<unsigned, unsigned char> result;
-    unsigned next = 0x100;
-    for (unsigned b = 0; b < 256; ++b) {
-      const bool itself = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
-      result.emplace(itself ? b : next++, static_cast<unsigned char>(b));
-    }
-    return result;
-  }();
-  return map;
-}
-
-/// None for what byte-level text never contains, such as a space.
-std::optional<std::string> bytes_of_token(std::string_view token) {
-  std::string bytes;
-  while (!token.empty()) {
-    const auto found = byte_of_character().find(code_of(token));
-    if (found == byte_of_character().end()) return std::nullopt;
-    bytes += static_cast<char>(found->second);
-    token.remove_prefix(character_size(token));
+/// The special tokens in front of a text: of a TemplateProcessing, alone or in a Sequence.
+std::vector<Id> beginning_of(const File& file, const json& processor, const std::string& key) {
+  std::vector<Id> ids;
+  const json& type = File::member(processor, "type");
+  if (type == "Sequence") {
+    const json& list = File::member(processor, "processors");
+    for (std::size_t i = 0; list.is_array() && i < list.size(); ++i)
+      for (const Id id : beginning_of(file, list[i], fmt::format("{}.processors[{}]", key, i)))
+        ids.push_back(id);
   }
-  return bytes;
+  if (type != "TemplateProcessing") return ids;
+  const json& tokens = File::member(processor, "special_tokens");
+  const json& single = File::member(processor, "single");
+  for (std::size_t i = 0; single.is_array() && i < single.size(); ++i) {
+    const json& special = File::member(single[i], "SpecialToken");
+    if (special.is_null()) break;
+    const std::string name = file.string(File::member(special, "id"), key + ".single.id");
+    const json& own = File::member(File::member(tokens, name.c_str()), "ids");
+    if (!own.is_array()) file.fail(key + ".special_tokens", fmt::format("one of '{}'", name), own);
+    for (const json& id : own) ids.push_back(file.id(id, key + ".special_tokens.ids"));
+  }
+  return ids;
 }
 
-struct StringHash {
-  using is_transparent = void;
-  std::size_t operator()(std::string_view text) const noexcept {
-    return std::hash<std::string_view>()(text);
-  }
-};
-template <typename Value>
-using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_to<>>;
-
-/// Reads members by dotted names; what is wrong with them is an error that says both.
-class File {
+/// Collects ids, and answers how many begin before each cut.
+class Collector {
  public:
-  explicit File(const std::filesystem::path& path)
-      : name_(fmt::format("'{}'", path.string())),
-        root_(parse_strict_json(read_small_file(path), name_)) {}
+  explicit Collector(std::span<const std::size_t> cuts) : cuts_(cuts) {}
 
-  [[nodiscard]] const json& root() const noexcept { return root_; }
-
-  [[noreturn]] void fail(const std::string& key, const std::string& required,
-                         const std::string& given) const {
-    throw std::runtime_error(
-        fmt::format("{}: '{}' must be {}, but it is {}; {}", name_, key, required, given, way_out));
+  /// The cuts that lie before `end` and were not asked for yet, less `begin`: before that, 0.
+  std::vector<std::size_t> take(std::size_t begin, std::size_t end) {
+    std::vector<std::size_t> taken;
+    for (; next_ < cuts_.size() && cuts_[next_] < end; ++next_)
+      taken.push_back(cuts_[next_] > begin ? cuts_[next_] - begin : 0);
+    return taken;
   }
-  [[noreturn]] void fail(const std::string& key, const std::string& required,
-                         const json& given) const {
-    std::string text = given.dump(-1, ' ', true);
-    if (text.size() > 60) text = text.substr(0, 60) + "...";
-    fail(key, required, given.is_null() ? "missing or null" : text);
+  void pass(std::size_t cuts) {
+    for (; cuts > 0; --cuts) result_.before.push_back(result_.ids.size());
   }
-
-  /// Null where it is absent.
-  [[nodiscard]] static const json& member(const json& object, const char* key) {
-    static const json absent;
-    const auto found = object.is_object() ? object.find(key) : object.end();
-    return found == object.end() ? absent : *found;
+  /// Cuts that were answered.
+  [[nodiscard]] std::size_t passed() const noexcept { return result_.before.size(); }
+  void push(Id id) { result_.ids.push_back(id); }
+  void push(const Piece& piece, std::span<const PlacedToken> tokens) {
+    std::size_t cut = 0;
+    for (const PlacedToken& token : tokens) {
+      for (; cut < piece.cuts.size() && piece.cuts[cut] <= token.begin; ++cut) pass(1);
+      push(token.id);
+    }
+    pass(piece.cuts.size() - cut);
   }
-
-  [[nodiscard]] bool boolean(const json& object, const std::string& prefix, const char* key,
-                             bool otherwise) const {
-    const json& value = member(object, key);
-    if (value.is_null()) return otherwise;
-    if (!value.is_boolean()) fail(prefix + key, "true or false", value);
-    return value.get<bool>();
-  }
-
-  void require_false(const json& object, const std::string& prefix, const char* key) const {
-    if (boolean(object, prefix, key, false)) fail(prefix + key, "false", member(object, key));
-  }
-
-  [[nodiscard]] const std::string& string(const json& value, const std::string& key) const {
-    if (!value.is_string()) fail(key, "a string", value);
-    return value.get_ref<const std::string&>();
-  }
-
-  [[nodiscard]] Id id(const json& value, const std::string& key) const {
-    constexpr std::uint64_t limit = 1 << 24;
-    if (!value.is_number_unsigned() || value.get<std::uint64_t>() >= limit)
-      fail(key, fmt::format("an id, a whole number below {}", limit), value);
-    return static_cast<Id>(value.get<std::uint64_t>());
+  CutIds finish() {
+    pass(cuts_.size() - result_.before.size());
+    return std::move(result_);
   }
 
  private:
-  std::string name_;
-  json root_;
+  std::span<const std::size_t> cuts_;
+  std::size_t next_ = 0;
+  CutIds result_;
 };
 
-struct Merge {
-  std::size_t rank;
-  Id result;
-};
-
-std::uint64_t pair_key(Id left, Id right) noexcept {
-  return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 | static_cast<std::uint32_t>(right);
-}
-
-/// Merges neighbours in the order of the ranks, leftmost first.
-class Bpe {
- public:
-  // Many branches, but flat: each checks one key of the file and fails with its name.
-  Bpe(const File& file, const json& model) {
-    const json& vocab = File::member(model, "vocab");
-    const json& merges = File::member(model, "merges");
-    if (const json& type = File::member(model, "type"); !type.is_null() && type != "BPE")
-      file.fail("model.type", "BPE", type);
-    if (!vocab.is_object() || vocab.empty()) file.fail("model.vocab", "an object of tokens", vocab);
-    if (!merges.is_array()) file.fail("model.merges", "a list", merges);
-    if (const json& dropout = File::member(model, "dropout"); !dropout.is_null() && dropout != 0.0)
-      file.fail("model.dropout", "null", dropout);
-    for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
-      if (const json& value = File::member(model, affix); !value.is_null() && value != "")
-        file.fail(fmt::format("model.{}", affix), "empty", value);
-    file.require_false(model, "model.", "byte_fallback");
-    whole_words_ = file.boolean(model, "model.", "ignore_merges", false);
-
-    std::unordered_map<Id, std::string_view> owners;
-    for (const auto& [token, id] : vocab.items()) {
-      const Id value = file.id(id, "model.vocab." + token);
-      if (const auto [owner, fresh] = owners.emplace(value, token); !fresh)
-        file.fail("model.vocab." + token, "an id of its own",
-                  fmt::format("{}, that of '{}' too", value, owner->second));
-      ids_.emplace(token, value);
-      if (auto bytes = bytes_of_token(token)) words_.emplace(std::move(*bytes), value);
-    }
-    for (std::size_t b = 0; b < 256; ++b) {
-      const char byte = static_cast<char>(b);
-      const auto found = words_.find(std::string_view(&byte, 1));
-      byte_ids_[b] = found == words_.end() ? -1 : found->second;
-    }
-    for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-      const std::string key = fmt::format("model.merges[{}]", rank);
-      const auto [left, right] = parts_of(file, merges[rank], key);
-      const auto known = [&](const std::string& token) {
-        const auto found = ids_.find(token);
-        if (found == ids_.end())
-          file.fail(key, "of tokens in model.vocab", fmt::format("of '{}'", token));
-        return found->second;
-      };
-      merges_.insert_or_assign(pair_key(known(left), known(right)),
-                               Merge{rank, known(left + right)});
-    }
-  }
-
-  [[nodiscard]] const StringMap<Id>& ids() const noexcept { return ids_; }
-
-  void encode(std::string_view word, std::vector<Id>& result) {
-    constexpr std::size_t longest_kept = 64, most_kept = 1 << 18;  // bytes and words: some 50 MB
-    if (word.size() > longest_kept) return merge(word, result);
-    auto known = cache_.find(word);
-    if (known == cache_.end()) {
-      if (cache_.size() == most_kept) cache_.clear();
-      std::vector<Id> ids;
-      merge(word, ids);
-      known = cache_.emplace(word, std::move(ids)).first;
-    }
-    result.insert(result.end(), known->second.begin(), known->second.end());
-  }
-
- private:
-  /// "a b", or ["a", "b"].
-  static std::pair<std::string, std::string> parts_of(const File& file, const json& merge,
-                                                      const std::string& key) {
-    if (merge.is_array() && merge.size() == 2)
-      return {file.string(merge[0], key), file.string(merge[1], key)};
-    const std::string& text = file.string(merge, key);
-    const std::size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos)
-      file.fail(key, "two tokens", merge);
-    return {text.substr(0, space), text.substr(space + 1)};
-  }
-
-  struct Symbol {
-    Id id;  // -1: merged into the one before
-    std::size_t previous;
-    std::size_t next;
-  };
-  struct Candidate {
-    std::size_t rank;
-    std::size_t at;
-    Id result;
-    bool operator>(const Candidate& other) const noexcept {
-      return rank != other.rank ? rank > other.rank : at > other.at;
-    }
-  };
-  static constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
-
-  [[nodiscard]] const Merge* merge_at(std::size_t at) const {
-    if (symbols_[at].id < 0 || symbols_[at].next == none) return nullptr;
-    const auto found = merges_.find(pair_key(symbols_[at].id, symbols_[symbols_[at].next].id));
-    return found == merges_.end() ? nullptr : &found->second;
-  }
-
-  // One loop over a linked list and a queue; parts of it would share all of this state.
-  void merge(std::string_view word, std::vector<Id>& result) {
-    if (whole_words_) {
-      if (const auto found = words_.find(word); found != words_.end())
-        return result.push_back(found->second);
-    }
-    symbols_.clear();
-    for (std::size_t i = 0; i < word.size(); ++i) {
-      const auto byte = static_cast<unsigned char>(word[i]);
-      if (byte_ids_[byte] < 0)
-        throw std::runtime_error(
-            fmt::format("the tokenizer must have a token for each byte of the text, but it has "
-                        "none for 0x{:02X}; {}",
-                        byte, way_out));
-      symbols_.push_back(
-          {byte_ids_[byte], i == 0 ? none : i - 1, i + 1 == word.size() ? none : i + 1});
-    }
-    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
-    const auto propose = [&](std::size_t at) {
-      if (at == none) return;
-      if (const Merge* merge = merge_at(at)) queue.push({merge->rank, at, merge->result});
-    };
-    for (std::size_t i = 0; i < symbols_.size(); ++i) propose(i);
-    while (!queue.empty()) {
-      const Candidate best = queue.top();
-      queue.pop();
-      // Proposed before one of the two was merged elsewhere.
-      const Merge* still = merge_at(best.at);
-      if (still == nullptr || still->result != best.result) continue;
-      Symbol& left = symbols_[best.at];
-      Symbol& right = symbols_[left.next];
-      left.id = best.result;
-      left.next = right.next;
-      right.id = -1;
-      if (left.next != none) symbols_[left.next].previous = best.at;
-      propose(left.previous);
-      propose(best.at);
-    }
-    for (const Symbol& symbol : symbols_)
-      if (symbol.id >= 0) result.push_back(symbol.id);
-  }
-
-  StringMap<Id> ids_;    // as written in the file
-  StringMap<Id> words_;  // as bytes
-  std::array<Id, 256> byte_ids_{};
-  std::unordered_map<std::uint64_t, Merge> merges_;
-  bool whole_words_ = false;
-  StringMap<std::vector<Id>> cache_;
-  std::vector<Symbol> symbols_;
-};
-
-/// Tokens that are found in the text before anything else, the longest of those that begin
-/// leftmost.
-class AddedTokens {
- public:
-  void add(std::string content, Id id) {
-    auto& list = by_first_byte_[static_cast<unsigned char>(content.front())];
-    list.emplace_back(std::move(content), id);
-    std::ranges::sort(list, std::greater<>(), [](const auto& token) { return token.first.size(); });
-  }
-
-  /// Calls `between` for each text between tokens and `token` for the ids.
-  template <typename Between, typename Token>
-  void split(std::string_view text, Between between, Token token) const {
-    std::size_t begin = 0;
-    for (std::size_t at = 0; at < text.size();) {
-      const auto& list = by_first_byte_[static_cast<unsigned char>(text[at])];
-      const auto found = std::ranges::find_if(
-          list, [&](const auto& one) { return text.substr(at).starts_with(one.first); });
-      if (found == list.end()) {
-        ++at;
-        continue;
-      }
-      if (begin < at) between(text.substr(begin, at - begin));
-      token(found->second);
-      begin = at += found->first.size();
-    }
-    if (begin < text.size()) between(text.substr(begin));
-  }
-
- private:
-  std::array<std::vector<std::pair<std::string, Id>>, 256> by_first_byte_;
-};
-
-/// A step of the pre-tokenizer: a space in front of what has none, then cuts around the matches.
-struct Step {
-  bool prefix_space = false;
-  std::optional<Regex> regex;
-};
-
-std::vector<Step> steps_of(const File& file) {
-  std::vector<Step> steps;
-  bool byte_level = false;
-  const auto add = [&](const json& object, const std::string& key) {
-    const json& type = File::member(object, "type");
-    if (byte_level) file.fail(key, "absent behind ByteLevel", type);
-    Step step;
-    if (type == "ByteLevel") {
-      byte_level = true;
-      step.prefix_space = file.boolean(object, key + ".", "add_prefix_space", true);
-      if (file.boolean(object, key + ".", "use_regex", true))
-        step.regex.emplace(byte_level_pattern);
-    } else if (type == "Split") {
-      const json& pattern = File::member(File::member(object, "pattern"), "Regex");
-      if (!pattern.is_string())
-        file.fail(key + ".pattern", "a Regex", File::member(object, "pattern"));
-      if (File::member(object, "behavior") != "Isolated")
-        file.fail(key + ".behavior", "Isolated", File::member(object, "behavior"));
-      file.require_false(object, key + ".", "invert");
-      try {
-        step.regex.emplace(pattern.get<std::string>());
-      } catch (const std::runtime_error& error) {
-        throw std::runtime_error(fmt::format("'{}.pattern': {}", key, error.what()));
-      }
-    } else if (type == "Digits") {
-      step.regex.emplace(file.boolean(object, key + ".", "individual_digits", false) ? R"(\p{N})"
-                                                                                     : R"(\p{N}+)");
-    } else {
-      file.fail(key + ".type", "ByteLevel, Split, Digits or a Sequence of them", type);
-    }
-    steps.push_back(std::move(step));
-  };
-  const json& root = File::member(file.root(), "pre_tokenizer");
-  if (File::member(root, "type") == "Sequence") {
-    const json& list = File::member(root, "pretokenizers");
-    if (!list.is_array()) file.fail("pre_tokenizer.pretokenizers", "a list", list);
-    for (std::size_t i = 0; i < list.size(); ++i)
-      add(list[i], fmt::format("pre_tokenizer.pretokenizers[{}]", i));
-  } else {
-    add(root, "pre_tokenizer");
-  }
-  if (!byte_level) file.fail("pre_tokenizer", "one with ByteLevel at its end", root);
-  return steps;
+/// The cuts of `cuts` before `end`, less `begin`, which are taken out of it.
+std::vector<std::size_t> take(std::vector<std::size_t>& cuts, std::size_t begin, std::size_t end) {
+  std::vector<std::size_t> taken;
+  const auto last = std::ranges::lower_bound(cuts, end);
+  for (auto cut = cuts.begin(); cut != last; ++cut)
+    taken.push_back(*cut > begin ? *cut - begin : 0);
+  cuts.erase(cuts.begin(), last);
+  return taken;
 }
 
 }  // namespace
 
-void check_utf8(std::string_view text, const std::string& what) {
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t size = character_size(text.substr(at));
-    if (size == 0)
-      throw std::runtime_error(fmt::format(
-          "{} must be UTF-8 for a tokenizer, but byte {} (0x{:02X}) is not; convert it, with iconv "
-          "for example",
-          what, at, static_cast<unsigned char>(text[at])));
-    at += size;
-  }
-}
-
 struct Tokenizer::Model {
-  // Many branches, but flat: each checks one key of the file and fails with its name.
   explicit Model(const File& file)
-      : steps(steps_of(file)), bpe(file, File::member(file.root(), "model")) {
-    if (const json& normalizer = File::member(file.root(), "normalizer"); !normalizer.is_null()) {
-      if (File::member(normalizer, "type") != "NFC")
-        file.fail("normalizer", "null or NFC", normalizer);
-      changed_by_nfc.emplace(not_surely_nfc);
-    }
-    std::unordered_map<Id, std::string> by_id;
+      : normalizer(file),
+        pre_tokenizer(file),
+        bpe(file, pre_tokenizer.byte_level()),
+        beginning(
+            beginning_of(file, File::member(file.root(), "post_processor"), "post_processor")) {
     for (const auto& [token, id] : bpe.ids()) {
       vocabulary = std::max<std::ptrdiff_t>(vocabulary, id + 1);
-      by_id.emplace(id, token);
+      texts.emplace(id, bpe.text_of(token));
+      names.emplace(id, token);
     }
     const json& tokens = File::member(file.root(), "added_tokens");
-    Id last_added = -1;
     if (!tokens.is_null() && !tokens.is_array()) file.fail("added_tokens", "a list", tokens);
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const std::string key = fmt::format("added_tokens[{}]", i);
-      const std::string& content =
-          file.string(File::member(tokens[i], "content"), key + ".content");
-      if (content.empty())
-        file.fail(key + ".content", "some text", File::member(tokens[i], "content"));
-      const Id id = file.id(File::member(tokens[i], "id"), key + ".id");
-      for (const char* flag : {"single_word", "lstrip", "rstrip"})
-        file.require_false(tokens[i], key + ".", flag);
-      // The library does not read the number but counts on.
-      const auto in_model = bpe.ids().find(content);
-      const Id counted = in_model != bpe.ids().end()
-                             ? in_model->second
-                             : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
-      if (id != counted)
-        file.fail(key + ".id", fmt::format("{} behind what is before it", counted),
-                  File::member(tokens[i], "id"));
-      last_added = std::max(last_added, id);
-      if (const auto owner = by_id.emplace(id, content).first; owner->second != content)
-        file.fail(key + ".id", "an id of its own",
-                  fmt::format("{}, that of '{}' too", id, owner->second));
-      const bool normalized = file.boolean(tokens[i], key + ".", "normalized", false);
-      if (normalized && changed_by_nfc && changed_by_nfc->find(content, 0))
-        file.fail(key + ".content", "text that NFC leaves alone",
-                  File::member(tokens[i], "content"));
-      (normalized ? after_normalizer : before_normalizer).add(content, id);
-      added.emplace(content, id);
-      vocabulary = std::max<std::ptrdiff_t>(vocabulary, id + 1);
-    }
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      add_token(file, tokens[i], fmt::format("added_tokens[{}]", i));
+    for (const Id id : beginning)
+      if (id >= vocabulary)
+        file.fail("post_processor", fmt::format("of tokens (ids below {})", vocabulary),
+                  fmt::format("of the id {}", id));
   }
 
-  /// Through the steps from number `step` on, then to ids.
-  void encode(std::string_view piece, std::size_t step, std::vector<Id>& result) {
-    if (step == steps.size()) return bpe.encode(piece, result);
-    std::string prefixed;
-    if (steps[step].prefix_space && !piece.starts_with(' '))
-      piece = prefixed = fmt::format(" {}", piece);
-    std::size_t begin = 0;
-    while (steps[step].regex) {
-      const auto match = steps[step].regex->find(piece, begin);
-      if (!match) break;
-      if (begin < match->begin) encode(piece.substr(begin, match->begin - begin), step + 1, result);
-      encode(piece.substr(match->begin, match->end - match->begin), step + 1, result);
-      begin = match->end;
-    }
-    if (begin < piece.size()) encode(piece.substr(begin), step + 1, result);
+  void add_token(const File& file, const json& token, const std::string& key) {
+    AddedToken added_token;
+    added_token.content = file.string(File::member(token, "content"), key + ".content");
+    const std::string& content = added_token.content;
+    if (content.empty()) file.fail(key + ".content", "some text", File::member(token, "content"));
+    const Id id = added_token.id = file.id(File::member(token, "id"), key + ".id");
+    added_token.single_word = file.boolean(token, key + ".", "single_word", false);
+    added_token.lstrip = file.boolean(token, key + ".", "lstrip", false);
+    added_token.rstrip = file.boolean(token, key + ".", "rstrip", false);
+    // The library does not read the number but counts on.
+    const auto in_model = bpe.ids().find(content);
+    const Id counted = in_model != bpe.ids().end()
+                           ? in_model->second
+                           : std::max(static_cast<Id>(bpe.ids().size()), last_added + 1);
+    if (id != counted)
+      file.fail(key + ".id", fmt::format("{} behind what is before it", counted),
+                File::member(token, "id"));
+    last_added = std::max(last_added, id);
+    if (const auto owner = names.emplace(id, content).first; owner->second != content)
+      file.fail(key + ".id", "an id of its own",
+                fmt::format("{}, that of '{}' too", id, owner->second));
+    added.emplace(content, id);
+    texts[id] = content;
+    vocabulary = std::max<std::ptrdiff_t>(vocabulary, id + 1);
+    // Behind the normalizer the text has what the normalizer makes of the token.
+    const bool is_normalized = file.boolean(token, key + ".", "normalized", false);
+    if (is_normalized) added_token.content = normalizer(content);
+    if (!added_token.content.empty())
+      (is_normalized ? after_normalizer : before_normalizer).add(std::move(added_token));
   }
 
-  std::optional<Regex> changed_by_nfc;
-  std::vector<Step> steps;
+  void encode(std::string_view text, Collector& collector) {
+    std::vector<PlacedToken> tokens;
+    const auto word = [&](const Piece& piece) {
+      tokens.clear();
+      bpe.encode(piece.text, tokens);
+      collector.push(piece, tokens);
+    };
+    const auto normalize = [&](std::size_t begin, std::size_t end) {
+      Piece whole{.text = text.substr(begin, end - begin),
+                  .cuts = collector.take(begin, end),
+                  .at_start = begin == 0};
+      std::string changed;
+      if (!normalizer.empty()) {
+        for (std::size_t& cut : whole.cuts) cut = normalizer(whole.text.substr(0, cut)).size();
+        whole.text = changed = normalizer(whole.text);
+      }
+      after_normalizer.split(
+          whole.text,
+          [&](std::size_t from, std::size_t to) {
+            Piece piece{.text = whole.text.substr(from, to - from),
+                        .cuts = take(whole.cuts, from, to),
+                        .at_start = whole.at_start && from == 0};
+            const std::size_t all = piece.cuts.size(), before = collector.passed();
+            pre_tokenizer.split(piece, word);
+            collector.pass(before + all - collector.passed());
+          },
+          [&](Id id, std::size_t at) {
+            collector.pass(take(whole.cuts, at, at + 1).size());
+            collector.push(id);
+          });
+      collector.pass(whole.cuts.size());
+    };
+    before_normalizer.split(text, normalize, [&](Id id, std::size_t at) {
+      collector.pass(collector.take(at, at + 1).size());
+      collector.push(id);
+    });
+  }
+
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
   Bpe bpe;
+  std::vector<Id> beginning;
   AddedTokens before_normalizer;
   AddedTokens after_normalizer;
   std::unordered_map<std::string, Id> added;
+  std::unordered_map<Id, std::string> names;  // as the file writes them
+  std::unordered_map<Id, std::string> texts;  // what they stand for
+  Id last_added = -1;
   std::ptrdiff_t vocabulary = 0;
 };
 
@@ -502,6 +212,8 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 
 std::ptrdiff_t Tokenizer::vocabulary() const noexcept { return model_->vocabulary; }
 
+const std::vector<std::int32_t>& Tokenizer::beginning() const noexcept { return model_->beginning; }
+
 std::optional<std::int32_t> Tokenizer::id_of(const std::string& token) const {
   if (const auto found = model_->added.find(token); found != model_->added.end())
     return found->second;
@@ -510,24 +222,21 @@ std::optional<std::int32_t> Tokenizer::id_of(const std::string& token) const {
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, const std::string& what) const {
+  return encode(text, {}, what).ids;
+}
+
+CutIds Tokenizer::encode(std::string_view text, std::span<const std::size_t> cuts,
+                         const std::string& what) const {
   check_utf8(text, what);
-  std::vector<Id> result;
-  const auto push = [&](Id id) { result.push_back(id); };
-  const auto normalized = [&](std::string_view piece) {
-    if (model_->changed_by_nfc) {
-      if (const auto match = model_->changed_by_nfc->find(piece, 0)) {
-        const std::string_view from = piece.substr(match->begin);
-        throw std::runtime_error(
-            fmt::format("{} must have no character that the tokenizer's normalizer NFC may change, "
-                        "but byte {} begins U+{:04X}; {}",
-                        what, from.data() - text.data(), code_of(from), way_out));
-      }
-    }
-    model_->after_normalizer.split(
-        piece, [&](std::string_view plain) { model_->encode(plain, 0, result); }, push);
-  };
-  model_->before_normalizer.split(text, normalized, push);
-  return result;
+  Collector collector(cuts);
+  model_->encode(text, collector);
+  return collector.finish();
+}
+
+const std::string& Tokenizer::text_of(std::int32_t id) const {
+  static const std::string nothing;
+  const auto found = model_->texts.find(id);
+  return found == model_->texts.end() ? nothing : found->second;
 }
 
 }  // namespace llama

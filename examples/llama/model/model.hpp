@@ -31,21 +31,12 @@
 
 #include "llama/formats/checkpoint.hpp"
 #include "llama/formats/config.hpp"
+#include "llama/model/batch.hpp"
 
 namespace llama {
 
 namespace ops = dropbp::ops;
 using ops::Index;
-
-/// Token ids and the ids that follow them, both [batch, sequence] row-major.
-struct Batch {
-  ops::SequenceShape shape;
-  std::vector<std::int32_t> inputs;
-  std::vector<std::int32_t> labels;  ///< or ops::CrossEntropy's ignore_index
-  /// Labelled tokens of the whole optimizer step, where the batch is one of its micro-steps: losses
-  /// and gradients are then shares that add up. None: those of the batch.
-  std::optional<double> divisor = std::nullopt;
-};
 
 /// Where the time of one or more passes went, in seconds.
 struct PassTimes {

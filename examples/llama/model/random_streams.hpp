@@ -15,4 +15,9 @@ inline constexpr auto batch_stream =
 inline constexpr auto adapter_stream =
     static_cast<dropbp::RandomStream>(128 + 2);  ///< step: number of the adapter
 
+inline constexpr auto shuffle_stream =
+    static_cast<dropbp::RandomStream>(128 + 3);  ///< step: epoch over the samples
+inline constexpr auto split_stream =
+    static_cast<dropbp::RandomStream>(128 + 4);  ///< which samples are held out
+
 }  // namespace llama

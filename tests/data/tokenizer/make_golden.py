@@ -184,4 +184,5 @@ def main():
     (FOLDER / "golden.json").write_text(lines + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
