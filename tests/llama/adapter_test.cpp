@@ -205,7 +205,7 @@ TEST_CASE("lora: adapters and merged models are saved, and load to the same loss
     save_adapter(folder / "adapter", trained.model(), "some/base");
     save_weights(folder / "merged", trained.model());
 
-    const ops::LoraConfig read = load_adapter_config(folder / "adapter");
+    const ops::LoraConfig read = load_adapter_config(folder / "adapter", linear_names(shape));
     CHECK(read.rank == 3);
     CHECK(read.alpha == 7.5);
     CHECK(read.dropout == 0.25);

@@ -247,7 +247,7 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                                "steps between completions of --sample-prompt that are printed",
                                "0, none");
   flags.text("--sample-prompt", o.sample_prompt, "TEXT",
-             "what they begin with [default the start of the held-out tokens]");
+             "what they begin with [default a line's end]");
   flags.integer<std::ptrdiff_t>("--sample-tokens", o.sample_tokens, 1, size_limit, "N",
                                 "most tokens of a completion");
 

@@ -25,6 +25,7 @@
 #include "llama/app/metrics.hpp"
 #include "llama/app/outputs.hpp"
 #include "llama/app/plot.hpp"
+#include "llama/app/preview.hpp"
 #include "llama/app/progress.hpp"
 #include "llama/app/report.hpp"
 #include "llama/app/standard_streams.hpp"
@@ -32,6 +33,7 @@
 #include "llama/app/training_checkpoint.hpp"
 #include "llama/formats/adapter.hpp"
 #include "llama/formats/checkpoint.hpp"
+#include "llama/formats/gguf_model.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {
@@ -102,6 +104,9 @@ ModelFiles read_model_files(const Options& options) {
                       options.model->string(), options.tokenizer ? " and --tokenizer" : "", text));
   }
   files.dtype = options.out_dtype.value_or(files.dtype);
+  // A new model has no files of its own, but GGUF has the tokenizer within.
+  if (options.out_format == OutFormatChoice::gguf && !options.model && options.tokenizer)
+    take_tokenizer(*options.tokenizer, files.companions);
   return files;
 }
 
@@ -187,6 +192,7 @@ struct Recorders {
   std::unique_ptr<TrainingCheckpoints> checkpoints;
   std::optional<BestWeights> best;
   std::optional<Metrics> metrics;
+  std::optional<Preview> preview;
 };
 
 template <class Trainer>
@@ -218,6 +224,9 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorder
     if (recorders.metrics && !attempts([&] { recorders.metrics->add(trainer.records().back()); }))
       recorders.metrics.reset();  // the training goes on without it
     progress.update(update);
+    if (recorders.preview && is_due(options.sample_every, done))
+      progress.message(
+          fmt::format("after step {}: {}", done, recorders.preview->text(trainer.model())));
     if (stop || !saved) break;
   }
   if (trainer.steps_done() < options.steps && waited_enough(options, trainer))
@@ -240,6 +249,9 @@ void take_best(const Options& options, const Recorders& recorders, auto& trainer
 void save_results(const Options& options, const ModelFiles& files, auto& trainer,
                   Attempts& attempts) {
   const auto save_model = [&](const std::filesystem::path& folder) {
+    if (options.out_format == OutFormatChoice::gguf)
+      return save_gguf(folder / gguf_name, trainer.model().config(),
+                       merged_tensors(trainer.model()), files.dtype, files.companions);
     save_weights(folder, trainer.model(), files.dtype, options.max_shard_size, files.companions);
   };
   if (options.out && options.mode == ModeChoice::full) attempts([&] { save_model(*options.out); });
@@ -277,6 +289,8 @@ int run_on(Options options) {
   Recorders recorders;
   recorders.checkpoints = open_checkpoints(options, config, *corpus.data, trainer);
   if (options.best) recorders.best.emplace(*options.checkpoint, trainer.records());
+  if (options.sample_every > 0 && !options.quiet)
+    recorders.preview.emplace(options, corpus.tokenizer);
   if (options.metrics) recorders.metrics.emplace(*options.metrics, trainer.records());
   std::unique_ptr<Trainer> baseline;
   if (options.baseline) baseline = std::make_unique<Trainer>(options, config, *corpus.data, 0.0);

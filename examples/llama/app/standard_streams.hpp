@@ -8,10 +8,11 @@
 
 namespace llama {
 
-/// To be called first. Opens those of the three standard streams that were closed, so that no file
-/// the program writes, such as a model, takes the place of one and is printed into. Each is opened
-/// for the wrong direction: using it still fails.
-void open_standard_streams();
+/// To be called first, with the name that say() puts in front of its lines. Opens those of the
+/// three standard streams that were closed, so that no file the program writes, such as a model,
+/// takes the place of one and is printed into. Each is opened for the wrong direction: using it
+/// still fails.
+void open_standard_streams(const char* program);
 
 /// A line on standard error; a failure is ignored.
 void say(std::string_view text);

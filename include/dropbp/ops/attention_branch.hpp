@@ -5,6 +5,8 @@
 // o_proj(attention(rope(qkv_proj(rms_norm(x))))).
 #pragma once
 
+#include <algorithm>
+#include <concepts>
 #include <memory>
 #include <span>
 #include <string>
@@ -132,6 +134,30 @@ class AttentionBranch {
     run_forward(x, x.view(), Accumulate::add, saved, shape);
   }
 
+  /// x += f(x) for the next tokens of one sequence, of which `before` have passed. The first rows
+  /// of `cache` [tokens of the whole sequence, qkv_width] hold the rotated rows of those before;
+  /// the rows of x are added to them. On the CPU.
+  void forward_cached(Tensor& x, Tensor& cache, Index before)
+    requires std::same_as<Backend, Cpu>
+  {
+    const Index tokens = x.rows();
+    require_shapes(x, {1, tokens});
+    if (before < 0 || before + tokens > (std::min)(cache.rows(), rope_->max_sequence()) ||
+        cache.columns() != layout_.qkv_width())
+      detail::throw_invalid("a cache needs a row of " + std::to_string(layout_.qkv_width()) +
+                                " elements for each token, of at most the rope table's " +
+                                std::to_string(rope_->max_sequence()),
+                            detail::shape_text(cache.rows(), cache.columns()) + " was given for " +
+                                std::to_string(before) + " + " + std::to_string(tokens) + " tokens",
+                            "make the cache, and the table, for the longest sequence");
+    const View rows = cache.view().rows_from(before, tokens);
+    project(rows, x, nullptr, before, tokens);
+    Tensor attended(tokens, layout_.q_width(), memory_.workspace);
+    attention_forward_last<T>(attended.view(), cache.view().rows_from(0, before + tokens), layout_);
+    Tensor u(tokens, o.adapter_width(), memory_.workspace);
+    o.forward(x.view(), attended.view(), Accumulate::add, u.view());
+  }
+
   /// Returns J^T grad_output and computes the gradients of the trained parameters.
   Tensor backward(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
     Tensor grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
@@ -189,6 +215,21 @@ class AttentionBranch {
                             "make a longer table or shorter sequences");
   }
 
+  // qkv = the rotated projections of x, whose first row has the position `first` in sequences of
+  // that length. Fills what is kept for the backward pass, unless it is null.
+  void project(View rows, const Tensor& x, Saved* kept, Index first, Index sequence) {
+    Statistics rstd;
+    Tensor u, n(x.rows(), config_.hidden, memory_.workspace);
+    if (kept == nullptr) {
+      rstd = Statistics(1, x.rows(), memory_.workspace);
+      u = Tensor(x.rows(), qkv.adapter_width(), memory_.workspace);
+    }
+    rms_norm_forward(n.view(), (kept != nullptr ? kept->rstd : rstd).data(), x.view(),
+                     norm.value().data, config_.norm_eps);
+    qkv.forward(rows, n.view(), Accumulate::overwrite, (kept != nullptr ? kept->u : u).view());
+    rope(rows, *rope_, layout_.heads + layout_.kv_heads, sequence, Rotation::forward, first);
+  }
+
   // y (=|+=) f(x). With Accumulate::add, y may be x itself.
   void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
                    const SequenceShape& shape) {
@@ -198,14 +239,8 @@ class AttentionBranch {
     Saved kept;
     kept.rstd = Statistics(1, tokens, pool);
     kept.qkv = Tensor(tokens, layout_.qkv_width(), pool);
-    {
-      Tensor n(tokens, config_.hidden, memory_.workspace);
-      rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
-      kept.u = Tensor(tokens, qkv.adapter_width(), pool);
-      qkv.forward(kept.qkv.view(), n.view(), Accumulate::overwrite, kept.u.view());
-    }
-    rope(kept.qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence,
-         Rotation::forward);
+    kept.u = Tensor(tokens, qkv.adapter_width(), pool);
+    project(kept.qkv.view(), x, &kept, 0, shape.sequence);
     kept.o = Tensor(tokens, layout_.q_width(), pool);
     kept.lse = Statistics(shape.batch * layout_.heads, shape.sequence, pool);
     attention_forward(kept.o.view(), kept.lse.data(), kept.qkv.view(), layout_, shape);
