@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "llama/app/samples.hpp"
 #include "llama/files.hpp"
 #include "llama/formats/checkpoint.hpp"
 #include "llama/formats/regex.hpp"
@@ -87,7 +88,7 @@ TEST_CASE("corpus: a model that is only merged or converted needs no text and no
   test::write_bytes(place.folder / "model/tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
   CHECK(text_of(place.load(512)).validation().empty());
   place.options.data = place.folder / "text";
-  place.fails(512, {Regex::available() ? "tokenizer.json': 'pre_tokenizer.type" : "libpcre2-dev"});
+  place.fails(512, {Regex::available() ? "tokenizer.json': 'model.type'" : "libpcre2-dev"});
   test::write_bytes(place.folder / "model/tokenizer.json",
                     "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n");
   place.fails(512, {Regex::available() ? "but it is a Git LFS pointer" : "libpcre2-dev"});
@@ -210,4 +211,62 @@ TEST_CASE("corpus: the token that ends a text is of the save that was cut, not o
   save(503, "<|none|>");
   cut("config.json", old_config);
   CHECK_THAT(note(), contains("the token 503, 'eos_token_id' of"));
+}
+
+TEST_CASE("corpus: JSON lines are samples, whatever says so") {
+  Place place;
+  const std::string lines = "{\"prompt\": \"a\", \"completion\": \"b\"}\n";
+  const auto samples_of = [&](const char* file) {
+    place.options.data = place.folder / file;
+    const Corpus corpus = place.load(256);
+    const auto* const samples = dynamic_cast<const SampleData*>(corpus.data.get());
+    return samples == nullptr ? std::size_t{0} : samples->train().size();
+  };
+  test::write_bytes(place.folder / "one.jsonl", lines);
+  test::write_bytes(place.folder / "two.json", lines + lines);
+  test::write_bytes(place.folder / "all/x/three.ndjson", lines + lines + lines);
+  test::write_bytes(place.folder / "all/notes.txt", "text");
+  CHECK(samples_of("one.jsonl") == 1);
+  CHECK(samples_of("two.json") == 2);
+  CHECK(samples_of("all") == 3);
+  CHECK(samples_of("text") == 0);
+  CHECK(samples_of("text/a.txt") == 0);
+}
+
+TEST_CASE("corpus: what is about samples is refused for running text") {
+  for (const auto& [set, flag] :
+       {std::pair<void (*)(Options&), const char*>{[](Options& o) { o.loss_on = LossChoice::all; },
+                                                   "--loss-on"},
+        {[](Options& o) { o.long_samples = LongSamples::skip; }, "--long-samples"},
+        {[](Options& o) { o.chat_template = "chatml"; }, "--chat-template"},
+        {[](Options& o) { o.no_packing = true; }, "--no-packing"}}) {
+    Place place;
+    set(place.options);
+    place.fails(256, {flag, "is about samples", "a.txt' is running text", "JSON lines"});
+  }
+}
+
+TEST_CASE("corpus: a template is asked for only where a sample needs it, and shown in a table") {
+  if (!Regex::available()) return;  // tokenizer_test is counted as skipped then
+  Place place;
+  place.give_tokenizer("model", "llama2.json");
+  test::write_bytes(place.folder / "model/tokenizer_config.json",
+                    R"({"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ 1 }}"})");
+  test::write_bytes(place.folder / "text.jsonl",
+                    "{\"prompt\": \"the\", \"completion\": \" end\"}\n");
+  test::write_bytes(place.folder / "chat.jsonl",
+                    R"({"messages": [{"role": "user", "content": "the"},)"
+                    R"({"role": "assistant", "content": "end"}]})"
+                    "\n");
+  place.options.show_sample = true;
+  place.options.data = place.folder / "text.jsonl";
+  const std::string table = place.load(1000).first_sample;
+  CHECK_THAT(table, contains("0       1  -        \"<s>\""));
+  CHECK_THAT(table, contains("2  yes      \"</s>\""));
+  place.options.data = place.folder / "chat.jsonl";
+  place.fails(1000, {"the chat template of", "must be one that this program knows", "7 bytes"});
+  place.options.chat_template = "llama2";
+  CHECK_THAT(place.load(1000).first_sample, contains("yes      \"</s>\""));
+  place.options.chat_template = "chatmm";
+  place.fails(1000, {"must be one of", "'chatmm'"});
 }

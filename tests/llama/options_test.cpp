@@ -218,6 +218,21 @@ TEST_CASE("options: each one arrives") {
   CHECK(!v.vocabulary_of_tokenizer);
   CHECK(v.shape.vocabulary == 20);
   CHECK(!options_of({"--tokenizer", "t.json", "--model", "m"}).vocabulary_of_tokenizer);
+  const Options s = options_of({"--loss-on", "all", "--long-samples", "skip", "--chat-template",
+                                "phi3", "--no-packing", "--show-sample", "--epochs", "3"});
+  CHECK(s.loss_on == LossChoice::all);
+  CHECK(s.long_samples == LongSamples::skip);
+  CHECK(s.chat_template == "phi3");
+  CHECK(s.no_packing);
+  CHECK(s.show_sample);
+  CHECK(s.epochs == 3);
+  CHECK_FALSE(s.sample_options(256).pack);
+  CHECK(s.sample_options(256).loss_on == LossChoice::all);
+  CHECK(options_of({}).sample_options(256).pack);
+  CHECK(options_of({}).sample_options(256).loss_on == LossChoice::completion);
+  CHECK(options_of({}).epochs == 0);
+  // A card has no packed attention.
+  CHECK_FALSE(options_of({"--device", "cuda"}).sample_options(256).pack);
 }
 
 TEST_CASE("options: the ends of the ranges are inside") {
@@ -238,6 +253,15 @@ TEST_CASE(
     std::vector<const char*> arguments;
     std::vector<const char*> parts;
   } cases[] = {
+      {{"--epochs", "0"}, {"--epochs", "'0'"}},
+      {{"--epochs", "2", "--steps", "5"}, {"--steps and --epochs", "leave one out"}},
+      {{"--loss-on", "prompt"}, {"--loss-on", "completion|all", "'prompt'"}},
+      {{"--long-samples", "cat"}, {"--long-samples", "did you mean --long-samples cut"}},
+      {{"--chat-template", ""}, {"--chat-template must be a name"}},
+      {{"--tokens", "x.u16", "--vocabulary", "9", "--loss-on", "all"},
+       {"--loss-on is about samples", "--tokens"}},
+      {{"--tokens", "x.u16", "--vocabulary", "9", "--no-packing"},
+       {"--no-packing is about samples", "--tokens"}},
       {{"--drop-rate", "1.5"}, {"--drop-rate", "[0, 1]", "'1.5'"}},
       {{"--drop-rate", "-0.1"}, {"--drop-rate", "[0, 1]", "'-0.1'"}},
       {{"--drop-rate", "nan"}, {"--drop-rate", "[0, 1]", "'nan'"}},

@@ -163,9 +163,11 @@ void require_no_sample_options(const Options& options) {
 /// Where the chat template is: beside the tokenizer.
 std::optional<ChatTemplate> chat_template_of(const Options& options,
                                              const std::optional<fs::path>& tokenizer) {
-  const fs::path folder = tokenizer       ? tokenizer->parent_path()
-                          : options.model ? *options.model
-                                          : fs::path();
+  fs::path folder;
+  if (tokenizer)
+    folder = tokenizer->has_parent_path() ? tokenizer->parent_path() : fs::path(".");
+  else if (options.model)
+    folder = *options.model;
   if (options.chat_template) return ChatTemplate::named(*options.chat_template, folder);
   return ChatTemplate::of_folder(folder);
 }
@@ -178,6 +180,8 @@ void load_samples(const Options& options, const LlamaConfig& config, const Token
       SampleData::from_json_lines(*options.data, sample_options, tokenizer,
                                   [&] { return chat_template_of(options, corpus.tokenizer); }));
   corpus.notes.insert(corpus.notes.end(), data->notes().begin(), data->notes().end());
+  if (options.device != DeviceChoice::cpu && !options.no_packing)
+    corpus.notes.emplace_back("each sample has a row of its own: a card cannot pack them yet");
   if (options.show_sample) corpus.first_sample = sample_table(data->train().front(), tokenizer);
   corpus.data = std::move(data);
 }

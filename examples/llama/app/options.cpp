@@ -60,6 +60,7 @@ constexpr std::uint64_t count_limit =
 /// Flags whose combination is checked after the parse.
 struct Given {
   CLI::Option* token_type;
+  std::vector<CLI::Option*> of_samples;  ///< that need samples
   CLI::Option* steps;
   CLI::Option* epochs;
   CLI::Option* vocabulary;
@@ -101,17 +102,22 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.path("--tokenizer", o.tokenizer, "FILE",
              "tokenizer.json (BPE) that makes ids of the text, without adding any at its ends "
              "[default that in the folder of --model or --adapter; without one, none]");
-  flags.choice("--loss-on", o.loss_on, losses,
-               "what is learned of a sample: the completion or the assistant's turns, or all of it",
-               "completion");
-  flags.name("--chat-template", o.chat_template,
-             "how conversations are written: the name of a template, see docs/data.md [default "
-             "that in the folder of the tokenizer]");
-  flags.choice("--long-samples", o.long_samples, long_samples,
-               "whether samples longer than --sequence are cut at the end or left out", "cut");
-  flags.toggle("--no-packing", o.no_packing,
-               "one sample a row, padded to the longest of its batch; else several share a row, "
-               "none of which sees another");
+  const auto of_samples = [&](CLI::Option* option) { given.of_samples.push_back(option); };
+  of_samples(flags.choice(
+      "--loss-on", o.loss_on, losses,
+      "what is learned of a sample: the completion or the assistant's turns, or all of it",
+      "completion"));
+  of_samples(
+      flags.name("--chat-template", o.chat_template,
+                 "how conversations are written: the name of a template, see docs/data.md [default "
+                 "that in the folder of the tokenizer]"));
+  of_samples(flags.choice("--long-samples", o.long_samples, long_samples,
+                          "whether samples longer than --sequence are cut at the end or left out",
+                          "cut"));
+  of_samples(flags.toggle(
+      "--no-packing", o.no_packing,
+      "one sample a row, padded to the longest of its batch; else several share a row, "
+      "none of which sees another"));
   flags.toggle("--show-sample", o.show_sample,
                "print the first sample, token by token with what is learned, and train nothing");
   flags.integer<std::uintmax_t>("--data-limit", o.data_limit_mib, 1, 1 << 16, "MIB",
@@ -373,9 +379,13 @@ constexpr Rule rules[] = {
        return given.steps->count() > 0 && given.epochs->count() > 0;
      },
      "--steps and --epochs both say how long to train, but both were given; leave one out"},
-    {[](const Options& o, const Given&) { return o.tokens && (o.chat_template || o.loss_on); },
-     "--chat-template and --loss-on are about samples, but --tokens with ids was given; give JSON "
-     "lines with --data, or leave them out"},
+    {[](const Options& o, const Given& given) {
+       return o.tokens && !first_of(given.of_samples).empty();
+     },
+     "{} is about samples, but --tokens with ids was given; give JSON lines with --data, or leave "
+     "it "
+     "out",
+     [](const Options&, const Given& given) { return first_of(given.of_samples); }},
     {[](const Options& o, const Given& given) {
        return given.token_type->count() > 0 && !o.tokens;
      },

@@ -156,7 +156,7 @@ struct Options {
             .sequence = sequence,
             .loss_on = loss_on.value_or(LossChoice::completion),
             .long_samples = long_samples.value_or(LongSamples::cut),
-            .pack = !no_packing,
+            .pack = !no_packing && device == DeviceChoice::cpu,
             .validation_fraction = validation_fraction,
             .max_bytes = data_limit_mib << 20};
   }

@@ -33,6 +33,12 @@ json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& ad
   config["validation_fraction"] = number(o.validation_fraction);
   config["tokenizer"] = text(o.tokenizer);
   config["data_limit_mib"] = o.data_limit_mib;
+  const SampleOptions samples = o.sample_options(m.vocabulary);
+  config["samples"] = {{"loss_on", name_of(samples.loss_on)},
+                       {"long_samples", name_of(samples.long_samples)},
+                       {"packed", samples.pack},
+                       {"chat_template", o.chat_template.value_or("")}};
+  config["epochs"] = o.epochs;
   config["model_folder"] = text(o.model);
   config["model"] = {{"vocabulary", m.vocabulary},
                      {"hidden", m.hidden},

@@ -27,9 +27,16 @@ std::size_t labels_of(const Sample& sample) {
 }  // namespace
 
 SampleRows::SampleRows(std::span<const Sample> samples, std::ptrdiff_t sequence, bool pack_them)
-    : samples_(samples), sequence_(static_cast<std::size_t>(sequence)) {
+    : samples_(samples), sequence_(static_cast<std::size_t>(sequence)), packed_(pack_them) {
   std::vector<std::size_t> sizes;
-  for (const Sample& sample : samples) sizes.push_back(sample.ids.size() - 1);
+  for (const Sample& sample : samples) {
+    if (sample.ids.size() < 2 || sample.ids.size() > sequence_ + 1)
+      throw std::invalid_argument(
+          fmt::format("a sample must have from 2 to {} tokens, one more than its row, but one has "
+                      "{}; cut it or leave it out before",
+                      sequence_ + 1, sample.ids.size()));
+    sizes.push_back(sample.ids.size() - 1);
+  }
   if (pack_them) {
     for (std::vector<std::size_t>& row : pack(sizes, sequence_)) rows_.push_back({std::move(row)});
   } else {
@@ -48,15 +55,20 @@ void SampleRows::fill(std::span<const std::size_t> rows, Batch& batch) const {
   batch.shape = {static_cast<std::ptrdiff_t>(rows.size()), static_cast<std::ptrdiff_t>(sequence)};
   batch.inputs.assign(rows.size() * sequence, 0);
   batch.labels.assign(rows.size() * sequence, no_label);
+  batch.sample_begin.clear();
+  const auto position = [&](std::size_t at) { return static_cast<std::int32_t>(at % sequence); };
   for (std::size_t r = 0; r < rows.size(); ++r) {
     std::size_t at = r * sequence;
     for (const std::size_t number : rows_.at(rows[r]).samples) {
       const Sample& sample = samples_[number];
+      if (packed_) batch.sample_begin.resize(at + sample.ids.size() - 1, position(at));
       for (std::size_t i = 0; i + 1 < sample.ids.size(); ++i, ++at) {
         batch.inputs[at] = sample.ids[i];
         if (sample.learned[i + 1] != 0) batch.labels[at] = sample.ids[i + 1];
       }
     }
+    // What fills up the row sees itself alone, which costs the least.
+    for (; packed_ && at < (r + 1) * sequence; ++at) batch.sample_begin.push_back(position(at));
   }
 }
 

@@ -18,7 +18,7 @@ namespace llama {
 /// is a label alone.
 class SampleRows {
  public:
-  /// `samples` must outlive this, and have 2 to sequence + 1 tokens each.
+  /// `samples` must outlive this, and have 2 to sequence + 1 tokens each (std::invalid_argument).
   SampleRows(std::span<const Sample> samples, std::ptrdiff_t sequence, bool pack);
 
   [[nodiscard]] std::size_t size() const noexcept { return rows_.size(); }
@@ -26,7 +26,9 @@ class SampleRows {
   [[nodiscard]] std::size_t labels(std::size_t row) const { return rows_.at(row).labels; }
 
   /// Fills the batch with these rows. It is as long as the longest of them, rounded up to an eighth
-  /// of the sequence so that few shapes occur; what is behind the end of a row has no label.
+  /// of the sequence so that few shapes occur; what is behind the end of a row has no label. Packed
+  /// samples do not see each other; that their positions count on makes no difference, because
+  /// rotary embeddings depend on differences of positions alone.
   void fill(std::span<const std::size_t> rows, Batch& batch) const;
 
  private:
@@ -37,6 +39,7 @@ class SampleRows {
   };
   std::span<const Sample> samples_;
   std::size_t sequence_;
+  bool packed_;
   std::vector<Row> rows_;
 };
 

@@ -235,8 +235,9 @@ SampleData SampleData::from_json_lines(const fs::path& path, const SampleOptions
       sieve.take(maker.make(record, fmt::format("line {} of '{}'", record.line, file.string())));
     }
     if (!lines.complete)
-      notes.push_back(fmt::format("of '{}' the first {} were read, --data-limit", file.string(),
-                                  count_text(lines.records.size(), "sample", "samples")));
+      notes.push_back(fmt::format("of '{}' only the first {} read, up to --data-limit",
+                                  file.string(),
+                                  count_text(lines.records.size(), "sample was", "samples were")));
   }
   if (sieve.samples().empty())
     throw std::runtime_error(fmt::format(
@@ -291,7 +292,8 @@ std::string SampleData::size_text() const {
   std::size_t tokens = 0, labels = 0;
   for (const Sample& sample : train_) {
     tokens += sample.ids.size();
-    labels += static_cast<std::size_t>(std::ranges::count(sample.learned, std::uint8_t{1}));
+    labels += static_cast<std::size_t>(
+        std::count(sample.learned.begin() + 1, sample.learned.end(), std::uint8_t{1}));
   }
   return fmt::format("{} samples of {} tokens, {} of them learned ({} samples held out)",
                      train_.size(), tokens, labels, held_out_.size());

@@ -29,6 +29,7 @@ bool is_file(const fs::path& path) {
 }
 
 json tokenizer_config(const fs::path& folder) {
+  if (folder.empty()) return json::object();  // a model without a folder
   const fs::path path = find_companion(folder, "tokenizer_config.json");
   if (!is_file(path)) return json::object();
   return parse_strict_json(read_small_file(path), fmt::format("'{}'", path.string()));
@@ -163,6 +164,7 @@ ChatTemplate::ChatTemplate(const ChatStyle& style, std::string_view default_syst
 }
 
 std::optional<ChatTemplate> ChatTemplate::of_folder(const fs::path& folder) {
+  if (folder.empty()) return std::nullopt;
   fs::path source = find_companion(folder, "chat_template.jinja");
   std::string text;
   if (is_file(source)) {
@@ -217,7 +219,8 @@ void ChatTemplate::check_roles(std::span<const Message> messages) const {
   if (has_system && style_->place == SystemPlace::nowhere)
     fail_roles(style_->name, "no message of the role system", "one is there",
                "put its text in front of the user's");
-  if (has_system && style_->place == SystemPlace::last_user && messages.back().role != "user")
+  if (has_system && !messages.front().content.empty() && style_->place == SystemPlace::last_user &&
+      messages.back().role != "user")
     fail_roles(style_->name, "its system message in front of the user's last one",
                "an answer follows, and the template would leave the message out",
                "put its text in front of the user's");
@@ -233,53 +236,66 @@ void ChatTemplate::check_roles(std::span<const Message> messages) const {
           "join messages of one role");
 }
 
+void ChatTemplate::write_turn(const ChatTurn& turn, const std::string& content, bool learned,
+                              bool last, std::vector<Part>& parts) const {
+  const auto write = [&](std::string text, bool is_learned) {
+    if (text.empty()) return;
+    if (!parts.empty() && parts.back().learned == is_learned)
+      parts.back().text += text;
+    else
+      parts.push_back({std::move(text), is_learned});
+  };
+  write(filled(turn.before), false);
+  write(filled(turn.open) + content + filled(turn.close), learned);
+  if (!last || style_->after_last) write(filled(turn.after), false);
+}
+
+// A system message that is no turn of its own stands in front of one of the user's.
+std::string ChatTemplate::content_of(const Message& message,
+                                     const std::optional<std::string>& system) const {
+  std::string content = message.content;
+  if (style_->trim == Trim::contents) content = std::string(trimmed(content));
+  if (system)
+    content =
+        fmt::format("{}{}{}{}", style_->system.before, *system, style_->system.close, content);
+  if (style_->trim == Trim::joined) content = std::string(trimmed(content));
+  return content;
+}
+
 std::vector<Part> ChatTemplate::render(std::span<const Message> messages, bool begin_answer) const {
   check_roles(messages);
   std::vector<Part> parts;
-  const auto write = [&](std::string text, bool learned) {
-    if (text.empty()) return;
-    if (!parts.empty() && parts.back().learned == learned)
-      parts.back().text += text;
-    else
-      parts.push_back({std::move(text), learned});
-  };
-  const auto write_turn = [&](const ChatTurn& turn, const std::string& content, bool learned,
-                              bool last) {
-    write(filled(turn.before), false);
-    write(filled(turn.open) + content + filled(turn.close), learned);
-    if (!last || style_->after_last) write(filled(turn.after), false);
-  };
-  write(filled(style_->start), false);
+  if (!style_->start.empty()) parts.push_back({filled(style_->start), false});
 
-  const bool own_system = !messages.empty() && messages.front().role == "system";
-  std::string system(own_system ? std::string_view(messages.front().content) : default_system_);
-  bool has_system = own_system || default_system_.data() != nullptr;
-  const auto turns = messages.subspan(own_system ? 1 : 0);
-  if (style_->place == SystemPlace::turn) {
-    if (style_->trim == Trim::contents) system = std::string(trimmed(system));
-    if (has_system && !(system.empty() && style_->drops_empty_system))
-      write_turn(style_->system, system, false, turns.empty());
-    has_system = false;
+  std::optional<std::string> system;
+  if (!messages.empty() && messages.front().role == "system") {
+    system = messages.front().content;
+    messages = messages.subspan(1);
+  } else if (default_system_.data() != nullptr) {
+    system = default_system_;
   }
-  std::size_t question = turns.size();  // the user's last message
-  for (std::size_t i = 0; i < turns.size(); ++i)
-    if (turns[i].role == "user") question = i;
-  for (std::size_t i = 0; i < turns.size(); ++i) {
-    const bool answers = turns[i].role == "assistant", last = i + 1 == turns.size();
-    std::string content = turns[i].content;
-    if (style_->trim == Trim::contents) content = std::string(trimmed(content));
-    if (has_system && i == (style_->place == SystemPlace::last_user ? turns.size() - 1 : 0))
-      content =
-          fmt::format("{}{}{}{}", style_->system.before, system, style_->system.close, content);
-    if (style_->trim == Trim::joined) content = std::string(trimmed(content));
+  if (style_->place == SystemPlace::turn && system) {
+    if (style_->trim == Trim::contents) system = std::string(trimmed(*system));
+    if (!(system->empty() && style_->drops_empty_system))
+      write_turn(style_->system, *system, false, messages.empty(), parts);
+    system.reset();
+  }
+
+  const auto asks = [](const Message& message) { return message.role == "user"; };
+  const auto behind_question =
+      std::find_if(messages.rbegin(), messages.rend(), asks).base() - messages.begin();
+  const std::size_t joined =
+      style_->place == SystemPlace::last_user ? messages.size() - 1 : std::size_t{0};
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    const bool answers = messages[i].role == "assistant", last = i + 1 == messages.size();
+    std::string content = content_of(messages[i], i == joined && !answers ? system : std::nullopt);
     if (style_->thinks && answers)
-      content = with_thoughts(content, last, i > question && question < turns.size());
-    write_turn(answers ? style_->assistant : style_->user, content, answers, last);
+      content = with_thoughts(content, last,
+                              behind_question > 0 && std::cmp_greater_equal(i, behind_question));
+    write_turn(answers ? style_->assistant : style_->user, content, answers, last, parts);
   }
-  if (begin_answer)
-    write(filled(style_->assistant.before), false);
-  else
-    write(filled(style_->end), false);
+  const std::string end = filled(begin_answer ? style_->assistant.before : style_->end);
+  if (!end.empty()) parts.push_back({end, false});
   return parts;
 }
 

@@ -24,6 +24,7 @@ struct Part {
 };
 
 struct ChatStyle;  // a row of the table in chat_styles.hpp
+struct ChatTurn;
 
 /// A `chat_template` of Hugging Face is a program in the language Jinja. None is run here: its text
 /// is looked up among those of published models, and what it writes is written by a row of a table.
@@ -60,6 +61,10 @@ class ChatTemplate {
                const std::filesystem::path& folder);
   [[nodiscard]] std::string filled(std::string_view text) const;
   void check_roles(std::span<const Message> messages) const;
+  void write_turn(const ChatTurn& turn, const std::string& content, bool learned, bool last,
+                  std::vector<Part>& parts) const;
+  [[nodiscard]] std::string content_of(const Message& message,
+                                       const std::optional<std::string>& system) const;
 
   const ChatStyle* style_;
   std::string_view default_system_;  // of a conversation without a system message; null: none

@@ -14,20 +14,32 @@ namespace llama {
 
 /// Token ids and the ids that follow them, both [batch, sequence] row-major.
 struct Batch {
-  dropbp::ops::SequenceShape shape;
+  dropbp::ops::SequenceShape shape;  ///< without sample_begin
   std::vector<std::int32_t> inputs;
   std::vector<std::int32_t> labels;  ///< or ops::CrossEntropy's ignore_index
   /// Labelled tokens of the whole optimizer step, where the batch is one of its micro-steps: losses
   /// and gradients are then shares that add up. None: those of the batch.
   std::optional<double> divisor = std::nullopt;
+  /// Where several samples share a sequence: of each token the position at which its sample begins.
+  std::vector<std::int32_t> sample_begin = {};
+
+  /// For attention; the batch must outlive the backward pass.
+  [[nodiscard]] dropbp::ops::SequenceShape packed_shape() const {
+    return {shape.batch, shape.sequence, sample_begin};
+  }
 };
 
 /// One sequence of `batch`, with its labels alone.
 [[nodiscard]] inline Batch row_of(const Batch& batch, std::ptrdiff_t row) {
   const std::ptrdiff_t begin = row * batch.shape.sequence, end = begin + batch.shape.sequence;
+  const auto part = [&](const std::vector<std::int32_t>& all) -> std::vector<std::int32_t> {
+    if (all.empty()) return {};
+    return {all.begin() + begin, all.begin() + end};
+  };
   return {.shape = {1, batch.shape.sequence},
-          .inputs = {batch.inputs.begin() + begin, batch.inputs.begin() + end},
-          .labels = {batch.labels.begin() + begin, batch.labels.begin() + end}};
+          .inputs = part(batch.inputs),
+          .labels = part(batch.labels),
+          .sample_begin = part(batch.sample_begin)};
 }
 
 }  // namespace llama

@@ -232,8 +232,8 @@ template <class T, class Backend>
 ops::Matrix<T, Backend> LlamaModel<T, Backend>::forward(const Batch& batch) {
   Tensor stream = embedded(batch.inputs);
   for (Block& block : blocks_) {
-    stream = block.attention.forward(std::move(stream), batch.shape);
-    stream = block.mlp.forward(std::move(stream), batch.shape);
+    stream = block.attention.forward(std::move(stream), batch.packed_shape());
+    stream = block.mlp.forward(std::move(stream), batch.packed_shape());
   }
   return stream;
 }
@@ -273,8 +273,8 @@ double LlamaModel<T, Backend>::loss_and_gradients(const Batch& batch, PassTimes*
   Stopwatch watch;
   double branches = 0.0;
   for (std::size_t i = blocks_.size(); i-- > 0;) {
-    grad = blocks_[i].mlp.backward(std::move(grad), batch.shape);
-    grad = blocks_[i].attention.backward(std::move(grad), batch.shape);
+    grad = blocks_[i].mlp.backward(std::move(grad), batch.packed_shape());
+    grad = blocks_[i].attention.backward(std::move(grad), batch.packed_shape());
   }
   wait<Backend>();
   watch.add_to(branches);
@@ -304,8 +304,8 @@ ops::Matrix<T, Backend> BranchwisePass<T, Backend>::backward(std::size_t branch,
   Tensor grad(grad_output.rows(), grad_output.columns(), model_.workspace_);
   ops::copy<T>(grad.view(), grad_output.view());
   auto& block = model_.blocks_.at(branch / 2);
-  return branch % 2 == 0 ? block.attention.backward(std::move(grad), batch_.shape)
-                         : block.mlp.backward(std::move(grad), batch_.shape);
+  return branch % 2 == 0 ? block.attention.backward(std::move(grad), batch_.packed_shape())
+                         : block.mlp.backward(std::move(grad), batch_.packed_shape());
 }
 
 template <class T, class Backend>
