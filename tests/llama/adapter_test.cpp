@@ -10,7 +10,9 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,7 @@
 #include "llama/files.hpp"
 #include "llama/formats/checkpoint.hpp"
 #include "llama/formats/safetensors.hpp"
+#include "llama/model/cached_forward.hpp"
 #include "llama/small_run.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -435,6 +438,26 @@ TEST_CASE("lora: names and patterns choose maps and ranks as in PEFT") {
                                 R"("target_modules":["q_proj"],"alpha_pattern":{"proj":2})"}) {
     CAPTURE(bad);
     test::check_throws<std::runtime_error>([&] { (void)parsed(bad); }, {"'c'"});
+  }
+}
+
+TEST_CASE("lora: an adapter of PEFT with patterns for maps, ranks and alphas gives its logits") {
+  const std::filesystem::path data = DROPBP_TEST_DATA;
+  const LlamaConfig config = load_config(data / "llama-tiny");
+  const std::filesystem::path folder = data / "lora-patterns";
+  const nlohmann::json expected = nlohmann::json::parse(test::read_bytes(folder / "expected.json"));
+  LlamaModel<float> model(
+      config, 16, {.adaptation = load_adapter_config(folder / "adapter", linear_names(config))});
+  load_weights(data / "llama-tiny", model);
+  load_adapter(folder / "adapter", model);
+  const auto ids = expected["input_ids"].get<std::vector<std::int32_t>>();
+  const auto logits = expected["last_logits"].get<std::vector<float>>();
+  CachedForward<float> forward(model, 16);
+  const std::span<const float> got = forward.next(ids);
+  REQUIRE(got.size() == logits.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CAPTURE(i, got[i], logits[i]);
+    CHECK(std::abs(got[i] - logits[i]) <= 2e-6f);
   }
 }
 

@@ -239,6 +239,8 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                "for the optimizer, on a card");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N",
                      "threads; the results do not depend on it", "0, all cores");
+
+  flags.group("Validation");
   flags.integer<std::uint64_t>("--eval-every", o.eval_every, 0, count_limit, "N",
                                "steps between validation losses; 0 is only at the end");
   flags.integer<std::ptrdiff_t>("--eval-batches", o.eval_batches, 1, 1 << 20, "N",
