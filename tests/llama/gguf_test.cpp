@@ -181,7 +181,7 @@ TEST_CASE("gguf: what cannot be written leaves the old file") {
   const auto write = [&](DType dtype, float value) {
     write_gguf(folder / "a.gguf", {}, std::vector<GgufTensor>{{"t", {4}, dtype, with(value)}});
   };
-  test::check_throws<std::runtime_error>([&] { write(DType::f16, 1e6f); }, {"'t'", "1e+06"});
+  test::check_throws<std::runtime_error>([&] { write(DType::f16, 1e6f); }, {"'t'", "1000000"});
   test::check_throws<std::runtime_error>(
       [&] { write(DType::f32, std::numeric_limits<float>::infinity()); }, {"'t' is infinite"});
   CHECK_THROWS_AS(write(DType::f64, 1.0f), std::invalid_argument);
@@ -258,10 +258,8 @@ TEST_CASE("gguf: tokenizers get the name that llama.cpp knows them by") {
       if (key == "tokenizer.ggml.pre") return std::get<std::string>(value);
     return std::string();
   };
-  for (const auto& [file, name] : {std::pair("gpt2", "gpt-2"),
-                                   {"llama3", "llama-bpe"},
-                                   {"smollm", "smollm"},
-                                   {"qwen2", "qwen2"}}) {
+  for (const auto& [file, name] :
+       {std::pair("llama3", "llama-bpe"), {"smollm", "smollm"}, {"qwen2", "qwen2"}}) {
     Companions companions;
     companions.files["tokenizer.json"] =
         test::read_bytes(DROPBP_TEST_DATA "/tokenizer/" + std::string(file) + ".json");
@@ -270,6 +268,7 @@ TEST_CASE("gguf: tokenizers get the name that llama.cpp knows them by") {
     CAPTURE(file);
     CHECK(std::get<std::string>(metadata.at(1).second) == name);
   }
+  CHECK(pre(R"({"type":"ByteLevel","add_prefix_space":false})") == "gpt-2");
   CHECK_THROWS_AS(pre(R"({"type":"Whitespace"})"), std::runtime_error);
   CHECK_THROWS_AS(pre(R"({"type":"ByteLevel","add_prefix_space":true})"), std::runtime_error);
 

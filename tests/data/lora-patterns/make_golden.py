@@ -26,7 +26,7 @@ def main():
         r=2,
         lora_alpha=3,
         target_modules=r".*\.(q_proj|v_proj|down_proj|1\.mlp\.up_proj)",
-        rank_pattern={"v_proj": 3, r"layers\.1\..*": 1},
+        rank_pattern={r"layers\.1\..*": 1, "v_proj": 3},  # in the order that it is saved in
         alpha_pattern={"down_proj": 5.5},
         use_rslora=True,
     )
