@@ -44,7 +44,7 @@ struct Peak {
 class Trainer {
  public:
   Trainer(const Settings& settings, Index longest, std::string_view mode)
-      : model_(settings.shape, longest, {.adaptation = bench::adaptation_of(mode)}),
+      : model_(settings.shape, longest, {.lora = bench::lora_of(mode)}),
         optimizer_(model_.parameters(), {.learning_rate = 1e-5}) {
     model_.initialize(1);
     model_.initialize_adapters(1);

@@ -16,16 +16,16 @@
 namespace {
 
 struct Instance {
-  std::vector<double> sensitivities, flops;
+  std::vector<double> sensitivities, costs;
   double drop_rate = 0.5;
 
   dropbp::AllocationInput input() const {
     double total = 0.0;
-    for (const double f : flops) total += f;
+    for (const double f : costs) total += f;
     return {.sensitivities = sensitivities,
-            .flops = flops,
+            .costs = costs,
             .drop_rate = drop_rate,
-            .kept_flops = (1.0 - drop_rate) * total};
+            .kept_cost = (1.0 - drop_rate) * total};
   }
   double objective(const std::vector<double>& rates) const {
     double sum = 0.0;
@@ -37,12 +37,12 @@ struct Instance {
 Instance random_instance(std::mt19937_64& random, std::size_t size) {
   std::lognormal_distribution<double> sensitivity(
       0.0, 1.0 + 2.0 * std::uniform_real_distribution<double>()(random));
-  std::lognormal_distribution<double> flops(
+  std::lognormal_distribution<double> costs(
       0.0, std::uniform_real_distribution<double>(0.0, 1.0)(random));
   Instance instance;
   for (std::size_t i = 0; i < size; ++i) {
     instance.sensitivities.push_back(sensitivity(random));
-    instance.flops.push_back(flops(random));
+    instance.costs.push_back(costs(random));
   }
   instance.drop_rate = std::uniform_real_distribution<double>(0.05, 0.88)(random);
   return instance;
@@ -79,10 +79,10 @@ int run(int argc, char** argv) {
     // its rates are float32. So compare with the optimum of the budget that it reached.
     double kept = 0.0;
     for (std::size_t i = 0; i < greedy_rates.size(); ++i)
-      kept += instance.flops[i] * (1.0 - greedy_rates[i]);
+      kept += instance.costs[i] * (1.0 - greedy_rates[i]);
     dropbp::AllocationInput same = input;
-    same.kept_flops = std::max(kept, input.kept_flops);
-    const double fair = kept > input.kept_flops
+    same.kept_cost = std::max(kept, input.kept_cost);
+    const double fair = kept > input.kept_cost
                             ? instance.objective(dropbp::OptimalAllocation<>{}.allocate(same))
                             : optimal;
     worse += optimal > uniform * (1.0 + 1e-12) || fair > greedy * (1.0 + 1e-12);

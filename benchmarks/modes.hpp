@@ -11,7 +11,7 @@
 
 namespace bench {
 
-inline dropbp::ops::LoraConfig adaptation_of(std::string_view mode) {
+inline dropbp::ops::LoraConfig lora_of(std::string_view mode) {
   if (mode == "full") return {};
   return {.rank = 8, .quantize = mode == "qlora"};
 }

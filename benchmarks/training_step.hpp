@@ -30,7 +30,7 @@ using llama::Index;
 struct Training {
   llama::LlamaConfig shape;
   Index sequence = 256, batch = 4;
-  std::string mode = "full";  ///< as for adaptation_of
+  std::string mode = "full";  ///< as for lora_of
 
   bool full() const noexcept { return mode == "full"; }
   Index tokens() const noexcept { return batch * sequence; }
@@ -80,7 +80,7 @@ class Trainer {
   /// `fill(model)` sets the weights.
   template <class Fill>
   Trainer(const Training& training, const Fill& fill)
-      : model_(training.shape, training.sequence, {.adaptation = adaptation_of(training.mode)}),
+      : model_(training.shape, training.sequence, {.lora = lora_of(training.mode)}),
         handler_(model_, {.drop_rate = 0.0, .trainable_below = model_.trainable_below()}),
         optimizer_(model_.parameters(), adamw),
         batch_(batch_of(training)) {
@@ -125,7 +125,7 @@ class Trainer {
   std::size_t allocations() {
     return model_.saved_memory().allocations() + model_.workspace().allocations();
   }
-  std::span<const double> flops() const noexcept { return handler_.flops(); }
+  std::span<const double> flops() const noexcept { return handler_.costs(); }
   /// The share of the branches' backward FLOPs that remains under a plan. Input gradients that are
   /// not needed do not count.
   double backward_share(const dropbp::DropPlan& plan) const {

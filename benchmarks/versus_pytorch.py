@@ -2,16 +2,16 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-"""The published semantics of DropBP in PyTorch against this library: the same shapes, the same
-plans, in turn; on the processor against benchmarks/step_time in float, on a card against cuda_step
-in bfloat16.
+"""Compares the published method of DropBP in PyTorch with this library, with the same shapes and
+plans: on the CPU with benchmarks/step_time in float, on a GPU with cuda_step in bfloat16.
 
 Published: the forward pass of a dropped branch builds its graph, and detach() frees it afterwards.
-Tuned: it runs under no_grad, the optimizer is fused where PyTorch has that, and norms are PyTorch's
-own. Both use PyTorch's fused attention. On a card PyTorch's optimizer keeps its state in bfloat16,
-the library's in float. Each (implementation, drop rate) runs in a process of its own, in turn, so
-that its peak memory is its own too.
-Exit codes: 0, also without PyTorch (it says what it skipped); 1 something failed; 2 wrong usage.
+Tuned: it runs under no_grad, the optimizer is fused if PyTorch supports that, and norms are
+PyTorch's. Both use PyTorch's fused attention. On a GPU PyTorch's optimizer keeps its state in
+bfloat16, the library's in float. Each pair of implementation and drop rate runs in its own process,
+so that its peak memory is measured separately; the processes alternate.
+Exit codes: 0 success, also without PyTorch (the script prints what it skipped); 1 something failed;
+2 wrong usage.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SHAPES = {
 
 
 def plan_of(drop_rate, layers, round_):
-    """Which blocks are kept: the rule of plan_of in training_step.hpp."""
+    """Returns which blocks are kept, by the rule of plan_of in training_step.hpp."""
     kept = math.floor((1.0 - drop_rate) * layers + 0.5)
     return {(i * layers // kept + round_) % layers for i in range(kept)}
 
@@ -94,7 +94,7 @@ def worker(options):
         return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
 
     class Linear(torch.nn.Module):
-        """With adapters of rank 8 and alpha 16 over a frozen weight where these alone train."""
+        """A linear map; with LoRA, adapters of rank 8 and alpha 16 over a frozen weight."""
 
         def __init__(self, inputs, outputs, adapted=True):
             super().__init__()
@@ -224,54 +224,58 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[default: cpu]")
     parser.add_argument(
-        "--mode", choices=("full", "lora"), help="what trains [default: full; on a card lora]"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to run [default: cpu]"
+    )
+    parser.add_argument(
+        "--mode", choices=("full", "lora"), help="what is trained [default: full; on a GPU lora]"
     )
     parser.add_argument(
         "--shape",
         choices=SHAPES,
         default="llama2-7b",
-        help="of the model on a card [default: llama2-7b]",
+        help="shape of the model on a GPU [default: llama2-7b]",
     )
     parser.add_argument(
-        "--variants", help="of PyTorch [default: published; on a card published,tuned]"
+        "--variants", help="PyTorch variants [default: published; on a GPU published,tuned]"
     )
     parser.add_argument(
         "--program",
         help=(
-            "step_time, or cuda_step, built for this machine [default: where benchmarks/run.sh "
-            "builds them]"
+            "path of step_time or cuda_step, built for this machine [default: the build of "
+            "benchmarks/run.sh]"
         ),
     )
     parser.add_argument(
-        "--python", help="the Python that has PyTorch [default: this one, or else the system's]"
+        "--python", help="the Python that has PyTorch [default: this one, or the system's]"
     )
     for name, value in (("layers", 8), ("hidden", 512), ("intermediate", 1376), ("heads", 8)):
         parser.add_argument(
-            "--" + name, type=int, default=value, help=f"on the processor [default: {value}]"
+            "--" + name, type=int, default=value, help=f"size on the CPU [default: {value}]"
         )
     parser.add_argument(
-        "--sequence", type=int, help="tokens of a sequence [default: 256; on a card 4096]"
+        "--sequence", type=int, help="tokens per sequence [default: 256; on a GPU 4096]"
     )
-    parser.add_argument("--batch", type=int, help="sequences of a step [default: 4; on a card 1]")
+    parser.add_argument("--batch", type=int, help="sequences per step [default: 4; on a GPU 1]")
     parser.add_argument(
-        "--drop-rates", default="0,0.5,0.75,0.875", help="[default: 0,0.5,0.75,0.875]"
+        "--drop-rates", default="0,0.5,0.75,0.875", help="drop rates [default: 0,0.5,0.75,0.875]"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="turns of all processes [default: 3]")
     parser.add_argument(
-        "--steps", type=int, default=4, help="timed steps of a process [default: 4]"
+        "--rounds", type=int, default=3, help="rounds of all processes [default: 3]"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=4, help="timed steps per process [default: 4]"
     )
     parser.add_argument(
         "--threads",
         type=int,
         default=0,
-        help="on the processor; 0 is one per processor [default: 0]",
+        help="threads on the CPU; 0: one per processor [default: 0]",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="under a minute: a smaller model, one round"
+        "--quick", action="store_true", help="a smaller model and one round, in less than a minute"
     )
-    parser.add_argument("--json", help="file for the figures, too")
+    parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--variant", default="published", help=argparse.SUPPRESS)
     parser.add_argument("--kv-heads", type=int, help=argparse.SUPPRESS)

@@ -1,16 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# dropbp_cuda: what a .cu file of a program needs. With DROPBP_ENABLE_CUDA our own CUDA code is
-# built with it. An installed package finds the consumer's toolkit. Include after Targets.cmake.
+# dropbp_cuda: the requirements of a program's .cu file. With DROPBP_ENABLE_CUDA, this project's
+# CUDA code is built with it. An installed package finds the consumer's toolkit. Include this file
+# after Targets.cmake.
 
 add_library(dropbp_cuda INTERFACE)
 set_target_properties(dropbp_cuda PROPERTIES EXPORT_NAME cuda VERIFY_INTERFACE_HEADER_SETS OFF)
 target_link_libraries(dropbp_cuda INTERFACE dropbp CUDA::cudart_static CUDA::cublasLt)
 dropbp_add_headers(dropbp_cuda HEADERS ${dropbp_cuda_headers})
 
-# A project that contains this one finds the toolkit itself: find_package here would leave it
-# variables, but no target.
+# A project that contains this one must find the toolkit itself: find_package here would set
+# variables there, but create no target.
 if(NOT PROJECT_IS_TOP_LEVEL)
   add_library(dropbp::cuda ALIAS dropbp_cuda)
   return()
@@ -35,7 +36,7 @@ add_library(dropbp::cuda ALIAS dropbp_cuda)
 if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
 endif()
-# Programs are built for the card of this machine, else for Hopper.
+# Programs are built for the GPU of this machine, or for Hopper if there is none.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   execute_process(COMMAND ${CUDAToolkit_BIN_DIR}/__nvcc_device_query
     OUTPUT_VARIABLE dropbp_card RESULT_VARIABLE dropbp_status ERROR_QUIET)
@@ -48,14 +49,14 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
 endif()
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)
-# nvcc 12 and newer know it; CMake before 3.26 does not know that.
+# nvcc 12 and newer support it, but CMake before 3.26 does not know that.
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()
 
-# dropbp_cudnn: what a .cu file needs so that cuDNN computes attention, where it is found and new
-# enough (cudnn_descriptor.cuh).
+# dropbp_cudnn: the requirements of a .cu file for attention with cuDNN. Defined if cuDNN is found
+# and new enough (cudnn_descriptor.cuh).
 set(dropbp_no_cudnn "DROPBP_CUDNN is OFF")
 if(DROPBP_CUDNN)
   find_path(DROPBP_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
@@ -87,8 +88,8 @@ if(DROPBP_CUDNN)
   endif()
 endif()
 
-# dropbp_cuda_kernels: the backend compiled once for all of our own programs, a .cu file for each
-# scalar.
+# dropbp_cuda_kernels: the backend, compiled once for all programs of this project, with one .cu
+# file per scalar.
 set(dropbp_cuda_sources ${PROJECT_SOURCE_DIR}/examples/cuda/kernels.cu)  # BFloat16
 foreach(scalar IN ITEMS float dropbp::Half)
   string(MAKE_C_IDENTIFIER ${scalar} name)

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# dropbp_docs: the reference from the headers' comments, in docs/html of the build folder, where
-# Doxygen is found.
+# dropbp_docs: generates the reference from the headers' comments, in docs/html of the build folder.
+# Defined if Doxygen is found.
 find_package(Doxygen 1.9.2 QUIET)
 if(NOT DOXYGEN_FOUND)
   message(STATUS "dropbp: Doxygen 1.9.2 or newer not found, so the target dropbp_docs is left out")

@@ -6,8 +6,8 @@ include(CMakePackageConfigHelpers)
 
 set(dropbp_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/dropbp)
 
-# Core, ops and cuda are exported apart, so that find_package(dropbp) works where Eigen or the CUDA
-# Toolkit is absent.
+# Core, ops and cuda are exported separately, so that find_package(dropbp) works without Eigen and
+# the CUDA Toolkit.
 function(dropbp_install_target target export)
   if(CMAKE_VERSION VERSION_LESS 3.23)
     install(TARGETS ${target} EXPORT ${export})

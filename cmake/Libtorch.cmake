@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# libtorch for our own tests, examples and benchmarks: the target dropbp_libtorch, or
-# dropbp_no_libtorch with the reason why there is none. A function keeps the variables of libtorch's
-# CMake files local. Users of interop/libtorch.hpp need no more than
-# dropbp::dropbp and what find_package(Torch) gives them.
+# libtorch for the tests, examples and benchmarks of this project: the target dropbp_libtorch, or
+# dropbp_no_libtorch with the reason why it is missing. A function keeps the variables of libtorch's
+# CMake files local. Users of interop/libtorch.hpp need only dropbp::dropbp and find_package(Torch).
 
 function(dropbp_find_libtorch)
   set(dropbp_no_libtorch "" PARENT_SCOPE)
@@ -17,7 +16,7 @@ function(dropbp_find_libtorch)
     set(dropbp_no_libtorch "libtorch was not found (Debian: libtorch-dev)" PARENT_SCOPE)
     return()
   endif()
-  # libtorch before 2.1 holds vectors of an incomplete type, which clang++ does not take in C++20.
+  # libtorch before 2.1 has vectors of an incomplete type, which clang++ rejects in C++20.
   if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT DEFINED dropbp_libtorch_compiles)
     set(source ${PROJECT_BINARY_DIR}/CMakeFiles/dropbp_libtorch.cpp)
     file(WRITE ${source} "#include <torch/types.h>\nint main() {}\n")

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Optional libraries of some examples, tests and benchmarks: a target for each that is found, and a
-# skipped test for each that is not.
+# Optional libraries of examples, tests and benchmarks: a target for each library that is found, and
+# a skipped test for each that is not.
 
-# Adds an entry to ctest's summary that counts as skipped, in place of what is left out.
+# Adds a skipped test to ctest's summary, in place of tests that are left out.
 function(dropbp_add_skipped_test name label why)
   add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${why}")
   set_tests_properties(${name} PROPERTIES LABELS ${label} SKIP_REGULAR_EXPRESSION "^SKIPPED:")
@@ -35,7 +35,7 @@ endif()
 find_package(Armadillo QUIET)
 if(ARMADILLO_FOUND AND NOT TARGET dropbp_armadillo)
   add_library(dropbp_armadillo INTERFACE)
-  # A compiler's own directories must not be named again: <cstdlib> would no longer find <stdlib.h>.
+  # Do not pass the compiler's own directories: <cstdlib> would no longer find <stdlib.h>.
   set(dropbp_armadillo_include_dirs ${ARMADILLO_INCLUDE_DIRS})
   if(dropbp_armadillo_include_dirs)
     list(REMOVE_ITEM dropbp_armadillo_include_dirs ${CMAKE_CXX_IMPLICIT_INCLUDE_DIRECTORIES}

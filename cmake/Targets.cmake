@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# dropbp::dropbp: the core, nothing but the standard library.
-# dropbp::ops:    the transformer ops for the CPU, defined where Eigen is found.
-# dropbp::cuda:   what .cu files need (Cuda.cmake).
+# dropbp::dropbp: the core, which needs only the standard library. dropbp::ops: the transformer ops
+# for the CPU, defined if Eigen is found. dropbp::cuda: the requirements of .cu files (Cuda.cmake).
 # All are INTERFACE targets and carry no flags but the language standard.
 
 set(dropbp_include_dir ${PROJECT_SOURCE_DIR}/include)
@@ -33,7 +32,7 @@ function(dropbp_add_headers target)
     target_sources(${target} INTERFACE
       FILE_SET interop TYPE HEADERS BASE_DIRS ${dropbp_include_dir} FILES ${arg_INTEROP})
   endif()
-  # An interop header needs the library it joins to, so only the others are compiled alone.
+  # An interop header needs its library, so only the other headers are compiled alone.
   set_target_properties(${target} PROPERTIES INTERFACE_HEADER_SETS_TO_VERIFY HEADERS)
 endfunction()
 
@@ -45,8 +44,7 @@ dropbp_add_headers(dropbp HEADERS ${dropbp_core_headers} INTEROP ${dropbp_intero
 if(NOT TARGET Eigen3::Eigen)
   find_package(Eigen3 QUIET NO_MODULE)
 endif()
-# In a function, since a project that adds this one as a part of its own shall find none of its
-# variables changed.
+# In a function, so that no variables of a project that contains this one change.
 function(dropbp_find_threads)
   find_package(Threads REQUIRED)
 endfunction()

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Reads MAJOR.MINOR.PATCH from the one header that states it.
+# Reads MAJOR.MINOR.PATCH from version.hpp.
 function(dropbp_read_version header result)
   file(READ "${header}" text)
   set(version "")

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Flags of our own programs. Linked PRIVATE and never installed, so none of them reaches a consumer.
-# The header tests use the same list of warnings.
+# Warning flags of this project's programs. They are linked PRIVATE and never installed, so they do
+# not affect consumers. The header tests use the same list of warnings.
 set(dropbp_warning_flags
   -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow)
 if(DROPBP_WERROR)
@@ -21,8 +21,8 @@ if(DROPBP_SANITIZE)
   target_compile_options(dropbp_warnings INTERFACE ${flags})
   target_link_options(dropbp_warnings INTERFACE ${flags})
   target_compile_definitions(dropbp_warnings INTERFACE _GLIBCXX_ASSERTIONS)
-  # g++'s manual: with sanitizers this warning is often false. It is, in the standard library's own
-  # headers.
+  # By g++'s manual this warning is often false with sanitizers; it is false in the standard
+  # library's headers.
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(dropbp_warnings INTERFACE -Wno-maybe-uninitialized)
   endif()

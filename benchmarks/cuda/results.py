@@ -2,14 +2,14 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-"""The figures that were measured on a card: benchmarks/results/cuda.json and its page README.md.
+"""The figures measured on a GPU: benchmarks/results/cuda.json and its page README.md.
 
-  describe          prints what a run begins with: date, commit, card, driver, and a hash of each
+  describe          prints the head of a run: date, commit, GPU, driver, and a hash of each
                     source of the CUDA backend
-  collect FOLDER    makes FOLDER/cuda.json of the files that benchmarks/cuda/run.sh wrote there
-  save FILE         keeps such a file as benchmarks/results/cuda.json and writes the page
-  check             names the sources that have changed since they last ran on a card
-                    ("skipped: ..."). Exit code 1 where the page is not that of the figures
+  collect FOLDER    makes FOLDER/cuda.json from the files that benchmarks/cuda/run.sh wrote there
+  save FILE         saves such a file as benchmarks/results/cuda.json and writes the page
+  check             names the sources that have changed since they last ran on a GPU
+                    ("skipped: ..."). Exit code 1 if the page does not match the figures
 """
 
 import argparse
@@ -28,7 +28,7 @@ PARTS = ("kernels", "lora", "pytorch", "longest", "qlora", "full", "sensitivitie
 
 
 def sources_of(root):
-    """SHA-256 by path of the sources that run on a card or decide what does."""
+    """SHA-256 by path of the sources that run on a GPU or select what does."""
     paths = [
         path
         for folder in ("backend", "kernels")
@@ -76,7 +76,7 @@ def describe(root):
 
 
 def tests_of(paths):
-    """Counts of JUnit files of ctest."""
+    """Counts the results in JUnit files of ctest."""
     cases = [
         case
         for path in paths
@@ -114,7 +114,7 @@ def table(titles, rows):
 
 
 def wrapped(text):
-    """The same with lines of at most 100 columns, but for tables and titles."""
+    """Wraps lines to at most 100 columns, except tables and titles."""
     return "\n".join(
         line
         if line.startswith(("|", "#"))
@@ -124,7 +124,7 @@ def wrapped(text):
 
 
 def page_of(results):
-    """The page of these figures, or of none."""
+    """The page of these figures; None: there are no figures."""
     text = "# On a card\n\nWritten by [benchmarks/cuda/run.sh](../cuda/run.sh) with `--save`.\n\n"
     if results is None:
         return text + "No card has run the CUDA backend yet: there are no figures.\n"
@@ -266,7 +266,7 @@ def check(root):
 def save(root, path):
     with open(path, encoding="utf-8") as file:
         results = json.load(file)
-    # A card's machine may lack the repository; for the same sources the commit is known here.
+    # A GPU machine may lack the repository; for the same sources the commit is known here.
     if results["commit"] == "unknown" and results["sources"] == sources_of(root):
         results["commit"] = commit_of(root)
     folder = os.path.join(root, "benchmarks", "results")
@@ -292,7 +292,7 @@ def main():
     collecting = commands.add_parser("collect")
     collecting.add_argument("folder")
     collecting.add_argument(
-        "--failed", default="", help="names of what failed, with commas between"
+        "--failed", default="", help="names of the failed steps, separated by commas"
     )
     commands.add_parser("save").add_argument("file")
     commands.add_parser("check")

@@ -262,7 +262,7 @@ template <class T, class Backend>
 Json time_sensitivities(Settings settings) {
   settings.batch = 1;
   llama::LlamaModel<T, Backend> model(settings.shape, settings.sequence,
-                                      {.adaptation = bench::adaptation_of(settings.mode)});
+                                      {.lora = bench::lora_of(settings.mode)});
   fill(model);
   model.initialize_adapters(1);
   // B starts as zero. A then has no gradient and every sensitivity is 0, so fill B.

@@ -124,8 +124,8 @@ int main(int argc, char** argv) {
   const double rate = argc > 2 ? std::atof(argv[2]) : 0.5;
   dropbp::DropOptions options{.drop_rate = rate, .trainable_below = shape.trains_embeddings};
   for (std::uint32_t i = 0; i < 2 * shape.layers; ++i) options.groups.push_back(i % 2);
-  const std::vector<double> flops(2 * shape.layers, 1.0);  // equal; only sensitivities use them
-  const dropbp::DropSchedule schedule{flops, options, dropbp::FixedBudgetSampling{}};
+  const std::vector<double> costs(2 * shape.layers, 1.0);  // equal; only sensitivities use them
+  const dropbp::DropSchedule schedule{costs, options, dropbp::FixedBudgetSampling{}};
   const std::array<std::size_t, 2> slot_count{schedule.max_kept(0), schedule.max_kept(1)};
   Arena<float> arena;
   Trainer<float>(arena, shape, slot_count);  // only counts the memory

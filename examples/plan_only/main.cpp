@@ -33,9 +33,9 @@ int main() {
   std::vector<float> weights(branches * width, 0.1f), gradients(branches * width);
   std::vector<float> arena(branches * 2 * width), scratch(width), stream(width), grad(width),
       grad_branch(width);
-  const std::vector<double> flops(branches, 1.0);  // equal costs
+  const std::vector<double> costs(branches, 1.0);  // equal costs
 
-  dropbp::DropSchedule schedule{flops, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
+  dropbp::DropSchedule schedule{costs, {.drop_rate = 0.5, .seed = 42, .trainable_below = false}};
   for (std::uint64_t step = 0; step < 60; ++step) {
     const dropbp::DropPlan plan = schedule.plan(step);  // a pure function of the step
 

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The branches of a model as a handler sees them: numbered, visited, and told what to do.
+// The branches of a model, for a handler: it numbers them, visits them and passes decisions to
+// them.
 #pragma once
 
 #include <concepts>
@@ -13,6 +14,7 @@
 
 #include "dropbp/base/error.hpp"
 #include "dropbp/model.hpp"
+#include "dropbp/operation.hpp"
 #include "dropbp/plan.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -22,11 +24,6 @@ template <class L>
 concept has_clock = requires(L& layer) {
   layer.set_clock(ClockReference{});
   { layer.times() } -> std::convertible_to<BranchTimes>;
-};
-
-template <class L>
-concept tells_trainable = requires(const L& layer) {
-  { layer.trainable() } -> std::convertible_to<bool>;
 };
 
 // Calls visit(layer, i) for every layer of the model, and returns their number.
@@ -45,15 +42,14 @@ std::size_t visit_layers(ModelType& model, Visit visit) {
 }
 
 template <class ModelType>
-std::vector<double> layer_flops(ModelType& model) {
-  std::vector<double> flops;
-  visit_layers(model, [&](auto& layer, std::size_t) {
-    flops.push_back(static_cast<double>(layer.flops()));
-  });
-  return flops;
+std::vector<double> layer_costs(ModelType& model) {
+  std::vector<double> costs;
+  visit_layers(
+      model, [&](auto& layer, std::size_t) { costs.push_back(static_cast<double>(layer.cost())); });
+  return costs;
 }
 
-// A model of a known number of branches. Keeps a reference to the model.
+// A model whose number of branches is fixed. Holds a reference to the model.
 template <class ModelType>
 class Branches {
  public:
@@ -61,7 +57,7 @@ class Branches {
 
   ModelType& model() const noexcept { return *model_; }
 
-  // Calls visit(layer, i). Throws std::logic_error where the number of layers has changed.
+  // Calls visit(layer, i). Throws std::logic_error if the number of layers has changed.
   template <class Visit>
   void for_each(Visit visit) const {
     const std::size_t count = visit_layers(*model_, [&](auto& layer, std::size_t i) {
@@ -78,8 +74,8 @@ class Branches {
     for_each([](auto&, std::size_t) {});
   }
 
-  // Tells each branch i decision_of(i), all with one new stamp. This and what uses it allocate
-  // nothing.
+  // Passes decision_of(i) to each branch i, all with one new stamp. Neither this nor its callers
+  // allocate.
   template <class DecisionOf>
   void decide(DecisionOf decision_of) const {
     const std::uint64_t stamp = next_stamp();
@@ -90,7 +86,7 @@ class Branches {
     });
   }
 
-  // The decisions of a plan; one gradient scale a branch.
+  // Passes the decisions of a plan. `scales`: one gradient scale per branch.
   void tell(const DropPlan& plan, std::span<const double> scales, bool observes_stream) const {
     decide([&](std::size_t i) {
       return BranchDecision{.dropped = plan.dropped(i),
@@ -104,12 +100,12 @@ class Branches {
     decide([](std::size_t) { return BranchDecision{.saves = false}; });
   }
 
-  // As without a handler.
+  // Restores the state without a handler.
   void tell_all_kept() const {
     decide([](std::size_t) { return BranchDecision{}; });
   }
 
-  // How often each branch ran; `saved`, where it is not empty, holds that from before a
+  // How often each branch ran. If `saved` is not empty, it holds the counts from before a
   // measurement.
   std::vector<BranchCalls> calls(const std::vector<BranchCalls>& saved) const {
     std::vector<BranchCalls> calls(size_);
@@ -119,16 +115,16 @@ class Branches {
     return calls;
   }
 
-  // Asks the layers that can tell, and leaves the schedule's answer for the others.
+  // Asks the layers that have trainable(); for the others the schedule's value stays.
   template <class Schedule>
   void update_trainable(Schedule& schedule) const {
     for_each([&](auto& layer, std::size_t i) {
-      if constexpr (tells_trainable<decltype(layer)>)
+      if constexpr (can_ask<bool, Trainable, std::remove_reference_t<decltype(layer)>>)
         schedule.set_trainable(i, static_cast<bool>(layer.trainable()));
     });
   }
 
-  // After a measurement.
+  // Ends a measurement: restores the counts, releases what is saved and removes the clock.
   void restore_calls(const std::vector<BranchCalls>& calls) const {
     for_each([&](auto& layer, std::size_t i) {
       layer.set_calls(BranchCalls(calls[i]));

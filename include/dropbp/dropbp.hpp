@@ -1,11 +1,12 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// dropbp: skip the backward pass of randomly chosen residual branches. This header needs a C++20
-// compiler and the standard library, nothing else.
+// dropbp skips the backward pass of randomly chosen residual branches. This header needs only a
+// C++20 compiler and the standard library.
 #pragma once
 
 #include "dropbp/base/config.hpp"
+#include "dropbp/drop_options.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/flops.hpp"
 #include "dropbp/handler.hpp"

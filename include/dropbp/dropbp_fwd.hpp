@@ -1,9 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The names of the core's public types, for headers that only mention them. Default template
-// arguments stand here and nowhere else: every header that defines one of these templates includes
-// this one.
+// Forward declarations of the core's public types. They have the default template arguments, so
+// every header that defines one of these templates includes this one.
 #pragma once
 
 #include <cstdint>

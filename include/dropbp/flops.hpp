@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // FLOPs of the forward pass of transformer branches. One multiply-add counts as two FLOPs; norms,
-// softmax and activations are left out, as usual. Only ratios matter to the library.
+// softmax and activations are not counted, as usual. Only ratios matter to the library.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@
 DROPBP_NAMESPACE_BEGIN
 
 /// Sizes of one attention branch. `kv_heads` = 0 means as many as `heads` (multi-head attention);
-/// fewer is grouped-query, 1 multi-query attention. `causal`: the kernel skips the masked half of
-/// the scores.
+/// fewer heads are grouped-query attention, 1 is multi-query attention. `causal`: the kernel skips
+/// the masked half of the scores.
 struct AttentionShape {
   std::size_t batch = 1;     ///< sequences of a step
   std::size_t sequence = 1;  ///< tokens of each

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Drives the dropping of a whole model: steps, rates, state.
+// DropBPHandler: steps, drop rates and state of a whole model.
 #pragma once
 
 #include <cstddef>
@@ -29,10 +29,10 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// Tells the layers of a model, before each step, whose backward pass is dropped. Keeps a reference
-/// to the model, which must outlive it and keep the number of its layers; the layers may move in
-/// memory between calls. Branches are numbered in the order in which model.for_each_layer visits
-/// them. Calls in the wrong order throw std::logic_error.
+/// Decides before each step which branches of a model drop their backward pass, and tells the
+/// layers. Holds a reference to the model, which must outlive it and keep its number of layers; the
+/// layers may move in memory between calls. Branches are numbered in the order in which
+/// model.for_each_layer visits them. Calls in the wrong order throw std::logic_error.
 template <class ModelType, class AllocationPolicy, class SamplingPolicy>
 class DropBPHandler {
   static_assert(
@@ -51,16 +51,16 @@ class DropBPHandler {
       "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
 
  public:
-  /// Throws std::invalid_argument for a model without layers, FLOPs that are not positive, or a
+  /// Throws std::invalid_argument for a model without layers, costs that are not positive, or a
   /// rate outside [0, 1].
   explicit DropBPHandler(ModelType& model, DropOptions options = {},
                          AllocationPolicy allocation = {}, SamplingPolicy sampling = {})
-      : schedule_(detail::layer_flops(model), std::move(options), std::move(sampling)),
+      : schedule_(detail::layer_costs(model), std::move(options), std::move(sampling)),
         branches_(model, schedule_.size()),
         allocation_(std::move(allocation)),
         scales_(schedule_.size(), 1.0),
         counts_(schedule_.size()) {
-    // No step allocates: each of the two plans is drawn into what the other one leaves.
+    // No step allocates: the two plans take turns in the same memory.
     for (DropPlan* const plan : {&plan_, &next_plan_})
       detail::PlanBuilder::reserve(*plan, size(), detail::view(schedule_.options().groups));
     next_scales_.reserve(size());
@@ -70,10 +70,10 @@ class DropBPHandler {
 
   // ---- steps
 
-  /// Draws the plan of an optimizer step's first micro-step and tells every layer. Call it before
-  /// the forward pass. Layers whose operation has trainable() are asked for it in every step, so
-  /// that it may change between steps; for all others DropOptions::trainable counts. Throws
-  /// std::invalid_argument for step 2^64 - 1, which has no next one.
+  /// Begins an optimizer step: draws the plan of its first micro-step and tells every layer. Call
+  /// it before the forward pass. Whether a branch is trainable is asked in every step if its
+  /// operation has trainable(); otherwise DropOptions::trainable applies. Throws
+  /// std::invalid_argument for step 2^64 - 1, which has no next step.
   void begin_step(std::uint64_t step) {
     require_no_measurement();
     detail::require_next_step(step);
@@ -84,8 +84,8 @@ class DropBPHandler {
     start(true);
   }
 
-  /// The next micro-step of the same optimizer step (gradient accumulation): 1, then 2 and so on,
-  /// since begin_step has begun number 0. With PlanPer::step it keeps the decisions of that one.
+  /// Begins the next micro-step of the same optimizer step (gradient accumulation): 1, then 2 and
+  /// so on; begin_step begins number 0. With PlanPer::step, the decisions of number 0 are kept.
   void begin_micro_step(std::uint32_t micro_step) {
     require_no_measurement();
     require_begun();
@@ -103,8 +103,8 @@ class DropBPHandler {
     start(false);
   }
 
-  /// A step with a plan from elsewhere. Throws std::invalid_argument for one of another size, of
-  /// step 2^64 - 1, or made without DropOptions::parents.
+  /// Begins a step with a given plan. Throws std::invalid_argument if the plan has another size, is
+  /// of step 2^64 - 1, or was made without the handler's DropOptions::parents.
   void begin_step(const DropPlan& plan) {
     require_no_measurement();
     detail::require_next_step(plan.step());
@@ -116,8 +116,8 @@ class DropBPHandler {
     start(true);
   }
 
-  /// Until the next begin_step, forward passes save nothing and no backward may follow: for
-  /// validation losses.
+  /// Begins an evaluation, for validation losses: until the next begin_step, forward passes save
+  /// nothing and no backward may follow.
   void begin_evaluation() {
     require_no_measurement();
     branches_.require_unchanged();
@@ -125,139 +125,143 @@ class DropBPHandler {
     phase_ = Phase::evaluating;
   }
 
-  /// The plan of the micro-step begun last; empty before the first begin_step.
+  /// The plan of the last begun micro-step; empty before the first begin_step.
   const DropPlan& plan() const noexcept { return plan_; }
 
-  bool all_dropped() const noexcept { return plan_.all_dropped(); }  ///< it keeps no branch
+  bool all_dropped() const noexcept { return plan_.all_dropped(); }  ///< the plan keeps no branch
 
-  /// Whether the branches need a backward pass: one is kept, or something below them trains.
+  /// Whether the branches need a backward pass: a branch is kept, or something below them is
+  /// trainable.
   bool backward_needed() const noexcept { return plan_.backward_needed(); }
 
-  /// Whether a branch that trains was kept in any micro-step since begin_step: its parameters have
-  /// a gradient, and the optimizer must leave those of all other branches alone, their moments and
-  /// decay too.
+  /// Whether the branch is trainable and was kept in any micro-step since begin_step, so that its
+  /// parameters have a gradient. The optimizer must skip the parameters of all other branches,
+  /// including their moments and weight decay.
   bool has_gradient(std::size_t branch) const {
     require_begun();
-    static_cast<void>(plan_.dropped(branch));  // checks the number
+    static_cast<void>(plan_.dropped(branch));  // checks the index
     return counts_.kept_in_step[branch] != 0 && schedule_.trainable(branch);
   }
 
   // ---- rates
 
   std::size_t size() const noexcept { return schedule_.size(); }  ///< number of branches
-  /// What draws the plans.
+  /// The schedule that draws the plans.
   const DropSchedule<SamplingPolicy>& schedule() const noexcept { return schedule_; }
   double drop_rate() const noexcept { return schedule_.drop_rate(); }  ///< the target rate P
-  /// Of each branch.
+  /// Drop rate of each branch.
   std::span<const double> drop_rates() const noexcept { return schedule_.drop_rates(); }
   /// Cost of each branch.
-  std::span<const double> flops() const noexcept { return schedule_.flops(); }
+  std::span<const double> costs() const noexcept { return schedule_.costs(); }
 
   /// See DropSchedule::learning_rate_scale.
   double learning_rate_scale(std::size_t branch) const {
     return schedule_.learning_rate_scale(branch);
   }
 
-  /// One rate for all branches from the next draw on: the next begin_step or, with
-  /// PlanPer::micro_step, begin_micro_step. Like all that changes rates or costs, it throws
-  /// std::logic_error in a measurement, which leaves them alone.
+  /// Sets one rate for all branches from the next draw on: the next begin_step or, with
+  /// PlanPer::micro_step, begin_micro_step. Throws std::logic_error during a measurement, as do all
+  /// functions that change rates or costs.
   void set_drop_rate(double rate) {
     require_not_measuring();
     schedule_.set_drop_rate(rate);
   }
 
-  /// A rate for each branch from the next draw on.
+  /// Sets a rate for each branch from the next draw on.
   void set_drop_rates(std::span<const double> rates) {
     require_not_measuring();
     schedule_.set_drop_rates(rates);
   }
 
-  /// Reads the layers' FLOPs again, for example after the sequence length changed.
-  void update_flops() {
+  /// Reads the layers' costs again, for example after the sequence length changed.
+  void update_costs() {
     require_not_measuring();
-    const std::vector<double> flops = detail::layer_flops(branches_.model());
-    schedule_.set_flops(detail::view(flops));
+    const std::vector<double> costs = detail::layer_costs(branches_.model());
+    schedule_.set_costs(detail::view(costs));
   }
 
-  /// Costs from elsewhere in place of the layers' FLOPs, in any common unit: for example seconds
+  /// Replaces the layers' costs by `costs`, in any common unit: for example seconds
   /// from measure_costs.
-  void set_flops(std::span<const double> flops) {
+  void set_costs(std::span<const double> costs) {
     require_not_measuring();
-    schedule_.set_flops(flops);
+    schedule_.set_costs(costs);
   }
 
-  /// The sensitivities measured or given last; empty before.
+  /// The sensitivities measured or given last; empty if there are none yet.
   std::span<const double> sensitivities() const noexcept { return detail::view(sensitivities_); }
 
   /// Measures the sensitivity of every branch. `backprop()` clears the gradients, then runs one
   /// forward and backward pass on the same data every time; it is called size() + 1 times, first
   /// with nothing dropped, then with one branch dropped at a time. Plan, rates, counts and random
-  /// generators are left alone; the gradients are those of the last pass, and nothing of a forward
-  /// pass before it is left for a backward pass after it. Average over several samples by measuring
-  /// several times. Throws whatever backprop throws, std::runtime_error when a gradient is not
-  /// finite, and std::logic_error when backprop begins a step, changes rates or costs, or runs none
-  /// of the model's layers. After any of these the handler is unchanged. Where for_each_layer
-  /// throws while the layers are restored, the next begin_step, begin_evaluation, measurement or
-  /// restore restores them: call one of these before the next pass.
+  /// generators are unchanged; afterwards the gradients are those of the last pass, and activations
+  /// saved before the measurement are released. Average over several samples by measuring several
+  /// times. Throws the exceptions of backprop, std::runtime_error if a gradient is not finite, and
+  /// std::logic_error if backprop begins a step, changes rates or costs, or runs none of the
+  /// model's layers; the handler is then unchanged. If for_each_layer throws while the layers are
+  /// restored, the next begin_step, begin_evaluation, measurement or restore restores them: call
+  /// one of these before the next pass.
   template <class Backprop, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities(Backprop&& backprop,
                                             const SensitivityPolicy& policy = {}) {
     return detail::measure_complete(*this, backprop, policy);
   }
 
-  /// The same with one forward pass for all, for models whose branches can be run backward one by
-  /// one (none inside another: DropOptions::parents): about 2.8 times cheaper for 16 branches
-  /// and 2.95 for 64 where all weights train. `pass` offers four functions, described in
+  /// The same with a single forward pass, for models whose branches can run backward one at a time
+  /// (no nested branches: DropOptions::parents). It is about 2.8 times cheaper for 16 branches and
+  /// 2.95 times for 64 if all weights are trained. `pass` offers four functions, described in
   /// sensitivity/nested.hpp:
   ///   Gradient forward()
   ///   Gradient backward(std::size_t branch, const Gradient& grad)
   ///   void backward_below(const Gradient& grad)
   ///   void clear_gradients(std::size_t branches)
-  /// and the operations say `static constexpr bool backward_is_repeatable = true`: their backward
-  /// leaves Saved unchanged. Memory at the peak: what all branches save, size() + 1 gradients of
-  /// the residual stream, and the policy's reference.
+  /// and the operations have `static constexpr bool backward_is_repeatable = true`: their backward
+  /// leaves Saved unchanged. Peak memory: what all branches save, size() + 1 gradients of the
+  /// residual stream, and the policy's reference.
   template <class Pass, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities_nested(Pass&& pass,
                                                    const SensitivityPolicy& policy = {}) {
     return detail::measure_nested(*this, pass, policy);
   }
 
-  /// The seconds that each branch takes without what is nested in it: the fastest pass of `passes`
-  /// calls of backprop with nothing dropped. `now()` returns seconds as a double: SteadyClock
-  /// (steady_clock.hpp), or for a device a callable that first waits for its CUDA stream. Throws as
-  /// measure_sensitivities does, and std::invalid_argument for less than one pass. What a plan
-  /// saves is the backward time: handler.set_flops(std::vector<double> of times[i].backward)
+  /// Measures the seconds of each branch, without the branches nested in it: the fastest of
+  /// `passes` calls of backprop with nothing dropped. `now()` returns seconds as a double:
+  /// SteadyClock (steady_clock.hpp) or, for a device, a callable that first waits for its CUDA
+  /// stream. Throws as measure_sensitivities does, and std::invalid_argument for less than one
+  /// pass. Dropping saves the backward time, so pass that as the costs:
+  /// handler.set_costs(std::vector<double> of times[i].backward)
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
     return detail::measure_costs(*this, backprop, now, passes);
   }
 
-  /// From the next step on each kept branch takes the norms of the residual stream's gradient above
-  /// and below itself.
+  /// From the next step on, each kept branch measures the norms of the residual stream's gradient
+  /// above and below itself.
   void observe_stream(bool observes = true) noexcept { observes_stream_ = observes; }
 
   /// Updates `running` from this step's gradients: from the norms of the kept branches' own
-  /// gradients (their sums over the micro-steps) and, where observe_stream() was called before the
+  /// gradients (their sums over the micro-steps) and, if observe_stream() was called before the
   /// step, from how these branches changed the gradient of the residual stream. It calls
-  /// observe_stream() itself for later steps; a resumed training calls that before its first step.
-  /// Call this after the backward pass of a step's last micro-step, before anything scales the
-  /// gradients.
+  /// observe_stream() for later steps; a resumed training must call observe_stream() before its
+  /// first step. Call this after the backward pass of a step's last micro-step, before the
+  /// gradients are scaled.
   template <class = void>
   void observe_gradients(RunningSensitivity& running) {
     observe_gradients_as(running, detail::OwnGradientNorm{});
   }
 
-  /// The same where the trainer has the norms already, for clipping: squared_norms[i] of the
-  /// gradients of branch i's own parameters. Entries of dropped branches are ignored. Throws
-  /// std::invalid_argument for a norm that is not finite, with the estimate unchanged.
+  /// The same with norms that the trainer has already, for clipping: squared_norms[i] is the
+  /// squared norm of the gradients of branch i's own parameters. Entries of dropped branches are
+  /// ignored. Throws std::invalid_argument, and leaves the estimate unchanged, for a norm that is
+  /// not finite.
   template <class = void>
   void observe_gradients(RunningSensitivity& running, std::span<const double> squared_norms) {
     detail::require_count(squared_norms.size(), size(), "squared norm");
     observe_gradients_as(running, [&](auto&, std::size_t i) { return squared_norms[i]; });
   }
 
-  /// Rates from given sensitivities, one a branch. Throws std::invalid_argument, with the rates as
-  /// they were, for wrong ones or a target rate that the allocation policy cannot reach.
+  /// Allocates rates by the given sensitivities, one per branch. Throws std::invalid_argument, and
+  /// leaves the rates unchanged, for invalid sensitivities or a target rate that the allocation
+  /// policy cannot reach.
   void allocate(std::span<const double> sensitivities) {
     require_not_measuring();
     std::vector<double> copy(sensitivities.begin(), sensitivities.end());
@@ -276,14 +280,14 @@ class DropBPHandler {
     return sensitivities();
   }
 
-  // ---- accounts
+  // ---- counts
 
-  /// How many micro-steps have dropped each branch.
+  /// Number of micro-steps that dropped each branch.
   std::span<const std::uint64_t> drop_counts() const noexcept {
     return detail::view(counts_.dropped);
   }
 
-  /// What was dropped and what really ran since the handler was made or restored.
+  /// Counts what was dropped and what ran since the handler was made or restored.
   Report report() const {
     require_not_measuring();
     Report report;
@@ -291,11 +295,11 @@ class DropBPHandler {
     const std::vector<BranchCalls> calls = branches_.calls(calls_before_);
     for (std::size_t i = 0; i < size(); ++i)
       report.branches.push_back(
-          {flops()[i], drop_rates()[i], counts_.kept[i], counts_.dropped[i], calls[i]});
+          {costs()[i], drop_rates()[i], counts_.kept[i], counts_.dropped[i], calls[i]});
     return report;
   }
 
-  /// All that a resumed training needs of the handler; take it between two steps.
+  /// The state that a resumed training needs; take it between two steps.
   HandlerState state() const {
     require_not_measuring();
     return {.seed = schedule_.options().seed,
@@ -310,9 +314,9 @@ class DropBPHandler {
             .calls = branches_.calls(calls_before_)};
   }
 
-  /// Goes on from a saved state, with begin_step(state.next_step): it draws what it would have
-  /// drawn then. Throws std::invalid_argument, with everything as it was, for a state of another
-  /// model or with impossible rates, sensitivities or counts.
+  /// Continues from a saved state: begin_step(state.next_step) draws the same plan as in the
+  /// uninterrupted training. Throws std::invalid_argument, and changes nothing, for a state of
+  /// another model or with invalid rates, sensitivities or counts.
   void restore(const HandlerState& state) {
     require_no_measurement();
     detail::require_restorable(state, size());
@@ -336,8 +340,8 @@ class DropBPHandler {
   template <class Handler>
   friend class detail::Measurement;
 
-  // What the layers were told last. Whether a step has begun is another question: plan_ is then not
-  // empty, and stays so in an evaluation or a measurement.
+  // The phase that the layers were told last. It does not show whether a step has begun: then plan_
+  // is not empty, also during an evaluation or a measurement.
   enum class Phase : std::uint8_t { idle, step, evaluating, measuring };
 
   template <class Norm>
@@ -352,9 +356,9 @@ class DropBPHandler {
     observe_stream();
   }
 
-  // After a measurement: restores the layers' counts and decisions. Allocates nothing, and throws
-  // only what for_each_layer throws, or for changed layers; until it succeeds calls_before_ is not
-  // empty.
+  // Restores the layers' counts and decisions after a measurement. Does not allocate. Throws only
+  // the exceptions of for_each_layer, or if the layers have changed; calls_before_ is not empty
+  // until it succeeds.
   void put_layers_back() {
     branches_.restore_calls(calls_before_);
     if (phase_ == Phase::evaluating)
@@ -366,7 +370,7 @@ class DropBPHandler {
     calls_before_.clear();
   }
 
-  // The step or micro-step of next_plan_ and next_scales_.
+  // Begins the step or micro-step of next_plan_ and next_scales_.
   void start(bool first) {
     branches_.tell(next_plan_, detail::view(next_scales_), observes_stream_);
     std::swap(plan_, next_plan_);
@@ -376,14 +380,14 @@ class DropBPHandler {
   }
 
   void require_not_moved_from() const {
-    if (size() == 0)  // no other handler is of no branch
+    if (size() == 0)  // only a moved-from handler has no branch
       detail::throw_order("a handler drives its model until it is moved from",
                           "this one was moved from", "use the one that it was moved to");
   }
 
   void require_begun() const {
     require_not_moved_from();
-    if (plan_.size() == 0)  // an evaluation keeps the plan of the step before it
+    if (plan_.size() == 0)  // an evaluation keeps the plan of the previous step
       detail::throw_order("this call belongs to a step",
                           "none has begun since the handler was made or restored",
                           "call begin_step(step) first");
@@ -407,10 +411,11 @@ class DropBPHandler {
   detail::Branches<ModelType> branches_;
   [[no_unique_address]] AllocationPolicy allocation_;
   DropPlan plan_;
-  DropPlan next_plan_;  // where the next one is drawn: should that throw, the old one is whole
-  std::vector<double> scales_;             // GradientScaling in the step begun last
-  std::vector<double> next_scales_;        // as next_plan_
-  std::vector<BranchCalls> calls_before_;  // a measurement; empty when none is on
+  DropPlan next_plan_;  // the next plan is drawn here, so that plan_ is intact if that throws
+  std::vector<double> scales_;       // factors of GradientScaling in the current step
+  std::vector<double> next_scales_;  // for next_plan_
+  std::vector<BranchCalls>
+      calls_before_;  // counts before the running measurement; empty if none runs
   std::vector<double> sensitivities_;
   detail::PlanCounts counts_;
   Phase phase_ = Phase::idle;

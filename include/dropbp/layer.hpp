@@ -17,16 +17,16 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// A residual branch around an Operation (operation.hpp says what that is). Two faces:
+/// A residual branch around an Operation (see operation.hpp). It can be called in two ways:
 ///   residual      y = layer.forward(x, args...), grad = layer.backward(grad, args...)
 ///   branch only   f = layer.forward_branch(x, args...),
 ///                 optional grad = layer.backward_branch(grad, args...)
-/// the second for sums that are made elsewhere (parallel residuals, projected shortcuts). A
-/// DropBPHandler decides before each step; without one every branch is kept. A dropped branch
-/// computes the same forward, saves nothing, and its backward hands back the gradient it was given,
-/// in the same buffer. backward takes the extra arguments that forward took. Not for concurrent
-/// use; one forward is followed by at most one backward. The passes of a layer that was moved from
-/// throw std::logic_error.
+/// The second form is for residual sums outside the layer (parallel residuals, projected
+/// shortcuts). A DropBPHandler decides before each step; without a handler every branch is kept. A
+/// dropped branch computes the same forward, saves nothing, and its backward returns the gradient
+/// that it was given, in the same buffer. backward takes the same extra arguments as forward. Not
+/// thread-safe; at most one backward may follow a forward. The passes of a moved-from layer throw
+/// std::logic_error.
 template <class Op>
 class DropBPLayer {
   static_assert(detail::has_saved<Op>,
@@ -36,25 +36,30 @@ class DropBPLayer {
                 "dropbp: a layer owns its operation, which must be movable: keep what cannot move "
                 "(a mutex, an atomic) behind a pointer.");
   static_assert(
-      !detail::mistakes_flops<Op>,
-      "dropbp: the operation's flops() must be const and return a number: double flops() const.");
-  static_assert(!detail::mistakes_trainable<Op>,
+      !detail::can_call<detail::Cost, Op> || detail::can_ask<double, detail::Cost, Op>,
+      "dropbp: the operation's cost() must be const and return a number: double cost() const.");
+  static_assert(
+      !detail::can_call<detail::Flops, Op> || detail::can_call<detail::Cost, Op>,
+      "dropbp: the operation's flops() is called cost() since version 0.2, because it may "
+      "be any cost: rename it.");
+  static_assert(!detail::can_call<detail::Trainable, Op> ||
+                    detail::can_ask<bool, detail::Trainable, Op>,
                 "dropbp: the operation's trainable() must be const and return a bool: bool "
                 "trainable() const.");
 
  public:
-  using Saved = typename Op::Saved;  ///< what the operation keeps for its backward pass
+  using Saved = typename Op::Saved;  ///< what the operation saves for its backward pass
 
-  /// `flops`: the cost of one forward pass of the branch, in any unit common to the model
-  /// (flops.hpp computes it for transformers). Left out, it is op.flops() where the operation has
-  /// that, and 1 otherwise: all branches cost alike.
+  /// `cost`: the cost of one forward pass of the branch, in any unit common to the model (flops.hpp
+  /// computes it for transformers). The default is op.cost() if the operation has it, otherwise 1.
   explicit DropBPLayer(Op op) : op_(std::move(op)) {
-    if constexpr (detail::has_flops<Op>) flops_ = static_cast<double>(op_.flops());
+    if constexpr (detail::can_ask<double, detail::Cost, Op>)
+      cost_ = static_cast<double>(op_.cost());
   }
-  /// With a cost of its own, in any unit common to the model.
-  DropBPLayer(Op op, double flops) : op_(std::move(op)), flops_(flops) {}
+  /// The same with a given cost.
+  DropBPLayer(Op op, double cost) : op_(std::move(op)), cost_(cost) {}
 
-  /// x + op(x), in a new tensor; x stays as it is. Same shape as x.
+  /// Returns x + op(x) in a new tensor of the shape of x; x is unchanged.
   template <class T, class... Args>
   T forward(const T& x, Args&&... args) {
     static_assert(require_residual_forward<T, Args...>());
@@ -66,13 +71,13 @@ class DropBPLayer {
     });
   }
 
-  /// x + op(x) in the buffer of x, where the operation has forward_residual: a residual stream that
-  /// is moved through the layers needs one buffer.
+  /// Returns x + op(x), in the buffer of x if the operation has forward_residual: a residual stream
+  /// that is moved through the layers then needs one buffer.
   template <class T, class... Args>
     requires(!std::is_lvalue_reference_v<T> && !std::is_const_v<T>)
   T forward(T&& x, Args&&... args) {
     static_assert(require_residual_forward<T, Args...>() && require_forward_residual<T, Args...>());
-    if constexpr (detail::has_forward_residual<Op, T, Args...>) {
+    if constexpr (detail::has_member<Op, detail::ForwardResidual, T, Args...>) {
       require_scale<T>();
       run_forward(
           [&](Saved* saved) { op_.forward_residual(x, saved, std::forward<Args>(args)...); });
@@ -82,11 +87,11 @@ class DropBPLayer {
     }
   }
 
-  /// The gradient of the layer's input, from that of its output: grad_output + J^T grad_output for
-  /// a kept branch, in the buffer of `grad_output`; for a dropped one the very buffer it was given.
-  /// Where the input's gradient is not needed (DropPlan::input_gradient_needed), only the
-  /// parameters' gradients are computed, and grad_output is returned. Throws
-  /// std::logic_error without a forward in the same micro-step.
+  /// Returns the gradient of the layer's input, given that of its output: grad_output + J^T
+  /// grad_output for a kept branch, grad_output for a dropped one, in the buffer of `grad_output`.
+  /// If the input's gradient is not needed (DropPlan::input_gradient_needed), only the parameters'
+  /// gradients are computed, and grad_output is returned unchanged. Throws std::logic_error without
+  /// a forward in the same micro-step.
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
     static_assert(require_residual_backward<T, Args...>());
@@ -94,7 +99,7 @@ class DropBPLayer {
     if (scales()) {
       run_backward(
           [&](Saved& saved) { backward_scaled(grad_output, saved, std::forward<Args>(args)...); });
-    } else if constexpr (detail::has_backward_residual<Op, T, Args...>) {
+    } else if constexpr (detail::has_member<Op, detail::BackwardResidual, T, Args...>) {
       run_backward([&](Saved& saved) {
         if (decision_.input_gradient_needed)
           op_.backward_residual(grad_output, saved, std::forward<Args>(args)...);
@@ -117,7 +122,7 @@ class DropBPLayer {
     return grad_output;
   }
 
-  /// op(x) alone, without the residual sum.
+  /// Returns op(x), without the residual sum.
   template <class T, class... Args>
   auto forward_branch(const T& x, Args&&... args) {
     static_assert(require_forward<T, Args...>() && require_backward<T, Args...>());
@@ -125,9 +130,9 @@ class DropBPLayer {
         [&](Saved* saved) { return op_.forward(x, saved, std::forward<Args>(args)...); });
   }
 
-  /// J^T grad_output alone; empty when the branch is dropped or nobody needs the gradient of its
-  /// input. With GradientScaling the gradient must be one that may be changed: std::move(gradient),
-  /// or a copy of it.
+  /// Returns J^T grad_output; empty if the branch is dropped or the gradient of its input is not
+  /// needed. With GradientScaling the argument must be a modifiable temporary: std::move(gradient),
+  /// or a copy.
   template <class G, class... Args>
   auto backward_branch(G&& grad, Args&&... args) {
     using T = std::remove_cvref_t<G>;
@@ -155,16 +160,16 @@ class DropBPLayer {
     return grad_input;
   }
 
-  Op& op() noexcept { return op_; }              ///< the operation inside
-  const Op& op() const noexcept { return op_; }  ///< the operation inside
+  Op& op() noexcept { return op_; }              ///< the wrapped operation
+  const Op& op() const noexcept { return op_; }  ///< the wrapped operation
 
-  double flops() const noexcept { return flops_; }  ///< cost of one forward pass
-  /// For the next DropBPHandler::update_flops().
-  void set_flops(double flops) noexcept { flops_ = flops; }
+  double cost() const noexcept { return cost_; }  ///< cost of one forward pass
+  /// Takes effect at the next DropBPHandler::update_costs().
+  void set_cost(double cost) noexcept { cost_ = cost; }
 
-  /// Whether any parameter of the branch trains, where the operation tells.
+  /// Whether any parameter of the branch is trainable; requires op.trainable().
   template <class O = Op>
-    requires detail::has_trainable<O>
+    requires detail::can_ask<bool, detail::Trainable, O>
   bool trainable() const {
     return static_cast<bool>(op_.trainable());
   }
@@ -178,7 +183,7 @@ class DropBPLayer {
   /// Whether the operation's backward may run several times on what one forward saved.
   static constexpr bool backward_is_repeatable = detail::says_backward_is_repeatable<Op>;
 
-  /// Sum of the squares of the gradients of the branch's own parameters, in double. Absent ones
+  /// Squared norm of the gradients of the branch's own parameters, in double. Absent gradients
   /// count as zero.
   template <class O = Op>
   double squared_gradient_norm() {
@@ -193,21 +198,21 @@ class DropBPLayer {
     return sum;
   }
 
-  /// ||gradient of the output|| / ||gradient of the input|| in the last backward of the whole layer
-  /// that was kept, if it was told to observe (BranchDecision::observes_stream) and the gradient is
-  /// one with a norm; else 1.
+  /// ||gradient of the output|| / ||gradient of the input|| in the last kept backward() of the
+  /// layer, if BranchDecision::observes_stream was set and the gradient is a NormedTensor;
+  /// otherwise 1.
   double stream_ratio() const noexcept { return stream_ratio_; }
 
-  /// Forgets what was saved: for a forward pass whose backward will not come.
+  /// Releases what was saved, for a forward pass without a backward.
   void release() noexcept {
     saved_.reset();
     awaits_backward_ = false;
   }
 
-  BranchCalls calls() const noexcept { return calls_; }           ///< how often it ran
+  BranchCalls calls() const noexcept { return calls_; }           ///< number of passes
   void set_calls(BranchCalls calls) noexcept { calls_ = calls; }  ///< called by the handler
 
-  /// Adds the seconds of forward and backward passes to times() from now on; without a clock
+  /// From now on, adds the seconds of forward and backward passes to times(). Without a clock
   /// nothing is measured.
   void set_clock(detail::ClockReference clock) noexcept {
     clock_ = clock;
@@ -215,8 +220,8 @@ class DropBPLayer {
   }
   BranchTimes times() const noexcept { return times_; }  ///< seconds since set_clock, of all passes
 
-  /// Called by the handler before each micro-step. Frees what an earlier micro-step saved and no
-  /// backward will use, for example after a step that broke off.
+  /// Called by the handler before each micro-step. Releases what an earlier micro-step saved
+  /// without a backward, for example an interrupted step.
   void decide(const BranchDecision& decision) noexcept {
     decision_ = decision;
     if (forward_stamp_ != decision_.stamp) saved_.reset();
@@ -240,7 +245,7 @@ class DropBPLayer {
                   "args...), which returns the gradient of its input, for the tensor type and the "
                   "extra arguments that the layer was called with.");
     static_assert(
-        !detail::mistakes_backward_parameters<Op, T, Args...>,
+        !detail::never_calls<Op, detail::BackwardParameters, detail::Backward, T, Args...>,
         "dropbp: the operation's backward_parameters would never be called: it must take (const T& "
         "grad_output, Saved& saved, args...) with the extra arguments of backward.");
     return true;
@@ -254,19 +259,19 @@ class DropBPLayer {
                   "tensor_traits with accumulate (see tensor.hpp).");
     require_forward<T, Args...>();
     require_backward<T, Args...>();
-    static_assert(
-        !detail::has_forward<Op, T, Args...> || detail::forward_returns_tensor<Op, T, Args...>,
-        "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");
+    static_assert(!detail::has_forward<Op, T, Args...> ||
+                      detail::returns_tensor<Op, detail::Forward, T, Args...>,
+                  "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");
     return true;
   }
 
   template <class T, class... Args>
   static constexpr bool require_forward_residual() {
-    static_assert(!detail::mistakes_forward_residual<Op, T, Args...>,
+    static_assert(!detail::never_calls<Op, detail::ForwardResidual, detail::Forward, T, Args...>,
                   "dropbp: the operation's forward_residual would never be called: it must take "
                   "(T& x, Saved* saved, args...) with the extra arguments of forward.");
-    static_assert(!detail::has_forward_residual<Op, T, Args...> ||
-                      detail::forward_residual_is_in_place<Op, T, Args...>,
+    static_assert(!detail::has_member<Op, detail::ForwardResidual, T, Args...> ||
+                      detail::works_in_place<Op, detail::ForwardResidual, T, Args...>,
                   "dropbp: forward_residual must add f(x) to x in place and return nothing: what "
                   "it returns would be lost.");
     return true;
@@ -280,14 +285,15 @@ class DropBPLayer {
                   "tensor_traits with accumulate (see tensor.hpp).");
     require_backward<T, Args...>();
     static_assert(
-        !detail::has_backward<Op, T, Args...> || detail::backward_returns_tensor<Op, T, Args...>,
+        !detail::has_backward<Op, T, Args...> ||
+            detail::returns_tensor<Op, detail::Backward, T, Args...>,
         "dropbp: backward must return the gradient of its input as a tensor of the type of "
         "grad_output.");
-    static_assert(!detail::mistakes_backward_residual<Op, T, Args...>,
+    static_assert(!detail::never_calls<Op, detail::BackwardResidual, detail::Backward, T, Args...>,
                   "dropbp: the operation's backward_residual would never be called: it must take "
                   "(T& grad, Saved& saved, args...) with the extra arguments of backward.");
-    static_assert(!detail::has_backward_residual<Op, T, Args...> ||
-                      detail::backward_residual_is_in_place<Op, T, Args...>,
+    static_assert(!detail::has_member<Op, detail::BackwardResidual, T, Args...> ||
+                      detail::works_in_place<Op, detail::BackwardResidual, T, Args...>,
                   "dropbp: backward_residual must add the input's gradient to grad in place and "
                   "return nothing: what it returns would be lost.");
     return true;
@@ -295,13 +301,13 @@ class DropBPLayer {
 
   template <class T, class... Args>
   void backward_parameters(const T& grad_output, Saved& saved, Args&&... args) {
-    if constexpr (detail::has_backward_parameters<Op, T, Args...>)
+    if constexpr (detail::has_member<Op, detail::BackwardParameters, T, Args...>)
       static_cast<void>(op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...));
     else
       static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));
   }
 
-  // The squared norm of a gradient of the stream where it is to be observed, else 0.
+  // The squared norm of a gradient of the residual stream if it is observed, otherwise 0.
   template <class T>
   double observed_norm(const T& grad) const {
     if constexpr (detail::has_norm<T>)
@@ -321,8 +327,8 @@ class DropBPLayer {
             "give its tensor_traits scale(T& y, double factor), or choose GradientScaling::none");
   }
 
-  // grad + scale * J^T grad. The gradient is scaled before the operation, which is linear in it,
-  // and scaled back after it: there is no buffer for a second one.
+  // grad + scale * J^T grad. Because the operation is linear in the gradient, the gradient is
+  // scaled before it and scaled back after it, which saves a second buffer.
   template <class T, class... Args>
   void backward_scaled(T& grad, Saved& saved, Args&&... args) {
     if constexpr (ScalableTensor<T>) {
@@ -362,7 +368,7 @@ class DropBPLayer {
       ++calls_.forward;
       times_.forward += clock_() - begin;
     };
-    Saved* const saved = fresh ? fresh.operator->() : nullptr;  // whatever Saved makes of a unary &
+    Saved* const saved = fresh ? fresh.operator->() : nullptr;  // also if Saved overloads unary &
     if constexpr (std::is_void_v<decltype(forward(saved))>) {
       forward(saved);
       commit();
@@ -400,7 +406,7 @@ class DropBPLayer {
   BranchCalls calls_;
   BranchTimes times_;
   detail::ClockReference clock_;
-  double flops_ = 1.0;
+  double cost_ = 1.0;
   double stream_ratio_ = 1.0;
   std::uint64_t forward_stamp_ = 0;
   bool awaits_backward_ = false;

@@ -1,13 +1,14 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a model must offer: a walk over its layers and, for sensitivities, over its gradients.
+// Requirements of a model: it visits its layers and, for sensitivities, its gradients.
 #pragma once
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 
+#include "dropbp/operation.hpp"
 #include "dropbp/tensor.hpp"
 
 #if !defined(__GNUC__)
@@ -16,25 +17,26 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// What one branch is told before a micro-step.
+/// The decision that a branch gets before a micro-step.
 struct BranchDecision {
   bool dropped = false;  ///< the branch needs no backward pass
-  bool saves = true;     ///< false in an evaluation: a kept branch, but no backward pass will come
+  bool saves = true;  ///< false in an evaluation: the branch is kept, but no backward pass follows
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
-  bool retains_saved = false;    ///< what is saved stays for further backwards, until release()
-  bool observes_stream = false;  ///< a kept branch compares the norms of the residual stream's
+  bool retains_saved = false;    ///< what is saved is kept for further backwards, until release()
+  bool observes_stream = false;  ///< a kept branch measures the norms of the residual stream's
                                  ///< gradient above and below itself
   double gradient_scale =
-      1.0;  ///< of what a kept branch adds to gradients: its parameters' and its input's
-  /// Unique among the micro-steps of all handlers of a process: detects a backward whose forward
-  /// belonged to another micro-step. 0 without a handler.
+      1.0;  ///< factor on what a kept branch adds to gradients, its parameters' and its input's
+  /// Identifies the micro-step among those of all handlers of the process, to detect a backward
+  /// whose forward belonged to another one. 0 without a handler.
   std::uint64_t stamp = 0;
 };
 
-/// How often a branch really ran.
+/// Number of passes that a branch ran.
 struct BranchCalls {
-  std::uint64_t forward = 0;   ///< forward passes, kept or dropped
-  std::uint64_t backward = 0;  ///< calls of the operation's backward: none for a dropped branch
+  std::uint64_t forward = 0;  ///< forward passes, kept or dropped
+  std::uint64_t backward =
+      0;  ///< calls of the operation's backward, which a dropped branch does not make
   bool operator==(const BranchCalls&) const = default;  ///< by both counts
 };
 
@@ -46,8 +48,8 @@ struct BranchTimes {
 
 namespace detail {
 
-// One for all handlers of the process, in whichever shared library they are.
-#if defined(__GNUC__)  // <atomic> would cost every user of the header more
+// One counter for all handlers of the process, across shared libraries.
+#if defined(__GNUC__)  // <atomic> would slow down the compilation
 [[gnu::visibility("default")]] inline std::uint64_t last_stamp = 0;
 inline std::uint64_t next_stamp() noexcept {
   return __atomic_add_fetch(&last_stamp, 1, __ATOMIC_RELAXED);
@@ -57,8 +59,8 @@ inline std::atomic<std::uint64_t> last_stamp = 0;
 inline std::uint64_t next_stamp() noexcept { return ++last_stamp; }
 #endif
 
-// That the forward pass of a dropped branch runs in this thread, for the branches nested in it: no
-// gradient will reach them.
+// Whether the forward pass of a dropped branch is running in this thread: no gradient reaches the
+// branches nested in it.
 class DroppedForward {
  public:
   explicit DroppedForward(bool dropped) noexcept : before_(inside()) {
@@ -77,8 +79,8 @@ class DroppedForward {
   bool before_;
 };
 
-// A branch that a handler counts as kept. One that no handler has told anything (stamp 0) is just
-// dropped with the one around it.
+// Throws if the handler keeps a branch that runs inside a dropped one. A branch without a handler
+// (stamp 0) is dropped with the branch that contains it.
 inline void require_not_inside_dropped(const BranchDecision& decision) {
   if (DroppedForward::inside() && !decision.dropped && decision.saves && decision.stamp != 0)
     throw_order("a branch that is nested in a dropped one must be dropped with it",
@@ -87,7 +89,7 @@ inline void require_not_inside_dropped(const BranchDecision& decision) {
                 "DropOptions::parents");
 }
 
-// Any callable that tells seconds, for a layer that should not know its type.
+// A type-erased callable that returns seconds.
 struct ClockReference {
   double (*read)(const void*) = nullptr;
   const void* clock = nullptr;
@@ -95,7 +97,7 @@ struct ClockReference {
   double operator()() const { return read != nullptr ? read(clock) : 0.0; }
 };
 
-// Where a type may have a unary & of its own; <memory> would cost every user of the header.
+// As std::addressof; <memory> would slow down the compilation.
 template <class T>
 constexpr T* address_of(T& x) noexcept {
   return __builtin_addressof(x);
@@ -105,11 +107,6 @@ template <class L>
 concept has_decide = requires(L& layer, const BranchDecision& decision) { layer.decide(decision); };
 
 template <class L>
-concept has_layer_flops = requires(const L& layer) {
-  { layer.flops() } -> std::convertible_to<double>;
-};
-
-template <class L>
 concept has_calls = requires(L& layer, const L& constant) {
   { constant.calls() } -> std::convertible_to<BranchCalls>;
   layer.set_calls(BranchCalls{});
@@ -117,11 +114,10 @@ concept has_calls = requires(L& layer, const L& constant) {
 
 }  // namespace detail
 
-/// A branch that can be told to drop its backward pass, and counts its calls. DropBPLayer is the
-/// library's model of it.
+/// A branch that can drop its backward pass and counts its calls. DropBPLayer models this concept.
 template <class L>
 concept DroppableLayer =
-    detail::has_decide<L> && detail::has_layer_flops<L> && detail::has_calls<L>;
+    detail::has_decide<L> && detail::can_ask<double, detail::Cost, L> && detail::has_calls<L>;
 
 namespace detail {
 
@@ -154,7 +150,7 @@ struct GradientVisitor {
   }
 };
 
-// Calls use(const T*) for every visited gradient, null where the parameter has none.
+// Calls use(const T*) for every visited gradient; null if the parameter has none.
 template <class Model, class Use>
 void for_each_gradient_of(Model& model, Use use) {
   model.for_each_gradient(GradientVisitor<Use>{use});
@@ -175,9 +171,9 @@ template <class M>
 concept Model = detail::has_for_each_layer<M>;
 
 /// A model whose sensitivities can be measured: for_each_gradient(visit) also calls visit(gradient)
-/// for every trained parameter tensor, in the same order every time. Where a parameter has no
-/// gradient at the moment, visit a null pointer (visit(static_cast<const T*>(nullptr))) or a
-/// gradient of zeros; visit(&gradient) is allowed too.
+/// for every trained parameter tensor, in the same order every time. For a parameter without a
+/// gradient, visit a null pointer (visit(static_cast<const T*>(nullptr))) or a gradient of zeros;
+/// visit(&gradient) is allowed too.
 template <class M>
 concept GradientModel = Model<M> && detail::has_for_each_gradient<M>;
 

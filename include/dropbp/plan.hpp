@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The outcome of one draw: which branches keep their backward pass in one micro-step.
+// DropPlan: which branches keep their backward pass in one micro-step.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,8 @@ DROPBP_NAMESPACE_BEGIN
 
 namespace detail {
 
-// Of DropOptions::parents: each leads to a branch that is nested in none.
+// Throws unless DropOptions::parents has one valid index per branch and no cycles.
+DROPBP_LAZY
 inline void require_parents(std::span<const std::uint32_t> parents, std::size_t size) {
   require_count(parents.empty() ? size : parents.size(), size, "number of a parent");
   for (std::size_t i = 0; i < parents.size(); ++i)
@@ -38,6 +39,7 @@ inline void require_parents(std::span<const std::uint32_t> parents, std::size_t 
   }
 }
 
+DROPBP_LAZY
 inline void require_next_step(std::uint64_t step) {
   if (step == ~std::uint64_t{0})
     throw_invalid("a step must be below 2^64 - 1, for a next one to follow", "it is " + text(step),
@@ -48,11 +50,11 @@ struct PlanBuilder;
 
 }  // namespace detail
 
-/// How often a plan is drawn where several micro-steps (gradient accumulation) make one optimizer
-/// step.
+/// How often a plan is drawn if an optimizer step has several micro-steps (gradient accumulation).
 enum class PlanPer : std::uint8_t {
-  micro_step,  ///< every micro-step draws its own: a branch rarely goes without any gradient
-  step  ///< all micro-steps share one: what is dropped is dropped for the whole optimizer step
+  micro_step,  ///< each micro-step has its own plan: a branch is rarely without a gradient
+  step  ///< all micro-steps share one plan: a dropped branch is dropped for the whole optimizer
+        ///< step
 };
 
 /// Which residual branches are dropped in one micro-step: a value, independent of any model.
@@ -60,26 +62,26 @@ enum class PlanPer : std::uint8_t {
 /// about a branch beyond size() throw std::invalid_argument.
 class DropPlan {
  public:
-  /// Of no branch.
+  /// A plan without branches.
   DropPlan() = default;
 
-  /// What a plan says beside its decisions.
+  /// Properties of a plan besides its decisions.
   struct Context {
-    bool trainable_below = true;   ///< something below the lowest branch trains (an embedding): the
-                                   ///< gradient is needed all the way down
+    bool trainable_below = true;   ///< something below the lowest branch is trainable (an
+                                   ///< embedding), so its gradient is needed
     std::uint64_t step = 0;        ///< optimizer step
     std::uint32_t micro_step = 0;  ///< within the step, from 0
     std::uint64_t rates_hash = 0;  ///< distinguishes plans that were drawn from different rates
     std::span<const std::uint32_t> groups =
-        {};  ///< of each branch, numbered from 0; none: one group of all
+        {};  ///< group of each branch, numbered from 0; empty: one group
     std::span<const std::uint8_t> trainable =
-        {};  ///< of each branch, 0 where none of its parameters trains; none: all train
+        {};  ///< of each branch, 0 if it has no trainable parameter; empty: all are trainable
     std::span<const std::uint32_t> parents =
-        {};  ///< of each branch, the one that it is nested in, or itself; none: nothing is nested
+        {};  ///< of each branch, the branch that it is nested in, or itself; empty: none is nested
   };
 
-  /// A plan from a mask, one byte a branch, non-zero where dropped. What is nested in a dropped
-  /// branch (`parents` as in DropOptions) is dropped with it, whatever the mask says.
+  /// A plan from a mask: one byte per branch, non-zero if dropped. Branches nested in a dropped
+  /// branch (`parents` as in DropOptions) are also dropped.
   DROPBP_LAZY
   explicit DropPlan(std::span<const std::uint8_t> dropped, bool trainable_below = true,
                     std::uint64_t step = 0, std::uint32_t micro_step = 0,
@@ -88,9 +90,9 @@ class DropPlan {
     set(dropped, {trainable_below, step, micro_step, rates_hash, groups, {}, parents});
   }
 
-  /// The same with everything that a plan may be made from. Where nothing trains below the
-  /// branches, those below the lowest kept one that is trainable are dropped as well: nothing uses
-  /// what they compute. A branch in which a kept trainable one is nested counts as trainable.
+  /// The same with all properties of a plan. If nothing below the branches is trainable, the
+  /// branches below the lowest kept trainable one are also dropped, because nothing uses their
+  /// gradients. A branch counts as trainable if a kept trainable branch is nested in it.
   DROPBP_LAZY
   DropPlan(std::span<const std::uint8_t> dropped, const Context& context) { set(dropped, context); }
 
@@ -112,30 +114,31 @@ class DropPlan {
   std::uint64_t step() const noexcept { return step_; }              ///< optimizer step
   std::uint32_t micro_step() const noexcept { return micro_step_; }  ///< within the step, from 0
 
-  /// Needs no backward pass.
+  /// Whether the branch needs no backward pass.
   bool dropped(std::size_t branch) const { return slot_of(branch) == no_slot; }
-  bool kept(std::size_t branch) const { return !dropped(branch); }  ///< needs its backward pass
+  /// Whether the branch needs its backward pass.
+  bool kept(std::size_t branch) const { return !dropped(branch); }
 
   std::size_t kept_count() const noexcept { return kept_count_; }              ///< in all groups
   std::size_t dropped_count() const noexcept { return size() - kept_count_; }  ///< in all groups
   bool all_dropped() const noexcept { return kept_count_ == 0; }  ///< no branch is kept
 
-  /// The lowest kept branch that is nested in none; size() when all are dropped. Where nothing
-  /// trains below the branches, the backward pass may stop here.
+  /// The lowest kept branch that is not nested; size() if all are dropped. If nothing below the
+  /// branches is trainable, the backward pass may stop there.
   std::size_t lowest_kept() const noexcept { return lowest_kept_; }
 
-  /// Whether the branches need a backward pass at all: one is kept, or something below them trains.
+  /// Whether the branches need a backward pass: one is kept, or something below them is trainable.
   bool backward_needed() const noexcept { return trainable_below_ || !all_dropped(); }
 
-  /// Whether a kept branch must compute the gradient of its input: something below it, a kept
-  /// branch or a trained parameter, uses it. False for a dropped branch, which computes nothing.
+  /// Whether the branch must compute the gradient of its input, because a kept branch or a trained
+  /// parameter below it uses it. False for a dropped branch, which computes nothing.
   bool input_gradient_needed(std::size_t branch) const {
     return kept(branch) && (trainable_below_ || branch != lowest_kept_);
   }
 
-  /// Where a kept branch saves its activations in an arena of its group: 0 for the group's lowest
-  /// kept branch, and so on upwards, always below DropSchedule::max_kept(group). A dropped branch
-  /// has no slot: asking for one throws std::invalid_argument.
+  /// Index of a kept branch's activations in an arena of its group: 0 for the group's lowest kept
+  /// branch, increasing upwards, always below DropSchedule::max_kept(group). Throws
+  /// std::invalid_argument for a dropped branch, which has no slot.
   DROPBP_LAZY
   std::size_t slot(std::size_t branch) const {
     const std::uint32_t slot = slot_of(branch);
@@ -146,8 +149,8 @@ class DropPlan {
     return slot;
   }
 
-  /// 64 bits over (step, micro-step, size, rates, decisions): equal on all ranks, or the ranks have
-  /// drifted apart.
+  /// A 64-bit hash of (step, micro-step, size, rates, decisions). If it differs between ranks, the
+  /// ranks have diverged.
   std::uint64_t fingerprint() const noexcept {
     using detail::mix;
     std::uint64_t hash = mix(mix(mix(mix(0, step_), micro_step_), size()), rates_hash_);
@@ -160,7 +163,7 @@ class DropPlan {
     return hash;
   }
 
-  /// The same decisions, for the same step, from the same rates.
+  /// Whether step, rates and decisions are equal.
   DROPBP_LAZY
   bool operator==(const DropPlan& other) const noexcept {
     return slots_ == other.slots_ && trainable_below_ == other.trainable_below_ &&
@@ -173,6 +176,7 @@ class DropPlan {
 
   friend struct detail::PlanBuilder;
 
+  DROPBP_LAZY
   void set(std::span<const std::uint8_t> dropped, const Context& context) {
     redraw(dropped.size(), context, [&](std::span<std::uint8_t> mask, std::span<std::uint32_t>) {
       for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = dropped[i];
@@ -199,6 +203,7 @@ class DropPlan {
     rates_hash_ = context.rates_hash;
   }
 
+  DROPBP_LAZY
   void drop_nested(std::span<const std::uint32_t> parents) {
     for (std::size_t i = 0; i < parents.size(); ++i)
       for (std::size_t at = i; dropped_[i] == 0 && parents[at] != at;) {
@@ -207,8 +212,9 @@ class DropPlan {
       }
   }
 
-  // Drops what lies below the lowest kept branch that is trainable or has a kept trainable one
-  // nested in it.
+  // Drops the branches below the lowest kept branch that is trainable or contains a kept trainable
+  // branch.
+  DROPBP_LAZY
   void drop_unused(const Context& context) {
     const auto parent = [&](std::size_t i) {
       return context.parents.empty() ? i : context.parents[i];
@@ -224,6 +230,7 @@ class DropPlan {
     drop_nested(context.parents);
   }
 
+  DROPBP_LAZY
   void number_slots(const Context& context) {
     for (std::uint32_t& kept : kept_of_group_) kept = 0;
     kept_count_ = 0;
@@ -252,8 +259,8 @@ class DropPlan {
   }
 
   std::vector<std::uint32_t> slots_;
-  std::vector<std::uint8_t> dropped_;         // working space of redraw, and
-  std::vector<std::uint32_t> kept_of_group_;  // this too
+  std::vector<std::uint8_t> dropped_;         // working space of redraw
+  std::vector<std::uint32_t> kept_of_group_;  // working space of redraw
   std::size_t kept_count_ = 0;
   std::size_t lowest_kept_ = 0;
   std::uint64_t step_ = 0;
@@ -264,33 +271,36 @@ class DropPlan {
 
 namespace detail {
 
-// Changes a plan in place: for the schedule, the handler and tests.
+// Changes a plan in place, for the schedule, the handler and tests.
 struct PlanBuilder {
-  // Becomes another plan, and reuses its memory. draw(dropped, work) sets one byte a branch,
-  // non-zero where dropped; `work` is as many words of working space.
+  // Replaces the plan and reuses its memory. draw(dropped, work) sets one byte per branch, non-zero
+  // if dropped; `work` has one word of working space per branch.
   template <class Draw>
   static void redraw(DropPlan& plan, std::size_t size, const DropPlan::Context& context,
                      Draw&& draw) {
     plan.redraw(size, context, draw);
   }
 
-  // Memory for plans of this size and these groups; the plan becomes empty.
+  // Reserves memory for plans of this size and these groups; the plan becomes empty.
+  DROPBP_LAZY
   static void reserve(DropPlan& plan, std::size_t size, std::span<const std::uint32_t> groups) {
     const auto nothing = [](std::span<std::uint8_t>, std::span<std::uint32_t>) {};
     plan.redraw(size, {.groups = groups}, nothing);
     plan.redraw(0, {}, nothing);
   }
 
-  // The same decisions for another micro-step.
+  // Keeps the decisions for another micro-step.
   static void set_micro_step(DropPlan& plan, std::uint32_t micro_step) noexcept {
     plan.micro_step_ = micro_step;
   }
 };
 
-// What a begun step counts, one number a branch.
+// Counts of the steps, one number per branch.
 struct PlanCounts {
+  DROPBP_LAZY
   explicit PlanCounts(std::size_t size) : kept_in_step(size), kept(size), dropped(size) {}
 
+  DROPBP_LAZY
   void count(const DropPlan& plan, bool begins_step) {
     next_step = plan.step() + 1;
     ++micro_steps;
@@ -309,6 +319,7 @@ struct PlanCounts {
   std::uint64_t micro_steps = 0;  // in all steps
 };
 
+DROPBP_LAZY
 inline void require_later_micro_step(std::uint32_t micro_step, const DropPlan& plan) {
   if (micro_step <= plan.micro_step())
     throw_order("the micro-steps of a step must be numbered upwards, begin_step being number 0",
@@ -317,7 +328,7 @@ inline void require_later_micro_step(std::uint32_t micro_step, const DropPlan& p
                 "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
 }
 
-// That a plan from elsewhere drops what is nested in its dropped branches.
+// Throws unless a given plan drops all branches that are nested in its dropped branches.
 template <class Schedule>
 void require_parents_kept(const DropPlan& plan, const Schedule& schedule) {
   bool agrees = plan.all_dropped() || schedule.parent(plan.lowest_kept()) == plan.lowest_kept();

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What was dropped so far and what it saved: the answer to "is it really on?".
+// Reports what was dropped and what it saved, to verify that dropping works.
 #pragma once
 
 #include <cstddef>
@@ -15,17 +15,17 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// One branch since the handler was made (or its state restored). Passes that only measured
-/// sensitivities do not count.
+/// Counts of one branch since the handler was made or its state restored. Passes of measurements
+/// are not counted.
 struct BranchReport {
-  double flops = 0.0;         ///< cost of one forward, in the model's own unit
-  double drop_rate = 0.0;     ///< its rate now
+  double cost = 0.0;          ///< cost of one forward pass, in the model's unit
+  double drop_rate = 0.0;     ///< its current rate
   std::uint64_t kept = 0;     ///< micro-steps whose plan kept it
   std::uint64_t dropped = 0;  ///< micro-steps whose plan dropped it
-  BranchCalls calls;          ///< what really ran; evaluations count as forward calls
+  BranchCalls calls;          ///< passes that ran; evaluations count as forward passes
 };
 
-/// What all branches did, from DropBPHandler::report().
+/// Counts of all branches, from DropBPHandler::report().
 struct Report {
   std::vector<BranchReport> branches;  ///< in the order of the forward pass
   std::uint64_t micro_steps = 0;       ///< begun so far, in all steps
@@ -39,19 +39,19 @@ struct Report {
     return pairs > 0.0 ? static_cast<double>(dropped) / pairs : 0.0;
   }
 
-  /// Share of the branches' backward FLOPs that was still computed; 1 before the first step.
+  /// Share of the branches' backward cost that was still spent; 1 before the first step.
   DROPBP_LAZY
-  double backward_flops_fraction() const {
+  double backward_cost_fraction() const {
     double kept = 0.0, all = 0.0;
     for (const BranchReport& branch : branches) {
-      kept += branch.flops * static_cast<double>(branch.kept);
-      all += branch.flops * static_cast<double>(branch.kept + branch.dropped);
+      kept += branch.cost * static_cast<double>(branch.kept);
+      all += branch.cost * static_cast<double>(branch.kept + branch.dropped);
     }
     return all > 0.0 ? kept / all : 1.0;
   }
 
-  /// Whether every branch ran its backward exactly as often as it was kept: false when layers are
-  /// skipped, called twice, or not driven by begin_step.
+  /// Whether every branch ran its backward exactly as often as it was kept; false if layers are
+  /// skipped, called twice, or run without begin_step.
   DROPBP_LAZY
   bool consistent() const {
     for (const BranchReport& branch : branches)
@@ -60,14 +60,14 @@ struct Report {
   }
 };
 
-/// A table for people: one line a branch, then the totals.
+/// A table as text: one line per branch, then the totals.
 DROPBP_LAZY
 inline std::string to_text(const Report& report) {
-  std::string text = "branch      flops   rate      kept   dropped   forward  backward\n";
+  std::string text = "branch       cost   rate      kept   dropped   forward  backward\n";
   char line[160];
   for (std::size_t i = 0; i < report.branches.size(); ++i) {
     const BranchReport& branch = report.branches[i];
-    std::snprintf(line, sizeof line, "%6zu %10.4g %6.3f %9llu %9llu %9llu %9llu\n", i, branch.flops,
+    std::snprintf(line, sizeof line, "%6zu %10.4g %6.3f %9llu %9llu %9llu %9llu\n", i, branch.cost,
                   branch.drop_rate, static_cast<unsigned long long>(branch.kept),
                   static_cast<unsigned long long>(branch.dropped),
                   static_cast<unsigned long long>(branch.calls.forward),
@@ -75,9 +75,9 @@ inline std::string to_text(const Report& report) {
     text += line;
   }
   std::snprintf(line, sizeof line,
-                "%llu micro-steps, mean drop rate %.4f, backward FLOPs of the branches %.1f %%%s\n",
+                "%llu micro-steps, mean drop rate %.4f, backward cost of the branches %.1f %%%s\n",
                 static_cast<unsigned long long>(report.micro_steps), report.mean_drop_rate(),
-                100.0 * report.backward_flops_fraction(),
+                100.0 * report.backward_cost_fraction(),
                 report.micro_steps == 0 ? ": no step has begun"
                 : report.consistent()   ? ""
                                         : ": backward calls do not match the plans");

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Rates + sampling + seed -> the plan of any step, independent of tensors.
+// DropSchedule: computes the plan of any step from rates, sampling policy and seed, without
+// tensors.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +14,20 @@
 
 #include "dropbp/base/hash.hpp"
 #include "dropbp/base/view.hpp"
+#include "dropbp/drop_options.hpp"
 #include "dropbp/dropbp_fwd.hpp"
 #include "dropbp/plan.hpp"
 #include "dropbp/policy/allocation.hpp"
+#include "dropbp/policy/costs.hpp"
 #include "dropbp/policy/sampling.hpp"
 #include "dropbp/policy/sampling_defaults.hpp"
+#include "dropbp/policy/warmup.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
 namespace detail {
 
+DROPBP_LAZY
 inline void require_micro_step(std::uint32_t micro_step) {
   if (micro_step > CounterRandom::max_micro_step)
     throw_invalid(
@@ -30,68 +35,11 @@ inline void require_micro_step(std::uint32_t micro_step) {
         "it is " + text(std::uint64_t{micro_step}), "count micro-steps from 0 in every step");
 }
 
-// The sum of the branches' costs, in any unit.
-inline double total_flops_of(std::span<const double> flops) {
-  double sum = 0.0;
-  for (std::size_t i = 0; i < flops.size(); ++i) {
-    // Subnormal ones are 0 in some builds.
-    if (!is_finite(flops[i]) || flops[i] <= 0.0 || exponent_of(flops[i]) < -1022)
-      throw_invalid("the FLOPs of a branch must be positive and finite, and at least 2.3e-308",
-                    "those of branch " + text(i) + " are " + text(flops[i]),
-                    "pass the cost of its forward pass in any unit common to all branches");
-    sum = rounded(sum + flops[i]);
-  }
-  if (!is_finite(sum))
-    throw_invalid("the FLOPs of all branches must have a finite sum", "it overflows a double",
-                  "pass them in a larger unit");
-  return sum;
-}
-
-// The share of the rates that a step of the warm-up has: 0 at step 0.
-inline double warmup_share(std::uint64_t step, std::uint64_t warmup_steps) {
-  return rounded(static_cast<double>(step) / rounded(static_cast<double>(warmup_steps)));
-}
-
 }  // namespace detail
 
-/// What a kept branch does with its share of the gradient, by its drop rate p.
-enum class GradientScaling : std::uint8_t {
-  none,              ///< nothing, as published
-  inverse_keep_rate  ///< it grows by 1 / (1 - p), both what passes down and that of its own
-                     ///< parameters
-};
-
-/// What to drop, and how plans are drawn.
-struct DropOptions {
-  double drop_rate = 0.5;       ///< target rate P in [0, 1]; every branch starts with it
-  std::uint64_t seed = 0;       ///< of the plans; equal on all ranks
-  bool trainable_below = true;  ///< something below the lowest branch trains (an embedding)
-  PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
-  /// With independent draws (BernoulliSampling) inverse_keep_rate makes the expected gradient
-  /// exactly the full one: the forward pass is untouched, and every factor I + (kept / (1 - p)) J^T
-  /// of the backward pass has the mean I + J^T. With dependent ones each factor still has, but not
-  /// their products: what reaches a branch through several others is off by their covariance. The
-  /// price is variance, the more the higher the rate.
-  GradientScaling gradient_scaling = GradientScaling::none;
-  std::uint64_t warmup_steps =
-      0;  ///< rates grow in proportion to the step, from 0 at step 0 to all at this one
-  std::vector<std::uint32_t> groups = {};  ///< of each branch, numbered from 0 (attention and MLP,
-                                           ///< pipeline stages); none: one group
-  /// Of each branch, 0 where none of its parameters trains (adapters elsewhere, frozen layers);
-  /// none: all train. Where nothing trains below the branches either, every plan drops what lies
-  /// below its lowest kept branch that trains.
-  std::vector<std::uint8_t> trainable = {};
-  /// Of each branch, the number of the branch that it is nested in (the forward pass of that one
-  /// calls it), its own where it is nested in none; none: no branch is nested. A plan that drops a
-  /// branch drops what is nested in it: no gradient can reach it. So a nested branch is kept where
-  /// its own draw and those of all its parents keep it; rates are those of its own draw, and what
-  /// is drawn does not depend on parents. FLOPs are those of a branch without what is nested in it.
-  std::vector<std::uint32_t> parents = {};
-};
-
-/// Decides what every step drops. A plan is a pure function of (seed, step, micro-step, rates,
-/// sampling policy): nothing is consumed, any step can be asked for at any time, from any thread
-/// and on any rank, with the same answer.
+/// Computes which branches each step drops. A plan is a pure function of (seed, step, micro-step,
+/// rates, sampling policy): any step's plan can be computed at any time, from any thread and on any
+/// rank, with the same result.
 template <class SamplingPolicy>
 class DropSchedule {
   static_assert(Sampling<SamplingPolicy>,
@@ -99,31 +47,23 @@ class DropSchedule {
                 "copyable, default-constructible type Prepared, Prepared prepare(const "
                 "SamplingInput&) const and draw(const Prepared&, const CounterRandom&, "
                 "std::span<std::uint8_t> dropped) const. BernoulliSampling{} is the default.");
-  static_assert(!detail::mistakes_max_kept<SamplingPolicy>,
-                "dropbp: the sampling policy's max_kept would never be called: it must be "
-                "std::size_t max_kept(const Prepared&, std::uint32_t group) const.");
-  static_assert(!detail::mistakes_max_kept_weight<SamplingPolicy>,
-                "dropbp: the sampling policy's max_kept_weight would never be called: it must be "
-                "double max_kept_weight(const Prepared&) const.");
-  static_assert(!detail::mistakes_limit<SamplingPolicy>,
-                "dropbp: the sampling policy's limit would never be called: it must be void "
-                "limit(std::span<double> rates, const SamplingInput&) const.");
+  static_assert(detail::require_optional_members<SamplingPolicy>());
 
  public:
-  /// Of no branch: a place for one that is assigned later. What needs branches throws
+  /// A schedule without branches, to be assigned later. Functions that need branches throw
   /// std::logic_error until then.
   DropSchedule() = default;
 
-  /// `flops`: the cost of each branch in the order of the forward pass, in any common unit. Throws
+  /// `costs`: the cost of each branch in the order of the forward pass, in any common unit. Throws
   /// std::invalid_argument for no branch, a cost that is not positive and finite, or a rate outside
   /// [0, 1].
-  explicit DropSchedule(std::vector<double> flops, DropOptions options = {},
+  explicit DropSchedule(std::vector<double> costs, DropOptions options = {},
                         SamplingPolicy sampling = {})
-      : flops_(std::move(flops)), options_(std::move(options)), sampling_(std::move(sampling)) {
-    if (flops_.empty())
+      : costs_(std::move(costs)), options_(std::move(options)), sampling_(std::move(sampling)) {
+    if (costs_.empty())
       detail::throw_invalid("a model must have at least one residual branch", "this one has none",
                             "wrap its branches in DropBPLayer and let for_each_layer visit them");
-    total_flops_ = detail::total_flops_of(detail::view(flops_));
+    total_cost_ = detail::total_cost_of(detail::view(costs_));
     if (!options_.groups.empty())
       detail::require_count(options_.groups.size(), size(), "group number");
     for (std::size_t i = 0; i < options_.groups.size(); ++i)
@@ -146,7 +86,7 @@ class DropSchedule {
     return plan;
   }
 
-  /// The same into a plan that exists: allocates nothing once that has been used, but in the
+  /// The same into an existing plan. Does not allocate if the plan was used before, except in the
   /// warm-up.
   void draw(std::uint64_t step, std::uint32_t micro_step, DropPlan& plan) const {
     detail::require_micro_step(micro_step);
@@ -176,21 +116,22 @@ class DropSchedule {
               detail::hash_of(detail::view(rates)));
   }
 
-  std::size_t size() const noexcept { return flops_.size(); }  ///< number of branches
+  std::size_t size() const noexcept { return costs_.size(); }  ///< number of branches
   /// Cost of each branch.
-  std::span<const double> flops() const noexcept { return detail::view(flops_); }
-  double total_flops() const noexcept { return total_flops_; }  ///< of all branches
-  /// With the target rate as it is now.
+  std::span<const double> costs() const noexcept { return detail::view(costs_); }
+  double total_cost() const noexcept { return total_cost_; }  ///< of all branches
+  /// The options, with the current target rate.
   const DropOptions& options() const noexcept { return options_; }
   const SamplingPolicy& sampling() const noexcept { return sampling_; }  ///< the policy that draws
 
-  /// Whether a parameter of the branch is trainable: the one source for plans, gradients and
-  /// estimates. It starts as DropOptions::trainable.
+  /// Whether a parameter of the branch is trainable, for plans, gradients and estimates. The
+  /// initial value is DropOptions::trainable.
   bool trainable(std::size_t branch) const {
     return options_.trainable.empty() || options_.trainable.at(branch) != 0;
   }
 
-  /// The same from now on. Throws std::out_of_range for a branch beyond size().
+  /// Sets whether the branch is trainable from now on. Throws std::out_of_range for a branch beyond
+  /// size().
   void set_trainable(std::size_t branch, bool trainable) {
     if (options_.trainable.empty()) {
       if (trainable && branch < size()) return;
@@ -207,21 +148,20 @@ class DropSchedule {
   /// The rate of every branch, after the warm-up.
   std::span<const double> drop_rates() const noexcept { return detail::view(rates_); }
 
-  /// The rates that a step's plan is drawn with.
+  /// The rates from which a step's plan is drawn.
   std::vector<double> drop_rates_at(std::uint64_t step) const {
     std::vector<double> rates = rates_;
     if (step < options_.warmup_steps) {
-      for (double& rate : rates)
-        rate = detail::rounded(rate * detail::warmup_share(step, options_.warmup_steps));
+      detail::warm_up(detail::view(rates), step, options_.warmup_steps);
       detail::limit_rates(sampling_, detail::view(rates),
                           input(detail::view(rates), options_.drop_rate));
     }
     return rates;
   }
 
-  /// The largest number of branches of a group that any plan keeps at these rates: the slots that
-  /// an arena for the group's activations must have. Where branches are nested it is a bound: what
-  /// their parents drop besides is not counted.
+  /// The most branches of a group that any plan keeps at these rates: the number of slots in an
+  /// arena for the group's activations. For nested branches it is an upper bound, because branches
+  /// dropped by their parents are not considered.
   std::size_t max_kept(std::uint32_t group = 0) const {
     require_made();
     std::size_t members = 0, kept = 0;
@@ -236,8 +176,8 @@ class DropSchedule {
     return detail::max_kept_of(sampling_, prepared_, group, kept);
   }
 
-  /// The largest weight (count, FLOPs or bytes, as the sampling policy weighs) of the branches that
-  /// any plan keeps.
+  /// The largest total weight (count, cost or bytes, depending on the sampling policy) of the
+  /// branches that a plan keeps.
   template <class S = SamplingPolicy>
   double max_kept_weight() const {
     static_assert(
@@ -251,9 +191,9 @@ class DropSchedule {
   }
 
   /// 1 / (1 - p) for the branch's rate p after the warm-up: the factor on the learning rate of its
-  /// parameters (or on its kept gradients) that makes up for the steps without one, as the first
-  /// published version did. 1 for a branch that is always dropped. For a nested one 1 - p is the
-  /// product of its own and its parents': right for independent draws.
+  /// parameters (or on its kept gradients) that compensates for the steps without a gradient, as in
+  /// the first published version. 1 for a branch that is always dropped. For a nested branch, 1 - p
+  /// is the product over itself and its parents, which is exact for independent draws.
   double learning_rate_scale(std::size_t branch) const {
     require_made();
     if (branch >= size())
@@ -265,8 +205,7 @@ class DropSchedule {
     return kept > 0.0 ? 1.0 / kept : 1.0;
   }
 
-  /// What GradientScaling multiplies a kept branch's share of the gradient by in a step: one factor
-  /// a branch.
+  /// The factors of GradientScaling in a step, one per branch.
   void gradient_scales(std::uint64_t step, std::vector<double>& scales) const {
     scales.assign(size(), 1.0);
     if (options_.gradient_scaling == GradientScaling::none) return;
@@ -281,36 +220,25 @@ class DropSchedule {
   /// The target rate P.
   double drop_rate() const noexcept { return options_.drop_rate; }
 
-  /// One rate for all branches, and the new target.
+  /// Sets one rate for all branches, which is also the new target.
   void set_drop_rate(double rate) {
     require_made();
     detail::require_rate(rate, "drop_rate");
     apply(rate, std::vector<double>(size(), rate));
   }
 
-  /// A rate for every branch; the target becomes their mean weighted by FLOPs.
+  /// Sets a rate for every branch; the target becomes their mean weighted by cost.
   void set_drop_rates(std::span<const double> rates) {
     require_made();
     detail::require_count(rates.size(), size(), "drop rate");
     detail::require_rates(rates);
-    // In a unit of which the largest has 1 to 2, so that no product falls below the normal numbers.
-    const int shift = -detail::largest_exponent(flops_);
-    double dropped = 0.0, lowest = 1.0, highest = 0.0;
-    for (std::size_t i = 0; i < size(); ++i) {
-      const double flops = detail::times_power_of_two(flops_[i], shift);
-      dropped = detail::rounded(dropped + detail::rounded(rates[i] * flops));
-      if (rates[i] < lowest) lowest = rates[i];
-      if (rates[i] > highest) highest = rates[i];
-    }
-    const double total = detail::times_power_of_two(total_flops_, shift);
-    // Within the rates but for rounding: equal ones have exactly their mean.
-    const double mean = detail::rounded(dropped / total);
-    apply(mean < lowest ? lowest : mean > highest ? highest : mean, {rates.begin(), rates.end()});
+    apply(detail::mean_rate(rates, detail::view(costs_), total_cost_),
+          {rates.begin(), rates.end()});
   }
 
-  /// Shares the target rate out by sensitivity. Throws std::invalid_argument for a wrong number of
-  /// sensitivities, one that is negative or not finite, or a target that the policy cannot reach;
-  /// the rates then stay as they were.
+  /// Distributes the target rate over the branches by sensitivity. Throws std::invalid_argument for
+  /// a wrong number of sensitivities, one that is negative or not finite, or a target that the
+  /// policy cannot reach; the rates are then unchanged.
   template <class AllocationPolicy>
   void allocate(std::span<const double> sensitivities, const AllocationPolicy& policy) {
     static_assert(Allocation<AllocationPolicy>,
@@ -326,16 +254,16 @@ class DropSchedule {
             "look for an overflow or NaN in the gradients of the measurement");
     std::vector<double> rates = policy.allocate(
         {.sensitivities = sensitivities,
-         .flops = detail::view(flops_),
+         .costs = detail::view(costs_),
          .drop_rate = options_.drop_rate,
-         .kept_flops = detail::rounded(detail::rounded(1.0 - options_.drop_rate) * total_flops_)});
+         .kept_cost = detail::rounded(detail::rounded(1.0 - options_.drop_rate) * total_cost_)});
     detail::require_count(rates.size(), size(), "rate from the allocation policy");
     detail::require_rates(detail::view(rates));
     apply(options_.drop_rate, std::move(rates));
   }
 
-  /// Seed, target and rates as they were saved. Throws std::invalid_argument, with everything as it
-  /// was, for rates that are none or too many.
+  /// Restores seed, target and rates. Throws std::invalid_argument, and changes nothing, for
+  /// invalid rates or a wrong number of them.
   void restore(std::uint64_t seed, PlanPer plan_per, double drop_rate,
                std::span<const double> rates) {
     require_made();
@@ -347,27 +275,27 @@ class DropSchedule {
     options_.plan_per = plan_per;
   }
 
-  /// New costs, for example after the sequence length changed. The rates stay (but for a cap of the
-  /// sampling policy).
-  void set_flops(std::span<const double> flops) {
+  /// Sets new costs, for example after the sequence length changed. The rates are unchanged unless
+  /// a cap of the sampling policy raises them.
+  void set_costs(std::span<const double> costs) {
     require_made();
-    detail::require_count(flops.size(), size(), "FLOPs figure");
-    const double total = detail::total_flops_of(flops);
-    std::vector<double> copy(flops.begin(), flops.end());
-    std::swap(flops_, copy);
+    detail::require_count(costs.size(), size(), "cost");
+    const double total = detail::total_cost_of(costs);
+    std::vector<double> copy(costs.begin(), costs.end());
+    std::swap(costs_, copy);
     try {
       apply(options_.drop_rate, rates_);
     } catch (...) {
-      std::swap(flops_, copy);
+      std::swap(costs_, copy);
       throw;
     }
-    total_flops_ = total;
+    total_cost_ = total;
   }
 
  private:
   SamplingInput input(std::span<const double> rates, double drop_rate) const {
     return {.rates = rates,
-            .flops = detail::view(flops_),
+            .costs = detail::view(costs_),
             .drop_rate = drop_rate,
             .groups = detail::view(options_.groups)};
   }
@@ -375,14 +303,14 @@ class DropSchedule {
   static double scale_at(double rate) { return rate < 1.0 ? 1.0 / (1.0 - rate) : 1.0; }
 
   void require_made() const {
-    if (flops_.empty())
+    if (costs_.empty())
       detail::throw_order("a schedule must be made for the branches of a model before its use",
                           "this one was default-constructed or was moved from",
-                          "assign DropSchedule(flops, options) to it, or use the one that it was "
+                          "assign DropSchedule(costs, options) to it, or use the one that it was "
                           "moved to");
   }
 
-  // Everything that can throw comes before the first change.
+  // All steps that can throw precede the first change.
   void apply(double drop_rate, std::vector<double> rates) {
     detail::limit_rates(sampling_, detail::view(rates),
                         input(detail::view(rates), options_.drop_rate));
@@ -394,12 +322,12 @@ class DropSchedule {
     options_.drop_rate = detail::magnitude(drop_rate);
   }
 
-  std::vector<double> flops_;
+  std::vector<double> costs_;
   std::vector<double> rates_;
   DropOptions options_;
   SamplingPolicy sampling_;
   typename SamplingPolicy::Prepared prepared_;
-  double total_flops_ = 0.0;
+  double total_cost_ = 0.0;
   std::uint64_t rates_hash_ = 0;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Everything a handler needs to go on exactly where it stopped, as plain values and as text.
+// HandlerState: the state of a handler, as plain values and as text, for an exact resume.
 #pragma once
 
 #include <cstddef>
@@ -17,14 +17,14 @@
 
 DROPBP_NAMESPACE_BEGIN
 
-/// The state of a DropBPHandler between two steps, not between two micro-steps. Since plans are
-/// pure functions, this is all that a resumed training needs beside the program's own choices,
-/// which are not part of it: the policies' types and parameters, the layers' FLOPs,
-/// DropOptions::trainable_below, trainable and parents.
+/// The state of a DropBPHandler between two steps, not between two micro-steps. Because plans are
+/// pure functions, a resumed training needs nothing else, except the program's own choices: the
+/// policies' types and parameters, the layers' costs, and trainable_below, trainable and parents of
+/// DropOptions.
 struct HandlerState {
   std::uint64_t seed = 0;                  ///< of the plans
   PlanPer plan_per = PlanPer::micro_step;  ///< how often a plan is drawn
-  std::uint64_t next_step = 0;             ///< the step to begin next: one more than the last
+  std::uint64_t next_step = 0;             ///< the next step: the last one plus 1
   std::uint64_t micro_steps = 0;           ///< begun so far, in all steps
   double drop_rate = 0.0;                  ///< target rate
   std::vector<double> drop_rates;          ///< of each branch
@@ -47,7 +47,7 @@ inline void require_consistent(const HandlerState& state) {
     require_count(state.sensitivities.size(), branches, "sensitivity in a state");
 }
 
-// Refuses what no handler can have reached. The schedule checks the rates.
+// Refuses values that no handler can reach. The schedule checks the rates.
 DROPBP_LAZY
 inline void require_possible(const HandlerState& state) {
   for (std::size_t i = 0; i < state.sensitivities.size(); ++i)
@@ -67,7 +67,7 @@ inline void require_possible(const HandlerState& state) {
                     "restore from an intact copy");
 }
 
-// All that a handler of this many branches asks of a state before it restores it.
+// Checks a state before a handler of this many branches restores it.
 DROPBP_LAZY
 inline void require_restorable(const HandlerState& state, std::size_t branches) {
   require_consistent(state);
@@ -80,8 +80,8 @@ inline void require_restorable(const HandlerState& state, std::size_t branches) 
 
 }  // namespace detail
 
-/// One line a field, one line a branch; numbers are exact in every locale. Throws
-/// std::invalid_argument for a state whose lists are of different lengths.
+/// One line per field and one line per branch; numbers are exact in every locale. Throws
+/// std::invalid_argument if the lists of the state have different lengths.
 DROPBP_LAZY
 inline std::string to_text(const HandlerState& state) {
   detail::require_consistent(state);
@@ -105,7 +105,7 @@ inline std::string to_text(const HandlerState& state) {
 
 namespace detail {
 
-// A word of a damaged file: not at its full length, and without what a terminal would obey.
+// A word of a damaged file for a message: shortened, and without control characters.
 DROPBP_LAZY
 inline std::string quoted(std::string_view word) {
   constexpr std::size_t longest = 40;
@@ -126,9 +126,11 @@ class StateReader {
  public:
   explicit StateReader(std::string_view text) : text_(text) {}
 
+  DROPBP_LAZY
   void expect(std::string_view word) {
     if (next() != word) fail(quoted(word));
   }
+  DROPBP_LAZY
   void expect_version(std::string_view version) {
     if (next() != version && !word_.empty())
       throw_invalid("a saved dropbp state must be of version " + std::string(version),
@@ -136,6 +138,7 @@ class StateReader {
                     "read it with the release of dropbp that wrote it");
     if (word_.empty()) fail(quoted(version));
   }
+  DROPBP_LAZY
   std::uint64_t integer() {
     const std::string_view word = next();
     std::uint64_t value = 0;
@@ -148,26 +151,29 @@ class StateReader {
     }
     return value;
   }
+  DROPBP_LAZY
   double real() {
     double value = 0.0;
     if (!real_from_text(next(), value))
       fail("a hexadecimal floating-point number such as 0x1.8p-1");
     return value;
   }
-  /// Whether the next word is `first`; it must be one of the two.
+  /// Whether the next word is `first`; throws unless it is one of the two.
+  DROPBP_LAZY
   bool choice(std::string_view first, std::string_view second) {
     const std::string_view word = next();
     if (word != first && word != second) fail(quoted(first) + " or " + quoted(second));
     return word == first;
   }
+  DROPBP_LAZY
   void expect_end() {
     expect("end");
     if (!next().empty()) fail("nothing after `end`");
   }
-  /// Branches cannot outnumber the characters that describe them: keeps a corrupt count from
-  /// exhausting memory.
+  /// A bound for the number of branches, so that a corrupt count does not exhaust memory.
   std::size_t remaining() const noexcept { return text_.size(); }
 
+  DROPBP_LAZY
   [[noreturn]] void fail(const std::string& required) const {
     throw_invalid(
         "line " + text(std::uint64_t{line_}) + " of a saved dropbp state must hold " + required,
@@ -176,9 +182,10 @@ class StateReader {
   }
 
  private:
-  // With the carriage return of a file that went through another system.
+  // Also removes the carriage return of a file from another system.
   static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r'; }
 
+  DROPBP_LAZY
   std::string_view next() {
     while (!text_.empty() && is_space(text_.front())) {
       if (text_.front() == '\n') ++line_;
@@ -198,7 +205,7 @@ class StateReader {
 
 }  // namespace detail
 
-/// Reads what to_text wrote. Throws std::invalid_argument naming the line for anything else.
+/// Reads the output of to_text. Throws std::invalid_argument, naming the line, for other text.
 DROPBP_LAZY
 inline HandlerState handler_state_from_text(std::string_view text) {
   detail::StateReader reader(text);

@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a tensor must offer. One thing is enough: y += x. Norms and contiguous memory are optional
-// further levels.
+// Requirements of a tensor: y += x. Norms and contiguous memory are optional.
 #pragma once
 
 #include <concepts>
@@ -25,8 +24,8 @@ concept has_nested_traits = requires { typename T::dropbp_tensor_traits; };
 template <class T>
 concept is_pointer = std::is_pointer_v<std::remove_cvref_t<T>>;
 
-// Types with an outer stride (matrix views) may have gaps between rows, which data() and size() do
-// not describe.
+// Types with an outer stride (matrix views) are excluded: they may have gaps between rows, which
+// data() and size() do not describe.
 template <class T>
 concept has_data_and_size = !std::is_const_v<T> && requires(T& t, const T& c) {
   { *c.data() } -> std::convertible_to<long double>;
@@ -50,24 +49,23 @@ struct default_tensor_traits<T> {
 
 }  // namespace detail
 
-/// How the library sees a tensor type. Nothing to do for types with contiguous data() and size(),
-/// such as std::vector<float> and std::span<float>. Others name static functions, in a nested
-/// struct `dropbp_tensor_traits` or, for a type that is not yours, in a specialisation of this
-/// template. What they are needed for adds up:
+/// Describes a tensor type. Types with contiguous data() and size(), such as std::vector<float> and
+/// std::span<float>, need nothing. Others define static functions in a nested struct
+/// `dropbp_tensor_traits` or, for types of other libraries, in a specialisation of this template:
 ///   void accumulate(T& y, const T& x)
-///       y += x, element by element: enough to train with
+///       y += x, element by element: sufficient for training
 ///   void scale(T& y, double factor)
 ///       y *= factor: for GradientScaling
 ///   double squared_norm(const T&)
 ///       sum of squares: for GradientNormSensitivity
 ///   double squared_distance(const T&, const T&), T clone(const T&)
-///       with squared_norm: for GradientSensitivity. clone of a view may return another
-///       tensor, which owns what it keeps: squared_distance then takes that one first
+///       with squared_norm: for GradientSensitivity. clone of a view may return an owning type,
+///       which squared_distance then takes as its first argument
 /// Instead of all of these, contiguous memory:
 ///   data(T&), data(const T&), size(const T&)
 ///   using backend = ...
-///       where that memory lives: dropbp::Cpu unless stated; memory of another backend
-///       needs squared_distance and clone even so
+///       where the memory is; the default is dropbp::Cpu. Memory of another backend also needs
+///       squared_distance and clone
 /// For example:
 ///   struct Field {
 ///     struct dropbp_tensor_traits {
@@ -114,7 +112,7 @@ struct backend_of<T> {
   using type = typename tensor_traits<T>::backend;
 };
 
-// Memory whose elements can be copied here. Those of another backend cannot, they need a clone.
+// Whether elements can be copied on the host. Those of another backend need a clone.
 template <class T>
 concept has_host_memory =
     has_contiguous_memory<T> && std::same_as<typename backend_of<T>::type, Cpu>;
@@ -131,14 +129,14 @@ concept has_pointers = requires(T& t, const T& c) {
   requires is_pointer<decltype(tensor_traits<T>::data(c))>;
 };
 
-// What looks like contiguous memory, but whose data() returns a container (uBLAS), an iterator, or
-// a pointer to what is no number; and traits of host memory that hand such a thing on.
+// Detects types whose data() returns a container (uBLAS), an iterator or a pointer to something
+// that is not a number, and traits of host memory that return the same.
 template <class T>
 concept mistakes_data = !std::is_const_v<T> && !has_own_accumulate<T> && !has_own_norms<T> &&
                         (has_contiguous_memory<T> ? has_host_memory<T> && !has_pointers<T>
                                                   : spells_contiguous_memory<T>);
 
-// Called in static_asserts before those that ask for data() and size().
+// Called in static_asserts before those that require data() and size().
 template <class T>
 constexpr bool require_data_pointer() {
   static_assert(!mistakes_data<T>,
@@ -155,7 +153,7 @@ using scalar_of = std::remove_cvref_t<decltype(*tensor_traits<T>::data(std::decl
 template <has_contiguous_memory T>
 using kernels_of = backend_kernels<typename backend_of<T>::type, scalar_of<T>>;
 
-// A view of constant elements can be read but not added to.
+// A view of constant elements cannot be modified.
 template <class T>
 concept has_writable_memory = has_contiguous_memory<T> && requires(T& t) {
   requires !std::is_const_v<std::remove_pointer_t<decltype(tensor_traits<T>::data(t))>>;
@@ -172,7 +170,7 @@ concept has_scale_kernel = has_writable_memory<T> && has_kernels<T> && requires(
   kernels_of<T>::scale(tensor_traits<T>::data(y), 1.0, std::size_t{1});
 };
 
-// Whether a norm can be computed: contiguous memory may be of a scalar without kernels.
+// Whether a norm can be computed; a scalar type may have no kernels.
 template <class T>
 concept has_norm =
     has_own_norms<T> || (has_contiguous_memory<T> && has_kernels<T> && requires(const T& x) {
@@ -193,24 +191,23 @@ inline void require_same_size(std::size_t y, std::size_t x) {
 
 }  // namespace detail
 
-/// A tensor that knows y += x: what training with dropped branches needs.
+/// A tensor with y += x, which training with dropped branches needs.
 template <class T>
 concept Tensor = detail::has_own_accumulate<T> || detail::has_writable_memory<T>;
 
-/// A tensor that knows y *= factor: what GradientScaling needs of a gradient.
+/// A tensor with y *= factor, which GradientScaling needs.
 template <class T>
 concept ScalableTensor = detail::has_own_scale<T> || detail::has_scale_kernel<T>;
 
-/// A tensor whose norm can be taken: what GradientNormSensitivity needs of a gradient.
+/// A tensor with a norm, which GradientNormSensitivity needs.
 template <class T>
 concept NormedTensor = detail::has_own_norms<T> || detail::has_contiguous_memory<T>;
 
-/// A tensor that can be kept and compared with a later one: what GradientSensitivity needs of a
-/// gradient.
+/// A tensor that can be copied and compared with a later one, which GradientSensitivity needs.
 template <class T>
 concept ComparableTensor = detail::has_own_distances<T> || detail::has_host_memory<T>;
 
-/// y += x, element by element. Throws std::invalid_argument when contiguous tensors differ in size.
+/// y += x, element by element. Throws std::invalid_argument if contiguous tensors differ in size.
 template <class T>
 void accumulate(T& y, const T& x) {
   static_assert(detail::require_data_pointer<T>());
@@ -277,7 +274,7 @@ struct copy_of<T> {
   using type = clone_of<T>;
 };
 
-// What a later tensor is compared with: a clone, or a copy of the elements of contiguous memory.
+// A copy of a tensor for a later comparison: a clone, or the elements of contiguous memory.
 template <ComparableTensor T>
 class TensorCopy {
  public:

@@ -52,22 +52,22 @@ void take_schedules() {
   const double rates[] = {0.0, 0x1p-53, 1e-3, 0.1, 0.3, 0.5, 0.7, 0.75, 0.875, 0.9, 1.0};
   std::uint64_t seed = 1;
   for (const std::size_t size : sizes) {
-    std::vector<double> flops(size), sensitivities(size), each(size);
+    std::vector<double> costs(size), sensitivities(size), each(size);
     for (std::size_t i = 0; i < size; ++i) {
-      flops[i] = i % 2 == 0 ? 142606336.0 : 270532608.0;
+      costs[i] = i % 2 == 0 ? 142606336.0 : 270532608.0;
       sensitivities[i] = static_cast<double>((i * 7919) % 101 + 1) / 64.0;
       each[i] = static_cast<double>((i * 31) % 17) / 16.0;
     }
     for (const double rate : rates) {
       seed = seed * 6364136223846793005u + 1442695040888963407u;
-      dropbp::DropSchedule<Sampling> schedule(flops, {.drop_rate = rate, .seed = seed});
+      dropbp::DropSchedule<Sampling> schedule(costs, {.drop_rate = rate, .seed = seed});
       take_plans(schedule, seed, 60);
       if (rate < 0.9) schedule.allocate(sensitivities, dropbp::GreedyAllocation{});
       take_plans(schedule, 0, 20);
       schedule.set_drop_rates(std::vector<double>(size, rate));
       take_plans(schedule, 1000, 10);
     }
-    dropbp::DropSchedule<Sampling> schedule(flops, {.drop_rate = 0.5, .seed = seed});
+    dropbp::DropSchedule<Sampling> schedule(costs, {.drop_rate = 0.5, .seed = seed});
     schedule.set_drop_rates(each);
     take_plans(schedule, ~std::uint64_t{0} - 10, 10);
   }
@@ -87,24 +87,24 @@ void take_weights_and_caps() {
   for (const double unit : {1.0, 0x1p-900, 0x1p900}) {
     for (const std::size_t size : {3u, 16u, 49u}) {
       Random random{size};
-      std::vector<double> flops(size), bytes(size), each(size);
+      std::vector<double> costs(size), bytes(size), each(size);
       std::vector<std::uint32_t> groups(size);
       double total = 0.0;
       for (std::size_t i = 0; i < size; ++i) {
-        flops[i] = static_cast<double>((i * 31) % 17 + 1) * unit;
+        costs[i] = static_cast<double>((i * 31) % 17 + 1) * unit;
         bytes[i] = static_cast<double>((i * 7919) % 101 + 1) * unit;
         each[i] = random.unit();
         groups[i] = i % 3 == 0 ? 1 : 0;
         total += bytes[i];
       }
       for (const dropbp::FixedBudgetSampling& sampling :
-           {dropbp::FixedBudgetSampling{.weigh = dropbp::BranchWeight::flops},
+           {dropbp::FixedBudgetSampling{.weigh = dropbp::BranchWeight::cost},
             dropbp::FixedBudgetSampling{.weigh = dropbp::BranchWeight::bytes, .bytes = bytes},
             dropbp::FixedBudgetSampling{
                 .weigh = dropbp::BranchWeight::bytes, .bytes = bytes, .cap = total * 0.75},
             dropbp::FixedBudgetSampling{.cap = 2.0}}) {
         dropbp::DropSchedule<dropbp::FixedBudgetSampling> schedule(
-            flops, {.drop_rate = 0.3, .seed = 5, .warmup_steps = 40, .groups = groups}, sampling);
+            costs, {.drop_rate = 0.3, .seed = 5, .warmup_steps = 40, .groups = groups}, sampling);
         take_plans(schedule, 0, 60);
         schedule.set_drop_rates(each);
         take_plans(schedule, 0, 60);
@@ -150,13 +150,13 @@ void take_allocations() {
     for (std::uint64_t instance = 0; instance < 40; ++instance) {
       Random random{instance};
       const std::size_t size = static_cast<std::size_t>(2 + instance % 30);
-      std::vector<double> flops(size), sensitivities(size);
+      std::vector<double> costs(size), sensitivities(size);
       for (std::size_t i = 0; i < size; ++i) {
-        flops[i] = (0.125 + random.unit()) * unit;
+        costs[i] = (0.125 + random.unit()) * unit;
         const double one = random.unit();
         sensitivities[i] = i % 7 == 3 ? 0.0 : one * one * unit;
       }
-      dropbp::DropSchedule<> schedule(flops, {.drop_rate = 0.75 * random.unit(), .seed = instance});
+      dropbp::DropSchedule<> schedule(costs, {.drop_rate = 0.75 * random.unit(), .seed = instance});
       const std::span<const double> given(sensitivities);
       take_allocation(schedule, given, dropbp::UniformAllocation{});
       take_allocation(schedule, given, dropbp::GreedyAllocation{});
@@ -238,7 +238,7 @@ bool refuses(Call call) {
 struct Layer {
   dropbp::BranchCalls counted;
   void decide(const dropbp::BranchDecision&) noexcept {}
-  double flops() const { return 1.0; }
+  double cost() const { return 1.0; }
   dropbp::BranchCalls calls() const { return counted; }
   void set_calls(dropbp::BranchCalls calls) { counted = calls; }
 };
@@ -261,7 +261,7 @@ bool refuses_what_is_no_number() {
     refused = refused && refuses([&] { dropbp::DropSchedule<>({1.0}, {.drop_rate = bad}); });
     refused = refused && refuses([&] { schedule.set_drop_rate(bad); });
     refused = refused && refuses([&] { schedule.set_drop_rates(std::vector<double>{0.5, bad}); });
-    refused = refused && refuses([&] { schedule.set_flops(std::vector<double>{0.5, bad}); });
+    refused = refused && refuses([&] { schedule.set_costs(std::vector<double>{0.5, bad}); });
     refused = refused && refuses([&] {
                 schedule.allocate(std::vector<double>{0.5, bad}, dropbp::GreedyAllocation{});
               });

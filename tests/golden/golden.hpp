@@ -42,7 +42,7 @@ inline const Reference& reference_of(const std::string& name) {
   return reference;
 }
 
-inline dropbp::ops::LoraConfig adaptation_of(const nlohmann::json& expected) {
+inline dropbp::ops::LoraConfig lora_of(const nlohmann::json& expected) {
   if (!expected.contains("lora")) return {};
   return {.rank = expected["lora"]["rank"].get<std::ptrdiff_t>(),
           .alpha = expected["lora"]["alpha"].get<double>()};
@@ -64,7 +64,7 @@ struct Golden {
   const nlohmann::json& expected = reference.expected;
   Model model{llama::load_config(reference.folder),
               12,
-              {.adaptation = adaptation_of(expected), .fill = dropbp::ops::PoolFill::nan}};
+              {.lora = lora_of(expected), .fill = dropbp::ops::PoolFill::nan}};
   llama::Batch batch;
   dropbp::DropBPHandler<Model> handler{model, {.trainable_below = model.trainable_below()}};
 
@@ -86,8 +86,8 @@ struct Golden {
     std::vector<double> flops;
     for (const auto& value : expected["flops"]) flops.push_back(value.get<double>());
     std::size_t i = 0;
-    model.for_each_layer([&](auto& layer) { layer.set_flops(flops[i++]); });
-    handler.update_flops();
+    model.for_each_layer([&](auto& layer) { layer.set_cost(flops[i++]); });
+    handler.update_costs();
   }
 
   void begin(const nlohmann::json& dropped) {

@@ -163,7 +163,7 @@ TEST_CASE("The gradient scale of a step follows the rates that its plan was draw
   CHECK(scales == std::vector<double>(6, 1.0));
 }
 
-TEST_CASE("Nested backward passes measure what one pass a branch measures") {
+TEST_CASE("Nested backward passes measure the same as one pass per branch") {
   const bool tied = GENERATE(false, true);
   CAPTURE(tied);
   llama::LlamaConfig config = llama::load_config(folder);
@@ -310,8 +310,8 @@ TEST_CASE("Costs are the seconds of each branch, and replace the FLOPs") {
     CHECK(one.backward > 0.0);
   }
   const std::vector<double> costs(6, 0.25);
-  handler.set_flops(costs);
-  CHECK(handler.flops()[3] == 0.25);
+  handler.set_costs(costs);
+  CHECK(handler.costs()[3] == 0.25);
   const double seen = seconds;
   tiny.backprop();
   CHECK(seconds == seen);  // the layers no longer call the clock

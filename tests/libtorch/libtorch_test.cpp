@@ -384,7 +384,7 @@ TEST_CASE("the handler finds branches at any depth and in order, and shared ones
   } outer;
   dropbp::TorchModel model(outer);
   dropbp::DropBPHandler handler(model);
-  const std::vector<double> flops(handler.flops().begin(), handler.flops().end());
+  const std::vector<double> flops(handler.costs().begin(), handler.costs().end());
   CHECK(flops == std::vector<double>{10, 20, 4, 2, 4, 2, 4, 2, 4, 2, 30});
 
   dropbp::TorchBranch alone(5.0);
@@ -589,7 +589,7 @@ TEST_CASE("a clone has the plan of its original and its own counts") {
   handler.begin_step(0);
   const auto other = std::dynamic_pointer_cast<Copied>(one->clone());
   CHECK(other->drop->dropped());
-  CHECK(other->drop->flops() == 6.0);
+  CHECK(other->drop->cost() == 6.0);
   other->drop([] { return torch::ones({1}); });
   CHECK(other->drop->calls().forward == 1);
   CHECK(one->drop->calls().forward == 0);

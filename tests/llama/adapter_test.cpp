@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// LoRA and QLoRA: what trains, what is saved, what of a foreign adapter is refused.
+// LoRA and QLoRA: what is trained, what is saved, and which adapters are refused.
 #include "llama/formats/adapter.hpp"
 
 #include <algorithm>
@@ -54,7 +54,7 @@ bool is_adapter(const std::string& name) { return name.find(".lora_") != std::st
 }  // namespace
 
 TEST_CASE(
-    "lora: adapters train and nothing else does, to the bit; a fresh adapter changes no loss") {
+    "lora: only adapters are trained, to the bit, and a new adapter does not change the loss") {
   const TokenData data = text();
   const Options options = options_of(ModeChoice::lora);
   Trainer full(options_of(ModeChoice::full), shape, data, 0.5), lora(options, shape, data, 0.5);
@@ -75,8 +75,8 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "lora: a step that drops all runs no backward pass, and dropout is drawn anew in every step "
-    "and micro-step") {
+    "lora: a step that drops all branches runs no backward pass, and each micro-step has its own "
+    "dropout masks") {
   const TokenData data = text();
   Trainer dropping(options_of(ModeChoice::lora, 1.0), shape, data, 1.0);
   const auto before = tensors_of(dropping);
@@ -166,8 +166,8 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "lora: the limits of what is saved count the input gradient that the lowest kept branch is "
-    "spared") {
+    "lora: the limits of the savings include the input gradient that the lowest kept branch "
+    "skips") {
   const TokenData data = text();
   const double sequence = 16, hidden = 24, kv = 12, units = 40;
   const double attention = 4 * hidden * hidden + 4 * hidden * kv + 2 * sequence * hidden,
@@ -240,7 +240,7 @@ TEST_CASE(
   Options options = options_of(ModeChoice::lora);
   LlamaConfig wider = shape;
   wider.intermediate = 44;
-  LlamaModel<float> other(wider, 16, {.adaptation = small.model().adaptation()});
+  LlamaModel<float> other(wider, 16, {.lora = small.model().lora()});
   other.initialize_adapters(5);
   std::vector<float> before;
   other.for_each_tensor([&](const auto& tensor) {
@@ -259,7 +259,7 @@ TEST_CASE(
 
   LlamaConfig lower = shape;
   lower.layers = 2;
-  LlamaModel<float> fewer(lower, 16, {.adaptation = small.model().adaptation()});
+  LlamaModel<float> fewer(lower, 16, {.lora = small.model().lora()});
   test::check_throws<std::runtime_error>(
       [&] { load_adapter(folder / "adapter", fewer); },
       {"model.layers.2.", "choose an adapter that was made for this model"});
@@ -271,8 +271,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "lora: an adapter of other weights of the same shapes is refused, if it says which it belongs "
-    "to") {
+    "lora: an adapter of other weights of the same shapes is refused if it has their checksum") {
   const TokenData data = text();
   const TemporaryFolder folder;
   Options options = options_of(ModeChoice::lora);
@@ -291,7 +290,7 @@ TEST_CASE(
     again.adapter = folder / "adapter";
     return Trainer(again, shape, data, 0.0).model().base_checksum();
   };
-  // From the seed or a file, in 4 bits or not: these are the weights that it was trained on.
+  // The checksum identifies the base weights, from the seed or a file, in 4 bits or not.
   CHECK(load(nullptr, ModeChoice::lora) == load("base", ModeChoice::lora));
   CHECK(load(nullptr, ModeChoice::qlora) == load("base", ModeChoice::qlora));
   CHECK(load("base", ModeChoice::qlora) == load("base", ModeChoice::lora));
@@ -311,7 +310,7 @@ TEST_CASE(
   test::check_throws<std::runtime_error>([&] { load("narrow", ModeChoice::lora); },
                                          {"base that it was trained on"});
 
-  // An adapter of another program does not say it.
+  // An adapter of another program has no checksum.
   const fs::path path = folder / "adapter" / "adapter_model.safetensors";
   std::vector<std::vector<float>> values;
   std::vector<TensorToWrite> tensors;
@@ -326,7 +325,8 @@ TEST_CASE(
   CHECK_NOTHROW(load("narrow", ModeChoice::lora));
 }
 
-TEST_CASE("lora: a base or an adapter that is not finite is refused in every mode, by its place") {
+TEST_CASE(
+    "lora: NaN or infinity in a base or an adapter is refused in every mode, naming the position") {
   const TokenData data = text();
   const TemporaryFolder folder;
   {
@@ -370,18 +370,18 @@ TEST_CASE("lora: a base or an adapter that is not finite is refused in every mod
         {"model.safetensors'", "'model.layers.2.self_attn.k_proj.weight' is NaN at [1, 0];"});
 }
 
-TEST_CASE("lora: an adapter's own dropout counts where none is given") {
+TEST_CASE("lora: without --lora-dropout the adapter's own dropout is used") {
   const TokenData data = text();
   const TemporaryFolder folder;
   Options options = options_of(ModeChoice::lora);
-  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
+  CHECK(Trainer(options, shape, data, 0.0).model().lora().dropout == 0.0);
   options.lora_dropout = 0.25;
   save_adapter(folder.path(), Trainer(options, shape, data, 0.0).model(), "");
   options.adapter = folder.path();
   options.lora_dropout.reset();
-  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.25);
+  CHECK(Trainer(options, shape, data, 0.0).model().lora().dropout == 0.25);
   options.lora_dropout = 0.0;
-  CHECK(Trainer(options, shape, data, 0.0).model().adaptation().dropout == 0.0);
+  CHECK(Trainer(options, shape, data, 0.0).model().lora().dropout == 0.0);
 }
 
 TEST_CASE("lora: names and patterns choose maps and ranks as in PEFT") {
@@ -446,8 +446,8 @@ TEST_CASE("lora: an adapter of PEFT with patterns for maps, ranks and alphas giv
   const LlamaConfig config = load_config(data / "llama-tiny");
   const std::filesystem::path folder = data / "lora-patterns";
   const nlohmann::json expected = nlohmann::json::parse(test::read_bytes(folder / "expected.json"));
-  LlamaModel<float> model(
-      config, 16, {.adaptation = load_adapter_config(folder / "adapter", linear_names(config))});
+  LlamaModel<float> model(config, 16,
+                          {.lora = load_adapter_config(folder / "adapter", linear_names(config))});
   load_weights(data / "llama-tiny", model);
   load_adapter(folder / "adapter", model);
   const auto ids = expected["input_ids"].get<std::vector<std::int32_t>>();
@@ -486,7 +486,7 @@ TEST_CASE("lora: adapters of several ranks train, and come back merged and by th
   CHECK(std::abs(Trainer(full, shape, data, 0.5).validate() - loss) <= 1e-5 * loss);
 }
 
-TEST_CASE("lora: adapter configs that mean something else are refused by their key") {
+TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
   const std::vector<std::string> names = linear_names(shape);
   const auto config = [](const std::string& more) {
     return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" +
@@ -504,7 +504,7 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
             R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":"all-linear"})", "'c'",
             names)
             .targets.empty());
-  // As PEFT 0.21 writes one that uses none of its methods.
+  // A config that PEFT 0.21 writes without further methods.
   CHECK_NOTHROW((void)parse_adapter_config(
       R"({"alora_invocation_tokens":null,"alpha_pattern":{},"arrow_config":null,
         "auto_mapping":{"base_model_class":"LlamaForCausalLM","parent_library":"transformers"},
@@ -559,8 +559,7 @@ TEST_CASE("lora: adapter configs that mean something else are refused by their k
   }
 }
 
-TEST_CASE(
-    "qlora: frozen linear maps are in 4 bits, trained or saved in no other way than dense ones") {
+TEST_CASE("qlora: frozen linear maps are in 4 bits, and are trained and saved as dense ones are") {
   const TokenData data = text();
   Trainer dense(options_of(ModeChoice::lora), shape, data, 0.5),
       quantized(options_of(ModeChoice::qlora), shape, data, 0.5);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Model folders: configs, single and sharded weights, and saves that are cut at every system call.
+// Model folders: configs, single and sharded weights, and saves that are interrupted at every
+// system call.
 #include "llama/formats/checkpoint.hpp"
 
 #include <sys/resource.h>
@@ -41,7 +42,7 @@ LlamaConfig config_of(std::ptrdiff_t hidden) {
   return config;
 }
 
-/// A stand-in for a model: two weights whose shapes follow the config.
+/// A minimal model: two weights whose shapes depend on the config.
 struct Weights {
   explicit Weights(const LlamaConfig& config, float value = 0.0f)
       : embedding(static_cast<std::size_t>(config.hidden * 3), value),
@@ -58,7 +59,7 @@ void save(const fs::path& folder, std::ptrdiff_t hidden, float value) {
   save_checkpoint(folder, config, Weights(config, value).tensors);
 }
 
-/// What loads from the folder, "hidden/value", or the error.
+/// The loaded model as "hidden/value", or the error.
 std::string loaded(const fs::path& folder) {
   try {
     const LlamaConfig config = load_config(folder);
@@ -113,8 +114,7 @@ TEST_CASE("config: read with Hugging Face's defaults, written and read back") {
       json_with(R"(,"rope_scaling":{"rope_type":"default"},"num_key_value_heads":null)"), "'c'"));
 }
 
-TEST_CASE(
-    "config: what this model is not, and what no model can be, is an error that names the key") {
+TEST_CASE("config: unsupported and impossible settings are errors that name the key") {
   const struct {
     std::string text;
     std::vector<std::string_view> parts;
@@ -246,7 +246,7 @@ TEST_CASE("config: the files of published LLaMA models load") {
   for (const auto& file : files) {
     INFO(file.text);
     CHECK(parse_config(file.text, "'c'") == file.config);
-    // Written with the same keys, and once more, it says the same.
+    // Writing it twice with the same keys gives the same text.
     const std::string written = config_json(file.config, "float16", file.text);
     CHECK(parse_config(written, "'w'") == file.config);
     CHECK(config_json(file.config, "float16", written) == written);
@@ -263,7 +263,7 @@ TEST_CASE("config: the files of published LLaMA models load") {
     }
     CHECK_FALSE(after.contains("rope_parameters"));
   }
-  // What is off is not there, whatever its name.
+  // Any key may be present if its value is off.
   CHECK_NOTHROW((void)parse_config(
       json_with(
           R"(,"a":null,"b":false,"c":"","d":[],"e":{},"pretraining_tp":null,)"
@@ -271,8 +271,7 @@ TEST_CASE("config: the files of published LLaMA models load") {
       "'c'"));
 }
 
-TEST_CASE(
-    "config: RoPE's base is read wherever it is, and two that differ are an error with both") {
+TEST_CASE("config: RoPE's base is read from every place, and two different values are an error") {
   const std::string top = R"("rope_theta":2e4)", scaling = R"("rope_scaling":{"rope_theta":2e4})",
                     parameters = R"("rope_parameters":{"rope_type":"default","rope_theta":20000})";
   for (
@@ -329,14 +328,14 @@ TEST_CASE("checkpoint: saved, loaded, saved over") {
   CHECK(loaded(out) == "12/3");
   CHECK(std::distance(fs::directory_iterator(out), {}) == 2);
 
-  // config.json edited by hand counts: nothing is pending.
+  // A config.json edited by hand is used: nothing is pending.
   LlamaConfig edited = config_of(12);
   edited.rope_theta = 777;
   test::write_bytes(out / "config.json", config_json(edited));
   CHECK(load_config(out) == edited);
 }
 
-TEST_CASE("checkpoint: what is missing, wrong or too much is named") {
+TEST_CASE("checkpoint: missing, wrong and extra tensors are named") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
   const LlamaConfig config = config_of(8);
@@ -364,7 +363,7 @@ TEST_CASE("checkpoint: what is missing, wrong or too much is named") {
   write({e, {"model.norm.weight", {2, 4}, norm}});
   test::check_throws<std::runtime_error>(load, {"model.safetensors'", "'model.norm.weight'",
                                                 "must have the shape [8]", "it has [2, 4]"});
-  CHECK(weights.embedding[0] == 0.0f);  // nothing was read before all shapes were checked
+  CHECK(weights.embedding[0] == 0.0f);  // all shapes are checked before values are read
   write({e, n, {"q.lora_A", {4}, extra}, {"q.lora_B", {4}, extra}});
   test::check_throws<std::runtime_error>(load, {"2 tensors and no others", "q.lora_A, q.lora_B"});
   std::vector<TensorToWrite> many{e, n};
@@ -391,7 +390,7 @@ TEST_CASE("checkpoint: what is missing, wrong or too much is named") {
                                             {"'model.norm.weight'", "8 values", "it is 7"});
 }
 
-TEST_CASE("checkpoint: a value that is NaN or infinite is not loaded, and its place is named") {
+TEST_CASE("checkpoint: NaN and infinity are refused on loading, naming tensor and position") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
   fs::create_directories(dir);
@@ -424,7 +423,7 @@ TEST_CASE("checkpoint: a value that is NaN or infinite is not loaded, and its pl
         CHECK_NOTHROW(load());
       }
   }
-  // The largest finite one is a value like any other; a double that is not finite is not.
+  // The largest finite value is accepted; infinity as a double is not.
   std::vector<float> embedding(24, std::numeric_limits<float>::max()), norm(8, -1e-45f);
   write_safetensors(dir / "model.safetensors",
                     std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding},
@@ -446,7 +445,7 @@ TEST_CASE("checkpoint: a value that is NaN or infinite is not loaded, and its pl
                                          {"'model.norm.weight' is infinite at [0];"});
 }
 
-TEST_CASE("checkpoint: weights that are NaN or infinite are not saved, and the folder stays") {
+TEST_CASE("checkpoint: NaN and infinity are refused on saving, and the folder is unchanged") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
   const LlamaConfig config = config_of(8);
@@ -480,7 +479,7 @@ TEST_CASE("checkpoint: weights that are NaN or infinite are not saved, and the f
   CHECK(loaded(dir) == "8/3");
 }
 
-TEST_CASE("checkpoint: an output layer that differs from the embedding it is tied to counts") {
+TEST_CASE("checkpoint: an output layer that differs from its tied embedding is used") {
   const TemporaryFolder folder;
   LlamaConfig config = config_of(8);
   config.tie_embeddings = true;
@@ -531,7 +530,7 @@ TEST_CASE("checkpoint: an output layer that differs from the embedding it is tie
   }
   write(std::vector<float>(16), DType::f32, DType::f32, {2, 8});
   CHECK_FALSE(is_tied());
-  // One file, and the least change that a float can have.
+  // One file, and the smallest change of a float.
   std::vector<float> other = embedding;
   other[11] = std::nextafter(other[11], 99.0f);
   for (const bool copy : {true, false}) {
@@ -542,7 +541,7 @@ TEST_CASE("checkpoint: an output layer that differs from the embedding it is tie
                                    {"model.norm.weight", {8}, norm}});
     CHECK(is_tied() == copy);
   }
-  // Not tied: nothing is compared or said.
+  // Not tied: no comparison and no note.
   config.tie_embeddings = false;
   test::write_bytes(folder / "config.json", config_json(config));
   CHECK_FALSE(is_tied());
@@ -564,7 +563,7 @@ const char* const every_companion[] = {"generation_config.json",
 
 }  // namespace
 
-TEST_CASE("checkpoint: what belongs to a model goes along, and nothing else") {
+TEST_CASE("checkpoint: the companions of a model are copied, and nothing else") {
   const TemporaryFolder folder;
   const fs::path base = folder / "base", out = folder / "out";
   save(base, 8, 1);
@@ -607,20 +606,20 @@ TEST_CASE("checkpoint: what belongs to a model goes along, and nothing else") {
   save(folder / "plain", 8, 1);
   CHECK(load_companions(folder / "plain").files.empty());
   CHECK(load_companions(folder / "plain").text() == "");
-  // One that cannot be read is found out.
+  // A companion that cannot be read is an error.
   fs::create_directories(folder / "plain/tokenizer.json");
   test::check_throws<std::runtime_error>([&] { (void)load_companions(folder / "plain"); },
                                          {"tokenizer.json"});
 }
 
-TEST_CASE("checkpoint: an adapter's save leaves alone what is pending of a model in its folder") {
+TEST_CASE("checkpoint: saving an adapter keeps pending files of a model in its folder") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
   Companions companions;
   companions.files = {{"tokenizer.json", "new"}};
   save_checkpoint(dir, config_of(8), Weights(config_of(8), 1).tensors, DType::f32,
                   default_shard_bytes, companions);
-  // As a kill before the last rename leaves it.
+  // The state after a kill before the last rename.
   fs::rename(dir / "tokenizer.json", dir / "tokenizer.json.1-00000000.tmp");
   REQUIRE(load_companions(dir).files == companions.files);
   test::write_bytes(dir / "adapter_config.json.1-00000000.tmp", "half");
@@ -630,7 +629,7 @@ TEST_CASE("checkpoint: an adapter's save leaves alone what is pending of a model
   CHECK_FALSE(fs::exists(dir / "adapter_config.json.1-00000000.tmp"));
 }
 
-TEST_CASE("checkpoint: the type of a model's numbers is that of most of them") {
+TEST_CASE("checkpoint: the type of a model is that of most of its numbers") {
   const TemporaryFolder folder;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     for (const std::uint64_t limit : {default_shard_bytes, std::uint64_t{20}}) {
@@ -655,7 +654,7 @@ TEST_CASE("checkpoint: the type of a model's numbers is that of most of them") {
   CHECK(write(DType::f64, DType::f16) == DType::f32);
 }
 
-TEST_CASE("checkpoint: a folder that cannot be saved to is found out before") {
+TEST_CASE("checkpoint: a folder that cannot be written is an error before the training") {
   const TemporaryFolder folder;
   prepare_checkpoint_folder(folder / "a/b");
   CHECK(fs::is_empty(folder / "a/b"));
@@ -800,8 +799,7 @@ TEST_CASE(
   CHECK_NOTHROW(second.verify());
   CHECK(loaded_four(dir) == "8/1");
 
-  // The limit is what a file's numbers may take, in their type; what is larger alone has a file of
-  // its own.
+  // The limit counts the bytes of a file's data in their type; a larger tensor has its own file.
   const auto files = [&](std::uint64_t limit, DType dtype) {
     save_checkpoint(dir, config_of(8), Four(3).tensors, dtype, limit);
     CHECK(loaded_four(dir) == "8/3");
@@ -832,7 +830,7 @@ TEST_CASE(
         CHECK(loaded_four(dir) == std::to_string(hidden) + "/" + std::to_string(value));
         CHECK(names_in(dir) == names_of(after));
       }
-  // Other files are nobody's shards.
+  // Other files are not shards.
   save_four(dir, 8, 1, 2);
   for (const char* const name : {"model-1-of-2.safetensors", "model-00001-of-00004.bin",
                                  "xmodel-00001-of-00004.safetensors"})
@@ -841,7 +839,7 @@ TEST_CASE(
   CHECK(names_in(dir).size() == 5);
 }
 
-TEST_CASE("checkpoint: a shard of another save is found out") {
+TEST_CASE("checkpoint: a shard of another save is detected") {
   const TemporaryFolder folder;
   save_four(folder / "a", 8, 1, 2);
   save_four(folder / "b", 8, 2, 2);
@@ -889,7 +887,7 @@ TEST_CASE("atomic file: only regular files are replaced, links and permissions s
   CHECK(temporaries_in(folder.path()).empty());
 }
 
-TEST_CASE("checkpoint: a disk that fills up leaves the old one, for every size of what is left") {
+TEST_CASE("checkpoint: a full disk leaves the old checkpoint, for every amount of free space") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "m";
   save(dir, 8, 1);
@@ -964,7 +962,7 @@ TEST_CASE("checkpoint: weights, config and tokenizer are the old or the new ones
     new_left += now == fresh;
     if (!outcome.reached) break;
     ++struck;
-    // Whatever was left, the next save must succeed, and clean up.
+    // In any state, the next save must succeed and clean up.
     save_with(20, 5, after, "of next");
     wrong += now_loaded() != "20/5 of next same 20" ||
              names_in(dir).size() != names_of(after).size() + 2;
@@ -980,8 +978,8 @@ TEST_CASE("checkpoint: weights, config and tokenizer are the old or the new ones
 TEST_CASE(
     "checkpoint: a save that is killed or fails at any system call leaves the old or the new "
     "checkpoint") {
-  // Where the folder stands before: a complete checkpoint, or one whose save was killed between its
-  // two renames.
+  // State of the folder before: a complete checkpoint, or one whose save was killed between its two
+  // renames.
   const bool interrupted = GENERATE(false, true);
   using test::Fault;
   const Fault fault = GENERATE(Fault::kill, Fault::io_error, Fault::no_space, Fault::short_write);
@@ -1014,8 +1012,7 @@ TEST_CASE(
       good &= WIFEXITED(outcome.status) &&
               (WEXITSTATUS(outcome.status) == test::refused ||
                (WEXITSTATUS(outcome.status) == test::done && now == after));
-      // A failed unlink or close of the leftover itself cannot be helped; any other failure cleans
-      // up.
+      // A failed unlink or close of the temporary file leaves it; any other failure cleans up.
       for (const fs::path& left : temporaries_in(dir))
         good &= final_name(left.filename().string()) != "model.safetensors" ||
                 outcome.number == SYS_unlink;

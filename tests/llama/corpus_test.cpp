@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Which tokenizer makes ids of the text, and which token stands between its documents.
+// The choice of the tokenizer and of the token between documents.
 #include "llama/app/corpus.hpp"
 
 #include <filesystem>
@@ -68,7 +68,7 @@ TEST_CASE("corpus: bytes are for a model with a vocabulary of 256") {
   CHECK(corpus.notes.empty());
   place.fails(512, {"vocabulary of 256", "has 512", "no tokenizer.json", "--tokenizer", "--tokens",
                     Regex::available() ? "" : "no PCRE2"});
-  // A model of one's own sizes may have ids to spare.
+  // A new model may have more ids than the tokenizer.
   Place fresh;
   fresh.options.model.reset();
   CHECK(ids_of(fresh.load(512)) == ids_of(corpus));
@@ -84,7 +84,7 @@ TEST_CASE("corpus: a model that is only merged or converted needs no text and no
   CHECK_NOTHROW(
       BatchSampler(text_of(corpus).train(), place.options.batch, place.options.sequence, 1));
   REQUIRE(corpus.notes.size() == 1);
-  CHECK_THAT(corpus.notes[0], contains("nothing is validated"));
+  CHECK_THAT(corpus.notes[0], contains("no validation"));
   test::write_bytes(place.folder / "model/tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
   CHECK(text_of(place.load(512)).validation().empty());
   place.options.data = place.folder / "text";
@@ -120,7 +120,7 @@ TEST_CASE("corpus: the tokenizer in the model's folder is used and named") {
   CHECK_THAT(corpus.notes[0], contains("model/tokenizer.json', as none was given"));
   place.fails(256, {"its vocabulary is 256", "ids up to 505"});
 
-  // Given by name it is the same, without a word; another one is told.
+  // The same tokenizer given by --tokenizer adds no note; another one does.
   place.options.tokenizer = place.folder / "model/tokenizer.json";
   CHECK(ids_of(place.load(506)) == ids_of(corpus));
   CHECK(place.load(506).notes.empty());
@@ -174,7 +174,7 @@ TEST_CASE("corpus: documents are separated by the token that ends a text") {
   separator("by newlines");
 }
 
-TEST_CASE("corpus: the token that ends a text is of the save that was cut, not of the one before") {
+TEST_CASE("corpus: after an interrupted save, the end-of-text token is that of the new model") {
   if (!Regex::available()) return;
   Place place;
   place.options.data = place.folder / "text";
@@ -190,7 +190,7 @@ TEST_CASE("corpus: the token that ends a text is of the save that was cut, not o
     save_checkpoint(model, LlamaConfig{}, {&tensor, 1}, DType::f32, default_shard_bytes,
                     companions);
   };
-  // A kill before the rename of one file leaves the new one under a temporary name.
+  // A kill before a rename leaves the new file under its temporary name.
   const auto cut = [&](const std::string& name, const std::string& old) {
     std::filesystem::rename(model / name, model / (name + ".1-00000000.tmp"));
     test::write_bytes(model / name, old);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Reading text and token files, and cutting them into the same batches every time.
+// Reading text and token files, and splitting them into reproducible batches.
 #include "llama/app/data.hpp"
 
 #include <algorithm>
@@ -60,7 +60,8 @@ TEST_CASE("data: text is bytes, the end of it is held out") {
       {"[0, 1)", "it is 1"});
 }
 
-TEST_CASE("data: a folder is read in byte order of its paths, whatever order it was made in") {
+TEST_CASE(
+    "data: a folder is read in byte order of its paths, independent of the order of creation") {
   const std::vector<std::string> names{"b/2", "a.txt", "B", "b/10", "a/z/q", "a-", "c"};
   for (const bool backwards : {false, true}) {
     const TemporaryFolder folder;
@@ -85,12 +86,12 @@ TEST_CASE("data: a folder is read in byte order of its paths, whatever order it 
   }
 }
 
-TEST_CASE("data: documents that end with a newline are joined as they are") {
+TEST_CASE("data: documents that end with a newline are joined without another one") {
   const TemporaryFolder folder;
   test::write_bytes(folder / "a", "one\n");
   test::write_bytes(folder / "b", "two\n");
   CHECK(text_of(TokenData::from_text(folder.path())) == "one\ntwo\n");
-  // With an end of text it stands between them, whatever they end with.
+  // With an end-of-text token, it separates documents even if they end with a newline.
   const TokenData data = TokenData::from_text(
       folder.path(), {.end_of_text = EndOfText{.id = 7, .source = "'eos_token' of 'x'"}});
   CHECK(text_of(data) == "one\n\7two\n");
@@ -98,7 +99,8 @@ TEST_CASE("data: documents that end with a newline are joined as they are") {
   CHECK(data.notes()[0].ends_with("are separated by the token 7, 'eos_token' of 'x'"));
 }
 
-TEST_CASE("data: what is not text is refused by the name of its format, a file or in a folder") {
+TEST_CASE(
+    "data: a file that is not text is refused with the name of its format, also in a folder") {
   struct Case {
     std::string bytes;
     const char* name;
@@ -177,7 +179,7 @@ TEST_CASE("data: what is not text is refused by the name of its format, a file o
   }
 }
 
-TEST_CASE("data: what only looks like another format is text") {
+TEST_CASE("data: text that resembles another format is read as text") {
   const TemporaryFolder folder;
   for (const char* text :
        {"[1] Introduction", "[link](x.md) and more", "[section]\nkey = 1", "[\"Hello,\" she said]",
@@ -241,7 +243,7 @@ TEST_CASE("data: token files") {
   test::write_bytes(folder / "t.i32", "");
   test::check_throws<std::runtime_error>([&] { load("t.i32", TokenType::i32, 9); },
                                          {"empty", "--tokens"});
-  // Headers and containers are no ids; any few bytes may be.
+  // Headers and containers are refused as ids; a few bytes may be ids.
   for (const auto& [bytes, name] :
        {std::pair(std::string("\x93NUMPY\1\0", 8), "a NumPy array"),
         std::pair(std::string("\x40\0\0\0\0\0\0\0{\"a\":1}", 16), "a safetensors file"),

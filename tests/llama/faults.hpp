@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Runs something in a child process and kills it, or lets a system call on files fail, at any
+// Runs a function in a child process and kills it, or makes a system call on files fail, at any
 // point.
 #pragma once
 
@@ -22,7 +22,7 @@
 
 namespace test {
 
-// What a forked child ends with.
+// Exit codes of a forked child.
 inline constexpr int done = 0, refused = 42, surprised = 43;
 
 /// Runs `function` in a child and ends it: `refused` for a std::runtime_error that contains
@@ -77,7 +77,7 @@ inline bool is_file_call(unsigned long long number) {
 }
 
 struct Outcome {
-  bool reached = false;  ///< there was an n-th file system call to strike at
+  bool reached = false;  ///< there was an n-th file system call
   int status = 0;        ///< of waitpid
   unsigned long long number = 0;
 };

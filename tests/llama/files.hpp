@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A folder that lives as long as a test, and whole files in one call.
+// A temporary folder of a test, and functions for whole files.
 #pragma once
 
 #include <stdlib.h>
@@ -16,8 +16,8 @@
 
 namespace test {
 
-/// In memory where the system has such a folder: the tests fsync thousands of files, which a disk
-/// takes minutes for.
+/// In memory if the system has such a folder: the tests fsync thousands of files, which takes
+/// minutes on a disk.
 class TemporaryFolder {
  public:
   TemporaryFolder() {

@@ -69,8 +69,7 @@ Ran run(const std::string& arguments) {
 TEST_CASE("generate: the cached pass gives the logits of the whole pass, however it is cut") {
   for (const bool adapters : {false, true}) {
     ModelOptions options;
-    if (adapters)
-      options.adaptation = {.rank = 3, .alpha = 4.0, .exceptions = {{"v_proj", 2, 9.0}}};
+    if (adapters) options.lora = {.rank = 3, .alpha = 4.0, .exceptions = {{"v_proj", 2, 9.0}}};
     LlamaModel<double> model(test::small_shape, 130, options);
     model.initialize(5);
     model.initialize_adapters(6);
@@ -203,7 +202,7 @@ TEST_CASE("generate: the program completes, with adapters, and measures perplexi
     LlamaModel<float> plain(shape, 64);
     plain.initialize(3);
     save_weights(model, plain);
-    LlamaModel<float> adapted(shape, 64, {.adaptation = {.rank = 2}});
+    LlamaModel<float> adapted(shape, 64, {.lora = {.rank = 2}});
     load_weights(model, adapted);
     adapted.initialize_adapters(4);
     adapted.for_each_tensor([&](const auto& tensor) {

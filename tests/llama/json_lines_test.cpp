@@ -38,6 +38,14 @@ TEST_CASE("json lines: each form has its keys, and others are not read") {
   for (const char* line : {R"({"instruction": "i", "output": "o"})",
                            R"({"instruction": "i", "input": null, "output": "o"})"})
     CHECK(parse_record(line, "x").input.empty());
+  CHECK(parse_record(R"({"text": "t", "prompt": "p", "completion": "c", "instruction": "i",
+          "output": "o", "messages": [{"role": "assistant", "content": "a"}]})",
+                     "x")
+            .form == RecordForm::messages);
+  CHECK(parse_record(R"({"text": "t", "prompt": "p", "completion": "c", "instruction": "i",
+          "output": "o"})",
+                     "x")
+            .form == RecordForm::completion);
   const Record chat = parse_record(
       R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
           {"role": "assistant", "content": "a", "tool_calls": null}], "tools": []})",

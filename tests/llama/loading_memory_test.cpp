@@ -97,9 +97,9 @@ TEST_CASE("loading: a quantised model takes its own size and one tensor, never t
     CAPTURE(quantize);
     const std::size_t before = alive.load();
     peak.store(before);
-    ops::LoraConfig adaptation;
-    if (quantize) adaptation = {.rank = 1, .quantize = true};
-    LlamaModel<float> model(shape, 8, {.adaptation = adaptation});
+    ops::LoraConfig lora;
+    if (quantize) lora = {.rank = 1, .quantize = true};
+    LlamaModel<float> model(shape, 8, {.lora = lora});
     load_weights(folder.path(), model);
     const std::size_t most = peak.load() - before, kept = alive.load() - before;
     const std::size_t dense = 4 * static_cast<std::size_t>(parameter_count(shape));
@@ -137,8 +137,8 @@ std::string many(std::string_view one, std::size_t bytes) {
   return text;
 }
 
-/// What opening the file ends with, "" for success, and the most memory that is alive meanwhile
-/// beside the header's own text.
+/// The error of opening the file ("" for success), and the peak of memory without the header's
+/// text.
 std::pair<std::string, std::size_t> opened(const std::filesystem::path& path, std::size_t header) {
   std::string result;
   const std::size_t before = alive.load();
@@ -153,7 +153,7 @@ std::pair<std::string, std::size_t> opened(const std::filesystem::path& path, st
 
 }  // namespace
 
-TEST_CASE("loading: a header takes a few times its own memory, whatever it says") {
+TEST_CASE("loading: any header takes at most a few times its own memory") {
   const test::TemporaryFolder folder;
   const std::size_t bytes = 16'000'000;  // a sixth of the largest header
   const std::string empty = R"({"dtype":"U8","shape":[0],"data_offsets":[0,0]})";

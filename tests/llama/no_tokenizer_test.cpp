@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Built in the place of tokenizer_test.cpp where there is no PCRE2.
+// Built instead of tokenizer_test.cpp if there is no PCRE2.
 #include "llama/formats/regex.hpp"
 #include "llama/formats/tokenizer.hpp"
 #include "support/catch.hpp"

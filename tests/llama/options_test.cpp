@@ -58,7 +58,7 @@ TEST_CASE("options: none gives the defaults") {
   CHECK(o.data_options(256).max_bytes == std::uintmax_t{32} << 20);
 }
 
-TEST_CASE("options: each one arrives") {
+TEST_CASE("options: each option sets its member") {
   const Options o = options_of({"--data",
                                 "d",
                                 "--data-limit",
@@ -322,7 +322,7 @@ TEST_CASE(
       {{"--kv-heads", "3"}, {"heads must be a multiple of kv_heads", "4 and 3"}},
       {{"--hidden", "36", "--heads", "4"}, {"must be even", "36 / 4 = 9"}},
       {{"--data", "a", "--tokens", "b.u16", "--vocabulary", "9"},
-       {"--data and --tokens", "leave one out"}},
+       {"--data or from --tokens", "leave one out"}},
       {{"--tokens", "b.u16"}, {"--vocabulary", "--model"}},
       {{"--tokens", "b.u16", "--vocabulary", "9", "--tokenizer", "t"},
        {"--tokenizer", "--tokens", "leave one of the two out"}},
@@ -333,9 +333,9 @@ TEST_CASE(
       {{"--model", "m", "--tie-embeddings"}, {"--model", "--tie-embeddings"}},
       {{"--model", "m", "--vocabulary", "300"}, {"--model", "--vocabulary"}},
       {{"--mode", "dora"}, {"--mode", "full|lora|qlora", "'dora'"}},
-      {{"--lora-rank", "4"}, {"--lora-rank", "--mode is full", "add --mode lora or qlora"}},
-      {{"--adapter", "a"}, {"--adapter", "--mode is full"}},
-      {{"--merge-out", "m", "--mode", "full"}, {"--merge-out", "--mode is full"}},
+      {{"--lora-rank", "4"}, {"--lora-rank", "--mode full", "add --mode lora or qlora"}},
+      {{"--adapter", "a"}, {"--adapter", "--mode full"}},
+      {{"--merge-out", "m", "--mode", "full"}, {"--merge-out", "--mode full"}},
       {{"--mode", "lora", "--lora-rank", "0"}, {"--lora-rank", "from 1 to", "'0'"}},
       {{"--mode", "lora", "--lora-alpha", "0"}, {"--lora-alpha", "(0, infinity)", "'0'"}},
       {{"--mode", "lora", "--lora-alpha", "inf"}, {"--lora-alpha", "'inf'"}},
@@ -353,7 +353,7 @@ TEST_CASE(
       {{"--checkpoint-every", "5"}, {"--checkpoint-every", "--checkpoint", "add it"}},
       {{"--checkpoint", "c", "--checkpoint-every", "-1"}, {"--checkpoint-every", "'-1'"}},
       {{"--checkpoint", ""}, {"--checkpoint", "empty"}},
-      {{"--checkpoint", "c", "--baseline"}, {"--checkpoint and --baseline", "leave one"}},
+      {{"--checkpoint", "c", "--baseline"}, {"--baseline, which trains a second one", "leave one"}},
       {{"--out-dtype", "f16"}, {"--out-dtype", "--out"}},
       {{"--max-shard-size", "77"}, {"--max-shard-size", "--merge-out"}},
       {{"--mode", "lora", "--out", "o", "--max-shard-size", "77"},
@@ -386,7 +386,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("options: a word that is nearly right is answered with the one that was meant") {
+TEST_CASE("options: an error for a misspelt word suggests the similar one") {
   const struct {
     std::vector<const char*> arguments;
     const char* meant;
@@ -431,7 +431,7 @@ TEST_CASE("options: a word that is nearly right is answered with the one that wa
   }
 }
 
-TEST_CASE("options: an option is not taken for the path of another one") {
+TEST_CASE("options: an option is not taken as the path of another option") {
   for (const char* flag : {"--data", "--tokens", "--tokenizer", "--model", "--adapter", "--out",
                            "--merge-out", "--checkpoint", "--report", "--plot"}) {
     // As a shell leaves --out=$UNSET.
@@ -447,7 +447,7 @@ TEST_CASE("options: an option is not taken for the path of another one") {
   CHECK(*options_of({"--out", "./--quiet"}).out == "./--quiet");
 }
 
-TEST_CASE("options: what may not be meant is said in a line, and nothing else is") {
+TEST_CASE("options: each probable mistake gives one line of warning, and nothing else does") {
   const auto said = [](std::vector<const char*> arguments) {
     std::string lines;
     for (const std::string& line : warnings_of(options_of(std::move(arguments)), 4))
@@ -458,15 +458,15 @@ TEST_CASE("options: what may not be meant is said in a line, and nothing else is
   CHECK(said({"--drop-rate", "0.99", "--threads", "4"}).empty());
   CHECK(said({"--drop-rate", "1", "--steps", "0"}).empty());
   CHECK(said({"--threads", "5"}) ==
-        "--threads 5 is more than the machine's processors, 4: threads wait for each other and "
-        "steps take longer; leave it out for one on each\n");
+        "--threads 5 is more than the machine's 4 processors: threads then wait for each other and "
+        "steps take longer; leave it out for one thread per processor\n");
   CHECK(said({"--drop-rate", "1"}) ==
-        "--drop-rate 1 drops the backward pass of every branch, so embedding, final norm and "
-        "output layer alone train; lower it to train the blocks\n");
+        "--drop-rate 1 drops the backward pass of every branch, so only the embedding, the final "
+        "norm and the output layer are trained; lower it to train the blocks\n");
   CHECK(said({"--drop-rate", "1", "--drop-warmup", "5"}).find("branch after the --drop-warmup,") !=
         std::string::npos);
-  CHECK(said({"--drop-rate", "1", "--mode", "qlora"}).find("so nothing trains: adapters") !=
-        std::string::npos);
+  CHECK(said({"--drop-rate", "1", "--mode", "qlora"})
+            .find("so nothing is trained, because all adapters") != std::string::npos);
   const std::string both = said({"--drop-rate", "1.0", "--threads", "5"});
   CHECK(std::ranges::count(both, '\n') == 2);
 }
@@ -531,7 +531,7 @@ TEST_CASE(
       INFO(option);
       const auto begin = line.text.find("\n  " + std::string(option));
       REQUIRE(begin != std::string::npos);
-      // Up to the next option the text must say its default.
+      // The text of each option must contain its default.
       const auto next =
           std::min(line.text.find("\n  --", begin + 3), line.text.find("\n\n", begin + 3));
       CHECK(line.text.substr(begin, next - begin).find("[default ") != std::string::npos);
@@ -539,7 +539,7 @@ TEST_CASE(
     for (const char* group : {"\nData:", "\nModel:", "\nTraining:", "\nDropping:", "\nOutput:"})
       CHECK(line.text.find(group) != std::string::npos);
     CHECK(line.text.find("Exit code: 0") != std::string::npos);
-    CHECK(line.text.find("but not of norms") != std::string::npos);
+    CHECK(line.text.find("but not to norms") != std::string::npos);
     CHECK(line.text.find("ending in .svg") != std::string::npos);
   }
   const CommandLine version = parse({"--version"});

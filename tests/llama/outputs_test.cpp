@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What must not lose or mix up a model: two runs with one output, signals, terminals and pipes that
-// go away. With the program itself.
+// Runs the program and checks that no model is lost or mixed up: two runs with one output, signals,
+// closed terminals and pipes.
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -42,8 +42,8 @@ using test::TemporaryFolder;
 namespace fs = std::filesystem;
 using Words = std::vector<std::string>;
 
-/// One process of the program, on a small text; killed with the object if it still runs. What it
-/// prints goes to a file, unless `prepare`, which runs in the child before it starts, changes that.
+/// A process of the program on a small text; the destructor kills it if it still runs. Its output
+/// goes to a file, unless `prepare`, which runs in the child before the start, changes that.
 class Process {
  public:
   Process(const fs::path& folder, const std::string& steps, const Words& extra,
@@ -107,15 +107,15 @@ class Process {
   pid_t id() const { return id_; }
   std::string output() const { return test::read_bytes(output_); }
   void send(int signal) const { kill(id_, signal); }
-  /// The exit code, or minus the signal that it died of.
+  /// The exit code, or minus the signal that ended it.
   int wait() {
     int status = 0;
     waitpid(id_, &status, 0);
     id_ = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
-  /// Until it prints this; false if it ends without. After "parameters" it holds all its locks and
-  /// catches signals, after "stopping" it has caught one.
+  /// Waits until it prints this; false if it ends before. After "parameters" it holds all locks and
+  /// catches signals; after "stopping" it has caught one.
   bool prints(const std::string& text) const {
     while (output().find(text) == std::string::npos) {
       siginfo_t info{};
@@ -151,7 +151,7 @@ void redirect(int stream, const char* path) {
   dup2(file, stream), close(file);
 }
 
-/// To a pipe that nobody reads.
+/// Redirects to a pipe without a reader.
 void break_pipe(int stream) {
   int ends[2];
   if (pipe(ends) != 0) _exit(126);
@@ -160,7 +160,8 @@ void break_pipe(int stream) {
 
 }  // namespace
 
-TEST_CASE("outputs: temporary names are of one process, and only they are taken for temporary") {
+TEST_CASE(
+    "outputs: each process has its own temporary names, and no other names count as temporary") {
   const TemporaryFolder folder;
   test::write_bytes(folder / "x.tmp", "another run's");
   test::write_bytes(folder / "x.123-0123abcd.tmp", "another run's");
@@ -200,7 +201,9 @@ TEST_CASE("outputs: temporary names are of one process, and only they are taken 
   }
 }
 
-TEST_CASE("outputs: a lock is of one process, by any path, until that is dead") {
+TEST_CASE(
+    "outputs: a lock belongs to one process, for every path to the output, until the process "
+    "ends") {
   const TemporaryFolder folder;
   const fs::path dir = folder / "a/b", other = folder / "link", file = folder / "f.json";
   CHECK_FALSE(OutputLock::held_here(Output::folder, dir));
@@ -221,7 +224,7 @@ TEST_CASE("outputs: a lock is of one process, by any path, until that is dead") 
     for (const fs::path& path : {file, folder / "l.json"})
       test::check_throws<std::runtime_error>([&] { OutputLock(Output::file, path); },
                                              {path.string(), "one run at a time", me, "; "});
-    // A child that leaves by its destructors takes nothing away from its parent.
+    // The destructors in a child do not remove the parent's lock.
     const pid_t child = fork();
     if (child == 0) {
       const_cast<OutputLock&>(lock).~OutputLock();
@@ -234,7 +237,7 @@ TEST_CASE("outputs: a lock is of one process, by any path, until that is dead") 
   CHECK(fs::is_empty(dir));
   CHECK(names_in(folder.path()) == std::set<std::string>{"a", "link", "f.json", "l.json"});
 
-  // Of a process that was killed only the name remains.
+  // A killed process leaves only the file.
   const pid_t child = fork();
   if (child == 0) {
     const OutputLock lock(Output::folder, dir);
@@ -248,7 +251,7 @@ TEST_CASE("outputs: a lock is of one process, by any path, until that is dead") 
   }
   CHECK(fs::is_empty(dir));
 
-  // Somebody else's file of that name is left as it is.
+  // A file of that name from another program is unchanged.
   test::write_bytes(dir / ".dropbp.lock", "mine");
   test::check_throws<std::runtime_error>([&] { OutputLock(Output::folder, dir); },
                                          {".dropbp.lock", "something else has that name", "; "});
@@ -259,7 +262,8 @@ TEST_CASE("outputs: a lock is of one process, by any path, until that is dead") 
                                          {"no/.f.dropbp.lock", "No such file"});
 }
 
-TEST_CASE("outputs: a second run with an output of the first is refused at once, naming both") {
+TEST_CASE(
+    "outputs: a second run with an output of the first is refused at its start, naming both") {
   const TemporaryFolder folder;
   const std::string a = folder / "a", same = folder / "x/../a", link = folder / "link",
                     report = folder / "r.json", report_link = folder / "l.svg";
@@ -293,7 +297,7 @@ TEST_CASE("outputs: a second run with an output of the first is refused at once,
     fs::create_symlink("r.json", report_link);
     Process first(folder.path(), endless, c.first);
     REQUIRE(first.prints("parameters"));
-    // What the first one may be writing just now, as it and as earlier versions name it.
+    // Files that the first run may be writing now, with current and with earlier temporary names.
     const std::set<std::string> being_written{
         "model.safetensors.7-0123abcd.tmp", "model.safetensors.tmp",
         "step-00000001.safetensors.tmp", "step-00000001.safetensors.7-0123abcd.tmp"};
@@ -312,7 +316,7 @@ TEST_CASE("outputs: a second run with an output of the first is refused at once,
 
     first.send(SIGTERM);
     CHECK(first.wait() == 128 + SIGTERM);
-    // The first wrote what it had to, and nothing half-written or locked remains of its own kind.
+    // The first run wrote its outputs, and left no temporary or lock files.
     for (const std::string& name : names_in(a)) CHECK_FALSE(has(name, "lock"));
     if (c.first[0] != "--report") CHECK(names_in(a).size() >= 1);
     if (c.first[0] == "--out")
@@ -332,7 +336,7 @@ TEST_CASE("outputs: a second run with an output of the first is refused at once,
   CHECK(second.wait() == 0);
 }
 
-TEST_CASE("outputs: what a killed run left is removed by the next one, and by no one else") {
+TEST_CASE("outputs: temporary files of a killed run are removed by the next run only") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out", ck = folder / "ck", report = folder / "r.json";
   const Words all{"--out", out, "--checkpoint", ck, "--checkpoint-every", "0", "--report", report};
@@ -373,7 +377,7 @@ TEST_CASE("outputs: what a killed run left is removed by the next one, and by no
     CHECK(code == 0);
     CHECK(has(without.output(), out.string() + "' must belong to one run at a time, but its file "
                                                "system has no locks"));
-    // Nobody knows whether these are of a run that lives.
+    // These may belong to a running process.
     for (const fs::path& path : left) CHECK(fs::exists(path));
     CHECK(fs::exists(out / "model.safetensors"));
   }
@@ -390,14 +394,14 @@ TEST_CASE("outputs: what a killed run left is removed by the next one, and by no
   CHECK(fs::exists(folder / "q.json.7-0123abcd.tmp"));
 }
 
-TEST_CASE("outputs: a run ends on a signal with everything written, and says by which") {
+TEST_CASE("outputs: a run that ends on a signal writes all outputs and names the signal") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out", ck = folder / "ck";
   const Words words{"--out", out, "--checkpoint", ck, "--checkpoint-every", "0"};
   const auto check_written = [&](Process& run, int signal) {
     CHECK(run.wait() == 128 + signal);
     INFO(run.output());
-    CHECK(has(run.output(), "go on with --resume"));
+    CHECK(has(run.output(), "continue with --resume"));
     CHECK(names_in(ck).size() == 1);
     CHECK(fs::exists(out / "model.safetensors"));
     fs::remove_all(out), fs::remove_all(ck);
@@ -429,7 +433,7 @@ TEST_CASE("outputs: a run ends on a signal with everything written, and says by 
   detached.send(SIGTERM);
   check_written(detached, SIGTERM);
 
-  // A step that would take minutes: a second Ctrl-C does not wait for it.
+  // A second Ctrl-C does not wait for a step that takes minutes.
   Process slow(folder.path(), endless,
                {"--out", out, "--checkpoint", ck, "--micro-steps", "65536"});
   REQUIRE(slow.prints("parameters"));
@@ -440,7 +444,7 @@ TEST_CASE("outputs: a run ends on a signal with everything written, and says by 
   CHECK(names_in(ck) == std::set<std::string>{".dropbp.lock"});
 }
 
-TEST_CASE("outputs: a terminal that is closed ends the run with everything written") {
+TEST_CASE("outputs: a run whose terminal is closed writes all outputs") {
   const TemporaryFolder folder;
   const fs::path out = folder / "out", ck = folder / "ck";
   const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
@@ -469,7 +473,8 @@ TEST_CASE("outputs: a terminal that is closed ends the run with everything writt
   CHECK(names_in(ck).size() == 2);
 }
 
-TEST_CASE("outputs: where nobody reads or nothing can be printed the training still ends") {
+TEST_CASE(
+    "outputs: the training completes if its pipe has no reader or its output cannot be printed") {
   const TemporaryFolder folder;
   const auto model_of = [&](const char* name) {
     return test::read_bytes(folder / name / "model.safetensors");
@@ -514,7 +519,7 @@ TEST_CASE("outputs: where nobody reads or nothing can be printed the training st
   }
 }
 
-TEST_CASE("outputs: what cannot be written is found out before the training") {
+TEST_CASE("outputs: an output that cannot be written is an error before the training") {
   const TemporaryFolder folder;
   test::write_bytes(folder / "file", "x");
   Process first(folder.path(), "1", {"--out", folder / "model"});
@@ -538,19 +543,21 @@ TEST_CASE("outputs: what cannot be written is found out before the training") {
       {{"--out", folder / "file"}, 1, "must be a folder"},
       {{"--mode", "lora", "--merge-out", folder / "file"}, 1, "must be a folder"},
       {{"--plot", folder / "p.svg"}, 1, "needs gnuplot", [] { setenv("PATH", "/nowhere", 1); }},
-      {{"--report", folder / "r.svg", "--plot", folder / "x/../r.svg"}, 2, "also of --report"},
-      {{"--report", folder / "text"}, 2, "also of --data"},
-      {{"--plot", folder / "text.svg"}, 2, "also of --data"},
-      {{"--report", folder / "model/config.json", "--out", folder / "model"}, 2, "also of --out"},
+      {{"--report", folder / "r.svg", "--plot", folder / "x/../r.svg"}, 2, "also used by --report"},
+      {{"--report", folder / "text"}, 2, "also used by --data"},
+      {{"--plot", folder / "text.svg"}, 2, "also used by --data"},
+      {{"--report", folder / "model/config.json", "--out", folder / "model"},
+       2,
+       "also used by --out"},
       {{"--report", folder / "model/model.safetensors", "--out", folder / "model"},
        2,
-       "also of --out"},
+       "also used by --out"},
       {{"--report", folder / "model/tokenizer.json", "--out", folder / "model"},
        2,
-       "also of --out"},
+       "also used by --out"},
       {{"--report", folder / "o/generation_config.json", "--out", folder / "o"},
        2,
-       "also of --out"},
+       "also used by --out"},
       {{"--mode", "lora", "--out", folder / "adapter"}, 2, "add --model"},
       {{"--mode", "qlora", "--out", folder / "adapter"}, 2, "add --model"},
       {{"--mode", "lora", "--adapter", folder / "adapter", "--merge-out", folder / "m"},

@@ -18,7 +18,7 @@
 
 namespace {
 
-// PATH for as long as it lives.
+// Sets PATH for its lifetime.
 class Path {
  public:
   explicit Path(const std::string& path) : before_(std::getenv("PATH")) {
@@ -60,7 +60,7 @@ bool has_label(const std::string& svg, const std::string& label) {
          svg.find("> " + label + "<") != std::string::npos;
 }
 
-// What one plot of `series` looks like.
+// The SVG of one plot of `series`.
 std::string svg_of(std::vector<llama::Series> series, bool y_from_zero = false) {
   const test::TemporaryFolder folder;
   llama::write_svg(folder / "plot.svg", {.title = "",
@@ -130,7 +130,7 @@ TEST_CASE("plot: panels side by side, and series without a point are left out") 
   CHECK(count_of(svg, "never measured") == 0);
 }
 
-TEST_CASE("plot: what cannot be drawn is said, and the old file stays") {
+TEST_CASE("plot: a plot that cannot be drawn is an error and leaves the old file") {
   const test::TemporaryFolder folder;
   test::write_bytes(folder / "loss.svg", "old");
   const auto write = [&](std::vector<llama::Plot> panels) {
@@ -146,7 +146,7 @@ TEST_CASE("plot: what cannot be drawn is said, and the old file stays") {
   CHECK(test::read_bytes(folder / "loss.svg") == "old");
 }
 
-TEST_CASE("plot: without gnuplot, or where nothing can be written, the old file stays") {
+TEST_CASE("plot: without gnuplot, or if the file cannot be written, the old file stays") {
   const test::TemporaryFolder folder;
   test::write_bytes(folder / "loss.svg", "old");
   {

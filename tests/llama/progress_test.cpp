@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What the progress writes, seen as a terminal would show it.
+// The progress output, as a terminal shows it.
 #include "llama/app/progress.hpp"
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace {
 
 using namespace llama;
 
-/// A Progress with a clock and a width that the test sets, and what it wrote.
+/// A Progress with the test's clock and width, and its output.
 struct Screen {
   explicit Screen(ProgressStyle style, std::uint64_t steps = 100, int columns = 80)
       : width(columns), file(std::tmpfile()) {
@@ -92,7 +92,7 @@ TEST_CASE("progress: the style follows the option, the terminal and --quiet") {
   std::fclose(file);
 }
 
-TEST_CASE("progress: the bar fits every width and drops the least wanted first") {
+TEST_CASE("progress: the bar fits every width and leaves out the least important items first") {
   CHECK(progress_bar(at(50), 100, 83, 79) ==
         "[========>       ] 50/100  loss 2.5000  1m23s left  12346 tokens/s  dropped 50%");
   for (int width = 0; width < 200; ++width) {
@@ -115,7 +115,8 @@ TEST_CASE("progress: the bar fits every width and drops the least wanted first")
   CHECK(progress_line(at(1), 2, 1e30).find(">100d left") != std::string::npos);
 }
 
-TEST_CASE("progress: a bar is redrawn in place, at most ten times a second, and wiped at the end") {
+TEST_CASE(
+    "progress: a bar is redrawn in place, at most ten times a second, and erased at the end") {
   Screen screen(ProgressStyle::bar, 1000);
   for (std::uint64_t step = 1; step <= 999; ++step) {
     screen.now += 0.01;
@@ -135,7 +136,7 @@ TEST_CASE("progress: a bar is redrawn in place, at most ten times a second, and 
   CHECK(shown(screen.written()) == std::vector<std::string>{""});
 }
 
-TEST_CASE("progress: a shorter line leaves nothing of a longer one, messages stand above the bar") {
+TEST_CASE("progress: a shorter line covers a longer one, and messages are printed above the bar") {
   Screen screen(ProgressStyle::bar, 100, 30);
   screen.progress->update(at(1, 123456789.0));
   screen.now += 1;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The report is valid JSON with exactly the promised keys, whatever the numbers are.
+// The report is valid JSON with exactly the documented keys, for any numbers.
 #include "llama/app/report.hpp"
 
 #include <limits>
@@ -84,14 +84,14 @@ TEST_CASE("report: exactly the promised keys and the given values") {
   CHECK(report["config"]["data"].is_null());
 }
 
-TEST_CASE("report: adapters are reported as they were in use") {
+TEST_CASE("report: adapters are reported as used") {
   Options options;
   CHECK_FALSE(
       json::parse(report_json(options, LlamaConfig{}, {}, {}))["config"].contains("lora_rank"));
   options.mode = ModeChoice::lora;
   options.adapter = "a";
-  const ops::LoraConfig adaptation{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
-  const json config = json::parse(report_json(options, LlamaConfig{}, adaptation, {}))["config"];
+  const ops::LoraConfig lora{.rank = 3, .alpha = 7.5, .dropout = 0.25, .targets = {"q_proj"}};
+  const json config = json::parse(report_json(options, LlamaConfig{}, lora, {}))["config"];
   CHECK(config["adapter"] == "a");
   CHECK(config["lora_rank"] == 3);
   CHECK(config["lora_alpha"] == 7.5);
@@ -99,7 +99,7 @@ TEST_CASE("report: adapters are reported as they were in use") {
   CHECK(config["lora_targets"] == json::array({"q_proj"}));
 }
 
-TEST_CASE("report: a baseline stands beside the run") {
+TEST_CASE("report: a baseline is reported beside the run") {
   const Summary other{.tokens_per_second = 99, .final_loss = 1, .validation_loss = {}};
   const json report = json::parse(report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary},
                                               RunReport{std::span(two_steps).first(1), other}));

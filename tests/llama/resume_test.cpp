@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A training that is interrupted anywhere, by anything, and resumed ends with the same bits as one
-// that is not.
+// A training that is interrupted at any point and resumed has the same bits as an uninterrupted
+// one.
 #include "llama/app/training_checkpoint.hpp"
 
 #include <fcntl.h>
@@ -68,7 +68,7 @@ TokenData text(std::uint64_t seed = 1) {
   return {std::move(tokens), 0.2};
 }
 
-// With a frozen base adapters train over weights in 4 bits, with dropout.
+// With a frozen base: adapters with dropout over weights in 4 bits.
 std::unique_ptr<Trainer> trainer_of(Options options, const TokenData& data, bool frozen_base) {
   if (frozen_base)
     options.mode = ModeChoice::qlora, options.lora_rank = 2, options.lora_dropout = 0.25;
@@ -80,7 +80,7 @@ void step(Trainer& trainer) {
   if (trainer.steps_done() % 5 == 0) trainer.validate();
 }
 
-/// Everything of a run that must not depend on interruptions, as bits: not the times.
+/// Everything of a run that must not depend on interruptions, as bits; times are left out.
 std::vector<std::uint64_t> bits_of(Trainer& trainer) {
   std::vector<std::uint64_t> bits;
   const auto add = [&](double value) { bits.push_back(std::bit_cast<std::uint64_t>(value)); };
@@ -156,7 +156,7 @@ struct Saved {
       checkpoints.save(*trainer);
     }
   }
-  /// The step that is resumed from, -1 for none; `notes` counts what was passed over.
+  /// The step of the resumed checkpoint, -1 for none; `notes` counts the skipped checkpoints.
   int resumed(int* notes = nullptr) const {
     const auto other = trainer_of(options, data, false);
     TrainingCheckpoints checkpoints(dir, identity);
@@ -175,7 +175,7 @@ struct Saved {
 
 }  // namespace
 
-TEST_CASE("resume: from every step of a run, to the same bits") {
+TEST_CASE("resume: a run resumed from any step has the same bits") {
   const TokenData data = text();
   const struct {
     SensitivityChoice sensitivity;
@@ -221,7 +221,7 @@ TEST_CASE("resume: from every step of a run, to the same bits") {
       CAPTURE(static_cast<int>(c.sensitivity), c.frozen_base, i);
       CHECK((bits_of(*resumed) == expected));
     }
-    // What is frozen is not in the checkpoint.
+    // Frozen weights are not in the checkpoint.
     const SafetensorsFile file(file_of(folder / "12", 12));
     CHECK((file.find("model.layers.0.self_attn.q_proj.weight") == nullptr) == c.frozen_base);
     CHECK((file.find("model.layers.0.self_attn.q_proj.lora_A.weight") != nullptr) == c.frozen_base);
@@ -294,7 +294,7 @@ TEST_CASE("resume: a run whose steps are done goes on with more, to the same bit
   CHECK((bits_of(*extended) == bits_of(*whole)));
 }
 
-TEST_CASE("resume: a run that was ahead is brought back") {
+TEST_CASE("resume: a later state is replaced by that of the checkpoint") {
   Saved saved;
   const auto expected = bits_of(*saved.trainer);
   for (int i = 0; i < 4; ++i) step(*saved.trainer);
@@ -307,7 +307,7 @@ TEST_CASE("resume: a run that was ahead is brought back") {
   CHECK((bits_of(*saved.trainer) == bits_of(*untrained)));
 }
 
-TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named") {
+TEST_CASE("resume: the newest intact checkpoint is used, and damaged ones are named") {
   Saved saved;
   CHECK(names_in(saved.dir) ==
         std::set<std::string>{"step-00000002.safetensors", "step-00000003.safetensors"});
@@ -324,7 +324,7 @@ TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named
     CHECK(other->steps_done() == 2);
     CHECK(notes.find("step-00000003.safetensors") != std::string::npos);
     CHECK(notes.find("truncated") != std::string::npos);
-    // It goes on, and the damaged one does not count as one of the two that are kept.
+    // The run continues, and a damaged checkpoint does not count as one of the two kept.
     test::write_bytes(saved.dir / "step-00000003.safetensors.tmp", "left by a kill");
     test::write_bytes(saved.dir / "step-3.safetensors", "another name");
     test::write_bytes(saved.dir / "notes.txt", "mine");
@@ -354,7 +354,7 @@ TEST_CASE("resume: the newest intact checkpoint is taken, damaged ones are named
   CHECK(notes == 0);
 }
 
-TEST_CASE("resume: a state that is not finite is not saved, and the older checkpoints stay") {
+TEST_CASE("resume: a state with NaN or infinity is not saved, and the older checkpoints stay") {
   Saved saved;
   TrainingCheckpoints checkpoints(saved.dir, saved.identity);
   const std::string second = test::read_bytes(file_of(saved.dir, 2)),
@@ -386,7 +386,7 @@ TEST_CASE("resume: a state that is not finite is not saved, and the older checkp
   CHECK(names_in(saved.dir) == std::set<std::string>{".dropbp.lock", "step-00000004.safetensors"});
 }
 
-TEST_CASE("resume: a checkpoint with a number that is not finite is passed over, by its place") {
+TEST_CASE("resume: a checkpoint with NaN or infinity is skipped, naming the position") {
   const Saved saved;
   const std::string good = test::read_bytes(file_of(saved.dir, 3));
   const struct {
@@ -473,7 +473,7 @@ TEST_CASE("resume: every cut and every flipped bit of a checkpoint is found") {
   }
   CHECK(accepted == 0);
   fs::remove(copy);
-  // And resume asks for just that.
+  // Resuming requires exactly these flags.
   flip(path, 8 * (size - 1) + 3);
   int notes = 0;
   CHECK(saved.resumed(&notes) == -1);
@@ -562,7 +562,7 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   CHECK(refusal_of(two, saved.data).find("but --batch was 2 and is 1, --seed was 1 and is 7; ") !=
         std::string::npos);
 
-  // Recomputing changes what branches save, and so which fit a budget.
+  // Recomputing changes the bytes that branches save, and so which branches fit a budget.
   Options budget = saved.options;
   budget.activation_budget_mib = 1, budget.sampling = SamplingChoice::fixed_budget;
   const auto bounded = trainer_of(budget, saved.data, false);
@@ -570,7 +570,7 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   budget.recompute = true;
   CHECK(plain != identity_of(budget, saved.data, *bounded));
 
-  // The same linear maps are the same run, however they are named.
+  // The order of the same linear maps does not matter.
   const auto adapted = [&](std::vector<std::string> targets) {
     Options options = saved.options;
     options.mode = ModeChoice::lora;
@@ -618,27 +618,19 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   CHECK(identity != identity_of(based, saved.data, *trainer_of(based, saved.data, true)));
 }
 
-TEST_CASE("resume: every flag of the command line either must be repeated or is known to be free") {
+TEST_CASE("resume: every flag of the command line must be repeated or is listed as free") {
   const char* const arguments[] = {"llama-finetune", "--help"};
   const std::string help = parse_options(2, arguments, "1").text;
-  std::set<std::string> known{"--data",       "--tokens",
-                              "--token-type", "--data-limit",
-                              "--model",      "--threads",
-                              "--out",        "--out-dtype",
-                              "--report",     "--plot",
-                              "--baseline",   "--log-every",
-                              "--quiet",      "--progress",
-                              "--eval-every", "--checkpoint",
-                              "--resume",     "--checkpoint-every",
-                              "--version",    "--adapter",
-                              "--merge-out",  "--max-shard-size",
-                              "--recompute",  "--tokenizer",
-                              "--config",     "--print-config",
-                              "--completion", "--early-stopping",
-                              "--best",       "--sample-every",
-                              "--html",       "--sample-prompt",
-                              "--metrics",    "--sample-tokens",
-                              "--out-format"};
+  std::set<std::string> known{
+      "--data", "--tokens", "--token-type", "--data-limit", "--model", "--threads", "--out",
+      "--out-dtype", "--report", "--plot", "--baseline", "--log-every", "--quiet", "--progress",
+      "--eval-every", "--checkpoint", "--resume", "--checkpoint-every", "--version", "--adapter",
+      "--merge-out", "--max-shard-size", "--recompute", "--tokenizer",
+      // What is made of samples has a checksum, and the steps are known.
+      "--loss-on", "--chat-template", "--no-packing", "--long-samples", "--epochs", "--show-sample",
+      // When a run ends, and what it writes and prints.
+      "--config", "--print-config", "--completion", "--early-stopping", "--best", "--sample-every",
+      "--sample-prompt", "--sample-tokens", "--html", "--metrics", "--out-format"};
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   // In the identity where they are no defaults; the test above sees each.
@@ -673,7 +665,9 @@ TEST_CASE("resume: a checkpoint that does not fit the model names the tensor and
                                          {"'dropbp.optimizer.steps'"});
 }
 
-TEST_CASE("resume: what is intact but makes no sense is an error that leaves the trainer alone") {
+TEST_CASE(
+    "resume: an intact checkpoint with invalid values is an error that leaves the trainer "
+    "unchanged") {
   const Saved saved;
   const SafetensorsFile good(file_of(saved.dir, 3));
   // The same tensors and metadata with one change.
@@ -745,7 +739,7 @@ TEST_CASE("resume: a folder belongs to one run at a time and must be writable") 
                                          {"file", "folder", "--checkpoint"});
 }
 
-TEST_CASE("resume: a disk that fills up leaves the old checkpoints, whatever room is left") {
+TEST_CASE("resume: a full disk leaves the old checkpoints, for any amount of free space") {
   Saved saved;
   const auto size = fs::file_size(file_of(saved.dir, 3));
   const auto before = names_in(saved.dir);
@@ -771,8 +765,7 @@ TEST_CASE("resume: a disk that fills up leaves the old checkpoints, whatever roo
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-TEST_CASE(
-    "resume: a save that is killed or fails at any system call leaves a checkpoint to go on from") {
+TEST_CASE("resume: a save that is killed or fails at any system call leaves a usable checkpoint") {
   using test::Fault;
   const Fault fault = GENERATE(Fault::kill, Fault::io_error, Fault::no_space, Fault::short_write);
   CAPTURE(static_cast<int>(fault));
@@ -809,7 +802,7 @@ TEST_CASE(
     wrong += !good;
     if (!outcome.reached) break;
     ++struck;
-    // Whatever was left, the next save succeeds, and nothing half-written remains.
+    // In any state, the next save succeeds and no temporary file remains.
     TrainingCheckpoints(saved.dir, saved.identity).save(*saved.trainer);
     wrong += saved.resumed() != 4;
     for (const std::string& name : names_in(saved.dir)) wrong += name.ends_with(".tmp");
@@ -1002,7 +995,7 @@ TEST_CASE(
     return words;
   };
   const auto often = more(fresh, {"--resume"}), resuming = program.arguments("resumed", often);
-  // Appends what is printed, until there are so many lines of it or the program ends.
+  // Appends the printed text until it has this many lines or the program ends.
   const auto read_lines = [](int output, std::ptrdiff_t lines, std::string& printed) {
     char part[256];
     ssize_t size = 0;
@@ -1025,7 +1018,7 @@ TEST_CASE(
     waitpid(child, &status, 0);
     REQUIRE(WIFEXITED(status));
     CHECK(WEXITSTATUS(status) == 128 + signal);
-    CHECK(printed.find("go on with --resume") != std::string::npos);
+    CHECK(printed.find("continue with --resume") != std::string::npos);
     const auto report = nlohmann::json::parse(test::read_bytes(program / "interrupted.json"));
     CHECK(fs::exists(file_of(dir, static_cast<int>(report["steps"].size()))));
     CHECK(program.run(resuming) == 0);
@@ -1061,15 +1054,15 @@ TEST_CASE(
   CHECK(program.run(resuming) == 0);
   CHECK((program.result("resumed") == expected));
 
-  // All checkpoints damaged: it says so and starts from the beginning.
+  // If all checkpoints are damaged, the program says so and starts from the beginning.
   for (const std::string& name : names_in(dir)) flip(dir / name, 8 * 100);
   CHECK(program.run(resuming) == 0);
-  CHECK(program.output().find("passed over") != std::string::npos);
+  CHECK(program.output().find("skipping a damaged checkpoint") != std::string::npos);
   CHECK(program.output().find("starting from the beginning") != std::string::npos);
   CHECK((program.result("resumed") == expected));
 }
 
-TEST_CASE("program: a result that cannot be written does not keep the others from being written") {
+TEST_CASE("program: if one result cannot be written, the others still are") {
   const Program program(100);
   const std::vector<std::string> lora{"--mode", "lora",           "--lora-rank",
                                       "1",      "--lora-targets", "q_proj"};
@@ -1137,7 +1130,7 @@ void change(const fs::path& path, const std::string& name, std::size_t at, float
   write_safetensors(path, tensors);
 }
 
-TEST_CASE("program: what is not finite ends the run with exit code 1, and nothing is written") {
+TEST_CASE("program: NaN or infinity ends the run with exit code 1, and nothing is written") {
   const Program program(3), none(0);
   REQUIRE(none.run({"--out", none / "base"}) == 0);
   const fs::path weights = none / "base" / "model.safetensors";
@@ -1159,7 +1152,7 @@ TEST_CASE("program: what is not finite ends the run with exit code 1, and nothin
     CHECK(nlohmann::json::parse(test::read_bytes(program / "out.json"))["steps"].empty());
   }
 
-  // Merging without training is no way around.
+  // Merging without training is refused too.
   for (const char* const mode : {"lora", "qlora"}) {
     change(weights, "lm_head.weight", 0, std::numeric_limits<float>::quiet_NaN());
     CHECK(none.run_on(none / "base", {"--mode", mode, "--merge-out", none / "merged",
@@ -1172,7 +1165,7 @@ TEST_CASE("program: what is not finite ends the run with exit code 1, and nothin
                                       "--validation-fraction", "0"}) == 0);
     REQUIRE(fs::remove(none / "merged" / "model.safetensors"));
   }
-  // Both finite, what they are merged to is not.
+  // Both are finite, but the merged weight is not.
   CHECK(none.run_on(none / "base", {"--mode", "lora", "--out", none / "adapter"}) == 0);
   const fs::path adapter = none / "adapter" / "adapter_model.safetensors";
   const std::string prefix = "base_model.model.model.layers.1.mlp.up_proj.";
@@ -1184,7 +1177,7 @@ TEST_CASE("program: what is not finite ends the run with exit code 1, and nothin
   CHECK_FALSE(fs::exists(none / "merged" / "model.safetensors"));
 }
 
-TEST_CASE("program: what may not be meant is said, and the run goes on") {
+TEST_CASE("program: a probable mistake gives a warning, and the run continues") {
   const Program program(1);
   CHECK(program.run({"--drop-rate", "1"}) == 0);
   const std::string output = program.output();
@@ -1323,7 +1316,7 @@ TEST_CASE("program: a differing lm_head.weight is used in each mode, and written
     CHECK(program.output().find("lm_head.weight") == std::string::npos);
     const auto expected = losses();
     REQUIRE(program.run_on(tied, words("actual")) == 0);
-    CHECK(program.output().find("its own lm_head.weight is another one") != std::string::npos);
+    CHECK(program.output().find("but its lm_head.weight differs from") != std::string::npos);
     CHECK(losses() == expected);
     for (const char* name : {"config.json", "model.safetensors"})
       CHECK((test::read_bytes(program / "actual" / name) ==

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The safetensors reader against files that are odd, malformed, cut and flipped; the writer against
-// the reader.
+// Tests the safetensors reader with unusual, malformed, truncated and corrupted files, and the
+// writer with the reader.
 #include "llama/formats/safetensors.hpp"
 
 #include <sys/resource.h>
@@ -49,7 +49,7 @@ std::string one(const std::string& dtype, const std::string& shape, const std::s
 struct Case {
   const char* name;
   std::string bytes;
-  const char* message;  ///< a part of the error; null where the file is legal
+  const char* message;  ///< a part of the error; null if the file is valid
 };
 
 std::vector<Case> cases() {
@@ -290,7 +290,7 @@ std::string small_file(const TemporaryFolder& folder) {
 
 }  // namespace
 
-TEST_CASE("safetensors: every odd or malformed file gets its verdict") {
+TEST_CASE("safetensors: unusual files are read, malformed files are errors") {
   const TemporaryFolder folder;
   const auto path = folder / "case.safetensors";
   const auto all = cases();
@@ -308,7 +308,7 @@ TEST_CASE("safetensors: every odd or malformed file gets its verdict") {
   }
 }
 
-TEST_CASE("safetensors: what is not a file is an error that says so") {
+TEST_CASE("safetensors: a path that is not a file is an error that says so") {
   const TemporaryFolder folder;
   test::check_throws<std::runtime_error>([&] { SafetensorsFile file(folder / "nothing"); },
                                          {"nothing", "No such file"});
@@ -331,7 +331,7 @@ TEST_CASE("safetensors: every truncation and extension of a good file is rejecte
                                          {"the tensors end at"});
 }
 
-TEST_CASE("safetensors: every flipped bit of a file that was written here is an error") {
+TEST_CASE("safetensors: every flipped bit of a file with checksums is an error") {
   const TemporaryFolder folder;
   const std::string good = small_file(folder);
   std::size_t accepted = 0;
@@ -400,7 +400,7 @@ TEST_CASE("safetensors: reading a tensor checks its checksum, in every dtype") {
   }
 }
 
-TEST_CASE("safetensors: tensors of any dtype are written as they lie in memory and read back") {
+TEST_CASE("safetensors: tensors of any dtype are written unchanged and read back") {
   const TemporaryFolder folder;
   const std::vector<double> doubles{0.1, -0.0, std::numeric_limits<double>::quiet_NaN()};
   const std::vector<std::uint64_t> counts{~std::uint64_t{0}, 1};
@@ -452,7 +452,7 @@ TEST_CASE("crc32c: the known answers of RFC 3720, in one piece and in two") {
   }
 }
 
-TEST_CASE("safetensors: random bytes in the header never do worse than an error") {
+TEST_CASE("safetensors: random bytes in the header give at most an error") {
   const TemporaryFolder folder;
   const std::string good = small_file(folder);
   std::mt19937 random(1);
@@ -470,7 +470,7 @@ TEST_CASE("safetensors: random bytes in the header never do worse than an error"
   SUCCEED();
 }
 
-TEST_CASE("safetensors: what is written is read back") {
+TEST_CASE("safetensors: a written file is read back") {
   const TemporaryFolder folder;
   const std::vector<float> a{1.5f,
                              -0.0f,
@@ -577,7 +577,7 @@ TEST_CASE("safetensors: F16 and BF16 convert exactly, and round to nearest even"
   CHECK(std::isnan(bfloat16_to_float(float_to_bfloat16(std::bit_cast<float>(0x7f800001u)))));
 }
 
-TEST_CASE("safetensors: numbers are converted, and only where they fit") {
+TEST_CASE("safetensors: numbers are converted only if they fit") {
   const TemporaryFolder folder;
   const auto file_with = [&](const std::string& dtype, const std::string& data, std::size_t count) {
     test::write_bytes(folder / "t",
@@ -646,8 +646,7 @@ TEST_CASE("safetensors: a file that is cut after it was opened is an error, not 
   }
 }
 
-TEST_CASE(
-    "safetensors: a bus error that has nothing to do with a map of ours still ends the program") {
+TEST_CASE("safetensors: a bus error outside of the library's maps still ends the program") {
   const TemporaryFolder folder;
   small_file(folder);
   const pid_t child = fork();

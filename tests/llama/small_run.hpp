@@ -27,7 +27,7 @@ inline llama::Options small_run(double drop_rate) {
   return o;
 }
 
-/// Every tensor that is kept as such, by its name.
+/// Every tensor that is not quantised, by its name.
 inline std::map<std::string, std::vector<float>> tensors_of(llama::Trainer& trainer) {
   std::map<std::string, std::vector<float>> tensors;
   trainer.model().for_each_tensor([&](const auto& tensor) {

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Text to ids as the published library has them, and clear errors for files and text that cannot be
-// had so.
+// Text is encoded to the ids of the published library; unsupported files and text give clear
+// errors.
 #include "llama/formats/tokenizer.hpp"
 
 #include <algorithm>
@@ -196,7 +196,7 @@ TEST_CASE("tokenizer: ids for compare.py", "[.]") {
   }
 }
 
-TEST_CASE("tokenizer: text that is not UTF-8 is an error with its place") {
+TEST_CASE("tokenizer: text that is not UTF-8 is an error that names the position") {
   const Tokenizer tokenizer(data_folder + "gpt2.json");
   const std::vector<std::pair<std::string, std::string>> bad{
       {"abc\xff", "byte 3 (0xFF)"},
@@ -227,7 +227,7 @@ TEST_CASE("tokenizer: text that is not UTF-8 is an error with its place") {
                  "all ends"));
 }
 
-TEST_CASE("tokenizer: what a file needs and is not supported is an error with its key") {
+TEST_CASE("tokenizer: an unsupported setting of a file is an error that names the key") {
   const auto fails = [](const char* name, const json& patch, std::vector<std::string> parts) {
     parts.emplace_back("--tokens");
     INFO(patch.dump());
@@ -308,7 +308,7 @@ TEST_CASE("tokenizer: what a file needs and is not supported is an error with it
                                          {"0x00", "--tokens"});
 }
 
-TEST_CASE("tokenizer: patterns mean what they mean in Oniguruma, or are refused") {
+TEST_CASE("tokenizer: patterns mean the same as in Oniguruma, or are refused") {
   for (const char* bad :
        {"\\d",     "\\w+",     "\\bx",    ".",    "^a",     "a$",      "[[:alpha:]]", "[a&&b]",
         "[\\S]",   "\\p{Han}", "\\p{^L}", "\\pL", "\\P{L}", "(?<=a)b", "(?<n>a)",     "(?i)a",
@@ -333,7 +333,7 @@ TEST_CASE("tokenizer: patterns mean what they mean in Oniguruma, or are refused"
   CHECK(first("a(?!b)|[\\]\\-]+", "ab-]a") == "-]");
 }
 
-TEST_CASE("tokenizer: long runs take no quadratic time") {
+TEST_CASE("tokenizer: the time for long runs is not quadratic") {
   // Quadratic would be hours: past the limit of any test.
   const Tokenizer tokenizer(data_folder + "llama3.json");
   constexpr std::size_t size = 1'000'000;
@@ -394,7 +394,7 @@ TEST_CASE("tokenizer: text files and folders") {
   test::check_throws<std::runtime_error>([&] { ids(folder / "a", small); }, {"vocabulary of 200"});
 }
 
-TEST_CASE("tokenizer: a written model gets the tokenizer that made the ids") {
+TEST_CASE("tokenizer: a written model gets the tokenizer that encoded the text") {
   const TemporaryFolder folder;
   const std::string model = (folder / "model").string(), out = (folder / "out").string();
   std::string text;

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Whole training runs of a small model: what dropping must not change, and what it must save, step
-// by step.
+// Training runs of a small model: what dropping must not change, and what it must save in each
+// step.
 #include "llama/app/trainer.hpp"
 
 #include <algorithm>
@@ -38,7 +38,7 @@ Options options_of(double drop_rate) {
   return o;
 }
 
-// A text with something to learn: each token follows from the two before it, most of the time.
+// A text that can be learnt: most tokens are determined by the two before them.
 TokenData text() {
   std::vector<std::int32_t> tokens{1, 2};
   for (std::uint64_t i = 2; i < 4000; ++i) {
@@ -82,8 +82,7 @@ TEST_CASE("trainer: activation bytes are those of the kept branches, exactly, in
 }
 
 TEST_CASE(
-    "trainer: a step leaves the weights of dropped branches alone to the bit, and changes all "
-    "others") {
+    "trainer: a step changes no bit of the weights of dropped branches, and changes all others") {
   const TokenData data = text();
   Options options = options_of(0.5);
   Trainer trainer(options, shape, data, 0.5);
@@ -110,7 +109,7 @@ TEST_CASE(
   CHECK(dropped_steps > 0);
 }
 
-TEST_CASE("trainer: the micro-steps of a step make the loss and gradient of one batch") {
+TEST_CASE("trainer: the micro-steps of a step give the loss and gradient of one batch") {
   const TokenData data = text();
   Options options = options_of(0.0);
   options.micro_steps = 3;
@@ -177,7 +176,7 @@ TEST_CASE("trainer: validation neither counts as a step nor changes the run") {
   CHECK_FALSE(plain.summary().validation_loss.has_value());
 }
 
-TEST_CASE("trainer: half of the branches dropped, the loss still falls") {
+TEST_CASE("trainer: with half of the branches dropped, the loss still falls") {
   const TokenData data = text();
   Options options = options_of(0.5);
   options.steps = 200;
@@ -188,7 +187,7 @@ TEST_CASE("trainer: half of the branches dropped, the loss still falls") {
   CHECK(trainer.validate() < before - 1.0);
 }
 
-TEST_CASE("trainer: rates are allocated once, at their time, and keep the budget") {
+TEST_CASE("trainer: rates are allocated once, at --allocate-at, and keep the budget") {
   const TokenData data = text();
   Options options = options_of(0.5);
   options.allocation = AllocationChoice::greedy;
@@ -203,7 +202,7 @@ TEST_CASE("trainer: rates are allocated once, at their time, and keep the budget
       double kept = 0, all = 0;
       for (const auto& branch : report.branches) {
         equal = equal && branch.drop_rate == 0.5;
-        kept += branch.flops * (1 - branch.drop_rate), all += branch.flops;
+        kept += branch.cost * (1 - branch.drop_rate), all += branch.cost;
       }
       CHECK(equal == (i < 4));
       CHECK(kept <= 0.5 * all * (1 + 1e-6));
@@ -213,7 +212,7 @@ TEST_CASE("trainer: rates are allocated once, at their time, and keep the budget
   }
 }
 
-TEST_CASE("trainer: it goes on from a checkpoint with the same loss") {
+TEST_CASE("trainer: training continues from a model folder with the same loss") {
   const TokenData data = text();
   const test::TemporaryFolder folder;
   Options options = options_of(0.0);
@@ -242,7 +241,7 @@ TEST_CASE("trainer: a loss that is not finite stops the run and says what to low
                                          {"finite", "step 0", "--learning-rate"});
 }
 
-TEST_CASE("trainer: gradients that no update may see change nothing and are named") {
+TEST_CASE("trainer: invalid gradients change no weight, and the error names the tensor") {
   const TokenData data = text();
   const struct {
     const char* tensor;
@@ -308,7 +307,7 @@ TEST_CASE("trainer: a validation loss that is not finite is an error and is not 
   CHECK(trainer.summary().validation_loss == last);
 }
 
-TEST_CASE("trainer: norms do not decay, everything else does") {
+TEST_CASE("trainer: weight decay applies to all parameters except norms") {
   const TokenData data = text();
   std::map<std::string, std::vector<float>> after[2];
   for (const bool decays : {false, true}) {
@@ -330,7 +329,7 @@ TEST_CASE("trainer: norms do not decay, everything else does") {
   CHECK(after[0].size() == 3 * 9 + 3);  // embedding and output layer among those that decay
 }
 
-TEST_CASE("trainer: an activation budget holds in every step, whatever the policies ask for") {
+TEST_CASE("trainer: an activation budget holds in every step, with any policies") {
   const TokenData data = text();
   Options options = options_of(0.25);
   options.allocation = AllocationChoice::optimal;
@@ -355,7 +354,7 @@ TEST_CASE("trainer: an activation budget holds in every step, whatever the polic
   CHECK(static_cast<double>(limited_most) > 0.5 * budget);
 }
 
-TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
+TEST_CASE("trainer: saved activations are in one arena with the size of the plans' bound") {
   const TokenData data = text();
   constexpr std::size_t gaps = 16 * 6 * 64;  // of a branch's matrices in the arena
   const std::size_t attention = 32 * (24 + 1 + 48 + 24 + 4) * sizeof(float),
@@ -413,7 +412,8 @@ TEST_CASE("trainer: kept activations come from one arena of the plans' bound") {
   });
 }
 
-TEST_CASE("trainer: beside what branches save nothing grows with their number") {
+TEST_CASE(
+    "trainer: memory other than saved activations does not grow with the number of branches") {
   const TokenData data = text();
   const auto peaks = [&](std::ptrdiff_t layers, bool recompute) {
     Options options = options_of(0.0);
@@ -432,7 +432,7 @@ TEST_CASE("trainer: beside what branches save nothing grows with their number") 
   }
 }
 
-TEST_CASE("trainer: recomputing branches changes no bit and saves their inputs alone") {
+TEST_CASE("trainer: recomputation changes no bit and saves only the inputs of branches") {
   const TokenData data = text();
   for (const auto sensitivity : {SensitivityChoice::running, SensitivityChoice::gradient}) {
     Options options = options_of(0.5);
@@ -460,7 +460,8 @@ TEST_CASE("trainer: recomputing branches changes no bit and saves their inputs a
 }
 
 TEST_CASE(
-    "trainer: an activation budget that no plan fits is refused, with the smallest that would do") {
+    "trainer: an activation budget that no plan fits is refused, naming the smallest sufficient "
+    "one") {
   const TokenData data = text();
   const auto refused = [&](double drop_rate, double budget_kib, AllocationChoice allocation,
                            std::initializer_list<std::string_view> parts) {
@@ -473,10 +474,11 @@ TEST_CASE(
   };
   // All branches save 77.25 KiB of both sequences, the largest 13.125 KiB.
   refused(0.0, 77, AllocationChoice::uniform,
-          {"--activation-budget", "all branches save, 0.08 MiB", "--drop-rate"});
+          {"--activation-budget", "the 0.08 MiB that all branches save", "--drop-rate"});
   refused(0.5, 13.125, AllocationChoice::uniform,
           {"more than the 0.02 MiB", "largest branch", "lower --batch"});
-  refused(0.5, 38, AllocationChoice::greedy, {"one sequence, 0.04 MiB", "--sensitivity running"});
+  refused(0.5, 38, AllocationChoice::greedy,
+          {"the 0.04 MiB that all branches save for one sequence", "--sensitivity running"});
 
   Options options = options_of(0.5);
   options.sampling = SamplingChoice::fixed_budget;
@@ -499,7 +501,7 @@ TEST_CASE(
   CHECK(measures.model().saved_memory().allocations() == 1);
 }
 
-TEST_CASE("trainer: running sensitivities set the rates without a measurement, again and again") {
+TEST_CASE("trainer: running sensitivities set the rates repeatedly without a measurement") {
   const TokenData data = text();
   Options options = options_of(0.5);
   options.allocation = AllocationChoice::optimal;
@@ -521,7 +523,8 @@ TEST_CASE("trainer: running sensitivities set the rates without a measurement, a
   CHECK(rates[12] != rates[8]);
 }
 
-TEST_CASE("trainer: gradients scaled by 1 / (1 - rate) and rates that warm up train too") {
+TEST_CASE(
+    "trainer: training works with gradients scaled by 1 / (1 - rate) and with a warm-up of rates") {
   const TokenData data = text();
   Options options = options_of(0.5);
   options.gradient_scaling = ScalingChoice::inverse_keep_rate;

@@ -362,17 +362,16 @@ TEST_CASE("jacobian: the branches with adapters") {
             std::tuple(Index(3), Index(6), SequenceShape{2, 3}),
             std::tuple(Index(2), Index(2), SequenceShape{3, 1})}) {
         const BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
-        const LoraConfig adaptation{
-            .rank = rank,
-            .alpha = 1.5,
-            .dropout = dropout,
-            .targets = targets,
-            .moment = moment,
-            .rank_stabilized = rank == 3,
-            .exceptions = rank == 1 ? std::vector<LoraConfig::Exception>{} : own};
+        const LoraConfig lora{.rank = rank,
+                              .alpha = 1.5,
+                              .dropout = dropout,
+                              .targets = targets,
+                              .moment = moment,
+                              .rank_stabilized = rank == 3,
+                              .exceptions = rank == 1 ? std::vector<LoraConfig::Exception>{} : own};
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
         auto table = std::make_shared<const RopeTable<double>>(shape.sequence, 2);
-        AttentionBranch<double> attention({hidden, 2, 1, 2, 1e-2, adaptation}, table, memory);
+        AttentionBranch<double> attention({hidden, 2, 1, 2, 1e-2, lora}, table, memory);
         randomise_all(attention, attention.qkv, attention.o);
         const auto trained_of = [](auto& op) {
           std::vector<Parameter<double>*> trained;
@@ -382,7 +381,7 @@ TEST_CASE("jacobian: the branches with adapters") {
           return trained;
         };
         report.add(check_operation(attention, trained_of(attention), x, shape));
-        SwiGLUBranch<double> mlp({hidden, 5, 1e-2, adaptation}, memory);
+        SwiGLUBranch<double> mlp({hidden, 5, 1e-2, lora}, memory);
         randomise_all(mlp, mlp.gate_up, mlp.down);
         report.add(check_operation(mlp, trained_of(mlp), x, shape));
       }

@@ -183,7 +183,7 @@ TEST_CASE("no value is further from its code than half the widest gap") {
     REQUIRE(std::abs(x.data()[i] - restored.data()[i]) <= 0.162f);
 }
 
-TEST_CASE("zeros stay zeros, alone and beside large values") {
+TEST_CASE("zeros stay zeros, also beside large values") {
   Matrix<float> x(3, 100);
   std::fill_n(x.data(), x.size(), 0.0f);
   for (const float value : elements(std::as_const(x))) REQUIRE(value == 0);

@@ -28,15 +28,14 @@ LoraConfig some(Index rank = 2) {
 
 template <class T>
 Projection<T> random_projection(std::vector<typename Projection<T>::Part> parts, Index input,
-                                const LoraConfig& adaptation, std::uint64_t seed,
+                                const LoraConfig& lora, std::uint64_t seed,
                                 MemoryPool pool = MemoryPool(PoolFill::nan)) {
-  Projection<T> projection(std::move(parts), input, adaptation, std::move(pool));
+  Projection<T> projection(std::move(parts), input, lora, std::move(pool));
   for (std::size_t i = 0; i < projection.parts().size(); ++i) {
     Matrix<float> values = random_matrix<float>(projection.parts()[i].rows, input, ++seed);
     projection.set_weight(i, values.view());
   }
-  if (adaptation.enabled())
-    randomise(projection.lora_a, ++seed), randomise(projection.lora_b, ++seed);
+  if (lora.enabled()) randomise(projection.lora_a, ++seed), randomise(projection.lora_b, ++seed);
   return projection;
 }
 
@@ -168,9 +167,9 @@ TEST_CASE(
 
 TEST_CASE("projection: merged weights give the results of weights and adapters") {
   for (const bool quantize : {false, true}) {
-    LoraConfig adaptation = some(3);
-    adaptation.quantize = quantize;
-    Projection<double> projection = random_projection<double>(three, 70, adaptation, 20);
+    LoraConfig lora = some(3);
+    lora.quantize = quantize;
+    Projection<double> projection = random_projection<double>(three, 70, lora, 20);
     Projection<double> merged(three, 70, {}, MemoryPool());
     for (std::size_t i = 0; i < 3; ++i)
       projection.merged_weight(i, {merged.weight_of(i), three[i].rows, 70});
@@ -186,11 +185,11 @@ TEST_CASE(
   // More rows than one panel, and a size that is not a multiple of a block.
   const std::vector<Projection<float>::Part> parts{{"gate_proj.weight", 700},
                                                    {"up_proj.weight", 301}};
-  LoraConfig adaptation{.rank = 4, .targets = {"up_proj"}};
-  adaptation.quantize = true;
-  Projection<float> quantized = random_projection<float>(parts, 97, adaptation, 30);
-  adaptation.quantize = false;
-  Projection<float> dense = random_projection<float>(parts, 97, adaptation, 30);
+  LoraConfig lora{.rank = 4, .targets = {"up_proj"}};
+  lora.quantize = true;
+  Projection<float> quantized = random_projection<float>(parts, 97, lora, 30);
+  lora.quantize = false;
+  Projection<float> dense = random_projection<float>(parts, 97, lora, 30);
   CHECK(quantized.weight.size() == 0);
   CHECK(quantized.weight_of(0) == nullptr);
   CHECK(quantized.base_bytes() * 7 < dense.base_bytes());
@@ -255,9 +254,9 @@ TEST_CASE(
   CHECK(differs({.seed = 5, .step = 6, .micro_step = 7}, 9));
 
   const auto now = std::make_shared<MicroStepId>();
-  LoraConfig adaptation = some();
-  adaptation.dropout = 0.5, adaptation.moment = now;
-  Projection<double> with = random_projection<double>(three, 5, adaptation, 10);
+  LoraConfig lora = some();
+  lora.dropout = 0.5, lora.moment = now;
+  Projection<double> with = random_projection<double>(three, 5, lora, 10);
   Projection<double> without = random_projection<double>(three, 5, some(), 10);
   const Matrix<double> input = random_matrix<double>(7, 5, 99),
                        expected = forward(without, input, 13);
@@ -266,15 +265,15 @@ TEST_CASE(
   CHECK(same_bits(elements(forward(with, input, 13)), elements(expected)));
   // Even a tiny share is dropped: all kept elements are divided by 1 - share.
   now->training = true;
-  adaptation.dropout = 1e-6;
-  Projection<double> little = random_projection<double>(three, 5, adaptation, 10);
+  lora.dropout = 1e-6;
+  Projection<double> little = random_projection<double>(three, 5, lora, 10);
   CHECK_FALSE(same_bits(elements(forward(little, input, 13)), elements(expected)));
 }
 
-TEST_CASE("adaptation: impossible values are refused") {
-  const auto message = [](const LoraConfig& adaptation) {
+TEST_CASE("LoraConfig: impossible values are refused") {
+  const auto message = [](const LoraConfig& lora) {
     return invalid_message(
-        [&] { Projection<float>({{"q_proj.weight", 2}}, 3, adaptation, MemoryPool()); });
+        [&] { Projection<float>({{"q_proj.weight", 2}}, 3, lora, MemoryPool()); });
   };
   CHECK(contains(message({.rank = -1}), "rank -1"));
   CHECK(contains(message({.rank = 1, .alpha = std::nan("")}), "finite alpha"));

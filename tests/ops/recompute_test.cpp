@@ -23,23 +23,26 @@ constexpr SequenceShape shape{2, 35};
 constexpr Index hidden = 48;
 
 template <class Op, class T, class... Args>
-constexpr bool residual = dropbp::detail::has_forward_residual<Op, Matrix<T>, Args...> &&
-                          dropbp::detail::has_backward_residual<Op, Matrix<T>, Args...>;
+constexpr bool residual =
+    dropbp::detail::has_member<Op, dropbp::detail::ForwardResidual, Matrix<T>, Args...> &&
+    dropbp::detail::has_member<Op, dropbp::detail::BackwardResidual, Matrix<T>, Args...>;
 
 using Attention = Recompute<AttentionBranch<float>, float>;
 static_assert(dropbp::Operation<Attention, Matrix<float>, const SequenceShape&>);
 static_assert(residual<Attention, float, const SequenceShape&> && !residual<Attention, float>);
-static_assert(
-    dropbp::detail::has_backward_parameters<Attention, Matrix<float>, const SequenceShape&>);
+static_assert(dropbp::detail::has_member<Attention, dropbp::detail::BackwardParameters,
+                                         Matrix<float>, const SequenceShape&>);
 static_assert(Attention::backward_is_repeatable);
 // Recompute has an optional member only if Op has it.
 using Plain = Recompute<Linear<double>, double>;
 static_assert(dropbp::Operation<Plain, Matrix<double>> &&
               !dropbp::Operation<Plain, Matrix<double>, const SequenceShape&>);
-static_assert(!dropbp::detail::has_forward_residual<Plain, Matrix<double>> &&
-              !dropbp::detail::has_backward_residual<Plain, Matrix<double>>);
-static_assert(dropbp::detail::has_backward_parameters<Plain, Matrix<double>>);
-static_assert(!Plain::backward_is_repeatable && !dropbp::detail::has_flops<Plain>);
+static_assert(!dropbp::detail::has_member<Plain, dropbp::detail::ForwardResidual, Matrix<double>> &&
+              !dropbp::detail::has_member<Plain, dropbp::detail::BackwardResidual, Matrix<double>>);
+static_assert(
+    dropbp::detail::has_member<Plain, dropbp::detail::BackwardParameters, Matrix<double>>);
+static_assert(!Plain::backward_is_repeatable &&
+              !dropbp::detail::can_ask<double, dropbp::detail::Cost, Plain>);
 
 template <class Branch>
 struct Make;
@@ -158,10 +161,11 @@ struct Counting {
     saved.x = Matrix<float>();
     return forward(grad_output, nullptr);
   }
-  double flops() const { return 5; }
+  double cost() const { return 5; }
 };
 
-static_assert(!dropbp::detail::has_backward_parameters<Recompute<Counting, float>, Matrix<float>>);
+static_assert(!dropbp::detail::has_member<Recompute<Counting, float>,
+                                          dropbp::detail::BackwardParameters, Matrix<float>>);
 
 }  // namespace
 
@@ -175,7 +179,7 @@ TEST_CASE("recomputed branches have the bits of plain ones and save only their i
 TEST_CASE("a dropped branch neither saves nor recomputes") {
   MemoryPool pool;
   dropbp::DropBPLayer layer{Recompute<Counting, float>(Counting{}, pool)};
-  CHECK(layer.flops() == 5);
+  CHECK(layer.cost() == 5);
   const Matrix<float> x = random_matrix<float>(3, 4, 1), grad = random_matrix<float>(3, 4, 2);
   for (const bool dropped : {false, true}) {
     Counting& counts = layer.op();

@@ -47,15 +47,15 @@ void check(std::initializer_list<Row> table, Index tokens, std::size_t stated,
 }
 
 // Elements of u per token: the rank for each of these linear maps that is a target.
-Index adapted(const LoraConfig& adaptation, std::initializer_list<const char*> names) {
+Index adapted(const LoraConfig& lora, std::initializer_list<const char*> names) {
   Index elements = 0;
-  for (const std::string& target : adaptation.targets)
-    for (const char* const name : names) elements += target == name ? adaptation.rank : 0;
+  for (const std::string& target : lora.targets)
+    for (const char* const name : names) elements += target == name ? lora.rank : 0;
   return elements;
 }
 
 // A quantised base saves no more than a dense one. Dropout saves nothing.
-std::vector<LoraConfig> adaptations() {
+std::vector<LoraConfig> lora_configs() {
   const auto moment = std::make_shared<const MicroStepId>();
   const std::vector<std::string> all{"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                      "gate_proj", "up_proj", "down_proj"};
@@ -84,8 +84,8 @@ void check_attention(const AttentionConfig& config, const SequenceShape& shape) 
             {saved.qkv.size(), (heads + 2 * kv_heads) * head_size},
             {saved.o.size(), heads * head_size},
             {saved.lse.size(), heads},
-            {saved.u.size(), adapted(config.adaptation, {"q_proj", "k_proj", "v_proj"})},
-            {saved.u_o.size(), adapted(config.adaptation, {"o_proj"})}},
+            {saved.u.size(), adapted(config.lora, {"q_proj", "k_proj", "v_proj"})},
+            {saved.u_o.size(), adapted(config.lora, {"o_proj"})}},
            shape.tokens(), AttentionBranch<T>::saved_bytes(config, shape.tokens()), memory.saved);
 }
 
@@ -99,8 +99,8 @@ void check_swiglu(const SwiGLUConfig& config, const SequenceShape& shape) {
   check<T>({{saved.x.size(), config.hidden},
             {saved.rstd.size(), 1},
             {saved.gate_up.size(), 2 * config.intermediate},
-            {saved.u.size(), adapted(config.adaptation, {"gate_proj", "up_proj"})},
-            {saved.u_down.size(), adapted(config.adaptation, {"down_proj"})}},
+            {saved.u.size(), adapted(config.lora, {"gate_proj", "up_proj"})},
+            {saved.u_down.size(), adapted(config.lora, {"down_proj"})}},
            shape.tokens(), SwiGLUBranch<T>::saved_bytes(config, shape.tokens()), memory.saved);
 }
 
@@ -109,15 +109,15 @@ void check_swiglu(const SwiGLUConfig& config, const SequenceShape& shape) {
 TEST_CASE("a kept branch saves the documented tensors and nothing else") {
   for (const SequenceShape shape :
        {SequenceShape{1, 1}, SequenceShape{2, 37}, SequenceShape{3, 64}}) {
-    for (const LoraConfig& adaptation : adaptations()) {
+    for (const LoraConfig& lora : lora_configs()) {
       for (AttentionConfig config :
            {AttentionConfig{16, 4}, AttentionConfig{24, 6, 2}, AttentionConfig{30, 3, 1, 8}}) {
-        config.adaptation = adaptation;
+        config.lora = lora;
         check_attention<float>(config, shape);
         check_attention<double>(config, shape);
       }
       for (SwiGLUConfig config : {SwiGLUConfig{16, 40}, SwiGLUConfig{7, 1}}) {
-        config.adaptation = adaptation;
+        config.lora = lora;
         check_swiglu<float>(config, shape);
         check_swiglu<double>(config, shape);
       }
@@ -134,9 +134,8 @@ TEST_CASE(
   CHECK(AttentionBranch<float>::saved_bytes({8192, 64, 8}, 1) == 106756);
   CHECK(SwiGLUBranch<float>::saved_bytes({8192, 28672}, 1) == 262148);
   // With adapters of rank 8: 4 and 3 of them.
-  CHECK(AttentionBranch<float>::saved_bytes(
-            {.hidden = 4096, .heads = 32, .adaptation = {.rank = 8}}, 1) == 82052 + 4 * 8 * 4);
+  CHECK(AttentionBranch<float>::saved_bytes({.hidden = 4096, .heads = 32, .lora = {.rank = 8}},
+                                            1) == 82052 + 4 * 8 * 4);
   CHECK(SwiGLUBranch<float>::saved_bytes(
-            {.hidden = 4096, .intermediate = 11008, .adaptation = {.rank = 8}}, 1) ==
-        104452 + 3 * 8 * 4);
+            {.hidden = 4096, .intermediate = 11008, .lora = {.rank = 8}}, 1) == 104452 + 3 * 8 * 4);
 }

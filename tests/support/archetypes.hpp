@@ -157,7 +157,7 @@ struct FullOperation : WeakMovable {
   T& forward_residual(T& x, Saved* saved, Args... args);
   T& backward_residual(T& grad, Saved& saved, Args... args);
   [[nodiscard]] Expression<T> backward_parameters(const T& grad_output, Saved& saved, Args... args);
-  Number<float> flops() const;
+  Number<float> cost() const;
   Number<bool> trainable() const;
   template <class Visit>
   void for_each_gradient(Visit visit) {
@@ -184,7 +184,7 @@ struct OperationWithDisabledMembers : Operation<Tensor> {
 
 struct DroppableLayer : Weak {
   void decide(const dropbp::BranchDecision& decision);
-  Number<float> flops() const;
+  Number<float> cost() const;
   Number<dropbp::BranchCalls> calls() const;
   void set_calls(dropbp::BranchCalls&& calls);
 };
@@ -194,7 +194,7 @@ static_assert(dropbp::DroppableLayer<DroppableLayer>);
 struct FullLayer : Weak {
   template <class Decision>
   void decide(Decision decision);
-  double flops() const;
+  double cost() const;
   dropbp::BranchCalls calls() const;
   template <class Calls>
   void set_calls(Calls calls);

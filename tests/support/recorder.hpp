@@ -93,7 +93,7 @@ struct FullRecorder : Recorder<Real> {
     ++backward_parameters_calls;
     static_cast<void>(this->backward(grad_output, saved));
   }
-  double flops() const { return 42.0; }
+  double cost() const { return 42.0; }
 };
 
 }  // namespace dropbp_test

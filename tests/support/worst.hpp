@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The largest of many errors. std::max would lose a NaN; here a NaN stays, whatever follows it.
+// The largest of many errors. std::max would lose a NaN; here a NaN stays the result.
 #pragma once
 
 #include <limits>

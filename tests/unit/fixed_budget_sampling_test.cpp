@@ -389,7 +389,7 @@ TEST_CASE("Rates and plans do not depend on the unit of the weights") {
           std::vector<double> scaled = weights;
           for (double& one : scaled) one *= scale;
           FixedBudgetSampling sampling{
-              .weigh = by_bytes ? BranchWeight::bytes : BranchWeight::flops,
+              .weigh = by_bytes ? BranchWeight::bytes : BranchWeight::cost,
               .cap = cap < 1e9 ? cap * scale : FixedBudgetSampling::no_limit};
           if (by_bytes) sampling.bytes = scaled;
           return Schedule(by_bytes ? weights : scaled, {.drop_rate = 0.4, .seed = 7}, sampling);
@@ -411,17 +411,17 @@ TEST_CASE("Rates and plans do not depend on the unit of the weights") {
 }
 
 TEST_CASE("Weights by FLOPs follow a change of the FLOPs") {
-  Schedule schedule({4.0, 1.0, 4.0, 1.0}, {.drop_rate = 0.5}, {.weigh = BranchWeight::flops});
+  Schedule schedule({4.0, 1.0, 4.0, 1.0}, {.drop_rate = 0.5}, {.weigh = BranchWeight::cost});
   CHECK(schedule.max_kept_weight() == 9.0);  // 5 expected, and at most 4 more
-  schedule.set_flops(std::vector<double>{1.0, 1.0, 1.0, 1.0});
+  schedule.set_costs(std::vector<double>{1.0, 1.0, 1.0, 1.0});
   CHECK(schedule.max_kept_weight() == 2.0);
   CHECK(schedule.max_kept() == 2);
 }
 
 TEST_CASE("Impossible weights and caps are refused and change nothing") {
-  const std::vector<double> flops(3, 1.0);
+  const std::vector<double> costs(3, 1.0);
   const auto make = [&](FixedBudgetSampling sampling) {
-    Schedule(flops, {.drop_rate = 0.5}, std::move(sampling));
+    Schedule(costs, {.drop_rate = 0.5}, std::move(sampling));
   };
   test::check_throws<std::invalid_argument>([&] { make({.weigh = BranchWeight::bytes}); },
                                             {"FixedBudgetSampling's bytes", "3", "0"});
@@ -439,10 +439,10 @@ TEST_CASE("Impossible weights and caps are refused and change nothing") {
   test::check_throws<std::invalid_argument>(
       [&] { make({.cap = 0.5}); }, {"heaviest branch, which weighs 1", "it is 0.5", "raise it"});
 
-  Schedule schedule({1.0, 1.0}, {.drop_rate = 0.5}, {.weigh = BranchWeight::flops, .cap = 3.0});
+  Schedule schedule({1.0, 1.0}, {.drop_rate = 0.5}, {.weigh = BranchWeight::cost, .cap = 3.0});
   const DropPlan before = schedule.plan(1);
-  CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{9.0, 1.0}), std::invalid_argument);
-  CHECK(schedule.flops()[0] == 1.0);
-  CHECK(schedule.total_flops() == 2.0);
+  CHECK_THROWS_AS(schedule.set_costs(std::vector<double>{9.0, 1.0}), std::invalid_argument);
+  CHECK(schedule.costs()[0] == 1.0);
+  CHECK(schedule.total_cost() == 2.0);
   CHECK(schedule.plan(1) == before);
 }

@@ -120,8 +120,8 @@ TEST_CASE("A moved-from handler or schedule throws in every call, and its succes
   refused([](auto& h) { h.has_gradient(0); });
   refused([](auto& h) { h.set_drop_rate(0.5); });
   refused([](auto& h) { h.set_drop_rates({}); });
-  refused([](auto& h) { h.set_flops({}); });
-  refused([](auto& h) { h.update_flops(); });
+  refused([](auto& h) { h.set_costs({}); });
+  refused([](auto& h) { h.update_costs(); });
   refused([](auto& h) { h.allocate({}); });
   refused([&](auto& h) { h.measure_sensitivities([&] { chain.pass(); }); });
   refused([&](auto& h) { h.measure_costs([&] { chain.pass(); }, dropbp::SteadyClock{}); });
@@ -211,7 +211,7 @@ TEST_CASE(
   chain.pass();
   dropbp::RunningSensitivity running(size);
   const HandlerState before = handler.state();
-  const std::vector<double> flops = to_vector(handler.flops());
+  const std::vector<double> costs = to_vector(handler.costs());
   const std::vector<double> values{4, 3, 2, 1}, rates(size, 0.75);
   const auto refused = [&](auto call) {
     const std::string what = "the passes of a measurement must stay one step";
@@ -221,12 +221,12 @@ TEST_CASE(
         [&] { handler.measure_costs([&] { chain.pass(), call(); }, dropbp::SteadyClock{}); },
         {what});
     CHECK(handler.state() == before);
-    CHECK(to_vector(handler.flops()) == flops);
+    CHECK(to_vector(handler.costs()) == costs);
   };
   refused([&] { handler.set_drop_rate(0.75); });
   refused([&] { handler.set_drop_rates(rates); });
-  refused([&] { handler.set_flops(values); });
-  refused([&] { handler.update_flops(); });
+  refused([&] { handler.set_costs(values); });
+  refused([&] { handler.update_costs(); });
   refused([&] { handler.allocate(values); });
   refused([&] { handler.observe_gradients(running, values); });
   refused([&] { handler.report(); });

@@ -63,7 +63,7 @@ std::vector<std::uint8_t> only(std::size_t dropped, std::size_t size) {
 
 }  // namespace
 
-TEST_CASE("Every layer gets its decision from the plan, whatever its type") {
+TEST_CASE("Every layer gets its decision from the plan, independent of its type") {
   LayerNet<float> net;
   DropBPHandler handler{net, {.drop_rate = 0.5, .seed = 1}};
   for (std::uint64_t step = 0; step < 50; ++step) {
@@ -88,28 +88,28 @@ TEST_CASE("The loss at p = 0.5 has the bits of the loss at p = 0") {
   }
 }
 
-TEST_CASE("FLOPs come from the layers and are read again on request") {
+TEST_CASE("Costs come from the layers and are read again on request") {
   LayerNet<float> net;
   DropBPHandler handler{net};
-  CHECK(to_vector(handler.flops()) == std::vector<double>{3, 1, 2, 3, 1, 2, 3, 1, 2, 3});
-  net.linear[0].set_flops(30.0);
-  handler.update_flops();
-  CHECK(handler.flops()[0] == 30.0);
-  net.linear[0].set_flops(0.0);
-  CHECK_THROWS_AS(handler.update_flops(), std::invalid_argument);
-  CHECK(handler.flops()[0] == 30.0);
+  CHECK(to_vector(handler.costs()) == std::vector<double>{3, 1, 2, 3, 1, 2, 3, 1, 2, 3});
+  net.linear[0].set_cost(30.0);
+  handler.update_costs();
+  CHECK(handler.costs()[0] == 30.0);
+  net.linear[0].set_cost(0.0);
+  CHECK_THROWS_AS(handler.update_costs(), std::invalid_argument);
+  CHECK(handler.costs()[0] == 30.0);
 }
 
-TEST_CASE("A model without layers, and one with impossible FLOPs, is refused") {
+TEST_CASE("A model without layers, and one with invalid costs, is refused") {
   Chain empty(0);
   CHECK_THROWS_AS(DropBPHandler{empty}, std::invalid_argument);
   Chain chain(2);
   for (const double bad : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(),
                            std::numeric_limits<double>::infinity()}) {
-    chain.layers[1].set_flops(bad);
+    chain.layers[1].set_cost(bad);
     CHECK_THROWS_AS(DropBPHandler{chain}, std::invalid_argument);
   }
-  chain.layers[1].set_flops(1.0);
+  chain.layers[1].set_cost(1.0);
   for (const double bad : {-0.5, 1.5, std::numeric_limits<double>::quiet_NaN()})
     CHECK_THROWS_AS((DropBPHandler{chain, {.drop_rate = bad}}), std::invalid_argument);
 }
@@ -148,7 +148,7 @@ TEST_CASE("A model that gained or lost a layer is detected, and works again with
     dropbp::HandlerState other = before;
     other.seed = 99;
     CHECK_THROWS_AS(handler.restore(other), std::logic_error);
-    CHECK_THROWS_AS(handler.update_flops(), std::invalid_argument);
+    CHECK_THROWS_AS(handler.update_costs(), std::invalid_argument);
     CHECK(handler.plan() == plan);
     chain.layers.swap(changed->layers);
     CHECK(handler.state() == before);
@@ -693,7 +693,7 @@ TEST_CASE("allocate_by_sensitivity measures and allocates") {
   };
   const std::vector<double> measured = handler.measure_sensitivities(backprop);
   CHECK(to_vector(handler.allocate_by_sensitivity(backprop)) == measured);
-  dropbp::DropSchedule<> schedule(to_vector(handler.flops()), {.drop_rate = 0.5});
+  dropbp::DropSchedule<> schedule(to_vector(handler.costs()), {.drop_rate = 0.5});
   schedule.allocate(measured, dropbp::GreedyAllocation{});
   CHECK(to_vector(handler.drop_rates()) == to_vector(schedule.drop_rates()));
 }
@@ -751,7 +751,7 @@ TEST_CASE("A state that does not fit is refused and changes nothing") {
   refused([](auto& state) { state.drop_rate = -1; });
 }
 
-TEST_CASE("A handler's counts start at its construction, whatever the layers did before") {
+TEST_CASE("A handler's counts start at 0 at its construction, even if the layers ran before") {
   Chain chain(2);
   chain.forward();
   chain.backward();

@@ -347,14 +347,14 @@ TEST_CASE("The stream ratio is the norm of the gradient above a branch divided b
   CHECK(layer.stream_ratio() == 1.0);
 }
 
-TEST_CASE("FLOPs are the given ones, else the operation's, else 1") {
+TEST_CASE("The cost is the given one, else the operation's, else 1") {
   Journal journal;
-  CHECK(DropBPLayer{Recorder<>(journal)}.flops() == 1.0);
-  CHECK(DropBPLayer{FullRecorder<>(journal)}.flops() == 42.0);
+  CHECK(DropBPLayer{Recorder<>(journal)}.cost() == 1.0);
+  CHECK(DropBPLayer{FullRecorder<>(journal)}.cost() == 42.0);
   DropBPLayer layer{FullRecorder<>(journal), 7.0};
-  CHECK(layer.flops() == 7.0);
-  layer.set_flops(8.0);
-  CHECK(layer.flops() == 8.0);
+  CHECK(layer.cost() == 7.0);
+  layer.set_cost(8.0);
+  CHECK(layer.cost() == 8.0);
 }
 
 namespace {

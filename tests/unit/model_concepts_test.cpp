@@ -105,7 +105,7 @@ static_assert(!std::is_convertible_v<Plain, DropBPLayer<Plain>>);
 struct AnyLayer {
   virtual ~AnyLayer() = default;
   virtual void decide(const dropbp::BranchDecision& decision) = 0;
-  virtual float flops() const = 0;
+  virtual float cost() const = 0;
   virtual dropbp::BranchCalls calls() const = 0;
   virtual void set_calls(dropbp::BranchCalls calls) = 0;
 };
@@ -115,7 +115,7 @@ template <int missing>
 struct Lacking {
   void decide(const dropbp::BranchDecision&)
     requires(missing != 0);
-  double flops() const
+  double cost() const
     requires(missing != 1);
   dropbp::BranchCalls calls() const
     requires(missing != 2);
@@ -239,7 +239,7 @@ template <class Op>
 struct BranchOf : AnyBranch {
   DropBPLayer<Op> layer{Op{}};
   void decide(const dropbp::BranchDecision& decision) override { layer.decide(decision); }
-  float flops() const override { return static_cast<float>(layer.flops()); }
+  float cost() const override { return static_cast<float>(layer.cost()); }
   dropbp::BranchCalls calls() const override { return layer.calls(); }
   void set_calls(dropbp::BranchCalls calls) override { layer.set_calls(calls); }
   Vector forward(const Vector& x) override { return layer.forward(x); }

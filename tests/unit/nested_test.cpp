@@ -202,11 +202,11 @@ TEST_CASE("Invalid parents are refused and leave plan and options unchanged") {
 }
 
 TEST_CASE("Nesting does not change the draws, and without nested branches it changes nothing") {
-  const std::vector<double> flops{1, 2, 3, 4, 5};
+  const std::vector<double> costs{1, 2, 3, 4, 5};
   const Parents parents{0, 0, 1, 3, 3};
-  const DropSchedule<> plain(flops, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20}),
-      alone(flops, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20, .parents = {0, 1, 2, 3, 4}}),
-      nested(flops, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20, .parents = parents});
+  const DropSchedule<> plain(costs, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20}),
+      alone(costs, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20, .parents = {0, 1, 2, 3, 4}}),
+      nested(costs, {.drop_rate = 0.4, .seed = 6, .warmup_steps = 20, .parents = parents});
   bool differs = false;
   for (std::uint64_t step = 0; step < 200; ++step) {
     const DropPlan drawn = plain.plan(step);

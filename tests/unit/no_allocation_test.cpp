@@ -190,7 +190,7 @@ std::uint64_t fail_each_allocation(Where where, bool for_ever, Call call) {
     if (where == Where::in_an_evaluation) handler.begin_evaluation();
     const dropbp::HandlerState before = handler.state();
     const dropbp::DropPlan plan = handler.plan();
-    const std::vector<double> flops(handler.flops().begin(), handler.flops().end());
+    const std::vector<double> costs(handler.costs().begin(), handler.costs().end());
     bool failed = false;
     {
       const MemoryEnds memory_ends(after, for_ever);
@@ -204,7 +204,7 @@ std::uint64_t fail_each_allocation(Where where, bool for_ever, Call call) {
     CAPTURE(after);
     REQUIRE(handler.state() == before);
     REQUIRE(handler.plan() == plan);
-    REQUIRE(std::vector<double>(handler.flops().begin(), handler.flops().end()) == flops);
+    REQUIRE(std::vector<double>(handler.costs().begin(), handler.costs().end()) == costs);
     if (where == Where::before_the_first_step)
       REQUIRE_THROWS_AS(handler.has_gradient(0), std::logic_error);
     else if (where == Where::in_a_step)
@@ -251,8 +251,8 @@ TEST_CASE("If any allocation fails, a call of the handler throws and changes not
       fails([&](Handler& h, Model&) { h.allocate(values); });
       fails([](Handler& h, Model&) { h.set_drop_rate(0.75); });
       fails([&](Handler& h, Model&) { h.set_drop_rates(rates); });
-      fails([&](Handler& h, Model&) { h.set_flops(values); });
-      fails([](Handler& h, Model&) { h.update_flops(); });
+      fails([&](Handler& h, Model&) { h.set_costs(values); });
+      fails([](Handler& h, Model&) { h.update_costs(); });
       fails([&](Handler& h, Model&) { h.restore(state); });
       fails([](Handler& h, Model&) { h.begin_step(9); });
       fails([&](Handler& h, Model&) { h.begin_step(plan); });

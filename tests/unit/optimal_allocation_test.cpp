@@ -32,23 +32,23 @@ namespace {
 using Rates = std::vector<double>;
 
 struct Instance {
-  Rates sensitivities, flops;
+  Rates sensitivities, costs;
   double drop_rate;
 
   double total() const {
     double sum = 0.0;
-    for (const double one : flops) sum += one;
+    for (const double one : costs) sum += one;
     return sum;
   }
   dropbp::AllocationInput input() const {
     return {.sensitivities = sensitivities,
-            .flops = flops,
+            .costs = costs,
             .drop_rate = drop_rate,
-            .kept_flops = (1.0 - drop_rate) * total()};
+            .kept_cost = (1.0 - drop_rate) * total()};
   }
   double kept(const Rates& rates) const {
     double sum = 0.0;
-    for (std::size_t i = 0; i < rates.size(); ++i) sum += flops[i] * (1.0 - rates[i]);
+    for (std::size_t i = 0; i < rates.size(); ++i) sum += costs[i] * (1.0 - rates[i]);
     return sum;
   }
   template <class Phi>
@@ -86,7 +86,7 @@ Instance random_instance(std::uint64_t number, std::size_t largest, double highe
   for (std::size_t i = 0; i < size; ++i) {
     instance.sensitivities.push_back(
         number % 5 == 0 && draw.uniform() < 0.3 ? 0.0 : draw.log_uniform(decades));
-    instance.flops.push_back(draw.log_uniform(number % 2 == 0 ? 0.5 : 4.0));
+    instance.costs.push_back(draw.log_uniform(number % 2 == 0 ? 0.5 : 4.0));
   }
   instance.drop_rate = highest_rate * draw.uniform();
   return instance;
@@ -95,7 +95,7 @@ Instance random_instance(std::uint64_t number, std::size_t largest, double highe
 // The least objective for p^2 between 0 and 1, found by trying all ways to clip: each branch at 0,
 // at 1, or between.
 double brute_force_squared(const Instance& instance) {
-  const std::size_t size = instance.flops.size();
+  const std::size_t size = instance.costs.size();
   std::size_t ways = 1;
   for (std::size_t i = 0; i < size; ++i) ways *= 3;
   double best = std::numeric_limits<double>::infinity();
@@ -103,9 +103,9 @@ double brute_force_squared(const Instance& instance) {
   for (std::size_t way = 0; way < ways; ++way) {
     double dropped = 0.0, weight = 0.0;
     for (std::size_t i = 0, rest = way; i < size; ++i, rest /= 3) {
-      if (rest % 3 == 1) dropped += instance.flops[i];
+      if (rest % 3 == 1) dropped += instance.costs[i];
       if (rest % 3 == 2)
-        weight += instance.flops[i] * instance.flops[i] / instance.sensitivities[i];
+        weight += instance.costs[i] * instance.costs[i] / instance.sensitivities[i];
     }
     const double lambda = weight > 0.0 ? (needed - dropped) / weight : 0.0;
     Rates rates(size);
@@ -113,7 +113,7 @@ double brute_force_squared(const Instance& instance) {
     for (std::size_t i = 0, rest = way; i < size; ++i, rest /= 3) {
       rates[i] = rest % 3 == 0   ? 0.0
                  : rest % 3 == 1 ? 1.0
-                                 : lambda * instance.flops[i] / instance.sensitivities[i];
+                                 : lambda * instance.costs[i] / instance.sensitivities[i];
       feasible = feasible && rates[i] <= 1.0;
     }
     if (feasible && instance.kept(rates) <=
@@ -133,7 +133,7 @@ double multiplier_spread(const Instance& instance, const Rates& rates, Slope slo
          most = 0.0;  // over the rates that can still rise, and fall
   for (std::size_t i = 0; i < rates.size(); ++i) {
     if (instance.sensitivities[i] == 0.0) continue;
-    const double multiplier = instance.sensitivities[i] * slope(rates[i]) / instance.flops[i];
+    const double multiplier = instance.sensitivities[i] * slope(rates[i]) / instance.costs[i];
     if (rates[i] < high) least = std::fmin(least, multiplier);
     if (rates[i] > low) most = std::fmax(most, multiplier);
   }
@@ -149,7 +149,7 @@ TEST_CASE("OptimalAllocation keeps the budget exactly, and its multipliers are e
     const auto check = [&](const auto& policy, auto slope, double low, double high) {
       const Rates rates = policy.allocate(instance.input());
       for (const double rate : rates) REQUIRE((rate >= low && rate <= high));
-      const double needed = std::fmin(instance.input().kept_flops, instance.total() * (1.0 - low));
+      const double needed = std::fmin(instance.input().kept_cost, instance.total() * (1.0 - low));
       keep_worst(budget, std::fabs(instance.kept(rates) - needed) / instance.total());
       keep_worst(spread, multiplier_spread(instance, rates, slope, low, high));
     };
@@ -211,7 +211,7 @@ TEST_CASE("No other policy has a smaller objective") {
   CHECK(better > compared / 2);  // and most are far worse
 }
 
-TEST_CASE("Rates do not depend on the units of sensitivities and FLOPs") {
+TEST_CASE("Rates do not depend on the units of sensitivities and costs") {
   double worst = 0.0;
   for (std::uint64_t number = 0; number < 1000; ++number) {
     const Instance instance = random_instance(number, 20, 1.0);
@@ -220,7 +220,7 @@ TEST_CASE("Rates do not depend on the units of sensitivities and FLOPs") {
       Instance other = instance;
       for (double& one : other.sensitivities) one *= factor;
       const Rates by_sensitivity = OptimalAllocation<>{}.allocate(other.input());
-      for (double& one : other.flops) one *= factor;
+      for (double& one : other.costs) one *= factor;
       const Rates by_both = OptimalAllocation<>{}.allocate(other.input());
       for (std::size_t i = 0; i < rates.size(); ++i) {
         keep_worst(worst, std::fabs(by_sensitivity[i] - rates[i]));
@@ -250,7 +250,7 @@ TEST_CASE("Branches with sensitivity 0 are dropped first, all at one rate") {
     CHECK(rate == Approx(0.3));
 }
 
-TEST_CASE("Equal branches get equal rates, and branches without FLOPs keep their lowest rate") {
+TEST_CASE("Equal branches get equal rates, and branches with cost 0 keep their lowest rate") {
   const Instance equal{Rates(7, 3.0), Rates(7, 2.0), 0.4};
   for (const double rate : OptimalAllocation<>{}.allocate(equal.input()))
     CHECK(rate == Approx(0.4).epsilon(1e-14));
@@ -278,7 +278,7 @@ TEST_CASE("Rates are valid over the whole range of targets and magnitudes") {
   for (const Rates& rates : {OptimalAllocation<>{}.allocate(huge.input()),
                              OptimalAllocation<ScaledVariance>{}.allocate(huge.input())}) {
     for (const double rate : rates) CHECK((rate >= 0.0 && rate <= 1.0));
-    keep_worst(worst, std::fabs(huge.kept(rates) - huge.input().kept_flops) / huge.total());
+    keep_worst(worst, std::fabs(huge.kept(rates) - huge.input().kept_cost) / huge.total());
   }
   CHECK(worst <= 1e-14);
 }

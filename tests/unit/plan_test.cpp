@@ -125,7 +125,7 @@ TEST_CASE("Fingerprints are pinned, since ranks with different builds compare th
         0x201f04a2a05d217bu);
 }
 
-TEST_CASE("A redrawn plan equals a new one, whatever it held before") {
+TEST_CASE("A redrawn plan equals a new one, independent of its earlier content") {
   DropPlan plan(std::vector<std::uint8_t>(9, 1), false, 4, 4, 4);
   const std::vector<std::uint8_t> mask = mask_of(0b010, 3);
   dropbp::detail::PlanBuilder::redraw(

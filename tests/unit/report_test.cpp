@@ -28,8 +28,8 @@ struct Model {
   std::vector<Journal> journals = std::vector<Journal>(3);
   std::vector<DropBPLayer<Recorder<>>> layers;
   Model() {
-    double flops = 1.0;
-    for (Journal& journal : journals) layers.emplace_back(Recorder<>(journal), flops++);
+    double cost = 1.0;
+    for (Journal& journal : journals) layers.emplace_back(Recorder<>(journal), cost++);
   }
   void for_each_layer(auto&& visit) {
     for (auto& layer : layers) visit(layer);
@@ -68,10 +68,10 @@ TEST_CASE("The figures of a report follow from the plans and calls") {
   CHECK(report.branches[2].kept == 3);
   CHECK(report.branches[2].calls.forward == 4);
   CHECK(report.branches[2].calls.backward == 3);
-  CHECK(report.branches[2].flops == 3.0);
+  CHECK(report.branches[2].cost == 3.0);
   CHECK(report.branches[2].drop_rate == 0.5);
   CHECK(report.mean_drop_rate() == 0.5);
-  CHECK(report.backward_flops_fraction() == Approx((1 * 1 + 2 * 2 + 3 * 3) / 24.0));
+  CHECK(report.backward_cost_fraction() == Approx((1 * 1 + 2 * 2 + 3 * 3) / 24.0));
   CHECK(report.consistent());
   CHECK(handler.drop_counts()[0] == 3);
 }
@@ -80,7 +80,7 @@ TEST_CASE("A report before the first step shows no figures") {
   Model model;
   const Report report = DropBPHandler{model}.report();
   CHECK(report.mean_drop_rate() == 0.0);
-  CHECK(report.backward_flops_fraction() == 1.0);
+  CHECK(report.backward_cost_fraction() == 1.0);
   CHECK_FALSE(report.consistent());
   CHECK(contains(to_text(report), "no step has begun"));
   CHECK_FALSE(contains(to_text(report), "do not match"));
@@ -110,11 +110,11 @@ TEST_CASE("The table has one line per branch, and the totals") {
   model.forward();
   model.backward();
   CHECK(to_text(handler.report()) ==
-        "branch      flops   rate      kept   dropped   forward  backward\n"
+        "branch       cost   rate      kept   dropped   forward  backward\n"
         "     0          1  0.250         0         1         1         0\n"
         "     1          2  0.250         1         0         1         1\n"
         "     2          3  0.250         1         0         1         1\n"
-        "1 micro-steps, mean drop rate 0.3333, backward FLOPs of the branches 83.3 %\n");
+        "1 micro-steps, mean drop rate 0.3333, backward cost of the branches 83.3 %\n");
 }
 
 TEST_CASE("The widest numbers fit the table") {

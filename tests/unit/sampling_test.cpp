@@ -32,8 +32,8 @@ constexpr double checks = 1 << 14;  // an upper bound of the number of frequency
 template <class Policy>
 typename Policy::Prepared prepare(const Policy& policy, const std::vector<double>& rates,
                                   double drop_rate = 0.0) {
-  const std::vector<double> flops(rates.size(), 1.0);
-  return policy.prepare({rates, flops, drop_rate});
+  const std::vector<double> costs(rates.size(), 1.0);
+  return policy.prepare({rates, costs, drop_rate});
 }
 
 // The mask of one step as bits; branch 0 is the lowest.

@@ -62,8 +62,8 @@ TEST_CASE("A plan is a pure function of the step: any order and any copy give th
 }
 
 TEST_CASE("All 64 bits of seeds and steps change the plans") {
-  const std::vector<double> flops(64, 1.0);
-  const DropSchedule<> a(flops, {.seed = 1}), b(flops, {.seed = 1 + (std::uint64_t{1} << 32)});
+  const std::vector<double> costs(64, 1.0);
+  const DropSchedule<> a(costs, {.seed = 1}), b(costs, {.seed = 1 + (std::uint64_t{1} << 32)});
   const auto mask = [](const DropPlan& plan) {
     std::uint64_t bits = 0;
     for (std::size_t i = 0; i < plan.size(); ++i) bits = bits << 1 | (plan.dropped(i) ? 1u : 0u);
@@ -74,9 +74,9 @@ TEST_CASE("All 64 bits of seeds and steps change the plans") {
 }
 
 TEST_CASE("Micro-steps have plans of their own or share the step's plan") {
-  const std::vector<double> flops(64, 1.0);
-  const DropSchedule<> own(flops, {.seed = 3, .plan_per = PlanPer::micro_step});
-  const DropSchedule<> shared(flops, {.seed = 3, .plan_per = PlanPer::step});
+  const std::vector<double> costs(64, 1.0);
+  const DropSchedule<> own(costs, {.seed = 3, .plan_per = PlanPer::micro_step});
+  const DropSchedule<> shared(costs, {.seed = 3, .plan_per = PlanPer::step});
   const auto same_decisions = [](const DropPlan& a, const DropPlan& b) {
     for (std::size_t i = 0; i < a.size(); ++i)
       if (a.dropped(i) != b.dropped(i)) return false;
@@ -177,20 +177,20 @@ TEST_CASE("In the warm-up rates grow from 0 step by step, and plans stay a funct
 }
 
 TEST_CASE("Invalid groups are refused") {
-  const std::vector<double> flops(3, 1.0);
-  test::check_throws<std::invalid_argument>([&] { DropSchedule(flops, {.groups = {0, 1}}); },
+  const std::vector<double> costs(3, 1.0);
+  test::check_throws<std::invalid_argument>([&] { DropSchedule(costs, {.groups = {0, 1}}); },
                                             {"3", "2", "group number"});
   test::check_throws<std::invalid_argument>(
-      [&] { DropSchedule(flops, {.groups = {0, 3, 0}}); },
+      [&] { DropSchedule(costs, {.groups = {0, 3, 0}}); },
       {"below the number of branches (3)", "branch 1 is 3", "densely"});
-  const DropSchedule schedule(flops, {.drop_rate = 1.0, .groups = {0, 2, 0}});
+  const DropSchedule schedule(costs, {.drop_rate = 1.0, .groups = {0, 2, 0}});
   CHECK(schedule.max_kept(0) == 0);
   CHECK(schedule.max_kept(2) == 0);
   test::check_throws<std::invalid_argument>([&] { schedule.max_kept(1); },
                                             {"group 1 has none", "DropOptions::groups"});
 }
 
-TEST_CASE("A common rate sets the target; separate rates set it to their mean by FLOPs") {
+TEST_CASE("A common rate sets the target; separate rates set it to their mean by cost") {
   DropSchedule<> schedule({1, 3}, {.drop_rate = 0.25});
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.25, 0.25});
   schedule.set_drop_rate(0.75);
@@ -219,7 +219,7 @@ TEST_CASE("Allocation keeps the budget") {
   CHECK(schedule.drop_rate() == 0.5);
   double kept = 0.0;
   for (std::size_t i = 0; i < 3; ++i)
-    kept += schedule.flops()[i] * (1.0 - schedule.drop_rates()[i]);
+    kept += schedule.costs()[i] * (1.0 - schedule.drop_rates()[i]);
   CHECK(kept <= 2.0 + 1e-6);
   schedule.allocate(std::vector<double>{1, 2, 3}, UniformAllocation{});
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.5, 0.5, 0.5});
@@ -261,8 +261,8 @@ TEST_CASE("A schedule refuses invalid arguments and names the branch") {
   CHECK(contains(invalid_argument_of([] { DropSchedule<>(std::vector<double>{}); }),
                  "at least one residual branch"));
   for (const double bad : {0.0, -0.0, -1.0, not_a_number, infinity, -infinity})
-    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }),
-                   "those of branch 1 are"));
+    CHECK(
+        contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }), "that of branch 1 is"));
   CHECK(contains(invalid_argument_of([] { DropSchedule<>({1.7e308, 1.7e308}); }), "finite sum"));
   for (const double bad : {-0.1, 1.1, not_a_number, infinity}) {
     CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0}, {.drop_rate = bad}); }),
@@ -274,11 +274,11 @@ TEST_CASE("A schedule refuses invalid arguments and names the branch") {
         invalid_argument_of([&] { schedule.set_drop_rates(std::vector<double>{0.5, bad}); }),
         "the drop rate of branch 1"));
     CHECK_THROWS_AS(schedule.set_drop_rates(std::vector<double>{0.5}), std::invalid_argument);
-    CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{1.0, bad == 1.1        ? 0.0
+    CHECK_THROWS_AS(schedule.set_costs(std::vector<double>{1.0, bad == 1.1        ? 0.0
                                                                 : bad == infinity ? bad
                                                                                   : -1.0}),
                     std::invalid_argument);
-    CHECK_THROWS_AS(schedule.set_flops(std::vector<double>{1.0}), std::invalid_argument);
+    CHECK_THROWS_AS(schedule.set_costs(std::vector<double>{1.0}), std::invalid_argument);
     CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, bad, std::vector<double>{0.5, 0.5}),
                     std::invalid_argument);
     CHECK_THROWS_AS(schedule.restore(9, PlanPer::step, 0.5, std::vector<double>{0.5, bad}),
@@ -287,21 +287,21 @@ TEST_CASE("A schedule refuses invalid arguments and names the branch") {
                     std::invalid_argument);
     CHECK(schedule.plan(1) == plan);
     CHECK(schedule.options().seed == 4);
-    CHECK(schedule.total_flops() == 2.0);
+    CHECK(schedule.total_cost() == 2.0);
   }
 }
 
 TEST_CASE("By default plans have seed 0 and rates of a half") {
   CHECK(dropbp::DropOptions{}.seed == 0);
   CHECK(dropbp::DropOptions{}.drop_rate == 0.5);
-  const std::vector<double> flops(64, 1.0);
-  const DropPlan plan = DropSchedule<>(flops).plan(3);
-  CHECK(plan == DropSchedule<>(flops, {.drop_rate = 0.5, .seed = 0}).plan(3));
-  CHECK(plan != DropSchedule<>(flops, {.drop_rate = 0.5, .seed = 1}).plan(3));
+  const std::vector<double> costs(64, 1.0);
+  const DropPlan plan = DropSchedule<>(costs).plan(3);
+  CHECK(plan == DropSchedule<>(costs, {.drop_rate = 0.5, .seed = 0}).plan(3));
+  CHECK(plan != DropSchedule<>(costs, {.drop_rate = 0.5, .seed = 1}).plan(3));
 }
 
 TEST_CASE(
-    "The mean rate does not depend on the unit of FLOPs; FLOPs that some builds flush to 0 are "
+    "The mean rate does not depend on the unit of costs; costs that some builds flush to 0 are "
     "refused") {
   const std::vector<double> rates{0x1p-60, 0.3, 0.7, 1.0};
   DropSchedule<> schedule({4.0, 3.0, 2.0, 1.0});
@@ -312,8 +312,8 @@ TEST_CASE(
     CHECK(other.drop_rate() == schedule.drop_rate());
   }
   for (const double bad : {std::numeric_limits<double>::denorm_min(), 2e-308})
-    CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }),
-                   "those of branch 1 are"));
+    CHECK(
+        contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }), "that of branch 1 is"));
 }
 
 TEST_CASE("Micro-steps beyond 24 bits are refused") {
@@ -322,10 +322,10 @@ TEST_CASE("Micro-steps beyond 24 bits are refused") {
   CHECK_THROWS_AS(schedule.plan(0, 0x1000000), std::invalid_argument);
 }
 
-TEST_CASE("New FLOPs keep the rates and change the budget") {
+TEST_CASE("New costs keep the rates and change the budget") {
   DropSchedule<> schedule({1, 1}, {.drop_rate = 0.5});
-  schedule.set_flops(std::vector<double>{1, 3});
-  CHECK(schedule.total_flops() == 4.0);
+  schedule.set_costs(std::vector<double>{1, 3});
+  CHECK(schedule.total_cost() == 4.0);
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.5, 0.5});
   schedule.set_drop_rates(std::vector<double>{1, 0});
   CHECK(schedule.drop_rate() == 0.25);
@@ -364,7 +364,7 @@ TEST_CASE(
                  "below 4, but it is 4"));
 }
 
-TEST_CASE("A schedule of no branch says so until one is assigned to it") {
+TEST_CASE("A schedule without branches throws until another is assigned to it") {
   DropSchedule<> schedule;
   CHECK(schedule.size() == 0);
   CHECK(schedule.drop_rates().empty());
@@ -372,14 +372,14 @@ TEST_CASE("A schedule of no branch says so until one is assigned to it") {
     test::check_throws<std::logic_error>(
         [&] { call(schedule); },
         {"must be made for the branches of a model", "this one was default-constructed",
-         "assign DropSchedule(flops, options) to it"});
+         "assign DropSchedule(costs, options) to it"});
   };
   refused([](auto& s) { static_cast<void>(s.plan(0)); });
   refused([](auto& s) { static_cast<void>(s.max_kept()); });
   refused([](auto& s) { static_cast<void>(s.learning_rate_scale(0)); });
   refused([](auto& s) { s.set_drop_rate(0.5); });
   refused([](auto& s) { s.set_drop_rates({}); });
-  refused([](auto& s) { s.set_flops({}); });
+  refused([](auto& s) { s.set_costs({}); });
   refused([](auto& s) { s.allocate({}, UniformAllocation{}); });
   refused([](auto& s) { s.restore(1, PlanPer::step, 0.5, {}); });
   schedule = DropSchedule<>({1.0, 1.0}, {.drop_rate = 0.5, .seed = 3});

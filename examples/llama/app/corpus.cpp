@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Choosing the tokenizer and the end of a document.
+// Chooses the tokenizer and the end-of-document token.
 #include "llama/app/corpus.hpp"
 
 #include <fmt/format.h>
@@ -40,7 +40,7 @@ bool is_file(const fs::path& path) {
   return fs::is_regular_file(path, error);
 }
 
-/// The model's tokenizer, or the adapter's where the model's folder has none.
+/// The tokenizer in the model's folder, else the one in the adapter's folder.
 std::optional<fs::path> own_tokenizer(const Options& options) {
   for (const auto& folder : {options.model, options.adapter})
     if (folder)
@@ -49,8 +49,8 @@ std::optional<fs::path> own_tokenizer(const Options& options) {
   return std::nullopt;
 }
 
-/// Where the config of a model in that folder is, also after a save that was cut; the folder of a
-/// tokenizer need not have one.
+/// Path of a model's config, also after an interrupted save. The file need not exist: `folder` may
+/// hold only a tokenizer.
 fs::path config_of(const fs::path& folder) {
   std::error_code error;
   return fs::is_directory(folder, error) ? find_config(folder, model_format)
@@ -62,7 +62,7 @@ bool same_file(const fs::path& a, const fs::path& b) {
   return fs::equivalent(a, b, error) || read_small_file(a) == read_small_file(b);
 }
 
-/// `key` of the object in `path`; null where there is none.
+/// The value of `key` in the JSON object in `path`; null if absent.
 json member_of(const fs::path& path, const char* key) {
   if (!is_file(path)) return nullptr;
   const json root = parse_strict_json(read_small_file(path), fmt::format("'{}'", path.string()));
@@ -85,7 +85,7 @@ std::optional<EndOfText> end_of_text(const Options& options, const fs::path& fil
   for (const fs::path& config : configs) {
     json id = member_of(config, "eos_token_id");
     if (id.is_array() && !id.empty())
-      id = json(id.front());  // the first ends a text, as in LLaMA 3
+      id = json(id.front());  // the first id ends a text, as in LLaMA 3
     if (id.is_number_unsigned() &&
         id.get<std::uint64_t>() < static_cast<std::uint64_t>(tokenizer.vocabulary()))
       return found(id.get<std::int32_t>(), "eos_token_id", config);
@@ -93,30 +93,31 @@ std::optional<EndOfText> end_of_text(const Options& options, const fs::path& fil
   return std::nullopt;
 }
 
-/// Merging or converting a model needs no text, and no tokenizer that this program can read.
+/// Merging or converting a model needs neither text nor a tokenizer.
 bool needs_no_text(const Options& options, const LlamaConfig& config,
                    const std::optional<fs::path>& own_tokenizer) {
   return options.steps == 0 && !options.data && !options.tokenizer && options.model &&
          (own_tokenizer || config.vocabulary != 256);
 }
 
-/// Throws where text cannot be made into ids of the model.
+/// Throws if text cannot be encoded for the model.
 void require_tokenizer(const Options& options, const LlamaConfig& config,
                        const std::optional<fs::path>& file) {
   if (!file && options.model && config.vocabulary != 256)
     throw std::runtime_error(fmt::format(
-        "text without a tokenizer is bytes, for a model with a vocabulary of 256, but that of '{}' "
-        "has {} and its folder has no tokenizer.json; give the model's own with --tokenizer, or "
+        "without a tokenizer text is read as bytes, which needs a vocabulary of 256, but that of "
+        "'{}' has {} and its folder has no tokenizer.json; give the model's own with --tokenizer, "
+        "or "
         "ids with --tokens{}",
         options.model->string(), config.vocabulary,
         Regex::available()
             ? ""
             : fmt::format("; this program has no PCRE2, which a tokenizer needs: {}", get_pcre2)));
   if (file && !options.tokenizer && !Regex::available())
-    throw std::runtime_error(fmt::format(
-        "text for the model must be made into ids by its own tokenizer, '{}', which needs PCRE2, "
-        "but this program was built without it; {}",
-        file->string(), get_pcre2));
+    throw std::runtime_error(
+        fmt::format("text for the model must be encoded by its own tokenizer, '{}', which needs "
+                    "PCRE2, but this program was built without it; {}",
+                    file->string(), get_pcre2));
 }
 
 void fit_vocabulary(const Options& options, LlamaConfig& config, const fs::path& file,
@@ -223,7 +224,7 @@ Corpus load_corpus(const Options& options, LlamaConfig& config) {
                                   static_cast<std::size_t>(options.batch * (options.sequence + 1))),
                               0.0)),
             std::nullopt,
-            {"nothing is validated: neither --data nor --tokens was given"},
+            {"no validation: neither --data nor --tokens was given"},
             {}};
   require_tokenizer(options, config, corpus.tokenizer);
   std::optional<Tokenizer> tokenizer;

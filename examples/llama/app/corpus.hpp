@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a run trains on: which text or ids, made into tokens by whose tokenizer.
+// The training data of a run: which text or ids, and which tokenizer encodes the text.
 #pragma once
 
 #include <filesystem>

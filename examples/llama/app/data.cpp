@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Finding, reading and cutting the data.
+// Finds, reads and splits the data.
 #include "llama/app/data.hpp"
 
 #include <fmt/format.h>
@@ -38,8 +38,7 @@ std::string read_bytes(const InputFile& file, std::uintmax_t at_most) {
   return bytes;
 }
 
-/// Takes from the end of UTF-8 read from the front of `file` the character that the cut went
-/// through.
+/// `bytes` are the first bytes of `file`, in UTF-8. Removes an incomplete character at their end.
 void drop_cut_character(const InputFile& file, std::string& bytes) {
   if (bytes.size() == file.size()) return;
   char after = 0;
@@ -72,7 +71,7 @@ class Documents {
         if (!format) bytes = read_bytes(file, left_);
         if (!format && utf8_) drop_cut_character(file, bytes);
       } catch (const std::runtime_error&) {
-        // One unreadable file among many is no reason to stop; an empty result is.
+        // One unreadable file is skipped; it is an error only if no text is left.
         leave_out(path, "unreadable");
         continue;
       }
@@ -130,6 +129,21 @@ void check_id(const fs::path& path, std::int64_t id, std::size_t position,
                     "position {} is {}; use the model's own tokenizer or a larger vocabulary",
                     path.string(), vocabulary - 1, vocabulary, position, id));
   }
+}
+
+/// Appends the ids of a text: those of `tokenizer`, or its bytes where that is null.
+void append_ids(std::vector<std::int32_t>& tokens, std::string_view text, const fs::path& name,
+                std::ptrdiff_t vocabulary, const Tokenizer* tokenizer) {
+  const std::size_t begin = tokens.size();
+  if (tokenizer != nullptr) {
+    const auto ids = tokenizer->encode(text, fmt::format("'{}'", name.string()));
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+  } else {
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(text.data());
+    tokens.insert(tokens.end(), bytes, bytes + text.size());
+  }
+  for (std::size_t i = begin; i < tokens.size(); ++i)
+    check_id(name, tokens[i], i - begin, vocabulary);
 }
 
 template <typename Id>
@@ -228,21 +242,11 @@ TokenData::TokenData(std::vector<std::int32_t> tokens, double validation_fractio
                                      static_cast<double>(tokens_.size()) * validation_fraction));
 }
 
-// A file, or the documents of a folder: the count of branches is that of both and of `append`.
 TokenData TokenData::from_text(const fs::path& path, const DataOptions& options,
                                const Tokenizer* tokenizer) {
   std::vector<std::int32_t> tokens;
   const auto append = [&](std::string_view text, const fs::path& name) {
-    const std::size_t begin = tokens.size();
-    if (tokenizer != nullptr) {
-      const auto ids = tokenizer->encode(text, fmt::format("'{}'", name.string()));
-      tokens.insert(tokens.end(), ids.begin(), ids.end());
-    } else {
-      const auto* const bytes = reinterpret_cast<const unsigned char*>(text.data());
-      tokens.insert(tokens.end(), bytes, bytes + text.size());
-    }
-    for (std::size_t i = begin; i < tokens.size(); ++i)
-      check_id(name, tokens[i], i - begin, options.vocabulary);
+    append_ids(tokens, text, name, options.vocabulary, tokenizer);
   };
   std::error_code error;
   if (!fs::is_directory(path, error)) {
@@ -406,7 +410,7 @@ void BatchSampler::fill(std::uint64_t step, std::uint32_t micro_step,
   const std::uint64_t starts = tokens_.size() - sequence_;
   const dropbp::CounterRandom random(seed_, batch_stream, step, micro_step);
   for (std::size_t row = 0; row < batch_; ++row) {
-    // The remainder favours no start by more than starts / 2^64.
+    // The modulo bias is at most starts / 2^64.
     const std::uint64_t start = random(row) % starts;
     copy_window(tokens_, static_cast<std::size_t>(start),
                 input_ids.subspan(row * sequence_, sequence_),
@@ -439,8 +443,8 @@ void EvaluationWindows::fill(std::size_t index, std::span<std::int32_t> input_id
   const std::size_t windows = batches_ * batch_;
   for (std::size_t row = 0; row < batch_; ++row) {
     const std::size_t window = index * batch_ + row;
-    // From the first to the last start in equal steps, without the product window x last_start that
-    // could overflow.
+    // Equal steps from the first to the last start. The product window x last_start could overflow,
+    // so it is avoided.
     const std::size_t gaps = std::max<std::size_t>(windows - 1, 1);
     const std::size_t start = window * (last_start / gaps) + window * (last_start % gaps) / gaps;
     copy_window(tokens_, start, input_ids.subspan(row * sequence_, sequence_),

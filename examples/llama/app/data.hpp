@@ -19,7 +19,7 @@ namespace llama {
 
 class Tokenizer;
 
-enum class TokenType { automatic, u16, i32 };  ///< automatic: by the file's extension .u16 or .i32
+enum class TokenType { automatic, u16, i32 };  ///< automatic: from the extension .u16 or .i32
 
 /// The token between two documents.
 struct EndOfText {
@@ -31,19 +31,19 @@ struct DataOptions {
   std::ptrdiff_t vocabulary = 256;   ///< ids must be below it
   double validation_fraction = 0.1;  ///< of the tokens, from the end; in [0, 1)
   std::uintmax_t max_bytes = std::uintmax_t{32}
-                             << 20;  ///< of text that is read; ignored for token files
-  std::optional<EndOfText> end_of_text = std::nullopt;  ///< of `tokenizer`, where it has one
+                             << 20;  ///< limit of the text that is read; ignored for token files
+  std::optional<EndOfText> end_of_text = std::nullopt;  ///< the tokenizer's, if it has one
 };
 
 /// The tokens of a corpus. Errors are std::runtime_error.
 class TokenData final : public TrainingData {
  public:
   /// A file, or all files under a folder in the order of their relative paths (compared byte by
-  /// byte, so it is the same on every machine). Each byte is an id, or `tokenizer` makes ids of
-  /// each file, which then must be UTF-8 (a character that max_bytes cuts is left out). Between two
-  /// files stands end_of_text, or a newline where there is none and the first has none at its end.
-  /// A format that is not text (format_of) is an error; in a folder those that hold no text are
-  /// left out, as is what is hidden, not a regular file or unreadable.
+  /// byte, so it is the same on every machine). Each byte is an id, or `tokenizer` encodes each
+  /// file, which then must be UTF-8 (a character that max_bytes cuts is left out). Two files are
+  /// separated by end_of_text or, without it, by a newline if the first does not end in one. A file
+  /// in another format than text (format_of) is an error. In a folder, files that cannot hold text,
+  /// hidden files, unreadable files and files that are not regular are left out.
   [[nodiscard]] static TokenData from_text(const std::filesystem::path& path,
                                            const DataOptions& options = {},
                                            const Tokenizer* tokenizer = nullptr);
@@ -68,7 +68,8 @@ class TokenData final : public TrainingData {
   [[nodiscard]] std::span<const std::int32_t> validation() const noexcept {
     return std::span(tokens_).subspan(train_size_);
   }
-  /// What became of a folder: a sentence on how its documents are separated, one on files left out.
+  /// For a folder: a sentence on how its documents are separated, and one on files that were left
+  /// out.
   [[nodiscard]] const std::vector<std::string>& notes() const noexcept { return notes_; }
 
  private:

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a command line is made of: flags with a value that is converted and checked here, so that
-// every message has the same three parts. CLI11 splits the line and lays out the help.
+// Flags of the command line. Values are converted and checked here, so that every message has the
+// same three parts; CLI11 splits the line and formats the help.
 #pragma once
 
 #include <fmt/format.h>
@@ -44,7 +44,7 @@ std::string_view find_name(const Table& table, Choice choice) noexcept {
   return "?";
 }
 
-/// Letters that differ, are missing, too many or swapped with their neighbour; case does not count.
+/// Edit distance with swaps of neighbours (Damerau-Levenshtein, restricted); case is ignored.
 inline std::size_t edit_distance(std::string_view a, std::string_view b) {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
   std::vector<std::size_t> before, last, now(b.size() + 1);
@@ -62,9 +62,9 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
   return now.back();
 }
 
-/// The name that `text` may have meant; empty where none is near.
+/// The name most similar to `text`; empty if none is similar.
 inline std::string_view nearest(std::string_view text, std::span<const std::string_view> names) {
-  std::size_t best = 2 + text.size() / 4;  // not near any more
+  std::size_t best = 2 + text.size() / 4;  // distances from here on are not similar
   std::string_view found;
   for (const std::string_view name : names) {
     const std::size_t distance = edit_distance(text, name);
@@ -83,8 +83,7 @@ std::optional<Number> convert(std::string_view text) {
 }
 
 /// Adds options to the app; each conversion throws UsageError with the flag, the range and the
-/// value. Conversions are only collected during the parse and run after it, so that --help is
-/// obeyed behind a wrong value too.
+/// value. Conversions run after the parse, so that --help also works behind a wrong value.
 class Flags {
  public:
   using Conversions = std::vector<std::function<void()>>;
@@ -99,11 +98,11 @@ class Flags {
       if (text.empty())
         throw UsageError(fmt::format(
             "{} must be a path, but it is empty; give the name of a file or folder", flag));
-      // An empty value, as of --out=$UNSET, takes the next word.
+      // CLI11 takes the next word as the value if the value is empty, as in --out=$UNSET.
       if (text.starts_with("--"))
         throw UsageError(
-            fmt::format("{} must be a path, but '{}' was given, which reads as an option; give a "
-                        "path after {}, ./{} for a file of that name",
+            fmt::format("{} must be a path, but '{}' was given, which looks like an option; give a "
+                        "path after {}, or ./{} for a file of that name",
                         flag, text, flag, text));
       target = text;
     });
@@ -125,8 +124,8 @@ class Flags {
                });
   }
 
-  /// Interval as written in the message, "[0, 1]"; `inside` decides and is false for NaN. `none`
-  /// says what an empty optional stands for.
+  /// `interval` is its text in messages, "[0, 1]"; `inside` decides and is false for NaN. `none`
+  /// describes an empty optional in the help.
   template <typename Inside, typename Target>
   CLI::Option* real(const std::string& flag, Target& target, const char* interval, Inside inside,
                     const char* unit, const std::string& help, const std::string& none = {}) {
@@ -143,7 +142,7 @@ class Flags {
         });
   }
 
-  /// `none` says what an empty optional stands for.
+  /// `none` describes an empty optional in the help.
   template <typename Choice, std::size_t Size, typename Target>
   CLI::Option* choice(const std::string& flag, Target& target,
                       const std::array<Named<Choice>, Size>& table, const std::string& help,

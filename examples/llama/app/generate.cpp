@@ -165,7 +165,7 @@ void generate(const GenerateOptions& options) {
   if (options.chat) conversation.emplace(options);
   ModelOptions model_options;
   if (options.adapter)
-    model_options.adaptation = load_adapter_config(*options.adapter, linear_names(config));
+    model_options.lora = load_adapter_config(*options.adapter, linear_names(config));
   if (options.context > config.max_positions)
     say(
         fmt::format("--context {} is more than the {} tokens that the model was made for: beyond "

@@ -139,9 +139,9 @@ std::string drop_heat_map(std::span<const StepRecord> steps, std::size_t branche
 }
 
 std::string html_report(const Options& options, const LlamaConfig& model,
-                        const ops::LoraConfig& adaptation, const RunReport& run,
+                        const ops::LoraConfig& lora, const RunReport& run,
                         const std::optional<RunReport>& baseline, std::string_view plots) {
-  const auto config = nlohmann::ordered_json::parse(report_config(options, model, adaptation));
+  const auto config = nlohmann::ordered_json::parse(report_config(options, model, lora));
   std::string page = fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
       "<title>llama-finetune: {0} steps at drop rate {1:g}</title><style>{2}</style></head>\n"
@@ -163,13 +163,13 @@ std::string html_report(const Options& options, const LlamaConfig& model,
 }
 
 void write_html(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
-                const ops::LoraConfig& adaptation, const RunReport& run,
+                const ops::LoraConfig& lora, const RunReport& run,
                 const std::optional<RunReport>& baseline) {
   const auto records = baseline ? baseline->steps : std::span<const StepRecord>();
   std::vector<Plot> panels = loss_plots(options.drop_rate, run.steps, records);
   panels.push_back(memory_plot(options.drop_rate, run.steps, records));
-  write_file_atomically(
-      path, html_report(options, model, adaptation, run, baseline, draw_svg(path, panels)));
+  write_file_atomically(path,
+                        html_report(options, model, lora, run, baseline, draw_svg(path, panels)));
 }
 
 }  // namespace llama

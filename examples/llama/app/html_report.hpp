@@ -27,14 +27,14 @@ namespace llama {
 /// The page: what was saved, losses over steps and time, drop rates by branch, memory, options.
 /// `plots` is an SVG with the panels of loss_plots and memory_plot.
 [[nodiscard]] std::string html_report(const Options& options, const LlamaConfig& model,
-                                      const ops::LoraConfig& adaptation, const RunReport& run,
+                                      const ops::LoraConfig& lora, const RunReport& run,
                                       const std::optional<RunReport>& baseline,
                                       std::string_view plots);
 
 /// Draws the plots with gnuplot and writes the page whole, or leaves the old one
 /// (std::runtime_error).
 void write_html(const std::filesystem::path& path, const Options& options, const LlamaConfig& model,
-                const ops::LoraConfig& adaptation, const RunReport& run,
+                const ops::LoraConfig& lora, const RunReport& run,
                 const std::optional<RunReport>& baseline);
 
 }  // namespace llama

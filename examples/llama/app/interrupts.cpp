@@ -12,14 +12,14 @@
 namespace llama {
 namespace {
 
-volatile std::sig_atomic_t interrupted = 0;  // by which signal; 0 is by none
+volatile std::sig_atomic_t interrupted = 0;  // the signal; 0 for none
 
 constexpr std::string_view stopping =
     "\nllama-finetune: stopping after this step; Ctrl-C once more ends at once\n";
 
-// The first signal ends the training after the current step, so that nothing is lost. A second
-// Ctrl-C ends the program; SIGTERM and SIGHUP do not, because timeout(1), shells and job
-// schedulers send them twice.
+// The first signal ends the training after the current step, so that its results are saved. A
+// second Ctrl-C ends the program at once; SIGTERM and SIGHUP do not, because timeout(1), shells and
+// job schedulers send them twice.
 extern "C" void on_interrupt(int signal) {
   if (interrupted == 0) {
     interrupted = signal;
@@ -40,7 +40,7 @@ int interrupting_signal() noexcept { return interrupted; }
 void catch_interrupts() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction now{};
-    // What was ignored from the start, as by nohup, stays so.
+    // A signal that was ignored from the start, as by nohup, stays ignored.
     if (::sigaction(signal, nullptr, &now) == 0 && now.sa_handler != SIG_IGN)
       std::signal(signal, on_interrupt);
   }

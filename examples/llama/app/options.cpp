@@ -55,7 +55,7 @@ constexpr std::array out_dtypes{Named{DType::f32, "f32"}, Named{DType::f16, "f16
                                 Named{DType::bf16, "bf16"}};
 
 constexpr std::uint64_t count_limit =
-    1'000'000'000;  // steps; far beyond any run, far from overflow
+    1'000'000'000;  // steps; more than any run takes, and no product overflows
 
 /// Flags whose combination is checked after the parse.
 struct Given {
@@ -98,7 +98,7 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "raw little-endian token ids to train on, instead of text [default none]");
   given.token_type =
       flags.choice("--token-type", o.token_type, token_types,
-                   "type of the ids in --tokens, auto by the extension .u16 or .i32");
+                   "type of the ids in --tokens; auto takes it from the extension .u16 or .i32");
   flags.path("--tokenizer", o.tokenizer, "FILE",
              "tokenizer.json (BPE) that makes ids of the text, without adding any at its ends "
              "[default that in the folder of --model or --adapter; without one, none]");
@@ -139,31 +139,32 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   o.shape.kv_heads = 0;  // until resolved
   shape("--kv-heads", o.shape.kv_heads, "key and value heads, a divisor of --heads", 0,
         "0, as many as --heads");
-  given.vocabulary = flags.integer<std::ptrdiff_t>(
-      "--vocabulary", o.shape.vocabulary, 1, size_limit, "N",
-      "token ids are below this; needed with --tokens, and with --tokenizer its own by itself");
+  given.vocabulary =
+      flags.integer<std::ptrdiff_t>("--vocabulary", o.shape.vocabulary, 1, size_limit, "N",
+                                    "token ids are below this; required with --tokens; with "
+                                    "--tokenizer the default is the tokenizer's size");
   given.shape.push_back(given.vocabulary);
   given.shape.push_back(flags.toggle("--tie-embeddings", o.shape.tie_embeddings,
-                                     "use the embedding as output layer too"));
+                                     "use the embedding as the output layer too"));
 
   flags.group("Adapters");
   flags.choice("--mode", o.mode, modes,
-               "what trains: all weights; low-rank adapters (LoRA) over frozen weights; the same "
-               "over weights in 4 bits (QLoRA, NF4)");
+               "what is trained: all weights; low-rank adapters (LoRA) over frozen weights; or "
+               "adapters over frozen weights in 4 bits (QLoRA, NF4)");
   const auto adapters = [&](CLI::Option* option) { given.adapters.push_back(option); };
   const auto adapter_shape = [&](CLI::Option* option) {
     adapters(option), given.adapter_shape.push_back(option);
   };
   adapters(flags.path("--adapter", o.adapter, "DIR",
-                      "adapter folder in PEFT's format to start from, instead of the three below; "
-                      "one that was written here must be of "
-                      "the same base [default none, a fresh one]"));
+                      "adapter folder in PEFT's format to start from, instead of the rank, alpha "
+                      "and targets below; an adapter that this program wrote must have the same "
+                      "base model [default none, a new adapter]"));
   adapter_shape(flags.integer<std::ptrdiff_t>("--lora-rank", o.lora_rank, 1, 65536, "N",
                                               "rank of the adapters"));
   adapter_shape(flags.real(
       "--lora-alpha", o.lora_alpha, "(0, infinity)",
       [](double x) { return x > 0.0 && x <= std::numeric_limits<double>::max(); }, "X",
-      "the adapters' outputs are multiplied by this over the rank"));
+      "the adapters' outputs are multiplied by alpha / rank"));
   given.lora_targets = flags.names(
       "--lora-targets", o.lora_targets, ops::adaptable_linears,
       "linear maps with adapters, names separated by commas, or all-linear [default all-linear, "
@@ -188,8 +189,8 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                              "LoRA)"));
   adapters(flags.real(
       "--lora-dropout", o.lora_dropout, "[0, 1)", [](double x) { return x >= 0.0 && x < 1.0; }, "P",
-      "share of the adapters' inputs that is dropped out in training",
-      "0 or, with --adapter, that of its adapter_config.json"));
+      "dropout probability of the adapters' inputs in training",
+      "0 or, with --adapter, the value in its adapter_config.json"));
 
   flags.group("Training");
   given.steps =
@@ -204,7 +205,7 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.integer<std::ptrdiff_t>("--sequence", o.sequence, 1, size_limit, "N",
                                 "length of a sequence, in tokens");
   flags.integer<std::ptrdiff_t>("--micro-steps", o.micro_steps, 1, 1 << 16, "N",
-                                "batches whose gradients make one optimizer step");
+                                "micro-steps in an optimizer step (gradient accumulation)");
   const auto not_negative = [](double x) {
     return x >= 0.0 && x <= std::numeric_limits<double>::max();
   };
@@ -224,27 +225,28 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.real(
       "--weight-decay", o.weight_decay, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; },
       "X",
-      "decoupled weight decay of AdamW, times the learning rate; of all matrices, embedding and "
-      "output layer too, but not of norms, as Hugging Face's trainer");
+      "decoupled weight decay of AdamW, multiplied by the learning rate; it applies to all "
+      "matrices, including the embedding and the output layer, but not to norms, as in Hugging "
+      "Face's trainer");
   flags.integer<std::uint64_t>("--warmup", o.warmup, 0, count_limit, "N",
                                "steps over which the learning rate rises to its peak");
   flags.real("--grad-clip", o.grad_clip, "[0, infinity)", not_negative, "X",
              "largest global norm of the gradients; 0 is no limit");
   flags.integer<std::uint64_t>("--seed", o.seed, 0, std::numeric_limits<std::uint64_t>::max(), "N",
-                               "random number that fixes weights, batches and drops");
+                               "seed of the initial weights, the batches and the drop plans");
   flags.choice("--device", o.device, devices,
-               "where to compute; cuda needs a program built with it and a card");
+               "where to compute; cuda needs a program built with CUDA and an NVIDIA GPU");
   flags.choice("--precision", o.precision, precisions,
-               "of weights and activations; auto is float32 on the CPU and bfloat16, with float32 "
-               "for the optimizer, on a card");
+               "precision of weights and activations; auto is float32 on the CPU and bfloat16 on a "
+               "GPU, where the optimizer uses float32");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N",
-                     "threads; the results do not depend on it", "0, all cores");
+                     "number of threads; the results do not depend on it", "0, all cores");
 
   flags.group("Validation");
   flags.integer<std::uint64_t>("--eval-every", o.eval_every, 0, count_limit, "N",
-                               "steps between validation losses; 0 is only at the end");
+                               "steps between validations; with 0 only at the end");
   flags.integer<std::ptrdiff_t>("--eval-batches", o.eval_batches, 1, 1 << 20, "N",
-                                "batches of a validation loss");
+                                "batches in a validation");
   flags.integer<std::uint64_t>("--early-stopping", o.early_stopping, 0, count_limit, "N",
                                "end after so many validation losses in a row that are no new best",
                                "0, never");
@@ -264,70 +266,67 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "--drop-rate", o.drop_rate, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "P",
       "share of the branches' backward FLOPs to drop; 0 is ordinary training");
   flags.choice("--allocation", o.allocation, allocations,
-               "the same rate everywhere, or lower rates for sensitive branches: greedy as "
-               "published (at most 0.9 on average), "
-               "optimal at the smallest sum of sensitivity times rate squared");
-  given.sampling = flags.choice("--sampling", o.sampling, samplings,
-                                "independent draws; the published sampler, which tops up to the "
-                                "target; or draws that stay within one branch "
-                                "of the target's FLOPs");
+               "uniform gives all branches the same rate; greedy (as published, at most 0.9 on "
+               "average) and optimal (smallest sum of sensitivity times squared rate) give "
+               "sensitive branches lower rates");
+  given.sampling =
+      flags.choice("--sampling", o.sampling, samplings,
+                   "bernoulli draws independently; at-least-target is the published sampler, which "
+                   "then drops more branches until the target is reached; fixed-budget stays "
+                   "within one branch of the target's FLOPs");
   flags.choice("--sensitivity", o.sensitivity, sensitivities,
-               "what is measured on each branch, as the sum over all parameters; running takes it "
-               "from the training steps "
-               "themselves, for the branch's own ones");
+               "how a branch's sensitivity is measured: gradient-norm and gradient are sums over "
+               "all parameters from extra passes; running is taken from the training steps, over "
+               "the branch's own parameters");
   flags.integer<std::ptrdiff_t>("--sensitivity-samples", o.sensitivity_samples, 1, 1 << 16, "N",
                                 "sequences of the batch that a measurement averages over");
   flags.real(
       "--allocate-at", o.allocate_at, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
-      "when rates are allocated by sensitivity, as a fraction of the steps");
+      "when rates are first allocated by sensitivity, as a fraction of the steps");
   flags.integer<std::uint64_t>("--reallocate-every", o.reallocate_every, 0, count_limit, "N",
-                               "steps after which rates are allocated again; 0 is a tenth of all "
-                               "for running sensitivities, never for "
-                               "measured ones");
+                               "steps between further allocations; 0 is a tenth of all steps for "
+                               "running sensitivities and never for measured ones");
   flags.integer<std::uint64_t>("--drop-warmup", o.drop_warmup, 0, count_limit, "N",
                                "steps over which the drop rates grow from 0");
-  flags.choice(
-      "--gradient-scaling", o.gradient_scaling, scalings,
-      "whether kept branches make up for dropped ones: their gradients are divided by 1 - rate");
+  flags.choice("--gradient-scaling", o.gradient_scaling, scalings,
+               "whether gradients of kept branches are divided by 1 - rate, to compensate for the "
+               "steps in which the branch is dropped");
   flags.real("--activation-budget", o.activation_budget_mib, "[0, infinity)", not_negative, "MIB",
-             "largest memory, in MiB, that kept branches save for their backward passes in any "
-             "step: rates are raised until "
-             "all plans fit; needs --sampling fixed-budget and implies it; 0 is no limit");
-  flags.toggle("--recompute", o.recompute,
-               "kept branches save their input alone and compute the rest again in the backward "
-               "pass: less memory, more time, the "
-               "same losses (with --activation-budget other branches may be kept)");
+             "largest memory, in MiB, that kept branches may save for their backward passes in a "
+             "step: rates are raised until all plans fit; requires and implies --sampling "
+             "fixed-budget; 0 is no limit");
+  flags.toggle(
+      "--recompute", o.recompute,
+      "kept branches save only their input and recompute the rest in the backward pass: less "
+      "memory, more time, the same losses (with --activation-budget, other branches may be kept)");
   flags.group("Output");
   flags.path("--out", o.out, "DIR",
-             "folder for the trained model, in the format of --model, or, with --mode lora and "
-             "qlora, for the adapter, in that "
-             "of --adapter [default none, not saved]");
+             "folder for the trained model in the format of --model or, with --mode lora or qlora, "
+             "for the adapter in the format of --adapter [default none, not saved]");
   given.adapters.push_back(flags.path(
       "--merge-out", o.merge_out, "DIR",
       "folder for the model with its adapter merged, in the format of --model [default none]"));
   given.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes,
                                  "type of the numbers in --out and --merge-out",
-                                 "for a model that of --model, else f32");
+                                 "the type of --model for a model, else f32");
   given.out_format =
       flags.choice("--out-format", o.out_format, out_formats,
                    "how a model is written to --out or --merge-out: a Hugging Face folder, or "
                    "with its tokenizer as the file model.gguf in it, which llama.cpp runs");
   given.max_shard_size = flags.integer<std::uint64_t>(
       "--max-shard-size", o.max_shard_size, 1, std::numeric_limits<std::uint64_t>::max(), "BYTES",
-      "models of more bytes of weights are written as several files with an index, of at most so "
-      "many each");
+      "largest weight file; larger models are written as several files with an index");
   flags.path("--checkpoint", o.checkpoint, "DIR",
-             "folder for checkpoints of the training itself, the two newest are kept [default "
-             "none, not saved]");
+             "folder for training checkpoints; the two newest are kept [default none, not saved]");
   given.checkpoint_every =
       flags.integer<std::uint64_t>("--checkpoint-every", o.checkpoint_every, 0, count_limit, "N",
                                    "steps between checkpoints; one is also written at the end and "
-                                   "when interrupted, with 0 only then");
+                                   "on an interrupt; with 0 only these");
   flags.toggle("--resume", o.resume,
-               "go on from the newest intact checkpoint in --checkpoint, to the same bits as "
-               "without the interruption; from "
-               "the beginning if there is none");
-  flags.path("--report", o.report, "FILE", "JSON file for every step's figures [default none]");
+               "continue from the newest intact checkpoint in --checkpoint, with the same bits as "
+               "an uninterrupted run; start from the beginning if there is none");
+  flags.path("--report", o.report, "FILE",
+             "JSON file for the settings and each step's results [default none]");
   flags.path("--plot", o.plot, "FILE",
              "file ending in .svg for a plot of the losses, drawn by gnuplot [default none]");
   flags.path("--html", o.html, "FILE",
@@ -336,13 +335,13 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.path("--metrics", o.metrics, "FILE",
              "file ending in .csv or .jsonl that gets a line after each step [default none]");
   flags.toggle("--baseline", o.baseline,
-               "train the same model on the same batches without dropping too, step by step in "
-               "turn, and compare");
+               "also train the same model on the same batches without dropping, alternating step "
+               "by step, and compare");
   flags.integer<std::uint64_t>("--log-every", o.log_every, 1, count_limit, "N",
-                               "steps between lines when there is no progress bar");
+                               "steps between log lines where there is no progress bar");
   flags.choice("--progress", o.progress, progresses,
-               "progress bar; auto is on a terminal only, never is plain lines");
-  flags.toggle("--quiet", o.quiet, "no progress at all");
+               "progress bar; auto shows it on a terminal only, never prints plain lines");
+  flags.toggle("--quiet", o.quiet, "print no progress");
   return given;
 }
 
@@ -353,7 +352,7 @@ std::string first_of(const std::vector<CLI::Option*>& options) {
   return found == options.end() ? std::string() : (*found)->get_name();
 }
 
-/// The sizes of a new model, with what other options say of them.
+/// The sizes of a new model, completed from other options.
 LlamaConfig shape_of(const Options& o) {
   LlamaConfig shape = o.shape;
   if (shape.kv_heads == 0) shape.kv_heads = shape.heads;
@@ -370,12 +369,12 @@ struct Rule {
   std::string (*detail)(const Options& o, const Given& given) = nullptr;
 };
 
-/// In this order; the first that is broken is reported.
+/// Checked in this order; the first broken rule is reported.
 constexpr Rule rules[] = {
     {[](const Options& o, const Given&) { return o.data && o.tokens; },
-     "--data and --tokens are two sources of the same thing, but both were given; leave one out"},
+     "training data come from --data or from --tokens, but both were given; leave one out"},
     {[](const Options& o, const Given&) { return o.tokenizer && o.tokens; },
-     "--tokenizer makes ids of text, but --tokens with ids was given too; leave one of the two "
+     "--tokenizer encodes text, but --tokens, which holds ids, was given too; leave one of the two "
      "out"},
     {[](const Options&, const Given& given) {
        return given.steps->count() > 0 && given.epochs->count() > 0;
@@ -425,7 +424,8 @@ constexpr Rule rules[] = {
     {[](const Options& o, const Given& given) {
        return !adapters_train(o) && !first_of(given.adapters).empty();
      },
-     "{} is about adapters, but --mode is full, where all weights train; add --mode lora or qlora",
+     "{} applies to adapters, but --mode full trains all weights and has none; add --mode lora or "
+     "qlora",
      [](const Options&, const Given& given) { return first_of(given.adapters); }},
     {[](const Options& o, const Given& given) {
        return o.adapter && !first_of(given.adapter_shape).empty();
@@ -441,7 +441,7 @@ constexpr Rule rules[] = {
     {[](const Options& o, const Given& given) {
        return given.max_shard_size->count() > 0 && !o.merge_out && (!o.out || adapters_train(o));
      },
-     "--max-shard-size is about the model that is written, but neither --merge-out nor, with "
+     "--max-shard-size applies to a model that is written, but neither --merge-out nor, with "
      "--mode "
      "full, --out was given; add one or leave --max-shard-size out"},
     {[](const Options& o, const Given&) { return adapters_train(o) && !o.model && o.adapter; },
@@ -449,8 +449,8 @@ constexpr Rule rules[] = {
      "--model; add that model",
      [](const Options& o, const Given&) { return o.adapter->string(); }},
     {[](const Options& o, const Given&) { return adapters_train(o) && !o.model && o.out; },
-     "an adapter is of use only with its base, but --out with --mode {} was given without --model, "
-     "so that the base would be random weights that nobody saves; add --model, or write the whole "
+     "an adapter is usable only with its base model, but --out with --mode {} was given without "
+     "--model, so the base is random weights that are not saved; add --model, or write the whole "
      "model with --merge-out instead",
      [](const Options& o, const Given&) { return std::string(name_of(o.mode)); }},
     {[](const Options& o, const Given& given) {
@@ -461,9 +461,8 @@ constexpr Rule rules[] = {
        return std::string(o.resume ? "--resume" : "--checkpoint-every");
      }},
     {[](const Options& o, const Given&) { return o.checkpoint && o.baseline; },
-     "checkpoints are of one run, but --checkpoint and --baseline were given, which trains a "
-     "second "
-     "one; leave one of them out"},
+     "a checkpoint holds one run, but --baseline, which trains a second one, was given with "
+     "--checkpoint; leave one of them out"},
     {[](const Options&, const Given& given) {
        return given.lora_targets->count() > 0 && given.lora_targets_pattern->count() > 0;
      },
@@ -528,7 +527,8 @@ constexpr Rule rules[] = {
        return o.activation_budget_mib > 0.0 && given.sampling->count() > 0 &&
               o.sampling != SamplingChoice::fixed_budget;
      },
-     "--activation-budget needs draws with a bound, but --sampling {} was given; leave that out",
+     "--activation-budget needs --sampling fixed-budget, but --sampling {} was given; leave "
+     "--sampling out",
      [](const Options& o, const Given&) { return std::string(name_of(o.sampling)); }},
     {[](const Options& o, const Given&) { return o.sensitivity_samples > o.batch; },
      "--sensitivity-samples are taken from one batch, so they must be at most --batch {} were "
@@ -536,7 +536,7 @@ constexpr Rule rules[] = {
      [](const Options& o, const Given&) {
        return fmt::format("({}), but {}", o.batch, o.sensitivity_samples);
      }},
-    // The published allocation raises no rate above 0.9, so no average above it can be reached.
+    // The published allocation limits each rate to 0.9, so the average cannot be higher.
     {[](const Options& o, const Given&) {
        return o.allocation == AllocationChoice::greedy && o.drop_rate > 0.9;
      },
@@ -564,7 +564,7 @@ void check_combinations(const Options& o, const Given& given) {
   }
 }
 
-/// Gives values to the options that follow from others.
+/// Sets the options that follow from others.
 void complete(Options& o, const Given& given) {
   o.shape = shape_of(o);
   o.vocabulary_of_tokenizer = !o.model && o.tokenizer && given.vocabulary->count() == 0;
@@ -574,7 +574,7 @@ void complete(Options& o, const Given& given) {
   if (o.activation_budget_mib > 0.0) o.sampling = SamplingChoice::fixed_budget;
 }
 
-/// "; did you mean --steps?" for the first word that nothing took, where an option is near.
+/// "; did you mean --steps?" for the first unknown option; empty if no known option is similar.
 std::string meant_option(const CLI::App& app) {
   std::vector<std::string> options;
   for (const CLI::Option* option : app.get_options())
@@ -618,12 +618,13 @@ std::vector<std::string> warnings_of(const Options& o, std::ptrdiff_t processors
         "--drop-rate 1 drops the backward pass of every branch{}, so {}; lower it to train the "
         "blocks",
         o.drop_warmup > 0 ? " after the --drop-warmup" : "",
-        o.mode == ModeChoice::full ? "embedding, final norm and output layer alone train"
-                                   : "nothing trains: adapters are in branches"));
+        o.mode == ModeChoice::full
+            ? "only the embedding, the final norm and the output layer are trained"
+            : "nothing is trained, because all adapters are in branches"));
   if (o.threads > processors)
     warnings.push_back(
-        fmt::format("--threads {} is more than the machine's processors, {}: threads wait for "
-                    "each other and steps take longer; leave it out for one on each",
+        fmt::format("--threads {} is more than the machine's {} processors: threads then wait for "
+                    "each other and steps take longer; leave it out for one thread per processor",
                     o.threads, processors));
   return warnings;
 }
@@ -637,12 +638,12 @@ CommandLine parse_options(int argc, const char* const* argv, std::string_view ve
       ->group("Help");
   app.set_help_flag("-h,--help", "print this and exit")->group("Help");
   app.footer(
-      "Exit code: 0 done, 1 a file or the machine failed, 2 wrong usage; 130 after Ctrl-C, 143 "
-      "after "
-      "SIGTERM, 129 after SIGHUP: the step, the checkpoint and the outputs were completed first; a "
-      "second Ctrl-C ends at once. A terminal or pipe that is closed ends the printing, not the "
-      "training, and changes no exit code; a result that cannot be printed for another reason (no "
-      "room) is 1, after all files were written.\n"
+      "Exit code: 0 success, 1 a file or the machine failed, 2 wrong usage; 130 after Ctrl-C, 143 "
+      "after SIGTERM, 129 after SIGHUP. These signals stop the run after the current step, and the "
+      "checkpoint and the outputs are still written; a second Ctrl-C ends it at once. If the "
+      "terminal or pipe is closed, printing stops, but training goes on and the exit code does not "
+      "change. If a result cannot be printed for another reason (such as a full disk), the exit "
+      "code is 1, and all files are written first.\n"
       "Example: llama-finetune --steps 300 --drop-rate 0 --out base && llama-finetune --model base "
       "--drop-rate 0.5 "
       "--report run.json");

@@ -31,7 +31,7 @@ enum class PrecisionChoice { automatic, float32, bfloat16 };
 enum class ScheduleChoice { cosine, linear, constant, wsd };
 enum class OutFormatChoice { safetensors, gguf };
 
-// As on the command line and in the report: "at-least-target".
+// The name on the command line and in the report, such as "at-least-target".
 [[nodiscard]] std::string_view name_of(TokenType choice) noexcept;
 [[nodiscard]] std::string_view name_of(LossChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(LongSamples choice) noexcept;
@@ -48,7 +48,7 @@ enum class OutFormatChoice { safetensors, gguf };
 
 /// All choices of one run. The initial values are the defaults that --help shows.
 struct Options {
-  // Data. At most one of the paths is given; none means find_default_corpus().
+  // Data. At most one of `data` and `tokens` is set; without both, find_default_corpus() is used.
   std::optional<std::filesystem::path> data;
   std::optional<std::filesystem::path> tokens;
   TokenType token_type = TokenType::automatic;
@@ -62,18 +62,18 @@ struct Options {
   bool no_packing = false;
   bool show_sample = false;  ///< print the first one and train nothing
 
-  // Model. With `model`, `shape` is not used: the folder's config.json counts.
+  // Model. With `model`, `shape` is ignored: the sizes come from the folder's config.json.
   std::optional<std::filesystem::path> model;
   LlamaConfig shape;                     ///< valid, kv_heads resolved
-  bool vocabulary_of_tokenizer = false;  ///< shape.vocabulary is to be that of `tokenizer`
+  bool vocabulary_of_tokenizer = false;  ///< take shape.vocabulary from `tokenizer`
 
-  // What trains. With `adapter`, rank, alpha and targets are not used: the folder's
-  // adapter_config.json counts, for the dropout too where none is given.
+  // What is trained. With `adapter`, rank, alpha and targets are ignored: they come from the
+  // folder's adapter_config.json, as does the dropout if lora_dropout is empty.
   ModeChoice mode = ModeChoice::full;
   std::optional<std::filesystem::path> adapter;
   std::ptrdiff_t lora_rank = 8;
   double lora_alpha = 16.0;
-  std::optional<double> lora_dropout;     ///< none: the adapter's own, or 0
+  std::optional<double> lora_dropout;     ///< empty: the adapter's own, or 0
   std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
   LoraPatterns lora_patterns;             ///< choices and ranks by the maps' whole names
   bool rslora = false;                    ///< alpha is divided by the rank's square root
@@ -93,7 +93,7 @@ struct Options {
   double grad_clip = 1.0;            ///< global norm; 0 is off
   std::uint64_t seed = 1;
   DeviceChoice device = DeviceChoice::cpu;
-  PrecisionChoice precision = PrecisionChoice::automatic;  ///< after parsing never that
+  PrecisionChoice precision = PrecisionChoice::automatic;  ///< after parsing never `automatic`
   int threads = 0;                                         ///< 0 is all cores
   std::uint64_t eval_every = 50;                           ///< steps; 0 is only at the end
   std::ptrdiff_t eval_batches = 8;
@@ -115,7 +115,7 @@ struct Options {
   std::uint64_t drop_warmup = 0;       ///< steps
   ScalingChoice gradient_scaling = ScalingChoice::none;
   double activation_budget_mib = 0.0;  ///< MiB that kept branches may save; 0 is no limit
-  bool recompute = false;  ///< branches save their input alone and compute the rest again
+  bool recompute = false;              ///< branches save only their input and recompute the rest
 
   // Output.
   std::optional<std::filesystem::path> out;  ///< the model or, in the other modes, the adapter
@@ -132,7 +132,7 @@ struct Options {
   std::optional<std::filesystem::path> plot;
   std::optional<std::filesystem::path> html;     ///< the report to look at
   std::optional<std::filesystem::path> metrics;  ///< .csv or .jsonl, a line each step as it runs
-  bool baseline = false;  ///< train the same model without dropping too, in turn, and compare
+  bool baseline = false;  ///< also train the same model without dropping, alternating, and compare
   std::uint64_t log_every = 10;  ///< steps
   ProgressChoice progress = ProgressChoice::automatic;
   bool quiet = false;
@@ -162,7 +162,8 @@ struct Options {
   }
 };
 
-/// What a user may not have meant, a line each; `processors` is what the machine has.
+/// Options that are allowed but probably a mistake, a line each; `processors` is the machine's
+/// number of processors.
 [[nodiscard]] std::vector<std::string> warnings_of(const Options& options,
                                                    std::ptrdiff_t processors);
 
@@ -175,7 +176,7 @@ struct CommandLine {
   std::string text;
 };
 
-/// Never throws for anything a user can type, never prints, touches no file but reads --config.
+/// Does not throw for any command line or print. The only file that it reads is that of --config.
 [[nodiscard]] CommandLine parse_options(int argc, const char* const* argv,
                                         std::string_view version);
 

@@ -21,7 +21,7 @@
 namespace llama {
 namespace {
 
-/// What a killed run left beside a file.
+/// Temporary files of a killed run beside an output file.
 void remove_leftovers(const std::filesystem::path& output) {
   const std::filesystem::path file = resolve_output(output);
   remove_temporaries(file.has_parent_path() ? file.parent_path() : ".",
@@ -38,7 +38,7 @@ std::vector<Flag> files_of(const Options& options) {
           {"--metrics", options.metrics}};
 }
 
-/// A file of results must not take the place of another one of the run.
+/// A result file must not replace another file of the run.
 void check_files(const Options& options) {
   using Path = std::filesystem::path;
   const auto place_of = [](const Path& path) {
@@ -47,7 +47,7 @@ void check_files(const Options& options) {
   };
   const auto refuse = [](const Flag& written, const char* other) {
     throw UsageError(
-        fmt::format("{} must be a file of its own, but '{}' is also of {}; give another name",
+        fmt::format("{} must be a separate file, but '{}' is also used by {}; give another name",
                     written.first, written.second->string(), other));
   };
   const std::vector<Flag> files = files_of(options);
@@ -102,14 +102,14 @@ OutputLocks::OutputLocks(const Options& options) {
 void OutputLocks::add(Output kind, const std::optional<std::filesystem::path>& output) {
   if (!output) return;
   if (kind == Output::folder) create_folder(*output);
-  if (OutputLock::held_here(kind, *output)) return;  // one folder for two outputs of a run
+  if (OutputLock::held_here(kind, *output)) return;  // two outputs of this run share a folder
   const OutputLock& lock = locks_.emplace_back(kind, *output);
   if (lock.missing().empty()) {
     if (kind == Output::file) remove_leftovers(*output);
   } else {
     say(
         fmt::format("'{}' must belong to one run at a time, but its file system has no locks "
-                    "({}); see to it that no other run writes there",
+                    "({}); make sure that no other run writes there",
                     output->string(), lock.missing()));
   }
 }

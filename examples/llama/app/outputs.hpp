@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What a run writes: checked and locked before the training begins.
+// Outputs of a run, checked and locked before the training begins.
 #pragma once
 
 #include <deque>
@@ -13,11 +13,11 @@
 
 namespace llama {
 
-/// Throws for an output that could not be written, or that would replace another file of the run,
-/// now and not after hours of training. Creates the folders of models and adapters.
+/// Throws if an output cannot be written or would replace another file of the run. Called before
+/// the training, not after it. Creates the folders of models and adapters.
 void prepare_outputs(const Options& options);
 
-/// The locks on all that a run writes, until it ends. Creates the folder of the checkpoints too.
+/// Locks all outputs until the run ends. Creates the folder of the checkpoints too.
 class OutputLocks {
  public:
   explicit OutputLocks(const Options& options);

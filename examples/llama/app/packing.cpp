@@ -16,7 +16,9 @@ std::vector<std::vector<std::size_t>> pack(std::span<const std::size_t> sizes,
                                            std::size_t capacity) {
   std::vector<std::size_t> order(sizes.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, std::ranges::greater(), [&](std::size_t i) { return sizes[i]; });
+  std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+    return sizes[a] != sizes[b] ? sizes[a] > sizes[b] : a < b;
+  });
   std::vector<std::vector<std::size_t>> rows;
   std::multimap<std::size_t, std::size_t> room;  // what is left over, of which row
   for (const std::size_t sample : order) {

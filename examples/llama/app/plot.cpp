@@ -17,8 +17,7 @@
 namespace llama {
 namespace {
 
-// In a double-quoted gnuplot string; the enhanced text mode is off, so that _ and ^ stand for
-// themselves.
+// As a double-quoted gnuplot string. Enhanced text mode is off, so _ and ^ are literal.
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
@@ -32,7 +31,7 @@ std::string quoted(const std::string& text) {
 constexpr const char* colors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
                                   "#e69f00", "#56b4e9", "#000000"};
 
-/// More points than this are a curve; fewer are measurements, and each has a marker.
+/// Series with at most this many points have a marker at each point.
 constexpr std::size_t most_markers = 20;
 
 /// The lines of a gnuplot data block: x y, or x y least most.
@@ -99,10 +98,9 @@ std::string script(std::span<const Plot> panels, const std::string& output) {
   return text + "unset multiplot\n";
 }
 
-/// What gnuplot ends with when it is given `commands`; not 0 where it is missing.
+/// Exit status of gnuplot for `commands`; not 0 if gnuplot is missing.
 int run_gnuplot(const std::string& commands) {
-  // Where gnuplot is missing, the pipe is closed before anything is written: an error to report,
-  // not a signal to die of.
+  // If gnuplot is missing, the pipe is closed early: report an error instead of dying of SIGPIPE.
   const auto previous = std::signal(SIGPIPE, SIG_IGN);
   std::FILE* const gnuplot = popen("gnuplot > /dev/null 2>&1", "w");
   bool written = gnuplot != nullptr;
@@ -121,7 +119,7 @@ std::string draw(const AtomicFile& svg, const std::filesystem::path& path,
   const bool drawn = run_gnuplot(script(panels, svg.temporary().string())) == 0;
   std::ifstream file(svg.temporary(), std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  // gnuplot does not look whether its last bytes were written.
+  // gnuplot does not check that its last bytes were written.
   if (!drawn || text.find("</svg>") == std::string::npos)
     throw std::runtime_error(
         fmt::format("a plot needs gnuplot and room to write, but '{}' could not be drawn; install "

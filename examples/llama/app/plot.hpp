@@ -20,14 +20,14 @@ enum class Line {
   none,  ///< markers alone
 };
 
-/// A line through points. With few points, each has a marker.
+/// A line through points; short series also have markers.
 struct Series {
   std::string name;
-  /// (x, y); points that are not finite are left out.
+  /// (x, y); points with NaN or infinity are left out.
   std::vector<std::pair<double, double>> points;
   /// (least, most) of each point, drawn as error bars; or empty.
   std::vector<std::pair<double, double>> spread = {};
-  /// Series with the same number have the same colour; without one, the series's position counts.
+  /// Index of the colour; empty: the position of the series.
   std::optional<std::size_t> color = std::nullopt;
   Line line = Line::solid;
 };
@@ -40,13 +40,13 @@ struct Plot {
   bool y_from_zero = false;  ///< the y axis begins at 0, not at the least value
 };
 
-/// Fails now, rather than after hours of training, where write_svg would: std::runtime_error.
+/// Throws std::runtime_error if write_svg would fail. Called before the training, not after it.
 void check_can_plot(const std::filesystem::path& path);
 
 /// Draws `panels` side by side into the SVG file `path`. Series without a finite point are left
-/// out. Throws std::invalid_argument where no panel or a panel without any point is given, or a
-/// spread that is not as long as its points; std::runtime_error when gnuplot is missing or fails.
-/// An older file then stays as it was.
+/// out. Throws std::invalid_argument if there is no panel, a panel has no point, or a spread does
+/// not match its points; throws std::runtime_error if gnuplot is missing or fails. An older file is
+/// then unchanged.
 void write_svg(const std::filesystem::path& path, std::span<const Plot> panels);
 
 /// write_svg's element for the inside of another file, at `beside`, near which it is drawn first.

@@ -18,8 +18,8 @@
 namespace llama {
 namespace {
 
-constexpr double redraw_seconds = 0.1;  // ten a second is smooth and costs nothing
-constexpr int smallest_bar = 10;        // characters with its brackets; below that there is none
+constexpr double redraw_seconds = 0.1;  // smooth to the eye, and negligible time
+constexpr int smallest_bar = 10;        // characters with brackets; no bar if there is less room
 constexpr int largest_bar = 40;
 
 std::string duration_text(double seconds) {
@@ -66,7 +66,7 @@ int terminal_width(std::FILE* out) noexcept {
 std::string progress_bar(const ProgressUpdate& update, std::uint64_t steps, double seconds_left,
                          int width) {
   const auto room = static_cast<std::size_t>(std::max(width, 0));
-  // From the most to the least wanted: a narrow terminal loses the last ones first.
+  // In order of importance: on a narrow terminal the last ones are left out first.
   const std::string parts[] = {
       fmt::format("{}/{}", update.steps_done, steps), fmt::format("loss {:.4f}", update.loss),
       fmt::format("{} left", duration_text(seconds_left)), rate_text(update.tokens_per_second),
@@ -145,8 +145,7 @@ void Progress::message(std::string_view text) {
   std::fflush(settings_.out);
 }
 
-// A terminal may have become narrower since the bar was drawn; blanks beyond its edge would start a
-// new line.
+// The terminal may be narrower than when the bar was drawn; blanks beyond its edge would wrap.
 std::size_t Progress::edge() const {
   return static_cast<std::size_t>(std::max(settings_.width() - 1, 0));
 }
@@ -160,7 +159,7 @@ void Progress::clear() {
 }
 
 void Progress::draw(const std::string& line) {
-  // The rest of a longer line before it is blanked.
+  // Blanks cover the rest of a longer previous line.
   const std::size_t end = std::min(drawn_, edge());
   const std::size_t blanks = end > line.size() ? end - line.size() : 0;
   std::fprintf(settings_.out, "\r%s%s", line.c_str(), std::string(blanks, ' ').c_str());

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How far the training is: one line redrawn on a terminal, a plain line every N steps elsewhere.
+// Training progress: one line that is redrawn on a terminal, a plain line every N steps elsewhere.
 #pragma once
 
 #include <cstddef>
@@ -29,27 +29,27 @@ enum class ProgressStyle { bar, lines, none };
 struct ProgressUpdate {
   std::uint64_t steps_done = 0;
   double loss = 0.0;
-  std::optional<double> validation_loss;  ///< printed whenever it is given
+  std::optional<double> validation_loss;  ///< printed if given
   double tokens_per_second = 0.0;
-  double drop_rate = 0.0;  ///< realised so far, 0 to 1
+  double drop_rate = 0.0;  ///< observed so far, 0 to 1
 };
 
-/// The bar line, at most `width` characters, no control characters. What does not fit is left out
-/// from the right; a bar is drawn in the room that remains. `seconds_left` below 0 is unknown.
+/// The bar line: at most `width` characters, no control characters. Items that do not fit are left
+/// out from the right; the bar fills the remaining room. `seconds_left` below 0 means unknown.
 [[nodiscard]] std::string progress_bar(const ProgressUpdate& update, std::uint64_t steps,
                                        double seconds_left, int width);
 /// The plain line, without the end of line.
 [[nodiscard]] std::string progress_line(const ProgressUpdate& update, std::uint64_t steps,
                                         double seconds_left);
 
-/// Writes to stderr by default: stdout carries only the result, so it can be piped while the
-/// progress is still seen.
+/// Writes to stderr by default: stdout carries only the result, so that it can be piped while the
+/// progress stays visible.
 class Progress {
  public:
   struct Settings {
     ProgressStyle style = ProgressStyle::lines;
     std::uint64_t steps = 1;
-    std::uint64_t first_step = 0;  ///< steps that were done before, by the run that is resumed
+    std::uint64_t first_step = 0;  ///< steps that the resumed run had done before
     std::uint64_t log_every = 10;  ///< steps between plain lines
     std::FILE* out = stderr;
     std::function<double()> seconds = {};  ///< a clock; empty is std::chrono::steady_clock
@@ -57,15 +57,15 @@ class Progress {
   };
 
   explicit Progress(Settings settings);
-  /// Wipes a bar that is still there.
+  /// Erases the bar if it is drawn.
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
   void update(const ProgressUpdate& update);
-  /// A line of its own, above the bar.
+  /// Prints a line above the bar.
   void message(std::string_view text);
-  /// Wipes the bar; later updates draw it again.
+  /// Erases the bar; later updates draw it again.
   void clear();
 
  private:

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One line of JSON a step: long runs stay readable with grep and a diff.
+// Each step is one line of JSON, so that grep and diff work on long runs.
 #include "llama/app/report.hpp"
 
 #include <fmt/format.h>
@@ -25,7 +25,7 @@ json text(const std::optional<std::filesystem::path>& path) {
   return path ? json(path->string()) : json(nullptr);
 }
 
-json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& adaptation) {
+json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& lora) {
   json config;
   config["data"] = text(o.data);
   config["tokens"] = text(o.tokens);
@@ -52,11 +52,11 @@ json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& ad
   config["mode"] = name_of(o.mode);
   if (o.mode != ModeChoice::full) {
     config["adapter"] = text(o.adapter);
-    config["lora_rank"] = adaptation.rank;
-    config["lora_alpha"] = number(adaptation.alpha);
-    config["lora_dropout"] = number(adaptation.dropout);
-    config["lora_targets"] = adaptation.targets;
-    config["rslora"] = adaptation.rank_stabilized;
+    config["lora_rank"] = lora.rank;
+    config["lora_alpha"] = number(lora.alpha);
+    config["lora_dropout"] = number(lora.dropout);
+    config["lora_targets"] = lora.targets;
+    config["rslora"] = lora.rank_stabilized;
   }
   config["steps"] = o.steps;
   config["batch"] = o.batch;
@@ -138,7 +138,7 @@ json json_of(const Comparison& c) {
   return comparison;
 }
 
-/// A path on the command line need not be UTF-8, JSON must be: odd bytes become U+FFFD.
+/// JSON must be UTF-8, but a path need not be: invalid bytes become U+FFFD.
 std::string dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
@@ -156,7 +156,7 @@ std::string members_of(const RunReport& run) {
   return out;
 }
 
-/// Adds a run's two series to the panels: over the steps, over the training time.
+/// Adds the run's losses to the panels: over the steps and over the training time.
 void add_losses(std::vector<Plot>& panels, double drop_rate, std::span<const StepRecord> records,
                 std::size_t color) {
   constexpr std::size_t window = 10;
@@ -247,12 +247,13 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
   if (steps == 0) return {};
   run = run.first(steps);
   baseline = baseline.first(steps);
-  // The first steps take their memory from the system.
+  // The first steps are left out, because they allocate memory from the system.
   const std::size_t first = steps > 4 ? 2 : 0;
   double backward_limit = 0.0, optimizer_limit = 0.0, kept_bytes = 0.0, all_bytes = 0.0;
   for (std::size_t i = first; i < steps; ++i) {
     const StepRecord& base = baseline[i];
-    // Over frozen weights the baseline's lowest branch is spared its input gradient as well.
+    // With frozen weights, the baseline does not compute the input gradient of its lowest branch
+    // either.
     const double kept = base.kept_flops_fraction > 0.0
                             ? run[i].kept_flops_fraction / base.kept_flops_fraction
                             : 1.0;
@@ -283,15 +284,15 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 }
 
 std::string report_config(const Options& options, const LlamaConfig& model,
-                          const ops::LoraConfig& adaptation) {
-  return dump(config_of(options, model, adaptation));
+                          const ops::LoraConfig& lora) {
+  return dump(config_of(options, model, lora));
 }
 
 std::string report_json(const Options& options, const LlamaConfig& model,
-                        const ops::LoraConfig& adaptation, const RunReport& run,
+                        const ops::LoraConfig& lora, const RunReport& run,
                         const std::optional<RunReport>& baseline) {
-  std::string out = fmt::format("{{\"config\": {},\n {}", report_config(options, model, adaptation),
-                                members_of(run));
+  std::string out =
+      fmt::format("{{\"config\": {},\n {}", report_config(options, model, lora), members_of(run));
   if (baseline)
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));
@@ -359,9 +360,9 @@ Plot memory_plot(double drop_rate, std::span<const StepRecord> run,
 }
 
 void write_report(const std::filesystem::path& path, const Options& options,
-                  const LlamaConfig& model, const ops::LoraConfig& adaptation, const RunReport& run,
+                  const LlamaConfig& model, const ops::LoraConfig& lora, const RunReport& run,
                   const std::optional<RunReport>& baseline) {
-  write_file_atomically(path, report_json(options, model, adaptation, run, baseline));
+  write_file_atomically(path, report_json(options, model, lora, run, baseline));
 }
 
 }  // namespace llama

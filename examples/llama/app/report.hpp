@@ -25,7 +25,7 @@ namespace ops = dropbp::ops;
 struct StepRecord {
   std::uint64_t step = 0;
   double loss = 0.0;                      ///< mean cross-entropy of the step's tokens, in nats
-  std::optional<double> validation_loss;  ///< where it was measured
+  std::optional<double> validation_loss;  ///< if measured after this step
   std::vector<std::size_t> dropped;       ///< branches whose backward was dropped
   double forward_ms = 0.0;
   double backward_ms = 0.0;
@@ -36,9 +36,9 @@ struct StepRecord {
   double step_ms = 0.0;               ///< the whole step
   double branches_backward_ms = 0.0;  ///< the branches' share of backward_ms
   double gradient_norm = 0.0;         ///< global, before clipping
-  double kept_flops_fraction =
-      0.0;  ///< of the branches' backward FLOPs with all input gradients, what was to be computed
-  double updated_parameter_fraction = 0.0;  ///< numbers whose tensor had a gradient
+  double kept_flops_fraction = 0.0;   ///< share of the branches' backward FLOPs (with all input
+                                      ///< gradients) that the plans kept
+  double updated_parameter_fraction = 0.0;  ///< share of the parameters whose tensor had a gradient
   std::size_t kept_activation_bytes = 0;    ///< the kept branches' bytes by formula
 };
 
@@ -46,12 +46,13 @@ struct Summary {
   double tokens_per_second = 0.0;
   double final_loss = 0.0;
   std::optional<double> validation_loss;
-  double mean_drop_rate = 0.0;           ///< realised, over branches and steps
-  double backward_flops_fraction = 0.0;  ///< of the branches' backward FLOPs, those that were run
+  double mean_drop_rate = 0.0;  ///< realised, over branches and steps
+  double backward_flops_fraction =
+      0.0;  ///< share of the branches' backward FLOPs that were computed
   std::size_t peak_activation_bytes = 0;
 };
 
-/// One training run; the records must outlive this.
+/// One training run; `records` must outlive it.
 struct RunReport {
   std::span<const StepRecord> steps;
   Summary summary;
@@ -64,37 +65,37 @@ struct EqualTime {
   double baseline_loss = 0.0;  ///< likewise
 };
 
-/// The drop rate's saving against what is physically possible, both runs measured side by side.
+/// What dropping saved, and the most it could save; both runs are measured in alternating steps.
 struct Comparison {
   double backward_ratio = 1.0;  ///< backward time per step, this run / baseline
-  double backward_limit = 1.0;  ///< if the branches' backward time were saved in proportion to the
-                                ///< FLOPs that the plans leave out
+  double backward_limit =
+      1.0;  ///< if the branches' backward time fell in proportion to the dropped FLOPs
   double step_ratio = 1.0;
-  double step_limit = 1.0;  ///< and the optimizer's share of the parameters without a gradient
+  double step_limit = 1.0;  ///< if the optimizer's time also fell in proportion to the parameters
+                            ///< without a gradient
   double activation_ratio =
       1.0;  ///< mean over the steps of the bytes saved for the backward pass, this run / baseline
-  double activation_limit = 1.0;  ///< the kept branches' share of those bytes, by formula
-  double loss_difference = 0.0;   ///< at step 0, where both models are the same: must be exactly 0
+  double activation_limit = 1.0;  ///< the same ratio, computed from the kept branches' formulas
+  double loss_difference = 0.0;   ///< at step 0; exactly 0, because both models are still equal
   std::optional<EqualTime> equal_time;  ///< where both were validated by then
 };
 
-/// Compares two runs that took their steps in turn.
+/// Compares two runs whose steps alternated.
 Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline);
 
-/// A pure function of its arguments, so that an interrupted run reports what it has. Numbers that
-/// JSON lacks (NaN, infinity) become null; `config` holds the options, under "model" the shape in
-/// use, and the adapters in use, wherever they came from. A baseline appears under "baseline", and
-/// compare() of the two under "comparison".
+/// A pure function of its arguments, so that an interrupted run can be reported too. NaN and
+/// infinity become null. "config" holds the options, the model's shape and its adapters as used. A
+/// baseline appears under "baseline", and compare() of the two runs under "comparison".
 [[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
-                                      const ops::LoraConfig& adaptation, const RunReport& run,
+                                      const ops::LoraConfig& lora, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);
 
-/// The table that ends a run: a line for each run and, with a baseline, what was saved against it.
+/// The table at the end of a run: a line for each run and, with a baseline, the savings.
 [[nodiscard]] std::string result_table(double drop_rate, const RunReport& run,
                                        const std::optional<RunReport>& baseline);
 
-/// Training loss (means of 10 steps; the last may be of fewer) and validation loss, over the steps
-/// and over the training time: two panels. Each run has one colour, validation is dashed.
+/// Two panels, over steps and over training time, with the training loss (means of 10 steps; the
+/// last may have fewer) and the validation loss. Each run has one colour; validation is dashed.
 /// `baseline` may be empty.
 [[nodiscard]] std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,
                                            std::span<const StepRecord> baseline);
@@ -105,11 +106,11 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 
 /// The member "config" of report_json.
 [[nodiscard]] std::string report_config(const Options& options, const LlamaConfig& model,
-                                        const ops::LoraConfig& adaptation);
+                                        const ops::LoraConfig& lora);
 
-/// Writes it whole or leaves the old file (std::runtime_error).
+/// Writes the report, or throws std::runtime_error and leaves the old file unchanged.
 void write_report(const std::filesystem::path& path, const Options& options,
-                  const LlamaConfig& model, const ops::LoraConfig& adaptation, const RunReport& run,
+                  const LlamaConfig& model, const ops::LoraConfig& lora, const RunReport& run,
                   const std::optional<RunReport>& baseline = std::nullopt);
 
 }  // namespace llama

@@ -39,7 +39,7 @@
 namespace llama {
 namespace {
 
-/// Runs what may fail; the first failure of all is thrown at the end.
+/// Runs functions that may throw, and throws the first exception at the end.
 class Attempts {
  public:
   /// Whether `run` did not throw.
@@ -67,14 +67,14 @@ void set_threads(const Options& options) {
   dropbp::ops::set_thread_count(options.threads);
 }
 
-/// What a written model has besides its weights.
+/// The files of a written model besides its weights.
 struct ModelFiles {
   DType dtype = DType::f32;
   Companions companions;
 };
 
-/// The model's next user must get the ids that it was trained with: another tokenizer replaces the
-/// one of --model, with the files beside it.
+/// The written model must have the tokenizer that it was trained with: --tokenizer and the files
+/// beside it replace those of --model.
 void take_tokenizer(const std::filesystem::path& tokenizer, Companions& companions) {
   const std::string bytes = read_small_file(tokenizer);
   std::string& own = companions.files["tokenizer.json"];
@@ -90,7 +90,7 @@ void take_tokenizer(const std::filesystem::path& tokenizer, Companions& companio
   companions.files["tokenizer.json"] = bytes;
 }
 
-/// Read before the training: hours later the folder may be another one, or this run's own output.
+/// Read before the training, because the folder may change meanwhile or be this run's output.
 ModelFiles read_model_files(const Options& options) {
   ModelFiles files;
   const bool writes_model = options.merge_out || (options.out && options.mode == ModeChoice::full);
@@ -110,7 +110,8 @@ ModelFiles read_model_files(const Options& options) {
   return files;
 }
 
-/// Null without --checkpoint. With --resume the trainer stands where the run was interrupted.
+/// Null without --checkpoint. With --resume, restores the trainer from the newest intact
+/// checkpoint.
 std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options,
                                                       const LlamaConfig& config,
                                                       const TrainingData& data, auto& trainer) {
@@ -124,7 +125,7 @@ std::unique_ptr<TrainingCheckpoints> open_checkpoints(const Options& options,
                     "or give another one",
                     options.checkpoint->string()));
   if (options.resume && !checkpoints->resume(trainer, say))
-    say(fmt::format("no intact checkpoint is in '{}'; starting from the beginning",
+    say(fmt::format("'{}' has no intact checkpoint; starting from the beginning",
                     options.checkpoint->string()));
   return checkpoints;
 }
@@ -159,8 +160,8 @@ void announce(const Options& options, const LlamaConfig& config, const Corpus& c
                                : ""));
 }
 
-/// Steps in turn, and each of the two first in every other step: drifts of the machine's speed meet
-/// both alike.
+/// The two trainers alternate, and so does which of them goes first, so that changes of the
+/// machine's speed affect both alike.
 template <class Trainer>
 void step(Trainer& trainer, Trainer* baseline) {
   const bool baseline_first = trainer.steps_done() % 2 == 0;
@@ -169,7 +170,7 @@ void step(Trainer& trainer, Trainer* baseline) {
   if (baseline != nullptr && !baseline_first) baseline->step();
 }
 
-/// The trainer's loss; none where no tokens are held out.
+/// The trainer's validation loss; empty if no tokens are held out.
 template <class Trainer>
 std::optional<double> validate(Trainer& trainer, Trainer* baseline) {
   if (!trainer.can_validate()) return std::nullopt;
@@ -177,7 +178,7 @@ std::optional<double> validate(Trainer& trainer, Trainer* baseline) {
   return trainer.validate();
 }
 
-/// Whether something that is done every `period` steps (0: never) is due after `done` of them.
+/// Whether an action with a period of `period` steps (0: never) is due after `done` steps.
 bool is_due(std::uint64_t period, std::uint64_t done) { return period > 0 && done % period == 0; }
 
 /// Whether enough validation losses in a row were no new best.
@@ -219,7 +220,7 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorder
         recorders.checkpoints->save(trainer);
         if (recorders.best) recorders.best->prune(trainer.records());
       });
-    // After the checkpoint, which must not hold what an uninterrupted run would not have measured.
+    // After the checkpoint, because an uninterrupted run would not have made this validation.
     if (stop && !planned) update.validation_loss = validate(trainer, baseline);
     if (recorders.metrics && !attempts([&] { recorders.metrics->add(trainer.records().back()); }))
       recorders.metrics.reset();  // the training goes on without it
@@ -298,8 +299,7 @@ int run_on(Options options) {
   catch_interrupts();
   Progress progress(progress_settings(options, trainer.steps_done()));
   announce(options, config, corpus, trainer, progress);
-  // What goes wrong is thrown at the end: hours of training may be in whatever can still be
-  // written.
+  // Exceptions are thrown at the end, so that a failed output does not prevent the others.
   Attempts attempts;
   bool trained =
       attempts([&] { train(options, trainer, baseline.get(), recorders, progress, attempts); });
@@ -314,7 +314,7 @@ int run_on(Options options) {
     attempts([&] {
       Options used = options;
       used.tokenizer = corpus.tokenizer;
-      write_report(*options.report, used, config, trainer.model().adaptation(), result, compared);
+      write_report(*options.report, used, config, trainer.model().lora(), result, compared);
     });
   if (trained) attempts([&] { print(result_table(options.drop_rate, result, compared)); });
   if (trained && options.plot)
@@ -325,13 +325,13 @@ int run_on(Options options) {
     });
   if (trained && options.html)
     attempts([&] {
-      write_html(*options.html, options, config, trainer.model().adaptation(), result, compared);
+      write_html(*options.html, options, config, trainer.model().lora(), result, compared);
     });
   attempts.rethrow();
   if (trainer.steps_done() >= options.steps || interrupting_signal() == 0) return 0;
-  say(fmt::format("interrupted after step {} of {}; everything up to there was written{}",
+  say(fmt::format("interrupted after step {} of {}; everything up to this step was written{}",
                   trainer.steps_done(), options.steps,
-                  recorders.checkpoints ? ", go on with --resume" : ""));
+                  recorders.checkpoints ? "; continue with --resume" : ""));
   return 128 + interrupting_signal();
 }
 
@@ -349,8 +349,8 @@ int run(const Options& options) {
              : run_on<float, dropbp::Cuda>(options);
 #else
   throw std::runtime_error(
-      "--device cuda needs a program that was built with CUDA, but this one was built without; "
-      "configure with -DDROPBP_ENABLE_CUDA=ON where nvcc is, or use --device cpu");
+      "--device cuda needs a program that was built with CUDA, but this one was built without it; "
+      "configure with -DDROPBP_ENABLE_CUDA=ON on a machine with nvcc, or use --device cpu");
 #endif
 }
 

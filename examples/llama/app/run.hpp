@@ -9,8 +9,8 @@
 namespace llama {
 
 /// Returns the exit code: 0, or 128 + the signal after an interrupted training. Throws UsageError
-/// for options that do not fit together or the files, std::runtime_error for what failed; results
-/// that can still be written are written first.
+/// if the options do not fit each other or the files, and std::runtime_error for other failures;
+/// results that can be written are written first.
 [[nodiscard]] int run(const Options& options);
 
 }  // namespace llama

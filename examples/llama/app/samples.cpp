@@ -263,7 +263,7 @@ SampleData::SampleData(std::vector<Sample> samples, const SampleOptions& options
   const dropbp::CounterRandom random(0, split_stream, 0, 0);
   std::vector<std::size_t> order(samples.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, {}, [&](std::size_t i) { return random(i); });
+  std::ranges::sort(order, {}, [&](std::size_t i) { return std::pair(random(i), i); });
   order.resize(static_cast<std::size_t>(
       std::floor(static_cast<double>(samples.size()) * options.validation_fraction)));
   std::vector<bool> held(samples.size());

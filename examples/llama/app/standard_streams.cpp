@@ -20,7 +20,7 @@ namespace llama {
 namespace {
 
 /// Whether a write failed with `error` because the reader is gone.
-bool nobody_reads(int error) {
+bool reader_is_gone(int error) {
   struct stat status{};
   return error == EPIPE ||
          (error == EIO && ::fstat(STDOUT_FILENO, &status) == 0 && S_ISCHR(status.st_mode));
@@ -46,10 +46,10 @@ void print(std::string_view text) {
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   const int error = errno;
-  if (!written && !nobody_reads(error))
+  if (!written && !reader_is_gone(error))
     throw std::runtime_error(
-        fmt::format("what is printed must be written to the standard output, but that failed: {}; "
-                    "print to a terminal, a pipe or a file with room",
+        fmt::format("the result must be written to the standard output, but that failed: {}; print "
+                    "to a terminal, to a pipe, or to a file on a disk with free space",
                     std::generic_category().message(error)));
 }
 

@@ -17,24 +17,24 @@
 namespace llama {
 namespace {
 
-// From the command line or the adapter's own config.
-ops::LoraConfig adaptation_of(const Options& options, const LlamaConfig& config) {
+// Taken from the command line or from the adapter's config.
+ops::LoraConfig lora_of(const Options& options, const LlamaConfig& config) {
   if (options.mode == ModeChoice::full) return {};
   const std::vector<std::string> linears = linear_names(config);
-  ops::LoraConfig adaptation;
+  ops::LoraConfig lora;
   if (options.adapter) {
-    adaptation = load_adapter_config(*options.adapter, linears);
+    lora = load_adapter_config(*options.adapter, linears);
   } else {
-    adaptation = {.rank = options.lora_rank,
-                  .alpha = options.lora_alpha,
-                  .targets = options.lora_targets,
-                  .rank_stabilized = options.rslora};
-    apply(options.lora_patterns, adaptation, linears);
+    lora = {.rank = options.lora_rank,
+            .alpha = options.lora_alpha,
+            .targets = options.lora_targets,
+            .rank_stabilized = options.rslora};
+    apply(options.lora_patterns, lora, linears);
   }
-  adaptation.targets = canonical_targets(adaptation.targets);
-  adaptation.dropout = options.lora_dropout.value_or(adaptation.dropout);
-  adaptation.quantize = options.mode == ModeChoice::qlora;
-  return adaptation;
+  lora.targets = canonical_targets(lora.targets);
+  lora.dropout = options.lora_dropout.value_or(lora.dropout);
+  lora.quantize = options.mode == ModeChoice::qlora;
+  return lora;
 }
 
 dropbp::DropOptions drop_options(const Options& options, double drop_rate, const auto& model,
@@ -49,8 +49,7 @@ dropbp::DropOptions drop_options(const Options& options, double drop_rate, const
   return result;
 }
 
-// Matrices that a kept branch saves at most: each may leave a gap of less than 64 bytes in the
-// arena.
+// Most matrices that a kept branch saves; alignment may leave a gap of less than 64 bytes for each.
 constexpr std::size_t most_saved_matrices = 16;
 
 std::size_t saved_by_all(const auto& model, std::size_t branches, std::ptrdiff_t tokens) {
@@ -63,12 +62,12 @@ void reserve_arena(auto& model, std::size_t bytes, std::size_t branches) {
   model.saved_memory().reserve(bytes, most_saved_matrices * branches);
 }
 
-// Rounded up, so that a budget of what is printed suffices.
+// Rounded up, so that the printed value is a sufficient budget.
 double mebibytes(std::size_t bytes) {
   return std::ceil(static_cast<double>(bytes) / 0x1p20 * 100.0 + 1e-9) / 100.0;
 }
 
-// That some plan fits the budget, and what a measurement of sensitivities keeps, too.
+// Throws unless some plan fits the budget, and a measurement of sensitivities fits too.
 void require_budget(const Options& options, double drop_rate, const auto& model,
                     std::size_t branches) {
   if (options.activation_budget_mib == 0.0 || drop_rate != options.drop_rate)
@@ -80,8 +79,8 @@ void require_budget(const Options& options, double drop_rate, const auto& model,
   const std::size_t heaviest = std::max(model.saved_bytes(0, tokens), model.saved_bytes(1, tokens));
   if (drop_rate == 0.0 && static_cast<double>(all) > budget)
     throw UsageError(
-        fmt::format("--activation-budget must hold what all branches save, {:.2f} MiB, where none "
-                    "is dropped, but it is {:g} MiB; raise it, or --drop-rate above 0",
+        fmt::format("--activation-budget must hold the {:.2f} MiB that all branches save, because "
+                    "--drop-rate 0 drops none, but it is {:g} MiB; raise it, or raise --drop-rate",
                     mebibytes(all), options.activation_budget_mib));
   if (drop_rate > 0.0 && static_cast<double>(heaviest) >= budget)
     throw UsageError(
@@ -91,10 +90,11 @@ void require_budget(const Options& options, double drop_rate, const auto& model,
   const bool measures = drop_rate > 0.0 && options.allocation != AllocationChoice::uniform &&
                         options.sensitivity != SensitivityChoice::running;
   if (measures && static_cast<double>(sample) > budget)
-    throw UsageError(fmt::format(
-        "--activation-budget must hold what all branches save of one sequence, {:.2f} MiB, to "
-        "measure sensitivities, but it is {:g} MiB; raise it, or use --sensitivity running",
-        mebibytes(sample), options.activation_budget_mib));
+    throw UsageError(
+        fmt::format("--activation-budget must hold the {:.2f} MiB that all branches save for one "
+                    "sequence while sensitivities are measured, but it is {:g} MiB; raise it, or "
+                    "use --sensitivity running",
+                    mebibytes(sample), options.activation_budget_mib));
 }
 
 ChosenSampling chosen_sampling(const Options& options, double drop_rate, const auto& model,
@@ -109,7 +109,7 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const a
       break;
   }
   dropbp::FixedBudgetSampling sampling;
-  sampling.weigh = dropbp::BranchWeight::flops;
+  sampling.weigh = dropbp::BranchWeight::cost;
   if (options.activation_budget_mib > 0.0 && drop_rate > 0.0) {
     sampling.weigh = dropbp::BranchWeight::bytes;
     sampling.cap = options.activation_budget_mib * 0x1p20;
@@ -120,8 +120,8 @@ ChosenSampling chosen_sampling(const Options& options, double drop_rate, const a
   return {std::move(sampling)};
 }
 
-// Of all gradients together, as the micro-steps have added them up. Below it no square of an
-// element exceeds a float, in which AdamW keeps its second moments and devices add up squares.
+// Limit of the global gradient norm. Below it no square of an element overflows a float; AdamW's
+// second moments and the devices' sums of squares are floats.
 constexpr double largest_gradient_norm = 1.8e19;
 
 template <class T, class Backend>
@@ -135,13 +135,14 @@ std::vector<float> gradient_on_host(const ops::ParameterSlice<T, Backend>& slice
   return gradient;
 }
 
-// Throws for gradients that an update must not see. The norms are there anyway: this costs nothing
-// until it throws.
+// Throws if the gradients are not finite or too large. The norms are computed anyway, so the check
+// is free.
 template <class T, class Backend>
 void require_usable_gradients(std::span<ops::Parameter<T, Backend>* const> parameters,
                               std::span<const double> squared_norms, std::uint64_t step) {
   if (ops::global_norm(squared_norms) < largest_gradient_norm) return;
-  // In the order of the backward pass: what is not finite spreads to everything below.
+  // Searches in the order of the backward pass, because NaN and infinity spread to all layers
+  // below.
   double total = 0.0, most = -1.0;
   std::string largest;
   for (std::size_t i = parameters.size(); i-- > 0;) {
@@ -176,14 +177,14 @@ void require_finite_loss(double loss, std::uint64_t step) {
                     loss, step));
 }
 
-// The clocks and sums of one step, from which its record is made.
+// Times and sums of one step, for its record.
 class StepAccount {
  public:
   PassTimes passes;
 
   explicit StepAccount(std::size_t branches) : kept_(branches) {}
 
-  // Of the plan of a micro-step.
+  // Adds the plan of a micro-step.
   void count_plan(const auto& handler, const auto& model, std::size_t kept_bytes) {
     for (std::size_t i = 0; i < kept_.size(); ++i) {
       if (handler.plan().dropped(i)) continue;
@@ -196,7 +197,7 @@ class StepAccount {
   void start_optimizer() { optimizer_ = {}; }
   void end_optimizer() { optimizer_.add_to(optimizer_seconds_); }
 
-  // Call it once, at the end; `all_flops` are those of the step with nothing dropped.
+  // Call it once, at the end. `all_flops`: the FLOPs of the step if nothing were dropped.
   StepRecord record(double all_flops, const auto& parameters) {
     double step_seconds = 0.0;
     step_.add_to(step_seconds);
@@ -233,7 +234,7 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
                                        const TrainingData& data, double drop_rate)
     : options_(options),
       model_(config, options.sequence,
-             {.adaptation = adaptation_of(options, config), .recompute = options.recompute}),
+             {.lora = lora_of(options, config), .recompute = options.recompute}),
       handler_(
           model_,
           drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
@@ -247,7 +248,8 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
       source_(data.training(options.batch_options())),
       validation_(data.validation(options.batch_options())),
       running_(handler_.size()) {
-  // As Hugging Face's trainer: matrices decay, those of embedding and output layer too.
+  // As in Hugging Face's trainer, weight decay applies to all matrices, embedding and output layer
+  // included.
   for (ops::Parameter<T, Backend>* parameter : model_.parameters())
     parameter->decays = !parameter->parts().front().name.ends_with("norm.weight");
   branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
@@ -298,11 +300,11 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   const double norm = ops::global_norm(squared_norms);
   optimizer_.step(clip_factor(norm), learning_rate_scale(options_, number));
   if constexpr (dropbp::DeviceBackend<Backend>)
-    dropbp::device_runtime<Backend>::synchronize();  // the account's clocks are the host's
+    dropbp::device_runtime<Backend>::synchronize();  // the times are measured by the host
   account.end_optimizer();
 
   StepRecord record =
-      account.record(handler_.schedule().total_flops() * static_cast<double>(options_.micro_steps),
+      account.record(handler_.schedule().total_cost() * static_cast<double>(options_.micro_steps),
                      optimizer_.parameters());
   record.step = number;
   record.loss = loss;
@@ -324,7 +326,7 @@ void BasicTrainer<T, Backend>::draw_plan(std::uint64_t step, std::uint32_t micro
 template <class T, class Backend>
 double BasicTrainer<T, Backend>::loss_and_gradients(PassTimes& times) {
   if (handler_.backward_needed()) return model_.loss_and_gradients(batch_, &times);
-  // Adapters alone train and all branches are dropped: there is no gradient to compute.
+  // Only adapters are trained and all branches are dropped: there is no gradient to compute.
   Stopwatch watch;
   const double loss = model_.loss(batch_);
   watch.add_to(times.forward);
@@ -344,8 +346,8 @@ std::size_t BasicTrainer<T, Backend>::kept_activation_bytes() const {
   return bytes;
 }
 
-// Reserves room for this plan or, where the sampling bounds all plans, for any of them: the arena
-// then never grows.
+// Reserves memory for this plan or, if the sampling bounds all plans, for any plan, so that the
+// arena never grows.
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::reserve_activations(std::size_t kept_bytes) {
   const bool bounded = handler_.schedule().sampling().fixed_budget() != nullptr;
@@ -377,7 +379,7 @@ bool BasicTrainer<T, Backend>::allocation_due(std::uint64_t step) const {
   return period > 0 && (step - first) % period == 0;
 }
 
-// The norms are those that clipping needs anyway: the estimate costs nothing.
+// Clipping needs the norms anyway, so the estimate is free.
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::observe_gradients(std::span<const double> squared_norms) {
   std::vector<double> of_branches(handler_.size() + 1);
@@ -399,7 +401,8 @@ void BasicTrainer<T, Backend>::allocate() {
   // One sequence is enough, as in the published recipe.
   source_->fill(steps_done(), 0, batch_);
   reserve_arena(model_, saved_by_all(model_, handler_.size(), options_.sequence), handler_.size());
-  // Masks of this step, whatever ran before: a validation, or nothing after a resume.
+  // Use the dropout masks of this step, so that they do not depend on a validation or a resume
+  // before it.
   model_.set_moment({.seed = options_.seed, .step = steps_done()});
   std::vector<double> sum(handler_.size());
   for (std::ptrdiff_t number = 0; number < options_.sensitivity_samples; ++number) {
@@ -412,7 +415,7 @@ void BasicTrainer<T, Backend>::allocate() {
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
   }
   handler_.allocate(sum);
-  model_.workspace().trim();  // blocks of a single sequence's size, not needed again
+  model_.workspace().trim();  // frees blocks sized for a single sequence
   watch.add_to(seconds);
   measurement_seconds_ += seconds;
 }
@@ -474,7 +477,7 @@ Summary BasicTrainer<T, Backend>::summary() const {
   summary.final_loss = records_.empty() ? std::nan("") : records_.back().loss;
   summary.validation_loss = last_validation_loss_;
   summary.mean_drop_rate = report.mean_drop_rate();
-  summary.backward_flops_fraction = report.backward_flops_fraction();
+  summary.backward_flops_fraction = report.backward_cost_fraction();
   for (const StepRecord& record : records_)
     summary.peak_activation_bytes =
         std::max(summary.peak_activation_bytes, record.activation_bytes);

@@ -39,8 +39,8 @@ struct ChosenAllocation {
       case AllocationChoice::optimal:
         break;
     }
-    // Every branch is kept at least a quarter as often as the average: one that never is would not
-    // train at all.
+    // Every branch is kept at least a quarter as often as the average, because a branch that is
+    // never kept is never trained.
     return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}
         .allocate(input);
   }
@@ -71,7 +71,7 @@ struct ChosenSampling {
         policy);
   }
 
-  /// Null for the policies that bound nothing.
+  /// Null for the other policies, which have no bound.
   const dropbp::FixedBudgetSampling* fixed_budget() const noexcept {
     return std::get_if<dropbp::FixedBudgetSampling>(&policy);
   }
@@ -92,7 +92,7 @@ struct ChosenSampling {
   }
 };
 
-/// What a run remembers beside its weights and its optimizer, between two steps.
+/// The state of a run between two steps, without its weights and its optimizer.
 struct RunState {
   dropbp::HandlerState handler;
   dropbp::RunningSensitivity::State running;
@@ -111,9 +111,9 @@ class BasicTrainer {
   BasicTrainer(const Options& options, const LlamaConfig& config, const TrainingData& data,
                double drop_rate);
 
-  /// Runs step number steps_done(); steps follow each other from 0. Throws std::runtime_error, with
-  /// weights, moments and records as they were, for a loss or a gradient that is not finite, and
-  /// for gradients whose squares exceed a float.
+  /// Runs step number steps_done(). Throws std::runtime_error if the loss or a gradient is not
+  /// finite, or if squares of gradients overflow a float; weights, moments and records are then
+  /// unchanged.
   const StepRecord& step();
   std::uint64_t steps_done() const noexcept { return records_.size(); }
 
@@ -122,8 +122,7 @@ class BasicTrainer {
   double validate();
   bool can_validate() const noexcept { return validation_ != nullptr; }
 
-  /// Seconds of training steps so far; validation and the measurement of sensitivities are not in
-  /// it.
+  /// Seconds of training steps so far, without validation and measurements of sensitivities.
   double training_seconds() const noexcept { return training_seconds_; }
   double measurement_seconds() const noexcept { return measurement_seconds_; }
 
@@ -136,15 +135,15 @@ class BasicTrainer {
   LlamaModel<T, Backend>& model() noexcept { return model_; }
   ops::AdamW<T, Backend>& optimizer() noexcept { return optimizer_; }
 
-  /// With the weights and the optimizer's states, all that decides the next steps: batches are a
+  /// This state, the weights and the optimizer's state determine all further steps: batches are a
   /// function of seed and step.
   RunState state() const;
-  /// Goes on after the last step of `state`. Throws std::invalid_argument, with everything as it
-  /// was, for one of another model.
+  /// Continues after the last step of `state`. Throws std::invalid_argument, and changes nothing,
+  /// if it is of another model.
   void restore(RunState state);
 
-  /// Bytes that the kept branches of any plan save at most, at the current rates: that of all
-  /// branches where the sampling has no bound.
+  /// Most bytes that the kept branches of a plan save, at the current rates; the bytes of all
+  /// branches if the sampling has no bound.
   std::size_t activation_bound() const;
 
  private:

@@ -53,8 +53,8 @@ bool is_nothing(const json& value) {
          (value.is_structured() && value.empty());
 }
 
-/// What PEFT's LoraConfig has that is read here, and what changes no adapter's output: where it
-/// came from, and settings of methods that other keys switch on. All other keys must be off.
+/// Keys of PEFT's LoraConfig that are read here or do not change an adapter's output: its origin,
+/// and settings of methods that other keys enable. All other keys must be off.
 constexpr std::string_view known_keys[] = {"peft_type",         "r",
                                            "lora_alpha",        "lora_dropout",
                                            "target_modules",    "bias",
@@ -106,7 +106,7 @@ std::vector<std::string> canonical_targets(const std::vector<std::string>& targe
 
 namespace {
 
-/// What the adapters here have nothing like must be off.
+/// Throws for settings that this program does not support.
 void refuse_unsupported(const std::string& what, const json& config) {
   if (const auto type = config.find("peft_type"); type == config.end() || *type != "LORA")
     fail(what, "'peft_type' must be \"LORA\"",
@@ -114,14 +114,14 @@ void refuse_unsupported(const std::string& what, const json& config) {
   for (const auto& [key, value] : config.items())
     if (!is_nothing(value) && std::ranges::find(known_keys, key) == std::ranges::end(known_keys))
       fail(what,
-           fmt::format("'{}' must be off or absent, because the adapters here have nothing like it",
+           fmt::format("'{}' must be off or absent, because this program does not support it",
                        clipped(key)),
            fmt::format("it is {}", clipped(value.dump())));
   if (const auto task = config.find("task_type");
       task != config.end() && !is_nothing(*task) && *task != "CAUSAL_LM")
     fail(what, "'task_type' must be \"CAUSAL_LM\"", fmt::format("it is {}", task->dump()));
-  // True, false and the names of plain distributions only say how training began; the rest also
-  // changes the base.
+  // True, false and "gaussian" only describe the initial adapter; other values also change the
+  // base.
   if (const auto init = config.find("init_lora_weights");
       init != config.end() && init->is_string() && *init != "gaussian")
     fail(what, "'init_lora_weights' must leave the base as it is",
@@ -130,7 +130,7 @@ void refuse_unsupported(const std::string& what, const json& config) {
     fail(what, "'bias' must be \"none\"", fmt::format("it is {}", bias->dump()));
 }
 
-/// Empty for all.
+/// The adapted linear maps; empty for all.
 std::vector<std::string> targets_of(const std::string& what, const json& targets,
                                     std::span<const std::string> names) {
   std::vector<std::string> found;
@@ -185,17 +185,17 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
                                      std::span<const std::string> names) {
   const json config = parse_strict_json(json_text, what);
   refuse_unsupported(what, config);
-  ops::LoraConfig adaptation;
+  ops::LoraConfig lora;
   const double rank = number(what, config, "r");
   if (!(rank >= 1.0 && rank <= 65536.0) || rank != std::floor(rank))
     fail(what, "'r' must be a whole number from 1 to 65536", fmt::format("it is {}", rank));
-  adaptation.rank = static_cast<Index>(rank);
-  adaptation.alpha = number(what, config, "lora_alpha");
-  if (config.contains("lora_dropout")) adaptation.dropout = number(what, config, "lora_dropout");
-  if (!(adaptation.dropout >= 0.0 && adaptation.dropout < 1.0))
-    fail(what, "'lora_dropout' must be in [0, 1)", fmt::format("it is {}", adaptation.dropout));
+  lora.rank = static_cast<Index>(rank);
+  lora.alpha = number(what, config, "lora_alpha");
+  if (config.contains("lora_dropout")) lora.dropout = number(what, config, "lora_dropout");
+  if (!(lora.dropout >= 0.0 && lora.dropout < 1.0))
+    fail(what, "'lora_dropout' must be in [0, 1)", fmt::format("it is {}", lora.dropout));
   if (const auto stabilized = config.find("use_rslora"); stabilized != config.end())
-    adaptation.rank_stabilized = boolean_or_null(what, *stabilized, "use_rslora");
+    lora.rank_stabilized = boolean_or_null(what, *stabilized, "use_rslora");
   LoraPatterns patterns;
   patterns.ranks = patterns_of<Index>(what, json_text, "rank_pattern", 1.0);
   patterns.alphas = patterns_of<double>(what, json_text, "alpha_pattern", 0.0);
@@ -207,15 +207,15 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
          targets == config.end() ? "there is none"
                                  : fmt::format("it is {}", clipped(targets->dump())));
   if (targets->is_array())
-    adaptation.targets = targets_of(what, *targets, names);
+    lora.targets = targets_of(what, *targets, names);
   else if (*targets != "all-linear")
     patterns.targets = targets->get<std::string>();
   try {
-    apply(patterns, adaptation, names);
+    apply(patterns, lora, names);
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(fmt::format("{}: {}", what, error.what()));
   }
-  return adaptation;
+  return lora;
 }
 
 ops::LoraConfig load_adapter_config(const std::filesystem::path& folder,
@@ -227,7 +227,7 @@ ops::LoraConfig load_adapter_config(const std::filesystem::path& folder,
 
 namespace {
 
-/// PEFT writes a whole number where it is one.
+/// PEFT writes whole numbers as integers.
 nlohmann::ordered_json alpha_json(double alpha) {
   if (alpha == std::floor(alpha) && std::abs(alpha) < 1e9) return static_cast<std::int64_t>(alpha);
   return alpha;
@@ -235,26 +235,26 @@ nlohmann::ordered_json alpha_json(double alpha) {
 
 }  // namespace
 
-std::string adapter_config_json(const ops::LoraConfig& adaptation, const std::string& base) {
-  std::vector<std::string> targets = adaptation.targets;
+std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base) {
+  std::vector<std::string> targets = lora.targets;
   if (targets.empty()) targets.assign(linears.begin(), linears.end());
   nlohmann::ordered_json config;
   config["peft_type"] = "LORA";
   config["task_type"] = "CAUSAL_LM";
   config["base_model_name_or_path"] = base;
-  config["r"] = adaptation.rank;
-  config["lora_alpha"] = alpha_json(adaptation.alpha);
-  config["lora_dropout"] = adaptation.dropout;
+  config["r"] = lora.rank;
+  config["lora_alpha"] = alpha_json(lora.alpha);
+  config["lora_dropout"] = lora.dropout;
   config["target_modules"] = targets;
   config["bias"] = "none";
   config["fan_in_fan_out"] = false;
   config["inference_mode"] = true;
-  if (adaptation.rank_stabilized) config["use_rslora"] = true;
+  if (lora.rank_stabilized) config["use_rslora"] = true;
   // A name is a pattern that matches itself: a dot in it stands for any one character, which no two
   // names differ by alone.
-  for (const ops::LoraConfig::Exception& one : adaptation.exceptions) {
-    if (one.rank != adaptation.rank) config["rank_pattern"][one.name] = one.rank;
-    if (one.alpha != adaptation.alpha) config["alpha_pattern"][one.name] = alpha_json(one.alpha);
+  for (const ops::LoraConfig::Exception& one : lora.exceptions) {
+    if (one.rank != lora.rank) config["rank_pattern"][one.name] = one.rank;
+    if (one.alpha != lora.alpha) config["alpha_pattern"][one.name] = alpha_json(one.alpha);
   }
   return config.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
@@ -278,7 +278,7 @@ void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
                   const std::string& base, DType dtype) {
   std::map<std::string, std::string> metadata;
   if (model.base_checksum() != 0) metadata[base_key] = fmt::format("{:08x}", model.base_checksum());
-  save_folder(folder, adapter_format, adapter_config_json(model.adaptation(), base),
+  save_folder(folder, adapter_format, adapter_config_json(model.lora(), base),
               adapter_tensors(model), dtype, metadata);
 }
 

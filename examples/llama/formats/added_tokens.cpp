@@ -43,8 +43,8 @@ bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
 void AddedTokens::add(AddedToken token) {
   auto& list = by_first_byte_[static_cast<unsigned char>(token.content.front())];
   list.push_back(std::move(token));
-  std::ranges::stable_sort(list, std::greater<>(),
-                           [](const AddedToken& one) { return one.content.size(); });
+  std::ranges::sort(list, std::greater<>(),
+                    [](const AddedToken& one) { return one.content.size(); });
 }
 
 const AddedToken* AddedTokens::at(std::string_view rest) const {

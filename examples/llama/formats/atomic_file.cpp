@@ -44,12 +44,11 @@ void sync_folder(const std::filesystem::path& path) {
   const int result = ::fsync(folder);
   const int error = errno;
   ::close(folder);
-  // EINVAL and EROFS: file systems that cannot sync a folder; there is nothing more to do on those.
+  // EINVAL and EROFS mean that the file system cannot sync a folder, which is no error.
   if (result < 0 && error != EINVAL && error != EROFS) fail(path, "fsync of its folder", error);
 }
 
-/// A name that no other process takes: beside the process its random bits tell machines and
-/// containers apart that share a folder.
+/// A unique name: the random bits distinguish machines and containers that share the folder.
 std::filesystem::path new_temporary_of(const std::filesystem::path& path) {
   std::uint32_t bits = 0;
   if (::getentropy(&bits, sizeof bits) != 0) bits = static_cast<std::uint32_t>(std::rand());
@@ -127,7 +126,7 @@ void create_folder(const std::filesystem::path& folder) {
 }
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(resolve_output(path)) {
-  // O_EXCL never touches what is there, nor writes through somebody's link.
+  // O_EXCL opens no existing file and follows no symbolic link.
   do {
     temporary_ = new_temporary_of(path_);
     descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

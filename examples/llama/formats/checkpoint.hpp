@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Hugging Face LLaMA directories: `config.json` with `model.safetensors` or sharded weights, read
-// and written.
+// Reads and writes Hugging Face LLaMA folders: `config.json` with `model.safetensors` or shards.
 #pragma once
 
 #include <cstddef>
@@ -21,9 +20,9 @@
 
 namespace llama {
 
-/// A weight of the model and where its values live (row-major, as many as the shape says). Where
-/// they do not live as floats there are two functions instead, which see one tensor at a time:
-/// `take` is given what was loaded, `make` fills what is saved.
+/// A weight of the model and its values, row-major. If the model does not hold it as floats, two
+/// functions replace `values`: `take` receives the loaded values, `make` fills the values to save.
+/// They are called for one tensor at a time.
 struct NamedTensor {
   std::string name;  ///< Hugging Face's: "model.layers.0.self_attn.q_proj.weight"
   std::vector<std::ptrdiff_t> shape;
@@ -32,7 +31,7 @@ struct NamedTensor {
   std::function<void(std::span<float>)> make = {};
 };
 
-/// A folder's two files that belong together.
+/// Names of a folder's config and weights.
 struct FolderFormat {
   std::string_view config;   ///< "config.json"
   std::string_view weights;  ///< "model.safetensors"
@@ -41,85 +40,85 @@ inline constexpr FolderFormat model_format{"config.json", "model.safetensors"};
 inline constexpr FolderFormat adapter_format{"adapter_config.json",
                                              "adapter_model.safetensors"};  ///< PEFT's
 
-/// The config that belongs to the weights in `folder` (see save_folder). Throws std::runtime_error.
+/// Path of the config that belongs to the weights in `folder` (see save_folder). Throws
+/// std::runtime_error.
 [[nodiscard]] std::filesystem::path find_config(const std::filesystem::path& folder,
                                                 const FolderFormat& format);
-/// Of a model. Where its config.json says that the output layer is the embedding but the weights
-/// have an lm_head.weight that is no copy of it (a copy rounded to a narrower type counts as one),
-/// the result is not tied, so that this lm_head.weight is used, as transformers does from version 5
-/// on; `note` is told so. The two are compared a piece at a time.
+/// The config of a model. If its config.json ties the output layer to the embedding but the weights
+/// have an lm_head.weight that differs from the embedding (after rounding to the narrower type),
+/// the result is not tied, so that this lm_head.weight is used, as in transformers 5; `note`
+/// receives a sentence on that. The two are compared a piece at a time.
 [[nodiscard]] LlamaConfig load_config(const std::filesystem::path& folder,
                                       const std::function<void(std::string_view)>& note = {});
 
-/// What most bytes of a model's numbers are: F32, F16 or BF16; F32 for other types.
+/// The type of most bytes of a model's weights: F32, F16 or BF16; F32 for other types.
 [[nodiscard]] DType stored_dtype(const std::filesystem::path& folder);
 
-/// What belongs to a model beside its weights and goes from the folder that a training begins with
-/// to the one that it writes: keys of config.json that this program does not own, the settings for
-/// generation, the tokenizer.
+/// The parts of a model besides its weights that are copied from the original folder to the written
+/// one: keys of config.json that this program does not use, generation settings, the tokenizer.
 struct Companions {
-  std::string config;                        ///< whole text of config.json; empty: none
+  std::string config;                        ///< text of config.json; empty: none
   std::map<std::string, std::string> files;  ///< bytes, by name
 
-  /// "bos_token_id and eos_token_id of config.json, tokenizer.json", for a line; empty for none.
+  /// A list for messages, "bos_token_id and eos_token_id of config.json, tokenizer.json"; empty for
+  /// none.
   [[nodiscard]] std::string text() const;
 };
-/// Whether a file of that name is one of them.
+/// Whether a file of that name is a companion.
 [[nodiscard]] bool is_companion(std::string_view name) noexcept;
-/// Those of them that are there. Throws std::runtime_error for one that cannot be read.
+/// The companions in a folder. Throws std::runtime_error for one that cannot be read.
 [[nodiscard]] Companions load_companions(const std::filesystem::path& folder);
-/// Where the bytes of one are that belong to the folder's weights (see save_folder).
+/// Path of the companion that belongs to the folder's weights (see save_folder).
 [[nodiscard]] std::filesystem::path find_companion(const std::filesystem::path& folder,
                                                    const std::string& name);
 
 /// Fills every tensor from the format's weights or, without them, from the shards of their
-/// `.index.json`. Each must be there with exactly its shape, and nothing else may be there except
-/// buffers that carry no weights (rotary_emb.inv_freq, and lm_head.weight when `tensors` has none
-/// because it is tied: see load_config). All names and shapes are checked before the first value is
-/// written. Throws std::runtime_error, also for a value that is NaN or infinite, with its tensor
-/// and place.
+/// `.index.json`. The file must have each tensor with its exact shape, and no others except buffers
+/// without weights (rotary_emb.inv_freq, and lm_head.weight if `tensors` has none because it is
+/// tied: see load_config). All names and shapes are checked before the first value is written.
+/// Throws std::runtime_error, also for NaN and infinity, naming the tensor and the position.
 void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                      const FolderFormat& format = model_format);
-/// Throws what that would, but for damaged numbers and those not finite, and fills nothing.
+/// Makes the same checks without reading values: damaged, NaN and infinite ones are not found.
 void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                       const FolderFormat& format = model_format);
 
-/// Weights of more bytes than this are written as several files: Hugging Face's limit.
+/// Larger weights are written as several files; this is Hugging Face's limit.
 inline constexpr std::uint64_t default_shard_bytes = 5'000'000'000;
 
-/// Creates the folder and fails now, rather than after hours of training, if no checkpoint could be
-/// saved there.
+/// Creates the folder and throws if no checkpoint can be saved there. Called before the training,
+/// not after it.
 void prepare_checkpoint_folder(const std::filesystem::path& folder,
                                const FolderFormat& format = model_format);
 
-/// Writes the config's text and the weights, creating the folder; on std::runtime_error what was
-/// there before is intact. Holds the folder's OutputLock meanwhile, unless this process has it
-/// already, and removes what killed saves left. Weights that are NaN or infinite are such an error:
-/// they are not written.
+/// Writes the config's text and the weights, creating the folder. Throws std::runtime_error, and
+/// leaves the old checkpoint intact, if that fails or a weight is NaN or infinite. Holds the
+/// folder's OutputLock meanwhile, unless this process has it already, and removes temporary files
+/// of killed saves.
 ///
-/// Two files cannot be renamed in one stroke, so: both are written and synced under temporary names
-/// (see AtomicFile; every full disk is met here), then the weights are renamed, then the config.
-/// The weights carry a copy of their config; a kill between the two renames leaves new weights, the
-/// old config and the new config's temporary file, which find_config recognises and save_folder
-/// completes. A config that already says the same is left alone. So the old or the new folder
-/// loads, at any point. `companions`, by name, are treated as the config is; of them the weights
-/// carry checksums, by which find_companion recognises a temporary file that counts. Other files in
-/// the folder are left alone.
+/// At any point, the old or the new checkpoint loads, although two files cannot be renamed at once:
+/// both are written and synced under temporary names (see AtomicFile; a full disk fails here), then
+/// the weights are renamed, then the config. The weights carry a copy of their config. A kill
+/// between the two renames leaves the new weights, the old config and the new config's temporary
+/// file, which find_config recognises and save_folder completes. A config that is already equal is
+/// not written. `companions`, by name, are written like the config; the weights carry their
+/// checksums, by which find_companion recognises a valid temporary file. Other files in the folder
+/// are not changed.
 ///
-/// Weights of more than `shard_bytes` become model-00001-of-0000N.safetensors with at most so many
-/// bytes of numbers each (a larger tensor has one of its own) and an index,
+/// Weights of more than `shard_bytes` become model-00001-of-0000N.safetensors with at most this
+/// many bytes of data each (a larger tensor has a file of its own) and an index,
 /// model.safetensors.index.json, in Hugging Face's format. All of them are written under temporary
-/// names first. The index is renamed before the shards; it has the checksum of each and a copy of
-/// the config, by which load_checkpoint, find_config and save_folder recognise those that a kill
-/// left under their temporary names. A model.safetensors that is there counts until it is removed,
-/// which is the last before the config. In the end shards of other saves are removed. `metadata`
-/// goes into the weights' own beside that.
+/// names first. The index is renamed before the shards. It has the checksum of each shard and a
+/// copy of the config, by which load_checkpoint, find_config and save_folder recognise shards that
+/// a kill left under their temporary names. An old model.safetensors is used until it is removed,
+/// just before the rename of the config. At the end, shards of other saves are removed. `metadata`
+/// is added to the weights' metadata.
 void save_folder(const std::filesystem::path& folder, const FolderFormat& format,
                  const std::string& config_text, std::span<const NamedTensor> tensors, DType dtype,
                  std::map<std::string, std::string> metadata = {},
                  std::uint64_t shard_bytes = default_shard_bytes,
                  const std::map<std::string, std::string>& companions = {});
-/// What the weights in a folder have of it; none where it is not there.
+/// The value of `key` in the metadata of a folder's weights; empty if absent.
 [[nodiscard]] std::optional<std::string> find_metadata(const std::filesystem::path& folder,
                                                        const FolderFormat& format,
                                                        std::string_view key);

@@ -62,8 +62,7 @@ bool has_checksum(const std::filesystem::path& path, const std::string& checksum
   return is_there(path) && SafetensorsFile(path).own_checksum() == checksum;
 }
 
-/// A complete shard whose save was killed before its rename; others were cut while they were
-/// written.
+/// A complete shard whose save ended before its rename; incomplete shards do not qualify.
 std::optional<std::filesystem::path> pending_shard(const std::filesystem::path& path,
                                                    const std::string& checksum) {
   for (const std::filesystem::path& temporary : temporaries_of(path)) {
@@ -82,7 +81,7 @@ std::filesystem::path find_shard(const std::filesystem::path& path,
   const auto checksum = checksums.find(path.filename().string());
   if (checksum == checksums.end() || has_checksum(path, checksum->second)) return path;
   if (const auto pending = pending_shard(path, checksum->second)) return *pending;
-  if (!is_there(path)) return path;  // opening it says so
+  if (!is_there(path)) return path;  // opening it reports that
   throw std::runtime_error(
       fmt::format("'{}' must be the shard that its index was saved with, of checksum {}, but it is "
                   "another one; fetch the shards that belong to the index",
@@ -98,7 +97,7 @@ std::optional<std::string> metadata_of(const std::filesystem::path& weights, std
 
 namespace {
 
-/// None where one file has the weights, or there are none.
+/// Empty if the weights are one file or do not exist.
 std::optional<nlohmann::json> read_index(const std::filesystem::path& folder,
                                          const FolderFormat& format) {
   const std::filesystem::path path = folder / index_name(format);
@@ -107,7 +106,7 @@ std::optional<nlohmann::json> read_index(const std::filesystem::path& folder,
                            fmt::format("'{}'", path.string()));
 }
 
-/// What save_folder put into the weights under that key, if any.
+/// The metadata that save_folder wrote into the weights under this key, if any.
 std::optional<std::string> embedded(const std::filesystem::path& folder, const FolderFormat& format,
                                     const char* key) {
   const auto index = read_index(folder, format);

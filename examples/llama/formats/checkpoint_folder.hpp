@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The names in a checkpoint's folder, and what a save that was cut between its renames left there.
+// File names in a checkpoint's folder, and the temporary files of a save that was interrupted
+// between its renames.
 #pragma once
 
 #include <cstddef>
@@ -20,11 +21,11 @@ namespace llama {
 
 inline constexpr const char* embedded_config_key = "dropbp.config";
 inline constexpr const char* companions_key =
-    "dropbp.files";  // JSON from name to checksum of bytes
+    "dropbp.files";  // JSON: name to checksum of the bytes
 inline constexpr const char* shards_key =
-    "dropbp.shards";  // in an index's metadata: the header's checksum of each shard
-inline constexpr std::size_t max_index_bytes = 32'000'000;  // twice that of the largest models
-/// As Hugging Face names them: what text is made with, and turned into ids and back by.
+    "dropbp.shards";  // in an index's metadata: the checksum of each shard's header
+inline constexpr std::size_t max_index_bytes = 32'000'000;  // twice the index of the largest models
+/// Hugging Face's names of the generation settings, the tokenizer and the chat template.
 inline constexpr std::string_view companion_names[] = {"generation_config.json",
                                                        "tokenizer.json",
                                                        "tokenizer_config.json",
@@ -38,7 +39,7 @@ inline constexpr std::string_view companion_names[] = {"generation_config.json",
 
 [[nodiscard]] bool is_there(const std::filesystem::path& path);
 
-/// The temporary files that were to become `path`.
+/// The temporary files whose final path is `path`.
 [[nodiscard]] std::vector<std::filesystem::path> temporaries_of(const std::filesystem::path& path);
 
 [[nodiscard]] std::string index_name(const FolderFormat& format);
@@ -47,14 +48,13 @@ inline constexpr std::string_view companion_names[] = {"generation_config.json",
 [[nodiscard]] std::string shard_name(const FolderFormat& format, std::size_t number,
                                      std::size_t count);
 
-/// Whether it is the name of any shard.
+/// Whether `name` is the name of a shard.
 [[nodiscard]] bool is_shard_name(const FolderFormat& format, std::string_view name);
 
-/// What an index says of its shards' checksums: those that were saved here, else none.
+/// The checksums of an index's shards; empty if another program wrote the index.
 [[nodiscard]] std::map<std::string, std::string> shard_checksums(const nlohmann::json& index);
 
-/// The file of a shard: the index is renamed before its shards, so that one may still have the name
-/// of before.
+/// The file of a shard, which may have its temporary name: the index is renamed before its shards.
 [[nodiscard]] std::filesystem::path find_shard(const std::filesystem::path& path,
                                                const std::map<std::string, std::string>& checksums);
 
@@ -63,9 +63,9 @@ inline constexpr std::string_view companion_names[] = {"generation_config.json",
 
 [[nodiscard]] bool has_text(const std::filesystem::path& path, std::string_view text);
 
-/// Of a save that was cut between its two renames: the weights' own config, complete in a temporary
-/// file of the config. A config that differs from the weights without that file was edited by hand
-/// and counts.
+/// After a save that was interrupted between its renames: the temporary file that has the config of
+/// the weights. Empty if there is none; a config that differs from the weights was then edited by
+/// hand and is valid.
 [[nodiscard]] std::optional<std::filesystem::path> pending_config(
     const std::filesystem::path& folder, const FolderFormat& format);
 
@@ -76,9 +76,8 @@ inline constexpr std::string_view companion_names[] = {"generation_config.json",
 [[nodiscard]] std::vector<std::pair<std::filesystem::path, std::filesystem::path>>
 pending_companions(const std::filesystem::path& folder, const FolderFormat& format);
 
-/// The files of a save that was cut between its renames that still are to be renamed, as
-/// (temporary file, name). An error while looking (weights damaged) means there is nothing worth
-/// completing.
+/// The files that an interrupted save has not renamed yet, as (temporary file, name). Empty if the
+/// weights are damaged.
 [[nodiscard]] std::vector<std::pair<std::filesystem::path, std::filesystem::path>> pending_files(
     const std::filesystem::path& folder, const FolderFormat& format);
 

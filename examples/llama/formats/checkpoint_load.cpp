@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Loads checkpoints: one file or shards.
+// Loads checkpoints of one file or of shards.
 #include "llama/formats/checkpoint.hpp"
 
 #include <fmt/format.h>
@@ -27,7 +27,7 @@ constexpr std::size_t names_in_message = 5;
 constexpr std::size_t compared_at_once = 1 << 16;  // elements
 constexpr std::string_view head_name = "lm_head.weight",
                            embedding_name = "model.embed_tokens.weight";
-/// The weights of a folder: its files and, by tensor name, the file that counts.
+/// The weights of a folder: its files, and the file of each tensor.
 struct Weights {
   std::vector<SafetensorsFile> files;
   std::map<std::string, std::size_t, std::less<>> file_of;
@@ -57,7 +57,7 @@ Weights open_shards(const std::filesystem::path& folder, const std::filesystem::
   std::map<std::string, std::size_t> opened;
   for (const auto& [name, file] : map->items()) {
     const std::string shard = file.is_string() ? file.get<std::string>() : std::string();
-    // Only names inside the folder: an index must not be able to point at other files of the
+    // Only names inside the folder are accepted: an index must not refer to other files of the
     // machine.
     if (shard.empty() || shard == "." || shard == ".." || shard.find('/') != std::string::npos ||
         shard.find('\0') != std::string::npos) {
@@ -93,7 +93,7 @@ Weights open_weights(const std::filesystem::path& folder, const FolderFormat& fo
                   folder.string(), format.weights, index));
 }
 
-/// An adapter's tensors can also be right in themselves.
+/// Advice for adapters, whose tensors may belong to another model.
 const char* for_another_model(const FolderFormat& format) {
   return format.weights == adapter_format.weights ? ", and that the adapter was made for this model"
                                                   : "";
@@ -130,7 +130,7 @@ float rounded(float value, DType dtype) {
   return value;
 }
 
-/// Whether two weights are the same numbers, as far as the narrower of their types tells.
+/// Whether two weights are equal when rounded to the narrower of their types.
 bool are_copies(const Weights& weights, std::string_view first, std::string_view second) {
   const SafetensorsFile* const files[] = {&weights.files[weights.file_of.find(first)->second],
                                           &weights.files[weights.file_of.find(second)->second]};
@@ -172,8 +172,8 @@ LlamaConfig load_config(const std::filesystem::path& folder,
     config.tie_embeddings = false;
     if (note)
       note(
-          fmt::format("the output layer of '{}' is not its embedding, though its config.json says "
-                      "'tie_word_embeddings': its own {} is another one, so that is used",
+          fmt::format("the config.json of '{}' says 'tie_word_embeddings', but its {} differs from "
+                      "the embedding, so it is used as the output layer",
                       folder.string(), head_name));
   }
   return config;
@@ -223,7 +223,7 @@ Companions load_companions(const std::filesystem::path& folder) {
 
 namespace {
 
-/// The weights of a folder, found to have all of these tensors and no others.
+/// The weights of a folder. Throws unless they have exactly these tensors.
 Weights open_checked(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
                      const FolderFormat& format) {
   Weights weights = open_weights(folder, format);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Saves checkpoints: one file or shards, and what belongs to them.
+// Saves checkpoints of one file or of shards, with config and companions.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,7 +23,8 @@
 namespace llama {
 namespace {
 
-/// Consecutive tensors of at most `limit` bytes together, or one alone.
+/// Groups consecutive tensors into shards of at most `limit` bytes; a larger tensor is a shard of
+/// its own.
 std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWrite> tensors,
                                                       DType dtype, std::uint64_t limit) {
   std::vector<std::span<const TensorToWrite>> shards;
@@ -39,8 +40,9 @@ std::vector<std::span<const TensorToWrite>> shards_of(std::span<const TensorToWr
   return shards;
 }
 
-/// Removes what killed saves left half-written, if they are known to be dead. An adapter's save
-/// does not know the companions of a model in its folder, which may still be pending.
+/// Removes temporary files of killed saves, if their processes are known to have ended. Keeps
+/// temporary companions of a model when an adapter is saved in the model's folder, because they may
+/// be pending.
 void remove_leftovers(const std::filesystem::path& folder, const FolderFormat& format) {
   if (!OutputLock::held_here(Output::folder, folder)) return;
   const bool of_model = format.weights == model_format.weights;
@@ -50,8 +52,8 @@ void remove_leftovers(const std::filesystem::path& folder, const FolderFormat& f
   });
 }
 
-/// Shards of other saves, and, where there are none now, their index. What cannot be removed does
-/// no harm.
+/// Removes shards of other saves and, if this save has no shards, their index. Files that cannot be
+/// removed are ignored.
 void remove_other_shards(const std::filesystem::path& folder, const FolderFormat& format,
                          std::size_t count) {
   std::error_code ignored;
@@ -67,14 +69,14 @@ void remove_other_shards(const std::filesystem::path& folder, const FolderFormat
   for (const std::filesystem::path& path : others) std::filesystem::remove(path, ignored);
 }
 
-/// Files that are written but not published, which follow the weights: companions, then the config.
+/// Files that are published after the weights: the companions, then the config.
 using Following = std::deque<AtomicFile>;
 
 void keep_temporaries(Following& files, bool keep) {
   for (AtomicFile& file : files) file.keep_temporary(keep);
 }
 
-/// See save_folder. `embed` are the entries by which what follows is recognised.
+/// See save_folder. The metadata `embed` identifies the files that are published after the weights.
 void save_single(const std::filesystem::path& folder, const FolderFormat& format,
                  std::span<const TensorToWrite> tensors, DType dtype,
                  std::map<std::string, std::string> metadata,
@@ -83,8 +85,8 @@ void save_single(const std::filesystem::path& folder, const FolderFormat& format
   AtomicFile weights(folder / format.weights);
   write_safetensors(weights, tensors, dtype, metadata);
   weights.finish();
-  // Once the weights are renamed the temporary files of what follows must survive whatever fails,
-  // see pending_config.
+  // From the rename of the weights on, the other temporary files must be kept on any failure; see
+  // pending_config.
   keep_temporaries(following, true);
   try {
     weights.publish();
@@ -101,7 +103,7 @@ void save_shards(const std::filesystem::path& folder, const FolderFormat& format
                  const std::map<std::string, std::string>& metadata,
                  const std::map<std::string, std::string>& embed, Following& following) {
   std::deque<AtomicFile> files;
-  // Not ordered ones, which search all members for each new one.
+  // Not ordered_json, which searches all members for each new one.
   nlohmann::json checksums = nlohmann::json::object(), map = nlohmann::json::object();
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < shards.size(); ++i) {
@@ -150,7 +152,7 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
                  std::map<std::string, std::string> metadata, std::uint64_t shard_bytes,
                  const std::map<std::string, std::string>& companions) {
   prepare_checkpoint_folder(folder, format);
-  std::optional<OutputLock> lock;  // unless the run has it
+  std::optional<OutputLock> lock;  // empty if the run holds it
   if (!OutputLock::held_here(Output::folder, folder)) lock.emplace(Output::folder, folder);
   metadata["format"] = "pt";
   std::vector<TensorToWrite> to_write;
@@ -159,8 +161,8 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
     const auto require_finite = [&folder, &tensor](std::span<const float> values) {
       if (const std::size_t at = first_not_finite(values); at < values.size())
         throw std::runtime_error(
-            fmt::format("what is written to '{}' must be finite, but {}; the folder stays as it "
-                        "was: train again from finite weights with a lower --learning-rate",
+            fmt::format("weights written to '{}' must be finite, but {}; the folder is unchanged: "
+                        "train again from finite weights with a lower --learning-rate",
                         folder.string(), not_finite_text(tensor.name, tensor.shape, values, at)));
     };
     require_finite(tensor.values);
@@ -173,7 +175,7 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
       };
   }
 
-  // First, or removing what was left would take away what makes the folder loadable.
+  // Completes an interrupted save first, because the cleanup below removes the files that it needs.
   for (const auto& [pending, path] : pending_files(folder, format)) rename_durably(pending, path);
   remove_leftovers(folder, format);
 

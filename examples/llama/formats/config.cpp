@@ -34,10 +34,10 @@ constexpr std::ptrdiff_t layer_limit = 1 << 14;
                                    const char* required) {
   fail(what, fmt::format("'{}' must be {}", key, required),
        fmt::format("it is {}", clipped(value.dump())),
-       "this trainer has no such model, choose another one");
+       "this program does not support such a model; choose another one");
 }
 
-/// The member, or null if it is absent or JSON's null: Hugging Face writes both for "default".
+/// The member; a null pointer if it is absent or JSON's null, which both mean "default".
 const json* find(const json& object, const char* key) {
   const auto member = object.find(key);
   return member == object.end() || member->is_null() ? nullptr : &*member;
@@ -82,7 +82,7 @@ std::optional<bool> boolean(const std::string& what, const json& object, const c
   return value->get<bool>();
 }
 
-/// Whether a value means that what its key names is not there.
+/// Whether a value switches its key off.
 bool is_off(const json& value) {
   return value.is_null() || value == false || value == "" ||
          (value.is_structured() && value.empty());
@@ -114,8 +114,8 @@ constexpr std::array<std::string_view, 24> own_keys{"architectures",
                                                     "dtype",
                                                     "auto_map"};
 
-/// Keys of real files that say nothing about what a LLaMA model computes: how it was made, where
-/// it came from, how text is generated with it, what other tools note.
+/// Known keys that do not change what a LLaMA model computes: its training, its origin, text
+/// generation and notes of other tools.
 constexpr std::string_view harmless_keys[] = {
     // The configs of transformers.
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
@@ -138,8 +138,7 @@ constexpr std::string_view harmless_keys[] = {
     // Other tools.
     "is_llama_config", "transformers.js_config", "unsloth_fixed", "unsloth_version"};
 
-/// Keys that may be there with one value alone, that of a plain LLaMA model. Off is not it for all
-/// of them.
+/// Keys that must have the value of a plain LLaMA model, which is not "off" for all of them.
 struct OneValue {
   const char* key;
   json value;
@@ -161,7 +160,7 @@ const std::array<OneValue, 11>& one_values() {
   return table;
 }
 
-/// The objects in which RoPE's settings are found: at the top, or as newer transformers write them.
+/// The objects that may hold RoPE's settings: the top level, and those of newer transformers.
 struct RopePlace {
   const char* name;  // "" for the top
   const json& object;
@@ -183,7 +182,7 @@ std::vector<RopePlace> rope_places(const std::string& what, const json& root) {
   return places;
 }
 
-/// The number that all places which have it must have alike.
+/// The number under this key; throws if two places have different values.
 std::optional<double> rope_number(const std::string& what, const std::vector<RopePlace>& places,
                                   const char* key) {
   std::optional<double> common;
@@ -201,7 +200,7 @@ std::optional<double> rope_number(const std::string& what, const std::vector<Rop
   return common;
 }
 
-/// Whether a key of RoPE's settings says what the plain RoPE does, or is read elsewhere.
+/// Whether a key of RoPE's settings has the value of plain RoPE or is read elsewhere.
 bool is_plain_rope(std::string_view key, const json& value) {
   if (key == "rope_theta" || key == "partial_rotary_factor" ||
       key == "original_max_position_embeddings" || is_off(value))
@@ -211,7 +210,7 @@ bool is_plain_rope(std::string_view key, const json& value) {
   return false;
 }
 
-/// Base of RoPE's angles, from wherever it is given; all else about RoPE must be the plain one.
+/// Base of RoPE's angles, from any place; all other settings must be those of plain RoPE.
 double read_rope(const std::string& what, const json& root) {
   const std::vector<RopePlace> places = rope_places(what, root);
   for (const RopePlace& place : places) {
@@ -222,13 +221,13 @@ double read_rope(const std::string& what, const json& root) {
       fail(what, fmt::format("'{}' must be {}", place.name, required),
            fmt::format("its '{}' is {} in {}", key, clipped(value.dump()),
                        clipped(place.object.dump())),
-           "this trainer has no such model, choose another one");
+           "this program does not support such a model; choose another one");
     }
   }
   if (const auto factor = rope_number(what, places, "partial_rotary_factor");
       factor && *factor != 1.0)
     fail(what, "'partial_rotary_factor' must be 1", fmt::format("it is {}", *factor),
-         "this trainer has no such model, choose another one");
+         "this program does not support such a model; choose another one");
   return rope_number(what, places, "rope_theta").value_or(10000.0);
 }
 
@@ -244,7 +243,7 @@ void refuse_other_models(const std::string& what, const json& root) {
     if (!types->is_array() ||
         !std::ranges::all_of(*types, [](const json& type) { return type == "full_attention"; }))
       fail_unsupported(what, "layer_types", *types, "a list of \"full_attention\" alone");
-  // A class of its own for the config or the tokenizer is none for the model.
+  // Own classes for the config or the tokenizer do not change the model.
   if (const json* map = find(root, "auto_map"); map != nullptr && map->is_object())
     for (const auto& [key, value] : map->items())
       if (key.starts_with("AutoModel"))
@@ -258,10 +257,11 @@ void refuse_unknown_keys(const std::string& what, const json& root) {
         std::ranges::find(harmless_keys, key) != std::end(harmless_keys) || key == "layer_types" ||
         std::ranges::any_of(one_values(), [&](const OneValue& one) { return key == one.key; });
     if (!known && !is_off(value))
-      fail(what, "each key must be one whose meaning is known here",
-           fmt::format("'{}' is {}", clipped(key), clipped(value.dump())),
-           "remove it if a plain LLaMA model computes the same without it, else choose another "
-           "model");
+      fail(
+          what, "each key must be known to this program",
+          fmt::format("'{}' is {}", clipped(key), clipped(value.dump())),
+          "remove it if a plain LLaMA model computes the same without it, otherwise choose another "
+          "model");
   }
 }
 
@@ -345,7 +345,7 @@ LlamaConfig parse_config(std::string_view json_text, const std::string& what) {
          fmt::format("'head_dim' must be hidden_size / num_attention_heads = {}",
                      config.head_size()),
          fmt::format("it is {}", *head_size),
-         "this trainer has no other head size, choose another model");
+         "this program supports no other head size; choose another model");
   }
   return config;
 }
@@ -384,7 +384,7 @@ std::string config_json(const LlamaConfig& config, std::string_view dtype, std::
   root["mlp_bias"] = false;
   root["tie_word_embeddings"] = config.tie_embeddings;
   root["max_position_embeddings"] = config.max_positions;
-  // Transformers 5 writes the new name, and each version reads both.
+  // Transformers 5 writes `dtype`; both versions read both names.
   const bool renamed = others.contains("dtype");
   if (!renamed || others.contains("torch_dtype")) root["torch_dtype"] = dtype;
   if (renamed) root["dtype"] = dtype;

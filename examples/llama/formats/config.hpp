@@ -24,34 +24,33 @@ struct LlamaConfig {
   double rope_theta = 10000.0;
   bool tie_embeddings = false;  ///< the output layer is the embedding
   std::ptrdiff_t max_positions =
-      2048;  ///< kept for other readers of config.json; nothing here depends on it
+      2048;  ///< written to config.json for other programs; not used here
 
   [[nodiscard]] std::ptrdiff_t head_size() const { return hidden / heads; }
   bool operator==(const LlamaConfig&) const = default;
 };
 
-/// What is wrong with `config`, as a sentence; none if nothing is.
+/// A sentence on what is wrong with `config`; empty if it is valid.
 [[nodiscard]] std::optional<std::string> problem_of(const LlamaConfig& config);
 /// Throws std::invalid_argument with that sentence.
 void validate(const LlamaConfig& config);
-/// Numbers in all weight tensors. Needs a valid config.
+/// Number of parameters. `config` must be valid.
 [[nodiscard]] std::ptrdiff_t parameter_count(const LlamaConfig& config);
 
-/// From the text of a `config.json`; absent keys have Hugging Face's defaults. What this model
-/// cannot represent (rope_scaling, biases, another activation, ...) is a std::runtime_error naming
-/// the key, and so is any key that is not known to be harmless, unless its value is null, false or
-/// empty. `rope_theta` may be at the top, in `rope_scaling` and in `rope_parameters`, but not with
-/// two values. `what` names the text.
+/// Parses the text of a `config.json`; absent keys have Hugging Face's defaults. Throws
+/// std::runtime_error, naming the key, for settings that this model does not support (rope_scaling,
+/// biases, another activation, ...) and for unknown keys, unless their value is null, false or
+/// empty. `rope_theta` may be at the top level, in `rope_scaling` and in `rope_parameters`, but
+/// only with one value. `what` names the text in messages.
 [[nodiscard]] LlamaConfig parse_config(std::string_view json_text, const std::string& what);
 [[nodiscard]] LlamaConfig read_config(const std::filesystem::path& path);
 
-/// The text of a `config.json` that Hugging Face transformers loads as LlamaForCausalLM, with the
-/// given dtype for `torch_dtype`, or `dtype` where `base` has that. `base` is the text of the
-/// config.json that the model began with, or empty: its other keys are carried (those of tokens,
-/// generation, provenance).
+/// A `config.json` that Hugging Face transformers loads as LlamaForCausalLM. `dtype` is written as
+/// `torch_dtype`, or as `dtype` if `base` has that key. `base` is the text of the original
+/// config.json or empty; its other keys (tokens, generation, provenance) are copied.
 [[nodiscard]] std::string config_json(const LlamaConfig& config, std::string_view dtype = "float32",
                                       std::string_view base = {});
-/// Names of those.
+/// Names of the copied keys.
 [[nodiscard]] std::vector<std::string> carried_keys(std::string_view base);
 
 }  // namespace llama

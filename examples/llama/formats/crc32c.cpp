@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Eight bytes at a time ("slicing by 8", Kounavis and Berry 2005).
+// Processes eight bytes at a time ("slicing by 8", Kounavis and Berry 2005).
 #include "llama/formats/crc32c.hpp"
 
 #include <array>

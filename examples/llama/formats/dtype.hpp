@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Types of numbers in safetensors files.
+// Number types of safetensors files.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@
 
 namespace llama {
 
-/// Element types of the format (safetensors/src/tensor.rs). Those narrower than a byte are accepted
-/// in a header but cannot be read here.
+/// Element types of the format (safetensors/src/tensor.rs). Types narrower than a byte are accepted
+/// in a header, but cannot be read.
 enum class DType {
   boolean,
   f4,
@@ -38,7 +38,7 @@ enum class DType {
 
 [[nodiscard]] std::string_view dtype_name(DType dtype) noexcept;  ///< as in the file: "F32"
 [[nodiscard]] std::size_t dtype_bits(DType dtype) noexcept;
-/// None for a name that the format does not have.
+/// Empty for an unknown name.
 [[nodiscard]] std::optional<DType> find_dtype(std::string_view name);
 
 /// Bit conversions of IEEE binary16 and bfloat16. NaN stays NaN (made quiet when narrowed),

@@ -25,7 +25,7 @@ struct Signature {
   FileFormat format;
 };
 
-// In order: a longer signature stands before one that it begins with.
+// A signature precedes its prefixes.
 constexpr Signature signatures[] = {
     {"version https://git-lfs.github.com/spec/"sv,
      0,
@@ -89,7 +89,7 @@ constexpr FileFormat json_lines{json_lines_name, "name it .jsonl: its lines are 
 constexpr FileFormat utf16{"UTF-16 text without a byte order mark", to_utf8, true};
 constexpr FileFormat binary{"a binary file (it has a NUL byte)", leave_out, false};
 
-// Keys by which training data call their texts.
+// Usual keys of the texts in training data.
 constexpr std::string_view record_keys[] = {
     "text",        "content",  "prompt",   "completion", "messages", "conversations",
     "instruction", "response", "question", "answer",     "chosen",   "rejected"};
@@ -101,7 +101,7 @@ bool has_signature(std::string_view front, const Signature& one) {
   return true;
 }
 
-// Eight bytes of a header's size, then the header, a JSON object.
+// The header's size in eight bytes, then the header, a JSON object.
 bool is_safetensors(std::string_view front) {
   return front.size() > 9 && front.substr(4, 4) == "\0\0\0\0"sv && front.substr(8, 2) == "{\""sv;
 }
@@ -120,7 +120,8 @@ bool is_html(std::string_view text) {
          begin.starts_with("<html ");
 }
 
-// `text` behind '[': an object with a key, or a string that ',' or ']' follows, as in no sentence.
+// Whether `text`, which follows '[', begins an object with a key, or a string followed by ',' or
+// ']', which does not occur in prose.
 bool is_json_list(std::string_view text) {
   text = behind_space(text);
   if (text.starts_with('{')) {
@@ -135,7 +136,8 @@ bool is_json_list(std::string_view text) {
   return text.starts_with(',') || text.starts_with(']');
 }
 
-// The first line is an object, or too long to see its end, and has a key of training data.
+// Whether the first line begins an object that has a key of training data; its end may lie beyond
+// the probe.
 bool is_json_lines(std::string_view text) {
   if (!behind_space(text.substr(1)).starts_with('"')) return false;
   const std::size_t end = text.find('\n');
@@ -150,8 +152,8 @@ bool is_json_lines(std::string_view text) {
   });
 }
 
-// Most of its characters are Latin: every second byte is a NUL, on one side only. Not of a few
-// bytes, which show nothing.
+// Whether the text is mostly Latin in UTF-16: NUL bytes are frequent at even or at odd positions,
+// not at both. False for a few bytes.
 bool is_utf16(std::string_view front) {
   std::size_t nuls[2] = {};
   for (std::size_t i = 0; i < front.size(); ++i) nuls[i % 2] += front[i] == '\0' ? 1U : 0U;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Which files are not text, by their first bytes.
+// Detects files that are not text from their first bytes.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,11 @@
 
 namespace llama {
 
-/// What a file is that is not text to train on.
+/// A file format that is not text to train on.
 struct FileFormat {
   std::string_view name;    ///< "a gzip file"
-  std::string_view advice;  ///< what to do: "unpack it with gunzip"
-  bool may_hold_text;       ///< nobody wants it left out of a folder without a word
+  std::string_view advice;  ///< what to do: "unpack it, and give the text that is in it"
+  bool may_hold_text;       ///< an error in a folder; other formats are left out
 };
 
 /// The name of JSON lines, of which the keys are those of training data.
@@ -23,12 +23,12 @@ inline constexpr std::string_view json_lines_name = "JSON lines";
 /// How many first bytes format_of looks at; a NUL among them marks a binary file, as in git.
 inline constexpr std::size_t format_probe = 8192;
 
-/// What the first bytes of a file show; none for text. JSON lines and lists are a format where
-/// they are records of training data; any other JSON is text.
+/// The format that the first bytes of a file show; empty for text. JSON lines and lists count as a
+/// format if they are records of training data; other JSON is text.
 [[nodiscard]] std::optional<FileFormat> format_of(std::string_view front);
 
-/// The same of a file of raw token ids, which may begin with any few bytes: only what cannot be
-/// chance.
+/// The same for a file of raw token ids, which may begin with any bytes: only long signatures
+/// count.
 [[nodiscard]] std::optional<FileFormat> format_of_ids(std::string_view front);
 
 }  // namespace llama

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A limit on the size of files is an error of the write, not the end of the program.
+// Makes writes beyond the file size limit fail instead of ending the program.
 #pragma once
 
 #include <cerrno>
@@ -10,8 +10,8 @@
 
 namespace llama {
 
-/// A file beyond RLIMIT_FSIZE raises SIGXFSZ, which kills by default; held back here, the write
-/// returns EFBIG.
+/// A write beyond RLIMIT_FSIZE raises SIGXFSZ, which ends the program by default. While an object
+/// of this class blocks it, the write returns EFBIG.
 class HoldFileSizeSignal {
  public:
   HoldFileSizeSignal() {

@@ -29,7 +29,7 @@ namespace {
                   path.string(), reason));
 }
 
-/// What this thread is copying out of a map; null while it is not.
+/// The copy that this thread is making from a map; null if none.
 struct Guard {
   const char* begin;
   const char* end;
@@ -47,7 +47,7 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   if (previous_action.sa_handler != SIG_DFL && previous_action.sa_handler != SIG_IGN)
     return previous_action.sa_handler(signal);
   std::signal(signal,
-              SIG_DFL);  // the access is repeated on return, and ends the program as it would have
+              SIG_DFL);  // the access is repeated on return and ends the program
 }
 
 bool install_guard() {
@@ -58,8 +58,8 @@ bool install_guard() {
   return sigaction(SIGBUS, &action, &previous_action) == 0;
 }
 
-/// memcpy; false where a page of `from` cannot be read. Nothing here has a destructor that the jump
-/// would skip.
+/// memcpy that returns false if a page of `from` cannot be read. The jump must not skip a
+/// destructor, so there is none here.
 bool guarded_copy(void* to, const char* from, std::size_t size) {
   Guard mine;
   mine.begin = from;
@@ -69,7 +69,7 @@ bool guarded_copy(void* to, const char* from, std::size_t size) {
     return false;
   }
   guard = &mine;
-  std::atomic_signal_fence(std::memory_order_seq_cst);  // the copy stays between the two
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // keeps the copy between the fences
   std::memcpy(to, from, size);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   guard = nullptr;
@@ -80,7 +80,7 @@ bool guarded_copy(void* to, const char* from, std::size_t size) {
 
 InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
   static const bool guarded = install_guard();
-  // O_NONBLOCK: opening a pipe that nobody writes to would wait for ever; regular files ignore it.
+  // Without O_NONBLOCK, opening a pipe without a writer waits for ever; regular files ignore it.
   descriptor_ = ::open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (descriptor_ < 0)
     fail(path_, fmt::format("opening it failed: {}", std::generic_category().message(errno)));
@@ -92,7 +92,7 @@ InputFile::InputFile(std::filesystem::path path) : path_(std::move(path)) {
   if (::fstat(descriptor_, &status) < 0 || !S_ISREG(status.st_mode))
     refuse(S_ISDIR(status.st_mode) ? "it is a folder" : "it is not a regular file");
   size_ = static_cast<std::uint64_t>(status.st_size);
-  if (size_ == 0) return;  // no map has no bytes
+  if (size_ == 0) return;  // an empty file cannot be mapped
   if (!guarded || !std::in_range<std::size_t>(size_))
     refuse("it cannot be mapped into memory safely");
   void* const map =
@@ -117,8 +117,8 @@ void InputFile::read(std::uint64_t offset, void* bytes, std::size_t size) const 
   if (size == 0) return;
   const bool inside = offset <= size_ && size <= size_ - offset;
   bool whole = inside && guarded_copy(bytes, map_ + offset, size);
-  // The rest of a file's last page reads as zeros, without a signal: only its size tells that it
-  // was cut in there.
+  // The last page is readable beyond the end of the file, as zeros, so a file that was cut within
+  // it raises no signal: compare the size.
   struct stat status{};
   whole = whole && ::fstat(descriptor_, &status) == 0 &&
           static_cast<std::uint64_t>(status.st_size) >= offset + size;

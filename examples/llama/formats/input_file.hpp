@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// A regular file opened for reading at any offset, with errors that name it.
+// A regular file that can be read at any offset; its errors name the file.
 #pragma once
 
 #include <cstddef>
@@ -10,10 +10,9 @@
 
 namespace llama {
 
-/// Mapped into memory. Whatever happens to the file meanwhile is an error and no crash: where it
-/// was cut or the disk fails, touching the map raises SIGBUS, which a handler of this class turns
-/// into the std::runtime_error of read(); the handler passes on every other SIGBUS. Writing into
-/// the file while it is read cannot be noticed here.
+/// The file is mapped into memory. If it is truncated or the disk fails, an access raises SIGBUS; a
+/// signal handler turns it into a std::runtime_error of read() and passes on every other SIGBUS.
+/// Changes of the bytes during a read are not detected.
 class InputFile {
  public:
   /// Throws std::runtime_error if `path` is not a readable regular file.
@@ -25,9 +24,9 @@ class InputFile {
   InputFile& operator=(InputFile&&) = delete;
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
-  /// Bytes, when it was opened.
+  /// Bytes, at the time of opening.
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
-  /// Fills `size` bytes from `offset`; a shorter file is a std::runtime_error.
+  /// Reads `size` bytes at `offset`. Throws std::runtime_error if the file is shorter.
   void read(std::uint64_t offset, void* bytes, std::size_t size) const;
 
  private:

@@ -50,8 +50,8 @@ FileId id_of(const struct stat& status) { return {status.st_dev, status.st_ino};
       path.string(), given));
 }
 
-/// What a lock file says, "process 7 on host"; empty if that is not written yet, or nothing of
-/// ours.
+/// The holder named in a lock file, "process 7 on host"; empty if it is not written yet or the file
+/// is not ours.
 std::string holder_in(int descriptor) {
   std::array<char, 256> buffer{};
   const ssize_t size = ::pread(descriptor, buffer.data(), buffer.size(), 0);
@@ -60,7 +60,7 @@ std::string holder_in(int descriptor) {
   return std::string(text.substr(0, text.find('\n')));
 }
 
-/// A courtesy to whom is refused: on a full disk it is left out.
+/// Names the holder for the messages of other processes; failures, as on a full disk, are ignored.
 void write_holder(int descriptor) {
   std::array<char, 128> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0) host[0] = '\0';
@@ -73,13 +73,13 @@ void write_holder(int descriptor) {
 int open_lock(const fs::path& path) {
   constexpr int flags = O_CLOEXEC | O_NOFOLLOW;
   int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | flags, 0666);
-  // Left by a killed run of another user: it can be locked all the same, but on NFS.
+  // The file was left by a killed run of another user. It can still be locked, except on NFS.
   if (descriptor < 0 && errno == EACCES) descriptor = ::open(path.c_str(), O_RDONLY | flags);
   if (descriptor < 0) fail(path, std::generic_category().message(errno));
   return descriptor;
 }
 
-/// Does not wait. 0 or the error.
+/// Locks without waiting. Returns 0 or the error.
 int lock_now(int descriptor) {
   while (::flock(descriptor, LOCK_EX | LOCK_NB) < 0)
     if (errno != EINTR) return errno;
@@ -120,7 +120,8 @@ OutputLock::OutputLock(Output kind, const fs::path& output) {
       return;
     }
     if (error != 0) close_and_fail(std::generic_category().message(error));
-    // The one before removed its file before it let go: what was locked then has no name any more.
+    // The previous holder removed the file before it released the lock, so the locked file has no
+    // name any more.
     struct stat locked{}, named{};
     if (::fstat(descriptor_, &locked) < 0) close_and_fail(std::generic_category().message(errno));
     if (::stat(path_.c_str(), &named) < 0 || id_of(locked) != id_of(named)) {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Translating Oniguruma's patterns and running them with PCRE2.
+// Translates Oniguruma's patterns for PCRE2 and runs them.
 #include "llama/formats/regex.hpp"
 
 #include <fmt/format.h>
@@ -20,9 +20,12 @@ namespace llama {
 
 namespace {
 
-// Unicode's White_Space, which is Oniguruma's \s. PCRE2's own has U+180E besides.
+// Unicode's White_Space, which is Oniguruma's \s. PCRE2's \s also has U+180E.
 constexpr std::string_view white_space =
     R"(\x{9}-\x{D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
+
+// Characters that mean the same behind a backslash in both libraries.
+constexpr std::string_view literals = R"(rnt\/.-+*?()[]{}|^$'"#&)";
 
 /// Reads a pattern from left to right and writes it for PCRE2.
 class Translation {
@@ -58,25 +61,17 @@ class Translation {
     at_ += size;
   }
 
-  // A table of characters, written as a switch.
   void outside() {
     switch (pattern_[at_]) {
       case '\\':
         return escape();
       case '[':
-        in_class_ = true;
-        copy(next_is("[^") ? 2 : 1);
-        // Here Oniguruma and PCRE2 take a ']' for a literal, Ruby warns of it; nobody writes it.
-        if (next_is("]")) fail("]");
-        return;
+        return open_class();
       case '(':
-        if (next_is("(?i:")) return copy(4);
-        if (next_is("(?:") || next_is("(?=") || next_is("(?!")) return copy(3);
-        if (next_is("(?") || next_is("(*")) fail(pattern_.substr(at_, 3));
-        return copy(1);
+        return open_group();
       case '{':
         return repetition();
-      // They depend on lines, whose ends the two libraries see differently.
+      // They depend on where lines end, and the two libraries disagree on that.
       case '.':
       case '^':
       case '$':
@@ -84,6 +79,20 @@ class Translation {
       default:
         return copy(1);
     }
+  }
+
+  void open_class() {
+    in_class_ = true;
+    copy(next_is("[^") ? 2 : 1);
+    // Oniguruma and PCRE2 read a ']' here as a literal, but Ruby warns of it.
+    if (next_is("]")) fail("]");
+  }
+
+  void open_group() {
+    if (next_is("(?i:")) return copy(4);
+    if (next_is("(?:") || next_is("(?=") || next_is("(?!")) return copy(3);
+    if (next_is("(?") || next_is("(*")) fail(pattern_.substr(at_, 3));
+    copy(1);
   }
 
   void class_member() {
@@ -103,43 +112,57 @@ class Translation {
     }
   }
 
-  // A table of escapes, one a branch.
   void escape() {
     const std::string_view two = pattern_.substr(at_, 2);
     if (two.size() < 2) fail(two);
-    const char c = two[1];
-    if (c == 's') {
-      result_ += in_class_ ? std::string(white_space) : fmt::format("[{}]", white_space);
-      at_ += 2;
-    } else if (c == 'S' && !in_class_) {
-      result_ += fmt::format("[^{}]", white_space);
-      at_ += 2;
-    } else if (c == 'p') {
-      const std::size_t end = std::min(pattern_.find('}', at_), pattern_.size() - 1);
-      const std::string_view property = pattern_.substr(at_, end + 1 - at_);
-      const bool category =
-          property.size() >= 5 && property.size() <= 6 && property[2] == '{' &&
-          property.back() == '}' &&
-          std::string_view("CLMNPSZ").find(property[3]) != std::string_view::npos &&
-          (property.size() == 5 || (property[4] >= 'a' && property[4] <= 'z'));
-      if (!category) fail(property);
-      copy(property.size());
-    } else if (c == 'x') {
-      const std::size_t end = std::min(pattern_.find('}', at_), pattern_.size() - 1);
-      const std::string_view code = pattern_.substr(at_, end + 1 - at_);
-      if (code.size() < 5 || code[2] != '{' ||
-          code.find_first_not_of("0123456789ABCDEFabcdef", 3) != code.size() - 1)
-        fail(code);
-      copy(code.size());
-    } else if (c == 'r' || c == 'n' || c == 't' ||
-               std::string_view(R"(\/.-+*?()[]{}|^$'"#&)").find(c) != std::string_view::npos) {
-      copy(2);
-    } else {
-      fail(two);
+    switch (two[1]) {
+      case 's':
+        return space(in_class_ ? "" : "[", in_class_ ? "" : "]");
+      case 'S':
+        if (in_class_) fail(two);
+        return space("[^", "]");
+      case 'p':
+        return category();
+      case 'x':
+        return code();
+      default:
+        if (literals.find(two[1]) == std::string_view::npos) fail(two);
+        return copy(2);
     }
   }
 
-  /// {m}, {m,} or {m,n}; the other forms differ between the libraries, as does a '+' behind them.
+  void space(std::string_view before, std::string_view after) {
+    result_ += fmt::format("{}{}{}", before, white_space, after);
+    at_ += 2;
+  }
+
+  /// From the escape to the '}' that ends it, or to the end of the pattern.
+  [[nodiscard]] std::string_view braced() const {
+    const std::size_t end = std::min(pattern_.find('}', at_), pattern_.size() - 1);
+    return pattern_.substr(at_, end + 1 - at_);
+  }
+
+  /// \p{L} or \p{Lu}
+  void category() {
+    const std::string_view property = braced();
+    const bool good = property.size() >= 5 && property.size() <= 6 && property[2] == '{' &&
+                      property.back() == '}' &&
+                      std::string_view("CLMNPSZ").find(property[3]) != std::string_view::npos &&
+                      (property.size() == 5 || (property[4] >= 'a' && property[4] <= 'z'));
+    if (!good) fail(property);
+    copy(property.size());
+  }
+
+  /// \x{1F600}
+  void code() {
+    const std::string_view text = braced();
+    if (text.size() < 5 || text[2] != '{' ||
+        text.find_first_not_of("0123456789ABCDEFabcdef", 3) != text.size() - 1)
+      fail(text);
+    copy(text.size());
+  }
+
+  /// {m}, {m,} or {m,n}; other forms, and a '+' behind one, differ between the libraries.
   void repetition() {
     const std::size_t end = pattern_.find('}', at_);
     const std::string_view inside =
@@ -201,7 +224,7 @@ Regex::Regex(const std::string& pattern) : program_(std::make_unique<Program>())
   std::uint32_t matches_empty = 0;
   pcre2_pattern_info(program_->code.get(), PCRE2_INFO_MATCHEMPTY, &matches_empty);
   require(matches_empty == 0, "may match it");
-  // Where there is no compiler to machine code, the pattern is interpreted.
+  // Without a just-in-time compiler the pattern is interpreted.
   pcre2_jit_compile(program_->code.get(), PCRE2_JIT_COMPLETE);
   program_->match.reset(pcre2_match_data_create_from_pattern(program_->code.get(), nullptr));
   program_->context.reset(pcre2_match_context_create(nullptr));
@@ -210,7 +233,7 @@ Regex::Regex(const std::string& pattern) : program_(std::make_unique<Program>())
   if (!program_->match || !program_->context) throw std::bad_alloc();
   if (program_->stack)
     pcre2_jit_stack_assign(program_->context.get(), nullptr, program_->stack.get());
-  // The limit counts steps; one match may go through megabytes of spaces.
+  // The limit counts steps, and one match may span megabytes of spaces.
   pcre2_set_match_limit(program_->context.get(), 0xFFFFFFFF);
 }
 

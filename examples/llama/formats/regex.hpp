@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The regular expressions of tokenizer files, run by PCRE2, an optional dependency.
+// Regular expressions of tokenizer files, run by PCRE2 (an optional dependency).
 #pragma once
 
 #include <cstddef>
@@ -12,17 +12,17 @@
 
 namespace llama {
 
-/// A pattern as tokenizer.json files have them. They are written for Oniguruma; accepted is what
-/// means the same in PCRE2: literals, classes, \s, \S, \r, \n, \t, \x{code}, \p{category}, groups
-/// (?: (?i: (?= (?!, alternatives and quantifiers. The Unicode version is that of PCRE2. Not for
-/// use by two threads at a time.
+/// A pattern of a tokenizer.json, which is written for Oniguruma. Accepted is the syntax that means
+/// the same in PCRE2: literals, classes, \s, \S, \r, \n, \t, \x{code}, \p{category}, groups (?:
+/// (?i: (?= (?!, alternatives and quantifiers. The Unicode version is that of PCRE2. Not
+/// thread-safe.
 class Regex {
  public:
   /// Whether this program was built with PCRE2. Without it the constructor throws.
   [[nodiscard]] static bool available() noexcept;
 
-  /// Throws std::runtime_error, with the part of the pattern that is not supported. No pattern may
-  /// match the empty text.
+  /// Throws std::runtime_error for an unsupported pattern, naming the part, and for one that
+  /// matches the empty text.
   explicit Regex(const std::string& pattern);
   ~Regex();
   Regex(Regex&& other) noexcept;
@@ -34,8 +34,8 @@ class Regex {
     std::size_t begin;
     std::size_t end;
   };
-  /// The leftmost match at or after `from` bytes of `text`, which must be valid UTF-8; none if
-  /// there is none. Throws std::runtime_error where PCRE2 gives up.
+  /// The leftmost match in `text` at or after byte `from`; empty if there is none. `text` must be
+  /// valid UTF-8. Throws std::runtime_error if PCRE2 fails.
   [[nodiscard]] std::optional<Match> find(std::string_view text, std::size_t from) const;
 
  private:

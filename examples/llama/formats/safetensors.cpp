@@ -33,9 +33,9 @@ static_assert(std::endian::native == std::endian::little,
 
 using nlohmann::json;
 
-constexpr int nesting_limit = 4;  // header {, tensor {, shape [; one to spare
-// JSON values of a tensor or of the metadata. With tensor_limit it bounds the memory that a hostile
-// header takes, to about that of its text again and again.
+constexpr int nesting_limit = 4;  // header {, tensor {, shape [, and one more
+// Most JSON values of a tensor or of the metadata. With tensor_limit it bounds the memory that a
+// hostile header takes to a few times its text.
 constexpr std::size_t value_limit = 1 << 19;
 constexpr std::size_t verified_at_once = 1 << 18;  // bytes
 
@@ -46,8 +46,8 @@ constexpr std::size_t verified_at_once = 1 << 18;  // bytes
       path.string(), clipped(required, 1000), clipped(given, 1000)));
 }
 
-/// Fails with the name of another format, where the first bytes show one and cannot be a length by
-/// chance: by a long signature, or as text (a Git LFS pointer, a page of HTML).
+/// Throws, naming the format, if the first bytes are those of another format and cannot be a
+/// length: a long signature, or text (a Git LFS pointer, an HTML page).
 void refuse_other_format(const InputFile& file) {
   std::string front(static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), format_probe)),
                     '\0');
@@ -175,8 +175,7 @@ std::map<std::string, std::string> parse_metadata(const std::filesystem::path& p
 /// Sorts by position and checks that the spans tile the data section exactly.
 void check_layout(const std::filesystem::path& path, std::vector<TensorInfo>& tensors,
                   std::uint64_t data_bytes) {
-  // Empty tensors share their position with the next one: the end decides, then the name, so the
-  // order is fixed.
+  // Empty tensors begin where the next one does; sorting by end and name makes the order unique.
   std::ranges::sort(tensors, {},
                     [](const TensorInfo& t) { return std::tie(t.begin, t.end, t.name); });
   std::uint64_t position = 0;
@@ -342,7 +341,7 @@ void SafetensorsFile::read_bytes(std::string_view name, std::span<std::byte> byt
   read_plain(info, bytes.data());
 }
 
-/// The checksum of what was read.
+/// Returns the checksum of the bytes read.
 std::uint32_t SafetensorsFile::read_floats(const TensorInfo& tensor, std::size_t first,
                                            std::span<float> values) const {
   switch (tensor.dtype) {

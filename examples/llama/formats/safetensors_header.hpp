@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The header of a safetensors file, as far as its reader and its writer share it.
+// What the reader and the writer of safetensors headers share.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ namespace llama {
 
 inline constexpr std::uint64_t header_limit =
     100'000'000;  // bytes; the reference reader's MAX_HEADER_SIZE
-// Bounds the memory that a hostile header takes; the largest models have some 150,000 tensors in
-// all of their files.
+// Bounds the memory that a hostile header takes. The largest models have about 150,000 tensors in
+// all their files.
 inline constexpr std::size_t tensor_limit = 1 << 18;
 inline constexpr std::size_t chunk_elements = 1 << 16;  // converted at a time
 inline constexpr std::string_view metadata_key = "__metadata__";
@@ -27,14 +27,14 @@ inline constexpr std::string_view metadata_key = "__metadata__";
 inline constexpr std::string_view checksum_key = "dropbp.crc32c";
 inline constexpr std::size_t checksum_digits = 8;
 
-/// Bytes of a tensor; none if the product overflows or does not end on a whole byte.
+/// Bytes of a tensor; empty if the product overflows or is no whole number of bytes.
 [[nodiscard]] std::optional<std::uint64_t> bytes_of(std::span<const std::ptrdiff_t> shape,
                                                     DType dtype);
 
-/// Where the digits of the header's checksum are; npos if there are none.
+/// Position of the digits of the header's checksum; npos if there is none.
 [[nodiscard]] std::size_t find_header_checksum(std::string_view header);
 
-/// Of the header with zeros in the place of its own checksum, and of the length before it.
+/// Checksum of the length and the header, with zeros in place of the checksum.
 [[nodiscard]] std::uint32_t header_checksum(std::string_view header, std::size_t digits);
 
 }  // namespace llama

@@ -26,8 +26,8 @@ using nlohmann::json;
 
 using Sink = std::function<void(const void*, std::size_t)>;
 
-/// A tensor on its way into a file: its place in the header and what makes its bytes, once for the
-/// checksum and once for the file, because the header comes first.
+/// A tensor to write: its entry in the header, and a function that makes its bytes. It is called
+/// twice, for the checksum in the header and for the data after it.
 struct Outgoing {
   const std::string& name;
   DType dtype;
@@ -38,10 +38,11 @@ struct Outgoing {
 
 std::size_t elements_of(const TensorToWrite& tensor) {
   if (!tensor.make) return tensor.values.size();
-  return static_cast<std::size_t>(bytes_of(tensor.shape, DType::u8).value_or(0));  // a byte each
+  return static_cast<std::size_t>(
+      bytes_of(tensor.shape, DType::u8).value_or(0));  // one byte per element
 }
 
-/// use(values), made for this call where the tensor has none.
+/// Calls use(values), making the values first if the tensor has none.
 template <typename Use>
 void with_values(const TensorToWrite& tensor, const Use& use) {
   if (!tensor.make) return use(tensor.values);
@@ -62,7 +63,7 @@ void convert_to(const Sink& sink, std::span<const float> values, Convert convert
   }
 }
 
-// Put together as text: nlohmann's ordered objects search all members for each new one.
+// Built as text, because nlohmann's ordered objects search all members for each new one.
 std::string header_of(std::span<const Outgoing> tensors,
                       const std::map<std::string, std::string>& metadata) {
   if (tensors.size() > tensor_limit)

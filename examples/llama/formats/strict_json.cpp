@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Strictness on top of nlohmann::json, whose defaults accept duplicate keys, a BOM and text behind
+// Stricter parsing with nlohmann::json, whose defaults accept duplicate keys, a BOM and text behind
 // a NUL byte.
 #include "llama/formats/strict_json.hpp"
 
@@ -28,7 +28,7 @@ namespace {
                   what, given));
 }
 
-/// nlohmann's "[json.exception.parse_error.101] parse error at ..." without the bracket.
+/// The message of nlohmann's exception without its prefix in brackets.
 std::string reason_of(const std::exception& error) {
   const std::string text = error.what();
   const auto bracket = text.find("] ");
@@ -38,13 +38,14 @@ std::string reason_of(const std::exception& error) {
 using json = nlohmann::json;
 
 /// Builds values from the parser's events. nlohmann's own builder with a callback searches the
-/// enclosing object after each one that ends, which makes a large header take minutes, and says
-/// nothing about a key that occurs twice.
+/// enclosing object at the end of each value, so that a large header takes minutes, and it accepts
+/// duplicate keys.
 class Builder final : public nlohmann::json_sax<json> {
  public:
   using Visit = std::function<void(const std::string&, json&&)>;
 
-  /// With `visit` the outermost object stays empty and its members go there.
+  /// With `visit`, the members of the outermost object are passed to it, and the object stays
+  /// empty.
   Builder(const std::string& what, int max_depth, std::size_t max_values, const Visit* visit)
       : what_(what),
         max_depth_(static_cast<std::size_t>(max_depth)),
@@ -59,7 +60,7 @@ class Builder final : public nlohmann::json_sax<json> {
   bool number_unsigned(number_unsigned_t value) override { return add(value); }
   bool number_float(number_float_t value, const string_t&) override { return add(value); }
   bool string(string_t& value) override { return add(std::move(value)); }
-  bool binary(binary_t&) override { return false; }  // JSON has none
+  bool binary(binary_t&) override { return false; }  // not in JSON
   bool start_object(std::size_t) override { return open(json::object()); }
   bool start_array(std::size_t) override { return open(json::array()); }
   bool end_object() override {
@@ -89,7 +90,7 @@ class Builder final : public nlohmann::json_sax<json> {
   }
 
  private:
-  /// Whether the next value is one for `visit_`.
+  /// Whether the next value goes to `visit_`.
   bool visits() const { return visit_ != nullptr && open_.size() == 1; }
 
   json& place() {
@@ -147,10 +148,10 @@ class Builder final : public nlohmann::json_sax<json> {
   const Visit* visit_;
   json root_, value_;
   std::vector<json*> open_;  // objects and arrays, from the outermost
-  json* slot_ = nullptr;     // of the key that was read last
-  std::size_t values_ = 0;   // of this member or, without `visit_`, of all
+  json* slot_ = nullptr;     // where the value of the last key goes
+  std::size_t values_ = 0;   // JSON values in this member or, without `visit_`, in all
   std::string member_;
-  std::string members_;  // all keys of the outermost object so far, one behind the other
+  std::string members_;  // all keys of the outermost object so far, concatenated
   std::vector<std::size_t> member_ends_;
 };
 
@@ -161,7 +162,7 @@ json parse(std::string_view text, const std::string& what, int max_depth, std::s
     const auto format = format_of(text);
     fail(what, format ? fmt::format("it is {}", format->name) : "it does not begin with '{'");
   }
-  // nlohmann takes a NUL byte for the end of the text and would ignore what follows it.
+  // nlohmann ends the text at a NUL byte and would ignore the rest.
   if (const auto nul = text.find('\0'); nul != std::string_view::npos)
     fail(what, fmt::format("byte {} is a NUL", nul));
   Builder builder(what, max_depth, max_values, visit);
@@ -192,7 +193,7 @@ std::string read_small_file(const std::filesystem::path& path, std::size_t max_b
   const InputFile file(path);
   if (file.size() > max_bytes) {
     throw std::runtime_error(
-        fmt::format("'{}' must be at most {} bytes, but it has {}; it is not a file of this kind, "
+        fmt::format("'{}' must be at most {} bytes, but it has {}; it is not a file of this kind; "
                     "check the path",
                     path.string(), max_bytes, file.size()));
   }

@@ -13,28 +13,29 @@
 
 namespace llama {
 
-/// Parses `text`, which must be exactly one JSON object, in a time that grows with its length.
-/// `what` names it in messages ("'x/config.json'"). Throws std::runtime_error; never recurses, so
-/// no input can exhaust the stack.
+/// Parses `text`, which must be exactly one JSON object, in linear time. `what` names it in
+/// messages ("'x/config.json'"). Throws std::runtime_error. It is not recursive, so no input
+/// exhausts the stack.
 [[nodiscard]] nlohmann::json parse_strict_json(std::string_view text, const std::string& what,
                                                int max_depth = 32);
 
-/// The same for large texts: visit(key, value) for each member of the object, in their order, with
-/// one member at a time in memory, of at most `max_values` JSON values (itself and all within).
-/// What is wrong further on in the text, a key that occurs twice too, is only found then.
+/// The same for large texts: calls visit(key, value) for each member of the object, in order, with
+/// one member at a time in memory. A member may have at most `max_values` JSON values (itself
+/// included). Errors later in the text, duplicate keys included, are found after the earlier
+/// visits.
 void for_each_member(
     std::string_view text, const std::string& what, int max_depth, std::size_t max_values,
     const std::function<void(const std::string& key, nlohmann::json&& value)>& visit);
 
-/// At most `limit` bytes of a text from a file, cut between characters and marked so: messages must
-/// not be as long as the file.
+/// At most `limit` bytes of a file's text, for messages; a cut is made between characters and
+/// marked.
 [[nodiscard]] std::string clipped(std::string text, std::size_t limit = 200);
 
 /// Reads a whole regular file of at most `max_bytes` bytes. Throws std::runtime_error.
 [[nodiscard]] std::string read_small_file(const std::filesystem::path& path,
                                           std::size_t max_bytes = 100'000'000);
 
-/// For a config.json and an adapter_config.json: thousands of times the usual size.
+/// Limit for config.json and adapter_config.json, thousands of times the usual size.
 inline constexpr std::size_t max_config_bytes = 4'000'000;
 
 }  // namespace llama

@@ -17,8 +17,9 @@ struct Batch {
   dropbp::ops::SequenceShape shape;  ///< without sample_begin
   std::vector<std::int32_t> inputs;
   std::vector<std::int32_t> labels;  ///< or ops::CrossEntropy's ignore_index
-  /// Labelled tokens of the whole optimizer step, where the batch is one of its micro-steps: losses
-  /// and gradients are then shares that add up. None: those of the batch.
+  /// Number of labelled tokens that the loss is divided by: that of the whole optimizer step if the
+  /// batch is one of its micro-steps, so that losses and gradients add up. Empty: that of the
+  /// batch.
   std::optional<double> divisor = std::nullopt;
   /// Where several samples share a sequence: of each token the position at which its sample begins.
   std::vector<std::int32_t> sample_begin = {};

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The first number of a tensor that is NaN or infinite: such a tensor is neither read nor written.
+// Finds NaN and infinity in tensors: a tensor with one is neither read nor written.
 #pragma once
 
 #include <algorithm>
@@ -17,13 +17,14 @@
 
 namespace llama {
 
-/// Where it is; values.size() if all are finite. T is float or double.
+/// Index of the first NaN or infinity; values.size() if all are finite. T is float or double.
 template <class T>
 std::size_t first_not_finite(std::span<const T> values) noexcept {
   using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
   constexpr Bits magnitude = static_cast<Bits>(~Bits{0}) >> 1,
                  infinity = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());
-  constexpr std::size_t block = 4096;  // one branch each, so that the loop is vectorised
+  constexpr std::size_t block =
+      4096;  // elements; one branch per block, so that the loop is vectorised
   for (std::size_t first = 0; first < values.size(); first += block) {
     const std::size_t last = (std::min)(values.size(), first + block);
     Bits largest = 0;
@@ -36,7 +37,7 @@ std::size_t first_not_finite(std::span<const T> values) noexcept {
   return values.size();
 }
 
-/// "'model.norm.weight' is NaN at [3]", for the element of that number in a tensor of this shape.
+/// "'model.norm.weight' is NaN at [3]", for element `at` of a tensor of this shape.
 template <class T>
 std::string not_finite_text(const std::string& name, const std::vector<std::ptrdiff_t>& shape,
                             std::span<const T> values, std::size_t at) {

@@ -22,7 +22,7 @@ const LlamaConfig& checked(const LlamaConfig& config) {
 // In [0, 1).
 double uniform(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
-// Before a clock is read: devices work on after a call has returned.
+// Waits for the device before a clock is read.
 template <class Backend>
 void wait() {
   if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();
@@ -40,7 +40,7 @@ void fill_normal(std::span<T> values, double deviation, const dropbp::CounterRan
   }
 }
 
-// Of the values as floats, whatever the model computes with.
+// Checksum of the values as floats, independent of T.
 template <class T>
 std::uint32_t checksum_of(std::span<const T> values) {
   if constexpr (std::is_same_v<T, float>) {
@@ -55,7 +55,7 @@ std::uint32_t checksum_of(std::span<const T> values) {
   }
 }
 
-// One of all weights, in their order.
+// One checksum of all weights, in their order.
 std::uint32_t joined(const std::vector<std::uint32_t>& checksums) {
   return crc32c(0, checksums.data(), checksums.size() * sizeof(std::uint32_t));
 }
@@ -67,24 +67,24 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
                                    ModelOptions options)
     : config_(checked(config)),
       max_sequence_(max_sequence),
-      adaptation_(std::move(options.adaptation)),
+      lora_(std::move(options.lora)),
       saved_(options.fill),
       workspace_(options.fill),
       cross_entropy_(workspace_),
       embedding_("model.embed_tokens.weight", config.vocabulary, config.hidden),
       final_norm_("model.norm.weight", 1, config.hidden),
       head_("lm_head.weight", config.tie_embeddings ? 0 : config.vocabulary, config.hidden) {
-  adaptation_.moment = moment_;
+  lora_.moment = moment_;
   const ops::AttentionConfig attention{.hidden = config.hidden,
                                        .heads = config.heads,
                                        .kv_heads = config.kv_heads,
                                        .norm_eps = config.norm_epsilon,
-                                       .adaptation = adaptation_};
+                                       .lora = lora_};
   const ops::SwiGLUConfig mlp{.hidden = config.hidden,
                               .intermediate = config.intermediate,
                               .norm_eps = config.norm_epsilon,
-                              .adaptation = adaptation_};
-  // What is computed again lives within one call.
+                              .lora = lora_};
+  // Recomputed activations live within one call.
   const ops::BasicBranchMemory<Backend> memory{options.recompute ? workspace_ : saved_, workspace_};
   const auto rope = std::make_shared<const ops::RopeTable<T, Backend>>(
       max_sequence, config.head_size(), config.rope_theta);
@@ -103,7 +103,7 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
   parameters_.push_back(&final_norm_);
   if (!config.tie_embeddings) parameters_.push_back(&head_);
   for (Parameter* parameter : {&embedding_, &final_norm_, &head_})
-    parameter->trained = !adaptation_.enabled();
+    parameter->trained = !lora_.enabled();
   set_flops(max_sequence);
 }
 
@@ -113,7 +113,7 @@ void LlamaModel<T, Backend>::initialize(std::uint64_t seed) {
   std::uint64_t index = 0;
   std::vector<float> values;
   std::vector<std::uint32_t> checksums;
-  const bool summed = adaptation_.enabled();
+  const bool summed = lora_.enabled();
   for_each_weight([&](const BaseWeight& weight) {
     const std::string_view name = weight.name;
     const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
@@ -189,8 +189,8 @@ void LlamaModel<T, Backend>::set_flops(Index sequence) {
   const double mlp = dropbp::swiglu_flops(
       {.hidden = size(config_.hidden), .intermediate = size(config_.intermediate)});
   for (Block& block : blocks_) {
-    block.attention.set_flops(attention);
-    block.mlp.set_flops(mlp);
+    block.attention.set_cost(attention);
+    block.mlp.set_cost(mlp);
   }
 }
 
@@ -199,10 +199,10 @@ double LlamaModel<T, Backend>::backward_flops(std::size_t branch,
                                               bool input_gradient_needed) const {
   const Block& block = blocks_.at(branch / 2);
   const auto cost = [&](const auto& layer, const Projection& lowest) {
-    if (input_gradient_needed || layer.op().norm.trained) return layer.flops();
+    if (input_gradient_needed || layer.op().norm.trained) return layer.cost();
     Index outputs = 0;
     for (const auto& part : lowest.parts()) outputs += part.rows;
-    return lowest.trainable() ? layer.flops() - 2.0 * static_cast<double>(outputs * config_.hidden)
+    return lowest.trainable() ? layer.cost() - 2.0 * static_cast<double>(outputs * config_.hidden)
                               : 0.0;
   };
   return branch % 2 == 0 ? cost(block.attention, block.attention.op().qkv)
@@ -361,7 +361,7 @@ template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model) {
   std::vector<NamedTensor> tensors;
   std::vector<std::uint32_t> checksums;
-  const bool summed = model.adaptation().enabled();
+  const bool summed = model.lora().enabled();
   model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name,
                        .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
@@ -390,14 +390,15 @@ std::vector<NamedTensor> merged_tensors(LlamaModel<T, Backend>& model) {
   model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name,
                        .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
-    const bool merged = weight.projection != nullptr && model.adaptation().enabled();
+    const bool merged = weight.projection != nullptr && model.lora().enabled();
     if constexpr (!dropbp::DeviceBackend<Backend>) {
       if (!merged)
         tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
     }
     if (tensor.values.data() == nullptr)
       tensor.make = [weight, merged](std::span<float> values) {
-        static_cast<void>(merged);  // the host's own values are there already
+        static_cast<void>(
+            merged);  // unused on the host, where weights that are not merged have `values`
         const ops::MatrixView<float> to(values.data(), weight.rows, weight.columns);
         if constexpr (dropbp::DeviceBackend<Backend>) {
           ops::Matrix<T, Backend> made;

@@ -58,17 +58,17 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// What a model is besides its config.
+/// Settings of a model besides its config.
 struct ModelOptions {
-  ops::LoraConfig adaptation = {};              ///< its `moment` is the model's own
-  bool recompute = false;                       ///< branches save their input alone
+  ops::LoraConfig lora = {};                    ///< `moment` is set by the model
+  bool recompute = false;                       ///< branches save only their input
   ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
 
 /// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output
-/// layer. T is float or double, or on a device also BFloat16. All weights train, or, with adapters,
-/// these alone. Parameters have their Hugging Face names, adapters "X.lora_A.weight" and
-/// "X.lora_B.weight" for the weight "X.weight".
+/// layer. T is float or double, or on a device also BFloat16. All weights are trained or, with
+/// adapters, only the adapters. Parameters have their Hugging Face names, adapters
+/// "X.lora_A.weight" and "X.lora_B.weight" for the weight "X.weight".
 template <class T, class Backend = dropbp::Cpu>
 class LlamaModel {
  public:
@@ -86,7 +86,7 @@ class LlamaModel {
 
   /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize()
   /// or load_weights(), and initialize_adapters() or load_adapter(). Throws std::invalid_argument
-  /// for an impossible config or adaptation.
+  /// for an impossible config or LoRA settings.
   explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options = {});
 
   LlamaModel(const LlamaModel&) = delete;
@@ -112,27 +112,27 @@ class LlamaModel {
 
   // ---- parameters
 
-  /// visit(const Slice&) for every tensor that is kept as such, adapters among them and quantised
-  /// weights not, from the embedding upwards.
+  /// visit(const Slice&) for every tensor, adapters included, from the embedding upwards. Quantised
+  /// weights are not visited.
   void for_each_tensor(auto&& visit) {
     for (Parameter* parameter : parameters_) parameter->for_each_slice(visit);
   }
   const std::vector<Parameter*>& parameters() const noexcept { return parameters_; }
   const LlamaConfig& config() const noexcept { return config_; }
-  const ops::LoraConfig& adaptation() const noexcept { return adaptation_; }
-  /// Whether anything below the branches trains: the embedding does unless adapters alone train.
+  const ops::LoraConfig& lora() const noexcept { return lora_; }
+  /// Whether anything below the branches is trainable: the embedding is, unless only adapters are
+  /// trained.
   bool trainable_below() const noexcept { return embedding_.trained; }
 
-  /// A weight of the checkpoint format, whatever the model makes of it: the adapters belong to the
-  /// linear maps.
+  /// A weight of the checkpoint format, without adapters. The model may keep it quantised.
   struct BaseWeight {
     const std::string& name;
     Index rows, columns;
-    T* value;                ///< where it is kept as such, else null
-    Projection* projection;  ///< the linear maps it is one of, or null
+    T* value;                ///< null if the model keeps it quantised
+    Projection* projection;  ///< the projection that it is part of, or null
     std::size_t part;        ///< of the projection
 
-    /// Gives it its values [rows, columns], quantising them where the model does.
+    /// Sets its values [rows, columns], quantising them if the model does.
     void set(ops::MatrixView<const float> values) const {
       if (value != nullptr)
         ops::upload(ops::MatrixView<T, Backend>(value, rows, columns), values);
@@ -161,47 +161,47 @@ class LlamaModel {
     if (!config_.tie_embeddings) visit_parameter(head_);
   }
 
-  /// Normal weights of standard deviation 0.02, those of the two projections that feed the residual
-  /// stream divided by sqrt(2 * layers) as in GPT-2; norms are 1. A pure function of `seed`.
+  /// Normal weights of standard deviation 0.02, divided by sqrt(2 * layers) for the two projections
+  /// that write into the residual stream, as in GPT-2; norms are 1. A pure function of `seed`.
   void initialize(std::uint64_t seed);
 
-  /// As PEFT does: A uniform in +-1 / sqrt(inputs), B zero, so that the model begins as its base. A
-  /// pure function of `seed`.
+  /// As in PEFT: A is uniform in +-1 / sqrt(inputs) and B is zero, so that the initial model equals
+  /// its base. A pure function of `seed`.
   void initialize_adapters(std::uint64_t seed);
 
-  /// Which micro-step the next passes belong to: the adapters' dropout is drawn from it.
+  /// Sets the micro-step of the next passes, from which the adapters' dropout is drawn.
   void set_moment(const ops::MicroStepId& moment) noexcept { *moment_ = moment; }
 
-  /// CRC-32C of the weights as they were loaded or initialised, before any was quantised; only
-  /// where adapters train, else 0.
+  /// CRC-32C of the weights as they were loaded or initialised, before quantisation; 0 if the
+  /// weights are trained.
   std::uint32_t base_checksum() const noexcept { return base_checksum_; }
 
-  /// Bytes of all weights but the adapters, as they are kept.
+  /// Bytes of all weights in memory, without adapters.
   std::size_t base_bytes();
 
-  /// Tells every layer the FLOPs of its branch at this sequence length, per token.
+  /// Sets the cost of every layer: its branch's FLOPs per token at this sequence length.
   void set_flops(Index sequence);
 
-  /// The cost of a kept branch's backward pass, in the unit of its FLOPs; only ratios mean
-  /// something. Over frozen weights it is the inputs' gradients alone (the adapters' own products,
-  /// below a tenth, are left out), and where nobody needs that of the branch's input, its lowest
-  /// product is saved, or all where no adapter would use the rest.
+  /// Relative cost of a kept branch's backward pass. With trained weights it is the branch's cost.
+  /// With frozen weights only gradients of activations are counted (the adapters' own products,
+  /// below a tenth, are left out). If the gradient of the branch's input is not needed, the lowest
+  /// product is not counted, or nothing is if no adapter uses its output's gradient.
   double backward_flops(std::size_t branch, bool input_gradient_needed) const;
 
-  /// Makes every gradient absent: for the start of an optimizer step.
+  /// Makes every gradient absent, for the start of an optimizer step.
   void clear_gradients() {
     for (Parameter* parameter : parameters_) parameter->drop_gradient();
   }
 
   // ---- passes
 
-  /// Mean cross-entropy of the batch, in nats a token, or its share of the step's; its gradients
-  /// are added to those of the parameters. Call clear_gradients() before the first of a step. Adds
-  /// to `times`.
+  /// Returns the mean cross-entropy of the batch in nats per token, or its share of the step's
+  /// mean, and adds its gradients to those of the parameters. Call clear_gradients() before the
+  /// first micro-step. Adds to `times`.
   double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
 
-  /// The loss alone. The handler must be in an evaluation: branches that save would keep their
-  /// memory.
+  /// The loss without gradients. The handler must be in an evaluation, otherwise branches save
+  /// activations that are never released.
   double loss(const Batch& batch);
 
   /// Tokens of the longest sequence that it was made for.
@@ -210,7 +210,8 @@ class LlamaModel {
   /// Bytes that a kept branch keeps between forward and backward.
   std::size_t saved_bytes(std::size_t branch, Index tokens) const;
 
-  /// Activations that branches keep for their backward pass, and all that lives only during a pass.
+  /// Memory of the activations that branches save for their backward pass, and of temporaries
+  /// within a pass.
   ops::BasicMemoryPool<Backend>& saved_memory() noexcept { return saved_; }
   ops::BasicMemoryPool<Backend>& workspace() noexcept { return workspace_; }
 
@@ -237,7 +238,7 @@ class LlamaModel {
   LlamaConfig config_;
   Index max_sequence_;
   std::shared_ptr<ops::MicroStepId> moment_ = std::make_shared<ops::MicroStepId>();
-  ops::LoraConfig adaptation_;
+  ops::LoraConfig lora_;
   ops::BasicMemoryPool<Backend> saved_;
   ops::BasicMemoryPool<Backend> workspace_;
   ops::CrossEntropy<T, Backend> cross_entropy_;
@@ -266,12 +267,12 @@ class BranchwisePass {
  private:
   LlamaModel<T, Backend>& model_;
   const Batch& batch_;
-  Tensor heads_share_;  // of the embedding's gradient, where the output layer is tied to it
+  Tensor heads_share_;  // the output layer's share of the embedding's gradient, if they are tied
 };
 
-/// Fills the model's weights from a checkpoint folder, quantising them one after the other where
-/// the model does: besides the model itself one weight at a time is in memory. The adapters stay as
-/// they are. See load_checkpoint for the errors.
+/// Fills the model's weights from a checkpoint folder. If the model quantises, it does so one
+/// weight at a time, so only one is in memory besides the model. Adapters are unchanged. See
+/// load_checkpoint for the errors.
 template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
 

@@ -32,8 +32,8 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) noexcep
   return counter;
 }
 
-/// The purpose of a random number. Random sequences for different purposes share no bits, whatever
-/// their steps and indices.
+/// The purpose of a random number. Random sequences for different purposes share no bits, for any
+/// steps and indices.
 enum class RandomStream : std::uint8_t {
   drop_decision = 0,    ///< one number per branch
   sampling_order = 1,   ///< for samplers that permute the branches

@@ -15,6 +15,10 @@
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
+// <limits> would cost every user of the header more.
+inline constexpr double largest_double = 0x1.fffffffffffffp+1023;
+inline constexpr double smallest_normal_double = 0x1p-1022;
+
 /// The read is `volatile`, because with -ffast-math clang++ assumes that the argument is finite and
 /// removes a test of its bits.
 inline std::uint64_t bits_of(double value) noexcept {

@@ -17,6 +17,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
 /// A finite double as [-]0xH.HHHHHHHHHHHHHp[-]D with trailing zeros cut.
+DROPBP_LAZY
 inline std::string real_to_text(double value) {
   const std::uint64_t bits = std::bit_cast<std::uint64_t>(value);
   const std::uint64_t biased = (bits >> 52) & 0x7FFu;
@@ -31,6 +32,7 @@ inline std::string real_to_text(double value) {
 }
 
 /// Takes `prefix` from the front of `text`, if it is there.
+DROPBP_LAZY
 inline bool take(std::string_view& text, std::string_view prefix) {
   if (!text.starts_with(prefix)) return false;
   text.remove_prefix(prefix.size());
@@ -38,6 +40,7 @@ inline bool take(std::string_view& text, std::string_view prefix) {
 }
 
 /// Takes the digits of a fraction, at most 13, into its 52 bits. False for none or more of them.
+DROPBP_LAZY
 inline bool take_fraction(std::string_view& text, std::uint64_t& fraction) {
   constexpr std::string_view digits = "0123456789abcdef";
   int shift = 52;
@@ -50,6 +53,7 @@ inline bool take_fraction(std::string_view& text, std::uint64_t& fraction) {
 }
 
 /// Takes an exponent, the rest of a number: up to four digits. False for anything else.
+DROPBP_LAZY
 inline bool take_exponent(std::string_view& text, int& exponent) {
   const bool negative = take(text, "-");
   if (text.empty() || text.size() > 4) return false;
@@ -64,6 +68,7 @@ inline bool take_exponent(std::string_view& text, int& exponent) {
 
 /// Reads exactly what real_to_text writes. For any other text, returns false and leaves `value`
 /// unchanged.
+DROPBP_LAZY
 inline bool real_from_text(std::string_view text, double& value) {
   const std::string_view whole = text;
   std::uint64_t fraction = 0;

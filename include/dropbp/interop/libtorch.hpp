@@ -123,9 +123,9 @@ struct tensor_traits<torch::Tensor> {
 /// to files, so modules with and without it can load each other's files.
 class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
  public:
-  /// `flops` is the cost of one forward pass of the branch. Any unit may be used, the same for all
+  /// `cost` is the cost of one forward pass of the branch. Any unit may be used, the same for all
   /// branches of a model (flops.hpp computes the cost of transformers).
-  explicit TorchBranchImpl(double flops = 1.0) : flops_(flops) { TorchBranchImpl::reset(); }
+  explicit TorchBranchImpl(double cost = 1.0) : cost_(cost) { TorchBranchImpl::reset(); }
 
   /// Returns f(x), the result of one call of `branch()`. Autograd records the call if the plan
   /// keeps the branch, and nothing if it drops the branch. All computations with parameters or
@@ -177,9 +177,9 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
   }
 
   /// The cost of one forward pass, in the unit of the model.
-  double flops() const noexcept { return flops_; }
-  /// Sets the cost, for example for a new sequence length. DropBPHandler::update_flops reads it.
-  void set_flops(double flops) noexcept { flops_ = flops; }
+  double cost() const noexcept { return cost_; }
+  /// Sets the cost, for example for a new sequence length. DropBPHandler::update_costs reads it.
+  void set_cost(double cost) noexcept { cost_ = cost; }
 
   /// Whether the current plan drops the branch.
   bool dropped() const noexcept { return state_->decision.dropped; }
@@ -218,7 +218,7 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
 
  private:
   std::shared_ptr<detail::TorchBranchState> state_;
-  double flops_;
+  double cost_;
 };
 
 /// A residual branch that can be dropped. Make it a member of the module with the branch:
@@ -232,15 +232,15 @@ class TorchBranch : public torch::nn::ModuleHolder<TorchBranchImpl> {
  public:
   using Impl = TorchBranchImpl;  ///< the name that libtorch's module holders require
 
-  /// Registers the branch in `parent` under `name`, which must be unused there. For `flops` see
+  /// Registers the branch in `parent` under `name`, which must be unused there. For `cost` see
   /// TorchBranchImpl.
-  TorchBranch(torch::nn::Module& parent, std::string name, double flops = 1.0)
+  TorchBranch(torch::nn::Module& parent, std::string name, double cost = 1.0)
       : ModuleHolder(
-            parent.register_module(std::move(name), std::make_shared<TorchBranchImpl>(flops))) {}
+            parent.register_module(std::move(name), std::make_shared<TorchBranchImpl>(cost))) {}
 
   /// For modules that register their members in reset(): drop = register_module("drop",
-  /// dropbp::TorchBranch(flops)).
-  explicit TorchBranch(double flops) : ModuleHolder(std::make_shared<TorchBranchImpl>(flops)) {}
+  /// dropbp::TorchBranch(cost)).
+  explicit TorchBranch(double cost) : ModuleHolder(std::make_shared<TorchBranchImpl>(cost)) {}
   /// An empty holder, to be assigned later.
   TorchBranch(std::nullptr_t) : ModuleHolder(nullptr) {}
   /// Holds an existing branch.

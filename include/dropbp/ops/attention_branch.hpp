@@ -15,6 +15,7 @@
 #include "dropbp/ops/attention.hpp"
 #include "dropbp/ops/branch_memory.hpp"
 #include "dropbp/ops/projection.hpp"
+#include "dropbp/ops/residual_branch.hpp"
 #include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/rope.hpp"
 
@@ -28,7 +29,7 @@ struct AttentionConfig {
   Index kv_heads = 0;      ///< 0: equal to heads
   Index head_size = 0;     ///< 0: hidden / heads
   double norm_eps = 1e-5;  ///< of the RMSNorm
-  LoraConfig adaptation =
+  LoraConfig lora =
       {};            ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
   Index window = 0;  ///< keys that a query sees, its own included; 0: all up to its own
 
@@ -39,26 +40,29 @@ struct AttentionConfig {
   }
 };
 
+/// What backward needs and cannot recompute in one pass over the rows.
+template <class T, class Backend>
+struct AttentionSaved {
+  Matrix<T, Backend> x;                ///< [tokens, hidden]
+  Matrix<Statistic<T>, Backend> rstd;  ///< [1, tokens]
+  Matrix<T, Backend> qkv;  ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
+  Matrix<T, Backend> o;    ///< [tokens, heads * head_size]
+  Matrix<Statistic<T>, Backend>
+      lse;                 ///< [batch * heads, sequence]: log of the softmax's denominators
+  Matrix<T, Backend> u;    ///< [tokens, sum of the ranks of the adapters on q, k and v]
+  Matrix<T, Backend> u_o;  ///< [tokens, rank] if o_proj has an adapter
+};
+
 /// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
 /// the same Saved.
 template <class T, class Backend = Cpu>
-class AttentionBranch {
+class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend>,
+                                                      AttentionSaved<T, Backend>, T, Backend> {
+  using Base =
+      detail::ResidualBranch<AttentionBranch<T, Backend>, AttentionSaved<T, Backend>, T, Backend>;
+
  public:
-  static constexpr bool backward_is_repeatable = true;  ///< backward does not change Saved
-
-  using Tensor = Matrix<T, Backend>;                 ///< inputs and outputs
-  using Statistics = Matrix<Statistic<T>, Backend>;  ///< of type float or wider
-
-  /// What backward needs and cannot recompute in one pass over the rows.
-  struct Saved {
-    Tensor x;         ///< [tokens, hidden]
-    Statistics rstd;  ///< [1, tokens]
-    Tensor qkv;       ///< [tokens, (heads + 2 kv_heads) * head_size], q and k rotated
-    Tensor o;         ///< [tokens, heads * head_size]
-    Statistics lse;   ///< [batch * heads, sequence]: log of the softmax's denominators
-    Tensor u;         ///< [tokens, sum of the ranks of the adapters on q, k and v]
-    Tensor u_o;       ///< [tokens, rank] if o_proj has an adapter
-  };
+  using typename Base::Saved, typename Base::Statistics, typename Base::Tensor;
 
   Parameter<T, Backend> norm;  ///< [1, hidden]
   Projection<T, Backend> qkv;  ///< [(heads + 2 kv_heads) * head_size, hidden]: q, then k, then v
@@ -73,14 +77,14 @@ class AttentionBranch {
         qkv({{prefix + "self_attn.q_proj.weight", config.layout().q_width()},
              {prefix + "self_attn.k_proj.weight", config.layout().kv_width()},
              {prefix + "self_attn.v_proj.weight", config.layout().kv_width()}},
-            config.hidden, config.adaptation, memory.workspace),
+            config.hidden, config.lora, memory.workspace),
         o({{prefix + "self_attn.o_proj.weight", config.hidden}}, config.layout().q_width(),
-          config.adaptation, memory.workspace),
+          config.lora, memory.workspace),
         config_(config),
         layout_(config.layout()),
         rope_(std::move(rope_table)),
         memory_(std::move(memory)) {
-    norm.trained = !config.adaptation.enabled();
+    norm.trained = !config.lora.enabled();
   }
 
   const AttentionConfig& config() const noexcept { return config_; }  ///< as constructed
@@ -101,16 +105,6 @@ class AttentionBranch {
   /// Whether any parameter is trained.
   bool trainable() const noexcept { return norm.trained || qkv.trainable() || o.trainable(); }
 
-  /// Calls visit with the gradient of each trained parameter, or null if it is absent; for
-  /// RunningSensitivity.
-  void for_each_gradient(auto&& visit) {
-    for_each_parameter([&](Parameter<T, Backend>& parameter) {
-      if (!parameter.trained) return;
-      const auto elements = parameter.gradient_elements();
-      visit(parameter.has_gradient() ? &elements : nullptr);
-    });
-  }
-
   /// Bytes that a kept branch saves from forward to backward.
   std::size_t saved_bytes(Index tokens) const {
     return saved_bytes(config_, tokens, qkv.adapter_width() + o.adapter_width());
@@ -119,19 +113,7 @@ class AttentionBranch {
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
     return saved_bytes(config, tokens,
                        Projection<T, Backend>::adapter_width(
-                           {"q_proj", "k_proj", "v_proj", "o_proj"}, config.adaptation));
-  }
-
-  /// f(x), allocated from the workspace. Saves nothing if `saved` is null.
-  Tensor forward(const Tensor& x, Saved* saved, const SequenceShape& shape) {
-    Tensor y(x.rows(), x.columns(), memory_.workspace);
-    run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
-    return y;
-  }
-
-  /// x += f(x). Saves nothing if `saved` is null.
-  void forward_residual(Tensor& x, Saved* saved, const SequenceShape& shape) {
-    run_forward(x, x.view(), Accumulate::add, saved, shape);
+                           {"q_proj", "k_proj", "v_proj", "o_proj"}, config.lora));
   }
 
   /// x += f(x) for the next tokens of one sequence, of which `before` have passed. The first rows
@@ -158,25 +140,12 @@ class AttentionBranch {
     o.forward(x.view(), attended.view(), Accumulate::add, u.view());
   }
 
-  /// Returns J^T grad_output and computes the gradients of the trained parameters.
-  Tensor backward(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
-    Tensor grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
-    run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
-    return grad_input;
-  }
-
-  /// grad += J^T grad; also computes the gradients of the trained parameters.
-  void backward_residual(Tensor& grad, Saved& saved, const SequenceShape& shape) {
-    run_backward(grad, grad.view(), Accumulate::add, saved, shape);
-  }
-
-  /// Computes only the gradients of the trained parameters.
-  void backward_parameters(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
-    run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
-  }
-
  private:
+  friend Base;
   using View = MatrixView<T, Backend>;
+  using Request = detail::GradientRequest<T, Backend>;
+
+  BasicMemoryPool<Backend>& workspace() noexcept { return memory_.workspace; }
 
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens, Index adapters) {
     const HeadLayout layout = config.layout();
@@ -230,7 +199,7 @@ class AttentionBranch {
     rope(rows, *rope_, layout_.heads + layout_.kv_heads, sequence, Rotation::forward, first);
   }
 
-  // y (=|+=) f(x). With Accumulate::add, y may be x itself.
+  // See ResidualBranch.
   void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
                    const SequenceShape& shape) {
     require_shapes(x, shape);
@@ -253,10 +222,7 @@ class AttentionBranch {
     if (saved != nullptr) *saved = std::move(kept);
   }
 
-  // grad_input (=|+=) J^T grad_output; also computes the gradients of the trained parameters. If
-  // grad_input.data is null, computes only the parameters' gradients. With Accumulate::add,
-  // grad_input may be grad_output itself.
-  void run_backward(const Tensor& grad_output, View grad_input, Accumulate mode, Saved& saved,
+  void run_backward(const Tensor& grad_output, const Request& request, Saved& saved,
                     const SequenceShape& shape) {
     require_shapes(grad_output, shape);
     detail::require_saved("attention", saved.x.rows(), shape.tokens());
@@ -264,7 +230,7 @@ class AttentionBranch {
     BasicMemoryPool<Backend>& pool = memory_.workspace;
     const Tensor grad_u_o = o.adapter_gradient(grad_output.view());
     o.backward_parameters(grad_output.view(), saved.o.view(), saved.u_o.view(), grad_u_o);
-    const bool below_qkv = grad_input.data != nullptr || norm.trained;
+    const bool below_qkv = request.wants_input() || norm.trained;
     if (!below_qkv && !qkv.trainable()) return;
     Tensor grad_qkv(tokens, layout_.qkv_width(), pool);
     {
@@ -283,7 +249,8 @@ class AttentionBranch {
     }
     if (!below_qkv) return;
     qkv.backward_input(n.view(), grad_qkv.view(), grad_u);
-    rms_norm_backward(grad_input, mode, n.view(), saved.x.view(), norm, saved.rstd.data(), pool);
+    rms_norm_backward(request.grad_input, request.mode, n.view(), saved.x.view(), norm,
+                      saved.rstd.data(), pool);
   }
 
   AttentionConfig config_;

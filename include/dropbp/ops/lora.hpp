@@ -87,24 +87,22 @@ struct LoraConfig {
 };
 
 /// Throws std::invalid_argument for values that are out of range or exclude each other.
-inline void require_valid(const LoraConfig& adaptation) {
-  if (adaptation.rank < 0 || !dropbp::detail::is_finite(adaptation.alpha) ||
-      !dropbp::detail::is_finite(adaptation.dropout) || adaptation.dropout < 0.0 ||
-      adaptation.dropout >= 1.0)
+inline void require_valid(const LoraConfig& lora) {
+  if (lora.rank < 0 || !dropbp::detail::is_finite(lora.alpha) ||
+      !dropbp::detail::is_finite(lora.dropout) || lora.dropout < 0.0 || lora.dropout >= 1.0)
     detail::throw_invalid(
         "adapters need a rank of at least 0, a finite alpha and a dropout in [0, 1)",
-        "rank " + std::to_string(adaptation.rank) + ", alpha " +
-            dropbp::detail::text(adaptation.alpha) + " and dropout " +
-            dropbp::detail::text(adaptation.dropout) + " were given",
+        "rank " + std::to_string(lora.rank) + ", alpha " + dropbp::detail::text(lora.alpha) +
+            " and dropout " + dropbp::detail::text(lora.dropout) + " were given",
         "start from rank 8, alpha 16 and no dropout");
-  if (adaptation.quantize && !adaptation.enabled())
+  if (lora.quantize && !lora.enabled())
     detail::throw_invalid("a quantised base is frozen and needs adapters to train",
                           "rank 0 was given", "set a rank, or do not quantise");
-  if (adaptation.dropout > 0.0 && adaptation.moment == nullptr)
+  if (lora.dropout > 0.0 && lora.moment == nullptr)
     detail::throw_invalid("dropout needs a MicroStepId, which its masks are drawn from",
                           "none was given",
                           "share one with all branches and set its step before each forward pass");
-  for (const LoraConfig::Exception& one : adaptation.exceptions)
+  for (const LoraConfig::Exception& one : lora.exceptions)
     if (one.rank < 1 || !dropbp::detail::is_finite(one.alpha))
       detail::throw_invalid(
           "an adapter with a rank of its own needs one of at least 1, and a "
@@ -112,7 +110,7 @@ inline void require_valid(const LoraConfig& adaptation) {
           "rank " + std::to_string(one.rank) + " and alpha " + dropbp::detail::text(one.alpha) +
               " were given for `" + one.name + "`",
           "leave a map that is to have no adapter out of the targets");
-  for (const std::string& target : adaptation.targets) {
+  for (const std::string& target : lora.targets) {
     const std::string_view last =
         std::string_view(target).substr(target.rfind('.') + 1);  // npos + 1 is 0
     if (std::find(adaptable_linears.begin(), adaptable_linears.end(), last) !=

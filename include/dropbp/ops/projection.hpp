@@ -48,25 +48,24 @@ class Projection {
 
   /// Leaves all values uninitialised except lora_b, which is 0, so that adapters start without
   /// effect. Throws what require_valid throws.
-  Projection(std::vector<Part> parts, Index input, const LoraConfig& adaptation,
+  Projection(std::vector<Part> parts, Index input, const LoraConfig& lora,
              BasicMemoryPool<Backend> workspace)
-      : weight(checked(adaptation).quantize ? std::vector<Part>{} : parts, input),
-        lora_a(adapter_parts(parts, adaptation, true), input),
-        lora_b(adapter_parts(parts, adaptation, false), adaptation.rank),
+      : weight(checked(lora).quantize ? std::vector<Part>{} : parts, input),
+        lora_a(adapter_parts(parts, lora, true), input),
+        lora_b(adapter_parts(parts, lora, false), lora.rank),
         parts_(std::move(parts)),
         input_(input),
-        adaptation_(adaptation),
+        lora_(lora),
         workspace_(std::move(workspace)) {
-    weight.trained = !adaptation.enabled();
+    weight.trained = !lora.enabled();
     set_zero(lora_b.value());
     for (const Part& part : parts_) {
       const std::string name(linear_name(part.name));
-      adapted_.push_back(adaptation.adapts(name));
-      if (adapted_.back() && adaptation.rank_of(name) != adaptation.rank)
-        set_zero(
-            other_lora_b.emplace_back(name + ".lora_B.weight", part.rows, adaptation.rank_of(name))
-                .value());
-      if (adaptation.quantize) quantized_.emplace_back();
+      adapted_.push_back(lora.adapts(name));
+      if (adapted_.back() && lora.rank_of(name) != lora.rank)
+        set_zero(other_lora_b.emplace_back(name + ".lora_B.weight", part.rows, lora.rank_of(name))
+                     .value());
+      if (lora.quantize) quantized_.emplace_back();
     }
     for (const char c : parts_.front().name)
       stream_ = (stream_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;  // FNV-1a
@@ -74,10 +73,9 @@ class Projection {
 
   /// Elements of u per token for a projection of the maps `names`.
   static Index adapter_width(std::initializer_list<std::string_view> names,
-                             const LoraConfig& adaptation) {
+                             const LoraConfig& lora) {
     Index width = 0;
-    for (const std::string_view name : names)
-      width += adaptation.adapts(name) ? adaptation.rank_of(name) : 0;
+    for (const std::string_view name : names) width += lora.adapts(name) ? lora.rank_of(name) : 0;
     return width;
   }
   Index adapter_width() const noexcept { return lora_a.rows(); }  ///< elements of u per token
@@ -163,7 +161,7 @@ class Projection {
     if (!drops_out()) return gemm_nn(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
     Tensor share(grad_x.rows, grad_x.columns, workspace_);
     gemm_nn(share.view(), grad_u.view(), lora_a.value());
-    dropout<T>(share.view(), share.view(), adaptation_.dropout, *adaptation_.moment, stream_);
+    dropout<T>(share.view(), share.view(), lora_.dropout, *lora_.moment, stream_);
     ops::accumulate(grad_x, share.view());
   }
 
@@ -171,8 +169,8 @@ class Projection {
 
   /// The linear maps, from the first row of the weight down.
   const std::vector<Part>& parts() const noexcept { return parts_; }
-  Index input() const noexcept { return input_; }                        ///< columns of the weight
-  const LoraConfig& adaptation() const noexcept { return adaptation_; }  ///< as constructed
+  Index input() const noexcept { return input_; }            ///< columns of the weight
+  const LoraConfig& lora() const noexcept { return lora_; }  ///< as constructed
 
   /// First element of a linear map's weight; null if the base is quantised.
   T* weight_of(std::size_t part) noexcept {
@@ -236,9 +234,9 @@ class Projection {
                : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
   }
 
-  static const LoraConfig& checked(const LoraConfig& adaptation) {
-    require_valid(adaptation);
-    return adaptation;
+  static const LoraConfig& checked(const LoraConfig& lora) {
+    require_valid(lora);
+    return lora;
   }
 
   void require_shape(std::size_t part, Index rows, Index columns) const {
@@ -255,16 +253,16 @@ class Projection {
     return weight_name;
   }
 
-  static std::vector<Part> adapter_parts(const std::vector<Part>& parts,
-                                         const LoraConfig& adaptation, bool a) {
+  static std::vector<Part> adapter_parts(const std::vector<Part>& parts, const LoraConfig& lora,
+                                         bool a) {
     std::vector<Part> result;
     for (const Part& part : parts) {
       const std::string_view name = linear_name(part.name);
-      if (!adaptation.adapts(name)) continue;
-      const Index rank = adaptation.rank_of(name);
+      if (!lora.adapts(name)) continue;
+      const Index rank = lora.rank_of(name);
       if (a)
         result.push_back({std::string(name) + ".lora_A.weight", rank});
-      else if (rank == adaptation.rank)
+      else if (rank == lora.rank)
         result.push_back({std::string(name) + ".lora_B.weight", part.rows});
     }
     return result;
@@ -301,10 +299,10 @@ class Projection {
       const Index outputs = parts_[i].rows;
       if (adapted_[i]) {
         const std::string_view name = linear_name(parts_[i].name);
-        const Index rank = adaptation_.rank_of(name);
-        const bool common = rank == adaptation_.rank;
+        const Index rank = lora_.rank_of(name);
+        const bool common = rank == lora_.rank;
         visit(Adapter{output, outputs, row_a, rank, common ? &lora_b : &other_lora_b[number],
-                      common ? row_b : 0, adaptation_.scale_of(name), common, number});
+                      common ? row_b : 0, lora_.scale_of(name), common, number});
         row_a += rank;
         if (common)
           row_b += outputs;
@@ -317,8 +315,8 @@ class Projection {
 
   // Multiplies the columns of each adapter in u by its factor, all at once where it is the same.
   void scale_adapters(View u) const {
-    if (adaptation_.exceptions.empty())
-      scale(u, adaptation_.scale_of(""));
+    if (lora_.exceptions.empty())
+      scale(u, lora_.scale_of(""));
     else
       for_each_adapter(
           [&](const Adapter& one) { scale(u.columns_from(one.row_a, one.rank), one.scale); });
@@ -340,21 +338,19 @@ class Projection {
     }
   }
 
-  bool drops_out() const noexcept {
-    return adaptation_.dropout > 0.0 && adaptation_.moment->training;
-  }
+  bool drops_out() const noexcept { return lora_.dropout > 0.0 && lora_.moment->training; }
 
   template <class Use>
   void with_dropout(ConstView x, const Use& use) const {
     if (!drops_out()) return use(x);
     Tensor dropped_out(x.rows, x.columns, workspace_);
-    dropout<T>(dropped_out.view(), x, adaptation_.dropout, *adaptation_.moment, stream_);
+    dropout<T>(dropped_out.view(), x, lora_.dropout, *lora_.moment, stream_);
     use(std::as_const(dropped_out).view());
   }
 
   std::vector<Part> parts_;
   Index input_;
-  LoraConfig adaptation_;
+  LoraConfig lora_;
   std::vector<char> adapted_;                       // one per part
   std::vector<BasicNf4Matrix<Backend>> quantized_;  // one per part; empty if the base is dense
   mutable BasicMemoryPool<Backend> workspace_;      // a handle

@@ -63,7 +63,8 @@ class Recompute : public Op {
 
   /// x += f(x).
   template <class... Args>
-    requires dropbp::detail::has_forward_residual<Op, Matrix<T, Backend>, Args&...>
+    requires dropbp::detail::has_member<Op, dropbp::detail::ForwardResidual, Matrix<T, Backend>,
+                                        Args&...>
   void forward_residual(Matrix<T, Backend>& x, Saved* saved, Args&&... args) {
     Op::forward_residual(x, keep(x, saved), args...);
   }
@@ -79,7 +80,8 @@ class Recompute : public Op {
 
   /// grad += J^T grad; also computes the gradients of the trained parameters.
   template <class... Args>
-    requires(dropbp::detail::has_backward_residual<Op, Matrix<T, Backend>, Args&...> &&
+    requires(dropbp::detail::has_member<Op, dropbp::detail::BackwardResidual, Matrix<T, Backend>,
+                                        Args&...> &&
              runs_forward<Args...>)
   void backward_residual(Matrix<T, Backend>& grad, Saved& saved, Args&&... args) {
     if (!enabled_) return static_cast<void>(Op::backward_residual(grad, saved.rest, args...));
@@ -89,7 +91,8 @@ class Recompute : public Op {
 
   /// Computes only the gradients of the trained parameters.
   template <class... Args>
-    requires(dropbp::detail::has_backward_parameters<Op, Matrix<T, Backend>, Args&...> &&
+    requires(dropbp::detail::has_member<Op, dropbp::detail::BackwardParameters, Matrix<T, Backend>,
+                                        Args&...> &&
              runs_forward<Args...>)
   void backward_parameters(const Matrix<T, Backend>& grad_output, Saved& saved, Args&&... args) {
     if (!enabled_)

@@ -11,6 +11,7 @@
 
 #include "dropbp/ops/branch_memory.hpp"
 #include "dropbp/ops/projection.hpp"
+#include "dropbp/ops/residual_branch.hpp"
 #include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/swiglu.hpp"
 
@@ -22,28 +23,30 @@ struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index intermediate = 0;  ///< width of the hidden layer
   double norm_eps = 1e-5;  ///< of the RMSNorm
-  LoraConfig adaptation =
+  LoraConfig lora =
       {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
+};
+
+/// What backward needs and cannot recompute in one pass over the rows.
+template <class T, class Backend>
+struct SwiGLUSaved {
+  Matrix<T, Backend> x;                ///< [tokens, hidden]
+  Matrix<Statistic<T>, Backend> rstd;  ///< [1, tokens]
+  Matrix<T, Backend> gate_up;          ///< [tokens, 2 * intermediate]
+  Matrix<T, Backend> u;       ///< [tokens, sum of the ranks of the adapters on gate and up]
+  Matrix<T, Backend> u_down;  ///< [tokens, rank] if down_proj has an adapter
 };
 
 /// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
 /// the same Saved.
 template <class T, class Backend = Cpu>
-class SwiGLUBranch {
+class SwiGLUBranch
+    : public detail::ResidualBranch<SwiGLUBranch<T, Backend>, SwiGLUSaved<T, Backend>, T, Backend> {
+  using Base =
+      detail::ResidualBranch<SwiGLUBranch<T, Backend>, SwiGLUSaved<T, Backend>, T, Backend>;
+
  public:
-  static constexpr bool backward_is_repeatable = true;  ///< backward does not change Saved
-
-  using Tensor = Matrix<T, Backend>;                 ///< inputs and outputs
-  using Statistics = Matrix<Statistic<T>, Backend>;  ///< of type float or wider
-
-  /// What backward needs and cannot recompute in one pass over the rows.
-  struct Saved {
-    Tensor x;         ///< [tokens, hidden]
-    Statistics rstd;  ///< [1, tokens]
-    Tensor gate_up;   ///< [tokens, 2 * intermediate]
-    Tensor u;         ///< [tokens, sum of the ranks of the adapters on gate and up]
-    Tensor u_down;    ///< [tokens, rank] if down_proj has an adapter
-  };
+  using typename Base::Saved, typename Base::Statistics, typename Base::Tensor;
 
   Parameter<T, Backend> norm;      ///< [1, hidden]
   Projection<T, Backend> gate_up;  ///< [2 * intermediate, hidden]: gate_proj above up_proj
@@ -55,12 +58,12 @@ class SwiGLUBranch {
       : norm(prefix + "post_attention_layernorm.weight", 1, checked(config).hidden),
         gate_up({{prefix + "mlp.gate_proj.weight", config.intermediate},
                  {prefix + "mlp.up_proj.weight", config.intermediate}},
-                config.hidden, config.adaptation, memory.workspace),
-        down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate,
-             config.adaptation, memory.workspace),
+                config.hidden, config.lora, memory.workspace),
+        down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate, config.lora,
+             memory.workspace),
         config_(config),
         memory_(std::move(memory)) {
-    norm.trained = !config.adaptation.enabled();
+    norm.trained = !config.lora.enabled();
   }
 
   const SwiGLUConfig& config() const noexcept { return config_; }  ///< as constructed
@@ -83,58 +86,23 @@ class SwiGLUBranch {
     return norm.trained || gate_up.trainable() || down.trainable();
   }
 
-  /// Calls visit with the gradient of each trained parameter, or null if it is absent; for
-  /// RunningSensitivity.
-  void for_each_gradient(auto&& visit) {
-    for_each_parameter([&](Parameter<T, Backend>& parameter) {
-      if (!parameter.trained) return;
-      const auto elements = parameter.gradient_elements();
-      visit(parameter.has_gradient() ? &elements : nullptr);
-    });
-  }
-
   /// Bytes that a kept branch saves from forward to backward.
   std::size_t saved_bytes(Index tokens) const {
     return saved_bytes(config_, tokens, gate_up.adapter_width() + down.adapter_width());
   }
   /// The same before there is a branch, for adapters that are alike in all branches.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
-    return saved_bytes(config, tokens,
-                       Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"},
-                                                             config.adaptation));
-  }
-
-  /// f(x), allocated from the workspace. Saves nothing if `saved` is null.
-  Tensor forward(const Tensor& x, Saved* saved, const SequenceShape& shape) {
-    Tensor y(x.rows(), x.columns(), memory_.workspace);
-    run_forward(x, y.view(), Accumulate::overwrite, saved, shape);
-    return y;
-  }
-
-  /// x += f(x). Saves nothing if `saved` is null.
-  void forward_residual(Tensor& x, Saved* saved, const SequenceShape& shape) {
-    run_forward(x, x.view(), Accumulate::add, saved, shape);
-  }
-
-  /// Returns J^T grad_output and computes the gradients of the trained parameters.
-  Tensor backward(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
-    Tensor grad_input(grad_output.rows(), grad_output.columns(), memory_.workspace);
-    run_backward(grad_output, grad_input.view(), Accumulate::overwrite, saved, shape);
-    return grad_input;
-  }
-
-  /// grad += J^T grad; also computes the gradients of the trained parameters.
-  void backward_residual(Tensor& grad, Saved& saved, const SequenceShape& shape) {
-    run_backward(grad, grad.view(), Accumulate::add, saved, shape);
-  }
-
-  /// Computes only the gradients of the trained parameters.
-  void backward_parameters(const Tensor& grad_output, Saved& saved, const SequenceShape& shape) {
-    run_backward(grad_output, {}, Accumulate::overwrite, saved, shape);
+    return saved_bytes(
+        config, tokens,
+        Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"}, config.lora));
   }
 
  private:
+  friend Base;
   using View = MatrixView<T, Backend>;
+  using Request = detail::GradientRequest<T, Backend>;
+
+  BasicMemoryPool<Backend>& workspace() noexcept { return memory_.workspace; }
 
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens, Index adapters) {
     return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
@@ -151,7 +119,7 @@ class SwiGLUBranch {
     return config;
   }
 
-  // y (=|+=) f(x). With Accumulate::add, y may be x itself.
+  // See ResidualBranch.
   void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
                    const SequenceShape& shape) {
     detail::require_branch_input("SwiGLU", x.rows(), x.columns(), shape, config_.hidden);
@@ -177,17 +145,14 @@ class SwiGLUBranch {
     if (saved != nullptr) *saved = std::move(kept);
   }
 
-  // grad_input (=|+=) J^T grad_output; also computes the gradients of the trained parameters. If
-  // grad_input.data is null, computes only the parameters' gradients. With Accumulate::add,
-  // grad_input may be grad_output itself.
-  void run_backward(const Tensor& grad_output, View grad_input, Accumulate mode, Saved& saved,
+  void run_backward(const Tensor& grad_output, const Request& request, Saved& saved,
                     const SequenceShape& shape) {
     detail::require_branch_input("SwiGLU", grad_output.rows(), grad_output.columns(), shape,
                                  config_.hidden);
     detail::require_saved("SwiGLU", saved.x.rows(), shape.tokens());
     const Index tokens = shape.tokens();
     BasicMemoryPool<Backend>& pool = memory_.workspace;
-    const bool below_gate_up = grad_input.data != nullptr || norm.trained;
+    const bool below_gate_up = request.wants_input() || norm.trained;
     if (!below_gate_up && !gate_up.trainable()) {
       if (!down.trainable()) return;
       Tensor activation(tokens, config_.intermediate,
@@ -213,7 +178,8 @@ class SwiGLUBranch {
     }
     if (!below_gate_up) return;
     gate_up.backward_input(n.view(), grad_gate_up.view(), grad_u);
-    rms_norm_backward(grad_input, mode, n.view(), saved.x.view(), norm, saved.rstd.data(), pool);
+    rms_norm_backward(request.grad_input, request.mode, n.view(), saved.x.view(), norm,
+                      saved.rstd.data(), pool);
   }
 
   SwiGLUConfig config_;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Allocation policies: they distribute a FLOPs budget over the branches as drop rates.
+// Allocation policies: they distribute a cost budget over the branches as drop rates.
 #pragma once
 
 #include <concepts>
@@ -17,9 +17,9 @@ DROPBP_NAMESPACE_BEGIN
 /// The input of an allocation policy.
 struct AllocationInput {
   std::span<const double> sensitivities;  ///< of each branch, not negative
-  std::span<const double> flops;          ///< of each branch, in any common unit
+  std::span<const double> costs;          ///< of each branch, in any common unit
   double drop_rate = 0.0;                 ///< target rate P
-  double kept_flops = 0.0;  ///< budget of the expected kept FLOPs: (1 - P) * sum of flops
+  double kept_cost = 0.0;  ///< budget of the expected kept cost: (1 - P) * sum of costs
 };
 
 namespace detail {
@@ -40,7 +40,7 @@ struct UniformAllocation {
   /// See Allocation.
   DROPBP_LAZY
   std::vector<double> allocate(const AllocationInput& input) const {
-    return std::vector<double>(input.flops.size(), input.drop_rate);
+    return std::vector<double>(input.costs.size(), input.drop_rate);
   }
 };
 
@@ -48,7 +48,7 @@ struct UniformAllocation {
 /// budget is kept. Each step raises the rate of the branch with the smallest sensitivity * (rate +
 /// 0.1). Rates are float32 values. Source: WooSunghyeon/dropbp, allocate_p.cc; this code repeats
 /// its arithmetic (float32 keys, double products). Where that arithmetic would leave the range of
-/// float32, FLOPs and sensitivities are first multiplied by powers of two, so any unit may be used.
+/// float32, costs and sensitivities are first multiplied by powers of two, so any unit may be used.
 /// A sensitivity below 2^-248 of the largest counts as 0.
 struct GreedyAllocation {
   double min_rate = 0.0;  ///< lower bound of all rates
@@ -58,31 +58,31 @@ struct GreedyAllocation {
   std::vector<double> allocate(const AllocationInput& input) const {
     detail::require_rate(min_rate, "min_rate");
     const float start = static_cast<float>(min_rate);
-    const int flops_shift = shift_of(input.flops), key_shift = shift_of(input.sensitivities);
-    const auto flops = [&](std::size_t i) { return narrowed(input.flops[i], flops_shift); };
+    const int cost_shift = shift_of(input.costs), key_shift = shift_of(input.sensitivities);
+    const auto cost = [&](std::size_t i) { return narrowed(input.costs[i], cost_shift); };
     const double least = detail::rounded(step + min_rate);
     const auto sensitivity = [&](std::size_t i) {
       const double value = narrowed(input.sensitivities[i], key_shift);
       return detail::rounded(value * least) < 0x1p-126 ? 0.0 : value;  // subnormal keys count as 0
     };
-    const double kept_flops = detail::times_power_of_two(input.kept_flops, flops_shift);
-    std::vector<float> rates(input.flops.size(), start);
+    const double kept_cost = detail::times_power_of_two(input.kept_cost, cost_shift);
+    std::vector<float> rates(input.costs.size(), start);
     std::vector<Candidate> heap;
     heap.reserve(rates.size());
     double remaining = 0.0;
     for (std::size_t i = 0; i < rates.size(); ++i) {
-      remaining = detail::rounded(remaining + flops(i));
+      remaining = detail::rounded(remaining + cost(i));
       const double key = sensitivity(i) * least;
       if (min_rate < highest)
         push(heap, {static_cast<float>(detail::rounded(key)), static_cast<std::uint32_t>(i)});
     }
     const double total = remaining;
     remaining = detail::rounded(remaining * detail::rounded(1.0 - min_rate));
-    while (remaining > kept_flops) {
+    while (remaining > kept_cost) {
       if (heap.empty()) {
         // Nine subtractions of 0.1 leave a rounding error if the target is exactly the largest
         // feasible one.
-        if (remaining <= kept_flops + 1e-6 * total) break;
+        if (remaining <= kept_cost + 1e-6 * total) break;
         detail::throw_invalid(
             "GreedyAllocation drops no branch more often than about 0.9, so the largest feasible "
             "target rate here is " +
@@ -93,7 +93,7 @@ struct GreedyAllocation {
       Candidate candidate = pop(heap);
       float& rate = rates[candidate.branch];
       rate = static_cast<float>(detail::rounded(static_cast<double>(rate) + step));
-      remaining = detail::rounded(remaining - detail::rounded(step * flops(candidate.branch)));
+      remaining = detail::rounded(remaining - detail::rounded(step * cost(candidate.branch)));
       if (static_cast<double>(rate) < highest) {
         const double growth = detail::rounded(sensitivity(candidate.branch) * step);
         candidate.key =

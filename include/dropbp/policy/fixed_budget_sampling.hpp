@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,7 +19,7 @@ DROPBP_NAMESPACE_BEGIN
 /// The weight of a branch, whose sum over the kept branches is bounded.
 enum class BranchWeight : std::uint8_t {
   count,  ///< every branch weighs 1
-  flops,  ///< its FLOPs
+  cost,   ///< its cost
   bytes   ///< the bytes that it saves for its backward pass: FixedBudgetSampling::bytes
 };
 
@@ -34,7 +33,7 @@ enum class BranchWeight : std::uint8_t {
 /// rounding error.
 struct FixedBudgetSampling {
   /// Stands for no cap. Not infinity, because clang++ rejects infinity with -ffast-math.
-  static constexpr double no_limit = (std::numeric_limits<double>::max)();
+  static constexpr double no_limit = detail::largest_double;
 
   BranchWeight weigh = BranchWeight::count;  ///< weight of a branch
   std::vector<double> bytes = {};            ///< one per branch, if `weigh` is bytes
@@ -264,19 +263,19 @@ struct FixedBudgetSampling {
   static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
   // The exponent of the power of two that scales the heaviest weight to [1, 2). Sums of weights and
-  // their products with probabilities then stay within the range of a double, whatever the unit.
+  // their products with probabilities then stay within the range of a double, for any unit.
   DROPBP_LAZY
   int shift_of(const SamplingInput& input) const {
-    return weigh == BranchWeight::count   ? 0
-           : weigh == BranchWeight::flops ? -detail::largest_exponent(input.flops)
-                                          : -detail::largest_exponent(bytes);
+    return weigh == BranchWeight::count  ? 0
+           : weigh == BranchWeight::cost ? -detail::largest_exponent(input.costs)
+                                         : -detail::largest_exponent(bytes);
   }
 
   DROPBP_LAZY
   double weight(const SamplingInput& input, std::size_t branch, int shift) const {
     if (weigh == BranchWeight::count) return 1.0;
     const double weight = detail::times_power_of_two(
-        weigh == BranchWeight::flops ? input.flops[branch] : bytes[branch], shift);
+        weigh == BranchWeight::cost ? input.costs[branch] : bytes[branch], shift);
     return weight < lightest_weight ? lightest_weight : weight;
   }
 

@@ -1,14 +1,13 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The rates with the least total sensitivity for a FLOPs budget.
+// The rates with the least total sensitivity for a cost budget.
 #pragma once
 
 #include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,13 +42,13 @@ concept AllocationObjective = std::copyable<O> && requires(const O& objective, d
   { objective.rate_at(slope) } -> std::same_as<double>;
 };
 
-/// Minimises sum_i S_i phi(p_i) over all rates within the bounds whose expected kept FLOPs keep the
+/// Minimises sum_i S_i phi(p_i) over all rates within the bounds whose expected kept cost keep the
 /// budget, exactly up to the rounding of doubles. Because phi is convex, p_i =
 /// clip((phi')^-1(lambda f_i / S_i)) with one lambda for all branches (Boyd, Vandenberghe: "Convex
 /// optimization", 5.5.3). lambda is the smallest double that keeps the budget; bisection over its
 /// bits takes 63 passes over the branches. Branches with sensitivity 0 are dropped first, all at
-/// one rate. Branches with 0 FLOPs stay at their lowest rate, because dropping them saves nothing.
-/// Only the ratios of sensitivities and the ratios of FLOPs matter. On 32-bit x86 without SSE2, the
+/// one rate. Branches with cost 0 stay at their lowest rate, because dropping them saves nothing.
+/// Only the ratios of sensitivities and the ratios of costs matter. On 32-bit x86 without SSE2, the
 /// last bits of a rate may differ from other builds.
 template <class Objective>
 struct OptimalAllocation {
@@ -66,11 +65,11 @@ struct OptimalAllocation {
   /// See Allocation. Throws std::invalid_argument if bounds are outside [0, 1], have the wrong size
   /// or a minimum above the maximum, and if the target needs rates above max_rates.
   std::vector<double> allocate(const AllocationInput& input) const {
-    const std::size_t size = input.flops.size();
-    // Scaled so that the largest FLOPs lie in [1, 2): products and sums then stay within the range
+    const std::size_t size = input.costs.size();
+    // Scaled so that the largest cost lies in [1, 2): products and sums then stay within the range
     // of a double.
-    const int shift = -detail::largest_exponent(input.flops);
-    const double kept_flops = detail::times_power_of_two(input.kept_flops, shift);
+    const int shift = -detail::largest_exponent(input.costs);
+    const double kept_cost = detail::times_power_of_two(input.kept_cost, shift);
     const std::vector<Branch> branches = prepare(input, shift);
     std::vector<double> rates(size);
 
@@ -78,15 +77,15 @@ struct OptimalAllocation {
       double kept = 0.0;
       for (std::size_t i = 0; i < size; ++i) {
         rates[i] = rate(branches[i], lambda, even_rate);
-        kept = detail::rounded(
-            kept + detail::rounded(branches[i].flops * detail::rounded(1.0 - rates[i])));
+        kept = detail::rounded(kept +
+                               detail::rounded(branches[i].cost * detail::rounded(1.0 - rates[i])));
       }
-      return kept <= kept_flops;
+      return kept <= kept_cost;
     };
 
     // First tries the lowest rates, then raises the rate of branches with sensitivity 0, then all
     // rates.
-    constexpr double largest = (std::numeric_limits<double>::max)();
+    constexpr double largest = detail::largest_double;
     if (keeps_budget(0.0, 0.0)) return rates;
     if (keeps_budget(0.0, 1.0)) {
       keeps_budget(0.0,
@@ -95,7 +94,7 @@ struct OptimalAllocation {
       keeps_budget(smallest(largest, [&](double lambda) { return keeps_budget(lambda, 1.0); }),
                    1.0);
     } else {
-      take_highest(input.drop_rate, kept_flops, branches, rates);
+      take_highest(input.drop_rate, kept_cost, branches, rates);
     }
     return rates;
   }
@@ -104,10 +103,10 @@ struct OptimalAllocation {
 
  private:
   struct Branch {
-    double flops;  // scaled
+    double cost;   // scaled
     double ratio;  // f / S, scaled
     double min_rate, max_rate;
-    bool free;  // has FLOPs and sensitivity 0: dropping it costs nothing
+    bool free;  // has a cost and sensitivity 0: dropping it costs nothing
   };
 
   double rate(const Branch& branch, double lambda, double even_rate) const {
@@ -122,16 +121,16 @@ struct OptimalAllocation {
   }
 
   std::vector<Branch> prepare(const AllocationInput& input, int shift) const {
-    const std::size_t size = input.flops.size();
+    const std::size_t size = input.costs.size();
     require_bounds(min_rates, size, "min_rates");
     require_bounds(max_rates, size, "max_rates");
     const int sensitivity_shift = -detail::largest_exponent(input.sensitivities);
-    double most_flops = 0.0, most_sensitivity = 0.0;
+    double most_cost = 0.0, most_sensitivity = 0.0;
     for (std::size_t i = 0; i < size; ++i) {
-      const double flops = detail::times_power_of_two(input.flops[i], shift);
+      const double cost = detail::times_power_of_two(input.costs[i], shift);
       const double sensitivity =
           detail::times_power_of_two(input.sensitivities[i], sensitivity_shift);
-      if (flops > most_flops) most_flops = flops;
+      if (cost > most_cost) most_cost = cost;
       if (sensitivity > most_sensitivity) most_sensitivity = sensitivity;
     }
     std::vector<Branch> branches(size);
@@ -145,12 +144,12 @@ struct OptimalAllocation {
                                   detail::text(branch.min_rate) + " and " +
                                   detail::text(branch.max_rate),
                               "pass bounds with a rate between them");
-      branch.flops = detail::times_power_of_two(input.flops[i], shift);
-      const double flops = share(branch.flops, most_flops);
+      branch.cost = detail::times_power_of_two(input.costs[i], shift);
+      const double cost = share(branch.cost, most_cost);
       const double sensitivity = share(
           detail::times_power_of_two(input.sensitivities[i], sensitivity_shift), most_sensitivity);
-      branch.free = flops > 0.0 && sensitivity == 0.0;
-      branch.ratio = flops == 0.0 || branch.free ? 0.0 : detail::rounded(flops / sensitivity);
+      branch.free = cost > 0.0 && sensitivity == 0.0;
+      branch.ratio = cost == 0.0 || branch.free ? 0.0 : detail::rounded(cost / sensitivity);
     }
     return branches;
   }
@@ -161,22 +160,22 @@ struct OptimalAllocation {
     // rounded() hides from the compiler that the divisor stays the same: -ffast-math would multiply
     // by its reciprocal.
     const double share = detail::rounded(value / detail::rounded(largest));
-    return share < (std::numeric_limits<double>::min)() ? 0.0 : share;
+    return share < detail::smallest_normal_double ? 0.0 : share;
   }
 
   // Sets every rate to its upper bound. The budget and `kept` are sums of rounded products: for a
   // target that is exactly the largest feasible one, `kept` may exceed the budget by a rounding
   // error.
-  static void take_highest(double drop_rate, double kept_flops, const std::vector<Branch>& branches,
+  static void take_highest(double drop_rate, double kept_cost, const std::vector<Branch>& branches,
                            std::vector<double>& rates) {
     double total = 0.0, kept = 0.0;
     for (std::size_t i = 0; i < rates.size(); ++i) {
       const Branch& branch = branches[i];
-      rates[i] = branch.flops > 0.0 ? branch.max_rate : branch.min_rate;
-      total = detail::rounded(total + branch.flops);
-      kept = detail::rounded(kept + detail::rounded(branch.flops * (1.0 - rates[i])));
+      rates[i] = branch.cost > 0.0 ? branch.max_rate : branch.min_rate;
+      total = detail::rounded(total + branch.cost);
+      kept = detail::rounded(kept + detail::rounded(branch.cost * (1.0 - rates[i])));
     }
-    if (kept > detail::rounded(kept_flops + detail::rounded(1e-9 * total)))
+    if (kept > detail::rounded(kept_cost + detail::rounded(1e-9 * total)))
       detail::throw_invalid(
           "with these max_rates OptimalAllocation reaches a target rate of at most " +
               detail::text(1.0 - kept / total),

@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -264,7 +263,7 @@ class RunningSensitivity {
 
   static double bounded(double sum) noexcept {
     const double value = detail::rounded(sum);
-    return detail::is_finite(value) ? value : (std::numeric_limits<double>::max)();
+    return detail::is_finite(value) ? value : detail::largest_double;
   }
   double faded(double sum, double newest) const noexcept {
     return bounded(detail::rounded(decay_ * sum) + newest);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/base/member.hpp"
 #include "dropbp/base/philox.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -18,7 +19,7 @@ DROPBP_NAMESPACE_BEGIN
 /// The input of a sampling policy when the rates change.
 struct SamplingInput {
   std::span<const double> rates;  ///< of each branch, in [0, 1]
-  std::span<const double> flops;  ///< of each branch, in any common unit
+  std::span<const double> costs;  ///< of each branch, in any common unit
   double drop_rate = 0.0;         ///< the target that the rates were allocated for
   std::span<const std::uint32_t> groups =
       {};  ///< of each branch, numbered from 0; empty: one group of all branches
@@ -46,39 +47,46 @@ concept has_draw_with_work =
              std::span<std::uint8_t> dropped,
              std::span<std::uint32_t> work) { policy.draw(prepared, random, dropped, work); };
 
-template <class S>
-concept has_max_kept = requires(const S& policy, const typename S::Prepared& prepared) {
-  { policy.max_kept(prepared, std::uint32_t{}) } -> std::same_as<std::size_t>;
+// The optional members, for the concepts of base/member.hpp.
+struct MaxKept {
+  template <class S, class Prepared>
+  auto operator()(S& policy, const Prepared& prepared) const
+      -> decltype(policy.max_kept(prepared, std::uint32_t{}));
+};
+struct MaxKeptWeight {
+  template <class S, class Prepared>
+  auto operator()(S& policy, const Prepared& prepared) const
+      -> decltype(policy.max_kept_weight(prepared));
+};
+struct Limit {
+  template <class S, class Rates>
+  auto operator()(S& policy, Rates& rates, const SamplingInput& input) const
+      -> decltype(policy.limit(rates, input));
 };
 
 template <class S>
-concept has_max_kept_weight = requires(const S& policy, const typename S::Prepared& prepared) {
-  { policy.max_kept_weight(prepared) } -> std::same_as<double>;
-};
+concept has_max_kept = answers<std::size_t, MaxKept, S, typename S::Prepared>;
 
 template <class S>
-concept has_limit = requires(const S& policy, std::span<double> rates, const SamplingInput& input) {
-  policy.limit(rates, input);
-};
-
-// Optional members that exist but would never be called, because they return another type or are
-// not const.
-template <class S>
-concept mistakes_max_kept =
-    !has_max_kept<S> && requires(S& policy, const typename S::Prepared& prepared) {
-      policy.max_kept(prepared, std::uint32_t{});
-    };
+concept has_max_kept_weight = answers<double, MaxKeptWeight, S, typename S::Prepared>;
 
 template <class S>
-concept mistakes_max_kept_weight =
-    !has_max_kept_weight<S> &&
-    requires(S& policy, const typename S::Prepared& prepared) { policy.max_kept_weight(prepared); };
+concept has_limit = can_call<Limit, const S, std::span<double>&, SamplingInput>;
 
+// An optional member that exists must be called as documented: otherwise it would be ignored.
 template <class S>
-concept mistakes_limit =
-    !has_limit<S> && requires(S& policy, std::vector<double>& rates, const SamplingInput& input) {
-      policy.limit(rates, input);
-    };
+constexpr bool require_optional_members() {
+  static_assert(!can_call<MaxKept, S, typename S::Prepared> || has_max_kept<S>,
+                "dropbp: the sampling policy's max_kept would never be called: it must be "
+                "std::size_t max_kept(const Prepared&, std::uint32_t group) const.");
+  static_assert(!can_call<MaxKeptWeight, S, typename S::Prepared> || has_max_kept_weight<S>,
+                "dropbp: the sampling policy's max_kept_weight would never be called: it must be "
+                "double max_kept_weight(const Prepared&) const.");
+  static_assert(!can_call<Limit, S, std::vector<double>&, SamplingInput> || has_limit<S>,
+                "dropbp: the sampling policy's limit would never be called: it must be void "
+                "limit(std::span<double> rates, const SamplingInput&) const.");
+  return true;
+}
 
 // Indices in descending order of the values; equal values keep their order. A bottom-up merge sort,
 // because <algorithm> would take longer to compile.

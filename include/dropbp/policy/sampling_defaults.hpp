@@ -14,6 +14,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
+DROPBP_LAZY
 inline void require_rates(std::span<const double> rates) {
   for (std::size_t i = 0; i < rates.size(); ++i)
     require_rate(rates[i], "the drop rate of branch " + text(i));

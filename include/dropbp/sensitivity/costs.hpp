@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The seconds that each branch takes.
+// Measures the seconds of each branch.
 #pragma once
 
 #include <cstddef>

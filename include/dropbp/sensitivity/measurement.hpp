@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The scope of a measurement: it counts the layers' calls from zero, and restores counts and
-// decisions at its end.
+// The scope of a measurement: the layers' calls are counted from zero; at its end, counts and
+// decisions are restored.
 #pragma once
 
 #include <concepts>
@@ -19,7 +19,7 @@
 DROPBP_NAMESPACE_BEGIN
 namespace detail {
 
-// A friend of the handler. While it lives, whatever begins a step or changes rates throws.
+// A friend of the handler. During its lifetime, functions that begin a step or change rates throw.
 template <class Handler>
 class Measurement {
  public:
@@ -39,8 +39,8 @@ class Measurement {
   Measurement& operator=(const Measurement&) = delete;
   ~Measurement() { put_back(); }
 
-  // To be called after a successful measurement. Unlike the destructor it may throw: no other
-  // error is on its way.
+  // Call it after a successful measurement. Unlike the destructor it may throw, because no other
+  // exception is active.
   void end() {
     handler_.phase_ = phase_before_;
     handler_.put_layers_back();
@@ -53,7 +53,7 @@ class Measurement {
     handler_.branches_.for_each(visit);
   }
 
-  // Drops this branch and what is nested in it, and keeps all others; size() drops none.
+  // Drops this branch and the branches nested in it, and keeps all others; size() drops none.
   void drop_only(std::size_t dropped, bool retains_saved = false) const {
     const auto& schedule = handler_.schedule();
     handler_.branches_.decide([&](std::size_t i) {
@@ -84,8 +84,8 @@ class Measurement {
     return handler.phase_;
   }
 
-  // Another error is on its way to the caller. What cannot be done now is done by the next call
-  // that begins something.
+  // Another exception is active. What fails here is repeated by the next call that begins a step,
+  // an evaluation or a measurement.
   void put_back() noexcept {
     handler_.phase_ = phase_before_;
     if (handler_.calls_before_.empty()) return;
@@ -129,8 +129,8 @@ inline void require_finite_sensitivity(double sensitivity, const std::string& dr
                  "look at the loss and its scale"));
 }
 
-// `reference` is of the gradients that the model has now: they differ from themselves only where
-// they are not finite.
+// `reference` is that of the current gradients, so the difference is 0 unless a gradient is not
+// finite.
 template <class ModelType, class SensitivityPolicy>
 void require_finite_reference(ModelType& model, const SensitivityPolicy& policy,
                               const typename SensitivityPolicy::Reference& reference) {
@@ -147,7 +147,7 @@ double finite_difference(ModelType& model, const SensitivityPolicy& policy,
   return sensitivity;
 }
 
-// `who` and `instead` name a function of the handler and what to call where branches are nested.
+// `who` names a function of the handler, `instead` what to call for nested branches.
 template <class Schedule>
 void require_one_after_another(const Schedule& schedule, const char* who, const char* instead) {
   for (std::size_t i = 0; i < schedule.size(); ++i)

@@ -1,20 +1,20 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Sensitivities from one forward pass. Dropping a branch changes nothing above it, so the
-// measurement of branch i starts from the gradient that the complete backward pass had there.
+// Sensitivities from one forward pass. Dropping a branch changes no gradient above it, so the
+// measurement of branch i starts from the gradient that the complete backward pass had at this
+// branch.
 //
-// The `pass` of DropBPHandler::measure_sensitivities_nested offers
+// The `pass` of DropBPHandler::measure_sensitivities_nested has
 //   Gradient forward()
-//       clears all gradients; a forward pass, the loss, and the backward pass down to the output
-//       of the highest branch
+//       clears all gradients, then runs the forward pass, the loss, and the backward pass down to
+//       the output of the highest branch
 //   Gradient backward(std::size_t branch, const Gradient& grad)
-//       through one branch, into a new gradient
+//       runs the backward pass of one branch and returns a new gradient
 //   void backward_below(const Gradient& grad)
-//       through what lies below branch 0
+//       runs the backward pass of everything below branch 0
 //   void clear_gradients(std::size_t branches)
-//       makes absent the gradients of the branches below this number and of all that lies below
-//       them
+//       makes the gradients of all branches below this index, and of everything below them, absent
 #pragma once
 
 #include <concepts>
@@ -84,7 +84,7 @@ std::vector<double> measure_nested(DropBPHandler<ModelType, Allocation, Sampling
                             "call measure_sensitivities");
   const std::size_t size = handler.size();
   std::vector<double> sensitivities(size);
-  std::vector<Gradient> gradients;  // of each branch's output, from the highest down
+  std::vector<Gradient> gradients;  // of each branch's output, highest branch first
   gradients.reserve(size + 1);
   Measurement measurement(handler);
   ModelType& model = measurement.model();
@@ -103,8 +103,8 @@ std::vector<double> measure_nested(DropBPHandler<ModelType, Allocation, Sampling
   // A policy's reference may be immovable.
   const typename SensitivityPolicy::Reference reference = policy.reference(model);
   require_finite_reference(model, policy, reference);
-  // From the lowest up: what lies above the dropped branch keeps the gradients of the complete
-  // pass.
+  // From the lowest branch upwards, so that everything above the dropped branch keeps the gradients
+  // of the complete pass.
   for (std::size_t i = 0; i < size; ++i) {
     static_cast<void>(pass.clear_gradients(i + 1));
     Gradient gradient = std::move(gradients.back());

@@ -26,7 +26,7 @@ concept has_stream_ratio = requires(L& layer) {
   { layer.stream_ratio() } -> std::convertible_to<double>;
 };
 
-// Asks a layer for the norm of its own gradients.
+// Returns the squared norm of a layer's own gradients.
 struct OwnGradientNorm {
   template <class Layer>
   double operator()(Layer& layer, std::size_t) const {
@@ -38,28 +38,28 @@ struct OwnGradientNorm {
   }
 };
 
-// Of a branch whose gradients were scaled by `scale`: the ratio without GradientScaling. Scaled,
-// the branch added `scale` times as much to the residual stream's gradient: to first order
-// 1 / ratio - 1 grows as much.
+// The ratio without GradientScaling of a branch whose gradients were scaled by `scale`. With
+// scaling, the branch adds `scale` times as much to the residual stream's gradient, so 1 / ratio -
+// 1 is `scale` times larger, to first order.
 inline double unscaled_stream_ratio(double ratio, double scale) {
   if (scale != 1.0 && ratio > 0.0) ratio = 1.0 / (1.0 + (1.0 / ratio - 1.0) / scale);
   return is_finite(ratio) && ratio > 0.0 ? ratio : 1.0;
 }
 
 // See DropBPHandler::observe_gradients. `kept_micro_steps` and `scales` are those of the step, one
-// a branch; squared_norm_of(layer, i) is that of the branch's own gradients.
+// per branch; squared_norm_of(layer, i) is the squared norm of the branch's own gradients.
 template <class ModelType, class Schedule, class Norm>
 void observe_step(const Branches<ModelType>& branches, const Schedule& schedule,
                   std::span<const std::uint32_t> kept_micro_steps, std::span<const double> scales,
                   RunningSensitivity& running, const Norm& squared_norm_of) {
   bool trainable = schedule.options().trainable_below;
   branches.for_each([&](auto& layer, std::size_t i) {
-    // A branch with nothing trainable at or below it has sensitivity 0. Every plan drops it, so
-    // that it would stay unknown.
+    // A branch with nothing trainable at or below it has sensitivity 0. Every plan drops it, so its
+    // sensitivity would stay unknown otherwise.
     trainable = trainable || schedule.trainable(i);
     if (!trainable) return running.observe(i, 0.0);
-    // The gradients are sums over the micro-steps that kept the branch, each scaled. Divided by the
-    // number of these and the scale they are a mean without GradientScaling.
+    // The gradients are scaled sums over the micro-steps that kept the branch. Division by their
+    // number and the scale gives the mean without GradientScaling.
     const double scale = static_cast<double>(kept_micro_steps[i]) * scales[i];
     if (!(scale > 0.0)) return;
     double ratio = 1.0;

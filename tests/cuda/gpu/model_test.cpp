@@ -102,12 +102,12 @@ struct Run {
 
 // Runs the same steps on both: same plans, dropout, batches; AdamW.
 template <class T>
-Run compare(ops::LoraConfig adaptation, bool tie_embeddings, bool recompute = false) {
+Run compare(ops::LoraConfig lora, bool tie_embeddings, bool recompute = false) {
   constexpr std::uint64_t steps = 20;
   const LlamaConfig config = small_config(tie_embeddings);
-  LlamaModel<float> cpu(config, 9, {.adaptation = adaptation, .recompute = recompute});
-  LlamaModel<T, Backend> device(
-      config, 9, {.adaptation = adaptation, .recompute = recompute, .fill = ops::PoolFill::nan});
+  LlamaModel<float> cpu(config, 9, {.lora = lora, .recompute = recompute});
+  LlamaModel<T, Backend> device(config, 9,
+                                {.lora = lora, .recompute = recompute, .fill = ops::PoolFill::nan});
   cpu.initialize(3), device.initialize(3);
   cpu.initialize_adapters(4), device.initialize_adapters(4);
   disturb_adapters(cpu), disturb_adapters(device);

@@ -23,6 +23,7 @@
 #undef DROPBP_LLAMA_CUDA
 #include "llama/app/trainer.cpp"
 #include "llama/app/training_checkpoint.cpp"
+#include "llama/app/training_state.cpp"
 #include "llama/formats/adapter.cpp"
 #include "llama/model/model.cpp"
 

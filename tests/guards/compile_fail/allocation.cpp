@@ -19,7 +19,7 @@ struct Own {
   }
 #else
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
-    return std::vector<double>(input.flops.size());
+    return std::vector<double>(input.costs.size());
   }
 #endif
 };
@@ -35,11 +35,11 @@ namespace allocation_of_floats {
 struct Own {
 #ifdef DROPBP_TEST_WRONG
   std::vector<float> allocate(const dropbp::AllocationInput& input) const {
-    return std::vector<float>(input.flops.size());
+    return std::vector<float>(input.costs.size());
   }
 #else
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
-    return std::vector<double>(input.flops.size());
+    return std::vector<double>(input.costs.size());
   }
 #endif
 };
@@ -53,11 +53,11 @@ namespace allocation_of_a_span {
 struct Own {
 #ifdef DROPBP_TEST_WRONG
   std::span<const double> allocate(const dropbp::AllocationInput& input) const {
-    return input.flops;
+    return input.costs;
   }
 #else
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
-    return std::vector<double>(input.flops.size());
+    return std::vector<double>(input.costs.size());
   }
 #endif
 };
@@ -73,11 +73,11 @@ namespace allocation_that_changes {
 struct Own {
 #ifdef DROPBP_TEST_WRONG
   std::vector<double> allocate(const dropbp::AllocationInput& input) {
-    return std::vector<double>(input.flops.size());
+    return std::vector<double>(input.costs.size());
   }
 #else
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
-    return std::vector<double>(input.flops.size());
+    return std::vector<double>(input.costs.size());
   }
 #endif
 };
@@ -97,7 +97,7 @@ struct Own {
   double rate = 0.5;
 #endif
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
-    return std::vector<double>(input.flops.size());
+    return std::vector<double>(input.costs.size());
   }
 };
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Compiles all cases in SOURCES (with | between), their right twins in one run of the compiler and
-# their wrong ones in another, since nearly all of the time goes into the headers. COMPILER,
+# Compiles all cases in SOURCES (separated by |): the correct twins in one run of the compiler and
+# the wrong ones in another, because nearly all of the time goes into the headers. COMPILER,
 # INCLUDE_DIR, THIRD_PARTY (include directories with | between), FLAGS and WORK_DIR come from the
 # command line too. CMakeLists.txt says what a case is.
 
@@ -92,8 +92,8 @@ if(version MATCHES "clang")
 endif()
 compile(-DDROPBP_TEST_WRONG ${no_limit})
 
-# Which case an error belongs to: the one that it is in, or whose call has led there. g++ says so in
-# lines before the error, clang++ in notes after it.
+# Finds the case of an error: the one that contains it or whose call has led to it. g++ prints the
+# calls before the error, clang++ in notes after it.
 split_lines(lines "${messages}")
 set(context "")
 set(error "")

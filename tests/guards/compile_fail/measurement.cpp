@@ -22,7 +22,7 @@ auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 }
 }  // namespace backprop_that_has_run
 
-// Nobody hands backprop a batch.
+// The library does not pass a batch to backprop.
 // expect: dropbp: the first argument of a measurement is backprop, a function that is called
 // without arguments
 namespace backprop_with_an_argument {
@@ -35,7 +35,7 @@ auto use(dropbp::DropBPHandler<TrainedModel>& handler) {
 }
 }  // namespace backprop_with_an_argument
 
-// Nobody hands backprop a batch, to measure costs neither.
+// measure_costs does not pass a batch to backprop either.
 // expect: dropbp: the first argument of a measurement is backprop, a function that is called
 // without arguments
 namespace costs_of_a_backprop_with_an_argument {

@@ -43,7 +43,7 @@ class Model {
 void use(Model& model) { dropbp::DropBPHandler handler{model}; }
 }  // namespace model_hides_its_layers
 
-// A visitor of copies would tell nobody.
+// A visitor of copies would not tell the layers.
 // expect: dropbp: a handler's model needs for_each_layer(visit), which calls visit(layer) with a
 // reference
 namespace model_takes_layers_by_value {
@@ -132,7 +132,7 @@ void use(Model& model) { dropbp::DropBPHandler handler{model}; }
 namespace layer_without_counts {
 struct OwnLayer {
   void decide(const dropbp::BranchDecision&) {}
-  double flops() const { return 1.0; }
+  double cost() const { return 1.0; }
   dropbp::BranchCalls calls() const { return {}; }
 #ifndef DROPBP_TEST_WRONG
   void set_calls(dropbp::BranchCalls) {}
@@ -155,7 +155,7 @@ void use(Model& model) { dropbp::DropBPHandler handler{model}; }
 namespace own_layer_without_a_clock {
 struct OwnLayer {
   void decide(const dropbp::BranchDecision&) {}
-  double flops() const { return 1.0; }
+  double cost() const { return 1.0; }
   dropbp::BranchCalls calls() const { return {}; }
   void set_calls(dropbp::BranchCalls) {}
 #ifndef DROPBP_TEST_WRONG
@@ -182,7 +182,7 @@ void use(dropbp::DropBPHandler<Model>& handler) {
 namespace own_layer_without_a_gradient_norm {
 struct OwnLayer {
   void decide(const dropbp::BranchDecision&) {}
-  double flops() const { return 1.0; }
+  double cost() const { return 1.0; }
   dropbp::BranchCalls calls() const { return {}; }
   void set_calls(dropbp::BranchCalls) {}
 #ifndef DROPBP_TEST_WRONG

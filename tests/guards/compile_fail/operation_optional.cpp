@@ -114,41 +114,58 @@ Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& grad) {
 }
 }  // namespace backward_parameters_without_the_extra_argument
 
-// A cost that nobody reads would count as 1.
-// expect: dropbp: the operation's flops() must be const and return a number
-namespace flops_that_are_not_const {
+// A cost that is never read would count as 1.
+// expect: dropbp: the operation's cost() must be const and return a number
+namespace cost_that_is_not_const {
 struct Branch {
   struct Saved {};
   Vector forward(const Vector& x, Saved*) { return x; }
   Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
 #ifdef DROPBP_TEST_WRONG
-  double flops() { return 8.0; }
+  double cost() { return 8.0; }
 #else
-  double flops() const { return 8.0; }
+  double cost() const { return 8.0; }
 #endif
 };
 
 Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& x) { return layer.forward(x); }
-}  // namespace flops_that_are_not_const
+}  // namespace cost_that_is_not_const
+
+// The name of cost() before version 0.2: a cost that nobody reads would count as 1.
+// expect: dropbp: the operation's flops() is called cost() since version 0.2
+namespace cost_by_its_old_name {
+struct Branch {
+  struct Saved {};
+  Vector forward(const Vector& x, Saved*) { return x; }
+  Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
+#ifdef DROPBP_TEST_WRONG
+  double flops() const { return 8.0; }
+#else
+  double cost() const { return 8.0; }
+#endif
+};
+
+Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& x) { return layer.forward(x); }
+}  // namespace cost_by_its_old_name
 
 // A cost is a number.
-// expect: dropbp: the operation's flops() must be const and return a number
-namespace flops_that_are_no_number {
+// expect: dropbp: the operation's cost() must be const and return a number
+namespace cost_that_is_no_number {
 struct Branch {
   struct Saved {};
   Vector forward(const Vector& x, Saved*) { return x; }
   Vector backward(const Vector& grad_output, Saved&) { return grad_output; }
 #ifdef DROPBP_TEST_WRONG
-  Vector flops() const { return {8.0f}; }
+  Vector cost() const { return {8.0f}; }
 #else
-  float flops() const { return 8.0f; }
+  float cost() const { return 8.0f; }
 #endif
 };
 
 Vector use(dropbp::DropBPLayer<Branch>& layer, const Vector& x) { return layer.forward(x); }
-}  // namespace flops_that_are_no_number
+}  // namespace cost_that_is_no_number
 
-// A frozen branch that nobody asks would count as one that trains.
+// A frozen branch that is never asked would count as trainable.
 // expect: dropbp: the operation's trainable() must be const and return a bool
 namespace trainable_that_is_not_const {
 struct Branch {

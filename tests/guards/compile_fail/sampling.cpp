@@ -170,7 +170,7 @@ void use(PlainModel& model) {
 }
 }  // namespace allocation_in_the_place_of_sampling
 
-// A cap that nobody applies would cap nothing.
+// A cap that is never applied has no effect.
 // expect: dropbp: the sampling policy's limit would never be called
 namespace limit_of_a_vector {
 struct Own {
@@ -187,7 +187,7 @@ struct Own {
 dropbp::DropSchedule<Own> use() { return dropbp::DropSchedule<Own>({1.0}); }
 }  // namespace limit_of_a_vector
 
-// A bound that nobody reads would bound nothing.
+// A bound that is never read has no effect.
 // expect: dropbp: the sampling policy's max_kept would never be called
 namespace max_kept_of_another_type {
 struct Own {
@@ -204,7 +204,7 @@ struct Own {
 dropbp::DropSchedule<Own> use() { return dropbp::DropSchedule<Own>({1.0}); }
 }  // namespace max_kept_of_another_type
 
-// A bound that nobody reads would bound nothing.
+// A bound that is never read has no effect.
 // expect: dropbp: the sampling policy's max_kept_weight would never be called
 namespace max_kept_weight_that_changes {
 struct Own {

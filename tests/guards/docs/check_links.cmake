@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Every file that a page in DOCS_DIR links to exists. If there is an index.md, it links to every
-# other page. DOCS_DIR comes from the command line.
+# Checks that every file that a page in DOCS_DIR links to exists, and that an index.md links to
+# every other page. DOCS_DIR comes from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 

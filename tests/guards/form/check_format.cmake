@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# clang-format 19 would change no C++ or CUDA file in SOURCE_DIR, by the rules of STYLE. Other
-# releases lay some lines out differently. SOURCE_DIR and STYLE come from the command line.
+# Checks that clang-format 19 changes no C++ or CUDA file in SOURCE_DIR, with the rules of STYLE.
+# Other releases format some lines differently. SOURCE_DIR and STYLE come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 include(${CMAKE_CURRENT_LIST_DIR}/files.cmake)
@@ -13,7 +13,7 @@ if(NOT clang_format)
   return()
 endif()
 tracked_files(${SOURCE_DIR} files)
-# A .h file would be taken for Objective-C.
+# clang-format would take a .h file for Objective-C.
 list(FILTER files INCLUDE REGEX "\\.(hpp|cpp|cu|cuh)$")
 list(LENGTH files count)
 if(count EQUAL 0)

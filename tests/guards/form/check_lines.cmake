@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# No line of a text file in SOURCE_DIR is longer than 100 columns. SOURCE_DIR comes from the command
-# line.
+# Checks that no line of a text file in SOURCE_DIR is longer than 100 columns. SOURCE_DIR comes from
+# the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 include(${CMAKE_CURRENT_LIST_DIR}/files.cmake)
@@ -14,8 +14,7 @@ set(exceptions
   "\\.safetensors$"        # binary
   "^tests/data/nf4/golden\\.txt$"  # made by a program
   "^LICENSE$")             # a text that is not ours to wrap
-# In C++, all lines of a raw string: clang-format does not split it, and JSON and regular
-# expressions are read in one piece.
+# In C++, lines of a raw string are also exempt: clang-format does not split it.
 set(raw_string "R\"[a-z]*\\(")
 set(raw_string_end "\\)[a-z]*\"")
 
@@ -37,7 +36,7 @@ foreach(file IN LISTS files)
   if(lines STREQUAL "")
     continue()
   endif()
-  # Once more, whole: lists break at semicolons, brackets and backslashes.
+  # Reads the file again as one string, because lists break at semicolons, brackets and backslashes.
   file(READ ${SOURCE_DIR}/${file} text)
   string(REGEX REPLACE "[][;\\\\]" "x" text "${text}")
   string(REPLACE "\n" ";" text "${text}")

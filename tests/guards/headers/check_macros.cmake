@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# HEADERS compile after the macros that other libraries are known to define, leave those macros as
-# they were and add none but DROPBP_*. COMPILER, INCLUDE_DIR, THIRD_PARTY and HEADERS (with |
-# between) and WORK_DIR come from the command line.
+# Checks that HEADERS compile after macros that other libraries define, do not change those macros,
+# and add only DROPBP_* macros. COMPILER, INCLUDE_DIR, THIRD_PARTY and HEADERS (with | between) and
+# WORK_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 include(${CMAKE_CURRENT_LIST_DIR}/library.cmake)
@@ -11,7 +11,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/library.cmake)
 string(REPLACE "|" ";" THIRD_PARTY "${THIRD_PARTY}")
 string(REPLACE "|" ";" HEADERS "${HEADERS}")
 
-# Headers of other libraries are included before the macros: they have rules of their own.
+# Headers of other libraries are included before the macros, because they need not tolerate them.
 set(prelude "")
 file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/*.hpp)
 foreach(file IN LISTS files)

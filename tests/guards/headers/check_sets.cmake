@@ -28,7 +28,7 @@ foreach(arguments IN ITEMS configure build)
     fail("the header sets do not verify with ${COMPILER}:\n${output}")
   endif()
 endforeach()
-# One object a header, or nothing was verified.
+# There must be one object per header, otherwise nothing was verified.
 file(GLOB_RECURSE objects ${WORK_DIR}/*.hpp.cxx.o)
 list(LENGTH objects count)
 if(count LESS 20)

@@ -1,16 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Compiles a file of one .cuh header included twice with nvcc; with MACROS=ON, after the macros that
-# other libraries are known to define. NVCC, HEADER, INCLUDE_DIR and WORK_DIR come from the command
-# line.
+# Compiles a file of one .cuh header included twice with nvcc; with MACROS=ON, after macros that
+# other libraries define. NVCC, HEADER, INCLUDE_DIR and WORK_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 
 set(prelude "")
 if(MACROS)
-  # What the headers include from elsewhere stands before the macros: those libraries have their own
-  # rules.
+  # Headers of other libraries are included before the macros, because they need not tolerate them.
   file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/backend/* ${INCLUDE_DIR}/dropbp/base/*
     ${INCLUDE_DIR}/dropbp/kernels/* ${INCLUDE_DIR}/dropbp/ops/*.hpp ${INCLUDE_DIR}/dropbp/*.hpp)
   list(FILTER files EXCLUDE REGEX "/interop/")

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# An interop header is checked only where its library is installed. Elsewhere the calling script
-# says so and ends. `source` is a file that may be overwritten; the compiler and its
-# flags follow.
+# An interop header is checked only if its library is installed; otherwise the calling script prints
+# that and ends. `source` is a file that may be overwritten; the compiler and its flags follow.
 macro(skip_without_library include_dir header source)
   if("${header}" MATCHES "^dropbp/interop/")
     file(STRINGS ${include_dir}/${header} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<")

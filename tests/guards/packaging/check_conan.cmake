@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Where Conan 2 is installed: packages the checkout with the recipe, and builds and runs its
+# If Conan 2 is installed: packages the checkout with the recipe, and builds and runs its
 # test_package, without the network. SOURCE_DIR, WORK_DIR, COMPILER, GENERATOR and VERSION come from
 # the command line.
 
@@ -16,7 +16,7 @@ if(NOT conan OR NOT said MATCHES "version ([2-9]|[1-9][0-9])\\.")
   return()
 endif()
 
-# Conan writes beside test_package, so that is copied; it also gets a home of its own.
+# Conan writes beside test_package, so test_package is copied; Conan also gets its own home folder.
 set(ENV{CONAN_HOME} ${WORK_DIR}/home)
 set(ENV{CXX} ${COMPILER})
 file(REMOVE_RECURSE ${WORK_DIR})

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# dropbp_fwd.hpp declares every public type of the core; only there they have default template
-# arguments. INCLUDE_DIR comes from the command line.
+# Checks that dropbp_fwd.hpp declares every public type of the core, and that default template
+# arguments are only there. INCLUDE_DIR comes from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 

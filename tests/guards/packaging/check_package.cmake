@@ -59,7 +59,7 @@ run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/consumer -B ${build} ${common}
 run(${CMAKE_COMMAND} --build ${build})
 run(${build}/consumer)
 
-# Nothing of ours may join the consumer's installation.
+# Nothing of this project may be part of the consumer's installation.
 if(NOT WAY STREQUAL "find_package")
   run(${CMAKE_COMMAND} --install ${build} --prefix ${build}/prefix)
   file(GLOB_RECURSE files ${build}/prefix/*)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# The target dropbp_single_header writes a header that is the same wherever the sources lie, and all
-# that two linked files need. BUILD_DIR, INCLUDE_DIR, SCRIPT, COMPILER, FLAGS and WORK_DIR come from
-# the command line; FAULT plants one.
+# Checks that the target dropbp_single_header writes a header that does not depend on the path of
+# the sources, and that two linked files need nothing else. BUILD_DIR, INCLUDE_DIR, SCRIPT,
+# COMPILER, FLAGS and WORK_DIR come from the command line; FAULT plants one.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# The top level has no other tracked files than these. SOURCE_DIR comes from the command line; EXTRA
-# names one more file.
+# Checks that the top level has no other tracked files than these. SOURCE_DIR comes from the command
+# line; EXTRA names one more file.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 

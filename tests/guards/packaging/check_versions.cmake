@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# Packages, macros and ABI tag state the version of version.hpp. SOURCE_DIR, COMPILER and WORK_DIR
-# come from the command line; PACKAGING is the folder of the packages, VERSION_HEADER the header.
+# Checks that packages, macros and ABI tag have the version of version.hpp. SOURCE_DIR, COMPILER and
+# WORK_DIR come from the command line; PACKAGING is the folder of the packages, VERSION_HEADER the
+# header.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 include(${SOURCE_DIR}/cmake/Version.cmake)

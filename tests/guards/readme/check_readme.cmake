@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-# What a page (README.md, docs/*.md) shows is true: each ```cpp block is a whole file under
-# examples/ or consecutive lines of one, each ```diff block is the output of diff for the two files
-# that it names, and each file that the page links to exists. With PROGRAM (the quickstart) the page
-# has at most 200 lines, and its first ```console block shows the output of that program. README
-# (the page), FOLDER (that of its links) and SOURCE_DIR come from the command line.
+# Checks a page (README.md, docs/*.md): each ```cpp block is a whole file under examples/ or
+# consecutive lines of one, each ```diff block is the output of diff for the two files that it
+# names, and each file that the page links to exists. With PROGRAM (the quickstart) the page has at
+# most 200 lines, and its first ```console block shows the output of that program. README (the
+# page), FOLDER (that of its links) and SOURCE_DIR come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 
