@@ -39,7 +39,8 @@ def main():
         logits = adapted(torch.tensor([ids])).logits[0, -1]
     adapted.save_pretrained(HERE / "adapter")
     (HERE / "adapter" / "README.md").unlink(missing_ok=True)
-    written = HERE / "adapter" / "adapter_config.json"  # names the base by its place on this machine
+    # It names the base by its place on this machine.
+    written = HERE / "adapter" / "adapter_config.json"
     written.write_text(written.read_text().replace(config.base_model_name_or_path, "llama-tiny"))
     (HERE / "expected.json").write_text(
         json.dumps(
