@@ -70,7 +70,11 @@ case $jobs in '' | *[!0-9]* | 0) fail_usage "--jobs needs a positive number, not
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build_dir=${build_dir:-build/demo-build}
-if $install; then bash cmake/install_dependencies.sh build ops programs plot; fi
+if $install; then
+  groups=(build ops programs plot)
+  if $real; then groups+=(pcre2); fi  # for the model's tokenizer
+  bash cmake/install_dependencies.sh "${groups[@]}"
+fi
 
 generator=()
 if [ ! -e "$build_dir/CMakeCache.txt" ] && command -v ninja >/dev/null 2>&1; then
