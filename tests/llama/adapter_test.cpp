@@ -10,7 +10,9 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,7 @@
 #include "llama/files.hpp"
 #include "llama/formats/checkpoint.hpp"
 #include "llama/formats/safetensors.hpp"
+#include "llama/model/cached_forward.hpp"
 #include "llama/small_run.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -205,7 +208,7 @@ TEST_CASE("lora: adapters and merged models are saved, and load to the same loss
     save_adapter(folder / "adapter", trained.model(), "some/base");
     save_weights(folder / "merged", trained.model());
 
-    const ops::LoraConfig read = load_adapter_config(folder / "adapter");
+    const ops::LoraConfig read = load_adapter_config(folder / "adapter", linear_names(shape));
     CHECK(read.rank == 3);
     CHECK(read.alpha == 7.5);
     CHECK(read.dropout == 0.25);
@@ -381,7 +384,110 @@ TEST_CASE("lora: without --lora-dropout the adapter's own dropout is used") {
   CHECK(Trainer(options, shape, data, 0.0).model().lora().dropout == 0.0);
 }
 
+TEST_CASE("lora: names and patterns choose maps and ranks as in PEFT") {
+  const std::vector<std::string> names = linear_names(shape);
+  REQUIRE(names.size() == 21);
+  CHECK(names[7] == "model.layers.1.self_attn.q_proj");
+  CHECK(names[20] == "model.layers.2.mlp.down_proj");
+  const auto parsed = [&](const std::string& more) {
+    return parse_adapter_config(R"({"peft_type":"LORA","r":4,"lora_alpha":8,)" + more + "}", "'c'",
+                                names);
+  };
+  using Names = std::vector<std::string>;
+  // Of a list each is the end of a name, from a dot on; a pattern is the whole of it.
+  CHECK(parsed(R"("target_modules":["1.self_attn.q_proj","2.mlp.up_proj"])").targets ==
+        Names{"model.layers.1.self_attn.q_proj", "model.layers.2.mlp.up_proj"});
+  CHECK(parsed(R"("target_modules":["layers.1.mlp.up_proj","q_proj"])").targets ==
+        Names{"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj",
+              "model.layers.1.mlp.up_proj", "model.layers.2.self_attn.q_proj"});
+  CHECK(parsed(R"("target_modules":".*\\.[02]\\..*[kv]_proj")").targets ==
+        Names{"model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj",
+              "model.layers.2.self_attn.k_proj", "model.layers.2.self_attn.v_proj"});
+  CHECK(parsed(R"("target_modules":".*\\.(q|v)_proj")").targets == Names{"q_proj", "v_proj"});
+  CHECK(canonical_targets(parsed(R"("target_modules":".*_proj")").targets).empty());
+
+  const ops::LoraConfig ranks = parsed(
+      R"("target_modules":"all-linear","rank_pattern":{"q_proj":16,"layers.1.*":2,"v_proj":4},
+         "alpha_pattern":{"down_proj":3.5},"use_rslora":true)");
+  CHECK(ranks.rank_stabilized);
+  CHECK(ranks.exceptions.size() == 3 + 6 + 2);  // q_proj, the rest of a block, down_proj
+  const auto rank = [&](int layer, const char* name) {
+    return ranks.rank_of(names[static_cast<std::size_t>(7 * layer)].substr(0, 15) + name);
+  };
+  CHECK(rank(0, "self_attn.q_proj") == 16);
+  CHECK(rank(1, "self_attn.q_proj") == 16);  // the first pattern in the file counts
+  CHECK(rank(1, "self_attn.v_proj") == 2);
+  CHECK(rank(2, "self_attn.v_proj") == 4);
+  CHECK(rank(1, "mlp.down_proj") == 2);
+  CHECK(ranks.scale_of("model.layers.2.mlp.down_proj") == 3.5 / 2.0);
+  CHECK(ranks.scale_of("model.layers.0.self_attn.q_proj") == 8.0 / 4.0);
+  // What is written means the same.
+  const ops::LoraConfig again = parse_adapter_config(adapter_config_json(ranks, "b"), "'c'", names);
+  CHECK(again.rank_stabilized);
+  for (const std::string& name : names) {
+    CHECK(again.rank_of(name) == ranks.rank_of(name));
+    CHECK(again.scale_of(name) == ranks.scale_of(name));
+  }
+  for (const char* const bad : {R"("target_modules":"q_proj")", R"("target_modules":"(")",
+                                R"("target_modules":[".q_proj"])",
+                                R"("target_modules":["q_proj"],"rank_pattern":{"lm_head":2})",
+                                R"("target_modules":["q_proj"],"rank_pattern":{"q_proj":0})",
+                                R"("target_modules":["q_proj"],"rank_pattern":{"q_proj":1.5})",
+                                R"("target_modules":["q_proj"],"rank_pattern":[1])",
+                                R"("target_modules":["q_proj"],"alpha_pattern":{"q_proj":"2"})",
+                                R"("target_modules":["q_proj"],"alpha_pattern":{"proj":2})"}) {
+    CAPTURE(bad);
+    test::check_throws<std::runtime_error>([&] { (void)parsed(bad); }, {"'c'"});
+  }
+}
+
+TEST_CASE("lora: an adapter of PEFT with patterns for maps, ranks and alphas gives its logits") {
+  const std::filesystem::path data = DROPBP_TEST_DATA;
+  const LlamaConfig config = load_config(data / "llama-tiny");
+  const std::filesystem::path folder = data / "lora-patterns";
+  const nlohmann::json expected = nlohmann::json::parse(test::read_bytes(folder / "expected.json"));
+  LlamaModel<float> model(config, 16,
+                          {.lora = load_adapter_config(folder / "adapter", linear_names(config))});
+  load_weights(data / "llama-tiny", model);
+  load_adapter(folder / "adapter", model);
+  const auto ids = expected["input_ids"].get<std::vector<std::int32_t>>();
+  const auto logits = expected["last_logits"].get<std::vector<float>>();
+  CachedForward<float> forward(model, 16);
+  const std::span<const float> got = forward.next(ids);
+  REQUIRE(got.size() == logits.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CAPTURE(i, got[i], logits[i]);
+    CHECK(std::abs(got[i] - logits[i]) <= 2e-6f);
+  }
+}
+
+TEST_CASE("lora: adapters of several ranks train, and come back merged and by themselves") {
+  const TokenData data = text();
+  Options options = options_of(ModeChoice::lora);
+  options.lora_patterns.targets = ".*(q|v|down)_proj";
+  options.lora_patterns.ranks = {{"v_proj", 3}, {R"(layers\.1\..*)", 1}};
+  options.lora_patterns.alphas = {{"down_proj", 5.0}};
+  options.rslora = true;
+  Trainer trainer(options, shape, data, 0.5);
+  const double first = trainer.step().loss;
+  double last = first;
+  while (trainer.steps_done() < 8) last = trainer.step().loss;
+  CHECK(last < first);
+  const double loss = trainer.validate();
+  TemporaryFolder folder;
+  save_adapter(folder / "adapter", trainer.model(), "");
+  Options with = options_of(ModeChoice::lora);
+  with.adapter = folder / "adapter";
+  Trainer loaded(with, shape, data, 0.5);
+  CHECK(loaded.validate() == loss);
+  save_weights(folder / "merged", trainer.model());
+  Options full = options_of(ModeChoice::full);
+  full.model = folder / "merged";
+  CHECK(std::abs(Trainer(full, shape, data, 0.5).validate() - loss) <= 1e-5 * loss);
+}
+
 TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
+  const std::vector<std::string> names = linear_names(shape);
   const auto config = [](const std::string& more) {
     return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" +
            more + "}";
@@ -389,13 +495,14 @@ TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
   const ops::LoraConfig good = parse_adapter_config(
       config(
           R"(,"use_dora":false,"rank_pattern":{},"modules_to_save":null,"init_lora_weights":true)"),
-      "'c'");
+      "'c'", names);
   CHECK(good.rank == 4);
-  CHECK(good.scale() == 2.0);
+  CHECK(good.scale_of("q_proj") == 2.0);
   CHECK(good.adapts("model.layers.0.self_attn.q_proj"));
   CHECK_FALSE(good.adapts("model.layers.0.self_attn.k_proj"));
   CHECK(parse_adapter_config(
-            R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":"all-linear"})", "'c'")
+            R"({"peft_type":"LORA","r":1,"lora_alpha":1,"target_modules":"all-linear"})", "'c'",
+            names)
             .targets.empty());
   // A config that PEFT 0.21 writes without further methods.
   CHECK_NOTHROW((void)parse_adapter_config(
@@ -411,16 +518,14 @@ TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
         "revision":null,"target_modules":["q_proj","v_proj"],"target_parameters":null,
         "task_type":"CAUSAL_LM","trainable_token_indices":null,"use_bdlora":null,"use_dora":false,
         "use_qalora":false,"use_rslora":false,"velora_config":null})",
-      "'c'"));
+      "'c'", names));
 
   const struct {
     std::string text;
     const char* key;
   } bad[] = {
       {config(R"(,"use_dora":true)"), "use_dora"},
-      {config(R"(,"use_rslora":true)"), "use_rslora"},
-      {config(R"(,"rank_pattern":{"q_proj":2})"), "rank_pattern"},
-      {config(R"(,"alpha_pattern":{"q_proj":2})"), "alpha_pattern"},
+      {config(R"(,"use_rslora":1)"), "use_rslora"},
       {config(R"(,"modules_to_save":["lm_head"])"), "modules_to_save"},
       {config(R"(,"layers_to_transform":[1])"), "layers_to_transform"},
       {config(R"(,"init_lora_weights":"pissa_niter_4")"), "init_lora_weights"},
@@ -441,7 +546,7 @@ TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
       {R"({"peft_type":"LORA","r":2,"lora_alpha":"8","target_modules":["q_proj"]})", "lora_alpha"},
       {R"({"peft_type":"LORA","r":2,"lora_alpha":8})", "target_modules"},
       {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":[]})", "target_modules"},
-      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":".*_proj"})", "target_modules"},
+      {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":"_proj"})", "_proj"},
       {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":["c_attn"]})", "c_attn"},
       {R"({"peft_type":"LORA","r":2,"lora_alpha":8,"target_modules":["q_proj"],"bias":"all"})",
        "bias"},
@@ -450,7 +555,7 @@ TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
   for (const auto& one : bad) {
     CAPTURE(one.text);
     test::check_throws<std::runtime_error>(
-        [&] { static_cast<void>(parse_adapter_config(one.text, "'c'")); }, {"'c'", one.key});
+        [&] { static_cast<void>(parse_adapter_config(one.text, "'c'", names)); }, {"'c'", one.key});
   }
 }
 

@@ -229,6 +229,71 @@ TEST_CASE("resume: a run resumed from any step has the same bits") {
   }
 }
 
+TEST_CASE("resume: a run whose steps are done goes on with more, to the same bits if interrupted") {
+  const TokenData data = text();
+  Options options = options_of();
+  options.steps = 6;
+  const TemporaryFolder folder;
+  const auto first = trainer_of(options, data, false);
+  const auto save = [&](const fs::path& to, Trainer& trainer) {
+    TrainingCheckpoints(to, identity_of(options, data, trainer)).save(trainer);
+  };
+  while (first->steps_done() < 3) step(*first);
+  save(folder / "c", *first);
+  while (first->steps_done() < 6) step(*first);
+  save(folder / "c", *first);
+  fs::create_directory(folder / "unfinished");
+  fs::copy(file_of(folder / "c", 3), folder / "unfinished");
+  fs::copy(folder / "c", folder / "twice");
+
+  options.steps = 12;
+  std::vector<std::string> notes;
+  const auto note = [&](std::string_view said) { notes.emplace_back(said); };
+  const auto resumed = [&](const fs::path& from) {
+    auto trainer = trainer_of(options, data, false);
+    TrainingCheckpoints folder_of(from, identity_of(options, data, *trainer));
+    REQUIRE(folder_of.resume(*trainer, note));
+    return trainer;
+  };
+  const auto straight = resumed(folder / "c");
+  REQUIRE(notes.size() == 1);
+  CHECK(notes[0].find("of 6 steps goes on to 12") != std::string::npos);
+  REQUIRE(straight->steps_done() == 6);
+  while (straight->steps_done() < 12) step(*straight);
+
+  const auto killed = resumed(folder / "twice");
+  while (killed->steps_done() < 9) step(*killed);
+  save(folder / "twice", *killed);
+  const auto last = resumed(folder / "twice");
+  REQUIRE(last->steps_done() == 9);
+  CHECK(notes.size() == 2);  // the second resume is of a run of 12 steps
+  while (last->steps_done() < 12) step(*last);
+  CHECK((bits_of(*last) == bits_of(*straight)));
+
+  // Neither fewer steps, nor more before all were done.
+  options.steps = 13;
+  CHECK_THROWS_AS(resumed(folder / "unfinished"), UsageError);
+  options.steps = 5;
+  CHECK_THROWS_AS(resumed(folder / "c"), UsageError);
+
+  // Where nothing depends on the number of steps, the extended run is the longer one.
+  Options constant = options_of();
+  constant.schedule = ScheduleChoice::constant;
+  constant.allocation = AllocationChoice::uniform;
+  const auto whole = trainer_of(constant, data, false);
+  while (whole->steps_done() < 12) step(*whole);
+  constant.steps = 6;
+  const auto half = trainer_of(constant, data, false);
+  while (half->steps_done() < 6) step(*half);
+  TrainingCheckpoints(folder / "constant", identity_of(constant, data, *half)).save(*half);
+  constant.steps = 12;
+  const auto extended = trainer_of(constant, data, false);
+  REQUIRE(TrainingCheckpoints(folder / "constant", identity_of(constant, data, *extended))
+              .resume(*extended, note));
+  while (extended->steps_done() < 12) step(*extended);
+  CHECK((bits_of(*extended) == bits_of(*whole)));
+}
+
 TEST_CASE("resume: a later state is replaced by that of the checkpoint") {
   Saved saved;
   const auto expected = bits_of(*saved.trainer);
@@ -459,6 +524,11 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
        "--weight-decay was 0.1 without norms and is 0.2 without norms;"},
       {[](Options& o) { o.weight_decay = 0.0; }, "--weight-decay was 0.1 without norms and is 0;"},
       {[](Options& o) { o.warmup = 4; }, "--warmup was 3 and is 4;"},
+      {[](Options& o) { o.schedule = ScheduleChoice::linear; },
+       "--schedule was not there and is linear;"},
+      {[](Options& o) { o.final_learning_rate = 0.2; },
+       "--final-learning-rate was not there and is 0.2;"},
+      {[](Options& o) { o.decay = 2; }, "--decay was not there and is 2;"},
       {[](Options& o) { o.grad_clip = 2; }, "--grad-clip was 1 and is 2;"},
       {[](Options& o) { o.seed = 2; }, "--seed was 1 and is 2;"},
       {[](Options& o) { o.eval_batches = 3; }, "--eval-batches was 2 and is 3;"},
@@ -509,6 +579,20 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   };
   CHECK(adapted({"q_proj", "v_proj"}) == adapted({"v_proj", "q_proj", "v_proj"}));
   CHECK(adapted({"q_proj", "v_proj"}) != adapted({"q_proj"}));
+  const auto with_patterns = [&](auto change) {
+    Options options = saved.options;
+    options.mode = ModeChoice::lora;
+    change(options);
+    return identity_of(options, saved.data, *trainer_of(options, saved.data, false));
+  };
+  CHECK(with_patterns([](Options& o) { o.lora_patterns.targets = ".*\\.(v|q)_proj"; }) ==
+        adapted({"q_proj", "v_proj"}));
+  CHECK(with_patterns([](Options& o) { o.lora_patterns.targets = ".*0.*q_proj"; }) !=
+        adapted({"q_proj"}));
+  CHECK(with_patterns([](Options& o) { o.rslora = true; }) != adapted({}));
+  CHECK(with_patterns([](Options& o) { o.lora_patterns.ranks = {{"q_proj", 2}}; }) != adapted({}));
+  CHECK(with_patterns([](Options& o) { o.lora_patterns.alphas = {{"q_proj", 2.0}}; }) !=
+        adapted({}));
   CHECK(adapted({}) ==
         adapted({"down_proj", "up_proj", "gate_proj", "o_proj", "v_proj", "k_proj", "q_proj"}));
 
@@ -517,7 +601,8 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   free.threads = 3, free.eval_every = 1, free.log_every = 1, free.checkpoint_every = 7,
   free.quiet = true;
   free.out = "o", free.report = "r", free.plot = "p", free.checkpoint = "c", free.data = "moved",
-  free.out_dtype = DType::bf16;
+  free.out_dtype = DType::bf16, free.early_stopping = 3, free.best = true, free.html = "h",
+  free.metrics = "m.csv", free.out_format = OutFormatChoice::gguf, free.sample_every = 2;
   CHECK(refusal_of(free, saved.data) == "accepted");
 
   // Frozen weights are not in the checkpoint: others in the folder of --model are noticed.
@@ -542,10 +627,15 @@ TEST_CASE("resume: every flag of the command line must be repeated or is listed 
       "--eval-every", "--checkpoint", "--resume", "--checkpoint-every", "--version", "--adapter",
       "--merge-out", "--max-shard-size", "--recompute", "--tokenizer",
       // What is made of samples has a checksum, and the steps are known.
-      "--loss-on", "--chat-template", "--no-packing", "--long-samples", "--epochs",
-      "--show-sample"};
+      "--loss-on", "--chat-template", "--no-packing", "--long-samples", "--epochs", "--show-sample",
+      // When a run ends, and what it writes and prints.
+      "--config", "--print-config", "--completion", "--early-stopping", "--best", "--sample-every",
+      "--sample-prompt", "--sample-tokens", "--html", "--metrics", "--out-format"};
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
+  // In the identity where they are no defaults; the test above sees each.
+  known.insert({"--schedule", "--decay", "--final-learning-rate", "--rslora",
+                "--lora-targets-pattern", "--lora-rank-pattern", "--lora-alpha-pattern"});
   std::size_t flags = 0;
   for (std::size_t at = help.find("\n  --"); at != std::string::npos;
        at = help.find("\n  --", at + 1)) {

@@ -345,7 +345,14 @@ TEST_CASE("jacobian: the branches with adapters") {
     (randomise(projections.weight, ++seed), ...);
     (randomise(projections.lora_a, ++seed), ...);
     (randomise(projections.lora_b, ++seed), ...);
+    const auto randomise_others = [&](auto& others) {
+      for (auto& b : others) randomise(b, ++seed);
+    };
+    (randomise_others(projections.other_lora_b), ...);
   };
+  // Ranks and alphas of their own: two, one and none of the maps that share an input.
+  const std::vector<LoraConfig::Exception> own{
+      {"q_proj", 2, 0.7}, {"self_attn.k_proj", 4, 1.5}, {"gate_proj", 1, 2.0}, {"o_proj", 5, 1.0}};
   const std::vector<std::string> all, some{"k_proj", "o_proj", "up_proj"},
       none_above{"q_proj", "v_proj", "down_proj"};
   for (const auto& targets : {all, some, none_above})
@@ -355,8 +362,13 @@ TEST_CASE("jacobian: the branches with adapters") {
             std::tuple(Index(3), Index(6), SequenceShape{2, 3}),
             std::tuple(Index(2), Index(2), SequenceShape{3, 1})}) {
         const BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
-        const LoraConfig lora{
-            .rank = rank, .alpha = 1.5, .dropout = dropout, .targets = targets, .moment = moment};
+        const LoraConfig lora{.rank = rank,
+                              .alpha = 1.5,
+                              .dropout = dropout,
+                              .targets = targets,
+                              .moment = moment,
+                              .rank_stabilized = rank == 3,
+                              .exceptions = rank == 1 ? std::vector<LoraConfig::Exception>{} : own};
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
         auto table = std::make_shared<const RopeTable<double>>(shape.sequence, 2);
         AttentionBranch<double> attention({hidden, 2, 1, 2, 1e-2, lora}, table, memory);

@@ -369,6 +369,37 @@ TEST_CASE("a packed sample's attention is that of the sample alone, whatever sta
   CHECK(hashes[0].value() == hashes[1].value());
 }
 
+TEST_CASE("attention of the last rows alone is that of the whole, and rope may begin anywhere") {
+  for (const Index window : {0, 20}) {
+    const HeadLayout layout{4, 2, 12, window};
+    const Matrix<double> qkv = random_matrix<double>(500, layout.qkv_width(), 1, -3, 3);
+    Matrix<double> whole(500, layout.q_width()), lse(4, 500);
+    attention_forward(whole.view(), lse.data(), qkv.view(), layout, {1, 500});
+    for (const Index rows : {1, 7, 48, 130, 500}) {
+      Matrix<double> last(rows, layout.q_width());
+      attention_forward_last<double>(last.view(), qkv.view(), layout);
+      const auto expected = std::as_const(whole).view().rows_from(500 - rows, rows);
+      double most = 0.0;
+      for (Index t = 0; t < rows; ++t)
+        for (Index j = 0; j < layout.q_width(); ++j)
+          most = std::max(most, std::abs(last.row(t)[j] - expected.row(t)[j]));
+      CAPTURE(window, rows, most);
+      CHECK(most <= 1e-14);
+    }
+    Matrix<double> none(0, layout.q_width()), many(501, layout.q_width());
+    CHECK_THROWS_AS(attention_forward_last<double>(none.view(), qkv.view(), layout),
+                    std::invalid_argument);
+    CHECK_THROWS_AS(attention_forward_last<double>(many.view(), qkv.view(), layout),
+                    std::invalid_argument);
+  }
+  const RopeTable<double> table(30, 6);
+  Matrix<double> all = random_matrix<double>(30, 12, 2), part(11, 12);
+  copy<double>(part.view(), all.view().rows_from(19, 11));
+  rope(all.view(), table, 2, 30, Rotation::forward);
+  rope(part.view(), table, 2, 11, Rotation::forward, 19);
+  CHECK(std::equal(part.data(), part.data() + part.size(), all.row(19)));
+}
+
 TEST_CASE("attention names a wrong window and wrong samples") {
   Matrix<float> qkv = random_matrix<float>(6, 12, 1), o(6, 4), lse(1, 6);
   const auto message = [&](Index window, std::vector<std::int32_t> begin) {

@@ -87,6 +87,58 @@ TEST_CASE("projection: adapters add alpha / rank * x A^T B^T to their own linear
     }
 }
 
+TEST_CASE("projection: adapters may have ranks and factors of their own") {
+  LoraConfig adaptation = some();
+  adaptation.targets = {"q_proj", "b.k_proj", "v_proj"};
+  adaptation.rank_stabilized = true;
+  adaptation.exceptions = {{"b.k_proj", 3, 5.0}, {"v_proj", 2, 1.0}, {"proj", 9, 9.0}};
+  Projection<double> projection = random_projection<double>(three, 5, adaptation, 10);
+  REQUIRE(projection.other_lora_b.size() == 1);
+  randomise(projection.other_lora_b.front(), 33);
+  REQUIRE(projection.adapter_width() == 2 + 3 + 2);
+  CHECK(Projection<double>::adapter_width({"b.q_proj", "b.k_proj", "b.v_proj"}, adaptation) == 7);
+  CHECK(projection.lora_b.rows() == 9);
+  CHECK(projection.other_lora_b.front().columns() == 3);
+  const Matrix<double> x = random_matrix<double>(7, 5, 99);
+  const Matrix<double> y = forward(projection, x, 13);
+  struct Own {
+    Index output, outputs, row_a, rank;
+    double factor;
+    MatrixView<double> b;
+  };
+  const MatrixView<double> common = projection.lora_b.value();
+  const Own adapters[] = {
+      {0, 6, 0, 2, 3.0 / std::sqrt(2.0), common.rows_from(0, 6)},
+      {6, 4, 2, 3, 5.0 / std::sqrt(3.0), projection.other_lora_b.front().value()},
+      {10, 3, 5, 2, 1.0 / std::sqrt(2.0), common.rows_from(6, 3)}};
+  for (const Own& own : adapters)
+    for (Index t = 0; t < 7; ++t)
+      for (Index o = 0; o < own.outputs; ++o) {
+        double expected = 0;
+        for (Index j = 0; j < 5; ++j)
+          expected += x.row(t)[j] * projection.weight.value().row(own.output + o)[j];
+        for (Index r = 0; r < own.rank; ++r)
+          for (Index j = 0; j < 5; ++j)
+            expected += own.factor * x.row(t)[j] * projection.lora_a.value().row(own.row_a + r)[j] *
+                        own.b.row(o)[r];
+        CHECK(std::abs(y.row(t)[own.output + o] - expected) <= 1e-13);
+      }
+  std::vector<std::string> names;
+  projection.for_each_parameter([&](Parameter<double>& parameter) {
+    if (parameter.trained)
+      parameter.for_each_slice([&](const auto& slice) { names.push_back(slice.name); });
+  });
+  CHECK(names == std::vector<std::string>{"b.q_proj.lora_A.weight", "b.k_proj.lora_A.weight",
+                                          "b.v_proj.lora_A.weight", "b.q_proj.lora_B.weight",
+                                          "b.v_proj.lora_B.weight", "b.k_proj.lora_B.weight"});
+  Projection<double> merged(three, 5, {}, MemoryPool());
+  for (std::size_t i = 0; i < 3; ++i)
+    projection.merged_weight(i, {merged.weight_of(i), three[i].rows, 5});
+  CHECK(scaled_difference(elements(forward(merged, x, 13)), elements(y)) <= 1e-14);
+  adaptation.exceptions = {{"q_proj", 0, 1.0}};
+  CHECK_THROWS_AS(Projection<double>(three, 5, adaptation, MemoryPool()), std::invalid_argument);
+}
+
 TEST_CASE(
     "projection: parameter names, what is trainable, and a fresh adapter that changes nothing") {
   Projection<double> plain(three, 5, {}, MemoryPool());

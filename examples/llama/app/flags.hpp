@@ -169,6 +169,22 @@ class Flags {
                });
   }
 
+  CLI::Option* text(const std::string& flag, std::string& target, const char* type,
+                    const std::string& help) {
+    return add(flag, type, help, [&target](const std::string& text) { target = text; });
+  }
+
+  /// A regular expression, checked by whoever uses it.
+  CLI::Option* pattern(const std::string& flag, std::optional<std::string>& target,
+                       const std::string& help) {
+    return add(flag, "PATTERN", help, [=, &target](const std::string& text) {
+      if (text.empty())
+        throw UsageError(fmt::format(
+            "{} must be a regular expression, but it is empty; try {} '.*\\.q_proj'", flag, flag));
+      target = text;
+    });
+  }
+
   /// One word, which is looked up where it is used.
   CLI::Option* name(const std::string& flag, std::optional<std::string>& target,
                     const std::string& help) {
@@ -180,11 +196,36 @@ class Flags {
     });
   }
 
-  /// Names out of `known`, separated by commas.
+  /// "key=value" pairs separated by commas, in their order.
+  template <typename Number>
+  CLI::Option* pairs(const std::string& flag, std::vector<std::pair<std::string, Number>>& target,
+                     Number low, Number high, const char* type, const std::string& help) {
+    return add(flag, type, help, [=, &target](const std::string& text) {
+      target.clear();
+      for (std::size_t begin = 0; begin <= text.size();) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        const std::string_view pair = std::string_view(text).substr(begin, end - begin);
+        const std::size_t equals = pair.rfind('=');
+        const auto value =
+            equals == pair.npos ? std::nullopt : convert<Number>(pair.substr(equals + 1));
+        if (!value || !(*value >= low && *value <= high) || equals == 0)
+          throw UsageError(
+              fmt::format("{} must be pairs such as q_proj=8 separated by commas, numbers from {} "
+                          "to {}, but '{}' was given; correct '{}'",
+                          flag, low, high, text, pair));
+        target.emplace_back(pair.substr(0, equals), *value);
+        begin = end + 1;
+      }
+    });
+  }
+
+  /// Names out of `known`, separated by commas; `all` alone stands for none.
   CLI::Option* names(const std::string& flag, std::vector<std::string>& target,
-                     std::span<const std::string_view> known, const std::string& help) {
+                     std::span<const std::string_view> known, const std::string& help,
+                     const std::string& all = {}) {
     return add(flag, "NAMES", help, [=, &target](const std::string& text) {
       target.clear();
+      if (!all.empty() && text == all) return;
       for (std::size_t begin = 0; begin <= text.size();) {
         const std::size_t end = std::min(text.find(',', begin), text.size());
         const std::string name = text.substr(begin, end - begin);

@@ -18,7 +18,7 @@
 
 int main(int argc, char** argv) {
   using namespace llama;
-  open_standard_streams();
+  open_standard_streams("llama-finetune");
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe ends the printing, not the training
   const std::string version =
       fmt::format("{}.{}.{}", DROPBP_VERSION_MAJOR, DROPBP_VERSION_MINOR, DROPBP_VERSION_PATCH);

@@ -15,6 +15,7 @@
 
 #include "llama/app/errors.hpp"
 #include "llama/app/flags.hpp"
+#include "llama/app/run_file.hpp"
 #include "llama/formats/adapter.hpp"
 
 namespace llama {
@@ -45,6 +46,11 @@ constexpr std::array devices{Named{DeviceChoice::cpu, "cpu"}, Named{DeviceChoice
 constexpr std::array precisions{Named{PrecisionChoice::automatic, "auto"},
                                 Named{PrecisionChoice::float32, "float32"},
                                 Named{PrecisionChoice::bfloat16, "bfloat16"}};
+constexpr std::array schedules{
+    Named{ScheduleChoice::cosine, "cosine"}, Named{ScheduleChoice::linear, "linear"},
+    Named{ScheduleChoice::constant, "constant"}, Named{ScheduleChoice::wsd, "wsd"}};
+constexpr std::array out_formats{Named{OutFormatChoice::safetensors, "safetensors"},
+                                 Named{OutFormatChoice::gguf, "gguf"}};
 constexpr std::array out_dtypes{Named{DType::f32, "f32"}, Named{DType::f16, "f16"},
                                 Named{DType::bf16, "bf16"}};
 
@@ -61,7 +67,12 @@ struct Given {
   CLI::Option* sampling;
   std::vector<CLI::Option*> adapters;       ///< that need --mode lora or qlora
   std::vector<CLI::Option*> adapter_shape;  ///< that --adapter decides
+  CLI::Option* lora_targets;
+  CLI::Option* lora_targets_pattern;
+  CLI::Option* decay;
+  CLI::Option* final_learning_rate;
   CLI::Option* out_dtype;
+  CLI::Option* out_format;
   CLI::Option* max_shard_size;
   CLI::Option* checkpoint_every;
   std::vector<CLI::Option*> shape;
@@ -154,9 +165,28 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
       "--lora-alpha", o.lora_alpha, "(0, infinity)",
       [](double x) { return x > 0.0 && x <= std::numeric_limits<double>::max(); }, "X",
       "the adapters' outputs are multiplied by alpha / rank"));
-  adapter_shape(flags.names(
+  given.lora_targets = flags.names(
       "--lora-targets", o.lora_targets, ops::adaptable_linears,
-      "linear maps with adapters, names separated by commas [default all seven of a block]"));
+      "linear maps with adapters, names separated by commas, or all-linear [default all-linear, "
+      "the seven of a block]",
+      "all-linear");
+  adapter_shape(given.lora_targets);
+  given.lora_targets_pattern =
+      flags.pattern("--lora-targets-pattern", o.lora_patterns.targets,
+                    "the same by a regular expression for their whole names, such as "
+                    "model.layers.0.self_attn.q_proj [default none]");
+  adapter_shape(given.lora_targets_pattern);
+  adapter_shape(flags.pairs<std::ptrdiff_t>(
+      "--lora-rank-pattern", o.lora_patterns.ranks, 1, 65536, "PATTERN=RANK,...",
+      "ranks of maps whose names end in what the pattern matches, as PEFT's rank_pattern: "
+      "down_proj=16,layers\\.[01]\\..*=4 [default none]"));
+  adapter_shape(flags.pairs<double>("--lora-alpha-pattern", o.lora_patterns.alphas,
+                                    std::numeric_limits<double>::min(),
+                                    std::numeric_limits<double>::max(), "PATTERN=X,...",
+                                    "likewise what stands for --lora-alpha [default none]"));
+  adapter_shape(flags.toggle("--rslora", o.rslora,
+                             "divide --lora-alpha by the square root of the rank (rank-stabilised "
+                             "LoRA)"));
   adapters(flags.real(
       "--lora-dropout", o.lora_dropout, "[0, 1)", [](double x) { return x >= 0.0 && x < 1.0; }, "P",
       "dropout probability of the adapters' inputs in training",
@@ -181,7 +211,17 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   };
   flags.real(
       "--learning-rate", o.learning_rate, "(0, 1]", [](double x) { return x > 0.0 && x <= 1.0; },
-      "X", "peak learning rate of AdamW; after the warm-up it decays along a cosine to a tenth");
+      "X", "peak learning rate of AdamW");
+  flags.choice("--schedule", o.schedule, schedules,
+               "how the learning rate moves after the warm-up: down along a cosine or a line, not "
+               "at all, or down along a line in the last --decay steps alone");
+  given.final_learning_rate = flags.real(
+      "--final-learning-rate", o.final_learning_rate, "[0, 1]",
+      [](double x) { return x >= 0.0 && x <= 1.0; }, "X",
+      "where the schedule ends, as a share of the peak");
+  given.decay = flags.integer<std::uint64_t>("--decay", o.decay, 0, count_limit, "N",
+                                             "last steps of --schedule wsd, in which it falls",
+                                             "0, a tenth of the steps");
   flags.real(
       "--weight-decay", o.weight_decay, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; },
       "X",
@@ -201,10 +241,25 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                "GPU, where the optimizer uses float32");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N",
                      "number of threads; the results do not depend on it", "0, all cores");
+
+  flags.group("Validation");
   flags.integer<std::uint64_t>("--eval-every", o.eval_every, 0, count_limit, "N",
                                "steps between validations; with 0 only at the end");
   flags.integer<std::ptrdiff_t>("--eval-batches", o.eval_batches, 1, 1 << 20, "N",
                                 "batches in a validation");
+  flags.integer<std::uint64_t>("--early-stopping", o.early_stopping, 0, count_limit, "N",
+                               "end after so many validation losses in a row that are no new best",
+                               "0, never");
+  flags.toggle("--best", o.best,
+               "write the weights of the best validation loss, not the last ones; they are kept "
+               "in --checkpoint");
+  flags.integer<std::uint64_t>("--sample-every", o.sample_every, 0, count_limit, "N",
+                               "steps between completions of --sample-prompt that are printed",
+                               "0, none");
+  flags.text("--sample-prompt", o.sample_prompt, "TEXT",
+             "what they begin with [default a line's end]");
+  flags.integer<std::ptrdiff_t>("--sample-tokens", o.sample_tokens, 1, size_limit, "N",
+                                "most tokens of a completion");
 
   flags.group("Dropping");
   flags.real(
@@ -254,6 +309,10 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   given.out_dtype = flags.choice("--out-dtype", o.out_dtype, out_dtypes,
                                  "type of the numbers in --out and --merge-out",
                                  "the type of --model for a model, else f32");
+  given.out_format =
+      flags.choice("--out-format", o.out_format, out_formats,
+                   "how a model is written to --out or --merge-out: a Hugging Face folder, or "
+                   "with its tokenizer as the file model.gguf in it, which llama.cpp runs");
   given.max_shard_size = flags.integer<std::uint64_t>(
       "--max-shard-size", o.max_shard_size, 1, std::numeric_limits<std::uint64_t>::max(), "BYTES",
       "largest weight file; larger models are written as several files with an index");
@@ -270,6 +329,11 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
              "JSON file for the settings and each step's results [default none]");
   flags.path("--plot", o.plot, "FILE",
              "file ending in .svg for a plot of the losses, drawn by gnuplot [default none]");
+  flags.path("--html", o.html, "FILE",
+             "file for the report as one page to look at: losses, drop rates by branch, memory, "
+             "savings [default none]");
+  flags.path("--metrics", o.metrics, "FILE",
+             "file ending in .csv or .jsonl that gets a line after each step [default none]");
   flags.toggle("--baseline", o.baseline,
                "also train the same model on the same batches without dropping, alternating step "
                "by step, and compare");
@@ -399,8 +463,58 @@ constexpr Rule rules[] = {
     {[](const Options& o, const Given&) { return o.checkpoint && o.baseline; },
      "a checkpoint holds one run, but --baseline, which trains a second one, was given with "
      "--checkpoint; leave one of them out"},
-    {[](const Options& o, const Given&) { return o.plot && o.steps == 0; },
-     "--plot draws the losses of the steps, but --steps 0 was given; leave one of them out"},
+    {[](const Options&, const Given& given) {
+       return given.lora_targets->count() > 0 && given.lora_targets_pattern->count() > 0;
+     },
+     "--lora-targets and --lora-targets-pattern both choose the maps with adapters, but both were "
+     "given; leave one out"},
+    {[](const Options& o, const Given& given) {
+       return given.decay->count() > 0 && o.schedule != ScheduleChoice::wsd;
+     },
+     "--decay is of --schedule wsd, but the schedule is {}; add --schedule wsd or leave --decay "
+     "out",
+     [](const Options& o, const Given&) { return std::string(name_of(o.schedule)); }},
+    {[](const Options& o, const Given& given) {
+       return given.final_learning_rate->count() > 0 && o.schedule == ScheduleChoice::constant;
+     },
+     "--final-learning-rate is where a schedule ends, but --schedule constant was given, which "
+     "stays at the peak; leave one of them out"},
+    {[](const Options& o, const Given&) {
+       return (o.early_stopping > 0 || o.best) && o.validation_fraction == 0.0;
+     },
+     "{} needs a held-out part for the validation losses, but --validation-fraction is 0; raise "
+     "it",
+     [](const Options& o, const Given&) {
+       return std::string(o.best ? "--best" : "--early-stopping");
+     }},
+    {[](const Options& o, const Given&) { return o.early_stopping > 0 && o.eval_every == 0; },
+     "--early-stopping looks at the validation losses, but with --eval-every 0 there is one at the "
+     "end alone; raise it"},
+    {[](const Options& o, const Given&) { return o.best && !o.checkpoint; },
+     "--best keeps the best weights in the folder of the checkpoints, but no --checkpoint was "
+     "given; add it"},
+    {[](const Options& o, const Given&) { return o.sample_every == 0 && !o.sample_prompt.empty(); },
+     "--sample-prompt is completed after every so many steps, but --sample-every was not given; "
+     "add it"},
+    {[](const Options& o, const Given& given) {
+       return o.out_format == OutFormatChoice::gguf && given.max_shard_size->count() > 0;
+     },
+     "--max-shard-size is about safetensors, but --out-format gguf was given, which is one file; "
+     "leave it out"},
+    {[](const Options& o, const Given& given) {
+       return given.out_format->count() > 0 && !o.merge_out && (!o.out || adapters_train(o));
+     },
+     "--out-format is how a model is written, but neither --merge-out nor, with --mode full, --out "
+     "was given; add one or leave --out-format out"},
+    {[](const Options& o, const Given&) {
+       return o.metrics && o.metrics->extension() != ".csv" && o.metrics->extension() != ".jsonl";
+     },
+     "--metrics writes CSV or JSON lines, so its file must end in .csv or .jsonl, but '{}' was "
+     "given; rename it",
+     [](const Options& o, const Given&) { return o.metrics->string(); }},
+    {[](const Options& o, const Given&) { return (o.plot || o.html) && o.steps == 0; },
+     "{} draws the losses of the steps, but --steps 0 was given; leave one of them out",
+     [](const Options& o, const Given&) { return std::string(o.plot ? "--plot" : "--html"); }},
     {[](const Options& o, const Given&) { return o.plot && o.plot->extension() != ".svg"; },
      "--plot writes SVG, so its file must end in .svg, but {}",
      [](const Options& o, const Given&) {
@@ -494,6 +608,8 @@ std::string_view name_of(ScalingChoice choice) noexcept { return find_name(scali
 std::string_view name_of(ProgressChoice choice) noexcept { return find_name(progresses, choice); }
 std::string_view name_of(DeviceChoice choice) noexcept { return find_name(devices, choice); }
 std::string_view name_of(PrecisionChoice choice) noexcept { return find_name(precisions, choice); }
+std::string_view name_of(ScheduleChoice choice) noexcept { return find_name(schedules, choice); }
+std::string_view name_of(OutFormatChoice choice) noexcept { return find_name(out_formats, choice); }
 
 std::vector<std::string> warnings_of(const Options& o, std::ptrdiff_t processors) {
   std::vector<std::string> warnings;
@@ -534,15 +650,20 @@ CommandLine parse_options(int argc, const char* const* argv, std::string_view ve
   Options options;
   Flags::Conversions conversions;
   const Given given = declare(app, conversions, options);
+  const RunFile run_file(app);
   try {
     app.parse(argc, argv);
+    if (const auto shell = run_file.completion()) return {std::nullopt, 0, *shell};
     for (const auto& convert_one : conversions) convert_one();
     check_combinations(options, given);
     complete(options, given);
+    if (run_file.asked()) return {std::nullopt, 0, run_file.text()};
   } catch (const CLI::CallForHelp&) {
     return {std::nullopt, 0, app.help()};
   } catch (const CLI::CallForVersion& version_line) {
     return {std::nullopt, 0, fmt::format("{}\n", version_line.what())};
+  } catch (const CLI::FileError& error) {
+    return {std::nullopt, 2, run_file.missing(error.what())};
   } catch (const CLI::Error& error) {
     return {std::nullopt, 2,
             fmt::format("llama-finetune: the command line must consist of known options with one "

@@ -15,6 +15,7 @@
 #include "llama/app/data.hpp"
 #include "llama/app/samples.hpp"
 #include "llama/formats/config.hpp"
+#include "llama/formats/lora_patterns.hpp"
 #include "llama/formats/safetensors.hpp"
 
 namespace llama {
@@ -27,6 +28,8 @@ enum class ScalingChoice { none, inverse_keep_rate };
 enum class ProgressChoice { automatic, always, never };
 enum class DeviceChoice { cpu, cuda };
 enum class PrecisionChoice { automatic, float32, bfloat16 };
+enum class ScheduleChoice { cosine, linear, constant, wsd };
+enum class OutFormatChoice { safetensors, gguf };
 
 // The name on the command line and in the report, such as "at-least-target".
 [[nodiscard]] std::string_view name_of(TokenType choice) noexcept;
@@ -40,6 +43,8 @@ enum class PrecisionChoice { automatic, float32, bfloat16 };
 [[nodiscard]] std::string_view name_of(ProgressChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(DeviceChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(PrecisionChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(ScheduleChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(OutFormatChoice choice) noexcept;
 
 /// All choices of one run. The initial values are the defaults that --help shows.
 struct Options {
@@ -70,6 +75,8 @@ struct Options {
   double lora_alpha = 16.0;
   std::optional<double> lora_dropout;     ///< empty: the adapter's own, or 0
   std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
+  LoraPatterns lora_patterns;             ///< choices and ranks by the maps' whole names
+  bool rslora = false;                    ///< alpha is divided by the rank's square root
 
   // Training.
   std::uint64_t steps = 200;       ///< 0 trains nothing
@@ -80,13 +87,21 @@ struct Options {
   double learning_rate = 1e-3;     ///< peak
   double weight_decay = 0.1;
   std::uint64_t warmup = 20;  ///< steps
-  double grad_clip = 1.0;     ///< global norm; 0 is off
+  ScheduleChoice schedule = ScheduleChoice::cosine;
+  double final_learning_rate = 0.1;  ///< share of the peak at the end
+  std::uint64_t decay = 0;           ///< last steps of "wsd"; 0 is a tenth of all
+  double grad_clip = 1.0;            ///< global norm; 0 is off
   std::uint64_t seed = 1;
   DeviceChoice device = DeviceChoice::cpu;
   PrecisionChoice precision = PrecisionChoice::automatic;  ///< after parsing never `automatic`
   int threads = 0;                                         ///< 0 is all cores
   std::uint64_t eval_every = 50;                           ///< steps; 0 is only at the end
   std::ptrdiff_t eval_batches = 8;
+  std::uint64_t early_stopping = 0;  ///< validation losses in a row without a best; 0 is off
+  bool best = false;                 ///< the weights of the best validation loss are written
+  std::uint64_t sample_every = 0;    ///< steps between completions of `sample_prompt`; 0 is never
+  std::string sample_prompt;
+  std::ptrdiff_t sample_tokens = 64;  ///< of a completion
 
   // Dropping.
   double drop_rate = 0.5;
@@ -107,6 +122,7 @@ struct Options {
   std::optional<std::filesystem::path> merge_out;  ///< the model with its adapter merged
   /// F32, F16 or BF16; none: a model has the type of `model`, an adapter F32.
   std::optional<DType> out_dtype;
+  OutFormatChoice out_format = OutFormatChoice::safetensors;  ///< of a model; GGUF is model.gguf
   std::uint64_t max_shard_size =
       5'000'000'000;  ///< bytes of a model's file; larger models are written as several
   std::optional<std::filesystem::path> checkpoint;
@@ -114,6 +130,8 @@ struct Options {
   bool resume = false;
   std::optional<std::filesystem::path> report;
   std::optional<std::filesystem::path> plot;
+  std::optional<std::filesystem::path> html;     ///< the report to look at
+  std::optional<std::filesystem::path> metrics;  ///< .csv or .jsonl, a line each step as it runs
   bool baseline = false;  ///< also train the same model without dropping, alternating, and compare
   std::uint64_t log_every = 10;  ///< steps
   ProgressChoice progress = ProgressChoice::automatic;
@@ -152,12 +170,13 @@ struct Options {
 /// What to do with a command line: run with `options`, or print `text` and end with `exit_code`.
 struct CommandLine {
   std::optional<Options> options;
-  int exit_code =
-      0;  ///< 0 after --help and --version (text for stdout), 2 for wrong usage (text for stderr)
+  /// 0 after --help, --version, --print-config and --completion (text for stdout), 2 for wrong
+  /// usage (text for stderr).
+  int exit_code = 0;
   std::string text;
 };
 
-/// Does not throw for any command line, print, or touch a file.
+/// Does not throw for any command line or print. The only file that it reads is that of --config.
 [[nodiscard]] CommandLine parse_options(int argc, const char* const* argv,
                                         std::string_view version);
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -27,10 +28,19 @@ void remove_leftovers(const std::filesystem::path& output) {
                      [&](std::string_view name) { return name == file.filename().string(); });
 }
 
+using Flag = std::pair<const char*, const std::optional<std::filesystem::path>&>;
+
+/// Files that a run writes by themselves.
+std::vector<Flag> files_of(const Options& options) {
+  return {{"--report", options.report},
+          {"--plot", options.plot},
+          {"--html", options.html},
+          {"--metrics", options.metrics}};
+}
+
 /// A result file must not replace another file of the run.
 void check_files(const Options& options) {
   using Path = std::filesystem::path;
-  using Flag = std::pair<const char*, const std::optional<Path>&>;
   const auto place_of = [](const Path& path) {
     std::error_code none;
     return std::filesystem::weakly_canonical(std::filesystem::absolute(path), none);
@@ -40,21 +50,24 @@ void check_files(const Options& options) {
         fmt::format("{} must be a separate file, but '{}' is also used by {}; give another name",
                     written.first, written.second->string(), other));
   };
-  const Flag report{"--report", options.report}, plot{"--plot", options.plot};
-  for (const Flag& written : {report, plot}) {
+  const std::vector<Flag> files = files_of(options);
+  for (const Flag& written : files) {
     if (!written.second) continue;
     const Path place = place_of(*written.second);
     for (const Flag& other : {Flag{"--data", options.data}, Flag{"--tokens", options.tokens},
-                              Flag{"--tokenizer", options.tokenizer}, report})
-      if (other.second && written.first != other.first && place == place_of(*other.second))
-        refuse(written, other.first);
+                              Flag{"--tokenizer", options.tokenizer}})
+      if (other.second && place == place_of(*other.second)) refuse(written, other.first);
+    for (const Flag& other : files) {
+      if (&other == &written) break;  // of two that are the same the second is named
+      if (other.second && place == place_of(*other.second)) refuse(written, other.first);
+    }
     for (const Flag& folder : {Flag{"--model", options.model}, Flag{"--adapter", options.adapter},
                                Flag{"--out", options.out}, Flag{"--merge-out", options.merge_out},
                                Flag{"--checkpoint", options.checkpoint}}) {
       const std::string name = place.filename().string();
       const bool is_of_folder = name.ends_with(".safetensors") || name.ends_with(".index.json") ||
-                                name == model_format.config || name == adapter_format.config ||
-                                is_companion(name);
+                                name.ends_with(".gguf") || name == model_format.config ||
+                                name == adapter_format.config || is_companion(name);
       if (folder.second && is_of_folder && place.parent_path() == place_of(*folder.second))
         refuse(written, folder.first);
     }
@@ -65,8 +78,10 @@ void check_files(const Options& options) {
 
 void prepare_outputs(const Options& options) {
   check_files(options);
-  if (options.report) check_writable(*options.report);
-  if (options.plot) check_can_plot(*options.plot);
+  for (const Flag& file : files_of(options))
+    if (file.second) check_writable(*file.second);
+  for (const auto& drawn : {options.plot, options.html})
+    if (drawn) check_can_plot(*drawn);
   const FolderFormat& out_format = options.mode == ModeChoice::full ? model_format : adapter_format;
   if (options.out) prepare_checkpoint_folder(*options.out, out_format);
   if (options.merge_out) prepare_checkpoint_folder(*options.merge_out);
@@ -81,7 +96,7 @@ void prepare_outputs(const Options& options) {
 OutputLocks::OutputLocks(const Options& options) {
   for (const auto& folder : {options.out, options.merge_out, options.checkpoint})
     add(Output::folder, folder);
-  for (const auto& file : {options.report, options.plot}) add(Output::file, file);
+  for (const Flag& file : files_of(options)) add(Output::file, file.second);
 }
 
 void OutputLocks::add(Output kind, const std::optional<std::filesystem::path>& output) {

@@ -113,11 +113,19 @@ int run_gnuplot(const std::string& commands) {
   return written ? status : -1;
 }
 
-/// gnuplot does not check that its last bytes were written.
-bool is_whole(const std::filesystem::path& svg) {
-  std::ifstream file(svg, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  return text.find("</svg>") != std::string::npos;
+/// Draws into a file that is not published yet and returns its text.
+std::string draw(const AtomicFile& svg, const std::filesystem::path& path,
+                 std::span<const Plot> panels) {
+  const bool drawn = run_gnuplot(script(panels, svg.temporary().string())) == 0;
+  std::ifstream file(svg.temporary(), std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  // gnuplot does not check that its last bytes were written.
+  if (!drawn || text.find("</svg>") == std::string::npos)
+    throw std::runtime_error(
+        fmt::format("a plot needs gnuplot and room to write, but '{}' could not be drawn; install "
+                    "gnuplot (Debian: gnuplot-nox), free some space or choose another path",
+                    path.string()));
+  return text;
 }
 
 }  // namespace
@@ -133,12 +141,15 @@ void check_can_plot(const std::filesystem::path& path) {
 
 void write_svg(const std::filesystem::path& path, std::span<const Plot> panels) {
   AtomicFile file(path);
-  if (run_gnuplot(script(panels, file.temporary().string())) != 0 || !is_whole(file.temporary()))
-    throw std::runtime_error(
-        fmt::format("a plot needs gnuplot and room to write, but '{}' could not be drawn; install "
-                    "gnuplot (Debian: gnuplot-nox), free some space or choose another path",
-                    path.string()));
+  static_cast<void>(draw(file, path, panels));
   file.publish();
+}
+
+std::string draw_svg(const std::filesystem::path& beside, std::span<const Plot> panels) {
+  const AtomicFile never_published(beside);
+  const std::string text = draw(never_published, beside, panels);
+  const std::size_t begin = text.find("<svg");  // behind the declarations of a file
+  return text.substr(begin == std::string::npos ? 0 : begin);
 }
 
 void write_svg(const std::filesystem::path& path, const Plot& plot) {

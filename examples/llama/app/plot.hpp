@@ -49,6 +49,10 @@ void check_can_plot(const std::filesystem::path& path);
 /// then unchanged.
 void write_svg(const std::filesystem::path& path, std::span<const Plot> panels);
 
+/// write_svg's element for the inside of another file, at `beside`, near which it is drawn first.
+[[nodiscard]] std::string draw_svg(const std::filesystem::path& beside,
+                                   std::span<const Plot> panels);
+
 /// The same with one panel.
 void write_svg(const std::filesystem::path& path, const Plot& plot);
 

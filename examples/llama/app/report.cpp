@@ -56,12 +56,15 @@ json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& lo
     config["lora_alpha"] = number(lora.alpha);
     config["lora_dropout"] = number(lora.dropout);
     config["lora_targets"] = lora.targets;
+    config["rslora"] = lora.rank_stabilized;
   }
   config["steps"] = o.steps;
   config["batch"] = o.batch;
   config["sequence"] = o.sequence;
   config["micro_steps"] = o.micro_steps;
   config["learning_rate"] = number(o.learning_rate);
+  config["schedule"] = name_of(o.schedule);
+  config["final_learning_rate"] = number(o.final_learning_rate);
   config["weight_decay"] = number(o.weight_decay);
   config["warmup"] = o.warmup;
   config["grad_clip"] = number(o.grad_clip);
@@ -128,6 +131,10 @@ json json_of(const Comparison& c) {
   comparison["activation_ratio"] = number(c.activation_ratio);
   comparison["activation_limit"] = number(c.activation_limit);
   comparison["first_loss_difference"] = number(c.loss_difference);
+  if (c.equal_time)
+    comparison["equal_time"] = {{"seconds", number(c.equal_time->seconds)},
+                                {"validation_loss", number(c.equal_time->loss)},
+                                {"baseline_validation_loss", number(c.equal_time->baseline_loss)}};
   return comparison;
 }
 
@@ -201,6 +208,38 @@ std::string table_row(const std::string& name, const RunReport& run) {
                      static_cast<double>(summary.peak_activation_bytes) / (1 << 20));
 }
 
+double seconds_of(std::span<const StepRecord> records) {
+  double seconds = 0.0;
+  for (const StepRecord& record : records) seconds += 1e-3 * record.step_ms;
+  return seconds;
+}
+
+/// On the line between the two measurements around `seconds`; the last one behind all.
+std::optional<double> validation_at(std::span<const StepRecord> records, double seconds) {
+  double now = 0.0, before_seconds = 0.0;
+  std::optional<double> before;
+  for (const StepRecord& record : records) {
+    now += 1e-3 * record.step_ms;
+    if (!record.validation_loss) continue;
+    const double loss = *record.validation_loss;
+    if (now >= seconds) {
+      if (now == seconds) return loss;
+      if (!before) return std::nullopt;
+      return *before + (loss - *before) * (seconds - before_seconds) / (now - before_seconds);
+    }
+    before = loss, before_seconds = now;
+  }
+  return before;
+}
+
+std::optional<EqualTime> at_equal_time(std::span<const StepRecord> run,
+                                       std::span<const StepRecord> baseline) {
+  const double seconds = std::min(seconds_of(run), seconds_of(baseline));
+  const auto loss = validation_at(run, seconds), other = validation_at(baseline, seconds);
+  if (!loss || !other) return std::nullopt;
+  return EqualTime{.seconds = seconds, .loss = *loss, .baseline_loss = *other};
+}
+
 }  // namespace
 
 Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline) {
@@ -240,14 +279,20 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
           .step_limit = (step - (backward - backward_limit) - (optimizer - optimizer_limit)) / step,
           .activation_ratio = activations / all_activations,
           .activation_limit = kept_bytes / all_bytes,
-          .loss_difference = run[0].loss - baseline[0].loss};
+          .loss_difference = run[0].loss - baseline[0].loss,
+          .equal_time = at_equal_time(run, baseline)};
+}
+
+std::string report_config(const Options& options, const LlamaConfig& model,
+                          const ops::LoraConfig& lora) {
+  return dump(config_of(options, model, lora));
 }
 
 std::string report_json(const Options& options, const LlamaConfig& model,
                         const ops::LoraConfig& lora, const RunReport& run,
                         const std::optional<RunReport>& baseline) {
   std::string out =
-      fmt::format("{{\"config\": {},\n {}", dump(config_of(options, model, lora)), members_of(run));
+      fmt::format("{{\"config\": {},\n {}", report_config(options, model, lora), members_of(run));
   if (baseline)
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));
@@ -268,14 +313,16 @@ std::string result_table(double drop_rate, const RunReport& run,
   if (!baseline) return text;
   const Comparison c = compare(run.steps, baseline->steps);
   const auto saved = [](double ratio) { return 100.0 * (1.0 - ratio); };
-  return text + fmt::format(
-                    "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit "
-                    "{:.1f} %),\n"
-                    "         activations {:.1f} % (limit {:.1f} %)\n"
-                    "loss of the first step: difference {:g}\n",
-                    saved(c.backward_ratio), saved(c.backward_limit), saved(c.step_ratio),
-                    saved(c.step_limit), saved(c.activation_ratio), saved(c.activation_limit),
-                    c.loss_difference);
+  text += fmt::format(
+      "saved:   backward time {:.1f} % (limit {:.1f} %), whole step {:.1f} % (limit {:.1f} %),\n"
+      "         activations {:.1f} % (limit {:.1f} %)\n",
+      saved(c.backward_ratio), saved(c.backward_limit), saved(c.step_ratio), saved(c.step_limit),
+      saved(c.activation_ratio), saved(c.activation_limit));
+  if (c.equal_time)
+    text +=
+        fmt::format("after {:.1f} s of training each: validation {:.4f}, without dropping {:.4f}\n",
+                    c.equal_time->seconds, c.equal_time->loss, c.equal_time->baseline_loss);
+  return text + fmt::format("loss of the first step: difference {:g}\n", c.loss_difference);
 }
 
 std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,
@@ -291,6 +338,25 @@ std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,
   if (!baseline.empty()) add_losses(panels, 0.0, baseline, 0);
   add_losses(panels, drop_rate, run, 1);
   return panels;
+}
+
+Plot memory_plot(double drop_rate, std::span<const StepRecord> run,
+                 std::span<const StepRecord> baseline) {
+  Plot plot{.title = "Activations by step",
+            .x_label = "steps",
+            .y_label = "saved for the backward pass (MiB)",
+            .series = {},
+            .y_from_zero = true};
+  const auto add = [&](double rate, std::span<const StepRecord> records, std::size_t color) {
+    Series series{.name = fmt::format("drop rate {:g}", rate), .points = {}, .color = color};
+    for (const StepRecord& record : records)
+      series.points.emplace_back(static_cast<double>(record.step + 1),
+                                 static_cast<double>(record.activation_bytes) / 0x1p20);
+    plot.series.push_back(std::move(series));
+  };
+  if (!baseline.empty()) add(0.0, baseline, 0);
+  add(drop_rate, run, 1);
+  return plot;
 }
 
 void write_report(const std::filesystem::path& path, const Options& options,

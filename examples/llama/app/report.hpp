@@ -58,6 +58,13 @@ struct RunReport {
   Summary summary;
 };
 
+/// The two runs when both have trained for the same time, as long as the shorter one took.
+struct EqualTime {
+  double seconds = 0.0;        ///< of training steps
+  double loss = 0.0;           ///< validation loss, on a line between the two nearest measurements
+  double baseline_loss = 0.0;  ///< likewise
+};
+
 /// What dropping saved, and the most it could save; both runs are measured in alternating steps.
 struct Comparison {
   double backward_ratio = 1.0;  ///< backward time per step, this run / baseline
@@ -70,6 +77,7 @@ struct Comparison {
       1.0;  ///< mean over the steps of the bytes saved for the backward pass, this run / baseline
   double activation_limit = 1.0;  ///< the same ratio, computed from the kept branches' formulas
   double loss_difference = 0.0;   ///< at step 0; exactly 0, because both models are still equal
+  std::optional<EqualTime> equal_time;  ///< where both were validated by then
 };
 
 /// Compares two runs whose steps alternated.
@@ -91,6 +99,14 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 /// `baseline` may be empty.
 [[nodiscard]] std::vector<Plot> loss_plots(double drop_rate, std::span<const StepRecord> run,
                                            std::span<const StepRecord> baseline);
+
+/// The bytes that branches saved in each step, a series for each run.
+[[nodiscard]] Plot memory_plot(double drop_rate, std::span<const StepRecord> run,
+                               std::span<const StepRecord> baseline);
+
+/// The member "config" of report_json.
+[[nodiscard]] std::string report_config(const Options& options, const LlamaConfig& model,
+                                        const ops::LoraConfig& lora);
 
 /// Writes the report, or throws std::runtime_error and leaves the old file unchanged.
 void write_report(const std::filesystem::path& path, const Options& options,

@@ -16,12 +16,16 @@
 #include <fmt/format.h>
 #include <dropbp/kernels/cpu/parallel.hpp>
 
+#include "llama/app/best_weights.hpp"
 #include "llama/app/corpus.hpp"
 #include "llama/app/data.hpp"
 #include "llama/app/errors.hpp"
+#include "llama/app/html_report.hpp"
 #include "llama/app/interrupts.hpp"
+#include "llama/app/metrics.hpp"
 #include "llama/app/outputs.hpp"
 #include "llama/app/plot.hpp"
+#include "llama/app/preview.hpp"
 #include "llama/app/progress.hpp"
 #include "llama/app/report.hpp"
 #include "llama/app/standard_streams.hpp"
@@ -29,6 +33,7 @@
 #include "llama/app/training_checkpoint.hpp"
 #include "llama/formats/adapter.hpp"
 #include "llama/formats/checkpoint.hpp"
+#include "llama/formats/gguf_model.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {
@@ -99,6 +104,9 @@ ModelFiles read_model_files(const Options& options) {
                       options.model->string(), options.tokenizer ? " and --tokenizer" : "", text));
   }
   files.dtype = options.out_dtype.value_or(files.dtype);
+  // A new model has no files of its own, but GGUF has the tokenizer within.
+  if (options.out_format == OutFormatChoice::gguf && !options.model && options.tokenizer)
+    take_tokenizer(*options.tokenizer, files.companions);
   return files;
 }
 
@@ -173,11 +181,26 @@ std::optional<double> validate(Trainer& trainer, Trainer* baseline) {
 /// Whether an action with a period of `period` steps (0: never) is due after `done` steps.
 bool is_due(std::uint64_t period, std::uint64_t done) { return period > 0 && done % period == 0; }
 
+/// Whether enough validation losses in a row were no new best.
+bool waited_enough(const Options& options, const auto& trainer) {
+  if (options.early_stopping == 0) return false;
+  const auto best = best_of(trainer.records());
+  return best && best->since >= options.early_stopping;
+}
+
+/// What a training writes as it goes on; those that are not asked for are empty.
+struct Recorders {
+  std::unique_ptr<TrainingCheckpoints> checkpoints;
+  std::optional<BestWeights> best;
+  std::optional<Metrics> metrics;
+  std::optional<Preview> preview;
+};
+
 template <class Trainer>
-void train(const Options& options, Trainer& trainer, Trainer* baseline,
-           TrainingCheckpoints* checkpoints, Progress& progress, Attempts& attempts) {
+void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorders& recorders,
+           Progress& progress, Attempts& attempts) {
   if (options.steps == 0) validate(trainer, baseline);
-  while (trainer.steps_done() < options.steps) {
+  while (trainer.steps_done() < options.steps && !waited_enough(options, trainer)) {
     step(trainer, baseline);
     const std::uint64_t done = trainer.steps_done();
     const bool last = done == options.steps;
@@ -190,18 +213,46 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline,
     if (planned) update.validation_loss = validate(trainer, baseline);
     const bool stop = interrupting_signal() != 0;
     bool saved = true;
-    if (checkpoints != nullptr && (last || stop || is_due(options.checkpoint_every, done)))
-      saved = attempts([&] { checkpoints->save(trainer); });
+    if (planned && recorders.best) saved = attempts([&] { recorders.best->save(trainer); });
+    if (saved && recorders.checkpoints != nullptr &&
+        (last || stop || is_due(options.checkpoint_every, done) || waited_enough(options, trainer)))
+      saved = attempts([&] {
+        recorders.checkpoints->save(trainer);
+        if (recorders.best) recorders.best->prune(trainer.records());
+      });
     // After the checkpoint, because an uninterrupted run would not have made this validation.
     if (stop && !planned) update.validation_loss = validate(trainer, baseline);
+    if (recorders.metrics && !attempts([&] { recorders.metrics->add(trainer.records().back()); }))
+      recorders.metrics.reset();  // the training goes on without it
     progress.update(update);
+    if (recorders.preview && is_due(options.sample_every, done))
+      progress.message(
+          fmt::format("after step {}: {}", done, recorders.preview->text(trainer.model())));
     if (stop || !saved) break;
   }
+  if (trainer.steps_done() < options.steps && waited_enough(options, trainer))
+    progress.message(
+        fmt::format("ended after step {}: the last {} validation losses are no new "
+                    "best",
+                    trainer.steps_done(), options.early_stopping));
+}
+
+/// Gives the model the weights that are to be written, where these are not the last ones.
+void take_best(const Options& options, const Recorders& recorders, auto& trainer) {
+  const auto best = best_of(trainer.records());
+  if (!recorders.best || !best) return;
+  recorders.best->load(trainer);
+  if (!options.quiet)
+    say(fmt::format("the weights are those after step {}, of the best validation loss, {:.4f}",
+                    best->steps, best->loss));
 }
 
 void save_results(const Options& options, const ModelFiles& files, auto& trainer,
                   Attempts& attempts) {
   const auto save_model = [&](const std::filesystem::path& folder) {
+    if (options.out_format == OutFormatChoice::gguf)
+      return save_gguf(folder / gguf_name, trainer.model().config(),
+                       merged_tensors(trainer.model()), files.dtype, files.companions);
     save_weights(folder, trainer.model(), files.dtype, options.max_shard_size, files.companions);
   };
   if (options.out && options.mode == ModeChoice::full) attempts([&] { save_model(*options.out); });
@@ -236,8 +287,12 @@ int run_on(Options options) {
   if (options.epochs > 0)
     options.steps = corpus.data->steps(options.epochs, options.batch_options());
   Trainer trainer(options, config, *corpus.data, options.drop_rate);
-  const std::unique_ptr<TrainingCheckpoints> checkpoints =
-      open_checkpoints(options, config, *corpus.data, trainer);
+  Recorders recorders;
+  recorders.checkpoints = open_checkpoints(options, config, *corpus.data, trainer);
+  if (options.best) recorders.best.emplace(*options.checkpoint, trainer.records());
+  if (options.sample_every > 0 && !options.quiet)
+    recorders.preview.emplace(options, corpus.tokenizer);
+  if (options.metrics) recorders.metrics.emplace(*options.metrics, trainer.records());
   std::unique_ptr<Trainer> baseline;
   if (options.baseline) baseline = std::make_unique<Trainer>(options, config, *corpus.data, 0.0);
 
@@ -246,9 +301,10 @@ int run_on(Options options) {
   announce(options, config, corpus, trainer, progress);
   // Exceptions are thrown at the end, so that a failed output does not prevent the others.
   Attempts attempts;
-  const bool trained = attempts(
-      [&] { train(options, trainer, baseline.get(), checkpoints.get(), progress, attempts); });
+  bool trained =
+      attempts([&] { train(options, trainer, baseline.get(), recorders, progress, attempts); });
   progress.clear();
+  trained = trained && attempts([&] { take_best(options, recorders, trainer); });
 
   const RunReport result{trainer.records(), trainer.summary()};
   std::optional<RunReport> compared;
@@ -267,11 +323,15 @@ int run_on(Options options) {
                 loss_plots(options.drop_rate, result.steps,
                            compared ? compared->steps : std::span<const StepRecord>()));
     });
+  if (trained && options.html)
+    attempts([&] {
+      write_html(*options.html, options, config, trainer.model().lora(), result, compared);
+    });
   attempts.rethrow();
-  if (trainer.steps_done() >= options.steps) return 0;
+  if (trainer.steps_done() >= options.steps || interrupting_signal() == 0) return 0;
   say(fmt::format("interrupted after step {} of {}; everything up to this step was written{}",
                   trainer.steps_done(), options.steps,
-                  checkpoints ? "; continue with --resume" : ""));
+                  recorders.checkpoints ? "; continue with --resume" : ""));
   return 128 + interrupting_signal();
 }
 

@@ -30,6 +30,17 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingDa
   add("--lora-dropout", lora.dropout);
   add("--lora-targets",
       lora.targets.empty() ? std::string("all") : fmt::format("{}", fmt::join(lora.targets, ",")));
+  // What earlier checkpoints do not have is there only where it is no default.
+  if (lora.rank_stabilized) add("--rslora", true);
+  if (!lora.exceptions.empty()) {
+    std::string own;
+    for (const ops::LoraConfig::Exception& one : lora.exceptions)
+      own += fmt::format("{}{}={}:{}", own.empty() ? "" : ",", one.name, one.rank, one.alpha);
+    add("--lora-rank-pattern and --lora-alpha-pattern", own);
+  }
+  if (o.schedule != ScheduleChoice::cosine) add("--schedule", name_of(o.schedule));
+  if (o.decay != 0) add("--decay", o.decay);
+  if (o.final_learning_rate != 0.1) add("--final-learning-rate", o.final_learning_rate);
   add("--validation-fraction", o.validation_fraction);
   add("--steps", o.steps);
   add("--batch", o.batch);

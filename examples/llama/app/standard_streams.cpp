@@ -26,16 +26,19 @@ bool reader_is_gone(int error) {
          (error == EIO && ::fstat(STDOUT_FILENO, &status) == 0 && S_ISCHR(status.st_mode));
 }
 
+const char* program_name = "llama";
+
 }  // namespace
 
-void open_standard_streams() {
+void open_standard_streams(const char* program) {
+  program_name = program;
   for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
     if (::fcntl(stream, F_GETFD) < 0 && errno == EBADF)
       if (::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY) != stream) std::abort();
 }
 
 void say(std::string_view text) {
-  const std::string line = fmt::format("llama-finetune: {}\n", text);
+  const std::string line = fmt::format("{}: {}\n", program_name, text);
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 

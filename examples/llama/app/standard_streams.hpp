@@ -8,10 +8,11 @@
 
 namespace llama {
 
-/// Call it first. Opens each closed standard stream, so that a file that the program opens later,
-/// such as a model, does not get its descriptor and receive printed text. The stream is opened for
-/// the wrong direction, so using it still fails.
-void open_standard_streams();
+/// Call it first, with the name that say() puts in front of its lines. Opens each closed standard
+/// stream, so that a file that the program opens later, such as a model, does not get its
+/// descriptor and receive printed text. The stream is opened for the wrong direction, so using it
+/// still fails.
+void open_standard_streams(const char* program);
 
 /// Prints a line on standard error; failures are ignored.
 void say(std::string_view text);

@@ -4,31 +4,33 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <stdexcept>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "llama/app/errors.hpp"
+#include "llama/app/learning_rate.hpp"
 #include "llama/formats/adapter.hpp"
 #include "llama/model/finite.hpp"
 
 namespace llama {
 namespace {
 
-// Final learning rate as a fraction of the peak.
-constexpr double final_learning_rate = 0.1;
-
 // Taken from the command line or from the adapter's config.
-ops::LoraConfig lora_of(const Options& options) {
+ops::LoraConfig lora_of(const Options& options, const LlamaConfig& config) {
   if (options.mode == ModeChoice::full) return {};
+  const std::vector<std::string> linears = linear_names(config);
   ops::LoraConfig lora;
-  if (options.adapter)
-    lora = load_adapter_config(*options.adapter);
-  else
-    lora = {
-        .rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
+  if (options.adapter) {
+    lora = load_adapter_config(*options.adapter, linears);
+  } else {
+    lora = {.rank = options.lora_rank,
+            .alpha = options.lora_alpha,
+            .targets = options.lora_targets,
+            .rank_stabilized = options.rslora};
+    apply(options.lora_patterns, lora, linears);
+  }
   lora.targets = canonical_targets(lora.targets);
   lora.dropout = options.lora_dropout.value_or(lora.dropout);
   lora.quantize = options.mode == ModeChoice::qlora;
@@ -231,7 +233,8 @@ template <class T, class Backend>
 BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config,
                                        const TrainingData& data, double drop_rate)
     : options_(options),
-      model_(config, options.sequence, {.lora = lora_of(options), .recompute = options.recompute}),
+      model_(config, options.sequence,
+             {.lora = lora_of(options, config), .recompute = options.recompute}),
       handler_(
           model_,
           drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
@@ -295,7 +298,7 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   require_usable_gradients<T, Backend>(optimizer_.parameters(), squared_norms, number);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
   const double norm = ops::global_norm(squared_norms);
-  optimizer_.step(clip_factor(norm), learning_rate_scale(number));
+  optimizer_.step(clip_factor(norm), learning_rate_scale(options_, number));
   if constexpr (dropbp::DeviceBackend<Backend>)
     dropbp::device_runtime<Backend>::synchronize();  // the times are measured by the host
   account.end_optimizer();
@@ -415,18 +418,6 @@ void BasicTrainer<T, Backend>::allocate() {
   model_.workspace().trim();  // frees blocks sized for a single sequence
   watch.add_to(seconds);
   measurement_seconds_ += seconds;
-}
-
-// Linear warm-up, then a cosine down to a tenth.
-template <class T, class Backend>
-double BasicTrainer<T, Backend>::learning_rate_scale(std::uint64_t step) const {
-  const double done = static_cast<double>(step) + 1.0,
-               warmup = static_cast<double>(options_.warmup);
-  if (done < warmup) return done / warmup;
-  const double rest = std::max(1.0, static_cast<double>(options_.steps) - warmup);
-  const double progress = std::min(1.0, (done - warmup) / rest);
-  return final_learning_rate +
-         (1.0 - final_learning_rate) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
 }
 
 template <class T, class Backend>

@@ -155,7 +155,6 @@ class BasicTrainer {
   std::size_t kept_activation_bytes() const;
   void reserve_activations(std::size_t kept_bytes);
   void observe_gradients(std::span<const double> squared_norms);
-  double learning_rate_scale(std::uint64_t step) const;
 
   Options options_;
   LlamaModel<T, Backend> model_;

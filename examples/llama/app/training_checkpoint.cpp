@@ -85,7 +85,7 @@ bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>& trainer,
       note(fmt::format("skipping a damaged checkpoint: {}", error.what()));
       continue;
     }
-    require_same_run(*file, identity_);
+    require_same_run(*file, identity_, note);
     read_training_state(*file, trainer);
     last_good_ = step;
     return true;

@@ -37,10 +37,11 @@ class TrainingCheckpoints {
   [[nodiscard]] bool empty() const;
 
   /// Restores the trainer from the newest checkpoint that is intact: complete, with right checksums
-  /// and finite numbers. Returns false if there is none. Calls `note` for each damaged one. Throws
-  /// UsageError, naming the differences, if the identities differ, and std::runtime_error if the
-  /// checkpoint does not fit the trainer; the trainer is then unchanged, unless reading from the
-  /// disk failed half-way.
+  /// and finite numbers. Returns false if there is none. Calls `note` for each damaged one, and
+  /// where the checkpoint is the end of a run that is to have more steps now. Throws UsageError,
+  /// naming the differences, if the identities differ, and std::runtime_error if the checkpoint
+  /// does not fit the trainer; the trainer is then unchanged, unless reading from the disk failed
+  /// half-way.
   template <class T, class Backend>
   bool resume(BasicTrainer<T, Backend>& trainer, const std::function<void(std::string_view)>& note);
 

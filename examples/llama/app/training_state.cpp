@@ -336,7 +336,20 @@ SafetensorsFile open_training_state(const fs::path& path, std::uint64_t step) {
   return file;
 }
 
-void require_same_run(const SafetensorsFile& file, const RunIdentity& identity) {
+namespace {
+
+/// Whether a run that was done is to go on with more steps.
+bool extends(const SafetensorsFile& file, std::string_view flag, std::string_view was,
+             std::string_view is) {
+  const auto before = number_from(was), now = number_from(is);
+  return flag == "--steps" && before && now && *now > *before &&
+         number_from(require_entry(file, step_key)) == before;
+}
+
+}  // namespace
+
+void require_same_run(const SafetensorsFile& file, const RunIdentity& identity,
+                      const std::function<void(std::string_view)>& note) {
   if (const std::string& version = require_entry(file, version_key); version != format_version)
     throw std::runtime_error(
         fmt::format("'{}' must be a checkpoint of version {}, but it is of version '{}'; resume "
@@ -349,7 +362,13 @@ void require_same_run(const SafetensorsFile& file, const RunIdentity& identity) 
     const auto entry = saved.find(flag);
     const std::string was =
         entry != saved.end() && entry->is_string() ? entry->get<std::string>() : "not there";
-    if (was != value) differences.push_back(fmt::format("{} was {} and is {}", flag, was, value));
+    if (extends(file, flag, was, value))
+      note(
+          fmt::format("the run of {} steps goes on to {}; from here on the learning rate and "
+                      "--allocate-at follow the new number",
+                      was, value));
+    else if (was != value)
+      differences.push_back(fmt::format("{} was {} and is {}", flag, was, value));
     if (entry != saved.end()) saved.erase(entry);
   }
   for (const auto& [flag, value] : saved.items())

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string_view>
 
@@ -33,8 +34,10 @@ void write_training_state(AtomicFile& file, BasicTrainer<T, Backend>& trainer,
                                                   std::uint64_t step);
 
 /// Throws UsageError, naming each difference, unless the file is of a run with this identity, and
-/// std::runtime_error for another version of the format.
-void require_same_run(const SafetensorsFile& file, const RunIdentity& identity);
+/// std::runtime_error for another version of the format. A run whose steps were all done may have
+/// more of them now: `note` is told so.
+void require_same_run(const SafetensorsFile& file, const RunIdentity& identity,
+                      const std::function<void(std::string_view)>& note);
 
 /// Restores the trainer from the file. Throws std::runtime_error if the two do not fit; the trainer
 /// is then unchanged, unless reading from the disk failed half-way.

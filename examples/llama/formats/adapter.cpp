@@ -9,10 +9,12 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <type_traits>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "llama/formats/lora_patterns.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {
@@ -39,6 +41,13 @@ double number(const std::string& what, const json& config, const char* key) {
   return value->get<double>();
 }
 
+bool boolean_or_null(const std::string& what, const json& value, const char* key) {
+  if (!value.is_boolean() && !value.is_null())
+    fail(what, fmt::format("'{}' must be true or false", key),
+         fmt::format("it is {}", clipped(value.dump())));
+  return value == true;
+}
+
 bool is_nothing(const json& value) {
   return value.is_null() || value == false || value == "" ||
          (value.is_structured() && value.empty());
@@ -54,7 +63,9 @@ constexpr std::string_view known_keys[] = {"peft_type",         "r",
                                            "inference_mode",    "megatron_core",
                                            "peft_version",      "qalora_group_size",
                                            "revision",          "runtime_config",
-                                           "unsloth_fixed",     "unsloth_version"};
+                                           "unsloth_fixed",     "unsloth_version",
+                                           "rank_pattern",      "alpha_pattern",
+                                           "use_rslora"};
 
 template <class T, class Backend>
 std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
@@ -83,6 +94,10 @@ std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
 }  // namespace
 
 std::vector<std::string> canonical_targets(const std::vector<std::string>& targets) {
+  const auto is_short = [](const std::string& target) {
+    return std::ranges::find(linears, target) != linears.end();
+  };
+  if (!std::ranges::all_of(targets, is_short)) return targets;
   std::vector<std::string> ordered;
   for (const std::string_view name : linears)
     if (std::ranges::find(targets, name) != targets.end()) ordered.emplace_back(name);
@@ -116,28 +131,58 @@ void refuse_unsupported(const std::string& what, const json& config) {
 }
 
 /// The adapted linear maps; empty for all.
-std::vector<std::string> targets_of(const std::string& what, const json& config) {
-  std::vector<std::string> names;
-  const auto targets = config.find("target_modules");
-  if (targets != config.end() && *targets == "all-linear") return names;
-  if (targets == config.end() || !targets->is_array() || targets->empty())
-    fail(what,
-         fmt::format("'target_modules' must be a list of some of {}", fmt::join(linears, ", ")),
-         targets == config.end() ? "there is none" : fmt::format("it is {}", targets->dump()));
-  for (const json& target : *targets) {
-    if (!target.is_string() ||
-        std::ranges::find(linears, target.get<std::string>()) == linears.end())
+std::vector<std::string> targets_of(const std::string& what, const json& targets,
+                                    std::span<const std::string> names) {
+  std::vector<std::string> found;
+  bool all_short = true;
+  for (const json& target : targets) {
+    const ops::LoraConfig one{
+        .rank = 1, .targets = {target.is_string() ? target.get<std::string>() : std::string(".")}};
+    if (std::ranges::none_of(names, [&](const std::string& name) { return one.adapts(name); }))
       fail(what,
-           fmt::format("each of 'target_modules' must be one of {}", fmt::join(linears, ", ")),
-           fmt::format("one is {}", target.dump()));
-    names.push_back(target.get<std::string>());
+           fmt::format("each of 'target_modules' must be one of {}, or the end of a longer name",
+                       fmt::join(linears, ", ")),
+           fmt::format("one is {}", clipped(target.dump())));
+    found.push_back(one.targets.front());
+    all_short = all_short && std::ranges::find(linears, found.back()) != linears.end();
   }
-  return names;
+  if (all_short) return found;
+  // Longer names become whole ones, in the order of the model.
+  const ops::LoraConfig listed{.rank = 1, .targets = std::move(found)};
+  std::vector<std::string> whole;
+  for (const std::string& name : names)
+    if (listed.adapts(name)) whole.push_back(name);
+  return whole;
+}
+
+/// The pairs of an object, in the order of the file, which counts.
+template <class Value>
+std::vector<std::pair<std::string, Value>> patterns_of(const std::string& what,
+                                                       std::string_view json_text, const char* key,
+                                                       double low) {
+  std::vector<std::pair<std::string, Value>> pairs;
+  const auto config = nlohmann::ordered_json::parse(json_text);
+  const auto object = config.find(key);
+  if (object == config.end() || object->is_null()) return pairs;
+  if (!object->is_object())
+    fail(what, fmt::format("'{}' must be an object", key),
+         fmt::format("it is {}", clipped(object->dump())));
+  for (const auto& [pattern, value] : object->items()) {
+    const double number = value.is_number() ? value.template get<double>() : -1.0;
+    if (!(number >= low) || (low == 1.0 && (number > 65536.0 || number != std::floor(number))))
+      fail(what,
+           fmt::format("'{}' must have numbers{}", key,
+                       low == 1.0 ? " that are whole, from 1 to 65536" : ""),
+           fmt::format("'{}' is {}", clipped(pattern), clipped(value.dump())));
+    pairs.emplace_back(pattern, static_cast<Value>(number));
+  }
+  return pairs;
 }
 
 }  // namespace
 
-ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::string& what) {
+ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::string& what,
+                                     std::span<const std::string> names) {
   const json config = parse_strict_json(json_text, what);
   refuse_unsupported(what, config);
   ops::LoraConfig lora;
@@ -149,15 +194,46 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
   if (config.contains("lora_dropout")) lora.dropout = number(what, config, "lora_dropout");
   if (!(lora.dropout >= 0.0 && lora.dropout < 1.0))
     fail(what, "'lora_dropout' must be in [0, 1)", fmt::format("it is {}", lora.dropout));
-  lora.targets = targets_of(what, config);
+  if (const auto stabilized = config.find("use_rslora"); stabilized != config.end())
+    lora.rank_stabilized = boolean_or_null(what, *stabilized, "use_rslora");
+  LoraPatterns patterns;
+  patterns.ranks = patterns_of<Index>(what, json_text, "rank_pattern", 1.0);
+  patterns.alphas = patterns_of<double>(what, json_text, "alpha_pattern", 0.0);
+  const auto targets = config.find("target_modules");
+  if (targets == config.end() || targets->empty() || !(targets->is_array() || targets->is_string()))
+    fail(what,
+         fmt::format("'target_modules' must be a list of some of {}, or a pattern",
+                     fmt::join(linears, ", ")),
+         targets == config.end() ? "there is none"
+                                 : fmt::format("it is {}", clipped(targets->dump())));
+  if (targets->is_array())
+    lora.targets = targets_of(what, *targets, names);
+  else if (*targets != "all-linear")
+    patterns.targets = targets->get<std::string>();
+  try {
+    apply(patterns, lora, names);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(fmt::format("{}: {}", what, error.what()));
+  }
   return lora;
 }
 
-ops::LoraConfig load_adapter_config(const std::filesystem::path& folder) {
+ops::LoraConfig load_adapter_config(const std::filesystem::path& folder,
+                                    std::span<const std::string> names) {
   const std::filesystem::path path = find_config(folder, adapter_format);
   return parse_adapter_config(read_small_file(path, max_config_bytes),
-                              fmt::format("'{}'", path.string()));
+                              fmt::format("'{}'", path.string()), names);
 }
+
+namespace {
+
+/// PEFT writes whole numbers as integers.
+nlohmann::ordered_json alpha_json(double alpha) {
+  if (alpha == std::floor(alpha) && std::abs(alpha) < 1e9) return static_cast<std::int64_t>(alpha);
+  return alpha;
+}
+
+}  // namespace
 
 std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base) {
   std::vector<std::string> targets = lora.targets;
@@ -167,16 +243,19 @@ std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& 
   config["task_type"] = "CAUSAL_LM";
   config["base_model_name_or_path"] = base;
   config["r"] = lora.rank;
-  // PEFT writes whole numbers as integers.
-  if (lora.alpha == std::floor(lora.alpha) && std::abs(lora.alpha) < 1e9)
-    config["lora_alpha"] = static_cast<std::int64_t>(lora.alpha);
-  else
-    config["lora_alpha"] = lora.alpha;
+  config["lora_alpha"] = alpha_json(lora.alpha);
   config["lora_dropout"] = lora.dropout;
   config["target_modules"] = targets;
   config["bias"] = "none";
   config["fan_in_fan_out"] = false;
   config["inference_mode"] = true;
+  if (lora.rank_stabilized) config["use_rslora"] = true;
+  // A name is a pattern that matches itself: a dot in it stands for any one character, which no two
+  // names differ by alone.
+  for (const ops::LoraConfig::Exception& one : lora.exceptions) {
+    if (one.rank != lora.rank) config["rank_pattern"][one.name] = one.rank;
+    if (one.alpha != lora.alpha) config["alpha_pattern"][one.name] = alpha_json(one.alpha);
+  }
   return config.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

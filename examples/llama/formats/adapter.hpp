@@ -6,6 +6,7 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,18 +17,20 @@
 
 namespace llama {
 
-/// The same linear maps in canonical form: each once, in the order of ops::adaptable_linears; empty
-/// for all.
+/// The same linear maps in canonical form: the last parts of their names, each once, in the order
+/// of ops::adaptable_linears; empty for all. A list with longer names stays as it is.
 [[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets);
 
-/// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. Throws
-/// std::runtime_error, naming the key, for unsupported settings (DoRA, other scalings, biases,
-/// ranks that differ, fully saved modules, ...) and for unknown keys, unless their value is null,
-/// false or empty.
+/// Ranks, alphas, dropout and targets from the text of an `adapter_config.json`. Throws
+/// std::runtime_error, naming the key, for unsupported settings (DoRA, biases, fully saved modules,
+/// ...) and for unknown keys, unless their value is null, false or empty. Names and patterns are
+/// looked up in `linears`, the model's linear maps (see linear_names).
 [[nodiscard]] ops::LoraConfig parse_adapter_config(std::string_view json_text,
-                                                   const std::string& what);
+                                                   const std::string& what,
+                                                   std::span<const std::string> linears);
 /// The same from a folder.
-[[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder);
+[[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder,
+                                                  std::span<const std::string> linears);
 /// An `adapter_config.json` that PEFT loads; `base` becomes `base_model_name_or_path`.
 [[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base);
 

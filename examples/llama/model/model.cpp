@@ -66,6 +66,7 @@ template <class T, class Backend>
 LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence,
                                    ModelOptions options)
     : config_(checked(config)),
+      max_sequence_(max_sequence),
       lora_(std::move(options.lora)),
       saved_(options.fill),
       workspace_(options.fill),
@@ -209,9 +210,27 @@ double LlamaModel<T, Backend>::backward_flops(std::size_t branch,
 }
 
 template <class T, class Backend>
+ops::Matrix<T, Backend> LlamaModel<T, Backend>::embedded(std::span<const std::int32_t> ids) {
+  Tensor stream(static_cast<Index>(ids.size()), config_.hidden, workspace_);
+  ops::embedding_forward(stream.view(), ids, embedding_);
+  return stream;
+}
+
+template <class T, class Backend>
+void LlamaModel<T, Backend>::last_logits(const Tensor& stream, std::vector<float>& logits) {
+  const auto last = stream.view().rows_from(stream.rows() - 1, 1);
+  Tensor hidden(1, stream.columns(), workspace_), row(1, config_.vocabulary, workspace_);
+  ops::Matrix<ops::Statistic<T>, Backend> rstd(1, 1, workspace_);
+  ops::rms_norm_forward(hidden.view(), rstd.data(), last, final_norm_.value().data,
+                        config_.norm_epsilon);
+  ops::gemm_nt(row.view(), hidden.view(), head().value());
+  logits.resize(static_cast<std::size_t>(config_.vocabulary));
+  ops::download(ops::MatrixView<float>(logits.data(), 1, config_.vocabulary), row.view());
+}
+
+template <class T, class Backend>
 ops::Matrix<T, Backend> LlamaModel<T, Backend>::forward(const Batch& batch) {
-  Tensor stream(batch.shape.tokens(), config_.hidden, workspace_);
-  ops::embedding_forward(stream.view(), batch.inputs, embedding_);
+  Tensor stream = embedded(batch.inputs);
   for (Block& block : blocks_) {
     stream = block.attention.forward(std::move(stream), batch.packed_shape());
     stream = block.mlp.forward(std::move(stream), batch.packed_shape());
@@ -324,9 +343,8 @@ std::size_t LlamaModel<T, Backend>::saved_bytes(std::size_t branch, Index tokens
   const Block& block = blocks_.at(branch / 2);
   if (block.mlp.op().enabled())
     return static_cast<std::size_t>(tokens * config_.hidden) * sizeof(T);
-  return branch % 2 == 0
-             ? ops::AttentionBranch<T, Backend>::saved_bytes(block.attention.op().config(), tokens)
-             : ops::SwiGLUBranch<T, Backend>::saved_bytes(block.mlp.op().config(), tokens);
+  return branch % 2 == 0 ? block.attention.op().saved_bytes(tokens)
+                         : block.mlp.op().saved_bytes(tokens);
 }
 
 namespace {
@@ -367,8 +385,7 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
 }
 
 template <class T, class Backend>
-void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype,
-                  std::uint64_t shard_bytes, const Companions& companions) {
+std::vector<NamedTensor> merged_tensors(LlamaModel<T, Backend>& model) {
   std::vector<NamedTensor> tensors;
   model.for_each_weight([&](const typename LlamaModel<T, Backend>::BaseWeight& weight) {
     NamedTensor tensor{.name = weight.name,
@@ -398,7 +415,13 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
       };
     tensors.push_back(std::move(tensor));
   });
-  save_checkpoint(folder, model.config(), tensors, dtype, shard_bytes, companions);
+  return tensors;
+}
+
+template <class T, class Backend>
+void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype,
+                  std::uint64_t shard_bytes, const Companions& companions) {
+  save_checkpoint(folder, model.config(), merged_tensors(model), dtype, shard_bytes, companions);
 }
 
 template class LlamaModel<float>;
@@ -409,13 +432,15 @@ template void load_weights(const std::filesystem::path&, LlamaModel<float>&);
 template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
 template void save_weights(const std::filesystem::path&, LlamaModel<float>&, DType, std::uint64_t,
                            const Companions&);
+template std::vector<NamedTensor> merged_tensors(LlamaModel<float>&);
 #if defined(DROPBP_LLAMA_CUDA)
 #define DROPBP_LLAMA_INSTANTIATE(T)                                                             \
   template class LlamaModel<T, dropbp::Cuda>;                                                   \
   template class BranchwisePass<T, dropbp::Cuda>;                                               \
   template void load_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&);       \
   template void save_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&, DType, \
-                             std::uint64_t, const Companions&);
+                             std::uint64_t, const Companions&);                                 \
+  template std::vector<NamedTensor> merged_tensors(LlamaModel<T, dropbp::Cuda>&);
 DROPBP_LLAMA_INSTANTIATE(float)
 DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16)
 #endif

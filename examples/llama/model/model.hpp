@@ -204,6 +204,9 @@ class LlamaModel {
   /// activations that are never released.
   double loss(const Batch& batch);
 
+  /// Tokens of the longest sequence that it was made for.
+  Index max_sequence() const noexcept { return max_sequence_; }
+
   /// Bytes that a kept branch keeps between forward and backward.
   std::size_t saved_bytes(std::size_t branch, Index tokens) const;
 
@@ -215,16 +218,25 @@ class LlamaModel {
  private:
   template <class, class>
   friend class BranchwisePass;
+  template <class>
+  friend class CachedForward;
+  template <class, class>
+  friend class WholeForward;
   template <class U, class B>
   friend void load_weights(const std::filesystem::path& folder, LlamaModel<U, B>& model);
 
   Tensor forward(const Batch& batch);
+  /// What the first block gets.
+  Tensor embedded(std::span<const std::int32_t> ids);
+  /// The logits of the last row of what the last block gives.
+  void last_logits(const Tensor& stream, std::vector<float>& logits);
 
   // Forward pass, loss, and the backward pass down to the highest branch's output.
   Tensor top_gradient(const Batch& batch, PassTimes& spent);
   Parameter& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
 
   LlamaConfig config_;
+  Index max_sequence_;
   std::shared_ptr<ops::MicroStepId> moment_ = std::make_shared<ops::MicroStepId>();
   ops::LoraConfig lora_;
   ops::BasicMemoryPool<Backend> saved_;
@@ -263,6 +275,11 @@ class BranchwisePass {
 /// load_checkpoint for the errors.
 template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
+
+/// The weights as they are saved: adapters merged, made one at a time where they are not kept as
+/// such. The model must outlive them.
+template <class T, class Backend>
+[[nodiscard]] std::vector<NamedTensor> merged_tensors(LlamaModel<T, Backend>& model);
 
 /// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights;
 /// see save_checkpoint.

@@ -19,5 +19,7 @@ inline constexpr auto shuffle_stream =
     static_cast<dropbp::RandomStream>(128 + 3);  ///< step: epoch over the samples
 inline constexpr auto split_stream =
     static_cast<dropbp::RandomStream>(128 + 4);  ///< which samples are held out
+inline constexpr auto token_stream =
+    static_cast<dropbp::RandomStream>(128 + 5);  ///< step: number of the token that is written
 
 }  // namespace llama

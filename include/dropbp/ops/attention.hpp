@@ -57,6 +57,18 @@ void attention_forward(MatrixView<T, Backend> o, Statistic<T>* lse,
   kernels<op::attention, T, Backend>::forward(o, lse, qkv, layout, shape);
 }
 
+/// The last rows of attention_forward's o: o [rows, heads * head_size], given the rotated qkv of
+/// one sequence up to and including them. On the CPU.
+template <class T>
+void attention_forward_last(MatrixView<T> o, std::type_identity_t<MatrixView<const T>> qkv,
+                            const HeadLayout& layout) {
+  if (o.rows < 1 || o.rows > qkv.rows)
+    detail::throw_invalid(
+        "the last rows of attention must be from 1 to all " + std::to_string(qkv.rows) + " of qkv",
+        std::to_string(o.rows) + " were asked for", "append the new tokens' rows to qkv first");
+  kernels<op::attention, T, Cpu>::forward_last(o, qkv, layout);
+}
+
 /// Writes every element of grad_qkv [tokens, qkv_width], given grad_o [tokens, heads * head_size],
 /// the input qkv of the forward pass and its results o and lse.
 template <class T, class Backend = Cpu>

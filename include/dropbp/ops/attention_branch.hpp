@@ -5,6 +5,8 @@
 // o_proj(attention(rope(qkv_proj(rms_norm(x))))).
 #pragma once
 
+#include <algorithm>
+#include <concepts>
 #include <memory>
 #include <span>
 #include <string>
@@ -47,7 +49,7 @@ struct AttentionSaved {
   Matrix<T, Backend> o;    ///< [tokens, heads * head_size]
   Matrix<Statistic<T>, Backend>
       lse;                 ///< [batch * heads, sequence]: log of the softmax's denominators
-  Matrix<T, Backend> u;    ///< [tokens, rank * number of adapters on q, k and v]
+  Matrix<T, Backend> u;    ///< [tokens, sum of the ranks of the adapters on q, k and v]
   Matrix<T, Backend> u_o;  ///< [tokens, rank] if o_proj has an adapter
 };
 
@@ -104,14 +106,38 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
   bool trainable() const noexcept { return norm.trained || qkv.trainable() || o.trainable(); }
 
   /// Bytes that a kept branch saves from forward to backward.
+  std::size_t saved_bytes(Index tokens) const {
+    return saved_bytes(config_, tokens, qkv.adapter_width() + o.adapter_width());
+  }
+  /// The same before there is a branch, for adapters that are alike in all branches.
   static std::size_t saved_bytes(const AttentionConfig& config, Index tokens) {
-    const HeadLayout layout = config.layout();
-    const Index adapters = Projection<T, Backend>::adapter_width(
-        {"q_proj", "k_proj", "v_proj", "o_proj"}, config.lora);
-    const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters,
-                statistics = 1 + layout.heads;
-    return static_cast<std::size_t>(tokens * elements) * sizeof(T) +
-           static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
+    return saved_bytes(config, tokens,
+                       Projection<T, Backend>::adapter_width(
+                           {"q_proj", "k_proj", "v_proj", "o_proj"}, config.lora));
+  }
+
+  /// x += f(x) for the next tokens of one sequence, of which `before` have passed. The first rows
+  /// of `cache` [tokens of the whole sequence, qkv_width] hold the rotated rows of those before;
+  /// the rows of x are added to them. On the CPU.
+  void forward_cached(Tensor& x, Tensor& cache, Index before)
+    requires std::same_as<Backend, Cpu>
+  {
+    const Index tokens = x.rows();
+    require_shapes(x, {1, tokens});
+    if (before < 0 || before + tokens > (std::min)(cache.rows(), rope_->max_sequence()) ||
+        cache.columns() != layout_.qkv_width())
+      detail::throw_invalid("a cache needs a row of " + std::to_string(layout_.qkv_width()) +
+                                " elements for each token, of at most the rope table's " +
+                                std::to_string(rope_->max_sequence()),
+                            detail::shape_text(cache.rows(), cache.columns()) + " was given for " +
+                                std::to_string(before) + " + " + std::to_string(tokens) + " tokens",
+                            "make the cache, and the table, for the longest sequence");
+    const View rows = cache.view().rows_from(before, tokens);
+    project(rows, x, nullptr, before, tokens);
+    Tensor attended(tokens, layout_.q_width(), memory_.workspace);
+    attention_forward_last<T>(attended.view(), cache.view().rows_from(0, before + tokens), layout_);
+    Tensor u(tokens, o.adapter_width(), memory_.workspace);
+    o.forward(x.view(), attended.view(), Accumulate::add, u.view());
   }
 
  private:
@@ -120,6 +146,14 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
   using Request = detail::GradientRequest<T, Backend>;
 
   BasicMemoryPool<Backend>& workspace() noexcept { return memory_.workspace; }
+
+  static std::size_t saved_bytes(const AttentionConfig& config, Index tokens, Index adapters) {
+    const HeadLayout layout = config.layout();
+    const Index elements = config.hidden + layout.qkv_width() + layout.q_width() + adapters,
+                statistics = 1 + layout.heads;
+    return static_cast<std::size_t>(tokens * elements) * sizeof(T) +
+           static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
+  }
 
   static const AttentionConfig& checked(const AttentionConfig& config,
                                         const RopeTable<T, Backend>& table) {
@@ -150,6 +184,21 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
                             "make a longer table or shorter sequences");
   }
 
+  // qkv = the rotated projections of x, whose first row has the position `first` in sequences of
+  // that length. Fills what is kept for the backward pass, unless it is null.
+  void project(View rows, const Tensor& x, Saved* kept, Index first, Index sequence) {
+    Statistics rstd;
+    Tensor u, n(x.rows(), config_.hidden, memory_.workspace);
+    if (kept == nullptr) {
+      rstd = Statistics(1, x.rows(), memory_.workspace);
+      u = Tensor(x.rows(), qkv.adapter_width(), memory_.workspace);
+    }
+    rms_norm_forward(n.view(), (kept != nullptr ? kept->rstd : rstd).data(), x.view(),
+                     norm.value().data, config_.norm_eps);
+    qkv.forward(rows, n.view(), Accumulate::overwrite, (kept != nullptr ? kept->u : u).view());
+    rope(rows, *rope_, layout_.heads + layout_.kv_heads, sequence, Rotation::forward, first);
+  }
+
   // See ResidualBranch.
   void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
                    const SequenceShape& shape) {
@@ -159,14 +208,8 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
     Saved kept;
     kept.rstd = Statistics(1, tokens, pool);
     kept.qkv = Tensor(tokens, layout_.qkv_width(), pool);
-    {
-      Tensor n(tokens, config_.hidden, memory_.workspace);
-      rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
-      kept.u = Tensor(tokens, qkv.adapter_width(), pool);
-      qkv.forward(kept.qkv.view(), n.view(), Accumulate::overwrite, kept.u.view());
-    }
-    rope(kept.qkv.view(), *rope_, layout_.heads + layout_.kv_heads, shape.sequence,
-         Rotation::forward);
+    kept.u = Tensor(tokens, qkv.adapter_width(), pool);
+    project(kept.qkv.view(), x, &kept, 0, shape.sequence);
     kept.o = Tensor(tokens, layout_.q_width(), pool);
     kept.lse = Statistics(shape.batch * layout_.heads, shape.sequence, pool);
     attention_forward(kept.o.view(), kept.lse.data(), kept.qkv.view(), layout_, shape);

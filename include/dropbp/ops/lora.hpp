@@ -34,24 +34,56 @@ struct LoraConfig {
   /// linear map selects its masks, so branches with the same prefix (empty by default) have the
   /// same masks.
   double dropout = 0.0;
-  /// Linear maps that get adapters, named by the last part of their names as in adaptable_linears.
-  /// Empty: all of them.
+  /// Linear maps that get adapters, by their whole names or by the end of these from a dot on
+  /// ("q_proj", "layers.0.self_attn.q_proj"). Empty: all of them.
   std::vector<std::string> targets = {};
   bool quantize = false;  ///< stores frozen linear maps in NF4, see nf4.hpp
   std::shared_ptr<const MicroStepId> moment =
       {};  ///< the current micro-step, which the trainer updates; required with dropout
+
+  /// Multiplies by alpha / sqrt(rank) instead, so that the outputs do not shrink as ranks grow.
+  /// Source: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA" (arXiv
+  /// 2312.03732).
+  bool rank_stabilized = false;
+  /// A linear map whose adapter has a rank and an alpha of its own.
+  struct Exception {
+    std::string name;  ///< as in targets
+    Index rank = 0;    ///< at least 1
+    double alpha = 0;  ///< as LoraConfig::alpha
+  };
+  std::vector<Exception> exceptions = {};  ///< the first that names a map counts
 
   /// Whether the base is frozen and adapters are trained.
   bool enabled() const noexcept { return rank > 0; }
   /// Whether the linear map `name` ("model.layers.0.self_attn.q_proj" or "q_proj") has adapters.
   bool adapts(std::string_view name) const {
     if (!enabled()) return false;
-    if (const auto dot = name.rfind('.'); dot != std::string_view::npos)
-      name.remove_prefix(dot + 1);
-    return targets.empty() || std::find(targets.begin(), targets.end(), name) != targets.end();
+    return targets.empty() || std::any_of(targets.begin(), targets.end(),
+                                          [&](const auto& target) { return names(target, name); });
   }
-  /// The factor of the adapters' outputs, alpha / rank.
-  double scale() const noexcept { return alpha / static_cast<double>(rank); }
+  /// The rank of that map's adapter.
+  Index rank_of(std::string_view name) const {
+    const Exception* const own = exception_of(name);
+    return own != nullptr ? own->rank : rank;
+  }
+  /// The factor of that map's adapter's outputs, alpha / rank or alpha / sqrt(rank).
+  double scale_of(std::string_view name) const {
+    const Exception* const own = exception_of(name);
+    const auto divisor = static_cast<double>(own != nullptr ? own->rank : rank);
+    return (own != nullptr ? own->alpha : alpha) / (rank_stabilized ? std::sqrt(divisor) : divisor);
+  }
+
+ private:
+  // Whether `end` is `name` or its end from a dot on.
+  static bool names(std::string_view end, std::string_view name) noexcept {
+    return name.ends_with(end) &&
+           (name.size() == end.size() || name[name.size() - end.size() - 1] == '.');
+  }
+  const Exception* exception_of(std::string_view name) const noexcept {
+    for (const Exception& one : exceptions)
+      if (names(one.name, name)) return &one;
+    return nullptr;
+  }
 };
 
 /// Throws std::invalid_argument for values that are out of range or exclude each other.
@@ -70,14 +102,24 @@ inline void require_valid(const LoraConfig& lora) {
     detail::throw_invalid("dropout needs a MicroStepId, which its masks are drawn from",
                           "none was given",
                           "share one with all branches and set its step before each forward pass");
+  for (const LoraConfig::Exception& one : lora.exceptions)
+    if (one.rank < 1 || !dropbp::detail::is_finite(one.alpha))
+      detail::throw_invalid(
+          "an adapter with a rank of its own needs one of at least 1, and a "
+          "finite alpha",
+          "rank " + std::to_string(one.rank) + " and alpha " + dropbp::detail::text(one.alpha) +
+              " were given for `" + one.name + "`",
+          "leave a map that is to have no adapter out of the targets");
   for (const std::string& target : lora.targets) {
-    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), target) !=
+    const std::string_view last =
+        std::string_view(target).substr(target.rfind('.') + 1);  // npos + 1 is 0
+    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), last) !=
         adaptable_linears.end())
       continue;
     std::string known;
     for (const std::string_view name : adaptable_linears)
       known.append(known.empty() ? "" : ", ").append(name);
-    detail::throw_invalid("targets of adapters must be some of " + known,
+    detail::throw_invalid("targets of adapters must end in some of " + known,
                           "`" + target + "` was given",
                           "leave the others out, or all of them for adapters on every linear map");
   }

@@ -41,8 +41,10 @@ class Projection {
 
   Parameter<T, Backend>
       weight;  ///< [output, input]; no rows if quantised; frozen if there are adapters
-  Parameter<T, Backend> lora_a;  ///< [number of adapters * rank, input]
-  Parameter<T, Backend> lora_b;  ///< [outputs of the maps with adapters, rank]
+  Parameter<T, Backend> lora_a;  ///< [sum of the adapters' ranks, input]
+  Parameter<T, Backend> lora_b;  ///< [outputs of the maps with adapters of the common rank, rank]
+  /// [outputs, its rank] for each map whose adapter has another rank, in their order.
+  std::vector<Parameter<T, Backend>> other_lora_b;
 
   /// Leaves all values uninitialised except lora_b, which is 0, so that adapters start without
   /// effect. Throws what require_valid throws.
@@ -58,7 +60,11 @@ class Projection {
     weight.trained = !lora.enabled();
     set_zero(lora_b.value());
     for (const Part& part : parts_) {
-      adapted_.push_back(lora.adapts(linear_name(part.name)));
+      const std::string name(linear_name(part.name));
+      adapted_.push_back(lora.adapts(name));
+      if (adapted_.back() && lora.rank_of(name) != lora.rank)
+        set_zero(other_lora_b.emplace_back(name + ".lora_B.weight", part.rows, lora.rank_of(name))
+                     .value());
       if (lora.quantize) quantized_.emplace_back();
     }
     for (const char c : parts_.front().name)
@@ -69,7 +75,7 @@ class Projection {
   static Index adapter_width(std::initializer_list<std::string_view> names,
                              const LoraConfig& lora) {
     Index width = 0;
-    for (const std::string_view name : names) width += lora.adapts(name) ? lora.rank : 0;
+    for (const std::string_view name : names) width += lora.adapts(name) ? lora.rank_of(name) : 0;
     return width;
   }
   Index adapter_width() const noexcept { return lora_a.rows(); }  ///< elements of u per token
@@ -79,7 +85,9 @@ class Projection {
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     if (weight.rows() > 0) visit(weight);
-    if (lora_a.rows() > 0) visit(lora_a), visit(lora_b);
+    if (lora_a.rows() > 0) visit(lora_a);
+    if (lora_b.rows() > 0) visit(lora_b);
+    for (Parameter<T, Backend>& b : other_lora_b) visit(b);
   }
 
   // ---- forward and backward
@@ -92,10 +100,10 @@ class Projection {
     });
     if (adapter_width() == 0) return;
     with_dropout(x, [&](ConstView dropped_out) { gemm_nt(u, dropped_out, lora_a.value()); });
-    scale(u, lora_.scale());
-    for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-      gemm_nt(y.columns_from(output, outputs), u.columns_from(row_a, lora_.rank),
-              lora_b.value().rows_from(row_b, outputs), Accumulate::add);
+    scale_adapters(u);
+    for_each_adapter([&](const Adapter& one) {
+      gemm_nt(y.columns_from(one.output, one.outputs), u.columns_from(one.row_a, one.rank),
+              one.b->value().rows_from(one.row_b, one.outputs), Accumulate::add);
     });
   }
 
@@ -103,17 +111,18 @@ class Projection {
   Tensor adapter_gradient(ConstView grad_output) const {
     if (adapter_width() == 0) return {};
     Tensor grad_u(grad_output.rows, adapter_width(), workspace_);
-    for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-      gemm_nn(grad_u.view().columns_from(row_a, lora_.rank),
-              grad_output.columns_from(output, outputs), lora_b.value().rows_from(row_b, outputs));
+    for_each_adapter([&](const Adapter& one) {
+      gemm_nn(grad_u.view().columns_from(one.row_a, one.rank),
+              grad_output.columns_from(one.output, one.outputs),
+              one.b->value().rows_from(one.row_b, one.outputs));
     });
-    scale(grad_u.view(), lora_.scale());
+    scale_adapters(grad_u.view());
     return grad_u;
   }
 
   /// Whether any parameter is trained: backward_parameters then has work to do and needs x.
   bool trainable() const noexcept {
-    return weight.trained || (adapter_width() > 0 && (lora_a.trained || lora_b.trained));
+    return weight.trained || (adapter_width() > 0 && (lora_a.trained || trains_b()));
   }
 
   /// Computes the gradients of the trained parameters.
@@ -123,13 +132,16 @@ class Projection {
       gemm_tn(weight.gradient(), grad_output, x, mode);
     }
     if (adapter_width() == 0) return;
-    if (lora_b.trained) {
-      const Accumulate mode = lora_b.begin_gradient();
-      for_each_adapter([&](Index output, Index outputs, Index row_a, Index row_b) {
-        gemm_tn(lora_b.gradient().rows_from(row_b, outputs),
-                grad_output.columns_from(output, outputs), u.columns_from(row_a, lora_.rank), mode);
-      });
-    }
+    const Accumulate common =
+        lora_b.trained && lora_b.rows() > 0 ? lora_b.begin_gradient() : Accumulate::overwrite;
+    for_each_adapter([&](const Adapter& one) {
+      Parameter<T, Backend>& b = one.of_common_rank ? lora_b : other_lora_b[one.number];
+      if (!b.trained) return;
+      const Accumulate mode = one.of_common_rank ? common : b.begin_gradient();
+      gemm_tn(b.gradient().rows_from(one.row_b, one.outputs),
+              grad_output.columns_from(one.output, one.outputs),
+              u.columns_from(one.row_a, one.rank), mode);
+    });
     if (lora_a.trained) {
       const Accumulate mode = lora_a.begin_gradient();
       with_dropout(x, [&](ConstView dropped_out) {
@@ -188,19 +200,19 @@ class Projection {
   }
 
   /// Writes the weight of a linear map, with its adapter merged, to values [outputs, input]: W +
-  /// alpha / rank * B A.
+  /// the adapter's factor times B A.
   void merged_weight(std::size_t part, View values) const {
     const Index outputs = parts_.at(part).rows;
     if (!quantized_.empty())
       quantized_[part].dequantize(values);
     else
       copy<T>(values, weight.value().rows_from(first_row(part), outputs));
-    for_each_adapter([&](Index output, Index, Index row_a, Index row_b) {
-      if (output != first_row(part)) return;
-      Tensor b(outputs, lora_.rank, workspace_);
-      copy<T>(b.view(), lora_b.value().rows_from(row_b, outputs));
-      scale(b.view(), lora_.scale());
-      gemm_nn(values, b.view(), lora_a.value().rows_from(row_a, lora_.rank), Accumulate::add);
+    for_each_adapter([&](const Adapter& one) {
+      if (one.output != first_row(part)) return;
+      Tensor b(outputs, one.rank, workspace_);
+      copy<T>(b.view(), one.b->value().rows_from(one.row_b, outputs));
+      scale(b.view(), one.scale);
+      gemm_nn(values, b.view(), lora_a.value().rows_from(one.row_a, one.rank), Accumulate::add);
     });
   }
 
@@ -246,9 +258,12 @@ class Projection {
     std::vector<Part> result;
     for (const Part& part : parts) {
       const std::string_view name = linear_name(part.name);
-      if (lora.adapts(name))
-        result.push_back({std::string(name) + (a ? ".lora_A.weight" : ".lora_B.weight"),
-                          a ? lora.rank : part.rows});
+      if (!lora.adapts(name)) continue;
+      const Index rank = lora.rank_of(name);
+      if (a)
+        result.push_back({std::string(name) + ".lora_A.weight", rank});
+      else if (rank == lora.rank)
+        result.push_back({std::string(name) + ".lora_B.weight", part.rows});
     }
     return result;
   }
@@ -259,18 +274,52 @@ class Projection {
     return first;
   }
 
-  // Calls visit(first output, outputs, first row of lora_a, first row of lora_b) for each adapter.
+  struct Adapter {
+    Index output, outputs;           // its rows of the weight
+    Index row_a, rank;               // its rows of lora_a
+    const Parameter<T, Backend>* b;  // lora_b, or its own
+    Index row_b;                     // its first row there
+    double scale;                    // of its outputs
+    bool of_common_rank;
+    std::size_t number;  // in other_lora_b, unless it is in lora_b
+  };
+
+  bool trains_b() const noexcept {
+    return (lora_b.rows() > 0 && lora_b.trained) ||
+           std::any_of(other_lora_b.begin(), other_lora_b.end(),
+                       [](const auto& b) { return b.trained; });
+  }
+
+  // Calls visit(const Adapter&) for each adapter, in the order of the maps.
   template <class Visit>
   void for_each_adapter(const Visit& visit) const {
     Index output = 0, row_a = 0, row_b = 0;
+    std::size_t number = 0;
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       const Index outputs = parts_[i].rows;
       if (adapted_[i]) {
-        visit(output, outputs, row_a, row_b);
-        row_a += lora_.rank, row_b += outputs;
+        const std::string_view name = linear_name(parts_[i].name);
+        const Index rank = lora_.rank_of(name);
+        const bool common = rank == lora_.rank;
+        visit(Adapter{output, outputs, row_a, rank, common ? &lora_b : &other_lora_b[number],
+                      common ? row_b : 0, lora_.scale_of(name), common, number});
+        row_a += rank;
+        if (common)
+          row_b += outputs;
+        else
+          ++number;
       }
       output += outputs;
     }
+  }
+
+  // Multiplies the columns of each adapter in u by its factor, all at once where it is the same.
+  void scale_adapters(View u) const {
+    if (lora_.exceptions.empty())
+      scale(u, lora_.scale_of(""));
+    else
+      for_each_adapter(
+          [&](const Adapter& one) { scale(u.columns_from(one.row_a, one.rank), one.scale); });
   }
 
   // Calls visit(first output, rows of the base): once if the base is dense, else for each

@@ -56,12 +56,12 @@ class RopeTable {
 };
 
 /// Rotates, in place, the first `heads` heads of each row of x [batch * sequence, >= heads *
-/// head_size]. Row t has position t % sequence.
+/// head_size]. Row t has position first + t % sequence.
 template <class T, class Backend = Cpu>
 void rope(MatrixView<T, Backend> x, const RopeTable<T, Backend>& table, Index heads, Index sequence,
-          Rotation rotation) {
-  kernels<op::rope, T, Backend>::run(x, table.cosine(), table.sine(), heads, table.head_size() / 2,
-                                     sequence, rotation);
+          Rotation rotation, Index first = 0) {
+  kernels<op::rope, T, Backend>::run(x, table.cosine(first), table.sine(first), heads,
+                                     table.head_size() / 2, sequence, rotation);
 }
 
 }  // namespace ops

@@ -33,8 +33,8 @@ struct SwiGLUSaved {
   Matrix<T, Backend> x;                ///< [tokens, hidden]
   Matrix<Statistic<T>, Backend> rstd;  ///< [1, tokens]
   Matrix<T, Backend> gate_up;          ///< [tokens, 2 * intermediate]
-  Matrix<T, Backend> u;                ///< [tokens, rank * number of adapters on gate and up]
-  Matrix<T, Backend> u_down;           ///< [tokens, rank] if down_proj has an adapter
+  Matrix<T, Backend> u;       ///< [tokens, sum of the ranks of the adapters on gate and up]
+  Matrix<T, Backend> u_down;  ///< [tokens, rank] if down_proj has an adapter
 };
 
 /// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
@@ -87,12 +87,14 @@ class SwiGLUBranch
   }
 
   /// Bytes that a kept branch saves from forward to backward.
+  std::size_t saved_bytes(Index tokens) const {
+    return saved_bytes(config_, tokens, gate_up.adapter_width() + down.adapter_width());
+  }
+  /// The same before there is a branch, for adapters that are alike in all branches.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
-    const Index adapters =
-        Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"}, config.lora);
-    return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
-               sizeof(T) +
-           static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);
+    return saved_bytes(
+        config, tokens,
+        Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"}, config.lora));
   }
 
  private:
@@ -101,6 +103,12 @@ class SwiGLUBranch
   using Request = detail::GradientRequest<T, Backend>;
 
   BasicMemoryPool<Backend>& workspace() noexcept { return memory_.workspace; }
+
+  static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens, Index adapters) {
+    return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
+               sizeof(T) +
+           static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);
+  }
 
   static const SwiGLUConfig& checked(const SwiGLUConfig& config) {
     if (config.hidden < 1 || config.intermediate < 1)

@@ -177,6 +177,24 @@ struct kernels<op::attention, T, Cpu> {
         });
   }
 
+  /// The last o.rows rows of forward()'s o, from all rows of one sequence.
+  static void forward_last(MatrixView<T> o, MatrixView<const T> qkv, const HeadLayout& layout) {
+    const Index size = layout.head_size, before = qkv.rows - o.rows;
+    const SequenceShape shape{1, qkv.rows};
+    const Index blocks = (o.rows + detail::query_block - 1) / detail::query_block;
+    parallel_tasks(layout.heads * blocks, detail::query_block * qkv.rows * size, [&](Index task) {
+      const Index head = task % layout.heads, row = task / layout.heads * detail::query_block;
+      const Index rows = (std::min)(detail::query_block, o.rows - row);
+      const Index kv = layout.q_width() + head / layout.group() * size;
+      const auto part = [&](Index column) { return qkv.columns_from(column, size); };
+      T lse[detail::query_block];  // nobody needs them without a backward pass
+      detail::attend_query_block<T>(o.rows_from(row, rows).columns_from(head * size, size), lse,
+                                    part(head * size).rows_from(before + row, rows), part(kv),
+                                    part(kv + layout.kv_width()),
+                                    detail::visible_to(layout, shape, 0, before + row, rows));
+    });
+  }
+
   /// Writes every element of grad_qkv, given grad_o, the input qkv of the forward pass and its
   /// results o and lse.
   static void backward(MatrixView<T> grad_qkv, MatrixView<const T> grad_o, MatrixView<const T> qkv,

@@ -1,0 +1,24 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// A model as llama.cpp reads it: names, order of rows and metadata of its architecture "llama".
+#pragma once
+
+#include <filesystem>
+#include <span>
+
+#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/config.hpp"
+
+namespace llama {
+
+inline constexpr const char* gguf_name = "model.gguf";
+
+/// Writes weights with Hugging Face's names, and the tokenizer among the companions, as one GGUF
+/// file: matrices in `dtype` (F32, F16 or BF16), norms in F32. The rows of q_proj and k_proj are
+/// put in the order of its rotation, which turns neighbours where Hugging Face turns halves of a
+/// head. Throws as write_gguf and gguf_tokenizer do.
+void save_gguf(const std::filesystem::path& path, const LlamaConfig& config,
+               std::span<const NamedTensor> tensors, DType dtype, const Companions& companions);
+
+}  // namespace llama
