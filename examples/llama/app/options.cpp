@@ -163,9 +163,10 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
                                "random number that fixes weights, batches and drops");
   flags.choice("--device", o.device, devices,
                "where to compute; cuda needs a program built with it and a card");
-  flags.choice("--precision", o.precision, precisions,
-               "of weights and activations; auto is float32 on the CPU and bfloat16, with float32 "
-               "for the optimizer, on a card");
+  flags.choice(
+      "--precision", o.precision, precisions,
+      "of weights and activations; bfloat16 keeps float32 for sums and the optimizer; auto "
+      "is float32 on the CPU and bfloat16 on a card");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N",
                      "threads; the results do not depend on it", "0, all cores");
   flags.integer<std::uint64_t>("--eval-every", o.eval_every, 0, count_limit, "N",
@@ -311,11 +312,6 @@ constexpr Rule rules[] = {
      "given; "
      "leave it out",
      [](const Options& o, const Given&) { return fmt::format("{}", o.shape.vocabulary); }},
-    {[](const Options& o, const Given&) {
-       return o.device == DeviceChoice::cpu && o.precision == PrecisionChoice::bfloat16;
-     },
-     "the CPU computes in float32, but --precision bfloat16 was given; leave it out or add "
-     "--device cuda"},
     {[](const Options& o, const Given& given) {
        return !adapters_train(o) && !first_of(given.adapters).empty();
      },
