@@ -10,6 +10,7 @@
 #include <concepts>
 #include <limits>
 
+#include "dropbp/kernels/cpu/elementwise.hpp"
 #include "dropbp/kernels/cpu/gemm.hpp"
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/kernels/cpu/scratch.hpp"
@@ -269,6 +270,59 @@ struct kernels<op::attention, T, Cpu> {
             detail::visible_to(layout, shape, batch, first, rows), from, to);
       }
   }
+};
+
+/// In float, on copies. The products of one head are too small to gain from BFloat16.
+template <>
+struct kernels<op::attention, BFloat16, Cpu> {
+  using InFloat = kernels<op::attention, float, Cpu>;  ///< computes all
+
+  /// See the template above.
+  template <class... Shapes>
+  static void forward(MatrixView<BFloat16> o, float* lse, MatrixView<const BFloat16> qkv,
+                      const Shapes&... shapes) {
+    Copies copies(size(qkv) + size(o));
+    const MatrixView<float> wide_o = copies.of(o);
+    InFloat::forward(wide_o, lse, copies.filled(qkv), shapes...);
+    Convert::convert_from(o, wide_o);
+  }
+
+  /// See the template above.
+  template <class... Shapes>
+  static void backward(MatrixView<BFloat16> grad_qkv, MatrixView<const BFloat16> grad_o,
+                       MatrixView<const BFloat16> qkv, MatrixView<const BFloat16> o,
+                       const float* lse, const Shapes&... shapes) {
+    Copies copies(2 * (size(qkv) + size(o)));
+    const MatrixView<float> wide = copies.of(grad_qkv);
+    InFloat::backward(wide, copies.filled(grad_o), copies.filled(qkv), copies.filled(o), lse,
+                      shapes...);
+    Convert::convert_from(grad_qkv, wide);
+  }
+
+ private:
+  using Convert = kernels<op::elementwise, BFloat16, Cpu>;
+
+  static Index size(MatrixView<const BFloat16> x) { return x.rows * x.columns; }
+
+  // Matrices in one piece of scratch memory.
+  class Copies {
+   public:
+    explicit Copies(Index elements)
+        : next_(detail::scratch<float>(detail::Scratch::wide, elements)) {}
+    MatrixView<float> of(MatrixView<const BFloat16> shape) {
+      const MatrixView<float> copy(next_, shape.rows, shape.columns);
+      next_ += size(shape);
+      return copy;
+    }
+    MatrixView<const float> filled(MatrixView<const BFloat16> from) {
+      const MatrixView<float> copy = of(from);
+      Convert::convert_to(copy, from);
+      return copy;
+    }
+
+   private:
+    float* next_;
+  };
 };
 
 }  // namespace ops
