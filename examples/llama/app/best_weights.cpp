@@ -138,13 +138,9 @@ void BestWeights::load(BasicTrainer<T, Backend>& trainer) const {
   });
 }
 
-template void BestWeights::save(Trainer&);
-template void BestWeights::load(Trainer&) const;
-#if defined(DROPBP_LLAMA_CUDA)
-template void BestWeights::save(BasicTrainer<float, dropbp::Cuda>&);
-template void BestWeights::load(BasicTrainer<float, dropbp::Cuda>&) const;
-template void BestWeights::save(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&);
-template void BestWeights::load(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&) const;
-#endif
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend)                  \
+  template void BestWeights::save(BasicTrainer<T, Backend>&); \
+  template void BestWeights::load(BasicTrainer<T, Backend>&) const;
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

@@ -41,10 +41,8 @@ std::string Preview::text(LlamaModel<T, Backend>& model) const {
   return printable(codec_.text_of(prompt_) + codec_.text_of(written));
 }
 
-template std::string Preview::text(LlamaModel<float>&) const;
-#if defined(DROPBP_LLAMA_CUDA)
-template std::string Preview::text(LlamaModel<float, dropbp::Cuda>&) const;
-template std::string Preview::text(LlamaModel<dropbp::BFloat16, dropbp::Cuda>&) const;
-#endif
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend) \
+  template std::string Preview::text(LlamaModel<T, Backend>&) const;
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

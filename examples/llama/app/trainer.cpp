@@ -481,11 +481,7 @@ Summary BasicTrainer<T, Backend>::summary() const {
   return summary;
 }
 
-template class BasicTrainer<float, dropbp::Cpu>;
-template class BasicTrainer<dropbp::BFloat16, dropbp::Cpu>;
-#if defined(DROPBP_LLAMA_CUDA)
-template class BasicTrainer<float, dropbp::Cuda>;
-template class BasicTrainer<dropbp::BFloat16, dropbp::Cuda>;
-#endif
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend) template class BasicTrainer<T, Backend>;
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

@@ -119,18 +119,10 @@ void TrainingCheckpoints::prune(std::uint64_t newest) const {
   remove_leftovers();
 }
 
-template bool TrainingCheckpoints::resume(Trainer&, const std::function<void(std::string_view)>&);
-template bool TrainingCheckpoints::resume(BasicTrainer<dropbp::BFloat16, dropbp::Cpu>&,
-                                          const std::function<void(std::string_view)>&);
-template void TrainingCheckpoints::save(Trainer&);
-template void TrainingCheckpoints::save(BasicTrainer<dropbp::BFloat16, dropbp::Cpu>&);
-#if defined(DROPBP_LLAMA_CUDA)
-template bool TrainingCheckpoints::resume(BasicTrainer<float, dropbp::Cuda>&,
-                                          const std::function<void(std::string_view)>&);
-template bool TrainingCheckpoints::resume(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&,
-                                          const std::function<void(std::string_view)>&);
-template void TrainingCheckpoints::save(BasicTrainer<float, dropbp::Cuda>&);
-template void TrainingCheckpoints::save(BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&);
-#endif
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend)                                               \
+  template bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>&,                     \
+                                            const std::function<void(std::string_view)>&); \
+  template void TrainingCheckpoints::save(BasicTrainer<T, Backend>&);
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

@@ -453,16 +453,9 @@ void read_training_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& 
       });
 }
 
-template void write_training_state(AtomicFile&, Trainer&, const RunIdentity&);
-template void read_training_state(const SafetensorsFile&, Trainer&);
-#if defined(DROPBP_LLAMA_CUDA)
-template void write_training_state(AtomicFile&, BasicTrainer<float, dropbp::Cuda>&,
-                                   const RunIdentity&);
-template void read_training_state(const SafetensorsFile&, BasicTrainer<float, dropbp::Cuda>&);
-template void write_training_state(AtomicFile&, BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&,
-                                   const RunIdentity&);
-template void read_training_state(const SafetensorsFile&,
-                                  BasicTrainer<dropbp::BFloat16, dropbp::Cuda>&);
-#endif
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend)                                                      \
+  template void write_training_state(AtomicFile&, BasicTrainer<T, Backend>&, const RunIdentity&); \
+  template void read_training_state(const SafetensorsFile&, BasicTrainer<T, Backend>&);
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

@@ -282,21 +282,11 @@ void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
               adapter_tensors(model), dtype, metadata);
 }
 
-template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);
 template void load_adapter(const std::filesystem::path&, LlamaModel<double>&);
-template void load_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16>&);
-template void save_adapter(const std::filesystem::path&, LlamaModel<float>&, const std::string&,
-                           DType);
-template void save_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16>&,
-                           const std::string&, DType);
-#if defined(DROPBP_LLAMA_CUDA)
-template void load_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&);
-template void load_adapter(const std::filesystem::path&,
-                           LlamaModel<dropbp::BFloat16, dropbp::Cuda>&);
-template void save_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&,
-                           const std::string&, DType);
-template void save_adapter(const std::filesystem::path&,
-                           LlamaModel<dropbp::BFloat16, dropbp::Cuda>&, const std::string&, DType);
-#endif
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend)                                         \
+  template void load_adapter(const std::filesystem::path&, LlamaModel<T, Backend>&); \
+  template void save_adapter(const std::filesystem::path&, LlamaModel<T, Backend>&,  \
+                             const std::string&, DType);
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

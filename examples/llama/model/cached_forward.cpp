@@ -71,11 +71,8 @@ std::span<const float> WholeForward<T, Backend>::next(std::span<const std::int32
 
 template class CachedForward<float>;
 template class CachedForward<double>;
-template class WholeForward<float, dropbp::Cpu>;
 template class WholeForward<double, dropbp::Cpu>;
-#if defined(DROPBP_LLAMA_CUDA)
-template class WholeForward<float, dropbp::Cuda>;
-template class WholeForward<dropbp::BFloat16, dropbp::Cuda>;
-#endif
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend) template class WholeForward<T, Backend>;
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

@@ -441,11 +441,6 @@ template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
   template void save_weights(const std::filesystem::path&, LlamaModel<T, Backend>&, DType, \
                              std::uint64_t, const Companions&);                            \
   template std::vector<NamedTensor> merged_tensors(LlamaModel<T, Backend>&);
-DROPBP_LLAMA_INSTANTIATE(float, dropbp::Cpu)
-DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16, dropbp::Cpu)
-#if defined(DROPBP_LLAMA_CUDA)
-DROPBP_LLAMA_INSTANTIATE(float, dropbp::Cuda)
-DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16, dropbp::Cuda)
-#endif
+DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
 
 }  // namespace llama

@@ -29,6 +29,19 @@
 #include <dropbp/kernels/cuda.hpp>
 #endif
 
+/// X(T, Backend) for each scalar and backend that llama-finetune can train with.
+#if defined(DROPBP_LLAMA_CUDA)
+#define DROPBP_LLAMA_FOR_TRAINED(X) \
+  X(float, dropbp::Cpu)             \
+  X(dropbp::BFloat16, dropbp::Cpu)  \
+  X(float, dropbp::Cuda)            \
+  X(dropbp::BFloat16, dropbp::Cuda)
+#else
+#define DROPBP_LLAMA_FOR_TRAINED(X) \
+  X(float, dropbp::Cpu)             \
+  X(dropbp::BFloat16, dropbp::Cpu)
+#endif
+
 #include "llama/formats/checkpoint.hpp"
 #include "llama/formats/config.hpp"
 #include "llama/model/batch.hpp"
