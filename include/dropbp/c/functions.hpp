@@ -66,7 +66,7 @@ size_t dropbp_schedule_max_kept(const dropbp_schedule* schedule, uint32_t group)
 }
 
 size_t dropbp_schedule_slots(const dropbp_schedule* schedule, uint32_t group) {
-  return dropbp_c::ask(schedule, size_t{0}, [&](const auto& one) { return one.slots(group); });
+  return dropbp_c::ask(schedule, size_t{0}, [&](const auto& one) { return one.slot_count(group); });
 }
 
 double dropbp_schedule_drop_rate(const dropbp_schedule* schedule) {
