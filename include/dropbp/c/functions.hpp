@@ -260,7 +260,7 @@ dropbp_status dropbp_ranges_end_step(dropbp_ranges* ranges, const dropbp_plan* p
     const auto trained = of.ranges.end_step();
     of.trained.clear();
     for (const dropbp::TrainedRange& one : trained)
-      of.trained.push_back({one.branch, one.offset, one.count, one.updates});
+      of.trained.push_back({one.branch, one.offset, one.count, one.updates, one.micro_steps});
     of.trained.push_back(end);
     begin = of.trained.data();
   });
