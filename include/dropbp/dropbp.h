@@ -111,10 +111,11 @@ typedef struct dropbp_options {
 
 /** A part of the array of parameters that a step has trained. */
 typedef struct dropbp_range {
-  size_t branch;    /**< whose parameters these are; DROPBP_ALWAYS for the rest */
-  size_t offset;    /**< of the first element */
-  size_t count;     /**< number of elements */
-  uint64_t updates; /**< steps that have trained it, with this one: Adam's t */
+  size_t branch;        /**< whose parameters these are; DROPBP_ALWAYS for the rest */
+  size_t offset;        /**< of the first element */
+  size_t count;         /**< number of elements */
+  uint64_t updates;     /**< steps that have trained it, with this one: Adam's t */
+  uint64_t micro_steps; /**< of this step that have added to its gradient: for means */
 } dropbp_range;
 
 typedef struct dropbp_schedule dropbp_schedule; /**< rates, sampling and seed */

@@ -30,10 +30,11 @@ struct ParameterTensor {
 
 /// A part of the array that a step has trained.
 struct TrainedRange {
-  std::size_t branch;     ///< whose parameters these are; ParameterRanges::always for the rest
-  std::size_t offset;     ///< of the first element
-  std::size_t count;      ///< number of elements
-  std::uint64_t updates;  ///< steps that have trained it, with this one: Adam's bias correction
+  std::size_t branch;         ///< whose parameters these are; ParameterRanges::always for the rest
+  std::size_t offset;         ///< of the first element
+  std::size_t count;          ///< number of elements
+  std::uint64_t updates;      ///< steps that have trained it, with this one: Adam's bias correction
+  std::uint64_t micro_steps;  ///< of this step that have added to its gradient: for means
 };
 
 /// Splits a flat array of parameters into those of each branch and the rest, and tells after each
@@ -92,15 +93,16 @@ class ParameterRanges {
   DROPBP_LAZY
   void observe(const DropPlan& plan) {
     detail::require_count(plan.size(), size(), "decision in a plan");
-    if (observed_ && plan.step() != step_)
+    if (micro_steps_ != 0 && plan.step() != step_)
       detail::throw_order(
           "the plans between two ends of a step must be of one step",
           "step " + detail::text(plan.step()) + " follows step " + detail::text(step_),
           "call end_step() after the last micro-step, or skip_step() where the "
           "optimizer does not run");
-    for (std::size_t i = 0; i < size(); ++i)
-      kept_[i] = (observed_ && kept_[i] != 0) || plan.kept(i) ? 1 : 0;
-    observed_ = true;
+    if (micro_steps_ == 0)
+      for (std::uint32_t& kept : kept_) kept = 0;
+    for (std::size_t i = 0; i < size(); ++i) kept_[i] += plan.kept(i);
+    ++micro_steps_;
     step_ = plan.step();
   }
 
@@ -110,15 +112,18 @@ class ParameterRanges {
   /// Throws std::logic_error where no plan was observed.
   DROPBP_LAZY
   std::span<const TrainedRange> end_step() {
-    if (!observed_)
+    if (micro_steps_ == 0)
       detail::throw_order("a step must have a plan before it ends", "none was observed",
                           "call observe(plan) in every micro-step");
-    observed_ = false;
+    const std::uint32_t micro_steps = micro_steps_;
+    micro_steps_ = 0;
     ++steps_;
-    for (std::size_t i = 0; i < size(); ++i) updates_[i] += kept_[i];
+    for (std::size_t i = 0; i < size(); ++i) updates_[i] += kept_[i] != 0;
     std::size_t used = 0, begin = 0;
     const auto append = [&](std::size_t branch, std::size_t offset, std::size_t count) {
-      trained_[used++] = {branch, offset, count, branch == always ? steps_ : updates_[branch]};
+      const bool is_rest = branch == always;
+      trained_[used++] = {branch, offset, count, is_rest ? steps_ : updates_[branch],
+                          is_rest ? micro_steps : kept_[branch]};
     };
     for (const Range& range : ranges_) {
       if (begin < range.offset) append(always, begin, range.offset - begin);
@@ -138,7 +143,7 @@ class ParameterRanges {
   }
 
   /// The optimizer leaves this step out, for example after an overflow: nothing is counted.
-  void skip_step() noexcept { observed_ = false; }
+  void skip_step() noexcept { micro_steps_ = 0; }
 
   /// Steps that have trained the branch. Throws std::invalid_argument for one that does not exist.
   DROPBP_LAZY
@@ -174,7 +179,7 @@ class ParameterRanges {
     std::vector<std::uint64_t> updates = state.updates;
     updates_ = std::move(updates);
     steps_ = state.steps;
-    observed_ = false;
+    micro_steps_ = 0;
   }
 
  private:
@@ -225,12 +230,12 @@ class ParameterRanges {
 
   std::vector<Range> ranges_;           // ascending, without overlap
   std::vector<std::uint64_t> updates_;  // of each branch
-  std::vector<std::uint8_t> kept_;      // in a micro-step of the current step
+  std::vector<std::uint32_t> kept_;     // micro-steps of the current step
   std::size_t parameters_ = 0;
   std::vector<TrainedRange> trained_;  // what end_step returns, with room for all
   std::uint64_t steps_ = 0;
-  std::uint64_t step_ = 0;  // of the plans that were observed
-  bool observed_ = false;
+  std::uint64_t step_ = 0;         // of the plans that were observed
+  std::uint32_t micro_steps_ = 0;  // that were observed since the last step ended
 };
 
 DROPBP_NAMESPACE_END

@@ -151,7 +151,7 @@ class DropPlan {
 
   /// slot(branch), or `scratch` for a dropped branch: where its forward pass may compute, one
   /// branch after the other, because nothing reads it afterwards. Where the arena has
-  /// DropSchedule::slots(group) slots, the last one is the scratch.
+  /// DropSchedule::slot_count(group) slots, the last one is the scratch.
   DROPBP_LAZY
   std::size_t slot_or(std::size_t branch, std::size_t scratch) const {
     const std::uint32_t slot = slot_of(branch);

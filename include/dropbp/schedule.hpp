@@ -191,7 +191,7 @@ class DropSchedule {
   /// The slots that an arena for a group's activations must have with one for the scratch of
   /// dropped branches: max_kept(group) + 1, or the number of its branches, if that is smaller. See
   /// DropPlan::slot_or.
-  std::size_t slots(std::uint32_t group = 0) const {
+  std::size_t slot_count(std::uint32_t group = 0) const {
     const std::size_t kept = max_kept(group);
     std::size_t members = 0;
     for (std::size_t i = 0; i < size(); ++i)

@@ -101,7 +101,7 @@ void check_same_schedule(std::int32_t number, const Sampling& sampling) {
     }
     for (std::uint32_t group = 0; group < 3; ++group) {
       CHECK(dropbp_schedule_max_kept(other.get(), group) == schedule.max_kept(group));
-      CHECK(dropbp_schedule_slots(other.get(), group) == schedule.slots(group));
+      CHECK(dropbp_schedule_slots(other.get(), group) == schedule.slot_count(group));
     }
   }
 }

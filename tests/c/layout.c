@@ -31,5 +31,6 @@ int main(void) {
   FIELD(dropbp_range, offset);
   FIELD(dropbp_range, count);
   FIELD(dropbp_range, updates);
+  FIELD(dropbp_range, micro_steps);
   return 0;
 }

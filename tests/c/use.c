@@ -140,7 +140,8 @@ static void ranges_follow_the_plans(void) {
   CHECK(length_of(range) == 3);
   CHECK(range[0].branch == DROPBP_ALWAYS && range[0].offset == 0 && range[0].count == 4);
   CHECK(range[1].branch == 1 && range[1].offset == 9 && range[1].count == 5);
-  CHECK(range[1].updates == 1);
+  CHECK(range[1].updates == 1 && range[1].micro_steps == 1);
+  CHECK(range[0].micro_steps == 2);
   CHECK(range[2].branch == DROPBP_ALWAYS && range[2].offset == 14 && range[2].count == 4);
 
   CHECK(dropbp_ranges_observe(ranges, plan) == DROPBP_OK);

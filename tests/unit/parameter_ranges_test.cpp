@@ -31,7 +31,7 @@ constexpr std::size_t always = ParameterRanges::always, never = ParameterRanges:
 struct ByElement {
   std::vector<std::size_t> owner;
   std::vector<std::uint64_t> updates;
-  std::vector<bool> now;
+  std::vector<std::uint64_t> now;  // micro-steps
 
   explicit ByElement(std::size_t parameters)
       : owner(parameters, always), updates(parameters), now(parameters) {}
@@ -43,16 +43,16 @@ struct ByElement {
   }
   void step(const std::vector<DropPlan>& plans) {
     for (std::size_t i = 0; i < owner.size(); ++i) {
-      now[i] = owner[i] == always;
+      now[i] = 0;
       for (const DropPlan& plan : plans)
-        now[i] = now[i] || (owner[i] < plan.size() && plan.kept(owner[i]));
-      updates[i] += now[i];
+        now[i] += owner[i] == always || (owner[i] < plan.size() && plan.kept(owner[i]));
+      updates[i] += now[i] != 0;
     }
   }
 };
 
 void check_same(std::span<const TrainedRange> ranges, const ByElement& expected) {
-  std::vector<bool> now(expected.owner.size());
+  std::vector<std::uint64_t> now(expected.owner.size());
   std::size_t end = 0;
   bool agrees = true;
   for (const TrainedRange& range : ranges) {
@@ -60,7 +60,7 @@ void check_same(std::span<const TrainedRange> ranges, const ByElement& expected)
     end = range.offset + range.count;
     REQUIRE(end <= now.size());
     for (std::size_t i = range.offset; i < end; ++i) {
-      now[i] = true;
+      now[i] = range.micro_steps;
       agrees = agrees && range.branch == expected.owner[i] && range.updates == expected.updates[i];
     }
   }

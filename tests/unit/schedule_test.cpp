@@ -387,14 +387,14 @@ TEST_CASE("A schedule without branches throws until another is assigned to it") 
   CHECK(schedule.plan(4) == DropSchedule<>({1.0, 1.0}, {.drop_rate = 0.5, .seed = 3}).plan(4));
 }
 
-TEST_CASE("slots has room for the scratch of dropped branches, where one may be dropped") {
+TEST_CASE("slot_count has room for the scratch of dropped branches, where one may be dropped") {
   const auto slots = [](double rate, std::uint64_t warmup_steps, std::uint32_t group) {
     return DropSchedule(std::vector<double>(9, 1.0),
                         {.drop_rate = rate,
                          .warmup_steps = warmup_steps,
                          .groups = {0, 1, 0, 1, 0, 1, 0, 1, 2}},
                         dropbp::FixedBudgetSampling{})
-        .slots(group);
+        .slot_count(group);
   };
   CHECK(slots(0.5, 0, 0) == 3);
   CHECK(slots(0.75, 0, 1) == 2);

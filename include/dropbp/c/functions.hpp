@@ -66,7 +66,7 @@ size_t dropbp_schedule_max_kept(const dropbp_schedule* schedule, uint32_t group)
 }
 
 size_t dropbp_schedule_slots(const dropbp_schedule* schedule, uint32_t group) {
-  return dropbp_c::ask(schedule, size_t{0}, [&](const auto& one) { return one.slots(group); });
+  return dropbp_c::ask(schedule, size_t{0}, [&](const auto& one) { return one.slot_count(group); });
 }
 
 double dropbp_schedule_drop_rate(const dropbp_schedule* schedule) {
@@ -260,7 +260,7 @@ dropbp_status dropbp_ranges_end_step(dropbp_ranges* ranges, const dropbp_plan* p
     const auto trained = of.ranges.end_step();
     of.trained.clear();
     for (const dropbp::TrainedRange& one : trained)
-      of.trained.push_back({one.branch, one.offset, one.count, one.updates});
+      of.trained.push_back({one.branch, one.offset, one.count, one.updates, one.micro_steps});
     of.trained.push_back(end);
     begin = of.trained.data();
   });
