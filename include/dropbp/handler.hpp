@@ -130,8 +130,7 @@ class DropBPHandler {
 
   bool all_dropped() const noexcept { return plan_.all_dropped(); }  ///< the plan keeps no branch
 
-  /// Whether the branches need a backward pass: a branch is kept, or something below them is
-  /// trainable.
+  /// Whether the branches need a backward pass: one is kept, or something below them is trainable.
   bool backward_needed() const noexcept { return plan_.backward_needed(); }
 
   /// Whether the branch is trainable and was kept in any micro-step since begin_step, so that its
@@ -180,8 +179,7 @@ class DropBPHandler {
     schedule_.set_costs(detail::view(costs));
   }
 
-  /// Replaces the layers' costs by `costs`, in any common unit: for example seconds
-  /// from measure_costs.
+  /// Replaces the layers' costs by `costs`, in any common unit: seconds from measure_costs, say.
   void set_costs(std::span<const double> costs) {
     require_not_measuring();
     schedule_.set_costs(costs);
@@ -241,18 +239,16 @@ class DropBPHandler {
   /// Updates `running` from this step's gradients: from the norms of the kept branches' own
   /// gradients (their sums over the micro-steps) and, if observe_stream() was called before the
   /// step, from how these branches changed the gradient of the residual stream. It calls
-  /// observe_stream() for later steps; a resumed training must call observe_stream() before its
-  /// first step. Call this after the backward pass of a step's last micro-step, before the
-  /// gradients are scaled.
+  /// observe_stream() for later steps; a resumed training must call that before its first step.
+  /// Call this after the last backward pass of a step, before the gradients are scaled.
   template <class = void>
   void observe_gradients(RunningSensitivity& running) {
     observe_gradients_as(running, detail::OwnGradientNorm{});
   }
 
-  /// The same with norms that the trainer has already, for clipping: squared_norms[i] is the
-  /// squared norm of the gradients of branch i's own parameters. Entries of dropped branches are
-  /// ignored. Throws std::invalid_argument, and leaves the estimate unchanged, for a norm that is
-  /// not finite.
+  /// The same with the squared norms of the gradients of each branch's own parameters, which a
+  /// trainer that clips has already. Entries of dropped branches are ignored. Throws
+  /// std::invalid_argument, and leaves the estimate unchanged, for a norm that is not finite.
   template <class = void>
   void observe_gradients(RunningSensitivity& running, std::span<const double> squared_norms) {
     detail::require_count(squared_norms.size(), size(), "squared norm");
@@ -340,8 +336,7 @@ class DropBPHandler {
   template <class Handler>
   friend class detail::Measurement;
 
-  // The phase that the layers were told last. It does not show whether a step has begun: then plan_
-  // is not empty, also during an evaluation or a measurement.
+  // What the layers were told last. A step has begun if plan_ is not empty, in every phase.
   enum class Phase : std::uint8_t { idle, step, evaluating, measuring };
 
   template <class Norm>
