@@ -26,7 +26,10 @@ def message(role, content):
 QUESTION = message("user", "How many legs has a spider?")
 ANSWER = message("assistant", "Eight.")
 SYSTEM = message("system", "You count legs.")
-AGAIN = [message("user", "And an ant?\nA red one."), message("assistant", "Six.\n\nLike any other.")]
+AGAIN = [
+    message("user", "And an ant?\nA red one."),
+    message("assistant", "Six.\n\nLike any other."),
+]
 CONVERSATIONS = [
     [QUESTION, ANSWER],
     [SYSTEM, QUESTION, ANSWER],

@@ -92,7 +92,8 @@ def variants():
             yield "gpt2", split(behavior, invert, patterns[(number + invert) % 3])
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         yield "gpt2", {"normalizer": {"type": form}}
-    yield "gpt2", {"normalizer": {"type": "Replace", "pattern": {"Regex": "[0-9]+"}, "content": "#"}}
+    digits = {"type": "Replace", "pattern": {"Regex": "[0-9]+"}, "content": "#"}
+    yield "gpt2", {"normalizer": digits}
     for scheme in ("first", "always", "never"):
         for cut in (True, False):
             yield "mistral", {"pre_tokenizer": {"prepend_scheme": scheme, "split": cut}}
