@@ -338,7 +338,7 @@ TEST_CASE("jacobian: SwiGLU branch") {
 TEST_CASE("jacobian: the branches with adapters") {
   Report report("branches with adapters");
   std::uint64_t seed = 850;
-  const auto moment =
+  const auto micro_step =
       std::make_shared<const MicroStepId>(MicroStepId{.seed = 3, .step = 7, .micro_step = 1});
   const auto randomise_all = [&](auto& op, auto&... projections) {
     randomise(op.norm, ++seed, 0.5, 1.5);
@@ -355,8 +355,11 @@ TEST_CASE("jacobian: the branches with adapters") {
             std::tuple(Index(3), Index(6), SequenceShape{2, 3}),
             std::tuple(Index(2), Index(2), SequenceShape{3, 1})}) {
         const BranchMemory memory{MemoryPool(PoolFill::nan), MemoryPool(PoolFill::nan)};
-        const LoraConfig lora{
-            .rank = rank, .alpha = 1.5, .dropout = dropout, .targets = targets, .moment = moment};
+        const LoraConfig lora{.rank = rank,
+                              .alpha = 1.5,
+                              .dropout = dropout,
+                              .targets = targets,
+                              .micro_step = micro_step};
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);
         auto table = std::make_shared<const RopeTable<double>>(shape.sequence, 2);
         AttentionBranch<double> attention({hidden, 2, 1, 2, 1e-2, lora}, table, memory);
