@@ -20,13 +20,15 @@ DROPBP_NAMESPACE_BEGIN
 /// The decision that a branch gets before a micro-step.
 struct BranchDecision {
   bool dropped = false;  ///< the branch needs no backward pass
-  bool saves = true;  ///< false in an evaluation: the branch is kept, but no backward pass follows
+  /// False in an evaluation: the branch counts as kept, but saves nothing, because no backward pass
+  /// follows.
+  bool saves = true;
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
-  bool retains_saved = false;    ///< what is saved is kept for further backwards, until release()
-  bool observes_stream = false;  ///< a kept branch measures the norms of the residual stream's
-                                 ///< gradient above and below itself
-  double gradient_scale =
-      1.0;  ///< factor on what a kept branch adds to gradients, its parameters' and its input's
+  bool retains_saved = false;  ///< what is saved is kept for further backwards, until release()
+  /// A kept branch measures the norms of the residual stream's gradient above and below itself.
+  bool observes_stream = false;
+  /// Factor on what a kept branch adds to gradients, its parameters' and its input's.
+  double gradient_scale = 1.0;
   /// Identifies the micro-step among those of all handlers of the process, to detect a backward
   /// whose forward belonged to another one. 0 without a handler.
   std::uint64_t stamp = 0;
@@ -35,15 +37,15 @@ struct BranchDecision {
 /// Number of passes that a branch ran.
 struct BranchCalls {
   std::uint64_t forward = 0;  ///< forward passes, kept or dropped
-  std::uint64_t backward =
-      0;  ///< calls of the operation's backward, which a dropped branch does not make
+  /// Calls of the operation's backward, which a dropped branch does not make.
+  std::uint64_t backward = 0;
   bool operator==(const BranchCalls&) const = default;  ///< by both counts
 };
 
-/// Seconds of one branch in one pass.
+/// Seconds that one branch spent in forward and backward passes.
 struct BranchTimes {
-  double forward = 0.0;   ///< of its forward pass
-  double backward = 0.0;  ///< of its backward pass; 0 when dropped
+  double forward = 0.0;   ///< in forward passes
+  double backward = 0.0;  ///< in backward passes; a dropped branch spends none
 };
 
 namespace detail {
@@ -61,14 +63,14 @@ inline std::uint64_t next_stamp() noexcept { return ++last_stamp; }
 
 // Whether the forward pass of a dropped branch is running in this thread: no gradient reaches the
 // branches nested in it.
-class DroppedForward {
+class InsideDroppedBranch {
  public:
-  explicit DroppedForward(bool dropped) noexcept : before_(inside()) {
+  explicit InsideDroppedBranch(bool dropped) noexcept : before_(inside()) {
     if (dropped) inside() = true;
   }
-  DroppedForward(const DroppedForward&) = delete;
-  DroppedForward& operator=(const DroppedForward&) = delete;
-  ~DroppedForward() { inside() = before_; }
+  InsideDroppedBranch(const InsideDroppedBranch&) = delete;
+  InsideDroppedBranch& operator=(const InsideDroppedBranch&) = delete;
+  ~InsideDroppedBranch() { inside() = before_; }
 
   static bool& inside() noexcept {
     static thread_local bool inside = false;
@@ -82,7 +84,7 @@ class DroppedForward {
 // Throws if the handler keeps a branch that runs inside a dropped one. A branch without a handler
 // (stamp 0) is dropped with the branch that contains it.
 inline void require_not_inside_dropped(const BranchDecision& decision) {
-  if (DroppedForward::inside() && !decision.dropped && decision.saves && decision.stamp != 0)
+  if (InsideDroppedBranch::inside() && !decision.dropped && decision.saves && decision.stamp != 0)
     throw_order("a branch that is nested in a dropped one must be dropped with it",
                 "its plan keeps it, and no gradient would reach it",
                 "give one handler both, and tell it which branch is nested in which: "

@@ -23,7 +23,8 @@ namespace detail {
 template <class Handler>
 class Measurement {
  public:
-  explicit Measurement(Handler& handler) : handler_(handler), phase_before_(begun(handler)) {
+  explicit Measurement(Handler& handler)
+      : handler_(handler), phase_before_(checked_phase(handler)) {
     std::vector<BranchCalls> calls(handler.size());
     for_each([&](auto& layer, std::size_t i) { calls[i] = layer.calls(); });
     handler.calls_before_.swap(calls);
@@ -79,13 +80,13 @@ class Measurement {
  private:
   using Phase = typename Handler::Phase;
 
-  static Phase begun(Handler& handler) {
+  static Phase checked_phase(Handler& handler) {
     handler.require_no_measurement();
     return handler.phase_;
   }
 
-  // Another exception is active. What fails here is repeated by the next call that begins a step,
-  // an evaluation or a measurement.
+  // Restores the layers if end() did not, so an exception may be active. If this fails, the next
+  // call that begins a step, an evaluation or a measurement tries again.
   void put_back() noexcept {
     handler_.phase_ = phase_before_;
     if (handler_.calls_before_.empty()) return;
