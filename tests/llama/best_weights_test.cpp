@@ -69,7 +69,9 @@ TEST_CASE("best: its weights come back bit for bit, whatever was trained since")
     if (adapters) options.mode = ModeChoice::lora, options.lora_rank = 2;
     options.learning_rate = 0.01;
     Trainer trainer(options, options.shape, data, 0.5);
+    test::write_bytes(folder / "best-00000009.safetensors.12-0123abcd.tmp", "of a killed run");
     BestWeights best(folder.path(), trainer.records());
+    CHECK(names_in(folder.path()).empty());
     for (int i = 0; i < 3; ++i) trainer.step();
     trainer.validate();
     best.save(trainer);

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "llama/app/errors.hpp"
+#include "llama/formats/atomic_file.hpp"
 #include "llama/formats/safetensors.hpp"
 
 namespace llama {
@@ -52,6 +53,7 @@ std::optional<BestLoss> best_of(std::span<const StepRecord> records) {
 
 BestWeights::BestWeights(std::filesystem::path folder, std::span<const StepRecord> records)
     : folder_(std::move(folder)) {
+  remove_temporaries(folder_, [](std::string_view name) { return steps_of(name).has_value(); });
   const auto best = best_of(records);
   if (!best) return;
   of_checkpoint_ = best->steps;

@@ -31,7 +31,8 @@ struct BestLoss {
 /// before there are better ones. The folder must be the process's own (OutputLock).
 class BestWeights {
  public:
-  /// For a trainer that is new or resumed. Throws UsageError where the resumed run's best weights
+  /// For a trainer that is new or resumed. Removes what killed runs left half-written. Throws
+  /// UsageError where the resumed run's best weights
   /// are not there, as it was begun without this.
   BestWeights(std::filesystem::path folder, std::span<const StepRecord> records);
 

@@ -11,8 +11,10 @@
 
 #include <fmt/format.h>
 
+#include "llama/formats/atomic_file.hpp"
 #include "llama/formats/gguf.hpp"
 #include "llama/formats/gguf_tokenizer.hpp"
+#include "llama/formats/output_lock.hpp"
 
 namespace llama {
 namespace {
@@ -103,6 +105,10 @@ void save_gguf(const std::filesystem::path& path, const LlamaConfig& config,
                                              static_cast<std::size_t>(tensor.shape.back()));
                        }});
   }
+  // What killed runs left, if they are known to be dead.
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (OutputLock::held_here(Output::folder, folder))
+    remove_temporaries(folder, [&](std::string_view name) { return name == path.filename(); });
   write_gguf(path, metadata, written);
 }
 
