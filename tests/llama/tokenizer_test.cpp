@@ -181,7 +181,7 @@ TEST_CASE("tokenizer: the beginning of a text is that of the post-processor") {
 }
 
 // By hand: tests/data/tokenizer/compare.py compares these ids with the published library's.
-TEST_CASE("tokenizer: ids for compare.py", "[.]") {
+TEST_CASE("by hand: ids for compare.py", "[.]") {
   const char* const folder = std::getenv("DROPBP_STRINGS");
   REQUIRE(folder != nullptr);
   const std::string place = std::string(folder) + "/";

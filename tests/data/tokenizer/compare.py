@@ -84,7 +84,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "strings.json").write_text(json.dumps(strings))
         subprocess.run(
-            [sys.argv[1], "tokenizer: ids for compare.py"],
+            [sys.argv[1], "by hand: ids for compare.py"],
             check=True,
             env={**os.environ, "DROPBP_STRINGS": folder},
         )
