@@ -71,6 +71,7 @@ std::span<const float> WholeForward<T, Backend>::next(std::span<const std::int32
 
 template class CachedForward<float>;
 template class CachedForward<double>;
+template class CachedForward<dropbp::BFloat16>;
 template class WholeForward<double, dropbp::Cpu>;
 #define DROPBP_LLAMA_INSTANTIATE(T, Backend) template class WholeForward<T, Backend>;
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
