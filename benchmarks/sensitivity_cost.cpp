@@ -43,7 +43,7 @@ double rank_correlation(const std::vector<double>& a, const std::vector<double>&
   return 1.0 - 6.0 * squares / (n * (n * n - 1.0));
 }
 
-// The nested measurement, which also records the gradient norm of every branch's output.
+// The branchwise measurement, which also records the gradient norm of every branch's output.
 class NotingPass : public llama::BranchwisePass<float> {
  public:
   NotingPass(Model& model, const llama::Batch& batch, std::vector<double>& norms)
@@ -151,7 +151,7 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
       // above the branch: without the branch all lower gradients would shrink by that ratio.
       std::vector<double> norms, own_one;
       NotingPass pass(model, batch, norms);
-      handler.measure_sensitivities_nested(pass);
+      handler.measure_sensitivities_branchwise(pass);
       handler.begin_step(dropbp::DropPlan(std::vector<std::uint8_t>(size)));
       trained.backprop();
       model.for_each_layer([&](auto& layer) { own_one.push_back(layer.squared_gradient_norm()); });
@@ -227,12 +227,12 @@ void agreement(const Settings& settings, bench::Json& json, llama::Plot& plot) {
   json["points"] = points;
 }
 
-void nested(const Settings& settings, bench::Json& json) {
+void branchwise(const Settings& settings, bench::Json& json) {
   fmt::print(
-      "One forward pass with nested backwards against one pass a branch, one sequence of {} "
+      "One forward pass with branchwise backwards against one pass a branch, one sequence of {} "
       "tokens, {} rounds in turn:\n"
-      "branches  largest difference   seconds, nested    one a branch   ratio   peak MiB saved and "
-      "in use, nested   one a branch\n",
+      "branches  largest difference   seconds, branchwise    one a branch   ratio   peak MiB saved "
+      "and in use, branchwise   one a branch\n",
       2 * settings.sequence, settings.rounds);
   for (const std::ptrdiff_t layers : settings.layers) {
     Trained trained({.hidden = settings.hidden,
@@ -258,7 +258,7 @@ void nested(const Settings& settings, bench::Json& json) {
     for (int round = -1; round < settings.rounds; ++round) {
       reset();
       const double a = seconds_of([&] {
-        fast = trained.handler.measure_sensitivities_nested(
+        fast = trained.handler.measure_sensitivities_branchwise(
             llama::BranchwisePass<float>(trained.model, trained.batch));
       });
       fast_bytes = bytes();
@@ -272,7 +272,7 @@ void nested(const Settings& settings, bench::Json& json) {
     double worst = 0.0;
     for (std::size_t i = 0; i < fast.size(); ++i)
       worst = std::max(worst, std::abs(fast[i] / slow[i] - 1.0));
-    fmt::print("{:>8} {:>19.1e} {:>17.3f} {:>15.3f} {:>7.2f} {:>35.1f} {:>14.1f}\n", fast.size(),
+    fmt::print("{:>8} {:>19.1e} {:>21.3f} {:>15.3f} {:>7.2f} {:>39.1f} {:>14.1f}\n", fast.size(),
                worst, median(fast_seconds), median(slow_seconds), median(ratios), fast_bytes,
                slow_bytes);
     std::fflush(stdout);
@@ -288,7 +288,7 @@ void nested(const Settings& settings, bench::Json& json) {
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Trains a small LLaMA and compares running and nested sensitivities with the published "
+      "Trains a small LLaMA and compares running and branchwise sensitivities with the published "
       "measurement.");
   Settings settings;
   bench::Options common(app, "10 training steps, one timed model of 2 blocks, one round, all tiny");
@@ -319,7 +319,7 @@ int run(int argc, char** argv) {
       .y_label = "Spearman's coefficient",
       .series = {{"running, decay 0.7", {}}, {"own share", {}}, {"lifted", {}}, {"one batch", {}}}};
   agreement(settings, json, plot);
-  nested(settings, json);
+  branchwise(settings, json);
   json["steps"] = settings.steps;
   json["threads"] = dropbp::ops::thread_count();
   common.write(json);

@@ -125,7 +125,7 @@ class Branches {
   }
 
   // Ends a measurement: restores the counts, releases what is saved and removes the clock.
-  void restore_calls(const std::vector<BranchCalls>& calls) const {
+  void end_measurement(const std::vector<BranchCalls>& calls) const {
     for_each([&](auto& layer, std::size_t i) {
       layer.set_calls(BranchCalls(calls[i]));
       if constexpr (requires { layer.release(); }) layer.release();

@@ -21,9 +21,9 @@
 #include "dropbp/policy/sensitivity.hpp"
 #include "dropbp/report.hpp"
 #include "dropbp/schedule.hpp"
+#include "dropbp/sensitivity/branchwise.hpp"
 #include "dropbp/sensitivity/complete.hpp"
-#include "dropbp/sensitivity/costs.hpp"
-#include "dropbp/sensitivity/nested.hpp"
+#include "dropbp/sensitivity/measured_costs.hpp"
 #include "dropbp/sensitivity/running.hpp"
 #include "dropbp/state.hpp"
 
@@ -207,7 +207,7 @@ class DropBPHandler {
   /// The same with a single forward pass, for models whose branches can run backward one at a time
   /// (no nested branches: DropOptions::parents). It is about 2.8 times cheaper for 16 branches and
   /// 2.95 times for 64 if all weights are trained. `pass` offers four functions, described in
-  /// sensitivity/nested.hpp:
+  /// sensitivity/branchwise.hpp:
   ///   Gradient forward()
   ///   Gradient backward(std::size_t branch, const Gradient& grad)
   ///   void backward_below(const Gradient& grad)
@@ -216,9 +216,9 @@ class DropBPHandler {
   /// leaves Saved unchanged. Peak memory: what all branches save, size() + 1 gradients of the
   /// residual stream, and the policy's reference.
   template <class Pass, class SensitivityPolicy = GradientNormSensitivity>
-  std::vector<double> measure_sensitivities_nested(Pass&& pass,
-                                                   const SensitivityPolicy& policy = {}) {
-    return detail::measure_nested(*this, pass, policy);
+  std::vector<double> measure_sensitivities_branchwise(Pass&& pass,
+                                                       const SensitivityPolicy& policy = {}) {
+    return detail::measure_branchwise(*this, pass, policy);
   }
 
   /// Measures the seconds of each branch, without the branches nested in it: the fastest of
@@ -355,7 +355,7 @@ class DropBPHandler {
   // the exceptions of for_each_layer, or if the layers have changed; calls_before_ is not empty
   // until it succeeds.
   void put_layers_back() {
-    branches_.restore_calls(calls_before_);
+    branches_.end_measurement(calls_before_);
     if (phase_ == Phase::evaluating)
       branches_.tell_evaluation();
     else if (phase_ == Phase::step)

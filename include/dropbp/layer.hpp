@@ -359,8 +359,9 @@ class DropBPLayer {
     detail::require_not_inside_dropped(decision_);
     const double begin = clock_();
     std::optional<Saved> fresh;
-    if (!decision_.dropped && decision_.saves && !detail::DroppedForward::inside()) fresh.emplace();
-    const detail::DroppedForward scope(decision_.dropped);
+    if (!decision_.dropped && decision_.saves && !detail::InsideDroppedBranch::inside())
+      fresh.emplace();
+    const detail::InsideDroppedBranch scope(decision_.dropped);
     const auto commit = [&] {
       saved_ = std::move(fresh);
       awaits_backward_ = decision_.saves;

@@ -61,14 +61,14 @@ inline std::uint64_t next_stamp() noexcept { return ++last_stamp; }
 
 // Whether the forward pass of a dropped branch is running in this thread: no gradient reaches the
 // branches nested in it.
-class DroppedForward {
+class InsideDroppedBranch {
  public:
-  explicit DroppedForward(bool dropped) noexcept : before_(inside()) {
+  explicit InsideDroppedBranch(bool dropped) noexcept : before_(inside()) {
     if (dropped) inside() = true;
   }
-  DroppedForward(const DroppedForward&) = delete;
-  DroppedForward& operator=(const DroppedForward&) = delete;
-  ~DroppedForward() { inside() = before_; }
+  InsideDroppedBranch(const InsideDroppedBranch&) = delete;
+  InsideDroppedBranch& operator=(const InsideDroppedBranch&) = delete;
+  ~InsideDroppedBranch() { inside() = before_; }
 
   static bool& inside() noexcept {
     static thread_local bool inside = false;
@@ -82,7 +82,7 @@ class DroppedForward {
 // Throws if the handler keeps a branch that runs inside a dropped one. A branch without a handler
 // (stamp 0) is dropped with the branch that contains it.
 inline void require_not_inside_dropped(const BranchDecision& decision) {
-  if (DroppedForward::inside() && !decision.dropped && decision.saves && decision.stamp != 0)
+  if (InsideDroppedBranch::inside() && !decision.dropped && decision.saves && decision.stamp != 0)
     throw_order("a branch that is nested in a dropped one must be dropped with it",
                 "its plan keeps it, and no gradient would reach it",
                 "give one handler both, and tell it which branch is nested in which: "

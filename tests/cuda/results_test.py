@@ -77,7 +77,7 @@ FILES = {
     },
     "sensitivities.json": {
         "branches": 64,
-        "nested_seconds": 2.0,
+        "branchwise_seconds": 2.0,
         "published_seconds": 8.0,
         "ratio": 4.0,
     },

@@ -119,7 +119,7 @@ Run compare_runs(ops::LoraConfig adaptation, bool tie_embeddings, bool recompute
   Run run;
   std::uint64_t compared = 0;
   for (std::uint64_t step = 0; step < steps; ++step) {
-    cpu.set_moment({.seed = 1, .step = step}), device.set_moment({.seed = 1, .step = step});
+    cpu.set_micro_step({.seed = 1, .step = step}), device.set_micro_step({.seed = 1, .step = step});
     cpu_handler.begin_step(step), device_handler.begin_step(step);
     REQUIRE(cpu_handler.plan().fingerprint() == device_handler.plan().fingerprint());
     cpu.clear_gradients(), device.clear_gradients();

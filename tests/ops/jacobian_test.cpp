@@ -338,7 +338,7 @@ TEST_CASE("jacobian: SwiGLU branch") {
 TEST_CASE("jacobian: the branches with adapters") {
   Report report("branches with adapters");
   std::uint64_t seed = 850;
-  const auto moment =
+  const auto micro_step =
       std::make_shared<const MicroStepId>(MicroStepId{.seed = 3, .step = 7, .micro_step = 1});
   const auto randomise_all = [&](auto& op, auto&... projections) {
     randomise(op.norm, ++seed, 0.5, 1.5);
@@ -366,7 +366,7 @@ TEST_CASE("jacobian: the branches with adapters") {
                               .alpha = 1.5,
                               .dropout = dropout,
                               .targets = targets,
-                              .moment = moment,
+                              .micro_step = micro_step,
                               .rank_stabilized = rank == 3,
                               .exceptions = rank == 1 ? std::vector<LoraConfig::Exception>{} : own};
         Matrix<double> x = random_matrix<double>(shape.tokens(), hidden, ++seed);

@@ -219,13 +219,13 @@ TEST_CASE(
 TEST_CASE(
     "dropout: a pure function of seed, step, micro-step and linear map, with the right share") {
   const Matrix<float> x = random_matrix<float>(257, 130, 1, 1, 2);
-  const auto drop = [&](MicroStepId moment, std::uint64_t stream) -> const Matrix<float> {
+  const auto drop = [&](MicroStepId id, std::uint64_t stream) -> const Matrix<float> {
     Matrix<float> y(257, 130);
-    dropout<float>(y.view(), x.view(), 0.25, moment, stream);
+    dropout<float>(y.view(), x.view(), 0.25, id, stream);
     return y;
   };
-  const MicroStepId moment{.seed = 5, .step = 6, .micro_step = 7};
-  const Matrix<float> y = drop(moment, 8);
+  const MicroStepId id{.seed = 5, .step = 6, .micro_step = 7};
+  const Matrix<float> y = drop(id, 8);
   std::size_t zeros = 0;
   for (std::size_t i = 0; i < y.size(); ++i) {
     if (y.data()[i] == 0.0f)
@@ -238,7 +238,7 @@ TEST_CASE(
   ThreadsGuard guard;
   for (const int threads : thread_counts) {
     use_threads(threads);
-    CHECK(same_bits(elements(y), elements(drop(moment, 8))));
+    CHECK(same_bits(elements(y), elements(drop(id, 8))));
   }
   const auto differs = [&](MicroStepId other, std::uint64_t stream) {
     const Matrix<float> z = drop(other, stream);
@@ -255,7 +255,7 @@ TEST_CASE(
 
   const auto now = std::make_shared<MicroStepId>();
   LoraConfig lora = some();
-  lora.dropout = 0.5, lora.moment = now;
+  lora.dropout = 0.5, lora.micro_step = now;
   Projection<double> with = random_projection<double>(three, 5, lora, 10);
   Projection<double> without = random_projection<double>(three, 5, some(), 10);
   const Matrix<double> input = random_matrix<double>(7, 5, 99),

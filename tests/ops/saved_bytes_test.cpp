@@ -56,7 +56,7 @@ Index adapted(const LoraConfig& lora, std::initializer_list<const char*> names) 
 
 // A quantised base saves no more than a dense one. Dropout saves nothing.
 std::vector<LoraConfig> lora_configs() {
-  const auto moment = std::make_shared<const MicroStepId>();
+  const auto micro_step = std::make_shared<const MicroStepId>();
   const std::vector<std::string> all{"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                      "gate_proj", "up_proj", "down_proj"};
   return {{},
@@ -65,7 +65,7 @@ std::vector<LoraConfig> lora_configs() {
            .dropout = 0.5,
            .targets = {"v_proj", "up_proj"},
            .quantize = true,
-           .moment = moment}};
+           .micro_step = micro_step}};
 }
 
 template <class T>

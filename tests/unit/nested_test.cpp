@@ -274,7 +274,7 @@ TEST_CASE("A kept branch inside a dropped one throws instead of silently getting
   check_throws<std::logic_error>([&] { model.backprop(); },
                                  {"nested in a dropped one must be dropped with it",
                                   "its plan keeps it", "DropOptions::parents"});
-  CHECK_FALSE(dropbp::detail::DroppedForward::inside());
+  CHECK_FALSE(dropbp::detail::InsideDroppedBranch::inside());
   CHECK_THROWS_AS(handler.measure_sensitivities([&] { model.backprop(); }), std::logic_error);
   for (const Mask& mask : {Mask{0, 0, 0, 0}, Mask{0, 0, 1, 0}, Mask{0, 1, 1, 0}}) {
     handler.begin_step(DropPlan(mask));
@@ -347,7 +347,7 @@ TEST_CASE("Measurements that go branch by branch refuse nested branches") {
   };
   Model model(false);
   DropBPHandler handler(model, {.drop_rate = 0.0, .parents = model.parents()});
-  check_throws<std::logic_error>([&] { handler.measure_sensitivities_nested(Pass{}); },
+  check_throws<std::logic_error>([&] { handler.measure_sensitivities_branchwise(Pass{}); },
                                  {"branch 2 is nested in branch 1", "measure_sensitivities"});
   dropbp::RunningSensitivity running(4);
   handler.begin_step(0);

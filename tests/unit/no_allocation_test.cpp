@@ -245,7 +245,7 @@ TEST_CASE("If any allocation fails, a call of the handler throws and changes not
       fails([](Handler& h, Model& m) {
         h.measure_sensitivities([&] { m.run(); }, dropbp::GradientSensitivity{});
       });
-      fails([](Handler& h, Model& m) { h.measure_sensitivities_nested(Pass{m}); });
+      fails([](Handler& h, Model& m) { h.measure_sensitivities_branchwise(Pass{m}); });
       fails([](Handler& h, Model& m) { h.measure_costs([&] { m.run(); }, dropbp::SteadyClock{}); });
       fails([](Handler& h, Model& m) { h.allocate_by_sensitivity([&] { m.run(); }); });
       fails([&](Handler& h, Model&) { h.allocate(values); });

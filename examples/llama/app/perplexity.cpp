@@ -17,7 +17,7 @@ Prediction predict(LlamaModel<float>& model, std::span<const std::int32_t> ids,
         ids.size()));
   dropbp::DropBPHandler handler(model, {.drop_rate = 0.0});
   handler.begin_evaluation();
-  model.set_moment({.training = false});
+  model.set_micro_step({.training = false});
   Prediction prediction;
   for (std::size_t begin = 0; begin + 1 < ids.size(); begin += window) {
     const std::size_t count = std::min(window, ids.size() - 1 - begin);

@@ -284,7 +284,7 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
     draw_plan(number, micro);
     const std::size_t kept_bytes = kept_activation_bytes();
     reserve_activations(kept_bytes);
-    model_.set_moment({.seed = options_.seed, .step = number, .micro_step = micro});
+    model_.set_micro_step({.seed = options_.seed, .step = number, .micro_step = micro});
     loss += loss_and_gradients(account.passes);
     account.count_plan(handler_, model_, kept_bytes);
   }
@@ -400,15 +400,15 @@ void BasicTrainer<T, Backend>::allocate() {
   reserve_arena(model_, saved_by_all(model_, handler_.size(), options_.sequence), handler_.size());
   // Use the dropout masks of this step, so that they do not depend on a validation or a resume
   // before it.
-  model_.set_moment({.seed = options_.seed, .step = steps_done()});
+  model_.set_micro_step({.seed = options_.seed, .step = steps_done()});
   std::vector<double> sum(handler_.size());
   for (std::ptrdiff_t number = 0; number < options_.sensitivity_samples; ++number) {
     const Batch sample = row_of(batch_, number);
     BranchwisePass<T, Backend> pass(model_, sample);
     const std::vector<double> one =
         options_.sensitivity == SensitivityChoice::gradient
-            ? handler_.measure_sensitivities_nested(pass, dropbp::GradientSensitivity{})
-            : handler_.measure_sensitivities_nested(pass, dropbp::GradientNormSensitivity{});
+            ? handler_.measure_sensitivities_branchwise(pass, dropbp::GradientSensitivity{})
+            : handler_.measure_sensitivities_branchwise(pass, dropbp::GradientNormSensitivity{});
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
   }
   handler_.allocate(sum);
@@ -420,7 +420,7 @@ void BasicTrainer<T, Backend>::allocate() {
 template <class T, class Backend>
 double BasicTrainer<T, Backend>::validate() {
   handler_.begin_evaluation();
-  model_.set_moment({.training = false});
+  model_.set_micro_step({.training = false});
   double loss = 0.0;
   for (std::size_t i = 0; i < validation_->batches(); ++i) {
     validation_->fill(i, batch_);

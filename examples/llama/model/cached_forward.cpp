@@ -41,7 +41,7 @@ CachedForward<T>::CachedForward(LlamaModel<T>& model, Index most_tokens)
 template <class T>
 std::span<const float> CachedForward<T>::next(std::span<const std::int32_t> ids) {
   require_ids(ids, tokens_, most_tokens_, model_.config().vocabulary);
-  model_.set_moment({.training = false});
+  model_.set_micro_step({.training = false});
   const ops::SequenceShape shape{1, static_cast<Index>(ids.size())};
   typename LlamaModel<T>::Tensor stream = model_.embedded(ids);
   for (std::size_t i = 0; i < model_.blocks_.size(); ++i) {
@@ -57,7 +57,7 @@ template <class T, class Backend>
 std::span<const float> WholeForward<T, Backend>::next(std::span<const std::int32_t> ids) {
   const Index before = static_cast<Index>(ids_.size());
   require_ids(ids, before, model_.max_sequence(), model_.config().vocabulary);
-  model_.set_moment({.training = false});
+  model_.set_micro_step({.training = false});
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   const ops::SequenceShape shape{1, static_cast<Index>(ids_.size())};
   typename LlamaModel<T, Backend>::Tensor stream = model_.embedded(ids_);

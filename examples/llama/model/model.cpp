@@ -80,7 +80,7 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
       embedding_("model.embed_tokens.weight", config.vocabulary, config.hidden),
       final_norm_("model.norm.weight", 1, config.hidden),
       head_("lm_head.weight", config.tie_embeddings ? 0 : config.vocabulary, config.hidden) {
-  lora_.moment = moment_;
+  lora_.micro_step = micro_step_;
   const ops::AttentionConfig attention{.hidden = config.hidden,
                                        .heads = config.heads,
                                        .kv_heads = config.kv_heads,

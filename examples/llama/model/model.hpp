@@ -73,7 +73,7 @@ class Stopwatch {
 
 /// Settings of a model besides its config.
 struct ModelOptions {
-  ops::LoraConfig lora = {};                    ///< `moment` is set by the model
+  ops::LoraConfig lora = {};                    ///< `micro_step` is set by the model
   bool recompute = false;                       ///< branches save only their input
   ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
@@ -183,7 +183,7 @@ class LlamaModel {
   void initialize_adapters(std::uint64_t seed);
 
   /// Sets the micro-step of the next passes, from which the adapters' dropout is drawn.
-  void set_moment(const ops::MicroStepId& moment) noexcept { *moment_ = moment; }
+  void set_micro_step(const ops::MicroStepId& id) noexcept { *micro_step_ = id; }
 
   /// CRC-32C of the weights as they were loaded or initialised, before quantisation; 0 if the
   /// weights are trained.
@@ -250,7 +250,7 @@ class LlamaModel {
 
   LlamaConfig config_;
   Index max_sequence_;
-  std::shared_ptr<ops::MicroStepId> moment_ = std::make_shared<ops::MicroStepId>();
+  std::shared_ptr<ops::MicroStepId> micro_step_ = std::make_shared<ops::MicroStepId>();
   ops::LoraConfig lora_;
   ops::BasicMemoryPool<Backend> saved_;
   ops::BasicMemoryPool<Backend> workspace_;
@@ -263,7 +263,8 @@ class LlamaModel {
   std::uint32_t base_checksum_ = 0;
 };
 
-/// The passes of DropBPHandler::measure_sensitivities_nested on one batch. Both must outlive it.
+/// The passes of DropBPHandler::measure_sensitivities_branchwise on one batch. Both must outlive
+/// it.
 template <class T, class Backend = dropbp::Cpu>
 class BranchwisePass {
  public:

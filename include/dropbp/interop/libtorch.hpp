@@ -154,7 +154,7 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     {
       // If the caller disabled autograd (a NoGradGuard, the first pass of a recomputation), this
       // pass needs no gradients and is not a dropped pass.
-      const detail::DroppedForward scope(records && decision.dropped);
+      const detail::InsideDroppedBranch scope(records && decision.dropped);
       const torch::AutoGradMode mode(records && !decision.dropped);
       f = branch();
     }
@@ -198,8 +198,8 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
     state_->original.reset();
   }
 
-  /// Autograd frees saved tensors in the backward pass, which excludes nested measurement of
-  /// sensitivities.
+  /// Autograd frees saved tensors in the backward pass, so sensitivities cannot be measured
+  /// branchwise.
   static constexpr bool backward_is_repeatable = false;
 
   /// False: the branch is not written to files.

@@ -25,9 +25,8 @@ struct MicroStepId {
 /// A pure function of its arguments: the backward pass computes the same mask again. y may be x.
 template <class T, class Backend = Cpu>
 void dropout(MatrixView<T, Backend> y, std::type_identity_t<MatrixView<const T, Backend>> x,
-             double rate, const MicroStepId& moment, std::uint64_t stream) {
-  kernels<op::dropout, T, Backend>::run(y, x, rate, moment.seed ^ stream, moment.step,
-                                        moment.micro_step);
+             double rate, const MicroStepId& id, std::uint64_t stream) {
+  kernels<op::dropout, T, Backend>::run(y, x, rate, id.seed ^ stream, id.step, id.micro_step);
 }
 
 }  // namespace ops

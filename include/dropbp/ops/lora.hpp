@@ -38,7 +38,7 @@ struct LoraConfig {
   /// ("q_proj", "layers.0.self_attn.q_proj"). Empty: all of them.
   std::vector<std::string> targets = {};
   bool quantize = false;  ///< stores frozen linear maps in NF4, see nf4.hpp
-  std::shared_ptr<const MicroStepId> moment =
+  std::shared_ptr<const MicroStepId> micro_step =
       {};  ///< the current micro-step, which the trainer updates; required with dropout
 
   /// Multiplies by alpha / sqrt(rank) instead, so that the outputs do not shrink as ranks grow.
@@ -98,7 +98,7 @@ inline void require_valid(const LoraConfig& lora) {
   if (lora.quantize && !lora.enabled())
     detail::throw_invalid("a quantised base is frozen and needs adapters to train",
                           "rank 0 was given", "set a rank, or do not quantise");
-  if (lora.dropout > 0.0 && lora.moment == nullptr)
+  if (lora.dropout > 0.0 && lora.micro_step == nullptr)
     detail::throw_invalid("dropout needs a MicroStepId, which its masks are drawn from",
                           "none was given",
                           "share one with all branches and set its step before each forward pass");

@@ -161,7 +161,7 @@ class Projection {
     if (!drops_out()) return gemm_nn(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
     Tensor share(grad_x.rows, grad_x.columns, workspace_);
     gemm_nn(share.view(), grad_u.view(), lora_a.value());
-    dropout<T>(share.view(), share.view(), lora_.dropout, *lora_.moment, stream_);
+    dropout<T>(share.view(), share.view(), lora_.dropout, *lora_.micro_step, stream_);
     ops::accumulate(grad_x, share.view());
   }
 
@@ -338,13 +338,13 @@ class Projection {
     }
   }
 
-  bool drops_out() const noexcept { return lora_.dropout > 0.0 && lora_.moment->training; }
+  bool drops_out() const noexcept { return lora_.dropout > 0.0 && lora_.micro_step->training; }
 
   template <class Use>
   void with_dropout(ConstView x, const Use& use) const {
     if (!drops_out()) return use(x);
     Tensor dropped_out(x.rows, x.columns, workspace_);
-    dropout<T>(dropped_out.view(), x, lora_.dropout, *lora_.moment, stream_);
+    dropout<T>(dropped_out.view(), x, lora_.dropout, *lora_.micro_step, stream_);
     use(std::as_const(dropped_out).view());
   }
 

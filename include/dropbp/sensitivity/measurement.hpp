@@ -23,7 +23,8 @@ namespace detail {
 template <class Handler>
 class Measurement {
  public:
-  explicit Measurement(Handler& handler) : handler_(handler), phase_before_(begun(handler)) {
+  explicit Measurement(Handler& handler)
+      : handler_(handler), phase_before_(checked_phase(handler)) {
     std::vector<BranchCalls> calls(handler.size());
     for_each([&](auto& layer, std::size_t i) { calls[i] = layer.calls(); });
     handler.calls_before_.swap(calls);
@@ -79,7 +80,7 @@ class Measurement {
  private:
   using Phase = typename Handler::Phase;
 
-  static Phase begun(Handler& handler) {
+  static Phase checked_phase(Handler& handler) {
     handler.require_no_measurement();
     return handler.phase_;
   }

@@ -47,7 +47,7 @@ TEST_CASE(
   SECTION("recomputed") { check(compare<float>({}, true, true)); }
   SECTION("LoRA with dropout") {
     check(compare<float>(
-        {.rank = 2, .dropout = 0.25, .moment = std::make_shared<ops::MicroStepId>()}, false));
+        {.rank = 2, .dropout = 0.25, .micro_step = std::make_shared<ops::MicroStepId>()}, false));
   }
   SECTION("LoRA on some linear maps") {
     check(compare<float>({.rank = 3, .targets = {"q_proj", "down_proj"}}, false));
@@ -128,10 +128,11 @@ TEST_CASE("device: measured and running sensitivities agree with the CPU") {
   };
   BranchwisePass<float> cpu_pass(cpu, batch);
   BranchwisePass<float, Backend> device_pass(device, batch);
-  check(device_handler.measure_sensitivities_nested(device_pass, dropbp::GradientNormSensitivity{}),
-        cpu_handler.measure_sensitivities_nested(cpu_pass, dropbp::GradientNormSensitivity{}));
-  check(device_handler.measure_sensitivities_nested(device_pass, dropbp::GradientSensitivity{}),
-        cpu_handler.measure_sensitivities_nested(cpu_pass, dropbp::GradientSensitivity{}));
+  check(device_handler.measure_sensitivities_branchwise(device_pass,
+                                                        dropbp::GradientNormSensitivity{}),
+        cpu_handler.measure_sensitivities_branchwise(cpu_pass, dropbp::GradientNormSensitivity{}));
+  check(device_handler.measure_sensitivities_branchwise(device_pass, dropbp::GradientSensitivity{}),
+        cpu_handler.measure_sensitivities_branchwise(cpu_pass, dropbp::GradientSensitivity{}));
   dropbp::RunningSensitivity cpu_running(cpu_handler.size()), device_running(device_handler.size());
   cpu_handler.observe_stream(true), device_handler.observe_stream(true);
   for (std::uint64_t step = 0; step < 3; ++step) {

@@ -128,10 +128,9 @@ TEMPLATE_TEST_CASE("device: dropout has the CPU's masks", "", DROPBP_SCALARS) {
     Buffer<T> x(shape.rows, shape.columns), y(shape.rows, shape.columns);
     const std::vector<double> xs = x.fill(random);
     std::vector<double> wanted(xs.size());
-    const ops::MicroStepId moment{.seed = random(), .step = 7, .micro_step = 2};
-    ops::dropout<double>(rows_of(wanted, shape.rows), rows_of(xs, shape.rows), 0.3, moment, 5);
-    run_everywhere({&y}, Capture::yes,
-                   [&] { ops::dropout(y.view(), x.constant(), 0.3, moment, 5); });
+    const ops::MicroStepId id{.seed = random(), .step = 7, .micro_step = 2};
+    ops::dropout<double>(rows_of(wanted, shape.rows), rows_of(xs, shape.rows), 0.3, id, 5);
+    run_everywhere({&y}, Capture::yes, [&] { ops::dropout(y.view(), x.constant(), 0.3, id, 5); });
     const std::vector<double> got = y.values();
     CHECK(error_of(got, wanted) <= tolerance<T>);
     for (std::size_t i = 0; i < got.size(); ++i)

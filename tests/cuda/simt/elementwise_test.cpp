@@ -162,18 +162,18 @@ TEST_CASE("dropout has the CPU's masks bit for bit, also in place") {
     for_each_case([](Shape shape, Layout of_y, Layout of_x) {
       const Index rows = shape.rows, columns = shape.columns;
       const auto x0 = random_values<T>(rows * columns, 6, 0.5, 2);
-      const dropbp::ops::MicroStepId moment{
+      const dropbp::ops::MicroStepId id{
           .seed = 0x123456789ABCDEFu, .step = 0x1FFFFFFFFu, .micro_step = 3};
       const std::uint64_t stream = 0xFEDCBA9876543210u;
       for (const double rate : {0.0, 0.75}) {
         auto wanted = x0;
         dropbp::ops::dropout<float>({wanted.data(), rows, columns}, {x0.data(), rows, columns},
-                                    rate, moment, stream);
+                                    rate, id, stream);
         const auto got = in_all_schedules([&](auto& launch) {
           DeviceMatrix<T> x(rows, columns, of_x, x0), y(rows, columns, of_y);
           const auto drop = [&](auto& to) {
             dropbp::cuda::dropout(launch, to.rows(), x.rows(), rows, columns, rate,
-                                  moment.seed ^ stream, moment.step, moment.micro_step);
+                                  id.seed ^ stream, id.step, id.micro_step);
             CHECK(to.gaps_are_poison());
             return to.values();
           };

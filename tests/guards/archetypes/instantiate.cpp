@@ -150,8 +150,8 @@ void use(ModelOf<archetypes::ComparableTensor, FullLayer>& model, archetypes::Ba
          dropbp::RunningSensitivity& running, const archetypes::Sensitivity& policy) {
   dropbp::DropBPHandler handler{model};
   static_cast<void>(handler.measure_sensitivities(backprop, dropbp::GradientSensitivity{}));
-  static_cast<void>(handler.measure_sensitivities_nested(pass));
-  static_cast<void>(handler.measure_sensitivities_nested(pass, policy));
+  static_cast<void>(handler.measure_sensitivities_branchwise(pass));
+  static_cast<void>(handler.measure_sensitivities_branchwise(pass, policy));
   static_cast<void>(handler.measure_costs(backprop, clock));
   static_cast<void>(handler.measure_costs(backprop, seconds));
   static_cast<void>(handler.measure_costs(backprop, dropbp::SteadyClock{}, 1));
@@ -163,7 +163,7 @@ void use(ModelOf<archetypes::NormedTensor, dropbp::DropBPLayer<FullOperation<arc
          dropbp::RunningSensitivity& running) {
   dropbp::DropBPHandler handler{model};
   static_cast<void>(handler.measure_sensitivities(backprop));
-  static_cast<void>(handler.measure_sensitivities_nested(std::move(pass)));
+  static_cast<void>(handler.measure_sensitivities_branchwise(std::move(pass)));
   static_cast<void>(handler.measure_costs(backprop, clock));
   handler.observe_gradients(running);
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// What measurements are given: backprop, a clock, the pass of a nested one.
+// What measurements are given: backprop, a clock, the pass of a branchwise one.
 #include <chrono>
 
 #include "branch.hpp"
@@ -72,9 +72,9 @@ void use(dropbp::DropBPHandler<PlainModel>& handler) {
 }
 }  // namespace clock_that_tells_a_point_in_time
 
-// Nested measurements run a backward again on the same Saved, which the operation must allow.
-// expect: dropbp: measure_sensitivities_nested runs each backward several times
-namespace nested_backward_that_consumes {
+// Branchwise measurements run a backward again on the same Saved, which the operation must allow.
+// expect: dropbp: measure_sensitivities_branchwise runs each backward several times
+namespace branchwise_backward_that_consumes {
 struct Repeatable : Branch {
 #ifndef DROPBP_TEST_WRONG
   static constexpr bool backward_is_repeatable = true;
@@ -106,13 +106,13 @@ struct Pass {
 
 std::vector<double> use(Model& model) {
   dropbp::DropBPHandler handler{model};
-  return handler.measure_sensitivities_nested(Pass{model});
+  return handler.measure_sensitivities_branchwise(Pass{model});
 }
-}  // namespace nested_backward_that_consumes
+}  // namespace branchwise_backward_that_consumes
 
-// A nested measurement begins with a forward pass.
-// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient forward()
-namespace nested_pass_without_forward {
+// A branchwise measurement begins with a forward pass.
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs Gradient forward()
+namespace branchwise_pass_without_forward {
 struct Pass {
 #ifndef DROPBP_TEST_WRONG
   Vector forward() { return {}; }
@@ -123,13 +123,13 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_without_forward
+}  // namespace branchwise_pass_without_forward
 
-// A nested measurement goes on from the gradient that forward returns.
-// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient forward()
-namespace nested_pass_forward_returns_nothing {
+// A branchwise measurement goes on from the gradient that forward returns.
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs Gradient forward()
+namespace branchwise_pass_forward_returns_nothing {
 struct Pass {
 #ifdef DROPBP_TEST_WRONG
   void forward() {}
@@ -142,14 +142,14 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_forward_returns_nothing
+}  // namespace branchwise_pass_forward_returns_nothing
 
 // Branches are run backward one by one.
-// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient backward(std::size_t
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs Gradient backward(std::size_t
 // branch
-namespace nested_pass_backward_of_all {
+namespace branchwise_pass_backward_of_all {
 struct Pass {
   Vector forward() { return {}; }
 #ifdef DROPBP_TEST_WRONG
@@ -162,14 +162,14 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_backward_of_all
+}  // namespace branchwise_pass_backward_of_all
 
 // The gradient of a branch's output is used again.
-// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient backward(std::size_t
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs Gradient backward(std::size_t
 // branch
-namespace nested_pass_backward_in_place {
+namespace branchwise_pass_backward_in_place {
 struct Pass {
   Vector forward() { return {}; }
 #ifdef DROPBP_TEST_WRONG
@@ -182,14 +182,14 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_backward_in_place
+}  // namespace branchwise_pass_backward_in_place
 
 // All gradients of the residual stream are of one type.
-// expect: dropbp: the pass of measure_sensitivities_nested needs Gradient backward(std::size_t
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs Gradient backward(std::size_t
 // branch
-namespace nested_pass_backward_returns_another_gradient {
+namespace branchwise_pass_backward_returns_another_gradient {
 struct Pass {
   Vector forward() { return {}; }
 #ifdef DROPBP_TEST_WRONG
@@ -204,13 +204,13 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_backward_returns_another_gradient
+}  // namespace branchwise_pass_backward_returns_another_gradient
 
 // What lies below the branches has gradients too.
-// expect: dropbp: the pass of measure_sensitivities_nested needs void backward_below
-namespace nested_pass_without_backward_below {
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs void backward_below
+namespace branchwise_pass_without_backward_below {
 struct Pass {
   Vector forward() { return {}; }
   Vector backward(std::size_t, const Vector& grad) { return grad; }
@@ -221,13 +221,13 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_without_backward_below
+}  // namespace branchwise_pass_without_backward_below
 
-// Each nested pass begins with absent gradients.
-// expect: dropbp: the pass of measure_sensitivities_nested needs void clear_gradients
-namespace nested_pass_without_clear_gradients {
+// Each branchwise pass begins with absent gradients.
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs void clear_gradients
+namespace branchwise_pass_without_clear_gradients {
 struct Pass {
   Vector forward() { return {}; }
   Vector backward(std::size_t, const Vector& grad) { return grad; }
@@ -238,13 +238,13 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_without_clear_gradients
+}  // namespace branchwise_pass_without_clear_gradients
 
 // What lies above the dropped branch keeps its gradients.
-// expect: dropbp: the pass of measure_sensitivities_nested needs void clear_gradients
-namespace nested_pass_clears_everything {
+// expect: dropbp: the pass of measure_sensitivities_branchwise needs void clear_gradients
+namespace branchwise_pass_clears_everything {
 struct Pass {
   Vector forward() { return {}; }
   Vector backward(std::size_t, const Vector& grad) { return grad; }
@@ -257,6 +257,6 @@ struct Pass {
 };
 
 auto use(dropbp::DropBPHandler<RepeatableModel>& handler, Pass& pass) {
-  return handler.measure_sensitivities_nested(pass);
+  return handler.measure_sensitivities_branchwise(pass);
 }
-}  // namespace nested_pass_clears_everything
+}  // namespace branchwise_pass_clears_everything

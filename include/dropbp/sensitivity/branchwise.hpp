@@ -5,7 +5,7 @@
 // measurement of branch i starts from the gradient that the complete backward pass had at this
 // branch.
 //
-// The `pass` of DropBPHandler::measure_sensitivities_nested has
+// The `pass` of DropBPHandler::measure_sensitivities_branchwise has
 //   Gradient forward()
 //       clears all gradients, then runs the forward pass, the loss, and the backward pass down to
 //       the output of the highest branch
@@ -54,33 +54,33 @@ concept has_clear_gradients = requires(Pass& pass) { pass.clear_gradients(std::s
 template <class Pass>
 constexpr bool require_pass() {
   static_assert(has_pass_forward<Pass>,
-                "dropbp: the pass of measure_sensitivities_nested needs Gradient forward(), "
+                "dropbp: the pass of measure_sensitivities_branchwise needs Gradient forward(), "
                 "which returns the gradient of the highest branch's output as a movable type.");
   if constexpr (has_pass_forward<Pass>) {
     using Gradient = pass_gradient<Pass>;
     static_assert(has_pass_backward<Pass, Gradient>,
-                  "dropbp: the pass of measure_sensitivities_nested needs Gradient "
+                  "dropbp: the pass of measure_sensitivities_branchwise needs Gradient "
                   "backward(std::size_t branch, const Gradient& grad), which returns the "
                   "gradient of the branch's input, of the type that forward() returns.");
     static_assert(
         has_backward_below<Pass, Gradient>,
-        "dropbp: the pass of measure_sensitivities_nested needs void backward_below(const "
+        "dropbp: the pass of measure_sensitivities_branchwise needs void backward_below(const "
         "Gradient& grad), for what lies below branch 0; where nothing does, an empty one.");
   }
   static_assert(
       has_clear_gradients<Pass>,
-      "dropbp: the pass of measure_sensitivities_nested needs void clear_gradients(std::size_t "
+      "dropbp: the pass of measure_sensitivities_branchwise needs void clear_gradients(std::size_t "
       "branches), for the branches below this number and all that lies below them.");
   return true;
 }
 
-// See DropBPHandler::measure_sensitivities_nested.
+// See DropBPHandler::measure_sensitivities_branchwise.
 template <class ModelType, class Allocation, class Sampling, class Pass, class SensitivityPolicy>
-std::vector<double> measure_nested(DropBPHandler<ModelType, Allocation, Sampling>& handler,
-                                   Pass& pass, const SensitivityPolicy& policy) {
+std::vector<double> measure_branchwise(DropBPHandler<ModelType, Allocation, Sampling>& handler,
+                                       Pass& pass, const SensitivityPolicy& policy) {
   static_assert(require_measurable<ModelType, SensitivityPolicy>() && require_pass<Pass>());
   using Gradient = std::remove_cvref_t<decltype(pass.forward())>;
-  require_one_after_another(handler.schedule(), "measure_sensitivities_nested runs",
+  require_one_after_another(handler.schedule(), "measure_sensitivities_branchwise runs",
                             "call measure_sensitivities");
   const std::size_t size = handler.size();
   std::vector<double> sensitivities(size);
@@ -90,7 +90,7 @@ std::vector<double> measure_nested(DropBPHandler<ModelType, Allocation, Sampling
   ModelType& model = measurement.model();
   measurement.for_each([](auto& layer, std::size_t) {
     static_assert(repeats_backward<decltype(layer)>,
-                  "dropbp: measure_sensitivities_nested runs each backward several times; an "
+                  "dropbp: measure_sensitivities_branchwise runs each backward several times; an "
                   "operation whose backward leaves Saved as it was says so with static constexpr "
                   "bool backward_is_repeatable = true.");
   });
