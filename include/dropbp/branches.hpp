@@ -100,7 +100,7 @@ class Branches {
     decide([](std::size_t) { return BranchDecision{.saves = false}; });
   }
 
-  // Restores the state without a handler.
+  // Tells every branch that it is kept, as before its first handler.
   void tell_all_kept() const {
     decide([](std::size_t) { return BranchDecision{}; });
   }
@@ -124,7 +124,7 @@ class Branches {
     });
   }
 
-  // Ends a measurement: restores the counts, releases what is saved and removes the clock.
+  // Restores the counts, releases what is saved and removes the clock.
   void end_measurement(const std::vector<BranchCalls>& calls) const {
     for_each([&](auto& layer, std::size_t i) {
       layer.set_calls(BranchCalls(calls[i]));

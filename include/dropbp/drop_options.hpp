@@ -29,20 +29,21 @@ struct DropOptions {
   /// the mean I + J^T. With dependent draws, products of several factors are biased by the
   /// covariance of the draws. The variance grows with the rate.
   GradientScaling gradient_scaling = GradientScaling::none;
-  std::uint64_t warmup_steps =
-      0;  ///< number of steps over which the rates grow linearly from 0 to their full values
-  std::vector<std::uint32_t> groups = {};  ///< group of each branch, numbered from 0 (attention and
-                                           ///< MLP, pipeline stages); empty: one group
-  /// Of each branch, 0 if it has no trainable parameter (adapters elsewhere, frozen layers); empty:
-  /// all are trainable. If nothing below the branches is trainable either, every plan also drops
-  /// the branches below its lowest kept trainable one.
+  /// Number of steps over which the rates grow linearly from 0 to their full values.
+  std::uint64_t warmup_steps = 0;
+  /// One entry per branch: its group, numbered from 0 (attention and MLP, pipeline stages). Empty:
+  /// one group.
+  std::vector<std::uint32_t> groups = {};
+  /// One entry per branch: 0 if none of its parameters is trainable (its layer is frozen or has no
+  /// adapter), otherwise 1. Empty: all are trainable. If nothing below the branches is trainable
+  /// either, every plan also drops the branches below its lowest kept trainable one.
   std::vector<std::uint8_t> trainable = {};
-  /// Of each branch, the index of the branch that it is nested in (whose forward pass calls it), or
-  /// its own index if it is not nested; empty: no branch is nested. A plan that drops a branch also
-  /// drops the branches nested in it, because no gradient can reach them. A nested branch is
-  /// therefore kept if its own draw and those of all its parents keep it. Rates refer to a branch's
-  /// own draw, and draws do not depend on parents. The cost of a branch excludes the branches
-  /// nested in it.
+  /// One entry per branch: the index of the branch that it is nested in (whose forward pass calls
+  /// it), or its own index if it is not nested. Empty: no branch is nested. A plan that drops a
+  /// branch also drops the branches nested in it, because no gradient can reach them. A nested
+  /// branch is therefore kept if its own draw and those of all its parents keep it. Rates refer to
+  /// a branch's own draw, and draws do not depend on parents. The cost of a branch excludes the
+  /// branches nested in it.
   std::vector<std::uint32_t> parents = {};
 };
 

@@ -71,9 +71,9 @@ class DropBPHandler {
   // ---- steps
 
   /// Begins an optimizer step: draws the plan of its first micro-step and tells every layer. Call
-  /// it before the forward pass. Whether a branch is trainable is asked in every step if its
-  /// operation has trainable(); otherwise DropOptions::trainable applies. Throws
-  /// std::invalid_argument for step 2^64 - 1, which has no next step.
+  /// it before the forward pass. An operation with trainable() is asked in every step; for the
+  /// others DropOptions::trainable applies. Throws std::invalid_argument for step 2^64 - 1, which
+  /// has no next step.
   void begin_step(std::uint64_t step) {
     require_no_measurement();
     detail::require_next_step(step);
@@ -205,16 +205,12 @@ class DropBPHandler {
   }
 
   /// The same with a single forward pass, for models whose branches can run backward one at a time
-  /// (no nested branches: DropOptions::parents). It is about 2.8 times cheaper for 16 branches and
-  /// 2.95 times for 64 if all weights are trained. `pass` offers four functions, described in
-  /// sensitivity/branchwise.hpp:
-  ///   Gradient forward()
-  ///   Gradient backward(std::size_t branch, const Gradient& grad)
-  ///   void backward_below(const Gradient& grad)
-  ///   void clear_gradients(std::size_t branches)
-  /// and the operations have `static constexpr bool backward_is_repeatable = true`: their backward
-  /// leaves Saved unchanged. Peak memory: what all branches save, size() + 1 gradients of the
-  /// residual stream, and the policy's reference.
+  /// (no nested branches: DropOptions::parents). It takes a third of the time (1/2.8 for 16
+  /// branches, 1/2.95 for 64) if all weights are trained. `pass` has the members forward, backward,
+  /// backward_below and clear_gradients, which sensitivity/branchwise.hpp describes. The operations
+  /// have `static constexpr bool backward_is_repeatable = true`: their backward leaves Saved
+  /// unchanged. Peak memory: what all branches save, size() + 1 gradients of the residual stream,
+  /// and the policy's reference.
   template <class Pass, class SensitivityPolicy = GradientNormSensitivity>
   std::vector<double> measure_sensitivities_branchwise(Pass&& pass,
                                                        const SensitivityPolicy& policy = {}) {
@@ -225,8 +221,7 @@ class DropBPHandler {
   /// `passes` calls of backprop with nothing dropped. `now()` returns seconds as a double:
   /// SteadyClock (steady_clock.hpp) or, for a device, a callable that first waits for its CUDA
   /// stream. Throws as measure_sensitivities does, and std::invalid_argument for less than one
-  /// pass. Dropping saves the backward time, so pass that as the costs:
-  /// handler.set_costs(std::vector<double> of times[i].backward)
+  /// pass. Dropping saves the backward time: pass the vector of all times[i].backward to set_costs.
   template <class Backprop, class Clock>
   std::vector<BranchTimes> measure_costs(Backprop&& backprop, const Clock& now, int passes = 3) {
     return detail::measure_costs(*this, backprop, now, passes);
@@ -237,9 +232,9 @@ class DropBPHandler {
   void observe_stream(bool observes = true) noexcept { observes_stream_ = observes; }
 
   /// Updates `running` from this step's gradients: from the norms of the kept branches' own
-  /// gradients (their sums over the micro-steps) and, if observe_stream() was called before the
-  /// step, from how these branches changed the gradient of the residual stream. It calls
-  /// observe_stream() for later steps; a resumed training must call that before its first step.
+  /// gradients (summed over micro-steps), and from how these branches changed the residual stream's
+  /// gradient. The second part is measured only in steps begun after observe_stream(); this
+  /// function calls it, so only the first step, also of a resumed training, needs an explicit call.
   /// Call this after the last backward pass of a step, before the gradients are scaled.
   template <class = void>
   void observe_gradients(RunningSensitivity& running) {
@@ -336,7 +331,8 @@ class DropBPHandler {
   template <class Handler>
   friend class detail::Measurement;
 
-  // What the layers were told last. A step has begun if plan_ is not empty, in every phase.
+  // What the layers were told last. Whether a step has begun is not told by the phase but by plan_:
+  // it is then not empty.
   enum class Phase : std::uint8_t { idle, step, evaluating, measuring };
 
   template <class Norm>
@@ -392,8 +388,9 @@ class DropBPHandler {
     require_not_moved_from();
     if (phase_ == Phase::measuring)
       detail::throw_order(
-          "the passes of a measurement must stay one step, with its rates and counts",
-          "backprop began another step or measurement, or changed or asked for these",
+          "while a measurement runs, the handler cannot begin a step or measurement, change rates, "
+          "costs or estimates, or give its report or state",
+          "backprop asked for one of these",
           "let backprop only clear the gradients and run one forward and one backward pass");
   }
 
@@ -409,8 +406,8 @@ class DropBPHandler {
   DropPlan next_plan_;  // the next plan is drawn here, so that plan_ is intact if that throws
   std::vector<double> scales_;       // factors of GradientScaling in the current step
   std::vector<double> next_scales_;  // for next_plan_
-  std::vector<BranchCalls>
-      calls_before_;  // counts before the running measurement; empty if none runs
+  // The counts before the running measurement; empty if none runs.
+  std::vector<BranchCalls> calls_before_;
   std::vector<double> sensitivities_;
   detail::PlanCounts counts_;
   Phase phase_ = Phase::idle;

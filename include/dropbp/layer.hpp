@@ -18,9 +18,11 @@
 DROPBP_NAMESPACE_BEGIN
 
 /// A residual branch around an Operation (see operation.hpp). It can be called in two ways:
-///   residual      y = layer.forward(x, args...), grad = layer.backward(grad, args...)
-///   branch only   f = layer.forward_branch(x, args...),
-///                 optional grad = layer.backward_branch(grad, args...)
+///
+/// - residual: `y = layer.forward(x, args...)`, `grad = layer.backward(grad, args...)`
+/// - branch only: `f = layer.forward_branch(x, args...)`,
+///   `optional grad = layer.backward_branch(grad, args...)`
+///
 /// The second form is for residual sums outside the layer (parallel residuals, projected
 /// shortcuts). A DropBPHandler decides before each step; without a handler every branch is kept. A
 /// dropped branch computes the same forward, saves nothing, and its backward returns the gradient
@@ -87,11 +89,10 @@ class DropBPLayer {
     }
   }
 
-  /// Returns the gradient of the layer's input, given that of its output: grad_output + J^T
-  /// grad_output for a kept branch, grad_output for a dropped one, in the buffer of `grad_output`.
-  /// If the input's gradient is not needed (DropPlan::input_gradient_needed), only the parameters'
-  /// gradients are computed, and grad_output is returned unchanged. Throws std::logic_error without
-  /// a forward in the same micro-step.
+  /// Returns the gradient of the layer's input, in the buffer of `grad_output`. Kept branch:
+  /// grad_output + J^T grad_output. Dropped branch: grad_output. Kept, but the input's gradient is
+  /// not needed (DropPlan::input_gradient_needed): grad_output unchanged; only the parameters'
+  /// gradients are computed. Throws std::logic_error without a forward in the same micro-step.
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
     static_assert(require_residual_backward<T, Args...>());
@@ -203,7 +204,7 @@ class DropBPLayer {
   /// otherwise 1.
   double stream_ratio() const noexcept { return stream_ratio_; }
 
-  /// Releases what was saved, for a forward pass without a backward.
+  /// Releases what was saved: call it after a forward pass that no backward will follow.
   void release() noexcept {
     saved_.reset();
     awaits_backward_ = false;
@@ -328,7 +329,7 @@ class DropBPLayer {
   }
 
   // grad + scale * J^T grad. Because the operation is linear in the gradient, the gradient is
-  // scaled before it and scaled back after it, which saves a second buffer.
+  // scaled before it and scaled back after it, so that no second buffer is needed.
   template <class T, class... Args>
   void backward_scaled(T& grad, Saved& saved, Args&&... args) {
     if constexpr (ScalableTensor<T>) {
@@ -384,9 +385,10 @@ class DropBPLayer {
   void run_backward(Backward backward) {
     require_not_moved_from();
     if (!awaits_backward_)
-      detail::throw_order("each backward must follow a forward of the same layer that could save",
-                          "there was none since the last backward, release() or evaluation",
-                          "call forward first, once for every backward");
+      detail::throw_order(
+          "each backward needs a forward of the same layer before it, outside of an evaluation",
+          "there was none since the last backward or release()",
+          "call forward first, once for every backward");
     if (forward_stamp_ != decision_.stamp || saved_.has_value() == decision_.dropped)
       detail::throw_order("forward and backward must belong to the same micro-step",
                           "the plan changed between them",

@@ -20,13 +20,15 @@ DROPBP_NAMESPACE_BEGIN
 /// The decision that a branch gets before a micro-step.
 struct BranchDecision {
   bool dropped = false;  ///< the branch needs no backward pass
-  bool saves = true;  ///< false in an evaluation: the branch is kept, but no backward pass follows
+  /// False in an evaluation: the branch counts as kept, but saves nothing, because no backward pass
+  /// follows.
+  bool saves = true;
   bool input_gradient_needed = true;  ///< see DropPlan::input_gradient_needed
-  bool retains_saved = false;    ///< what is saved is kept for further backwards, until release()
-  bool observes_stream = false;  ///< a kept branch measures the norms of the residual stream's
-                                 ///< gradient above and below itself
-  double gradient_scale =
-      1.0;  ///< factor on what a kept branch adds to gradients, its parameters' and its input's
+  bool retains_saved = false;  ///< what is saved is kept for further backwards, until release()
+  /// A kept branch measures the norms of the residual stream's gradient above and below itself.
+  bool observes_stream = false;
+  /// Factor on what a kept branch adds to gradients, its parameters' and its input's.
+  double gradient_scale = 1.0;
   /// Identifies the micro-step among those of all handlers of the process, to detect a backward
   /// whose forward belonged to another one. 0 without a handler.
   std::uint64_t stamp = 0;
@@ -35,15 +37,15 @@ struct BranchDecision {
 /// Number of passes that a branch ran.
 struct BranchCalls {
   std::uint64_t forward = 0;  ///< forward passes, kept or dropped
-  std::uint64_t backward =
-      0;  ///< calls of the operation's backward, which a dropped branch does not make
+  /// Calls of the operation's backward, which a dropped branch does not make.
+  std::uint64_t backward = 0;
   bool operator==(const BranchCalls&) const = default;  ///< by both counts
 };
 
-/// Seconds of one branch in one pass.
+/// Seconds that one branch spent in forward and backward passes.
 struct BranchTimes {
-  double forward = 0.0;   ///< of its forward pass
-  double backward = 0.0;  ///< of its backward pass; 0 when dropped
+  double forward = 0.0;   ///< in forward passes
+  double backward = 0.0;  ///< in backward passes; a dropped branch spends none
 };
 
 namespace detail {

@@ -99,9 +99,9 @@ concept works_in_place = has_member<Op, Member, T, Args...> &&
                          (std::is_void_v<returned<Op, Member, T, Args...>> ||
                           std::is_lvalue_reference_v<returned<Op, Member, T, Args...>>);
 
-// An optional member exists but would never be called: Saved& and Saved* are mixed up, or it lacks
-// the extra arguments that the operation's `Required` member takes. One that takes other tensors,
-// or is disabled by a constraint, is no mistake.
+// An optional member exists but would never be called, because it takes Saved& where Saved* is
+// passed (or the reverse), or lacks the extra arguments that `Required` takes. A member for other
+// tensor types, or one that a constraint disables, is fine.
 template <class Op, class Member, class Required, class T, class... Args>
 concept never_calls =
     !has_member<Op, Member, T, Args...> &&
@@ -116,25 +116,28 @@ concept says_backward_is_repeatable = requires { requires Op::backward_is_repeat
 
 /// A differentiable function f, the inside of a residual branch y = x + f(x), on tensors of type T
 /// and with extra arguments Args (a mask, positions, an encoder's output) that are passed through:
-///   struct Saved
-///       what backward needs; made by the layer, released after backward
-///   forward(const T& x, Saved* saved, args...)
-///       returns f(x); with saved == nullptr it must save nothing and return the same bits
-///   backward(const T& grad_output, Saved&, args...)
-///       returns J^T grad_output, and adds the gradients of f's own parameters to the trainer's
-///       gradients
+///
+/// - `struct Saved`:
+///   what backward needs; made by the layer, released after backward
+/// - `forward(const T& x, Saved* saved, args...)`:
+///   returns f(x); with saved == nullptr it must save nothing and return the same bits
+/// - `backward(const T& grad_output, Saved&, args...)`:
+///   returns J^T grad_output, and adds the gradients of f's own parameters to the trainer's
+///   gradients
+///
 /// The returned tensors are new: they share no memory with the arguments. Optional members, used if
 /// present, with the same extra arguments:
-///   forward_residual(T& x, Saved*, args...)
-///       x += f(x), in place; used if the layer gets an rvalue
-///   backward_residual(T& grad, Saved&, args...)
-///       grad += J^T grad, in place
-///   backward_parameters(const T& grad_output, Saved&, args...)
-///       computes only the parameters' gradients; used if grad_input is not needed
-///   cost() const
-///       the cost of one forward pass, for the budget of the drop rates
-///   trainable() const
-///       whether any parameter is trainable; without it, one is
+///
+/// - `forward_residual(T& x, Saved*, args...)`:
+///   x += f(x), in place; used if the layer gets an rvalue
+/// - `backward_residual(T& grad, Saved&, args...)`:
+///   grad += J^T grad, in place
+/// - `backward_parameters(const T& grad_output, Saved&, args...)`:
+///   computes only the parameters' gradients; used if grad_input is not needed
+/// - `cost() const`:
+///   the cost of one forward pass, for the budget of the drop rates
+/// - `trainable() const`:
+///   whether any parameter is trainable; without this member DropOptions::trainable decides
 template <class Op, class T, class... Args>
 concept Operation = detail::has_saved<Op> && detail::has_forward<Op, T, Args...> &&
                     detail::has_backward<Op, T, Args...>;

@@ -21,7 +21,7 @@ namespace detail {
 // Throws unless DropOptions::parents has one valid index per branch and no cycles.
 DROPBP_LAZY
 inline void require_parents(std::span<const std::uint32_t> parents, std::size_t size) {
-  require_count(parents.empty() ? size : parents.size(), size, "number of a parent");
+  require_count(parents.empty() ? size : parents.size(), size, "entry of DropOptions::parents");
   for (std::size_t i = 0; i < parents.size(); ++i)
     if (parents[i] >= size)
       throw_invalid("the parent of a branch is a branch, numbered below " + text(size),
@@ -67,17 +67,18 @@ class DropPlan {
 
   /// Properties of a plan besides its decisions.
   struct Context {
-    bool trainable_below = true;   ///< something below the lowest branch is trainable (an
-                                   ///< embedding), so its gradient is needed
+    /// Something below the lowest branch is trainable (an embedding), so its gradient is needed.
+    bool trainable_below = true;
     std::uint64_t step = 0;        ///< optimizer step
     std::uint32_t micro_step = 0;  ///< within the step, from 0
     std::uint64_t rates_hash = 0;  ///< distinguishes plans that were drawn from different rates
-    std::span<const std::uint32_t> groups =
-        {};  ///< group of each branch, numbered from 0; empty: one group
-    std::span<const std::uint8_t> trainable =
-        {};  ///< of each branch, 0 if it has no trainable parameter; empty: all are trainable
-    std::span<const std::uint32_t> parents =
-        {};  ///< of each branch, the branch that it is nested in, or itself; empty: none is nested
+    /// One entry per branch: its group, numbered from 0. Empty: one group.
+    std::span<const std::uint32_t> groups = {};
+    /// One entry per branch: 0 if none of its parameters is trainable, otherwise 1. Empty: all are
+    /// trainable.
+    std::span<const std::uint8_t> trainable = {};
+    /// One entry per branch: the branch that it is nested in, or itself. Empty: none is nested.
+    std::span<const std::uint32_t> parents = {};
   };
 
   /// A plan from a mask: one byte per branch, non-zero if dropped. Branches nested in a dropped
@@ -198,7 +199,7 @@ class DropPlan {
     detail::require_count(context.groups.empty() ? size : context.groups.size(), size,
                           "group number");
     detail::require_count(context.trainable.empty() ? size : context.trainable.size(), size,
-                          "answer whether a branch trains");
+                          "entry of DropPlan::Context::trainable");
     detail::require_parents(context.parents, size);
     dropped_.resize(size);
     slots_.resize(size);
@@ -342,7 +343,8 @@ inline void require_later_micro_step(std::uint32_t micro_step, const DropPlan& p
                 "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
 }
 
-// Throws unless a given plan drops all branches that are nested in its dropped branches.
+// Throws if the plan was made without the schedule's parents: a kept branch then has a dropped
+// parent, or the lowest kept branch is a nested one.
 template <class Schedule>
 void require_parents_kept(const DropPlan& plan, const Schedule& schedule) {
   bool agrees = plan.all_dropped() || schedule.parent(plan.lowest_kept()) == plan.lowest_kept();

@@ -76,7 +76,7 @@ class DropSchedule {
                                   detail::text(std::uint64_t{options_.groups[i]}),
                               "number them densely, for example 0 for attention and 1 for MLP");
     if (!options_.trainable.empty())
-      detail::require_count(options_.trainable.size(), size(), "answer whether a branch trains");
+      detail::require_count(options_.trainable.size(), size(), "entry of DropOptions::trainable");
     detail::require_parents(detail::view(options_.parents), size());
     set_drop_rate(options_.drop_rate);
   }
@@ -172,8 +172,8 @@ class DropSchedule {
   }
 
   /// The most branches of a group that any plan keeps at these rates: the number of slots in an
-  /// arena for the group's activations. For nested branches it is an upper bound, because branches
-  /// dropped by their parents are not considered.
+  /// arena for the group's activations. For nested branches it is an upper bound, because it counts
+  /// branches as kept even if their parents are dropped.
   std::size_t max_kept(std::uint32_t group = 0) const {
     require_made();
     std::size_t members = 0, kept = 0;
@@ -213,10 +213,10 @@ class DropSchedule {
     return sampling_.max_kept_weight(sampling_.prepare(input(detail::view(rates), 0.0)));
   }
 
-  /// 1 / (1 - p) for the branch's rate p after the warm-up: the factor on the learning rate of its
-  /// parameters (or on its kept gradients) that compensates for the steps without a gradient, as in
-  /// the first published version. 1 for a branch that is always dropped. For a nested branch, 1 - p
-  /// is the product over itself and its parents, which is exact for independent draws.
+  /// 1 / (1 - p), with the branch's rate p after the warm-up. Multiply the learning rate of its
+  /// parameters by it to make up for the steps without a gradient, as the first published version
+  /// did. It is 1 for a branch that is always dropped. For a nested branch, 1 - p is the product
+  /// over itself and its parents, which is exact for independent draws.
   double learning_rate_scale(std::size_t branch) const {
     require_made();
     if (branch >= size())

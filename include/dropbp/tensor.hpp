@@ -57,26 +57,32 @@ struct default_tensor_traits<T> {
 /// Describes a tensor type. Types with contiguous data() and size(), such as std::vector<float> and
 /// std::span<float>, need nothing. Others define static functions in a nested struct
 /// `dropbp_tensor_traits` or, for types of other libraries, in a specialisation of this template:
-///   void accumulate(T& y, const T& x)
-///       y += x, element by element: sufficient for training
-///   void scale(T& y, double factor)
-///       y *= factor: for GradientScaling
-///   double squared_norm(const T&)
-///       sum of squares: for GradientNormSensitivity
-///   double squared_distance(const T&, const T&), T clone(const T&)
-///       with squared_norm: for GradientSensitivity. clone of a view may return an owning type,
-///       which squared_distance then takes as its first argument
-/// Instead of all of these, contiguous memory:
-///   data(T&), data(const T&), size(const T&)
-///   using backend = ...
-///       where the memory is; the default is dropbp::Cpu. Memory of another backend also needs
-///       squared_distance and clone
+///
+/// - `void accumulate(T& y, const T& x)`:
+///   y += x, element by element: sufficient for training
+/// - `void scale(T& y, double factor)`:
+///   y *= factor: for GradientScaling
+/// - `double squared_norm(const T&)`:
+///   sum of squares: for GradientNormSensitivity
+/// - `double squared_distance(const T&, const T&)`, `T clone(const T&)`:
+///   with squared_norm: for GradientSensitivity. clone of a view may return an owning type, which
+///   squared_distance then takes as its first argument
+///
+/// Contiguous memory replaces all of these:
+///
+/// - `data(T&)`, `data(const T&)`, `size(const T&)`
+/// - `using backend = ...`:
+///   where the memory is; the default is dropbp::Cpu. Memory of another backend still needs
+///   squared_norm, squared_distance and clone for GradientSensitivity
+///
 /// For example:
-///   struct Field {
-///     struct dropbp_tensor_traits {
-///       static void accumulate(Field& y, const Field& x) { y.add(x); }
-///     };
+/// @code
+/// struct Field {
+///   struct dropbp_tensor_traits {
+///     static void accumulate(Field& y, const Field& x) { y.add(x); }
 ///   };
+/// };
+/// @endcode
 template <class T>
 struct tensor_traits : detail::default_tensor_traits<T> {};
 

@@ -214,7 +214,7 @@ TEST_CASE(
   const std::vector<double> costs = to_vector(handler.costs());
   const std::vector<double> values{4, 3, 2, 1}, rates(size, 0.75);
   const auto refused = [&](auto call) {
-    const std::string what = "the passes of a measurement must stay one step";
+    const std::string what = "while a measurement runs, the handler cannot begin a step";
     check_throws<std::logic_error>(
         [&] { handler.measure_sensitivities([&] { chain.pass(), call(); }); }, {what});
     check_throws<std::logic_error>(

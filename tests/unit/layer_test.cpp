@@ -167,7 +167,7 @@ TEST_CASE("Each backward pass needs its own forward pass") {
   for (const bool dropped : {false, true}) {
     layer.decide({.dropped = dropped, .stamp = dropped ? 2u : 1u});
     const std::string words =
-        "each backward must follow a forward of the same layer that could save";
+        "each backward needs a forward of the same layer before it, outside of an evaluation";
     layer.release();
     CHECK(contains(order_error([&] { layer.backward(Vector{1}); }), words));
     CHECK(contains(order_error([&] { layer.backward_branch(Vector{1}); }), words));

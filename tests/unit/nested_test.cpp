@@ -192,7 +192,8 @@ TEST_CASE("Invalid parents are refused and leave plan and options unchanged") {
     check_throws<std::invalid_argument>([&] { plan(parents); }, {required, given});
     check_throws<std::invalid_argument>([&] { schedule(parents); }, {required, given});
   };
-  refused({0, 0}, "one number of a parent per branch is required (3 branches)", "2 were given");
+  refused({0, 0}, "one entry of DropOptions::parents per branch is required (3 branches)",
+          "2 were given");
   refused({0, 3, 2}, "numbered below 3", "that of branch 1 is 3");
   refused({1, 0, 2}, "must not be nested in itself", "of branch 0 go round in a circle");
   refused({0, 2, 1}, "must not be nested in itself", "of branch 1 go round in a circle");

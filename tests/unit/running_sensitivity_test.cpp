@@ -221,6 +221,6 @@ TEST_CASE("A restored running sensitivity continues like the saved one") {
   bad = good;
   bad.last[0] = good.step;
   test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); },
-                                            {"(6)", "branch 0 was in step 6"});
+                                            {"(6)", "that of branch 0 is of step 6"});
   CHECK(resumed == before);
 }

@@ -30,8 +30,8 @@ concept has_allocate = requires(const A& policy, const AllocationInput& input) {
 }  // namespace detail
 
 /// An allocation policy has `std::vector<double> allocate(const AllocationInput&) const`. It
-/// returns one rate in [0, 1] per branch, or throws std::invalid_argument if its rates cannot keep
-/// the budget.
+/// returns one rate in [0, 1] per branch, or throws std::invalid_argument if its rates cannot stay
+/// within the budget.
 template <class A>
 concept Allocation = std::copyable<A> && detail::has_allocate<A>;
 
@@ -44,12 +44,12 @@ struct UniformAllocation {
   }
 };
 
-/// The published allocation, bit for bit. It raises rates in steps of 0.1, up to 0.9, until the
-/// budget is kept. Each step raises the rate of the branch with the smallest sensitivity * (rate +
-/// 0.1). Rates are float32 values. Source: WooSunghyeon/dropbp, allocate_p.cc; this code repeats
-/// its arithmetic (float32 keys, double products). Where that arithmetic would leave the range of
-/// float32, costs and sensitivities are first multiplied by powers of two, so any unit may be used.
-/// A sensitivity below 2^-248 of the largest counts as 0.
+/// The published allocation, bit for bit. It raises rates in steps of 0.1, up to 0.9, until they
+/// stay within the budget. Each step raises the rate of the branch with the smallest sensitivity *
+/// (rate + 0.1). Rates are float32 values. Source: WooSunghyeon/dropbp, allocate_p.cc; this code
+/// repeats its arithmetic (float32 keys, double products). Where that arithmetic would leave the
+/// range of float32, costs and sensitivities are first multiplied by powers of two, so any unit may
+/// be used. A sensitivity below 2^-248 of the largest counts as 0.
 struct GreedyAllocation {
   double min_rate = 0.0;  ///< lower bound of all rates
 
@@ -80,8 +80,8 @@ struct GreedyAllocation {
     remaining = detail::rounded(remaining * detail::rounded(1.0 - min_rate));
     while (remaining > kept_cost) {
       if (heap.empty()) {
-        // Nine subtractions of 0.1 leave a rounding error if the target is exactly the largest
-        // feasible one.
+        // All rates are at their maximum. At exactly the largest feasible target, `remaining` may
+        // exceed the budget by the rounding error of nine subtractions.
         if (remaining <= kept_cost + 1e-6 * total) break;
         detail::throw_invalid(
             "GreedyAllocation drops no branch more often than about 0.9, so the largest feasible "

@@ -27,10 +27,10 @@ enum class BranchWeight : std::uint8_t {
 /// differs from its expectation by at most one branch; with weight `count`, it is the expectation
 /// rounded down or up. This holds for each group and for all branches together. Method: the pivotal
 /// method (Deville, Tillé: "Unequal probability sampling without replacement through a splitting
-/// method", Biometrika 85, 1998) over a random order. Two undecided branches exchange keep
-/// probability in proportion to their weights, until one of them is decided; the odds leave both
-/// rates exact. The last undecided branch is decided alone. Less than 1e-9 of a branch counts as a
-/// rounding error.
+/// method", Biometrika 85, 1998) over a random order. Two undecided branches meet: one gains
+/// keep probability and the other loses it, so that the expected weight is unchanged, until one of
+/// them is decided. The odds of the direction keep both rates exact. The last undecided branch is
+/// decided alone. Less than 1e-9 of a branch counts as a rounding error.
 struct FixedBudgetSampling {
   /// Stands for no cap. Not infinity, because clang++ rejects infinity with -ffast-math.
   static constexpr double no_limit = detail::largest_double;
@@ -134,8 +134,8 @@ struct FixedBudgetSampling {
   /// The largest total weight that a draw keeps.
   double max_kept_weight(const Prepared& prepared) const { return prepared.max_kept_weight; }
 
-  /// See Sampling. Throws std::invalid_argument if the cap is not above the heaviest branch; if all
-  /// weights are equal, the cap may equal them.
+  /// See Sampling. Throws std::invalid_argument unless the cap exceeds the heaviest branch's weight
+  /// (or equals it, if all weights are equal).
   DROPBP_LAZY
   void limit(std::span<double> rates, const SamplingInput& input) const {
     require_weights(input);
@@ -285,8 +285,7 @@ struct FixedBudgetSampling {
       detail::throw_invalid("FixedBudgetSampling's cap must be positive",
                             "it is " + detail::text(cap), "leave it out for none");
     if (weigh != BranchWeight::bytes) return;
-    detail::require_count(bytes.size(), input.rates.size(),
-                          "figure in FixedBudgetSampling's bytes");
+    detail::require_count(bytes.size(), input.rates.size(), "entry of FixedBudgetSampling::bytes");
     double sum = 0.0;
     for (std::size_t i = 0; i < bytes.size(); ++i) {
       if (!detail::is_finite(bytes[i]) || bytes[i] <= 0.0)

@@ -42,14 +42,15 @@ concept AllocationObjective = std::copyable<O> && requires(const O& objective, d
   { objective.rate_at(slope) } -> std::same_as<double>;
 };
 
-/// Minimises sum_i S_i phi(p_i) over all rates within the bounds whose expected kept cost keep the
-/// budget, exactly up to the rounding of doubles. Because phi is convex, p_i =
-/// clip((phi')^-1(lambda f_i / S_i)) with one lambda for all branches (Boyd, Vandenberghe: "Convex
-/// optimization", 5.5.3). lambda is the smallest double that keeps the budget; bisection over its
-/// bits takes 63 passes over the branches. Branches with sensitivity 0 are dropped first, all at
-/// one rate. Branches with cost 0 stay at their lowest rate, because dropping them saves nothing.
-/// Only the ratios of sensitivities and the ratios of costs matter. On 32-bit x86 without SSE2, the
-/// last bits of a rate may differ from other builds.
+/// Minimises sum_i S_i phi(p_i) over all rates within the bounds whose expected kept cost is within
+/// the budget. It is exact up to the rounding of doubles. S_i is the sensitivity and f_i the cost
+/// of branch i. Because phi is convex, p_i = clip((phi')^-1(lambda f_i / S_i)) with one lambda for
+/// all branches (Boyd, Vandenberghe: "Convex optimization", 5.5.3). lambda is the smallest double
+/// whose rates stay within the budget; bisection over its bits takes 63 passes over the branches.
+/// Branches with sensitivity 0 are dropped first, all at one rate. Branches with cost 0 stay at
+/// their lowest rate, because dropping them saves nothing. Only the ratios of sensitivities and the
+/// ratios of costs matter. On 32-bit x86 without SSE2, the last bits of a rate may differ from
+/// other builds.
 template <class Objective>
 struct OptimalAllocation {
   static_assert(
@@ -58,8 +59,8 @@ struct OptimalAllocation {
       "slope) const, the inverse of phi's derivative. SquaredRate{} is the default.");
 
   std::vector<double> min_rates = {};  ///< one per branch, one for all, or empty for 0
-  std::vector<double> max_rates =
-      {};  ///< one per branch, one for all, or empty for 1; a branch with rate 1 never trains
+  /// One per branch, one for all, or empty for 1; a branch with rate 1 never trains.
+  std::vector<double> max_rates = {};
   [[no_unique_address]] Objective objective = {};  ///< phi
 
   /// See Allocation. Throws std::invalid_argument if bounds are outside [0, 1], have the wrong size

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Sensitivities estimated from ordinary training steps.
+// Sensitivities estimated from ordinary training steps. sensitivity/running.hpp takes the
+// observations from a model's layers.
 #pragma once
 
 #include <cstddef>
@@ -23,11 +24,11 @@ DROPBP_NAMESPACE_BEGIN
 /// r: the norm of the residual stream's gradient above the branch divided by the norm below it. The
 /// second part is therefore (1 - r)^2 times the squared norms of all lower branches.
 ///
-/// A squared norm that was observed below dropped branches is divided by their r^2, because the
-/// estimate is for a complete backward pass. Norms and ratios are averaged exponentially over the
-/// steps that kept the branch. The scale of a step depends on its batch and on the progress of
-/// training, so the factor that all branches of a step share is divided out first. Only ratios
-/// between branches are meaningful, and allocations use only ratios.
+/// Dropped branches above make a gradient smaller than it is in a complete pass, so an observation
+/// is divided by the r^2 of each dropped branch above it. Norms and ratios are averaged
+/// exponentially over the steps that kept the branch. The scale of a step depends on its batch and
+/// on the progress of training, so the factor that all branches of a step share is divided out
+/// first. Only ratios between branches are meaningful, and allocations use only ratios.
 ///
 /// A branch without a recent observation counts as the most sensitive one, so that it is soon kept
 /// again. The class is a value: copy it to keep it, or put state() into a checkpoint.
@@ -123,8 +124,8 @@ class RunningSensitivity {
     return result;
   }
 
-  bool operator==(const RunningSensitivity&) const =
-      default;  ///< equal observations and parameters
+  /// Equal observations and parameters.
+  bool operator==(const RunningSensitivity&) const = default;
 
   /// The observations without the parameters. Each list has one number per branch.
   struct State {
@@ -178,9 +179,9 @@ class RunningSensitivity {
               "restore from an intact copy");
       if (branch.weight > 0.0 && branch.last >= state.step)
         detail::throw_invalid(
-            "a branch must have been seen before the step that is to come (" +
+            "the last observation of a branch must be of a step before the next one (" +
                 detail::text(state.step) + ")",
-            "branch " + detail::text(i) + " was in step " + detail::text(branch.last),
+            "that of branch " + detail::text(i) + " is of step " + detail::text(branch.last),
             "restore from an intact copy");
     }
     branches_ = std::move(branches);
@@ -188,7 +189,7 @@ class RunningSensitivity {
   }
 
  private:
-  // An observation times `factor` and 2^(expected - seen) has the magnitude of the estimates.
+  // observation * factor * 2^(expected - seen) is on the scale of the estimates.
   struct StepScale {
     double factor = 1.0;
     int seen = 0;      // exponent of the largest observation
@@ -249,9 +250,8 @@ class RunningSensitivity {
   };
   struct Branch {
     double own = 0.0, ratio = 0.0;  // exponentially weighted sums of the squared norms and of r
-    double weight = 0.0,
-           ratio_weight =
-               0.0;  // the same sums of ones: dividing by them removes the bias towards 0
+    // The same sums of ones: dividing by them removes the bias towards 0.
+    double weight = 0.0, ratio_weight = 0.0;
     std::uint64_t last = 0;
     Observation now;
     double average() const noexcept { return detail::rounded(own / detail::rounded(weight)); }

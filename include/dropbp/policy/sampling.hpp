@@ -21,8 +21,8 @@ struct SamplingInput {
   std::span<const double> rates;  ///< of each branch, in [0, 1]
   std::span<const double> costs;  ///< of each branch, in any common unit
   double drop_rate = 0.0;         ///< the target that the rates were allocated for
-  std::span<const std::uint32_t> groups =
-      {};  ///< of each branch, numbered from 0; empty: one group of all branches
+  /// Group of each branch, numbered from 0; empty: one group of all branches.
+  std::span<const std::uint32_t> groups = {};
 };
 
 namespace detail {
@@ -73,7 +73,7 @@ concept has_max_kept_weight = answers<double, MaxKeptWeight, S, typename S::Prep
 template <class S>
 concept has_limit = can_call<Limit, const S, std::span<double>&, SamplingInput>;
 
-// An optional member that exists must be called as documented: otherwise it would be ignored.
+// An optional member must have the documented signature; otherwise it would silently be ignored.
 template <class S>
 constexpr bool require_optional_members() {
   static_assert(!can_call<MaxKept, S, typename S::Prepared> || has_max_kept<S>,
@@ -113,20 +113,23 @@ inline std::vector<std::uint32_t> descending(std::span<const double> values) {
 }  // namespace detail
 
 /// A sampling policy:
-///   struct Prepared
-///       a copyable type with a default constructor
-///   Prepared prepare(const SamplingInput&) const
-///       called once for every change of the rates
-///   void draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const
-///       sets dropped[i] to 1 or 0 for each branch; a pure function that allocates no memory
+///
+/// - `struct Prepared`:
+///   a copyable type with a default constructor
+/// - `Prepared prepare(const SamplingInput&) const`:
+///   called when the rates change: in the warm-up, for every plan
+/// - `void draw(const Prepared&, const CounterRandom&, std::span<std::uint8_t> dropped) const`:
+///   sets dropped[i] to 1 or 0 for each branch; a pure function that allocates no memory
+///
 /// draw may take std::span<std::uint32_t> work as a fourth argument: working space, one word per
 /// branch. A policy that bounds the kept branches may also have
-///   std::size_t max_kept(const Prepared&, std::uint32_t group) const
-///       the most branches of a group that a draw keeps
-///   double max_kept_weight(const Prepared&) const
-///       the largest total weight that a draw keeps, over all groups
-///   void limit(std::span<double> rates, const SamplingInput&) const
-///       raises the rates until a cap on the kept weight holds
+///
+/// - `std::size_t max_kept(const Prepared&, std::uint32_t group) const`:
+///   the most branches of a group that a draw keeps
+/// - `double max_kept_weight(const Prepared&) const`:
+///   the largest total weight that a draw keeps, over all groups
+/// - `void limit(std::span<double> rates, const SamplingInput&) const`:
+///   raises the rates until a cap on the kept weight holds
 template <class S>
 concept Sampling = std::copyable<S> && detail::has_prepared<S> && detail::has_prepare<S> &&
                    (detail::has_draw<S> || detail::has_draw_with_work<S>);

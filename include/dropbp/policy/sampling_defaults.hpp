@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The optional members of a sampling policy, with what stands for them where they are left out.
+// Calls the optional members of a sampling policy, or does what replaces a missing one.
 #pragma once
 
 #include <cstddef>
@@ -42,8 +42,8 @@ std::size_t max_kept_of(const S& policy, const typename S::Prepared& prepared, s
   }
 }
 
-// Raises the rates that exceed the policy's cap on what is kept. A rate of -0 becomes 0: equal
-// rates have equal bits, and their plans equal fingerprints.
+// Raises the rates until the policy's cap on the kept weight holds. Turns -0 into 0, so that equal
+// rates have equal bits and their plans equal fingerprints.
 template <class S>
 void limit_rates(const S& policy, std::span<double> rates, const SamplingInput& input) {
   if constexpr (has_limit<S>) {

@@ -180,10 +180,11 @@ concept has_difference =
 }  // namespace detail
 
 /// A sensitivity policy compares the gradients of two backward passes:
-///   Reference reference(Model&) const
-///       what to remember of the pass that drops nothing
-///   double difference(const Reference&, Model&)
-///       the sensitivity of a branch, after a pass that drops only this branch
+///
+/// - `Reference reference(Model&) const`:
+///   what to remember of the pass that drops nothing
+/// - `double difference(const Reference&, Model&) const`:
+///   the sensitivity of a branch, after a pass that drops only this branch
 template <class S>
 concept Sensitivity = detail::has_reference<S> && detail::has_difference<S>;
 

@@ -19,7 +19,7 @@ inline double warmup_share(std::uint64_t step, std::uint64_t warmup_steps) {
   return rounded(static_cast<double>(step) / rounded(static_cast<double>(warmup_steps)));
 }
 
-// The rates of a step of the warm-up, from those after it.
+// Turns the full rates into those of `step`, which is within the warm-up.
 DROPBP_LAZY
 inline void warm_up(std::span<double> rates, std::uint64_t step, std::uint64_t warmup_steps) {
   for (std::size_t i = 0; i < rates.size(); ++i)

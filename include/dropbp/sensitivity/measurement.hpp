@@ -85,8 +85,8 @@ class Measurement {
     return handler.phase_;
   }
 
-  // Another exception is active. What fails here is repeated by the next call that begins a step,
-  // an evaluation or a measurement.
+  // Restores the layers if end() did not, so an exception may be active. If this fails, the next
+  // call that begins a step, an evaluation or a measurement tries again.
   void put_back() noexcept {
     handler_.phase_ = phase_before_;
     if (handler_.calls_before_.empty()) return;

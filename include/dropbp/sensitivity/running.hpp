@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Updates a RunningSensitivity from the backward passes of a training step.
+// Updates a RunningSensitivity (policy/running_sensitivity.hpp) from the backward passes of a
+// training step.
 #pragma once
 
 #include <concepts>
@@ -38,9 +39,9 @@ struct OwnGradientNorm {
   }
 };
 
-// The ratio without GradientScaling of a branch whose gradients were scaled by `scale`. With
-// scaling, the branch adds `scale` times as much to the residual stream's gradient, so 1 / ratio -
-// 1 is `scale` times larger, to first order.
+// The stream ratio that the branch would have without GradientScaling, from the one measured with
+// factor `scale`. With scaling, the branch adds `scale` times as much to the residual stream's
+// gradient, so 1 / ratio - 1 is `scale` times larger, to first order.
 inline double unscaled_stream_ratio(double ratio, double scale) {
   if (scale != 1.0 && ratio > 0.0) ratio = 1.0 / (1.0 + (1.0 / ratio - 1.0) / scale);
   return is_finite(ratio) && ratio > 0.0 ? ratio : 1.0;
