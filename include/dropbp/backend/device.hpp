@@ -19,22 +19,23 @@ concept DeviceBackend = !std::same_as<Backend, Cpu>;
 /// Memory and copies of a backend. Specialised for each DeviceBackend, and for the host
 /// (backend/cpu/host.hpp), where no call waits. All functions work in the order of the calling
 /// thread's current CUDA stream.
-///   void* allocate(std::size_t bytes)
-///       throws std::runtime_error if there is not enough memory
-///   void release(void* memory, std::size_t bytes) noexcept
-///   void copy_to_device(void* to, const void* from, std::size_t bytes)
-///       `from` may change after the call
-///   void copy_to_host(void* to, const void* from, std::size_t bytes)
-///       waits for the CUDA stream
-///   void copy(void* to, const void* from, std::size_t bytes)
-///       within the device
-///   void fill(void* memory, int byte, std::size_t bytes)
-///   void synchronize()
-///       waits for the CUDA stream
-///   void require_no_capture(const char* what)
-///       throws std::logic_error while the CUDA stream is captured into a graph
-///   std::string unavailable_reason()
-///       why no device can be used; empty if one can be used
+///
+/// - `void* allocate(std::size_t bytes)`:
+///   throws std::runtime_error if there is not enough memory
+/// - `void release(void* memory, std::size_t bytes) noexcept`
+/// - `void copy_to_device(void* to, const void* from, std::size_t bytes)`:
+///   `from` may change after the call
+/// - `void copy_to_host(void* to, const void* from, std::size_t bytes)`:
+///   waits for the CUDA stream
+/// - `void copy(void* to, const void* from, std::size_t bytes)`:
+///   within the device
+/// - `void fill(void* memory, int byte, std::size_t bytes)`
+/// - `void synchronize()`:
+///   waits for the CUDA stream
+/// - `void require_no_capture(const char* what)`:
+///   throws std::logic_error while the CUDA stream is captured into a graph
+/// - `std::string unavailable_reason()`:
+///   why no device can be used; empty if one can be used
 template <class Backend>
 struct device_runtime {
   static_assert(detail::always_false<Backend>,

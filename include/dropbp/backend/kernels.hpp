@@ -20,10 +20,11 @@ inline constexpr bool always_false = false;
 
 /// The kernels for contiguous memory of one backend and scalar type. A specialisation has, for n
 /// elements:
-///   accumulate(y, x, n)         y[i] += x[i]
-///   scale(y, factor, n)         y[i] *= factor; only for GradientScaling
-///   squared_norm(x, n)          sum of x[i]^2, in double
-///   squared_distance(x, y, n)   sum of (x[i] - y[i])^2, in double
+///
+/// - `accumulate(y, x, n)`: y[i] += x[i]
+/// - `scale(y, factor, n)`: y[i] *= factor; only for GradientScaling
+/// - `squared_norm(x, n)`: sum of x[i]^2, in double
+/// - `squared_distance(x, y, n)`: sum of (x[i] - y[i])^2, in double
 template <class Backend, class Scalar>
 struct backend_kernels {
   using are_missing = void;  ///< marks the primary template, which has no kernels

@@ -222,9 +222,13 @@ class TorchBranchImpl : public torch::nn::Cloneable<TorchBranchImpl> {
 };
 
 /// A residual branch that can be dropped. Make it a member of the module with the branch:
-///   dropbp::TorchBranch drop_attention{*this, "drop_attention"};
+/// @code
+/// dropbp::TorchBranch drop_attention{*this, "drop_attention"};
+/// @endcode
 /// and in its forward function replace x = x + attention(norm(x)) by
-///   x = x + drop_attention([&] { return attention(norm(x)); });
+/// @code
+/// x = x + drop_attention([&] { return attention(norm(x)); });
+/// @endcode
 /// A dropped branch computes the same value without autograd: no graph is built, the gradient
 /// passes through x alone, and the gradients of the branch's parameters stay undefined. Without a
 /// handler every branch is kept.

@@ -24,7 +24,9 @@
 #include "dropbp/kernels/cuda/swiglu.hpp"
 
 // Instantiates all operations for one scalar type. `keyword` is `template` where they are compiled,
-// `extern template` elsewhere. A new operation adds one line to this list.
+// `extern template` elsewhere. A new operation adds an include above and an entry to this list.
+// kernels/cuda/gelu.hpp and layer_norm.hpp are not in it, because no operation of ops uses them:
+// programs with such layers call their functions directly.
 #define DROPBP_FOR_CUDA_KERNELS(keyword, T)                                             \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::adamw, T, dropbp::Cuda>;         \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::attention, T, dropbp::Cuda>;     \

@@ -6,7 +6,8 @@
 // documents the members, and in kernels/cuda/NAME.hpp.
 //
 // To add an operation, add a tag below, kernels/cpu/NAME.hpp and ops/NAME.hpp, which users call;
-// for CUDA add kernels/cuda/NAME.hpp and a line in the list of kernels/cuda.hpp.
+// for CUDA add kernels/cuda/NAME.hpp and two lines in kernels/cuda.hpp: an include and an entry in
+// its list.
 #pragma once
 
 #include <cstdint>
@@ -22,38 +23,43 @@ namespace ops {
 /// ConstView is MatrixView<const T, Backend>, S is Statistic<T>. On CUDA all operations run in the
 /// order of the current CUDA stream.
 namespace op {
-/// copy(View to, ConstView from), set_zero(View y), accumulate(View y, ConstView x),
-/// scale(View y, double factor), convert_from(View to, floats), convert_to(floats, ConstView from)
+/// - `copy(View to, ConstView from)`
+/// - `set_zero(View y)`
+/// - `accumulate(View y, ConstView x)`
+/// - `scale(View y, double factor)`
+/// - `convert_from(View to, floats)`
+/// - `convert_to(floats, ConstView from)`
 struct elementwise;
-/// run(View y, ConstView x, double rate, seed, step, micro_step)
+/// - `run(View y, ConstView x, double rate, seed, step, micro_step)`
 struct dropout;
-/// run(GemmLayout, View c, ConstView a, ConstView b, Accumulate)
+/// - `run(GemmLayout, View c, ConstView a, ConstView b, Accumulate)`
 struct gemm;
-/// forward(View y, S* rstd, ConstView x, const T* w, double eps),
-/// recompute(View y, ConstView x, const T* w, const S* rstd),
-/// backward(View grad_input, Accumulate, ConstView grad_output, ConstView x, const T* w,
-///          const S* rstd, T* grad_weight, Accumulate, S* workspace),
-/// backward_workspace(Index rows, Index columns)
+/// - `forward(View y, S* rstd, ConstView x, const T* w, double eps)`
+/// - `recompute(View y, ConstView x, const T* w, const S* rstd)`
+/// - `backward(View grad_input, Accumulate, ConstView grad_output, ConstView x, const T* w,
+///   const S* rstd, T* grad_weight, Accumulate, S* workspace)`
+/// - `backward_workspace(Index rows, Index columns)`
 struct rms_norm;
-/// run(View x, const S* cosine, const S* sine, heads, half, sequence, Rotation)
+/// - `run(View x, const S* cosine, const S* sine, heads, half, sequence, Rotation)`
 struct rope;
-/// forward(View o, S* lse, ConstView qkv, HeadLayout, SequenceShape),
-/// backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const S* lse, HeadLayout,
-///          SequenceShape)
+/// - `forward(View o, S* lse, ConstView qkv, HeadLayout, SequenceShape)`
+/// - `backward(View grad_qkv, ConstView grad_o, ConstView qkv, ConstView o, const S* lse,
+///   HeadLayout, SequenceShape)`
 struct attention;
-/// forward(View out, ConstView gate_up),
-/// backward(View grad_gate_up, View out_gradient, ConstView gate_up)
+/// - `forward(View out, ConstView gate_up)`
+/// - `backward(View grad_gate_up, View out_gradient, ConstView gate_up)`
 struct swiglu;
-/// forward(View out, tokens, ConstView weight),
-/// backward(View gradient, Accumulate, ConstView grad_output, tokens)
+/// - `forward(View out, tokens, ConstView weight)`
+/// - `backward(View gradient, Accumulate, ConstView grad_output, tokens)`
 struct embedding;
-/// expand(View to, Index first, codes, scales, group_scales, float offset)
+/// - `expand(View to, Index first, codes, scales, group_scales, float offset)`
 struct nf4;
-/// type Loss; run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)
+/// - type `Loss`
+/// - `run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)`
 struct cross_entropy;
-/// run(segments, constants)
+/// - `run(segments, constants)`
 struct adamw;
-/// run(tensors): the squared norm of each tensor; waits for the current CUDA stream
+/// - `run(tensors)`: the squared norm of each tensor; waits for the current CUDA stream
 struct squared_norms;
 }  // namespace op
 

@@ -38,8 +38,8 @@ struct LoraConfig {
   /// ("q_proj", "layers.0.self_attn.q_proj"). Empty: all of them.
   std::vector<std::string> targets = {};
   bool quantize = false;  ///< stores frozen linear maps in NF4, see nf4.hpp
-  std::shared_ptr<const MicroStepId> micro_step =
-      {};  ///< the current micro-step, which the trainer updates; required with dropout
+  /// The current micro-step, which the trainer updates; required with dropout.
+  std::shared_ptr<const MicroStepId> micro_step = {};
 
   /// Multiplies by alpha / sqrt(rank) instead, so that the outputs do not shrink as ranks grow.
   /// Source: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA" (arXiv

@@ -20,14 +20,15 @@ struct GradientRequest {
   bool wants_input() const noexcept { return grad_input.data != nullptr; }
 };
 
-/// The base of a branch. `Branch` has
-///   for_each_parameter(visit)
-///   run_forward(const Tensor& x, View y, Accumulate, Saved*, const SequenceShape&)
-///       y (=|+=) f(x); with Accumulate::add, y may be x itself
-///   run_backward(const Tensor& grad_output, GradientRequest, Saved&, const SequenceShape&)
-///   workspace()
-///       the pool of results
-/// the last three private, with this base as a friend.
+/// The base of a branch. `Branch` has the following members; the last three are private, with this
+/// base as a friend:
+///
+/// - `for_each_parameter(visit)`
+/// - `run_forward(const Tensor& x, View y, Accumulate, Saved*, const SequenceShape&)`:
+///   y (=|+=) f(x); with Accumulate::add, y may be x itself
+/// - `run_backward(const Tensor& grad_output, GradientRequest, Saved&, const SequenceShape&)`
+/// - `workspace()`:
+///   the pool of results
 template <class Branch, class SavedActivations, class T, class Backend>
 class ResidualBranch {
  public:

@@ -128,7 +128,8 @@ TEST_CASE("device: measured and running sensitivities agree with the CPU") {
   };
   BranchwisePass<float> cpu_pass(cpu, batch);
   BranchwisePass<float, Backend> device_pass(device, batch);
-  check(device_handler.measure_sensitivities_branchwise(device_pass, dropbp::GradientNormSensitivity{}),
+  check(device_handler.measure_sensitivities_branchwise(device_pass,
+                                                        dropbp::GradientNormSensitivity{}),
         cpu_handler.measure_sensitivities_branchwise(cpu_pass, dropbp::GradientNormSensitivity{}));
   check(device_handler.measure_sensitivities_branchwise(device_pass, dropbp::GradientSensitivity{}),
         cpu_handler.measure_sensitivities_branchwise(cpu_pass, dropbp::GradientSensitivity{}));

@@ -188,7 +188,7 @@ struct kernels<op::attention, T, Cpu> {
       const Index rows = (std::min)(detail::query_block, o.rows - row);
       const Index kv = layout.q_width() + head / layout.group() * size;
       const auto part = [&](Index column) { return qkv.columns_from(column, size); };
-      T lse[detail::query_block];  // nobody needs them without a backward pass
+      T lse[detail::query_block];  // only a backward pass needs them
       detail::attend_query_block<T>(o.rows_from(row, rows).columns_from(head * size, size), lse,
                                     part(head * size).rows_from(before + row, rows), part(kv),
                                     part(kv + layout.kv_width()),
@@ -284,6 +284,15 @@ struct kernels<op::attention, BFloat16, Cpu> {
     Copies copies(size(qkv) + size(o));
     const MatrixView<float> wide_o = copies.of(o);
     InFloat::forward(wide_o, lse, copies.filled(qkv), shapes...);
+    Convert::convert_from(o, wide_o);
+  }
+
+  /// See the template above.
+  static void forward_last(MatrixView<BFloat16> o, MatrixView<const BFloat16> qkv,
+                           const HeadLayout& layout) {
+    Copies copies(size(qkv) + size(o));
+    const MatrixView<float> wide_o = copies.of(o);
+    InFloat::forward_last(wide_o, copies.filled(qkv), layout);
     Convert::convert_from(o, wide_o);
   }
 
