@@ -38,6 +38,13 @@ std::vector<Flag> files_of(const Options& options) {
           {"--metrics", options.metrics}};
 }
 
+/// Whether a file of that name belongs to a model's or an adapter's folder.
+bool is_of_folder(std::string_view name) {
+  return name.ends_with(".safetensors") || name.ends_with(".index.json") ||
+         name.ends_with(".gguf") || name == model_format.config || name == adapter_format.config ||
+         is_companion(name);
+}
+
 /// A result file must not replace another file of the run.
 void check_files(const Options& options) {
   using Path = std::filesystem::path;
@@ -54,21 +61,17 @@ void check_files(const Options& options) {
   for (const Flag& written : files) {
     if (!written.second) continue;
     const Path place = place_of(*written.second);
-    for (const Flag& other : {Flag{"--data", options.data}, Flag{"--tokens", options.tokens},
-                              Flag{"--tokenizer", options.tokenizer}})
+    // Of two outputs that are the same the second is named.
+    std::vector<Flag> others{
+        {"--data", options.data}, {"--tokens", options.tokens}, {"--tokenizer", options.tokenizer}};
+    for (const Flag* other = files.data(); other != &written; ++other) others.push_back(*other);
+    for (const Flag& other : others)
       if (other.second && place == place_of(*other.second)) refuse(written, other.first);
-    for (const Flag& other : files) {
-      if (&other == &written) break;  // of two that are the same the second is named
-      if (other.second && place == place_of(*other.second)) refuse(written, other.first);
-    }
     for (const Flag& folder : {Flag{"--model", options.model}, Flag{"--adapter", options.adapter},
                                Flag{"--out", options.out}, Flag{"--merge-out", options.merge_out},
                                Flag{"--checkpoint", options.checkpoint}}) {
       const std::string name = place.filename().string();
-      const bool is_of_folder = name.ends_with(".safetensors") || name.ends_with(".index.json") ||
-                                name.ends_with(".gguf") || name == model_format.config ||
-                                name == adapter_format.config || is_companion(name);
-      if (folder.second && is_of_folder && place.parent_path() == place_of(*folder.second))
+      if (folder.second && is_of_folder(name) && place.parent_path() == place_of(*folder.second))
         refuse(written, folder.first);
     }
   }

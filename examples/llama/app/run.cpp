@@ -196,6 +196,30 @@ struct Recorders {
   std::optional<Preview> preview;
 };
 
+/// After a step: the best weights, where it was validated, and a checkpoint, where one is due.
+void save(const Options& options, auto& trainer, Recorders& recorders, bool validated, bool due) {
+  if (validated && recorders.best) recorders.best->save(trainer);
+  if (recorders.checkpoints == nullptr || !(due || waited_enough(options, trainer))) return;
+  recorders.checkpoints->save(trainer);
+  if (recorders.best) recorders.best->prune(trainer.records());
+}
+
+void show_preview(const Options& options, auto& trainer, const Recorders& recorders,
+                  Progress& progress) {
+  const std::uint64_t done = trainer.steps_done();
+  if (recorders.preview && is_due(options.sample_every, done))
+    progress.message(
+        fmt::format("after step {}: {}", done, recorders.preview->text(trainer.model())));
+}
+
+void tell_early_end(const Options& options, const auto& trainer, Progress& progress) {
+  if (trainer.steps_done() < options.steps && waited_enough(options, trainer))
+    progress.message(
+        fmt::format("ended after step {}: the last {} validation losses are no new "
+                    "best",
+                    trainer.steps_done(), options.early_stopping));
+}
+
 template <class Trainer>
 void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorders& recorders,
            Progress& progress, Attempts& attempts) {
@@ -212,29 +236,17 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorder
     const bool planned = last || is_due(options.eval_every, done);
     if (planned) update.validation_loss = validate(trainer, baseline);
     const bool stop = interrupting_signal() != 0;
-    bool saved = true;
-    if (planned && recorders.best) saved = attempts([&] { recorders.best->save(trainer); });
-    if (saved && recorders.checkpoints != nullptr &&
-        (last || stop || is_due(options.checkpoint_every, done) || waited_enough(options, trainer)))
-      saved = attempts([&] {
-        recorders.checkpoints->save(trainer);
-        if (recorders.best) recorders.best->prune(trainer.records());
-      });
+    const bool due = last || stop || is_due(options.checkpoint_every, done);
+    const bool saved = attempts([&] { save(options, trainer, recorders, planned, due); });
     // After the checkpoint, because an uninterrupted run would not have made this validation.
     if (stop && !planned) update.validation_loss = validate(trainer, baseline);
     if (recorders.metrics && !attempts([&] { recorders.metrics->add(trainer.records().back()); }))
       recorders.metrics.reset();  // the training goes on without it
     progress.update(update);
-    if (recorders.preview && is_due(options.sample_every, done))
-      progress.message(
-          fmt::format("after step {}: {}", done, recorders.preview->text(trainer.model())));
+    show_preview(options, trainer, recorders, progress);
     if (stop || !saved) break;
   }
-  if (trainer.steps_done() < options.steps && waited_enough(options, trainer))
-    progress.message(
-        fmt::format("ended after step {}: the last {} validation losses are no new "
-                    "best",
-                    trainer.steps_done(), options.early_stopping));
+  tell_early_end(options, trainer, progress);
 }
 
 /// Gives the model the weights that are to be written, where these are not the last ones.
@@ -274,6 +286,30 @@ int show_sample(const Options& options) {
   return 0;
 }
 
+Recorders open_recorders(const Options& options, const LlamaConfig& config, const Corpus& corpus,
+                         auto& trainer) {
+  Recorders recorders;
+  recorders.checkpoints = open_checkpoints(options, config, *corpus.data, trainer);
+  if (options.best) recorders.best.emplace(*options.checkpoint, trainer.records());
+  if (options.sample_every > 0 && !options.quiet)
+    recorders.preview.emplace(options, corpus.tokenizer);
+  if (options.metrics) recorders.metrics.emplace(*options.metrics, trainer.records());
+  return recorders;
+}
+
+void draw_results(const Options& options, const LlamaConfig& config, const ops::LoraConfig& lora,
+                  const RunReport& result, const std::optional<RunReport>& compared,
+                  Attempts& attempts) {
+  if (options.plot)
+    attempts([&] {
+      write_svg(*options.plot,
+                loss_plots(options.drop_rate, result.steps,
+                           compared ? compared->steps : std::span<const StepRecord>()));
+    });
+  if (options.html)
+    attempts([&] { write_html(*options.html, options, config, lora, result, compared); });
+}
+
 template <class T, class Backend>
 int run_on(Options options) {
   using Trainer = BasicTrainer<T, Backend>;
@@ -287,12 +323,7 @@ int run_on(Options options) {
   if (options.epochs > 0)
     options.steps = corpus.data->steps(options.epochs, options.batch_options());
   Trainer trainer(options, config, *corpus.data, options.drop_rate);
-  Recorders recorders;
-  recorders.checkpoints = open_checkpoints(options, config, *corpus.data, trainer);
-  if (options.best) recorders.best.emplace(*options.checkpoint, trainer.records());
-  if (options.sample_every > 0 && !options.quiet)
-    recorders.preview.emplace(options, corpus.tokenizer);
-  if (options.metrics) recorders.metrics.emplace(*options.metrics, trainer.records());
+  Recorders recorders = open_recorders(options, config, corpus, trainer);
   std::unique_ptr<Trainer> baseline;
   if (options.baseline) baseline = std::make_unique<Trainer>(options, config, *corpus.data, 0.0);
 
@@ -317,16 +348,7 @@ int run_on(Options options) {
       write_report(*options.report, used, config, trainer.model().lora(), result, compared);
     });
   if (trained) attempts([&] { print(result_table(options.drop_rate, result, compared)); });
-  if (trained && options.plot)
-    attempts([&] {
-      write_svg(*options.plot,
-                loss_plots(options.drop_rate, result.steps,
-                           compared ? compared->steps : std::span<const StepRecord>()));
-    });
-  if (trained && options.html)
-    attempts([&] {
-      write_html(*options.html, options, config, trainer.model().lora(), result, compared);
-    });
+  if (trained) draw_results(options, config, trainer.model().lora(), result, compared, attempts);
   attempts.rethrow();
   if (trainer.steps_done() >= options.steps || interrupting_signal() == 0) return 0;
   say(fmt::format("interrupted after step {} of {}; everything up to this step was written{}",

@@ -33,7 +33,9 @@ std::int32_t sample_token(std::span<const float> logits, const TokenSampling& sa
   std::vector<std::int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
   const auto share_of = [&](std::int32_t id) { return share[static_cast<std::size_t>(id)]; };
-  std::ranges::stable_sort(ids, std::greater<>(), share_of);
+  std::ranges::sort(ids, [&](std::int32_t a, std::int32_t b) {
+    return share_of(a) != share_of(b) ? share_of(a) > share_of(b) : a < b;
+  });
   double kept = 0.0;
   std::size_t count = 0;
   while (count < ids.size() && (count == 0 || kept < sampling.top_p * sum))

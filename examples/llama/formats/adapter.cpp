@@ -179,6 +179,22 @@ std::vector<std::pair<std::string, Value>> patterns_of(const std::string& what,
   return pairs;
 }
 
+/// Into `lora` where they are names, into `patterns` where they are one.
+void read_targets(const std::string& what, const json& config, std::span<const std::string> names,
+                  ops::LoraConfig& lora, LoraPatterns& patterns) {
+  const auto targets = config.find("target_modules");
+  if (targets == config.end() || targets->empty() || !(targets->is_array() || targets->is_string()))
+    fail(what,
+         fmt::format("'target_modules' must be a list of some of {}, or a pattern",
+                     fmt::join(linears, ", ")),
+         targets == config.end() ? "there is none"
+                                 : fmt::format("it is {}", clipped(targets->dump())));
+  if (targets->is_array())
+    lora.targets = targets_of(what, *targets, names);
+  else if (*targets != "all-linear")
+    patterns.targets = targets->get<std::string>();
+}
+
 }  // namespace
 
 ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::string& what,
@@ -199,17 +215,7 @@ ops::LoraConfig parse_adapter_config(std::string_view json_text, const std::stri
   LoraPatterns patterns;
   patterns.ranks = patterns_of<Index>(what, json_text, "rank_pattern", 1.0);
   patterns.alphas = patterns_of<double>(what, json_text, "alpha_pattern", 0.0);
-  const auto targets = config.find("target_modules");
-  if (targets == config.end() || targets->empty() || !(targets->is_array() || targets->is_string()))
-    fail(what,
-         fmt::format("'target_modules' must be a list of some of {}, or a pattern",
-                     fmt::join(linears, ", ")),
-         targets == config.end() ? "there is none"
-                                 : fmt::format("it is {}", clipped(targets->dump())));
-  if (targets->is_array())
-    lora.targets = targets_of(what, *targets, names);
-  else if (*targets != "all-linear")
-    patterns.targets = targets->get<std::string>();
+  read_targets(what, config, names, lora, patterns);
   try {
     apply(patterns, lora, names);
   } catch (const std::runtime_error& error) {

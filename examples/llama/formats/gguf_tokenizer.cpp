@@ -145,6 +145,21 @@ bool adds_bos(const json& tokenizer) {
          text.find("\"single\":[{\"SpecialToken\"") != text.npos;
 }
 
+Tokens tokens_of(const json& tokenizer, const json& model, bool bytes_fall_back,
+                 std::ptrdiff_t vocabulary) {
+  Tokens tokens(static_cast<std::size_t>(vocabulary));
+  const json vocab = model.value("vocab", json::object());
+  for (const auto& [text, id] : vocab.items())
+    tokens.set(id, text, bytes_fall_back && is_byte_token(text) ? byte : normal);
+  for (const json& added : tokenizer.value("added_tokens", json::array()))
+    tokens.set(added.value("id", json()), added.value("content", ""),
+               added.value("special", false) ? control : user_defined);
+  if (const json name = model.value("unk_token", json()); bytes_fall_back && name.is_string())
+    if (const auto found = tokens.ids.find(name.get<std::string>()); found != tokens.ids.end())
+      tokens.kinds[found->second] = unknown;
+  return tokens;
+}
+
 GgufMetadata of_bytes() {
   std::vector<std::string> texts;
   for (int i = 0; i < 256; ++i) texts.push_back(character_of(i));
@@ -169,17 +184,7 @@ GgufMetadata gguf_tokenizer(const Companions& companions, std::ptrdiff_t vocabul
   if (model.value("type", "BPE") != "BPE")
     fail("a tokenizer of type BPE", fmt::format("it is {}", clipped(model.value("type", ""))));
   const bool bytes_fall_back = model.value("byte_fallback", false);
-  Tokens tokens(static_cast<std::size_t>(vocabulary));
-  const json vocab = model.value("vocab", json::object());
-  for (const auto& [text, id] : vocab.items())
-    tokens.set(id, text, bytes_fall_back && is_byte_token(text) ? byte : normal);
-  for (const json& added : tokenizer.value("added_tokens", json::array()))
-    tokens.set(added.value("id", json()), added.value("content", ""),
-               added.value("special", false) ? control : user_defined);
-  if (const json name = model.value("unk_token", json()); bytes_fall_back && name.is_string())
-    if (const auto found = tokens.ids.find(name.get<std::string>()); found != tokens.ids.end())
-      tokens.kinds[found->second] = unknown;
-
+  const Tokens tokens = tokens_of(tokenizer, model, bytes_fall_back, vocabulary);
   const std::vector<std::string> merges = merges_of(model);
   GgufMetadata metadata;
   if (bytes_fall_back) {
