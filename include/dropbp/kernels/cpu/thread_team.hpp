@@ -85,6 +85,9 @@ class ThreadTeam {
     inside() = false;
   }
 
+  /// Number of jobs so far, modulo 2^20: to count the barriers of a computation.
+  std::uint32_t jobs() const noexcept { return number(gate_.load(std::memory_order_relaxed)); }
+
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
