@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <random>
 #include <span>
@@ -14,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "dropbp/kernels/cpu/instruction_set.hpp"
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/ops/parameter.hpp"
 #include "support/catch.hpp"
@@ -108,6 +110,24 @@ class ThreadsGuard {
 
  private:
   int before_;
+};
+
+/// Limits the vector instructions until the end of a test. Where the machine lacks them, prints a
+/// line by which ctest counts the test as skipped, and is false.
+class Instructions {
+ public:
+  explicit Instructions(ops::InstructionSet set) {
+    ops::limit_instruction_set(set);
+    available_ = ops::instruction_set() == set;
+    if (!available_) std::puts("SKIPPED: this machine lacks the instructions");
+  }
+  Instructions(const Instructions&) = delete;
+  Instructions& operator=(const Instructions&) = delete;
+  ~Instructions() { ops::limit_instruction_set(ops::InstructionSet::avx512_bf16); }
+  explicit operator bool() const { return available_; }
+
+ private:
+  bool available_;
 };
 
 inline constexpr int thread_counts[] = {1, 2, 3, 8};

@@ -28,7 +28,8 @@ while(names MATCHES "^([^\n]*)\n")
   set(test "[==[${PREFIX}${name}]==]")
   string(APPEND script
     "add_test(${test} [==[${PROGRAM}]==] [==[${filter}]==] ${RUN})\n"
-    "set_tests_properties(${test} PROPERTIES LABELS ${LABEL} TIMEOUT 3600)\n")
+    "set_tests_properties(${test} PROPERTIES LABELS ${LABEL} TIMEOUT 3600\n"
+    "  SKIP_REGULAR_EXPRESSION [==[(^|\n)SKIPPED: ]==])\n")
 endwhile()
 if(script STREQUAL "")
   fail("${PROGRAM} has no test case")

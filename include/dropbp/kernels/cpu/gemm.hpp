@@ -4,12 +4,13 @@
 // Matrix products on the CPU, with the same bits for any number of threads. There are two engines:
 // the library's own (gemm_blocked.hpp), and Eigen (gemm_eigen.hpp) if DROPBP_EIGEN_PRODUCTS is
 // defined or the compiler has no vector types. With DROPBP_BLAS_PRODUCTS (CMake: DROPBP_USE_BLAS) a
-// BLAS computes the large products; its bits may differ. Define these macros for the whole program
-// or not at all.
+// BLAS computes the large products of float and double; its bits may differ. Define these macros
+// for the whole program or not at all.
 #pragma once
 
-#include <concepts>
+#include <type_traits>
 
+#include "dropbp/kernels/cpu/simd.hpp"
 #include "dropbp/kernels/kernels.hpp"
 #if defined(DROPBP_EIGEN_PRODUCTS) || !defined(__GNUC__)
 #include "dropbp/kernels/cpu/gemm_eigen.hpp"
@@ -24,36 +25,33 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// See ops/gemm.hpp, which checks the shapes.
-template <std::floating_point T>
+template <detail::HostScalar T>
 struct kernels<op::gemm, T, Cpu> {
   /// C = or += the product. C must not overlap A or B.
   static void run(GemmLayout layout, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
                   Accumulate mode) {
-    switch (layout) {
-      case GemmLayout::nt:
-        return product<false, true>(c, a, b, mode);
-      case GemmLayout::nn:
-        return product<false, false>(c, a, b, mode);
-      case GemmLayout::tn:
-        return product<true, false>(c, a, b, mode);
-    }
-  }
-
- private:
-  template <bool a_transposed, bool b_transposed>
-  static void product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
-                      Accumulate mode) {
-    const Index rows = c.rows, columns = c.columns, depth = a_transposed ? a.rows : a.columns;
+    const Index depth = layout == GemmLayout::tn ? a.rows : a.columns;
 #if defined(DROPBP_BLAS_PRODUCTS)
     // Small products gain nothing from the BLAS. Inside a parallel loop its threads would compete
     // with the library's own.
-    if (!in_parallel() && rows * columns * depth >= 128 * 128 * 128)
-      return detail::blas_product<T, a_transposed, b_transposed>(c, a, b, mode);
+    if constexpr (std::is_floating_point_v<T>)
+      if (!in_parallel() && c.rows * c.columns * depth >= 128 * 128 * 128)
+        return detail::blas_product<T>(layout, c, a, b, mode);
 #endif
 #if defined(DROPBP_EIGEN_PRODUCTS) || !defined(__GNUC__)
-    detail::eigen_product<T, a_transposed, b_transposed>(c, a, b, rows, columns, depth, mode);
+    detail::eigen_product<T>(layout, c, a, b, depth, mode);
 #else
-    detail::blocked_product<T, a_transposed, b_transposed>(c, a, b, rows, columns, depth, mode);
+    const detail::Operand<T> rows{a.data, a.stride, layout != GemmLayout::tn};
+    const detail::Operand<T> columns{b.data, b.stride, layout == GemmLayout::nt};
+#if defined(DROPBP_X86_VECTORS)
+    if constexpr (std::is_same_v<T, BFloat16>)
+      if (instruction_set() >= InstructionSet::avx512_bf16)
+        return detail::blocked_product<detail::DotTile>(c, rows, columns, depth, mode);
+#endif
+    detail::with_instructions([&](auto set) {
+      detail::blocked_product<detail::MultiplyAddTile<T, decltype(set)>>(c, rows, columns, depth,
+                                                                         mode);
+    });
 #endif
   }
 };

@@ -11,8 +11,9 @@
 
 #include <Eigen/Core>
 
+#include "dropbp/backend/scalar.hpp"
 #include "dropbp/kernels/cpu/parallel.hpp"
-#include "dropbp/kernels/matrix.hpp"
+#include "dropbp/kernels/kernels.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops::detail {
@@ -80,15 +81,46 @@ void eigen_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b
   }
 }
 
+// As gemm_nt, gemm_nn or gemm_tn. BFloat16 is computed in float, on copies.
+template <class T>
+void eigen_product(GemmLayout layout, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
+                   Index depth, Accumulate mode) {
+  if constexpr (!std::is_floating_point_v<T>) {
+    const auto copy_of = [](const auto& from) {
+      Matrix<float> copy(from.rows, from.columns);
+      for (Index i = 0; i < from.rows; ++i)
+        for (Index j = 0; j < from.columns; ++j) copy.row(i)[j] = to_float(from.row(i)[j]);
+      return copy;
+    };
+    const Matrix<float> left = copy_of(a), right = copy_of(b);
+    Matrix<float> sums = mode == Accumulate::add ? copy_of(c) : Matrix<float>(c.rows, c.columns);
+    eigen_product<float>(layout, sums.view(), left.view(), right.view(), depth, mode);
+    for (Index i = 0; i < c.rows; ++i)
+      for (Index j = 0; j < c.columns; ++j) c.row(i)[j] = from_float<T>(sums.row(i)[j]);
+  } else if (layout == GemmLayout::nt) {
+    eigen_product<T, false, true>(c, a, b, c.rows, c.columns, depth, mode);
+  } else if (layout == GemmLayout::nn) {
+    eigen_product<T, false, false>(c, a, b, c.rows, c.columns, depth, mode);
+  } else {
+    eigen_product<T, true, false>(c, a, b, c.rows, c.columns, depth, mode);
+  }
+}
+
 #if defined(DROPBP_BLAS_PRODUCTS)
 // Computed by the BLAS behind Eigen (EIGEN_USE_BLAS), with the threads of the BLAS.
-template <class T, bool a_transposed, bool b_transposed>
-void blas_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b, Accumulate mode) {
+template <class T>
+void blas_product(GemmLayout layout, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
+                  Accumulate mode) {
 #if !defined(EIGEN_USE_BLAS)
 #error "dropbp: DROPBP_BLAS_PRODUCTS needs EIGEN_USE_BLAS and a BLAS: set -DDROPBP_USE_BLAS=ON."
 #endif
-  if (c.rows > 0 && c.columns > 0)
-    eigen_strip_product<T, a_transposed, b_transposed, Eigen::Dynamic>(c, a, b, mode);
+  if (c.rows == 0 || c.columns == 0) return;
+  if (layout == GemmLayout::nt)
+    eigen_strip_product<T, false, true, Eigen::Dynamic>(c, a, b, mode);
+  else if (layout == GemmLayout::nn)
+    eigen_strip_product<T, false, false, Eigen::Dynamic>(c, a, b, mode);
+  else
+    eigen_strip_product<T, true, false, Eigen::Dynamic>(c, a, b, mode);
 }
 #endif
 

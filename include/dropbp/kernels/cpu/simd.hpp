@@ -1,9 +1,13 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Vectors as wide as the machine's, by the vector extension of g++ and clang++, and exp on them. A
-// lane computes the same bits at every position, so results depend neither on how a loop is divided
-// nor on the alignment of a buffer.
+// Vectors by the vector extension of g++ and clang++, and exp on them. A lane computes the same
+// bits at every position, so results depend neither on how a loop is divided nor on the alignment
+// of a buffer.
+//
+// A vector has `n` elements of S, which is float or double. By default n is lanes<S>, what the
+// compiler's own instructions hold; with_vectors() (instruction_set.hpp) gives what the machine's
+// hold. Rows of BFloat16 are loaded as vectors of float and rounded when stored.
 #pragma once
 
 #include <cmath>
@@ -11,102 +15,191 @@
 #include <cstring>
 #include <type_traits>
 
-#include "dropbp/kernels/index.hpp"
+#include "dropbp/backend/scalar.hpp"
+#include "dropbp/kernels/cpu/instruction_set.hpp"
+#include "dropbp/kernels/matrix.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops::detail {
 
-#if defined(__AVX512F__)
-inline constexpr Index vector_bytes = 64;
-#elif defined(__AVX__)
-inline constexpr Index vector_bytes = 32;
-#else
-inline constexpr Index vector_bytes = 16;
-#endif
-
 #if defined(__GNUC__)
-template <class T>
-inline constexpr Index lanes = vector_bytes / static_cast<Index>(sizeof(T));
+template <class S>
+inline constexpr Index lanes = vector_bytes / static_cast<Index>(sizeof(S));
 
-template <class T, Index count = lanes<T>>
+template <class S, Index count = lanes<S>>
 struct vector_of {
-  typedef T type __attribute__((vector_size(static_cast<std::size_t>(count) * sizeof(T))));
+  typedef S type __attribute__((vector_size(static_cast<std::size_t>(count) * sizeof(S))));
 };
 #else  // other compilers: vectors of one lane, correct but slow
-template <class T>
+template <class S>
 inline constexpr Index lanes = 1;
 
-template <class T, Index count = 1>
+template <class S, Index count = 1>
 struct vector_of {
-  using type = T;
+  using type = S;
 };
 #endif
 
+// A vector in a structure. Compilers warn of functions that return bare vectors wider than those of
+// their own instructions, even if every call is inlined.
+template <class S, Index n = lanes<S>>
+struct Vector {
+  using Raw = typename vector_of<S, n>::type;
+  Raw raw;
+
+  static DROPBP_FORCE_INLINE Vector all(S value) noexcept { return {Raw{} + value}; }
+
+#define DROPBP_VECTOR_OPERATOR(op)                                                           \
+  DROPBP_FORCE_INLINE friend Vector operator op(const Vector& a, const Vector& b) noexcept { \
+    return {a.raw op b.raw};                                                                 \
+  }                                                                                          \
+  DROPBP_FORCE_INLINE friend Vector operator op(const Vector& a, S b) noexcept {             \
+    return {a.raw op b};                                                                     \
+  }                                                                                          \
+  DROPBP_FORCE_INLINE friend Vector operator op(S a, const Vector& b) noexcept {             \
+    return {a op b.raw};                                                                     \
+  }
+  DROPBP_VECTOR_OPERATOR(+)
+  DROPBP_VECTOR_OPERATOR(-)
+  DROPBP_VECTOR_OPERATOR(*)
+  DROPBP_VECTOR_OPERATOR(/)
+#undef DROPBP_VECTOR_OPERATOR
+  DROPBP_FORCE_INLINE friend Vector operator-(const Vector& a) noexcept { return {-a.raw}; }
+  DROPBP_FORCE_INLINE Vector& operator+=(const Vector& b) noexcept {
+    raw += b.raw;
+    return *this;
+  }
+};
+
+template <class S, Index n>
+DROPBP_FORCE_INLINE inline Vector<S, n> larger(const Vector<S, n>& a,
+                                               const Vector<S, n>& b) noexcept {
+  return {a.raw > b.raw ? a.raw : b.raw};
+}
+
+// A piece of a row: a whole vector, or the `count` < n elements at its end.
+template <Index n>
+using Whole = std::integral_constant<Index, n>;
+template <Index n>
+struct Part {
+  Index count;
+};
+
+// The scalars of rows on the CPU: float, double, and BFloat16, which is computed in float.
 template <class T>
-using Vector = typename vector_of<T>::type;
+concept HostScalar = std::is_floating_point_v<T> || std::is_same_v<T, BFloat16>;
+
+#if defined(__GNUC__)
+template <Index n>
+DROPBP_FORCE_INLINE inline Vector<float, n> widened(const BFloat16* from) noexcept {
+  using Bits = typename vector_of<std::uint32_t, n>::type;
+  typename vector_of<std::uint16_t, n>::type halves;
+  std::memcpy(&halves, from, sizeof halves);
+  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
+  Vector<float, n> v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+// As from_float<BFloat16>.
+template <Index n>
+DROPBP_FORCE_INLINE inline void narrow(BFloat16* to, const Vector<float, n>& v) noexcept {
+  using Bits = typename vector_of<std::uint32_t, n>::type;
+  using Halves = typename vector_of<std::uint16_t, n>::type;
+  Bits bits;
+  std::memcpy(&bits, &v, sizeof v);
+  const Bits rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+  const Bits nan = Bits{} + 0x7FFFu;
+  const Halves halves =
+      __builtin_convertvector((bits & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded, Halves);
+  std::memcpy(to, &halves, sizeof halves);
+}
+#else
+template <Index n>
+Vector<float, n> widened(const BFloat16* from) noexcept {
+  return {to_float(*from)};
+}
+template <Index n>
+void narrow(BFloat16* to, const Vector<float, n>& v) noexcept {
+  *to = from_float<BFloat16>(v.raw);
+}
+#endif
 
 // Unaligned accesses: a row may start at any address.
-template <class T>
-Vector<T> load(const T* from) noexcept {
-  Vector<T> v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+template <Index n, class T>
+DROPBP_FORCE_INLINE inline Vector<Statistic<T>, n> load(const T* from) noexcept {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return widened<n>(from);
+  } else {
+    Vector<T, n> v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+  }
 }
-template <class T>
-void store(T* to, const Vector<T>& v) noexcept {
-  std::memcpy(to, &v, sizeof v);
-}
-template <class T>
-Vector<T> load_some(const T* from, Index count, T other) noexcept {
-  Vector<T> v = Vector<T>{} + other;
-  std::memcpy(&v, from, static_cast<std::size_t>(count) * sizeof(T));
-  return v;
-}
-template <class T>
-void store_some(T* to, const Vector<T>& v, Index count) noexcept {
-  std::memcpy(to, &v, static_cast<std::size_t>(count) * sizeof(T));
+template <Index n, class T>
+DROPBP_FORCE_INLINE inline void store(T* to, const Vector<Statistic<T>, n>& v) noexcept {
+  if constexpr (std::is_same_v<T, BFloat16>)
+    narrow<n>(to, v);
+  else
+    std::memcpy(to, &v, sizeof v);
 }
 
-// Calls f(i, n) for consecutive pieces [i, i + n) of `count` elements. n is lanes<T> as a
-// compile-time constant; for a shorter piece at the end it is a run-time number.
-template <class T, class F>
-void for_each_vector(Index count, const F& f) {
+// Calls f(i, piece) for consecutive pieces of `count` elements; a piece begins at element i.
+template <Index n, class F>
+DROPBP_FORCE_INLINE inline void for_each_piece(Index count, const F& f) {
   Index i = 0;
-  for (; i + lanes<T> <= count; i += lanes<T>) f(i, std::integral_constant<Index, lanes<T>>{});
-  if (i < count) f(i, count - i);
+  for (; i + n <= count; i += n) f(i, Whole<n>{});
+  if (i < count) f(i, Part<n>{count - i});
 }
-template <class T>
-Vector<T> load_piece(const T* from, std::integral_constant<Index, lanes<T>>, T) noexcept {
-  return load(from);
-}
-template <class T>
-Vector<T> load_piece(const T* from, Index count, T other) noexcept {
-  return load_some(from, count, other);
-}
-template <class T>
-void store_piece(T* to, const Vector<T>& v, std::integral_constant<Index, lanes<T>>) noexcept {
-  store(to, v);
-}
-template <class T>
-void store_piece(T* to, const Vector<T>& v, Index count) noexcept {
-  store_some(to, v, count);
+template <class T, class F>
+DROPBP_FORCE_INLINE inline void for_each_vector(Index count, const F& f) {
+  for_each_piece<lanes<T>>(count, f);
 }
 
-template <class T>
-double sum_of_lanes(const Vector<T>& v) noexcept {
-  T lane[lanes<T>];
+// The elements of a piece; `other` fills the lanes behind its end.
+template <class T, Index n>
+DROPBP_FORCE_INLINE inline Vector<Statistic<T>, n> load_piece(const T* from, Whole<n>,
+                                                              Statistic<T>) noexcept {
+  return load<n>(from);
+}
+template <class T, Index n>
+DROPBP_FORCE_INLINE inline Vector<Statistic<T>, n> load_piece(const T* from, Part<n> piece,
+                                                              Statistic<T> other) noexcept {
+  Statistic<T> lane[static_cast<std::size_t>(n)];
+  for (Index i = 0; i < n; ++i) lane[i] = other;
+  if constexpr (std::is_same_v<T, BFloat16>)
+    for (Index i = 0; i < piece.count; ++i) lane[i] = to_float(from[i]);
+  else
+    std::memcpy(lane, from, static_cast<std::size_t>(piece.count) * sizeof(T));
+  return load<n>(lane);
+}
+template <class T, Index n>
+DROPBP_FORCE_INLINE inline void store_piece(T* to, const Vector<Statistic<T>, n>& v,
+                                            Whole<n>) noexcept {
+  store<n>(to, v);
+}
+template <class T, Index n>
+DROPBP_FORCE_INLINE inline void store_piece(T* to, const Vector<Statistic<T>, n>& v,
+                                            Part<n> piece) noexcept {
+  T lane[static_cast<std::size_t>(n)];
+  store<n>(lane, v);
+  std::memcpy(to, lane, static_cast<std::size_t>(piece.count) * sizeof(T));
+}
+
+template <class S, Index n = lanes<S>>
+DROPBP_FORCE_INLINE inline double sum_of_lanes(const Vector<S, n>& v) noexcept {
+  S lane[static_cast<std::size_t>(n)];
   std::memcpy(lane, &v, sizeof v);
   double sum = 0;
-  for (Index i = 0; i < lanes<T>; ++i) sum += static_cast<double>(lane[i]);
+  for (Index i = 0; i < n; ++i) sum += static_cast<double>(lane[i]);
   return sum;
 }
 
-template <class T>
-T max_of_lanes(const Vector<T>& v) noexcept {
-  T lane[lanes<T>];
+template <class S, Index n = lanes<S>>
+DROPBP_FORCE_INLINE inline S max_of_lanes(const Vector<S, n>& v) noexcept {
+  S lane[static_cast<std::size_t>(n)];
   std::memcpy(lane, &v, sizeof v);
-  T largest = lane[0];
-  for (Index i = 1; i < lanes<T>; ++i) largest = lane[i] > largest ? lane[i] : largest;
+  S largest = lane[0];
+  for (Index i = 1; i < n; ++i) largest = lane[i] > largest ? lane[i] : largest;
   return largest;
 }
 
@@ -114,14 +207,15 @@ T max_of_lanes(const Vector<T>& v) noexcept {
 // exp by Cody-Waite reduction, x = n log 2 + r, with the approximations of Moshier's Cephes
 // (expf.c, exp.c): a polynomial for float, a rational function for double. The error is at most 2
 // units in the last place. Overflow gives infinity; NaN stays NaN.
-template <class T>
-Vector<T> exp(Vector<T> x) noexcept {
+template <class T, Index lanes_of_x>
+DROPBP_FORCE_INLINE inline Vector<T, lanes_of_x> exp(const Vector<T, lanes_of_x>& of) noexcept {
   constexpr bool single = sizeof(T) == 4;
   using Bits = std::conditional_t<single, std::int32_t, std::int64_t>;
-  using Integers = typename vector_of<Bits, lanes<T>>::type;
-  using Words = typename vector_of<std::int32_t, lanes<T>>::type;  // doubles convert to 32 bits far
-                                                                   // faster than to 64
-  using V = Vector<T>;
+  using Integers = typename vector_of<Bits, lanes_of_x>::type;
+  // Doubles convert to 32 bits far faster than to 64.
+  using Words = typename vector_of<std::int32_t, lanes_of_x>::type;
+  using V = typename Vector<T, lanes_of_x>::Raw;
+  V x = of.raw;
   const V lowest = V{} + (single ? T(-104) : T(-746)), highest = V{} + (single ? T(89) : T(710));
   x = x < lowest ? lowest : x;
   x = x > highest ? highest : x;
@@ -161,27 +255,27 @@ Vector<T> exp(Vector<T> x) noexcept {
   V first_factor, second_factor;
   std::memcpy(&first_factor, &first_bits, sizeof(V));
   std::memcpy(&second_factor, &second_bits, sizeof(V));
-  return y * first_factor * second_factor;
+  return {y * first_factor * second_factor};
 }
 #else
-template <class T>
-T exp(T x) noexcept {
-  return std::exp(x);
+template <class T, Index n>
+Vector<T, n> exp(const Vector<T, n>& of) noexcept {
+  return {std::exp(of.raw)};
 }
 #endif
 
 // The sum of term(i, piece) over a row of `count` elements. After every 16 vectors the partial sum
 // is added to a sum in double, so that rounding errors stay small.
-template <class T, class Term>
-double row_sum(Index count, const Term& term) noexcept {
+template <class S, Index n = lanes<S>, class Term>
+DROPBP_FORCE_INLINE inline double row_sum(Index count, const Term& term) noexcept {
   double sum = 0;
-  Vector<T> part{};
+  Vector<S, n> part{};
   Index pending = 0;
-  for_each_vector<T>(count, [&](Index i, auto piece) {
+  for_each_piece<n>(count, [&](Index i, auto piece) DROPBP_FORCE_INLINE {
     part += term(i, piece);
-    if (++pending == 16) sum += sum_of_lanes<T>(part), part = Vector<T>{}, pending = 0;
+    if (++pending == 16) sum += sum_of_lanes<S, n>(part), part = Vector<S, n>{}, pending = 0;
   });
-  return sum + sum_of_lanes<T>(part);
+  return sum + sum_of_lanes<S, n>(part);
 }
 
 }  // namespace ops::detail

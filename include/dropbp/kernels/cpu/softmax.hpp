@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <type_traits>
 
 #include "dropbp/kernels/cpu/simd.hpp"
 
@@ -19,10 +18,9 @@ template <class T>
 T exp_row(T* scores, Index valid, Index count, T scale, T shift) noexcept {
   Vector<T> sum{};
   for_each_vector<T>(valid, [&](Index i, auto piece) {
-    auto p = exp<T>(load_piece(scores + i, piece, T(0)) * scale - shift);
+    const auto p = exp<T>(load_piece(scores + i, piece, T(0)) * scale - shift);
     store_piece<T>(scores + i, p, piece);
-    if constexpr (std::is_same_v<decltype(piece), Index>) p = load_some<T>(scores + i, piece, T(0));
-    sum += p;
+    sum += load_piece(scores + i, piece, T(0));
   });
   std::fill(scores + (std::max)(valid, Index(0)), scores + count, T(0));
   return static_cast<T>(sum_of_lanes<T>(sum));
@@ -31,10 +29,9 @@ T exp_row(T* scores, Index valid, Index count, T scale, T shift) noexcept {
 template <class T>
 T max_of_row(const T* row, Index count) noexcept {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
-  Vector<T> largest = Vector<T>{} + lowest;
+  auto largest = Vector<T>::all(lowest);
   for_each_vector<T>(count, [&](Index i, auto piece) {
-    const auto v = load_piece(row + i, piece, lowest);
-    largest = v > largest ? v : largest;
+    largest = larger(load_piece(row + i, piece, lowest), largest);
   });
   return max_of_lanes<T>(largest);
 }
