@@ -24,11 +24,16 @@ concept has_nested_traits = requires { typename T::dropbp_tensor_traits; };
 template <class T>
 concept is_pointer = std::is_pointer_v<std::remove_cvref_t<T>>;
 
+// Half is a number of devices alone.
+template <class T>
+concept is_number =
+    std::convertible_to<T, long double> || std::same_as<std::remove_cvref_t<T>, BFloat16>;
+
 // Types with an outer stride (matrix views) are excluded: they may have gaps between rows, which
 // data() and size() do not describe.
 template <class T>
 concept has_data_and_size = !std::is_const_v<T> && requires(T& t, const T& c) {
-  { *c.data() } -> std::convertible_to<long double>;
+  { *c.data() } -> is_number;
   { c.size() } -> std::convertible_to<std::size_t>;
   requires is_pointer<decltype(c.data())> && is_pointer<decltype(t.data())>;
 } && !requires(const T& c) { c.outerStride(); };

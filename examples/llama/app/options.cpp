@@ -166,8 +166,8 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   flags.choice("--device", o.device, devices,
                "where to compute; cuda needs a program built with CUDA and an NVIDIA GPU");
   flags.choice("--precision", o.precision, precisions,
-               "precision of weights and activations; auto is float32 on the CPU and bfloat16 on a "
-               "GPU, where the optimizer uses float32");
+               "precision of weights and activations; with bfloat16 sums and the optimizer use "
+               "float32; auto is float32 on the CPU and bfloat16 on a GPU");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N",
                      "number of threads; the results do not depend on it", "0, all cores");
   flags.integer<std::uint64_t>("--eval-every", o.eval_every, 0, count_limit, "N",
@@ -310,11 +310,6 @@ constexpr Rule rules[] = {
      "given; "
      "leave it out",
      [](const Options& o, const Given&) { return fmt::format("{}", o.shape.vocabulary); }},
-    {[](const Options& o, const Given&) {
-       return o.device == DeviceChoice::cpu && o.precision == PrecisionChoice::bfloat16;
-     },
-     "the CPU computes in float32, but --precision bfloat16 was given; leave it out or add "
-     "--device cuda"},
     {[](const Options& o, const Given& given) {
        return !adapters_train(o) && !first_of(given.adapters).empty();
      },

@@ -267,14 +267,16 @@ int run_on(const Options& options) {
 }  // namespace
 
 int run(const Options& options) {
-  if (options.device == DeviceChoice::cpu) return run_on<float, dropbp::Cpu>(options);
+  const bool narrow = options.precision == PrecisionChoice::bfloat16;
+  if (options.device == DeviceChoice::cpu)
+    return narrow ? run_on<dropbp::BFloat16, dropbp::Cpu>(options)
+                  : run_on<float, dropbp::Cpu>(options);
 #if defined(DROPBP_LLAMA_CUDA)
   if (const std::string why = dropbp::device_runtime<dropbp::Cuda>::unavailable_reason();
       !why.empty())
     throw std::runtime_error(why);
-  return options.precision == PrecisionChoice::bfloat16
-             ? run_on<dropbp::BFloat16, dropbp::Cuda>(options)
-             : run_on<float, dropbp::Cuda>(options);
+  return narrow ? run_on<dropbp::BFloat16, dropbp::Cuda>(options)
+                : run_on<float, dropbp::Cuda>(options);
 #else
   throw std::runtime_error(
       "--device cuda needs a program that was built with CUDA, but this one was built without it; "

@@ -126,10 +126,7 @@ template <class T, class Backend>
 std::vector<float> gradient_on_host(const ops::ParameterSlice<T, Backend>& slice) {
   std::vector<float> gradient(slice.size());
   const ops::MatrixView<T, Backend> from(slice.gradient, slice.rows, slice.columns);
-  if constexpr (dropbp::DeviceBackend<Backend>)
-    ops::download(ops::MatrixView<float>(gradient.data(), slice.rows, slice.columns), from);
-  else
-    std::copy_n(from.data, slice.size(), gradient.data());
+  ops::download(ops::MatrixView<float>(gradient.data(), slice.rows, slice.columns), from);
   return gradient;
 }
 
@@ -502,6 +499,7 @@ Summary BasicTrainer<T, Backend>::summary() const {
 }
 
 template class BasicTrainer<float, dropbp::Cpu>;
+template class BasicTrainer<dropbp::BFloat16, dropbp::Cpu>;
 #if defined(DROPBP_LLAMA_CUDA)
 template class BasicTrainer<float, dropbp::Cuda>;
 template class BasicTrainer<dropbp::BFloat16, dropbp::Cuda>;

@@ -120,7 +120,10 @@ void TrainingCheckpoints::prune(std::uint64_t newest) const {
 }
 
 template bool TrainingCheckpoints::resume(Trainer&, const std::function<void(std::string_view)>&);
+template bool TrainingCheckpoints::resume(BasicTrainer<dropbp::BFloat16, dropbp::Cpu>&,
+                                          const std::function<void(std::string_view)>&);
 template void TrainingCheckpoints::save(Trainer&);
+template void TrainingCheckpoints::save(BasicTrainer<dropbp::BFloat16, dropbp::Cpu>&);
 #if defined(DROPBP_LLAMA_CUDA)
 template bool TrainingCheckpoints::resume(BasicTrainer<float, dropbp::Cuda>&,
                                           const std::function<void(std::string_view)>&);

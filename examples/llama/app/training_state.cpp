@@ -435,7 +435,11 @@ void read_training_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& 
 }
 
 template void write_training_state(AtomicFile&, Trainer&, const RunIdentity&);
+template void write_training_state(AtomicFile&, BasicTrainer<dropbp::BFloat16, dropbp::Cpu>&,
+                                   const RunIdentity&);
 template void read_training_state(const SafetensorsFile&, Trainer&);
+template void read_training_state(const SafetensorsFile&,
+                                  BasicTrainer<dropbp::BFloat16, dropbp::Cpu>&);
 #if defined(DROPBP_LLAMA_CUDA)
 template void write_training_state(AtomicFile&, BasicTrainer<float, dropbp::Cuda>&,
                                    const RunIdentity&);

@@ -205,8 +205,11 @@ void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
 
 template void load_adapter(const std::filesystem::path&, LlamaModel<float>&);
 template void load_adapter(const std::filesystem::path&, LlamaModel<double>&);
+template void load_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16>&);
 template void save_adapter(const std::filesystem::path&, LlamaModel<float>&, const std::string&,
                            DType);
+template void save_adapter(const std::filesystem::path&, LlamaModel<dropbp::BFloat16>&,
+                           const std::string&, DType);
 #if defined(DROPBP_LLAMA_CUDA)
 template void load_adapter(const std::filesystem::path&, LlamaModel<float, dropbp::Cuda>&);
 template void load_adapter(const std::filesystem::path&,

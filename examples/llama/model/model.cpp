@@ -28,6 +28,12 @@ void wait() {
   if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();
 }
 
+// Whether the model's memory holds numbers that the host computes with; else they are converted or
+// copied.
+template <class T, class Backend>
+inline constexpr bool numbers_in_place =
+    std::is_floating_point_v<T> && !dropbp::DeviceBackend<Backend>;
+
 // Two draws make two normal numbers (Box and Muller 1958).
 template <class T>
 void fill_normal(std::span<T> values, double deviation, const dropbp::CounterRandom& random) {
@@ -123,13 +129,13 @@ void LlamaModel<T, Backend>::initialize(std::uint64_t seed) {
       fill_normal(span, feeds_stream ? residual : 0.02,
                   dropbp::CounterRandom(seed, weight_stream, index));
     };
-    if constexpr (!dropbp::DeviceBackend<Backend>) {
+    if constexpr (numbers_in_place<T, Backend>) {
       if (weight.value != nullptr) {
         fill(std::span<T>(weight.value, size));
         if (summed) checksums.push_back(checksum_of(std::span<const T>(weight.value, size)));
       }
     }
-    if (weight.value == nullptr || dropbp::DeviceBackend<Backend>) {
+    if (weight.value == nullptr || !numbers_in_place<T, Backend>) {
       values.resize(size);
       fill(std::span<float>(values));
       if (summed) checksums.push_back(checksum_of(std::span<const float>(values)));
@@ -155,12 +161,12 @@ void LlamaModel<T, Backend>::initialize_adapters(std::uint64_t seed) {
       for (std::size_t i = 0; i < tensor.size(); ++i)
         to[i] = static_cast<Element>(bound * (2.0 * uniform(random(i)) - 1.0));
     };
-    if constexpr (dropbp::DeviceBackend<Backend>) {
+    if constexpr (numbers_in_place<T, Backend>) {
+      fill(tensor.value);
+    } else {
       values.resize(tensor.size());
       fill(values.data());
       ops::upload(view, {values.data(), tensor.rows, tensor.columns});
-    } else {
-      fill(tensor.value);
     }
   });
 }
@@ -374,7 +380,7 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
     NamedTensor tensor{.name = weight.name,
                        .shape = checkpoint_shape(weight.name, weight.rows, weight.columns)};
     const bool merged = weight.projection != nullptr && model.lora().enabled();
-    if constexpr (!dropbp::DeviceBackend<Backend>) {
+    if constexpr (numbers_in_place<T, Backend>) {
       if (!merged)
         tensor.values = {weight.value, static_cast<std::size_t>(weight.rows * weight.columns)};
     }
@@ -383,7 +389,7 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
         static_cast<void>(
             merged);  // unused on the host, where weights that are not merged have `values`
         const ops::MatrixView<float> to(values.data(), weight.rows, weight.columns);
-        if constexpr (dropbp::DeviceBackend<Backend>) {
+        if constexpr (!numbers_in_place<T, Backend>) {
           ops::Matrix<T, Backend> made;
           if (merged) {
             made = ops::Matrix<T, Backend>(weight.rows, weight.columns);
@@ -401,23 +407,21 @@ void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
   save_checkpoint(folder, model.config(), tensors, dtype, shard_bytes, companions);
 }
 
-template class LlamaModel<float>;
 template class LlamaModel<double>;
-template class BranchwisePass<float>;
 template class BranchwisePass<double>;
-template void load_weights(const std::filesystem::path&, LlamaModel<float>&);
 template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
-template void save_weights(const std::filesystem::path&, LlamaModel<float>&, DType, std::uint64_t,
-                           const Companions&);
-#if defined(DROPBP_LLAMA_CUDA)
-#define DROPBP_LLAMA_INSTANTIATE(T)                                                             \
-  template class LlamaModel<T, dropbp::Cuda>;                                                   \
-  template class BranchwisePass<T, dropbp::Cuda>;                                               \
-  template void load_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&);       \
-  template void save_weights(const std::filesystem::path&, LlamaModel<T, dropbp::Cuda>&, DType, \
+
+#define DROPBP_LLAMA_INSTANTIATE(T, Backend)                                               \
+  template class LlamaModel<T, Backend>;                                                   \
+  template class BranchwisePass<T, Backend>;                                               \
+  template void load_weights(const std::filesystem::path&, LlamaModel<T, Backend>&);       \
+  template void save_weights(const std::filesystem::path&, LlamaModel<T, Backend>&, DType, \
                              std::uint64_t, const Companions&);
-DROPBP_LLAMA_INSTANTIATE(float)
-DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16)
+DROPBP_LLAMA_INSTANTIATE(float, dropbp::Cpu)
+DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16, dropbp::Cpu)
+#if defined(DROPBP_LLAMA_CUDA)
+DROPBP_LLAMA_INSTANTIATE(float, dropbp::Cuda)
+DROPBP_LLAMA_INSTANTIATE(dropbp::BFloat16, dropbp::Cuda)
 #endif
 
 }  // namespace llama

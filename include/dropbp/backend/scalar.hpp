@@ -39,6 +39,10 @@ struct Half {
   std::uint16_t bits;  ///< as in memory
 };
 
+/// The scalars of the CPU's operations. BFloat16 only stores values: sums are in float.
+template <class T>
+concept HostScalar = std::is_floating_point_v<T> || std::is_same_v<T, BFloat16>;
+
 namespace detail {
 
 // std::bit_cast is not available in device code.

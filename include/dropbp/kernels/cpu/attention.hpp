@@ -9,7 +9,9 @@
 #include <cmath>
 #include <concepts>
 #include <limits>
+#include <utility>
 
+#include "dropbp/kernels/cpu/elementwise.hpp"
 #include "dropbp/kernels/cpu/gemm.hpp"
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/kernels/cpu/scratch.hpp"
@@ -167,6 +169,41 @@ struct kernels<op::attention, T, Cpu> {
                   lse + (batch * layout.heads + head) * shape.sequence + first, first);
             }
         });
+  }
+};
+
+/// In float, on copies. The products of one head are too small to gain from BFloat16.
+template <>
+struct kernels<op::attention, BFloat16, Cpu> {
+  using InFloat = kernels<op::attention, float, Cpu>;  ///< computes all
+
+  /// See the template above.
+  template <class... Shapes>
+  static void forward(MatrixView<BFloat16> o, float* lse, MatrixView<const BFloat16> qkv,
+                      const Shapes&... shapes) {
+    const Matrix<float> wide_qkv = widened(qkv);
+    Matrix<float> wide_o(o.rows, o.columns);
+    InFloat::forward(wide_o.view(), lse, wide_qkv.view(), shapes...);
+    kernels<op::elementwise, BFloat16, Cpu>::convert_from(o, std::as_const(wide_o).view());
+  }
+
+  /// See the template above.
+  template <class... Shapes>
+  static void backward(MatrixView<BFloat16> grad_qkv, MatrixView<const BFloat16> grad_o,
+                       MatrixView<const BFloat16> qkv, MatrixView<const BFloat16> o,
+                       const float* lse, const Shapes&... shapes) {
+    const Matrix<float> wide_grad_o = widened(grad_o), wide_qkv = widened(qkv), wide_o = widened(o);
+    Matrix<float> wide(grad_qkv.rows, grad_qkv.columns);
+    InFloat::backward(wide.view(), wide_grad_o.view(), wide_qkv.view(), wide_o.view(), lse,
+                      shapes...);
+    kernels<op::elementwise, BFloat16, Cpu>::convert_from(grad_qkv, std::as_const(wide).view());
+  }
+
+ private:
+  static Matrix<float> widened(MatrixView<const BFloat16> from) {
+    Matrix<float> to(from.rows, from.columns);
+    kernels<op::elementwise, BFloat16, Cpu>::convert_to(to.view(), from);
+    return to;
   }
 };
 

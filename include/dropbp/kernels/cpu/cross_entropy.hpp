@@ -10,7 +10,9 @@
 #include <concepts>
 #include <cstdint>
 
+#include "dropbp/kernels/cpu/elementwise.hpp"
 #include "dropbp/kernels/cpu/parallel.hpp"
+#include "dropbp/kernels/cpu/scratch.hpp"
 #include "dropbp/kernels/cpu/softmax.hpp"
 #include "dropbp/kernels/kernels.hpp"
 
@@ -51,6 +53,26 @@ struct kernels<op::cross_entropy, T, Cpu> {
       const T scale = static_cast<T>(1.0 / (sum * divisor));
       for (Index j = 0; j < logits.columns; ++j) row[j] *= scale;
       row[target] -= static_cast<T>(1.0 / divisor);
+    });
+  }
+};
+
+/// In float, on a copy of each row.
+template <>
+struct kernels<op::cross_entropy, BFloat16, Cpu> {
+  using InFloat = kernels<op::cross_entropy, float, Cpu>;  ///< computes all
+  using Loss = InFloat::Loss;                              ///< of one row
+
+  /// See the template above.
+  static void run(MatrixView<BFloat16> logits, Loss* losses, const std::int32_t* targets,
+                  std::int32_t ignored, double divisor, bool keep) {
+    using Convert = kernels<op::elementwise, BFloat16, Cpu>;
+    parallel_for(logits.rows, 8 * logits.columns, [&](Index i) {
+      float* const row = detail::scratch<float>(detail::Scratch::logits, logits.columns);
+      const MatrixView<float> wide(row, 1, logits.columns);
+      Convert::convert_to(wide, logits.rows_from(i, 1));
+      InFloat::run(wide, losses + i, targets + i, ignored, divisor, keep);
+      if (keep) Convert::convert_from(logits.rows_from(i, 1), wide);
     });
   }
 };

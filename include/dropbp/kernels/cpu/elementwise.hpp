@@ -5,18 +5,20 @@
 #pragma once
 
 #include <algorithm>
-#include <concepts>
 #include <cstring>
 
 #include "dropbp/kernels/cpu/parallel.hpp"
+#include "dropbp/kernels/cpu/simd.hpp"
 #include "dropbp/kernels/kernels.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// See ops/elementwise.hpp.
-template <std::floating_point T>
+template <HostScalar T>
 struct kernels<op::elementwise, T, Cpu> {
+  using S = Statistic<T>;  ///< what rows are computed in
+
   /// to = from.
   static void copy(MatrixView<T> to, MatrixView<const T> from) {
     parallel_for(from.rows, from.columns, [&](Index i) {
@@ -26,33 +28,63 @@ struct kernels<op::elementwise, T, Cpu> {
 
   /// y = 0.
   static void set_zero(MatrixView<T> y) {
-    parallel_for(y.rows, y.columns, [&](Index i) { std::fill_n(y.row(i), y.columns, T(0)); });
+    parallel_for(y.rows, y.columns, [&](Index i) { std::fill_n(y.row(i), y.columns, T{}); });
   }
 
   /// y += x.
   static void accumulate(MatrixView<T> y, MatrixView<const T> x) {
     parallel_for(y.rows, y.columns, [&](Index i) {
-      for (Index j = 0; j < y.columns; ++j) y.row(i)[j] += x.row(i)[j];
+      T* const to = y.row(i);
+      const T* const from = x.row(i);
+      detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+        detail::for_each_piece<n>(y.columns, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+          detail::store_piece(
+              to + j,
+              detail::load_piece(to + j, piece, S(0)) + detail::load_piece(from + j, piece, S(0)),
+              piece);
+        });
+      });
     });
   }
 
-  /// y *= factor, rounded to T.
+  /// y *= factor, rounded to Statistic<T>.
   static void scale(MatrixView<T> y, double factor) {
-    const T by = static_cast<T>(factor);
+    const S by = static_cast<S>(factor);
     parallel_for(y.rows, y.columns, [&](Index i) {
-      for (Index j = 0; j < y.columns; ++j) y.row(i)[j] *= by;
+      T* const row = y.row(i);
+      detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+        detail::for_each_piece<n>(y.columns, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+          detail::store_piece(row + j, detail::load_piece(row + j, piece, S(0)) * by, piece);
+        });
+      });
     });
   }
 
   /// to = from, converted from float.
   static void convert_from(MatrixView<T> to, MatrixView<const float> from) {
-    for (Index i = 0; i < to.rows; ++i) std::copy_n(from.row(i), to.columns, to.row(i));
+    parallel_for(to.rows, to.columns,
+                 [&](Index i) { convert_row(to.row(i), from.row(i), to.columns); });
   }
 
   /// to = from, rounded to float.
   static void convert_to(MatrixView<float> to, MatrixView<const T> from) {
-    for (Index i = 0; i < to.rows; ++i)
-      for (Index j = 0; j < to.columns; ++j) to.row(i)[j] = static_cast<float>(from.row(i)[j]);
+    parallel_for(to.rows, to.columns,
+                 [&](Index i) { convert_row(to.row(i), from.row(i), to.columns); });
+  }
+
+ private:
+  // In vectors where T is computed in float.
+  template <class To, class From>
+  static void convert_row(To* to, const From* from, Index count) {
+    if constexpr (std::is_same_v<S, float>) {
+      detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+        detail::for_each_piece<n>(count, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+          detail::store_piece(to + j, detail::load_piece(from + j, piece, S(0)), piece);
+        });
+      });
+    } else {
+      for (Index j = 0; j < count; ++j) to[j] = static_cast<To>(from[j]);
+    }
   }
 };
 

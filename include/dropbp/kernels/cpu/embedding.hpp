@@ -5,20 +5,24 @@
 #pragma once
 
 #include <algorithm>
-#include <concepts>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <span>
+#include <vector>
 
 #include "dropbp/kernels/cpu/parallel.hpp"
+#include "dropbp/kernels/cpu/simd.hpp"
 #include "dropbp/kernels/kernels.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// See ops/embedding.hpp, which checks the tokens.
-template <std::floating_point T>
+template <HostScalar T>
 struct kernels<op::embedding, T, Cpu> {
+  using S = Statistic<T>;  ///< what rows are added up in
+
   /// out [tokens, hidden]: row t is row tokens[t] of weight [vocabulary, hidden].
   static void forward(MatrixView<T> out, std::span<const std::int32_t> tokens,
                       MatrixView<const T> weight) {
@@ -34,16 +38,29 @@ struct kernels<op::embedding, T, Cpu> {
                        std::span<const std::int32_t> tokens) {
     if (mode == Accumulate::overwrite)
       parallel_for(gradient.rows, gradient.columns,
-                   [&](Index id) { std::fill_n(gradient.row(id), gradient.columns, T(0)); });
-    // The columns are divided among the threads, so that each element adds its tokens in order.
-    const Index parts = (std::min)(thread_count(), (gradient.columns + 63) / 64);
-    parallel_for(parts, grad_output.rows * 64, [&](Index part) {
-      const Index first = gradient.columns * part / parts,
-                  last = gradient.columns * (part + 1) / parts;
-      for (Index t = 0; t < grad_output.rows; ++t) {
-        T* const row = gradient.row(tokens[static_cast<std::size_t>(t)]);
-        for (Index j = first; j < last; ++j) row[j] += grad_output.row(t)[j];
-      }
+                   [&](Index id) { std::fill_n(gradient.row(id), gradient.columns, T{}); });
+    // The tokens of each id one after the other, in order; then each row is added up at once.
+    std::vector<Index> order(tokens.size());
+    std::iota(order.begin(), order.end(), Index(0));
+    const auto id_of = [&](Index t) { return tokens[static_cast<std::size_t>(t)]; };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](Index a, Index b) { return id_of(a) < id_of(b); });
+    const Index count = static_cast<Index>(order.size());
+    const auto token = [&](Index k) { return order[static_cast<std::size_t>(k)]; };
+    parallel_for(count, gradient.columns, [&](Index first) {
+      const auto id = id_of(token(first));
+      if (first > 0 && id_of(token(first - 1)) == id) return;  // the id's first token does it
+      Index last = first + 1;
+      while (last < count && id_of(token(last)) == id) ++last;
+      T* const row = gradient.row(id);
+      detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+        detail::for_each_piece<n>(gradient.columns, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+          auto sum = detail::load_piece(row + j, piece, S(0));
+          for (Index k = first; k < last; ++k)
+            sum += detail::load_piece(grad_output.row(token(k)) + j, piece, S(0));
+          detail::store_piece(row + j, sum, piece);
+        });
+      });
     });
   }
 };

@@ -25,7 +25,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// See ops/gemm.hpp, which checks the shapes.
-template <detail::HostScalar T>
+template <HostScalar T>
 struct kernels<op::gemm, T, Cpu> {
   /// C = or += the product. C must not overlap A or B.
   static void run(GemmLayout layout, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,

@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <array>
-#include <concepts>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/kernels/cpu/simd.hpp"
@@ -30,7 +30,7 @@ inline constexpr auto nf4_pairs = [] {
 }  // namespace detail
 
 /// See ops/nf4.hpp, which documents codes and scales.
-template <std::floating_point T>
+template <HostScalar T>
 struct kernels<op::nf4, T, Cpu> {
   /// to [rows, columns] = the rows from `first_row` on of a quantised matrix with as many columns.
   static void expand(MatrixView<T> to, Index first_row, const std::uint8_t* codes,
@@ -59,6 +59,8 @@ struct kernels<op::nf4, T, Cpu> {
     }
   };
 
+  static T value(float x) noexcept { return detail::rounded<T>(static_cast<Statistic<T>>(x)); }
+
   // Writes `count` elements from element `first` on.
   static void expand_elements(const Quantized& quantized, Index first, Index count,
                               T* to) noexcept {
@@ -70,9 +72,9 @@ struct kernels<op::nf4, T, Cpu> {
         for (Index i = 0; i < block / 2; ++i) expand_byte(from[i], scale, to + 2 * i);
       } else {
         Index i = 0;
-        if (first % 2 != 0) to[i++] = static_cast<T>(detail::nf4_values[*from++ & 15u] * scale);
+        if (first % 2 != 0) to[i++] = value(detail::nf4_values[*from++ & 15u] * scale);
         for (; i + 2 <= piece; i += 2) expand_byte(*from++, scale, to + i);
-        if (i < piece) to[i] = static_cast<T>(detail::nf4_values[*from >> 4] * scale);
+        if (i < piece) to[i] = value(detail::nf4_values[*from >> 4] * scale);
       }
       first += piece, count -= piece, to += piece;
     }
@@ -81,7 +83,7 @@ struct kernels<op::nf4, T, Cpu> {
   static void expand_byte(std::uint8_t byte, float scale, T* to) noexcept {
     const auto& pair = detail::nf4_pairs[byte];
 #if defined(__GNUC__)
-    if constexpr (sizeof(T) == sizeof(float)) {  // one 8-byte vector: 1.6 times as fast
+    if constexpr (std::is_same_v<T, float>) {  // one 8-byte vector: 1.6 times as fast
       typename detail::vector_of<float, 2>::type both;
       std::memcpy(&both, pair.data(), sizeof both);
       both *= scale;
@@ -89,8 +91,8 @@ struct kernels<op::nf4, T, Cpu> {
       return;
     }
 #endif
-    to[0] = static_cast<T>(pair[0] * scale);
-    to[1] = static_cast<T>(pair[1] * scale);
+    to[0] = value(pair[0] * scale);
+    to[1] = value(pair[1] * scale);
   }
 };
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <concepts>
 
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/kernels/cpu/simd.hpp"
@@ -16,26 +15,30 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// See ops/rms_norm.hpp.
-template <std::floating_point T>
+template <HostScalar T>
 struct kernels<op::rms_norm, T, Cpu> {
+  using S = Statistic<T>;  ///< what rows are computed in
+
   /// y [rows, hidden] = norm(x), rstd [rows] = 1 / sqrt(mean(x^2) + eps).
-  static void forward(MatrixView<T> y, T* rstd, MatrixView<const T> x, const T* w, double eps) {
+  static void forward(MatrixView<T> y, S* rstd, MatrixView<const T> x, const T* w, double eps) {
     parallel_for(x.rows, x.columns, [&](Index i) {
       const T* const in = x.row(i);
-      const double squares = detail::row_sum<T>(x.columns, [&](Index j, auto piece) {
-        const auto v = detail::load_piece(in + j, piece, T(0));
-        return v * v;
+      double squares = 0;
+      detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+        squares = detail::row_sum<S, n>(x.columns, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+          const auto v = detail::load_piece(in + j, piece, S(0));
+          return v * v;
+        });
       });
-      rstd[i] = static_cast<T>(1.0 / std::sqrt(squares / static_cast<double>(x.columns) + eps));
-      for (Index j = 0; j < x.columns; ++j) y.row(i)[j] = in[j] * rstd[i] * w[j];
+      rstd[i] = static_cast<S>(1.0 / std::sqrt(squares / static_cast<double>(x.columns) + eps));
+      scale_row(y.row(i), in, w, rstd[i], x.columns);
     });
   }
 
   /// Computes the same y from rstd.
-  static void recompute(MatrixView<T> y, MatrixView<const T> x, const T* w, const T* rstd) {
-    parallel_for(x.rows, x.columns, [&](Index i) {
-      for (Index j = 0; j < x.columns; ++j) y.row(i)[j] = x.row(i)[j] * rstd[i] * w[j];
-    });
+  static void recompute(MatrixView<T> y, MatrixView<const T> x, const T* w, const S* rstd) {
+    parallel_for(x.rows, x.columns,
+                 [&](Index i) { scale_row(y.row(i), x.row(i), w, rstd[i], x.columns); });
   }
 
   /// Number of elements of backward's workspace if the weight is trained.
@@ -45,12 +48,12 @@ struct kernels<op::rms_norm, T, Cpu> {
   /// (=|+=) the gradient of w; skipped if null (frozen). The bits do not depend on the number of
   /// threads.
   static void backward(MatrixView<T> grad_input, Accumulate mode, MatrixView<const T> grad_output,
-                       MatrixView<const T> x, const T* w, const T* rstd, T* grad_weight,
-                       Accumulate weight_mode, T* workspace) {
+                       MatrixView<const T> x, const T* w, const S* rstd, T* grad_weight,
+                       Accumulate weight_mode, S* workspace) {
     const Index hidden = x.columns, chunks = chunks_of(x.rows);
     parallel_for(chunks, chunk_rows * hidden, [&](Index chunk) {
-      T* const share = grad_weight != nullptr ? workspace + chunk * hidden : nullptr;
-      if (share != nullptr) std::fill_n(share, hidden, T(0));
+      S* const share = grad_weight != nullptr ? workspace + chunk * hidden : nullptr;
+      if (share != nullptr) std::fill_n(share, hidden, S(0));
       const Index last = (std::min)(x.rows, (chunk + 1) * chunk_rows);
       for (Index i = chunk * chunk_rows; i < last; ++i) {
         if (share != nullptr) add_to_share(share, grad_output.row(i), x.row(i), rstd[i], hidden);
@@ -60,10 +63,11 @@ struct kernels<op::rms_norm, T, Cpu> {
     });
     if (grad_weight == nullptr) return;
     for (Index j = 0; j < hidden; ++j) {
-      double sum = weight_mode == Accumulate::add ? static_cast<double>(grad_weight[j]) : 0.0;
+      double sum =
+          weight_mode == Accumulate::add ? static_cast<double>(detail::real(grad_weight[j])) : 0.0;
       for (Index chunk = 0; chunk < chunks; ++chunk)
         sum += static_cast<double>(workspace[chunk * hidden + j]);
-      grad_weight[j] = static_cast<T>(sum);
+      grad_weight[j] = detail::rounded<T>(static_cast<S>(sum));
     }
   }
 
@@ -72,23 +76,48 @@ struct kernels<op::rms_norm, T, Cpu> {
   static constexpr Index chunk_rows = 64;
   static Index chunks_of(Index rows) { return (rows + chunk_rows - 1) / chunk_rows; }
 
-  static void add_to_share(T* share, const T* dy, const T* in, T scale, Index hidden) {
-    for (Index j = 0; j < hidden; ++j) share[j] += dy[j] * (in[j] * scale);
+  static void scale_row(T* y, const T* in, const T* w, S rstd, Index hidden) {
+    detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+      detail::for_each_piece<n>(hidden, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+        detail::store_piece(
+            y + j,
+            detail::load_piece(in + j, piece, S(0)) * rstd * detail::load_piece(w + j, piece, S(0)),
+            piece);
+      });
+    });
+  }
+
+  static void add_to_share(S* share, const T* dy, const T* in, S rstd, Index hidden) {
+    detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+      detail::for_each_piece<n>(hidden, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+        const auto normed = detail::load_piece(in + j, piece, S(0)) * rstd;
+        detail::store_piece(share + j,
+                            detail::load_piece(share + j, piece, S(0)) +
+                                detail::load_piece(dy + j, piece, S(0)) * normed,
+                            piece);
+      });
+    });
   }
 
   // d/dx of x * r(x): r * (w dy) - x * r^3 * mean(x * w * dy)
-  static void backward_row(T* dx, Accumulate mode, const T* dy, const T* in, const T* w, T scale,
+  static void backward_row(T* dx, Accumulate mode, const T* dy, const T* in, const T* w, S rstd,
                            Index hidden) {
-    const double dot = detail::row_sum<T>(hidden, [&](Index j, auto piece) {
-      return detail::load_piece(dy + j, piece, T(0)) * detail::load_piece(w + j, piece, T(0)) *
-             detail::load_piece(in + j, piece, T(0));
+    detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+      const auto weighted = [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+        return detail::load_piece(dy + j, piece, S(0)) * detail::load_piece(w + j, piece, S(0));
+      };
+      const double dot =
+          detail::row_sum<S, n>(hidden, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+            return weighted(j, piece) * detail::load_piece(in + j, piece, S(0));
+          });
+      const double r = static_cast<double>(rstd);
+      const S back = static_cast<S>(r * r * r * dot / static_cast<double>(hidden));
+      detail::for_each_piece<n>(hidden, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+        auto gradient = rstd * weighted(j, piece) - detail::load_piece(in + j, piece, S(0)) * back;
+        if (mode == Accumulate::add) gradient += detail::load_piece(dx + j, piece, S(0));
+        detail::store_piece(dx + j, gradient, piece);
+      });
     });
-    const double r = static_cast<double>(scale);
-    const T back = static_cast<T>(r * r * r * dot / static_cast<double>(hidden));
-    if (mode == Accumulate::add)
-      for (Index j = 0; j < hidden; ++j) dx[j] += scale * (w[j] * dy[j]) - in[j] * back;
-    else
-      for (Index j = 0; j < hidden; ++j) dx[j] = scale * (w[j] * dy[j]) - in[j] * back;
   }
 };
 

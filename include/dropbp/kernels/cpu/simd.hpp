@@ -85,9 +85,21 @@ struct Part {
   Index count;
 };
 
-// The scalars of rows on the CPU: float, double, and BFloat16, which is computed in float.
-template <class T>
-concept HostScalar = std::is_floating_point_v<T> || std::is_same_v<T, BFloat16>;
+// One element as the type that it is computed in, and back.
+template <HostScalar T>
+DROPBP_FORCE_INLINE inline Statistic<T> real(T x) noexcept {
+  if constexpr (std::is_same_v<T, BFloat16>)
+    return to_float(x);
+  else
+    return x;
+}
+template <HostScalar T>
+DROPBP_FORCE_INLINE inline T rounded(Statistic<T> x) noexcept {
+  if constexpr (std::is_same_v<T, BFloat16>)
+    return from_float<T>(x);
+  else
+    return x;
+}
 
 #if defined(__GNUC__)
 template <Index n>
@@ -166,10 +178,7 @@ DROPBP_FORCE_INLINE inline Vector<Statistic<T>, n> load_piece(const T* from, Par
                                                               Statistic<T> other) noexcept {
   Statistic<T> lane[static_cast<std::size_t>(n)];
   for (Index i = 0; i < n; ++i) lane[i] = other;
-  if constexpr (std::is_same_v<T, BFloat16>)
-    for (Index i = 0; i < piece.count; ++i) lane[i] = to_float(from[i]);
-  else
-    std::memcpy(lane, from, static_cast<std::size_t>(piece.count) * sizeof(T));
+  for (Index i = 0; i < piece.count; ++i) lane[i] = real(from[i]);
   return load<n>(lane);
 }
 template <class T, Index n>
@@ -263,6 +272,39 @@ Vector<T, n> exp(const Vector<T, n>& of) noexcept {
   return {std::exp(of.raw)};
 }
 #endif
+
+// Square roots, correctly rounded. The compiler keeps std::sqrt scalar for the sake of errno.
+template <class S, Index n>
+DROPBP_FORCE_INLINE inline Vector<S, n> root(const Vector<S, n>& x) noexcept {
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_elementwise_sqrt)
+#define DROPBP_ELEMENTWISE_SQRT
+#endif
+#endif
+#if defined(DROPBP_ELEMENTWISE_SQRT)
+#undef DROPBP_ELEMENTWISE_SQRT
+  return {__builtin_elementwise_sqrt(x.raw)};
+#else
+#if defined(DROPBP_X86_VECTORS) && !defined(__clang__)
+  constexpr bool narrow_vector = sizeof(x.raw) == 16;
+  Vector<S, n> y;
+  if constexpr (sizeof(S) == 4 && narrow_vector)
+    asm("sqrtps %1, %0" : "=x"(y.raw) : "x"(x.raw));
+  else if constexpr (sizeof(S) == 4)
+    asm("vsqrtps %1, %0" : "=v"(y.raw) : "v"(x.raw));
+  else if constexpr (narrow_vector)
+    asm("sqrtpd %1, %0" : "=x"(y.raw) : "x"(x.raw));
+  else
+    asm("vsqrtpd %1, %0" : "=v"(y.raw) : "v"(x.raw));
+  return y;
+#else
+  S lane[static_cast<std::size_t>(n)];
+  std::memcpy(lane, &x, sizeof x);
+  for (S& value : lane) value = std::sqrt(value);
+  return load<n>(lane);
+#endif
+#endif
+}
 
 // The sum of term(i, piece) over a row of `count` elements. After every 16 vectors the partial sum
 // is added to a sum in double, so that rounding errors stay small.

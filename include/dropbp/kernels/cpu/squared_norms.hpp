@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <concepts>
 #include <cstddef>
 #include <span>
 #include <vector>
@@ -18,7 +17,7 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// The sums have a fixed order, so the bits do not depend on the number of threads.
-template <std::floating_point T>
+template <HostScalar T>
 struct kernels<op::squared_norms, T, Cpu> {
   /// The squared norm of each tensor, in double; 0 for an empty tensor.
   static std::vector<double> run(std::span<const Elements<const T, Cpu>> tensors) {

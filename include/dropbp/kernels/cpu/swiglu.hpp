@@ -4,8 +4,6 @@
 // The gate of SwiGLU on the CPU. See ops/swiglu.hpp.
 #pragma once
 
-#include <concepts>
-
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/kernels/cpu/simd.hpp"
 #include "dropbp/kernels/kernels.hpp"
@@ -14,17 +12,22 @@ DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
 /// See ops/swiglu.hpp.
-template <std::floating_point T>
+template <HostScalar T>
 struct kernels<op::swiglu, T, Cpu> {
+  using S = Statistic<T>;  ///< what rows are computed in
+
   /// out [rows, m] = silu(gate) * up, with gate_up [rows, 2 m].
   static void forward(MatrixView<T> out, MatrixView<const T> gate_up) {
     const Index m = out.columns;
     parallel_for(out.rows, 8 * m, [&](Index i) {
       const T* const gate = gate_up.row(i);
-      detail::for_each_vector<T>(m, [&](Index j, auto piece) {
-        const auto g = detail::load_piece(gate + j, piece, T(0)),
-                   u = detail::load_piece(gate + m + j, piece, T(0));
-        detail::store_piece<T>(out.row(i) + j, g / (T(1) + detail::exp<T>(-g)) * u, piece);
+      T* const to = out.row(i);
+      detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+        detail::for_each_piece<n>(m, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+          const auto g = detail::load_piece(gate + j, piece, S(0)),
+                     u = detail::load_piece(gate + m + j, piece, S(0));
+          detail::store_piece(to + j, g / (S(1) + detail::exp(-g)) * u, piece);
+        });
       });
     });
   }
@@ -37,17 +40,19 @@ struct kernels<op::swiglu, T, Cpu> {
     parallel_for(out_gradient.rows, 8 * m, [&](Index i) {
       const T* const gate = gate_up.row(i);
       T* const out = out_gradient.row(i);
-      detail::for_each_vector<T>(m, [&](Index j, auto piece) {
-        const auto g = detail::load_piece(gate + j, piece, T(0)),
-                   u = detail::load_piece(gate + m + j, piece, T(0));
-        const auto d = detail::load_piece<T>(out + j, piece, T(0));
-        const auto sigmoid = T(1) / (T(1) + detail::exp<T>(-g));
-        const auto silu =
-            g / (T(1) + detail::exp<T>(-g));  // as in the forward pass, so that the bits are equal
-        detail::store_piece<T>(grad_gate_up.row(i) + j, d * u * (sigmoid + silu * (T(1) - sigmoid)),
-                               piece);
-        detail::store_piece<T>(grad_gate_up.row(i) + m + j, d * silu, piece);
-        detail::store_piece<T>(out + j, silu * u, piece);
+      T* const to = grad_gate_up.row(i);
+      detail::with_vectors<S>([&](auto n) DROPBP_FORCE_INLINE {
+        detail::for_each_piece<n>(m, [&](Index j, auto piece) DROPBP_FORCE_INLINE {
+          const auto g = detail::load_piece(gate + j, piece, S(0)),
+                     u = detail::load_piece(gate + m + j, piece, S(0));
+          const auto d = detail::load_piece(out + j, piece, S(0));
+          const auto below = S(1) + detail::exp(-g);
+          const auto sigmoid = S(1) / below;
+          const auto silu = g / below;  // as in the forward pass, so that the bits are equal
+          detail::store_piece(to + j, d * u * (sigmoid + silu * (S(1) - sigmoid)), piece);
+          detail::store_piece(to + m + j, d * silu, piece);
+          detail::store_piece(out + j, silu * u, piece);
+        });
       });
     });
   }
