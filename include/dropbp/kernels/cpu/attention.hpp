@@ -9,7 +9,6 @@
 #include <cmath>
 #include <concepts>
 #include <limits>
-#include <utility>
 
 #include "dropbp/kernels/cpu/elementwise.hpp"
 #include "dropbp/kernels/cpu/gemm.hpp"
@@ -181,10 +180,10 @@ struct kernels<op::attention, BFloat16, Cpu> {
   template <class... Shapes>
   static void forward(MatrixView<BFloat16> o, float* lse, MatrixView<const BFloat16> qkv,
                       const Shapes&... shapes) {
-    const Matrix<float> wide_qkv = widened(qkv);
-    Matrix<float> wide_o(o.rows, o.columns);
-    InFloat::forward(wide_o.view(), lse, wide_qkv.view(), shapes...);
-    kernels<op::elementwise, BFloat16, Cpu>::convert_from(o, std::as_const(wide_o).view());
+    Copies copies(size(qkv) + size(o));
+    const MatrixView<float> wide_o = copies.of(o);
+    InFloat::forward(wide_o, lse, copies.filled(qkv), shapes...);
+    Convert::convert_from(o, wide_o);
   }
 
   /// See the template above.
@@ -192,19 +191,37 @@ struct kernels<op::attention, BFloat16, Cpu> {
   static void backward(MatrixView<BFloat16> grad_qkv, MatrixView<const BFloat16> grad_o,
                        MatrixView<const BFloat16> qkv, MatrixView<const BFloat16> o,
                        const float* lse, const Shapes&... shapes) {
-    const Matrix<float> wide_grad_o = widened(grad_o), wide_qkv = widened(qkv), wide_o = widened(o);
-    Matrix<float> wide(grad_qkv.rows, grad_qkv.columns);
-    InFloat::backward(wide.view(), wide_grad_o.view(), wide_qkv.view(), wide_o.view(), lse,
+    Copies copies(2 * (size(qkv) + size(o)));
+    const MatrixView<float> wide = copies.of(grad_qkv);
+    InFloat::backward(wide, copies.filled(grad_o), copies.filled(qkv), copies.filled(o), lse,
                       shapes...);
-    kernels<op::elementwise, BFloat16, Cpu>::convert_from(grad_qkv, std::as_const(wide).view());
+    Convert::convert_from(grad_qkv, wide);
   }
 
  private:
-  static Matrix<float> widened(MatrixView<const BFloat16> from) {
-    Matrix<float> to(from.rows, from.columns);
-    kernels<op::elementwise, BFloat16, Cpu>::convert_to(to.view(), from);
-    return to;
-  }
+  using Convert = kernels<op::elementwise, BFloat16, Cpu>;
+
+  static Index size(MatrixView<const BFloat16> x) { return x.rows * x.columns; }
+
+  // Matrices in one piece of scratch memory.
+  class Copies {
+   public:
+    explicit Copies(Index elements)
+        : next_(detail::scratch<float>(detail::Scratch::wide, elements)) {}
+    MatrixView<float> of(MatrixView<const BFloat16> shape) {
+      const MatrixView<float> copy(next_, shape.rows, shape.columns);
+      next_ += size(shape);
+      return copy;
+    }
+    MatrixView<const float> filled(MatrixView<const BFloat16> from) {
+      const MatrixView<float> copy = of(from);
+      Convert::convert_to(copy, from);
+      return copy;
+    }
+
+   private:
+    float* next_;
+  };
 };
 
 }  // namespace ops

@@ -68,7 +68,7 @@ struct kernels<op::cross_entropy, BFloat16, Cpu> {
                   std::int32_t ignored, double divisor, bool keep) {
     using Convert = kernels<op::elementwise, BFloat16, Cpu>;
     parallel_for(logits.rows, 8 * logits.columns, [&](Index i) {
-      float* const row = detail::scratch<float>(detail::Scratch::logits, logits.columns);
+      float* const row = detail::scratch<float>(detail::Scratch::wide, logits.columns);
       const MatrixView<float> wide(row, 1, logits.columns);
       Convert::convert_to(wide, logits.rows_from(i, 1));
       InFloat::run(wide, losses + i, targets + i, ignored, divisor, keep);

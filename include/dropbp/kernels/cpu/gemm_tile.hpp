@@ -39,6 +39,11 @@ struct MultiplyAddTile {
   }
 
  private:
+  static DROPBP_FORCE_INLINE void prefetch(const Sum* row) noexcept {
+    for (Index at = 0; at < columns; at += 64 / static_cast<Index>(sizeof(Sum)))
+      __builtin_prefetch(row + at, 1);
+  }
+
   template <std::size_t... row>
   static DROPBP_FORCE_INLINE void product_of(Index words, const Sum* a, const Sum* b, Sum* c,
                                              Index stride, Accumulate mode,
@@ -47,6 +52,8 @@ struct MultiplyAddTile {
     using V = typename Vector<Sum, n>::Raw;
     constexpr std::size_t count = sizeof...(row);
     V left[count] = {((void)row, V{})...}, right[count] = {((void)row, V{})...};
+    // The sums meet C long after it has arrived.
+    (prefetch(c + Index(row) * stride), ...);
     for (Index q = 0; q < words; ++q, a += rows, b += columns) {
       const V b_left = load<n>(b).raw, b_right = load<n>(b + n).raw;
       ((left[row] += a[row] * b_left, right[row] += a[row] * b_right), ...);

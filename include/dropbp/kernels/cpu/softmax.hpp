@@ -16,24 +16,32 @@ namespace ops::detail {
 // the sum.
 template <class T>
 T exp_row(T* scores, Index valid, Index count, T scale, T shift) noexcept {
-  Vector<T> sum{};
-  for_each_vector<T>(valid, [&](Index i, auto piece) {
-    const auto p = exp<T>(load_piece(scores + i, piece, T(0)) * scale - shift);
-    store_piece<T>(scores + i, p, piece);
-    sum += load_piece(scores + i, piece, T(0));
+  double sum = 0;
+  with_vectors<T>([&](auto n) DROPBP_FORCE_INLINE {
+    Vector<T, n> part{};
+    for_each_piece<n>(valid, [&](Index i, auto piece) DROPBP_FORCE_INLINE {
+      const auto p = exp(load_piece(scores + i, piece, T(0)) * scale - shift);
+      store_piece(scores + i, p, piece);
+      part += load_piece(scores + i, piece, T(0));
+    });
+    sum = sum_of_lanes(part);
   });
   std::fill(scores + (std::max)(valid, Index(0)), scores + count, T(0));
-  return static_cast<T>(sum_of_lanes<T>(sum));
+  return static_cast<T>(sum);
 }
 
 template <class T>
 T max_of_row(const T* row, Index count) noexcept {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
-  auto largest = Vector<T>::all(lowest);
-  for_each_vector<T>(count, [&](Index i, auto piece) {
-    largest = larger(load_piece(row + i, piece, lowest), largest);
+  T result = lowest;
+  with_vectors<T>([&](auto n) DROPBP_FORCE_INLINE {
+    auto largest = Vector<T, n>::all(lowest);
+    for_each_piece<n>(count, [&](Index i, auto piece) DROPBP_FORCE_INLINE {
+      largest = larger(load_piece(row + i, piece, lowest), largest);
+    });
+    result = max_of_lanes(largest);
   });
-  return max_of_lanes<T>(largest);
+  return result;
 }
 
 }  // namespace ops::detail
