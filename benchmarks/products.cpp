@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// How fast are the library's matrix products compared with Eigen's? Times the three products of a
-// linear map's forward and backward pass at the trainer's shapes, alternating between the engines
-// in one run. Also: what does a 4-bit weight add to a product?
+// How fast are the library's matrix products, in float compared with Eigen's, and in bfloat16
+// compared with those in float? Times the three products of a linear map's forward and backward
+// pass at the trainer's shapes, in turn. Also: what does a 4-bit weight add to a product?
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -12,6 +12,7 @@
 
 #include <dropbp/base/philox.hpp>
 #include <dropbp/kernels/cpu/gemm_eigen.hpp>
+#include <dropbp/ops/elementwise.hpp>
 #include <dropbp/ops/gemm.hpp>
 #include <dropbp/ops/nf4.hpp>
 
@@ -32,6 +33,14 @@ Matrix<float> random_matrix(Index rows, Index columns, std::uint64_t step) {
   for (std::size_t i = 0; i < matrix.size(); ++i)
     matrix.data()[i] = static_cast<float>(random(i) >> 40) * 0x1p-23f - 1.0f;
   return matrix;
+}
+
+using dropbp::BFloat16;
+
+Matrix<BFloat16> narrowed(const Matrix<float>& from) {
+  Matrix<BFloat16> to(from.rows(), from.columns());
+  upload(to.view(), from.view());
+  return to;
 }
 
 using bench::seconds_of;
@@ -68,7 +77,7 @@ bench::Json measure_expansion(const Shape& shape, int rounds) {
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "Times the library's and Eigen's matrix products in float, alternating between them.");
+      "Times the library's matrix products in float and bfloat16, and Eigen's in float, in turn.");
   int rounds = 15;
   bench::Options common(app, "3 rounds of an eighth of the tokens");
   app.add_option("--rounds", rounds, "timings of each product; the median is reported")
@@ -80,16 +89,19 @@ int run(int argc, char** argv) {
 
   const Shape shapes[] = {{"qkv 256", 1024, 768, 256},      {"gate+up 256", 1024, 1376, 256},
                           {"down 256", 1024, 256, 688},     {"qkv 512", 1024, 1536, 512},
-                          {"gate+up 512", 1024, 2752, 512}, {"head 32000", 256, 32000, 256}};
+                          {"gate+up 512", 1024, 2752, 512}, {"down 512", 1024, 512, 1376},
+                          {"head 32000", 256, 32000, 256},  {"head 49152", 256, 49152, 512}};
   bench::Json rows = bench::Json::array();
   llama::Plot plot{.title = "Matrix products of a linear map, by layer",
                    .x_label = "log2 of the multiply-adds",
                    .y_label = "GFLOP/s",
-                   .series = {{"this library", {}}, {"Eigen", {}}}};
+                   .series = {{"this library", {}}, {"Eigen", {}}, {"bfloat16", {}}}};
   fmt::print(
-      "{} threads, {} rounds; GFLOP/s: median (least to most) of each, ratio: median of the "
-      "rounds\n"
-      "layer         product      m     n     k        this library               Eigen    ratio\n",
+      "{} threads, {} rounds; GFLOP/s: median (least to most) of each; ratio to Eigen's and to "
+      "that "
+      "in float: median of the rounds\n"
+      "layer         product      m     n     k        this library               Eigen    ratio"
+      "            bfloat16    ratio\n",
       thread_count(), rounds);
   for (Shape shape : shapes) {
     if (common.quick) shape.tokens /= 8;
@@ -98,27 +110,33 @@ int run(int argc, char** argv) {
                         dy = random_matrix(shape.tokens, shape.output, 3);
     Matrix<float> y(shape.tokens, shape.output), dx(shape.tokens, shape.input),
         dw(shape.output, shape.input);
+    const Matrix<BFloat16> narrow_x = narrowed(x), narrow_w = narrowed(w), narrow_dy = narrowed(dy);
+    Matrix<BFloat16> narrow_y(shape.tokens, shape.output), narrow_dx(shape.tokens, shape.input),
+        narrow_dw(shape.output, shape.input);
     const auto measure = [&](const char* product, Matrix<float>& c, Index k, const auto& ours,
-                             const auto& eigen) {
-      std::vector<double> our_rate, eigen_rate, ratio;
+                             const auto& eigen, const auto& narrow) {
+      std::vector<double> our_rate, eigen_rate, ratio, narrow_rate, narrow_ratio;
       const double flops = 2e-9 * static_cast<double>(c.rows()) * static_cast<double>(c.columns()) *
                            static_cast<double>(k);
       for (int round = -2; round < rounds; ++round) {  // the first two warm up
-        const double a = seconds_of(ours), b = seconds_of(eigen);
+        const double a = seconds_of(ours), b = seconds_of(eigen), d = seconds_of(narrow);
         if (round < 0) continue;
         our_rate.push_back(flops / a), eigen_rate.push_back(flops / b), ratio.push_back(b / a);
+        narrow_rate.push_back(flops / d), narrow_ratio.push_back(a / d);
       }
       const Spread us = spread_of(our_rate), them = spread_of(eigen_rate),
-                   faster = spread_of(ratio);
+                   faster = spread_of(ratio), half = spread_of(narrow_rate),
+                   gain = spread_of(narrow_ratio);
       fmt::print(
           "{:<13} {:<8} {:>5} {:>5} {:>5} {:>8.0f} ({:>4.0f} to {:>4.0f}) {:>6.0f} ({:>4.0f} to "
-          "{:>4.0f}) {:>6.2f}\n",
+          "{:>4.0f}) {:>6.2f} {:>6.0f} ({:>4.0f} to {:>4.0f}) {:>6.2f}\n",
           shape.what, product, c.rows(), c.columns(), k, us.median, us.least, us.most, them.median,
-          them.least, them.most, faster.median);
+          them.least, them.most, faster.median, half.median, half.least, half.most, gain.median);
       std::fflush(stdout);
       const double size = std::log2(flops * 0.5e9);
       plot.series[0].points.emplace_back(size, us.median);
       plot.series[1].points.emplace_back(size, them.median);
+      plot.series[2].points.emplace_back(size, half.median);
       rows.push_back({{"layer", shape.what},
                       {"product", product},
                       {"m", c.rows()},
@@ -126,7 +144,9 @@ int run(int argc, char** argv) {
                       {"k", k},
                       {"gflops", us.median},
                       {"eigen_gflops", them.median},
-                      {"ratio", faster.median}});
+                      {"ratio", faster.median},
+                      {"bfloat16_gflops", half.median},
+                      {"bfloat16_ratio", gain.median}});
     };
     constexpr auto overwrite = Accumulate::overwrite;
     measure(
@@ -134,19 +154,22 @@ int run(int argc, char** argv) {
         [&] {
           detail::eigen_product<float, false, true>(y.view(), x.view(), w.view(), y.rows(),
                                                     y.columns(), shape.input, overwrite);
-        });
+        },
+        [&] { gemm_nt(narrow_y.view(), narrow_x.view(), narrow_w.view()); });
     measure(
         "dx=dyW", dx, shape.output, [&] { gemm_nn(dx.view(), dy.view(), w.view()); },
         [&] {
           detail::eigen_product<float, false, false>(dx.view(), dy.view(), w.view(), dx.rows(),
                                                      dx.columns(), shape.output, overwrite);
-        });
+        },
+        [&] { gemm_nn(narrow_dx.view(), narrow_dy.view(), narrow_w.view()); });
     measure(
         "dW=dy^Tx", dw, shape.tokens, [&] { gemm_tn(dw.view(), dy.view(), x.view()); },
         [&] {
           detail::eigen_product<float, true, false>(dw.view(), dy.view(), x.view(), dw.rows(),
                                                     dw.columns(), shape.tokens, overwrite);
-        });
+        },
+        [&] { gemm_tn(narrow_dw.view(), narrow_dy.view(), narrow_x.view()); });
   }
   for (llama::Series& series : plot.series) std::sort(series.points.begin(), series.points.end());
 

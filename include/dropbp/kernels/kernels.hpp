@@ -61,8 +61,10 @@ template <class Op, class T, class Backend>
 struct kernels {
   static_assert(
       dropbp::detail::always_false<Op, T, Backend>,
-      "dropbp: there are no kernels for this (operation, scalar, backend). dropbp::Cpu takes float "
-      "and double and needs nothing; dropbp::Cuda takes float, dropbp::BFloat16 and dropbp::Half: "
+      "dropbp: there are no kernels for this (operation, scalar, backend). dropbp::Cpu takes "
+      "float, "
+      "double and dropbp::BFloat16 and needs nothing; dropbp::Cuda takes float, dropbp::BFloat16 "
+      "and dropbp::Half: "
       "include dropbp/kernels/cuda.hpp before the ops; for a backend of your own specialise "
       "dropbp::ops::kernels<Op, T, Backend>.");
 };

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "dropbp/kernels/cpu/adamw.hpp"
+#include "dropbp/kernels/cpu/elementwise.hpp"
 #include "dropbp/kernels/cpu/squared_norms.hpp"
 #include "dropbp/ops/parameter.hpp"
 

@@ -43,9 +43,11 @@ void gemm(GemmLayout layout, MatrixView<T, Backend> c, MatrixView<const T, Backe
 /// C [m, n] = or += A [m, k] B^T, with B [n, k]: the forward pass of a linear map, y = x W^T.
 ///
 /// For all three products: C must not overlap A or B. The bits do not depend on the number of
-/// threads. With the library's own CPU engine, the bits of an element also do not depend on m, n,
-/// its position or the width of the machine's vectors. Throws std::invalid_argument if the shapes
-/// do not fit.
+/// threads. With the library's own CPU engine, the bits of an element also do not depend on m, n or
+/// its position. In float and double they do not depend on the width of the machine's vectors
+/// either, only on whether it fuses multiply and add; in BFloat16 they depend on the
+/// InstructionSet. Sums of BFloat16 are in float and are rounded once. Throws
+/// std::invalid_argument if the shapes do not fit.
 template <class T, class Backend = Cpu>
 void gemm_nt(MatrixView<T, Backend> c, std::type_identity_t<MatrixView<const T, Backend>> a,
              std::type_identity_t<MatrixView<const T, Backend>> b,
