@@ -178,8 +178,8 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   size("--vocabulary", settings.shape.vocabulary, "tokens of the vocabulary");
   std::string precision = "float";
-  app.add_option("--precision", precision, "with --serve, of products and saved activations")
-      ->check(CLI::IsMember({"float"}))
+  app.add_option("--precision", precision, "with --serve: of weights and activations")
+      ->check(CLI::IsMember({"float", "bfloat16"}))
       ->capture_default_str();
   bool serves = false;
   app.add_flag("--serve", serves,
@@ -199,7 +199,8 @@ int run(int argc, char** argv) {
   common.begin();
   settings.shape.kv_heads = settings.shape.heads;
   settings.shape.max_positions = std::max(settings.shape.max_positions, settings.sequence);
-  if (serves) return serve<float>(settings);
+  if (serves)
+    return precision == "float" ? serve<float>(settings) : serve<dropbp::BFloat16>(settings);
   std::erase(settings.drop_rates, 0.0);
   settings.drop_rates.insert(settings.drop_rates.begin(), 0.0);
 
