@@ -489,7 +489,8 @@ TEST_CASE("lora: adapters of several ranks train, and come back merged and by th
 TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
   const std::vector<std::string> names = linear_names(shape);
   const auto config = [](const std::string& more) {
-    return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],"bias":"none")" +
+    return R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj","up_proj"],)"
+           R"("bias":"none")" +
            more + "}";
   };
   const ops::LoraConfig good = parse_adapter_config(

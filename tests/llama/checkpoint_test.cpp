@@ -107,8 +107,8 @@ TEST_CASE("config: read with Hugging Face's defaults, written and read back") {
                      "'c'")
             .rope_theta == 5e5);
   CHECK_NOTHROW((void)parse_config(
-      json_with(
-          R"(,"rope_scaling":null,"head_dim":4,"hidden_act":"silu","mlp_bias":false,"sliding_window":null)"),
+      json_with(R"(,"rope_scaling":null,"head_dim":4,"hidden_act":"silu","mlp_bias":false,)"
+                R"("sliding_window":null)"),
       "'c'"));
   CHECK_NOTHROW((void)parse_config(
       json_with(R"(,"rope_scaling":{"rope_type":"default"},"num_key_value_heads":null)"), "'c'"));
@@ -280,7 +280,8 @@ TEST_CASE("config: RoPE's base is read from every place, and two different value
           scaling + "," + parameters, top + "," + scaling + "," + parameters,
           R"("rope_theta":null,)" + parameters, R"("rope_scaling":null,)" + parameters,
           R"("rope_scaling":{"type":"default","rope_type":"default","factor":1.0,"rope_theta":2e4,)"
-          R"("attention_factor":null,"original_max_position_embeddings":64,"partial_rotary_factor":1.0})"}) {
+          R"("attention_factor":null,"original_max_position_embeddings":64,)"
+          R"("partial_rotary_factor":1.0})"}) {
     INFO(places);
     CHECK(parse_config(json_with("," + places), "'c'").rope_theta == 2e4);
   }

@@ -67,18 +67,21 @@ std::vector<Case> cases() {
       {"empty tensor of high rank", file_of(one(f32, "[0,3,5,7]", "[0,0]")), nullptr},
       {"empty tensor in the middle",
        file_of(
-           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"e":{"dtype":"U8","shape":[0],"data_offsets":[2,2]},)"
+           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"e":{"dtype":"U8","shape":[0],)"
+           R"("data_offsets":[2,2]},)"
            R"("b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
            3),
        nullptr},
       {"header out of order",
        file_of(
-           R"({"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})",
+           R"({"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]},"a":{"dtype":"U8","shape":[2],)"
+           R"("data_offsets":[0,2]}})",
            3),
        nullptr},
       {"unaligned data",
        file_of(
-           R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"y":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
+           R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"y":{"dtype":"F32","shape":[1],)"
+           R"("data_offsets":[1,5]}})",
            5),
        nullptr},
       {"white space",
@@ -162,13 +165,14 @@ std::vector<Case> cases() {
       // Duplicate keys.
       {"duplicate tensor",
        file_of(
-           R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+           R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],)"
+           R"("data_offsets":[0,1]}})",
            1),
        "occurs twice"},
       {"duplicate tensor, escaped",
-       file_of(
-           R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
-           1),
+       file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\u0061":{"dtype":"U8",)"
+               R"("shape":[1],"data_offsets":[0,1]}})",
+               1),
        "occurs twice"},
       {"duplicate member",
        file_of(R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
@@ -248,27 +252,32 @@ std::vector<Case> cases() {
        file_of(one(f32, "[2]", "[18446744073709551607,18446744073709551615]"), 8), "without holes"},
       {"hole",
        file_of(
-           R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
+           R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],)"
+           R"("data_offsets":[2,3]}})",
            3),
        "without holes"},
       {"overlap",
        file_of(
-           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],)"
+           R"("data_offsets":[1,3]}})",
            3),
        "without overlap"},
       {"same bytes twice",
        file_of(
-           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})",
+           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],)"
+           R"("data_offsets":[0,2]}})",
            2),
        "without overlap"},
       {"empty tensor inside another",
        file_of(
-           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}})",
+           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0],)"
+           R"("data_offsets":[1,1]}})",
            2),
        "without overlap"},
       {"empty tensor beyond the end",
        file_of(
-           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0],"data_offsets":[9,9]}})",
+           R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0],)"
+           R"("data_offsets":[9,9]}})",
            2),
        "without holes"},
       {"data cut", file_of(one(f32, "[2]", "[0,8]"), 7), "truncated"},

@@ -22,7 +22,8 @@ namespace {
 
 // Unicode's White_Space, which is Oniguruma's \s. PCRE2's \s also has U+180E.
 constexpr std::string_view white_space =
-    R"(\x{9}-\x{D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
+    R"(\x{9}-\x{D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F})"
+    R"(\x{3000})";
 
 // Characters that mean the same behind a backslash in both libraries.
 constexpr std::string_view literals = R"(rnt\/.-+*?()[]{}|^$'"#&)";
