@@ -17,6 +17,7 @@
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/ops/parameter.hpp"
 #include "support/catch.hpp"
+#include "support/worst.hpp"
 
 namespace dropbp::test {
 
@@ -112,14 +113,13 @@ class ThreadsGuard {
 
 inline constexpr int thread_counts[] = {1, 2, 3, 8};
 
-/// The largest |a - b| divided by the largest |b|.
+/// The largest |a - b| divided by the largest |b|; NaN if any difference is NaN.
 template <class A, class B>
 double scaled_difference(const A& a, const B& b) {
   double difference = 0, largest = 0;
   auto other = b.begin();
   for (const auto value : a) {
-    const double d = std::abs(static_cast<double>(value) - static_cast<double>(*other));
-    difference = d <= difference ? difference : d;
+    keep_worst(difference, std::abs(static_cast<double>(value) - static_cast<double>(*other)));
     largest = std::max(largest, std::abs(static_cast<double>(*other++)));
   }
   return largest > 0 ? difference / largest : difference;

@@ -4,6 +4,7 @@
 // The parts of the branches, compared with plain double arithmetic over sizes that cross every
 // block and chunk.
 #include "dropbp/ops/cross_entropy.hpp"
+#include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/embedding.hpp"
 #include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/rope.hpp"
@@ -61,8 +62,8 @@ const AttentionCase attention_cases[] = {
     {{2, 100}, {6, 2, 12}}, {{1, 384}, {1, 1, 32}}, {{1, 385}, {2, 1, 9}}, {{1, 451}, {2, 2, 64}}};
 
 template <class T>
-void check_attention(double spread) {
-  for (const auto& [shape, layout] : attention_cases) {
+void check_attention(const SequenceShape& shape, const HeadLayout& layout, double spread) {
+  {
     MemoryPool poisoned(PoolFill::nan);
     const Matrix<T> qkv = random_matrix<T>(shape.tokens(), layout.qkv_width(), 1, -spread, spread);
     const Matrix<T> grad_o = random_matrix<T>(shape.tokens(), layout.q_width(), 2);
@@ -79,6 +80,44 @@ void check_attention(double spread) {
     CHECK(scaled_difference(elements(lse), expected.lse) <= tolerance<T>);
     CHECK(scaled_difference(elements(grad_qkv), expected.grad_qkv) <= 4 * tolerance<T>);
   }
+}
+
+template <class T>
+void check_attention(double spread) {
+  for (const auto& [shape, layout] : attention_cases) check_attention<T>(shape, layout, spread);
+}
+
+// Where the samples of each sequence begin, if they have these lengths in turn.
+std::vector<std::int32_t> packed(const SequenceShape& shape, std::vector<Index> lengths) {
+  std::vector<std::int32_t> begin;
+  for (Index b = 0; b < shape.batch; ++b) {
+    Index start = 0, length = lengths[static_cast<std::size_t>(b) % lengths.size()];
+    for (Index i = 0, sample = b; i < shape.sequence; ++i) {
+      if (i == start + length) {
+        start = i;
+        length = lengths[static_cast<std::size_t>(++sample) % lengths.size()];
+      }
+      begin.push_back(static_cast<std::int32_t>(start));
+    }
+  }
+  return begin;
+}
+
+template <class T>
+void check_masked_attention() {
+  for (auto [shape, layout] : attention_cases)
+    for (const Index window : {0, 1, 5, 48, 130, 100000}) {
+      layout.window = window;
+      check_attention<T>(shape, layout, 1);
+      for (const std::vector<Index>& lengths :
+           {std::vector<Index>{1}, {7, 60, 1, 200}, {385}, {48, 96}}) {
+        const std::vector<std::int32_t> begin = packed(shape, lengths);
+        shape.sample_begin = begin;
+        CAPTURE(window, lengths.front());
+        check_attention<T>(shape, layout, 1);
+        shape.sample_begin = {};
+      }
+    }
 }
 
 template <class T>
@@ -268,6 +307,59 @@ TEST_CASE("attention agrees with the full matrix of probabilities") {
   check_attention<float>(1);
   check_attention<double>(1);
   check_attention<double>(4);  // steep: the maximum moves from block to block
+}
+
+TEST_CASE("attention with a window and with packed samples agrees with the masked matrix") {
+  check_masked_attention<float>();
+  check_masked_attention<double>();
+}
+
+TEST_CASE("a packed sample's attention is that of the sample alone, whatever stands beside it") {
+  const HeadLayout layout{4, 2, 12};
+  const Matrix<float> alone = random_matrix<float>(60, layout.qkv_width(), 1),
+                      grad_alone = random_matrix<float>(60, layout.q_width(), 2);
+  Matrix<float> o(60, layout.q_width()), lse(4, 60), grad(60, layout.qkv_width());
+  attention_forward(o.view(), lse.data(), alone.view(), layout, {1, 60});
+  attention_backward(grad.view(), grad_alone.view(), alone.view(), o.view(), lse.data(), layout,
+                     {1, 60});
+
+  // In the second of two sequences, behind 37 other tokens and before 80.
+  SequenceShape shape{2, 177};
+  std::vector<std::int32_t> begin(354, 0);
+  for (std::size_t i = 177 + 37; i < 354; ++i) begin[i] = i < 177 + 97 ? 37 : 97;
+  shape.sample_begin = begin;
+  Hash hashes[2];
+  for (const std::size_t others : {0u, 1u}) {
+    Matrix<float> qkv = random_matrix<float>(354, layout.qkv_width(), 3 + others, -9, 9),
+                  grad_o = random_matrix<float>(354, layout.q_width(), 5 + others);
+    Matrix<float> all_o(354, layout.q_width()), all_lse(8, 177), all_grad(354, layout.qkv_width());
+    const auto sample = [](auto& x) { return x.view().rows_from(177 + 37, 60); };
+    copy<float>(sample(qkv), alone.view());
+    copy<float>(sample(grad_o), grad_alone.view());
+    attention_forward(all_o.view(), all_lse.data(), qkv.view(), layout, shape);
+    attention_backward(all_grad.view(), grad_o.view(), qkv.view(), all_o.view(), all_lse.data(),
+                       layout, shape);
+    CHECK(scaled_difference(elements(sample(all_o)), elements(o.view())) <= tolerance<float>);
+    CHECK(scaled_difference(elements(sample(all_grad)), elements(grad.view())) <=
+          4 * tolerance<float>);
+    hashes[others].add(elements(sample(all_o)));
+    hashes[others].add(elements(sample(all_grad)));
+  }
+  CHECK(hashes[0].value() == hashes[1].value());
+}
+
+TEST_CASE("attention names a wrong window and wrong samples") {
+  Matrix<float> qkv = random_matrix<float>(6, 12, 1), o(6, 4), lse(1, 6);
+  const auto message = [&](Index window, std::vector<std::int32_t> begin) {
+    return invalid_message([&] {
+      attention_forward(o.view(), lse.data(), qkv.view(), {1, 1, 4, window}, {2, 3, begin});
+    });
+  };
+  CHECK(message(2, {0, 0, 2, 0, 1, 1}).empty());
+  CHECK(contains(message(-1, {}), "-1 was given"));
+  CHECK(contains(message(0, {0, 0, 0}), "3 were given"));
+  CHECK(contains(message(0, {0, 0, 0, 0, 2, 0}), "position 1 of sequence 1 begins at 2"));
+  CHECK(contains(message(0, {-1, 0, 0, 0, 0, 0}), "begins at -1"));
 }
 
 TEST_CASE("rms_norm agrees with its formula") {

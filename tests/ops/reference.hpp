@@ -86,15 +86,18 @@ inline AttentionResult attention(const Table& qkv, const Table& grad_o, const He
                   v = k + layout.kv_width();
       for (Index i = 0; i < s; ++i) {
         const Index row = b * s + i;
+        Index first = 0;
+        if (!shape.sample_begin.empty()) first = shape.sample_begin[static_cast<std::size_t>(row)];
+        if (layout.window > 0) first = std::max(first, i - layout.window + 1);
         std::vector<double> p(static_cast<std::size_t>(i + 1)), dp(p.size());
         double sum = 0, dot = 0;
-        for (Index j = 0; j <= i; ++j) {
+        for (Index j = first; j <= i; ++j) {
           double score = 0;
           for (Index c = 0; c < d; ++c) score += qkv.at(row, q + c) * qkv.at(b * s + j, k + c);
           sum += p[static_cast<std::size_t>(j)] = std::exp(scale * score);
         }
         result.lse.at(b * layout.heads + h, i) = std::log(sum);
-        for (Index j = 0; j <= i; ++j) {
+        for (Index j = first; j <= i; ++j) {
           const std::size_t at = static_cast<std::size_t>(j);
           p[at] /= sum;
           for (Index c = 0; c < d; ++c) {
@@ -104,7 +107,7 @@ inline AttentionResult attention(const Table& qkv, const Table& grad_o, const He
           }
           dot += p[at] * dp[at];
         }
-        for (Index j = 0; j <= i; ++j) {
+        for (Index j = first; j <= i; ++j) {
           const double ds =
               p[static_cast<std::size_t>(j)] * (dp[static_cast<std::size_t>(j)] - dot) * scale;
           for (Index c = 0; c < d; ++c) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "dropbp/backend/kernels.hpp"
 #include "dropbp/kernels/matrix.hpp"
@@ -78,8 +79,13 @@ enum class Rotation { forward, inverse };
 /// Batch and sequence length. Token `position` of sequence b is row b * sequence + position of a
 /// matrix.
 struct SequenceShape {
-  Index batch = 1;                                            ///< number of sequences
-  Index sequence = 1;                                         ///< tokens per sequence
+  Index batch = 1;     ///< number of sequences
+  Index sequence = 1;  ///< tokens per sequence
+  /// For sequences in which several samples are packed: one number per row of a matrix, the
+  /// position in its sequence where the row's sample begins, in [0, position]. Attention looks no
+  /// further back. Empty: each sequence is one sample. Host memory that must stay alive until the
+  /// backward pass.
+  std::span<const std::int32_t> sample_begin = {};
   Index tokens() const noexcept { return batch * sequence; }  ///< rows of a matrix
 };
 
@@ -89,6 +95,7 @@ struct HeadLayout {
   Index heads = 1;      ///< query heads
   Index kv_heads = 1;   ///< key heads, and as many value heads; divides heads
   Index head_size = 1;  ///< elements per head
+  Index window = 0;     ///< keys that a query sees, its own included; 0: all up to its own
   Index group() const noexcept { return heads / kv_heads; }  ///< query heads that share a kv head
   Index q_width() const noexcept { return heads * head_size; }  ///< elements of all query heads
   /// Elements of all key heads; all value heads have as many.

@@ -28,11 +28,13 @@ struct AttentionConfig {
   Index head_size = 0;     ///< 0: hidden / heads
   double norm_eps = 1e-5;  ///< of the RMSNorm
   LoraConfig lora =
-      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
+      {};            ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
+  Index window = 0;  ///< keys that a query sees, its own included; 0: all up to its own
 
   /// The head layout, with the zeros above replaced by their meaning.
   HeadLayout layout() const noexcept {
-    return {heads, kv_heads == 0 ? heads : kv_heads, head_size == 0 ? hidden / heads : head_size};
+    return {heads, kv_heads == 0 ? heads : kv_heads, head_size == 0 ? hidden / heads : head_size,
+            window};
   }
 };
 

@@ -4,14 +4,16 @@
 // The attention kernels on the host emulator.
 #include "dropbp/kernels/cuda/attention.hpp"
 
+#include <cstdint>
 #include <cstring>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
 
 #include "cuda/attention_cases.hpp"
 #include "dropbp/ops/attention.hpp"
 #include "support/catch.hpp"
-#include "support/simt.hpp"
+#include "support/emulated.hpp"
 #include "support/throws.hpp"
 
 namespace {
@@ -147,4 +149,23 @@ TEST_CASE("attention on a device refuses shapes that have no kernel") {
   test::check_throws<std::invalid_argument>([&] { forward({1, -1, 2, 2, 64}); }, {"of -1 tokens"});
   forward({0, 5, 2, 2, 64});  // no sequence: nothing is launched
   forward({5, 0, 2, 2, 64});
+}
+
+TEST_CASE("attention on a device refuses windows and packed samples") {
+  ops::Matrix<float, Emulated> qkv(4, 12), o(4, 4), lse(1, 4), grad(4, 12);
+  const std::vector<std::int32_t> begin{0, 0, 2, 2};
+  const auto check = [&](const ops::HeadLayout& layout, const ops::SequenceShape& shape,
+                         std::string_view part) {
+    test::check_throws<std::invalid_argument>(
+        [&] { ops::attention_forward(o.view(), lse.data(), qkv.view(), layout, shape); },
+        {part, "use the CPU"});
+    test::check_throws<std::invalid_argument>(
+        [&] {
+          ops::attention_backward(grad.view(), o.view(), qkv.view(), o.view(), lse.data(), layout,
+                                  shape);
+        },
+        {part, "use the CPU"});
+  };
+  check({1, 1, 4, 3}, {1, 4}, "a window of 3 was given");
+  check({1, 1, 4}, {1, 4, begin}, "packed samples were given");
 }

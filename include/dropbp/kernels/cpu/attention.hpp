@@ -34,37 +34,72 @@ MatrixView<T> head_rows(MatrixView<T> x, const SequenceShape& shape, Index batch
   return x.rows_from(batch * shape.sequence, shape.sequence).columns_from(column, head_size);
 }
 
-// The number of visible keys for the query at `position` (causal mask), of `count` keys from k0 on.
-inline Index visible_keys(Index position, Index k0, Index count) {
-  return std::clamp(position - k0 + 1, Index(0), count);
+// The keys that the queries of one block see. Query i sees the keys [first[i], last + i].
+struct Visible {
+  Index first[query_block];
+  Index last;   // of query 0: its own position
+  Index begin;  // the least of `first`
+
+  // Of query i, among `count` keys from k0 on: the part [from, to) of these keys. Empty parts have
+  // from == to.
+  struct Part {
+    Index from, to;
+  };
+  Part part(Index i, Index k0, Index count) const noexcept {
+    const Index to = std::clamp(last + i + 1 - k0, Index(0), count);
+    return {std::clamp(first[i] - k0, Index(0), to), to};
+  }
+};
+
+inline Visible visible_to(const HeadLayout& layout, const SequenceShape& shape, Index batch,
+                          Index position, Index rows) noexcept {
+  Visible visible{.first = {}, .last = position, .begin = position};
+  for (Index i = 0; i < rows; ++i) {
+    const auto row = static_cast<std::size_t>(batch * shape.sequence + position + i);
+    const Index sample = shape.sample_begin.empty() ? 0 : Index{shape.sample_begin[row]};
+    const Index window = layout.window == 0 ? 0 : position + i + 1 - layout.window;
+    visible.first[i] = (std::max)(sample, window);
+    visible.begin = (std::min)(visible.begin, visible.first[i]);
+  }
+  return visible;
+}
+
+// As exp_row of the visible part of a row of `count` scores; all others become 0.
+template <class T>
+T exp_part(T* scores, Visible::Part part, Index count, T scale, T shift) noexcept {
+  std::fill_n(scores, part.from, T(0));
+  return exp_row(scores + part.from, part.to - part.from, count - part.from, scale, shift);
 }
 
 template <class T>
 void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixView<const T> k,
-                        MatrixView<const T> v, Index first) {
+                        MatrixView<const T> v, const Visible& visible) {
   using Gemm = kernels<op::gemm, T, Cpu>;
-  const Index rows = q.rows, end = first + rows;
+  const Index rows = q.rows, end = visible.last + rows;
   const T scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(q.columns)));
   T* const scores = scratch<T>(Scratch::attention, query_block * key_block);
   T largest[query_block], sum[query_block];
-  std::fill_n(largest, rows, -std::numeric_limits<T>::infinity());
+  constexpr T nothing = -std::numeric_limits<T>::infinity();
+  std::fill_n(largest, rows, nothing);
   std::fill_n(sum, rows, T(0));
-  for (Index k0 = 0; k0 < end; k0 += key_block) {
+  for (Index k0 = visible.begin; k0 < end; k0 += key_block) {
     const Index count = (std::min)(key_block, end - k0);
     const MatrixView<T> block(scores, rows, count);
     Gemm::run(GemmLayout::nt, block, q, k.rows_from(k0, count), Accumulate::overwrite);
     for (Index i = 0; i < rows; ++i) {
-      const Index valid = visible_keys(first + i, k0, count);
+      const Visible::Part part = visible.part(i, k0, count);
       const T before = largest[i];
-      if (valid > 0) largest[i] = (std::max)(before, scale * max_of_row(block.row(i), valid));
-      const T block_sum = exp_row(block.row(i), valid, count, scale, largest[i]);
-      const T shrink = k0 == 0 ? T(0) : std::exp(before - largest[i]);
+      if (part.from < part.to)
+        largest[i] =
+            (std::max)(before, scale * max_of_row(block.row(i) + part.from, part.to - part.from));
+      const T block_sum = exp_part(block.row(i), part, count, scale, largest[i]);
+      const T shrink = before == nothing ? T(0) : std::exp(before - largest[i]);
       sum[i] = sum[i] * shrink + block_sum;
-      if (k0 > 0 && shrink != T(1))
+      if (k0 > visible.begin && shrink != T(1))
         for (Index j = 0; j < o.columns; ++j) o.row(i)[j] *= shrink;
     }
     Gemm::run(GemmLayout::nn, o, block, v.rows_from(k0, count),
-              k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+              k0 == visible.begin ? Accumulate::overwrite : Accumulate::add);
   }
   for (Index i = 0; i < rows; ++i) {
     const T inverse = T(1) / sum[i];
@@ -74,15 +109,15 @@ void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixVi
 }
 
 // Computes one query block's share of the gradients: overwrites its rows of dq, and overwrites or
-// adds to dk and dv (key_mode) for all keys up to the end of the block.
+// adds to dk and dv (key_mode) for all keys that it sees.
 template <class T>
 void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv,
                                  Accumulate key_mode, MatrixView<const T> d_o,
                                  MatrixView<const T> q, MatrixView<const T> k,
                                  MatrixView<const T> v, MatrixView<const T> o, const T* lse,
-                                 Index first) {
+                                 const Visible& visible) {
   using Gemm = kernels<op::gemm, T, Cpu>;
-  const Index rows = q.rows, end = first + rows;
+  const Index rows = q.rows, end = visible.last + rows;
   const T scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(q.columns)));
   T* const buffer = scratch<T>(Scratch::attention, 2 * query_block * key_block);
   T delta[query_block];
@@ -90,20 +125,20 @@ void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<
     delta[i] = static_cast<T>(row_sum<T>(o.columns, [&](Index j, auto piece) {
       return load_piece(o.row(i) + j, piece, T(0)) * load_piece(d_o.row(i) + j, piece, T(0));
     }));
-  for (Index k0 = 0; k0 < end; k0 += key_block) {
+  for (Index k0 = visible.begin; k0 < end; k0 += key_block) {
     const Index count = (std::min)(key_block, end - k0);
     const MatrixView<T> p(buffer, rows, count), ds(buffer + query_block * key_block, rows, count);
     Gemm::run(GemmLayout::nt, p, q, k.rows_from(k0, count), Accumulate::overwrite);
     Gemm::run(GemmLayout::nt, ds, d_o, v.rows_from(k0, count), Accumulate::overwrite);
     for (Index i = 0; i < rows; ++i) {
-      exp_row(p.row(i), visible_keys(first + i, k0, count), count, scale, lse[i]);
+      exp_part(p.row(i), visible.part(i, k0, count), count, scale, lse[i]);
       for (Index j = 0; j < count; ++j)
         ds.row(i)[j] = p.row(i)[j] * ((ds.row(i)[j] - delta[i]) * scale);
     }
     Gemm::run(GemmLayout::tn, dv.rows_from(k0, count), p, d_o, key_mode);
     Gemm::run(GemmLayout::tn, dk.rows_from(k0, count), ds, q, key_mode);
     Gemm::run(GemmLayout::nn, dq, ds, k.rows_from(k0, count),
-              k0 == 0 ? Accumulate::overwrite : Accumulate::add);
+              k0 == visible.begin ? Accumulate::overwrite : Accumulate::add);
   }
 }
 
@@ -133,7 +168,7 @@ struct kernels<op::attention, T, Cpu> {
               detail::head_rows(o, shape, batch, head * size, size).rows_from(first, rows),
               lse + (batch * layout.heads + head) * shape.sequence + first,
               part(head * size).rows_from(first, rows), part(kv), part(kv + layout.kv_width()),
-              first);
+              detail::visible_to(layout, shape, batch, first, rows));
         });
   }
 
@@ -151,20 +186,28 @@ struct kernels<op::attention, T, Cpu> {
             return detail::head_rows(x, shape, batch, column, size);
           };
           const Index k = layout.q_width() + kv_head * size, v = k + layout.kv_width();
+          // Without a window or packed samples, the last query block sees every key. It runs first
+          // and overwrites dk and dv, so they need not be set to zero.
+          const bool all_seen = layout.window == 0 && shape.sample_begin.empty();
+          if (!all_seen)
+            for (Index row = 0; row < shape.sequence; ++row) {
+              std::fill_n(part(grad_qkv, k).row(row), size, T(0));
+              std::fill_n(part(grad_qkv, v).row(row), size, T(0));
+            }
           for (Index head = kv_head * layout.group(); head < (kv_head + 1) * layout.group(); ++head)
             for (Index block = blocks - 1; block >= 0; --block) {
               const Index first = block * detail::query_block,
                           rows = (std::min)(detail::query_block, shape.sequence - first);
-              // The last query block sees every key. It runs first and overwrites dk and dv, so
-              // they need not be set to zero.
-              const bool writes = block == blocks - 1 && head == kv_head * layout.group();
+              const bool writes =
+                  all_seen && block == blocks - 1 && head == kv_head * layout.group();
               detail::attend_query_block_backward<T>(
                   part(grad_qkv, head * size).rows_from(first, rows), part(grad_qkv, k),
                   part(grad_qkv, v), writes ? Accumulate::overwrite : Accumulate::add,
                   part(grad_o, head * size).rows_from(first, rows),
                   part(qkv, head * size).rows_from(first, rows), part(qkv, k), part(qkv, v),
                   part(o, head * size).rows_from(first, rows),
-                  lse + (batch * layout.heads + head) * shape.sequence + first, first);
+                  lse + (batch * layout.heads + head) * shape.sequence + first,
+                  detail::visible_to(layout, shape, batch, first, rows));
             }
         });
   }

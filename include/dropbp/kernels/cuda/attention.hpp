@@ -205,7 +205,15 @@ struct kernels<op::attention, T, Backend> {
                                 AttentionCode wanted = AttentionCode::library);
 
  private:
+  // Throws std::invalid_argument for masks that only the CPU's kernels have.
   static cuda::AttentionShape sizes_of(const HeadLayout& layout, const SequenceShape& shape) {
+    if (!shape.sample_begin.empty() || layout.window != 0)
+      dropbp::detail::throw_invalid(
+          "attention on a CUDA device needs sequences of one sample and queries that see all keys "
+          "up to their own",
+          shape.sample_begin.empty() ? "a window of " + std::to_string(layout.window) + " was given"
+                                     : "sequences with packed samples were given",
+          "set window to 0 and leave sample_begin empty, or use the CPU");
     return {.batch = shape.batch,
             .sequence = shape.sequence,
             .heads = layout.heads,
