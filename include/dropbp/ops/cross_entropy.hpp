@@ -14,9 +14,11 @@
 #include <vector>
 
 #include "dropbp/kernels/cpu/cross_entropy.hpp"
+#include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/ids.hpp"
 #include "dropbp/ops/parameter.hpp"
+#include "dropbp/ops/softcap.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -49,10 +51,11 @@ class CrossEntropy {
   using ConstView = MatrixView<const T, Backend>;     ///< of inputs
   static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
 
-  /// Only the logits of `chunk_tokens` tokens exist at a time. Throws std::invalid_argument if
-  /// chunk_tokens is less than 1.
-  explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024)
-      : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
+  /// Only the logits of `chunk_tokens` tokens exist at a time. With a `softcap` above 0 they are
+  /// capped, see softcap.hpp. Throws std::invalid_argument if chunk_tokens is less than 1.
+  explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024,
+                        double softcap = 0.0)
+      : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens), softcap_(softcap) {
     if (chunk_tokens < 1)
       detail::throw_invalid("a chunk needs at least 1 token",
                             std::to_string(chunk_tokens) + " was given", "use the default of 1024");
@@ -104,8 +107,17 @@ class CrossEntropy {
     const Index first = chunk * chunk_tokens_, rows = rows_of(chunk);
     logits_ = Matrix<T, Backend>(rows, weight.rows(), workspace_);
     gemm_nt(logits_.view(), hidden.rows_from(first, rows), weight.value());
+    Matrix<T, Backend> capped;
+    if (softcap_ > 0.0) {
+      softcap_forward(logits_.view(), softcap_);
+      if (keep) {
+        capped = Matrix<T, Backend>(rows, weight.rows(), workspace_);
+        copy<T>(capped.view(), logits_.view());
+      }
+    }
     cross_entropy_rows(logits_.view(), losses_.data() + first, ids_.data() + first, ignore_index,
                        divisor_, keep);
+    if (softcap_ > 0.0 && keep) softcap_backward(logits_.view(), capped.view(), softcap_);
     seen_ = (std::max)(seen_, first + rows);
     kept_chunk_ = keep ? chunk : -1;
     if (!keep) logits_ = Matrix<T, Backend>();
@@ -193,6 +205,7 @@ class CrossEntropy {
 
   BasicMemoryPool<Backend> workspace_;
   Index chunk_tokens_;
+  double softcap_;                // of the logits; 0: none
   Ids<Backend> ids_;              // the targets
   std::size_t targets_ = 0;       // number of targets
   std::size_t counted_ = 0;       // number of targets that are not ignored
