@@ -29,7 +29,7 @@ using test::TemporaryFolder;
 using test::tensors_of;
 namespace fs = std::filesystem;
 
-constexpr LlamaConfig shape = test::small_shape;
+const LlamaConfig shape = test::small_shape;
 
 Options options_of(ModeChoice mode, double drop_rate = 0.5) {
   Options o = test::small_run(drop_rate);

@@ -21,7 +21,7 @@ namespace {
 constexpr double final_learning_rate = 0.1;
 
 // Taken from the command line or from the adapter's config.
-ops::LoraConfig lora_of(const Options& options) {
+ops::LoraConfig lora_of(const Options& options, const LlamaConfig& config) {
   if (options.mode == ModeChoice::full) return {};
   ops::LoraConfig lora;
   if (options.adapter)
@@ -29,7 +29,7 @@ ops::LoraConfig lora_of(const Options& options) {
   else
     lora = {
         .rank = options.lora_rank, .alpha = options.lora_alpha, .targets = options.lora_targets};
-  lora.targets = canonical_targets(lora.targets);
+  lora.targets = canonical_targets(lora.targets, linears_of(config.traits), !options.adapter);
   lora.dropout = options.lora_dropout.value_or(lora.dropout);
   lora.quantize = options.mode == ModeChoice::qlora;
   return lora;
@@ -231,7 +231,8 @@ template <class T, class Backend>
 BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config,
                                        const TokenData& data, double drop_rate)
     : options_(options),
-      model_(config, options.sequence, {.lora = lora_of(options), .recompute = options.recompute}),
+      model_(config, options.sequence,
+             {.lora = lora_of(options, config), .recompute = options.recompute}),
       handler_(
           model_,
           drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),
@@ -246,8 +247,10 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
       running_(handler_.size()) {
   // As in Hugging Face's trainer, weight decay applies to all matrices, embedding and output layer
   // included.
-  for (ops::Parameter<T, Backend>* parameter : model_.parameters())
-    parameter->decays = !parameter->parts().front().name.ends_with("norm.weight");
+  for (ops::Parameter<T, Backend>* parameter : model_.parameters()) {
+    const std::string_view name = parameter->parts().front().name;
+    parameter->decays = !name.ends_with("norm.weight") && !name.ends_with(".bias");
+  }
   branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
   std::size_t branch = 0;
   model_.for_each_layer([&](auto& layer) {

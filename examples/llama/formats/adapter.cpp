@@ -20,7 +20,7 @@ namespace {
 
 using json = nlohmann::json;
 
-constexpr auto& linears = ops::adaptable_linears;
+constexpr auto& known_linears = ops::adaptable_linears;
 constexpr std::string_view peft_prefix = "base_model.model.";
 constexpr const char* base_key =
     "dropbp.base";  // in __metadata__: CRC-32C of the base, see LlamaModel::base_checksum
@@ -82,10 +82,20 @@ std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
 
 }  // namespace
 
-std::vector<std::string> canonical_targets(const std::vector<std::string>& targets) {
+std::vector<std::string> canonical_targets(const std::vector<std::string>& targets,
+                                           const std::vector<std::string>& linears, bool strict) {
+  if (targets.empty()) return {};
   std::vector<std::string> ordered;
-  for (const std::string_view name : linears)
-    if (std::ranges::find(targets, name) != targets.end()) ordered.emplace_back(name);
+  for (const std::string& name : linears)
+    if (std::ranges::find(targets, name) != targets.end()) ordered.push_back(name);
+  const auto missing = std::ranges::find_if(targets, [&](const std::string& name) {
+    return std::ranges::find(linears, name) == linears.end();
+  });
+  if (ordered.empty() || (strict && missing != targets.end()))
+    throw std::invalid_argument(fmt::format(
+        "adapters must be on some of the model's linear maps {}, but '{}' is none of them; choose "
+        "among these",
+        fmt::join(linears, ", "), *missing));
   return ordered.size() == linears.size() ? std::vector<std::string>{} : ordered;
 }
 
@@ -122,14 +132,16 @@ std::vector<std::string> targets_of(const std::string& what, const json& config)
   if (targets != config.end() && *targets == "all-linear") return names;
   if (targets == config.end() || !targets->is_array() || targets->empty())
     fail(what,
-         fmt::format("'target_modules' must be a list of some of {}", fmt::join(linears, ", ")),
+         fmt::format("'target_modules' must be a list of some of {}",
+                     fmt::join(known_linears, ", ")),
          targets == config.end() ? "there is none" : fmt::format("it is {}", targets->dump()));
   for (const json& target : *targets) {
     if (!target.is_string() ||
-        std::ranges::find(linears, target.get<std::string>()) == linears.end())
-      fail(what,
-           fmt::format("each of 'target_modules' must be one of {}", fmt::join(linears, ", ")),
-           fmt::format("one is {}", target.dump()));
+        std::ranges::find(known_linears, target.get<std::string>()) == known_linears.end())
+      fail(
+          what,
+          fmt::format("each of 'target_modules' must be one of {}", fmt::join(known_linears, ", ")),
+          fmt::format("one is {}", target.dump()));
     names.push_back(target.get<std::string>());
   }
   return names;
@@ -159,9 +171,9 @@ ops::LoraConfig load_adapter_config(const std::filesystem::path& folder) {
                               fmt::format("'{}'", path.string()));
 }
 
-std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base) {
-  std::vector<std::string> targets = lora.targets;
-  if (targets.empty()) targets.assign(linears.begin(), linears.end());
+std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base,
+                                const std::vector<std::string>& linears) {
+  const std::vector<std::string>& targets = lora.targets.empty() ? linears : lora.targets;
   nlohmann::ordered_json config;
   config["peft_type"] = "LORA";
   config["task_type"] = "CAUSAL_LM";
@@ -199,7 +211,8 @@ void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
                   const std::string& base, DType dtype) {
   std::map<std::string, std::string> metadata;
   if (model.base_checksum() != 0) metadata[base_key] = fmt::format("{:08x}", model.base_checksum());
-  save_folder(folder, adapter_format, adapter_config_json(model.lora(), base),
+  save_folder(folder, adapter_format,
+              adapter_config_json(model.lora(), base, linears_of(model.config().traits)),
               adapter_tensors(model), dtype, metadata);
 }
 

@@ -16,9 +16,12 @@
 
 namespace llama {
 
-/// The same linear maps in canonical form: each once, in the order of ops::adaptable_linears; empty
-/// for all.
-[[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets);
+/// The same linear maps in canonical form: those of `linears`, which are the model's, each once and
+/// in their order; empty for all. Targets that the model does not have are left out, as in PEFT; if
+/// `strict` they are an error. Throws std::invalid_argument for that, and if none is left.
+[[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets,
+                                                         const std::vector<std::string>& linears,
+                                                         bool strict);
 
 /// Rank, alpha, dropout and targets from the text of an `adapter_config.json`. Throws
 /// std::runtime_error, naming the key, for unsupported settings (DoRA, other scalings, biases,
@@ -28,8 +31,10 @@ namespace llama {
                                                    const std::string& what);
 /// The same from a folder.
 [[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder);
-/// An `adapter_config.json` that PEFT loads; `base` becomes `base_model_name_or_path`.
-[[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base);
+/// An `adapter_config.json` that PEFT loads; `base` becomes `base_model_name_or_path`. `linears`
+/// are all linear maps of the model.
+[[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base,
+                                              const std::vector<std::string>& linears);
 
 /// Fills the adapters of the model, whose weights must be loaded. Throws std::runtime_error, naming
 /// the tensor and both shapes, for an adapter of another model. Adapters written by save_adapter

@@ -1,0 +1,135 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The config.json of published models of all families, and what their keys mean.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "llama/formats/config.hpp"
+#include "llama/formats/families.hpp"
+#include "llama/model/branches.hpp"
+#include "support/catch.hpp"
+#include "support/throws.hpp"
+
+namespace {
+
+using namespace llama;
+using Kind = RopeScaling::Kind;
+using Rope = LayerTraits::Rope;
+
+/// The sizes of a small model, and more keys.
+std::string with(const std::string& more) {
+  return R"({"vocab_size":64,"hidden_size":16,"intermediate_size":44,"num_hidden_layers":4,)"
+         R"("num_attention_heads":4,"num_key_value_heads":2)" +
+         (more.empty() ? "" : "," + more) + "}";
+}
+
+LlamaConfig parsed(const std::string& text) {
+  LlamaConfig config = parse_config(text, "'c'");
+  // Written and read again it is the same.
+  CHECK(parse_config(config_json(config), "'w'") == config);
+  CHECK(parse_config(config_json(config, "float32", text), "'w'") == config);
+  config.traits.source.clear();
+  return config;
+}
+
+std::vector<std::ptrdiff_t> windows_of(const LlamaConfig& config) {
+  std::vector<std::ptrdiff_t> windows;
+  for (std::ptrdiff_t i = 0; i < config.layers; ++i)
+    windows.push_back(config.traits.layer(static_cast<std::size_t>(i)).window);
+  return windows;
+}
+
+}  // namespace
+
+TEST_CASE("family configs: Llama 3.1 8B") {
+  const LlamaConfig config = parsed(
+      R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+      "bos_token_id":128000,"eos_token_id":128001,"hidden_act":"silu","hidden_size":4096,
+      "initializer_range":0.02,"intermediate_size":14336,"max_position_embeddings":131072,
+      "mlp_bias":false,"model_type":"llama","num_attention_heads":32,"num_hidden_layers":32,
+      "num_key_value_heads":8,"pretraining_tp":1,"rms_norm_eps":1e-05,
+      "rope_scaling":{"factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+      "original_max_position_embeddings":8192,"rope_type":"llama3"},"rope_theta":500000.0,
+      "tie_word_embeddings":false,"torch_dtype":"bfloat16","transformers_version":"4.43.0.dev0",
+      "use_cache":true,"vocab_size":128256})");
+  CHECK(config.rope_theta == 500000.0);
+  CHECK(config.traits == Traits{.rope = {.kind = Kind::llama3,
+                                         .factor = 8.0,
+                                         .original_positions = 8192,
+                                         .low_frequency = 1.0,
+                                         .high_frequency = 4.0}});
+  CHECK(parameter_count(config) == 8'030'261'248);
+}
+
+TEST_CASE("family configs: Mistral 7B 0.1 and Nemo") {
+  const std::string text =
+      R"({"architectures":["MistralForCausalLM"],"bos_token_id":1,"eos_token_id":2,
+      "hidden_act":"silu","hidden_size":4096,"initializer_range":0.02,"intermediate_size":14336,
+      "max_position_embeddings":32768,"model_type":"mistral","num_attention_heads":32,
+      "num_hidden_layers":32,"num_key_value_heads":8,"rms_norm_eps":1e-05,"rope_theta":10000.0,
+      "sliding_window":4096,"tie_word_embeddings":false,"torch_dtype":"bfloat16",
+      "transformers_version":"4.34.0.dev0","use_cache":true,"vocab_size":32000})";
+  const LlamaConfig config = parsed(text);
+  CHECK(windows_of(config) == std::vector<std::ptrdiff_t>(32, 4096));
+  CHECK(parameter_count(config) == 7'241'732'096);
+  // Absent, the window has its default; null, as in versions 0.2 and 0.3, there is none.
+  CHECK(windows_of(parsed(with(R"("model_type":"mistral")"))) ==
+        std::vector<std::ptrdiff_t>(4, 4096));
+  CHECK(windows_of(parsed(with(R"("model_type":"mistral","sliding_window":null)"))) ==
+        std::vector<std::ptrdiff_t>(4, 0));
+  const LlamaConfig nemo = parsed(
+      R"({"architectures":["MistralForCausalLM"],"attention_dropout":0.0,"bos_token_id":1,
+      "eos_token_id":2,"head_dim":128,"hidden_act":"silu","hidden_size":5120,
+      "initializer_range":0.02,"intermediate_size":14336,"max_position_embeddings":1024000,
+      "model_type":"mistral","num_attention_heads":32,"num_hidden_layers":40,
+      "num_key_value_heads":8,"rms_norm_eps":1e-05,"rope_theta":1000000.0,"sliding_window":null,
+      "tie_word_embeddings":false,"torch_dtype":"bfloat16","transformers_version":"4.43.0.dev0",
+      "use_cache":true,"vocab_size":131072})");
+  CHECK(nemo.head_size() == 128);
+  CHECK(parameter_count(nemo) == 12'247'782'400);
+}
+
+TEST_CASE("family configs: Qwen2.5 0.5B") {
+  const LlamaConfig config = parsed(
+      R"({"architectures":["Qwen2ForCausalLM"],"attention_dropout":0.0,"bos_token_id":151643,
+      "eos_token_id":151643,"hidden_act":"silu","hidden_size":896,"initializer_range":0.02,
+      "intermediate_size":4864,"max_position_embeddings":32768,"max_window_layers":24,
+      "model_type":"qwen2","num_attention_heads":14,"num_hidden_layers":24,
+      "num_key_value_heads":2,"rms_norm_eps":1e-06,"rope_theta":1000000.0,"sliding_window":32768,
+      "tie_word_embeddings":true,"torch_dtype":"bfloat16","transformers_version":"4.40.1",
+      "use_cache":true,"use_mrope":false,"use_sliding_window":false,"vocab_size":151936})");
+  CHECK(config.traits == Traits{.family = "qwen2", .qkv_bias = true});
+  CHECK(config.tie_embeddings);
+  CHECK(parameter_count(config) == 494'032'768);
+  CHECK(windows_of(parsed(with(R"("model_type":"qwen2","use_sliding_window":true,)"
+                               R"("sliding_window":7,"max_window_layers":2)"))) ==
+        std::vector<std::ptrdiff_t>{0, 0, 7, 7});
+}
+
+TEST_CASE("family configs: SmolLM3 3B") {
+  const LlamaConfig config = parsed(
+      R"({"architectures":["SmolLM3ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+      "bos_token_id":null,"eos_token_id":128012,"hidden_act":"silu","hidden_size":2048,
+      "initializer_range":0.02,"intermediate_size":11008,
+      "layer_types":["full_attention","full_attention","full_attention","full_attention"],
+      "max_position_embeddings":65536,"max_window_layers":28,"mlp_bias":false,
+      "model_type":"smollm3","no_rope_layer_interval":4,"no_rope_layers":[1,1,1,0],
+      "num_attention_heads":16,"num_hidden_layers":4,"num_key_value_heads":4,
+      "pad_token_id":128004,"pretraining_tp":2,"rms_norm_eps":1e-06,"rope_scaling":null,
+      "rope_theta":5000000.0,"sliding_window":null,"torch_dtype":"bfloat16",
+      "transformers_version":"4.54.0.dev0","use_cache":false,"use_sliding_window":false,
+      "vocab_size":128256})");
+  CHECK(config.tie_embeddings);  // the family's default
+  REQUIRE(config.traits.layers.size() == 4);
+  CHECK(config.traits.layer(2).rope == Rope::global);
+  CHECK(config.traits.layer(3).rope == Rope::none);
+  const LlamaConfig other = parsed(with(R"("model_type":"smollm3","no_rope_layer_interval":2)"));
+  CHECK(other.rope_theta == 2e6);
+  CHECK(other.traits.layer(0).rope == Rope::global);
+  CHECK(other.traits.layer(1).rope == Rope::none);
+}
