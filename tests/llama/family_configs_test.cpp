@@ -94,7 +94,7 @@ TEST_CASE("family configs: Mistral 7B 0.1 and Nemo") {
   CHECK(parameter_count(nemo) == 12'247'782'400);
 }
 
-TEST_CASE("family configs: Qwen2.5 0.5B") {
+TEST_CASE("family configs: Qwen2.5 0.5B and Qwen3 0.6B") {
   const LlamaConfig config = parsed(
       R"({"architectures":["Qwen2ForCausalLM"],"attention_dropout":0.0,"bos_token_id":151643,
       "eos_token_id":151643,"hidden_act":"silu","hidden_size":896,"initializer_range":0.02,
@@ -109,6 +109,18 @@ TEST_CASE("family configs: Qwen2.5 0.5B") {
   CHECK(windows_of(parsed(with(R"("model_type":"qwen2","use_sliding_window":true,)"
                                R"("sliding_window":7,"max_window_layers":2)"))) ==
         std::vector<std::ptrdiff_t>{0, 0, 7, 7});
+  const LlamaConfig qwen3 = parsed(
+      R"({"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+      "bos_token_id":151643,"eos_token_id":151645,"head_dim":128,"hidden_act":"silu",
+      "hidden_size":1024,"initializer_range":0.02,"intermediate_size":3072,
+      "max_position_embeddings":40960,"max_window_layers":28,"model_type":"qwen3",
+      "num_attention_heads":16,"num_hidden_layers":28,"num_key_value_heads":8,
+      "rms_norm_eps":1e-06,"rope_scaling":null,"rope_theta":1000000,"sliding_window":null,
+      "tie_word_embeddings":true,"torch_dtype":"bfloat16","transformers_version":"4.51.0",
+      "use_cache":true,"use_sliding_window":false,"vocab_size":151936})");
+  CHECK(qwen3.traits ==
+        Traits{.family = "qwen3", .head_size = 128, .head_norm = ops::HeadNorm::per_head});
+  CHECK(parameter_count(qwen3) == 596'049'920);
 }
 
 TEST_CASE("family configs: SmolLM3 3B") {

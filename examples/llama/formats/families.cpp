@@ -22,6 +22,7 @@ namespace llama {
 namespace {
 
 using dropbp::ops::Gate;
+using dropbp::ops::HeadNorm;
 using nlohmann::json;
 using Windows = Family::Windows;
 
@@ -54,6 +55,14 @@ std::vector<Family> make_table() {
        .kv_heads = 4,
        .tied = true,
        .windows = Windows::unturned},
+      {.model_type = "qwen3",
+       .architecture = "Qwen3ForCausalLM",
+       .keys = {"attention_bias", "sliding_window", "use_sliding_window", "max_window_layers"},
+       .max_positions = 32768,
+       .kv_heads = 32,
+       .window = 4096,
+       .windows = Windows::upper,
+       .traits = {.head_size = 128, .head_norm = HeadNorm::per_head}},
   };
 }
 
