@@ -145,3 +145,40 @@ TEST_CASE("family configs: SmolLM3 3B") {
   CHECK(other.traits.layer(0).rope == Rope::global);
   CHECK(other.traits.layer(1).rope == Rope::none);
 }
+
+TEST_CASE("family configs: Phi-3 mini and Phi-4 mini") {
+  const LlamaConfig config = parsed(
+      R"({"_name_or_path":"Phi-3-mini-4k-instruct","architectures":["Phi3ForCausalLM"],
+      "attention_dropout":0.0,"auto_map":{"AutoConfig":"configuration_phi3.Phi3Config",
+      "AutoModelForCausalLM":"modeling_phi3.Phi3ForCausalLM"},"bos_token_id":1,"embd_pdrop":0.0,
+      "eos_token_id":32000,"hidden_act":"silu","hidden_size":3072,"initializer_range":0.02,
+      "intermediate_size":8192,"max_position_embeddings":4096,"model_type":"phi3",
+      "num_attention_heads":32,"num_hidden_layers":32,"num_key_value_heads":32,
+      "original_max_position_embeddings":4096,"pad_token_id":32000,"resid_pdrop":0.0,
+      "rms_norm_eps":1e-05,"rope_scaling":null,"rope_theta":10000.0,"sliding_window":2047,
+      "tie_word_embeddings":false,"torch_dtype":"bfloat16","transformers_version":"4.40.2",
+      "use_cache":true,"attention_bias":false,"vocab_size":32064})");
+  CHECK(config.traits.fused);
+  CHECK(windows_of(config) == std::vector<std::ptrdiff_t>(32, 2047));
+  CHECK(parameter_count(config) == 3'821'079'552);
+  // Phi-4 mini turns 96 of 128 elements, with a factor for each of 48 frequencies.
+  const std::string ones = nlohmann::json(std::vector<double>(48, 1.0)).dump(),
+                    twos = nlohmann::json(std::vector<double>(48, 2.0)).dump();
+  const LlamaConfig mini = parsed(fmt::format(
+      R"({{"architectures":["Phi3ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+      "embd_pdrop":0.0,"hidden_act":"silu","hidden_size":3072,"intermediate_size":8192,
+      "interpolate_factor":1,"lm_head_bias":false,"max_position_embeddings":131072,
+      "mlp_bias":false,"model_type":"phi3","num_attention_heads":24,"num_hidden_layers":32,
+      "num_key_value_heads":8,"original_max_position_embeddings":4096,"pad_token_id":199999,
+      "partial_rotary_factor":0.75,"resid_pdrop":0.0,"rms_norm_eps":1e-05,"full_attn_mod":1,
+      "rope_scaling":{{"type":"longrope","long_factor":{},"short_factor":{}}},
+      "rope_theta":10000.0,"sliding_window":262144,"tie_word_embeddings":true,
+      "torch_dtype":"bfloat16","use_cache":true,"vocab_size":200064}})",
+      twos, ones));
+  CHECK(mini.rotary() == 96);
+  CHECK(mini.traits.rope.kind == Kind::longrope);
+  CHECK(mini.traits.rope.attention == Approx(std::sqrt(1.0 + std::log(32.0) / std::log(4096.0))));
+  CHECK(rope_frequencies(mini.traits.rope, 1e4, 96, 4096).front() == 1.0);
+  CHECK(rope_frequencies(mini.traits.rope, 1e4, 96, 4097).front() == 0.5);
+  CHECK(parameter_count(mini) == 3'836'021'760);
+}

@@ -63,6 +63,17 @@ std::vector<Family> make_table() {
        .window = 4096,
        .windows = Windows::upper,
        .traits = {.head_size = 128, .head_norm = HeadNorm::per_head}},
+      {.model_type = "phi3",
+       .architecture = "Phi3ForCausalLM",
+       .keys = {"sliding_window", "original_max_position_embeddings", "full_attn_mod",
+                "interpolate_factor"},
+       .norm_epsilon = 1e-5,
+       .max_positions = 4096,
+       .original_positions = 4096,
+       .windows = Windows::all,
+       .partial_rotary = true,
+       .own_code = true,
+       .traits = {.fused = true}},
   };
 }
 
