@@ -146,6 +146,21 @@ TEST_CASE("family configs: SmolLM3 3B") {
   CHECK(other.traits.layer(1).rope == Rope::none);
 }
 
+TEST_CASE("family configs: OLMo 2 7B") {
+  const LlamaConfig config = parsed(
+      R"({"architectures":["Olmo2ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+      "eos_token_id":100257,"hidden_act":"silu","hidden_size":4096,"initializer_range":0.02,
+      "intermediate_size":11008,"max_position_embeddings":4096,"model_type":"olmo2",
+      "num_attention_heads":32,"num_hidden_layers":32,"num_key_value_heads":32,
+      "pad_token_id":100277,"rms_norm_eps":1e-06,"rope_scaling":null,"rope_theta":500000,
+      "tie_word_embeddings":false,"torch_dtype":"float32","transformers_version":"4.47.0.dev0",
+      "use_cache":true,"vocab_size":100352})");
+  CHECK(config.traits == Traits{.family = "olmo2",
+                                .head_norm = ops::HeadNorm::whole_row,
+                                .norms = NormPlaces::outputs});
+  CHECK(parameter_count(config) == 7'298'617'344);
+}
+
 TEST_CASE("family configs: Phi-3 mini and Phi-4 mini") {
   const LlamaConfig config = parsed(
       R"({"_name_or_path":"Phi-3-mini-4k-instruct","architectures":["Phi3ForCausalLM"],

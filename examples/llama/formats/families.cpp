@@ -74,6 +74,11 @@ std::vector<Family> make_table() {
        .partial_rotary = true,
        .own_code = true,
        .traits = {.fused = true}},
+      {.model_type = "olmo2",
+       .architecture = "Olmo2ForCausalLM",
+       .keys = {"attention_bias"},
+       .norm_epsilon = 1e-5,
+       .traits = {.head_norm = HeadNorm::whole_row, .norms = NormPlaces::outputs}},
   };
 }
 
