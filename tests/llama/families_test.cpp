@@ -151,7 +151,7 @@ std::map<std::string, std::pair<std::vector<std::ptrdiff_t>, std::vector<float>>
 }  // namespace
 
 TEST_CASE("families: losses, gradients and adapters are those of transformers and PEFT") {
-  REQUIRE(folders().size() >= 15);
+  REQUIRE(folders().size() >= 17);
   for (const fs::path& folder : folders()) {
     CAPTURE(folder.filename().string());
     check_family<float>(folder);

@@ -197,3 +197,115 @@ TEST_CASE("family configs: Phi-3 mini and Phi-4 mini") {
   CHECK(rope_frequencies(mini.traits.rope, 1e4, 96, 4097).front() == 0.5);
   CHECK(parameter_count(mini) == 3'836'021'760);
 }
+
+TEST_CASE("family configs: Gemma 2 2B and Gemma 3 1B") {
+  const LlamaConfig config = parsed(
+      R"({"architectures":["Gemma2ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+      "attn_logit_softcapping":50.0,"bos_token_id":2,"cache_implementation":"hybrid",
+      "eos_token_id":1,"final_logit_softcapping":30.0,"head_dim":256,
+      "hidden_act":"gelu_pytorch_tanh","hidden_activation":"gelu_pytorch_tanh",
+      "hidden_size":2304,"initializer_range":0.02,"intermediate_size":9216,
+      "max_position_embeddings":8192,"model_type":"gemma2","num_attention_heads":8,
+      "num_hidden_layers":26,"num_key_value_heads":4,"pad_token_id":0,
+      "query_pre_attn_scalar":256,"rms_norm_eps":1e-06,"rope_theta":10000.0,
+      "sliding_window":4096,"torch_dtype":"float32","transformers_version":"4.42.4",
+      "use_cache":true,"vocab_size":256000})");
+  CHECK(config.tie_embeddings);
+  CHECK(config.traits.attention_softcap == 50.0);
+  CHECK(config.traits.logit_softcap == 30.0);
+  CHECK(config.traits.query_scale == 1.0 / 16.0);
+  CHECK(config.traits.layer(0).window == 4096);
+  CHECK(config.traits.layer(1).window == 0);
+  CHECK(parameter_count(config) == 2'614'341'888);
+  // null: no cap. Absent: the family's.
+  const LlamaConfig off = parsed(with(R"("model_type":"gemma2","attn_logit_softcapping":null)"));
+  CHECK(off.traits.attention_softcap == 0.0);
+  CHECK(off.traits.logit_softcap == 30.0);
+  const LlamaConfig gemma3 = parsed(
+      R"({"architectures":["Gemma3ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+      "attn_logit_softcapping":null,"bos_token_id":2,"cache_implementation":"hybrid",
+      "eos_token_id":[1,106],"final_logit_softcapping":null,"head_dim":256,
+      "hidden_activation":"gelu_pytorch_tanh","hidden_size":1152,"initializer_range":0.02,
+      "intermediate_size":6912,"max_position_embeddings":32768,"model_type":"gemma3_text",
+      "num_attention_heads":4,"num_hidden_layers":26,"num_key_value_heads":1,"pad_token_id":0,
+      "query_pre_attn_scalar":256,"rms_norm_eps":1e-06,"rope_local_base_freq":10000,
+      "rope_scaling":null,"rope_theta":1000000,"sliding_window":512,"sliding_window_pattern":6,
+      "torch_dtype":"bfloat16","transformers_version":"4.50.0.dev0","use_cache":true,
+      "vocab_size":262144})");
+  CHECK(gemma3.rope_theta == 1e6);
+  CHECK(gemma3.traits.local_rope_theta == 1e4);
+  CHECK(gemma3.traits.layer(4).rope == Rope::local);
+  CHECK(gemma3.traits.layer(4).window == 512);
+  CHECK(gemma3.traits.layer(5).rope == Rope::global);
+  CHECK(gemma3.traits.layer(5).window == 0);
+  CHECK(parameter_count(gemma3) == 999'885'952);
+}
+
+TEST_CASE("family configs: what contradicts itself or is beyond the family is an error") {
+  const struct {
+    std::string text;
+    std::vector<std::string_view> parts;
+  } cases[] = {
+      {with(R"("rope_scaling":{"rope_type":"llama3","factor":8.0})"),
+       {"'low_freq_factor'", "missing"}},
+      {with(R"("rope_scaling":{"rope_type":"yarn","factor":-1})"), {"'factor'", "it is -1"}},
+      {with(R"("rope_scaling":{"rope_type":"yarn","factor":2.0,"truncate":1})"),
+       {"'truncate'", "true or false"}},
+      {with(R"("rope_scaling":{"rope_type":"linear","factor":2.0,"beta_fast":3})"),
+       {"'beta_fast' is 3"}},
+      {with(R"("model_type":"phi3","rope_scaling":{"rope_type":"longrope","short_factor":[1],)"
+            R"("long_factor":[1,2]})"),
+       {"'short_factor'", "2 pairs", "it has 1"}},
+      {with(R"("model_type":"phi3","partial_rotary_factor":0.25)"), {"even number", "it is 1"}},
+      {with(R"("model_type":"phi3","partial_rotary_factor":2)"), {"at most 1", "it is 2"}},
+      {with(R"("model_type":"smollm3","no_rope_layers":[1,0])"), {"'no_rope_layers'", "4 layers"}},
+      {with(R"("model_type":"qwen3","layer_types":["sliding_attention"])"),
+       {"'layer_types'", "4 layers"}},
+      {with(R"("model_type":"gemma2","query_pre_attn_scalar":0)"), {"'query_pre_attn_scalar'"}},
+      {with(R"("model_type":"gemma2","attn_logit_softcapping":-3)"),
+       {"'attn_logit_softcapping'", "it is -3"}},
+      {with(R"("model_type":"gemma2","use_bidirectional_attention":true)"),
+       {"'use_bidirectional_attention'"}},
+      {with(R"("model_type":"gemma3_text","sliding_window_pattern":0)"),
+       {"'sliding_window_pattern'"}},
+      {with(R"("model_type":"gemma3_text","rope_parameters":{"sliding_attention":)"
+            R"({"rope_type":"linear","factor":2.0}})"),
+       {"sliding layers", "default"}},
+      {with(R"("model_type":"olmo2","num_experts":8)"), {"'num_experts' is 8", "olmo2"}},
+      {with(R"("model_type":"phi3","auto_map":{"AutoModelForCausalLM":"modeling_x.Other"})"),
+       {"'auto_map'"}},
+  };
+  for (const auto& c : cases) {
+    INFO(c.text);
+    for (const auto part : c.parts)
+      test::check_throws<std::runtime_error>([&] { (void)parse_config(c.text, "'c'"); },
+                                             {"'c'", part});
+  }
+}
+
+TEST_CASE("family configs: a trait without a kernel on a device is refused by name") {
+  const struct {
+    std::string text;
+    std::string_view trait;  // empty: none
+  } cases[] = {
+      {with(R"("head_dim":8,"rope_scaling":{"rope_type":"linear","factor":2.0})"), ""},
+      {with(R"("model_type":"qwen3")"), ""},
+      {with(R"("model_type":"olmo2")"), ""},
+      {with(R"("model_type":"mistral","sliding_window":32)"), ""},
+      {with(R"("model_type":"mistral","sliding_window":31)"), "a sliding window of 31 tokens"},
+      {with(R"("model_type":"qwen2")"), "biases"},
+      {with(R"("mlp_bias":true)"), "biases"},
+      {with(R"("hidden_act":"gelu_pytorch_tanh")"), "gelu_pytorch_tanh"},
+      {with(R"("model_type":"gemma2","sliding_window":null)"), "soft caps"},
+      {with(R"("model_type":"gemma3_text","sliding_window":null)"), "gelu_pytorch_tanh"},
+  };
+  for (const auto& c : cases) {
+    INFO(c.text);
+    const LlamaConfig config = parse_config(c.text, "'c'");
+    if (c.trait.empty())
+      CHECK_NOTHROW(refuse_without_kernel(config, 32));
+    else
+      test::check_throws<std::invalid_argument>([&] { refuse_without_kernel(config, 32); },
+                                                {c.trait, config.traits.family, "--device cpu"});
+  }
+}

@@ -26,6 +26,18 @@ using dropbp::ops::HeadNorm;
 using nlohmann::json;
 using Windows = Family::Windows;
 
+Traits gemma(double attention_softcap, double logit_softcap, HeadNorm head_norm) {
+  return {.head_size = 256,
+          .head_norm = head_norm,
+          .norms = NormPlaces::both,
+          .norm_offset = 1.0,
+          .gate = Gate::gelu_tanh,
+          .scaled_embedding = true,
+          .query_scale = 1.0 / 16.0,
+          .attention_softcap = attention_softcap,
+          .logit_softcap = logit_softcap};
+}
+
 std::vector<Family> make_table() {
   return {
       {.model_type = "llama",
@@ -79,6 +91,30 @@ std::vector<Family> make_table() {
        .keys = {"attention_bias"},
        .norm_epsilon = 1e-5,
        .traits = {.head_norm = HeadNorm::whole_row, .norms = NormPlaces::outputs}},
+      {.model_type = "gemma2",
+       .architecture = "Gemma2ForCausalLM",
+       .keys = {"attention_bias", "hidden_activation", "query_pre_attn_scalar", "sliding_window",
+                "attn_logit_softcapping", "final_logit_softcapping"},
+       .max_positions = 8192,
+       .kv_heads = 4,
+       .tied = true,
+       .window = 4096,
+       .windows = Windows::all_but_nth,
+       .window_pattern = 2,
+       .traits = gemma(50.0, 30.0, HeadNorm::none)},
+      {.model_type = "gemma3_text",
+       .architecture = "Gemma3ForCausalLM",
+       .keys = {"attention_bias", "hidden_activation", "query_pre_attn_scalar", "sliding_window",
+                "attn_logit_softcapping", "final_logit_softcapping", "rope_local_base_freq",
+                "sliding_window_pattern", "_sliding_window_pattern"},
+       .rope_theta = 1000000.0,
+       .max_positions = 131072,
+       .kv_heads = 4,
+       .tied = true,
+       .window = 4096,
+       .windows = Windows::all_but_nth,
+       .window_pattern = 6,
+       .traits = gemma(0.0, 0.0, HeadNorm::per_head)},
   };
 }
 
