@@ -261,7 +261,8 @@ def make(name, seed):
         "peft": peft.__version__,
     }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    print(f"{name}: seed {seed}, loss {expected['loss']:.6f}, with the adapter {expected['lora_loss']:.6f}")
+    loss, lora_loss = expected["loss"], expected["lora_loss"]
+    print(f"{name}: seed {seed}, loss {loss:.6f}, with the adapter {lora_loss:.6f}")
 
 
 def check(folder):
@@ -279,7 +280,8 @@ def check(folder):
     model.load_state_dict(loaded.state_dict())
     loss = loss_of(model, inputs, labels)
     if (saved / "adapter").is_dir():
-        adapted = peft.PeftModel.from_pretrained(model, saved / "adapter", is_trainable=True).double()
+        adapted = peft.PeftModel.from_pretrained(model, saved / "adapter", is_trainable=True)
+        adapted = adapted.double()
         lora_loss = loss_of(adapted, inputs, labels)
     else:
         lora_loss = expected["lora_loss"]
