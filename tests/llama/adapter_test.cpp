@@ -423,7 +423,8 @@ TEST_CASE("lora: names and patterns choose maps and ranks as in PEFT") {
   CHECK(ranks.scale_of("model.layers.2.mlp.down_proj") == 3.5 / 2.0);
   CHECK(ranks.scale_of("model.layers.0.self_attn.q_proj") == 8.0 / 4.0);
   // What is written means the same.
-  const ops::LoraConfig again = parse_adapter_config(adapter_config_json(ranks, "b"), "'c'", names);
+  const ops::LoraConfig again =
+      parse_adapter_config(adapter_config_json(ranks, "b", linears_of({})), "'c'", names);
   CHECK(again.rank_stabilized);
   for (const std::string& name : names) {
     CHECK(again.rank_of(name) == ranks.rank_of(name));
