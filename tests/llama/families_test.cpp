@@ -106,7 +106,7 @@ void check_gradients(Run<T>& run, const fs::path& folder, const std::string& pre
       if (worst != before) where = name;
     }
   });
-  CAPTURE(worst, where);
+  CAPTURE(worst, where, sizeof(T));
   CHECK(worst <= 1.0);
   CHECK(rest == std::set<std::string>{});
 }

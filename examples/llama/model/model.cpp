@@ -15,8 +15,11 @@
 namespace llama {
 namespace {
 
-const LlamaConfig& checked(const LlamaConfig& config) {
+template <class T, class Backend>
+const LlamaConfig& checked(const LlamaConfig& config, Index max_sequence) {
   validate(config);
+  if constexpr (dropbp::DeviceBackend<Backend> || !std::is_floating_point_v<T>)
+    refuse_without_kernel(config, max_sequence, dropbp::DeviceBackend<Backend>);
   return config;
 }
 
@@ -72,7 +75,7 @@ std::uint32_t joined(const std::vector<std::uint32_t>& checksums) {
 template <class T, class Backend>
 LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence,
                                    ModelOptions options)
-    : config_(checked(config)),
+    : config_(checked<T, Backend>(config, max_sequence)),
       max_sequence_(max_sequence),
       lora_(std::move(options.lora)),
       saved_(options.fill),
@@ -82,8 +85,6 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
       final_norm_("model.norm.weight", config.hidden, config.norm_epsilon,
                   config.traits.norm_offset),
       head_("lm_head.weight", config.tie_embeddings ? 0 : config.vocabulary, config.hidden) {
-  if constexpr (dropbp::DeviceBackend<Backend> || !std::is_floating_point_v<T>)
-    refuse_without_kernel(config, max_sequence, dropbp::DeviceBackend<Backend>);
   lora_.micro_step = micro_step_;
   if (config.traits.scaled_embedding)
     embedding_scale_ = std::sqrt(static_cast<double>(config.hidden));
