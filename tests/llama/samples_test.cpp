@@ -111,13 +111,12 @@ TEST_CASE("samples: with a tokenizer a token belongs to the part that it begins 
   CHECK(plain.ids.back() == 2);
   CHECK(text_of(plain, false) == "<s> The license:");
   CHECK(text_of(plain, true) == " you may</s>");
-  const Sample chat = maker.make(
-      parse_record(
-          R"({"messages": [{"role": "user", "content": "Hi"},
+  const Sample chat = maker.make(parse_record(
+                                     R"({"messages": [{"role": "user", "content": "Hi"},
               {"role": "assistant", "content": "you"}, {"role": "user", "content": "the"},
               {"role": "assistant", "content": "end"}]})",
-          "x"),
-      "x");
+                                     "x"),
+                                 "x");
   CHECK(std::ranges::count(chat.ids, 1) == 2);  // the template's own, no more
   CHECK(text_of(chat, true) == " you </s> end </s>");
   CHECK(chat.ids ==
