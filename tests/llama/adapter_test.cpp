@@ -32,7 +32,7 @@ using test::TemporaryFolder;
 using test::tensors_of;
 namespace fs = std::filesystem;
 
-constexpr LlamaConfig shape = test::small_shape;
+const LlamaConfig shape = test::small_shape;
 
 Options options_of(ModeChoice mode, double drop_rate = 0.5) {
   Options o = test::small_run(drop_rate);
@@ -404,7 +404,8 @@ TEST_CASE("lora: names and patterns choose maps and ranks as in PEFT") {
         Names{"model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj",
               "model.layers.2.self_attn.k_proj", "model.layers.2.self_attn.v_proj"});
   CHECK(parsed(R"("target_modules":".*\\.(q|v)_proj")").targets == Names{"q_proj", "v_proj"});
-  CHECK(canonical_targets(parsed(R"("target_modules":".*_proj")").targets).empty());
+  CHECK(canonical_targets(parsed(R"("target_modules":".*_proj")").targets, linears_of({}), false)
+            .empty());
 
   const ops::LoraConfig ranks = parsed(
       R"("target_modules":"all-linear","rank_pattern":{"q_proj":16,"layers.1.*":2,"v_proj":4},
@@ -422,7 +423,8 @@ TEST_CASE("lora: names and patterns choose maps and ranks as in PEFT") {
   CHECK(ranks.scale_of("model.layers.2.mlp.down_proj") == 3.5 / 2.0);
   CHECK(ranks.scale_of("model.layers.0.self_attn.q_proj") == 8.0 / 4.0);
   // What is written means the same.
-  const ops::LoraConfig again = parse_adapter_config(adapter_config_json(ranks, "b"), "'c'", names);
+  const ops::LoraConfig again =
+      parse_adapter_config(adapter_config_json(ranks, "b", linears_of({})), "'c'", names);
   CHECK(again.rank_stabilized);
   for (const std::string& name : names) {
     CHECK(again.rank_of(name) == ranks.rank_of(name));

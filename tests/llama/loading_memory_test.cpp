@@ -81,7 +81,7 @@ namespace {
 
 using namespace llama;
 
-constexpr LlamaConfig shape{
+const LlamaConfig shape{
     .vocabulary = 64, .hidden = 128, .intermediate = 512, .layers = 6, .heads = 4, .kv_heads = 2};
 
 }  // namespace

@@ -42,7 +42,7 @@ using namespace llama;
 using test::TemporaryFolder;
 namespace fs = std::filesystem;
 
-constexpr LlamaConfig shape{
+const LlamaConfig shape{
     .vocabulary = 32, .hidden = 8, .intermediate = 12, .layers = 2, .heads = 2, .kv_heads = 1};
 
 Options options_of() {

@@ -12,7 +12,7 @@
 
 namespace test {
 
-inline constexpr llama::LlamaConfig small_shape{
+inline const llama::LlamaConfig small_shape{
     .vocabulary = 64, .hidden = 24, .intermediate = 40, .layers = 3, .heads = 4, .kv_heads = 2};
 
 inline llama::Options small_run(double drop_rate) {

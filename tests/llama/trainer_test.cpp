@@ -29,7 +29,7 @@ namespace {
 using namespace llama;
 using test::tensors_of;
 
-constexpr LlamaConfig shape = test::small_shape;
+const LlamaConfig shape = test::small_shape;
 
 Options options_of(double drop_rate) {
   Options o = test::small_run(drop_rate);

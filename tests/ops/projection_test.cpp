@@ -281,12 +281,13 @@ TEST_CASE("LoraConfig: impossible values are refused") {
   CHECK(contains(message({.rank = 1, .dropout = 0.5}), "MicroStepId"));
   CHECK(contains(message({.quantize = true}), "rank 0 was given"));
   CHECK(message({.rank = 1, .quantize = true}).empty());
-  for (const char* const unknown : {"qproj", "c_attn", "", "model.layers.0.self_attn.q_proj"}) {
+  for (const char* const unknown : {"qproj", "c_attn", "", "self_attn.c_attn"}) {
     const std::string refusal = message({.rank = 1, .targets = {"q_proj", unknown}});
     CHECK(contains(refusal, "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
     CHECK(contains(refusal, std::string("`") + unknown + "`"));
   }
   CHECK(message({.rank = 1, .targets = {"up_proj"}}).empty());  // known, but not here
+  CHECK(message({.rank = 1, .targets = {"model.layers.0.self_attn.q_proj"}}).empty());
 
   LoraConfig quantize{.rank = 1, .quantize = true};
   Projection<float> projection({{"x.q_proj.weight", 1}}, 2, quantize, MemoryPool());

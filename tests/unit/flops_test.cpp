@@ -50,6 +50,27 @@ TEST_CASE("A causal kernel halves the scores, not the projections") {
         8.0 * 3 * 7 * 24 * 24 + 2.0 * 3 * 7 * 7 * 24);
 }
 
+TEST_CASE("flops of heads of another size and of a window") {
+  // 4 b s h (heads * head_size) (1 + kv_heads / heads) + 4 b s (heads * head_size) s.
+  CHECK(
+      attention_flops({.sequence = 12, .hidden = 16, .heads = 4, .kv_heads = 2, .head_size = 8}) ==
+      36864.0 + 18432.0);
+  const auto with_window = [](std::size_t window, bool causal) {
+    return attention_flops({.sequence = 12,
+                            .hidden = 16,
+                            .heads = 4,
+                            .kv_heads = 2,
+                            .causal = causal,
+                            .window = window}) -
+           18432.0;
+  };
+  CHECK(with_window(4, false) == 4.0 * 12 * 16 * 4);
+  // The first queries see less than the window: 4^2 / 2 keys in all, spread over 12.
+  CHECK(with_window(4, true) == Approx(4.0 * 12 * 16 * (4.0 - 8.0 / 12.0)));
+  CHECK(with_window(12, true) == with_window(0, true));
+  CHECK(with_window(99, false) == with_window(0, false));
+}
+
 TEST_CASE("An MLP of 4 h units takes 16 b s h^2") {
   CHECK(mlp_flops({.batch = 3, .sequence = 7, .hidden = 24, .intermediate = 96}) ==
         16.0 * 3 * 7 * 24 * 24);

@@ -318,6 +318,7 @@ int run_on(Options options) {
   set_threads(options);
 
   LlamaConfig config = options.model ? load_config(*options.model, say) : options.shape;
+  if (options.out_format == OutFormatChoice::gguf) require_gguf_traits(config);
   const ModelFiles files = read_model_files(options);
   const Corpus corpus = load_corpus(options, config);
   if (options.epochs > 0)

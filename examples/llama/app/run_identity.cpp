@@ -22,6 +22,8 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingDa
   add("--tie-embeddings", c.tie_embeddings);
   add("rms_norm_eps (--model)", c.norm_epsilon);
   add("rope_theta (--model)", c.rope_theta);
+  if (!c.traits.source.empty())
+    add("config.json (--model)", fmt::format("{} {}", c.traits.family, c.traits.source));
   add("--mode", name_of(o.mode));
   add("--device", name_of(o.device));
   add("--precision", name_of(o.precision));

@@ -31,7 +31,7 @@ ops::LoraConfig lora_of(const Options& options, const LlamaConfig& config) {
             .rank_stabilized = options.rslora};
     apply(options.lora_patterns, lora, linears);
   }
-  lora.targets = canonical_targets(lora.targets);
+  lora.targets = canonical_targets(lora.targets, linears_of(config.traits), !options.adapter);
   lora.dropout = options.lora_dropout.value_or(lora.dropout);
   lora.quantize = options.mode == ModeChoice::qlora;
   return lora;
@@ -247,8 +247,10 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
       running_(handler_.size()) {
   // As in Hugging Face's trainer, weight decay applies to all matrices, embedding and output layer
   // included.
-  for (ops::Parameter<T, Backend>* parameter : model_.parameters())
-    parameter->decays = !parameter->parts().front().name.ends_with("norm.weight");
+  for (ops::Parameter<T, Backend>* parameter : model_.parameters()) {
+    const std::string_view name = parameter->parts().front().name;
+    parameter->decays = !name.ends_with("norm.weight") && !name.ends_with(".bias");
+  }
   branch_of_parameter_.assign(model_.parameters().size(), handler_.size());
   std::size_t branch = 0;
   model_.for_each_layer([&](auto& layer) {

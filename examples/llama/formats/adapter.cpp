@@ -22,10 +22,21 @@ namespace {
 
 using json = nlohmann::json;
 
-constexpr auto& linears = ops::adaptable_linears;
+constexpr auto& known_linears = ops::adaptable_linears;
 constexpr std::string_view peft_prefix = "base_model.model.";
 constexpr const char* base_key =
     "dropbp.base";  // in __metadata__: CRC-32C of the base, see LlamaModel::base_checksum
+
+/// Whether it is the last part of a linear map's name, in some family of models.
+bool is_short(const std::string& target) {
+  return std::ranges::find(known_linears, target) != known_linears.end();
+}
+
+/// Whether some of the targets name some of the maps.
+bool names_some(std::vector<std::string> targets, std::span<const std::string> names) {
+  const ops::LoraConfig lora{.rank = 1, .targets = std::move(targets)};
+  return std::ranges::any_of(names, [&](const std::string& name) { return lora.adapts(name); });
+}
 
 [[noreturn]] void fail(const std::string& what, const std::string& required,
                        const std::string& given) {
@@ -93,14 +104,20 @@ std::vector<NamedTensor> adapter_tensors(LlamaModel<T, Backend>& model) {
 
 }  // namespace
 
-std::vector<std::string> canonical_targets(const std::vector<std::string>& targets) {
-  const auto is_short = [](const std::string& target) {
-    return std::ranges::find(linears, target) != linears.end();
-  };
-  if (!std::ranges::all_of(targets, is_short)) return targets;
+std::vector<std::string> canonical_targets(const std::vector<std::string>& targets,
+                                           const std::vector<std::string>& linears, bool strict) {
+  if (targets.empty() || !std::ranges::all_of(targets, is_short)) return targets;
   std::vector<std::string> ordered;
-  for (const std::string_view name : linears)
-    if (std::ranges::find(targets, name) != targets.end()) ordered.emplace_back(name);
+  for (const std::string& name : linears)
+    if (std::ranges::find(targets, name) != targets.end()) ordered.push_back(name);
+  const auto missing = std::ranges::find_if(targets, [&](const std::string& name) {
+    return std::ranges::find(linears, name) == linears.end();
+  });
+  if (ordered.empty() || (strict && missing != targets.end()))
+    throw std::invalid_argument(fmt::format(
+        "adapters must be on some of the model's linear maps {}, but '{}' is none of them; choose "
+        "among these",
+        fmt::join(linears, ", "), *missing));
   return ordered.size() == linears.size() ? std::vector<std::string>{} : ordered;
 }
 
@@ -136,16 +153,17 @@ std::vector<std::string> targets_of(const std::string& what, const json& targets
   std::vector<std::string> found;
   bool all_short = true;
   for (const json& target : targets) {
-    const ops::LoraConfig one{
-        .rank = 1, .targets = {target.is_string() ? target.get<std::string>() : std::string(".")}};
-    if (std::ranges::none_of(names, [&](const std::string& name) { return one.adapts(name); }))
+    found.push_back(target.is_string() ? target.get<std::string>() : std::string("."));
+    if (!is_short(found.back()) && !names_some({found.back()}, names))
       fail(what,
            fmt::format("each of 'target_modules' must be one of {}, or the end of a longer name",
-                       fmt::join(linears, ", ")),
+                       fmt::join(known_linears, ", ")),
            fmt::format("one is {}", clipped(target.dump())));
-    found.push_back(one.targets.front());
-    all_short = all_short && std::ranges::find(linears, found.back()) != linears.end();
+    all_short = all_short && is_short(found.back());
   }
+  if (!names_some(found, names))
+    fail(what, "'target_modules' must name linear maps that this model has",
+         fmt::format("they are {}", clipped(targets.dump())));
   if (all_short) return found;
   // Longer names become whole ones, in the order of the model.
   const ops::LoraConfig listed{.rank = 1, .targets = std::move(found)};
@@ -186,7 +204,7 @@ void read_targets(const std::string& what, const json& config, std::span<const s
   if (targets == config.end() || targets->empty() || !(targets->is_array() || targets->is_string()))
     fail(what,
          fmt::format("'target_modules' must be a list of some of {}, or a pattern",
-                     fmt::join(linears, ", ")),
+                     fmt::join(known_linears, ", ")),
          targets == config.end() ? "there is none"
                                  : fmt::format("it is {}", clipped(targets->dump())));
   if (targets->is_array())
@@ -241,9 +259,9 @@ nlohmann::ordered_json alpha_json(double alpha) {
 
 }  // namespace
 
-std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base) {
-  std::vector<std::string> targets = lora.targets;
-  if (targets.empty()) targets.assign(linears.begin(), linears.end());
+std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base,
+                                const std::vector<std::string>& linears) {
+  const std::vector<std::string>& targets = lora.targets.empty() ? linears : lora.targets;
   nlohmann::ordered_json config;
   config["peft_type"] = "LORA";
   config["task_type"] = "CAUSAL_LM";
@@ -284,7 +302,8 @@ void save_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
                   const std::string& base, DType dtype) {
   std::map<std::string, std::string> metadata;
   if (model.base_checksum() != 0) metadata[base_key] = fmt::format("{:08x}", model.base_checksum());
-  save_folder(folder, adapter_format, adapter_config_json(model.lora(), base),
+  save_folder(folder, adapter_format,
+              adapter_config_json(model.lora(), base, linears_of(model.config().traits)),
               adapter_tensors(model), dtype, metadata);
 }
 

@@ -17,9 +17,13 @@
 
 namespace llama {
 
-/// The same linear maps in canonical form: the last parts of their names, each once, in the order
-/// of ops::adaptable_linears; empty for all. A list with longer names stays as it is.
-[[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets);
+/// The same linear maps in canonical form: those of `linears`, which are the model's (see
+/// linears_of), each once and in their order; empty for all. Targets that the model does not have
+/// are left out, as in PEFT; if `strict` they are an error. Throws std::invalid_argument for that,
+/// and if none is left. A list with longer names stays as it is.
+[[nodiscard]] std::vector<std::string> canonical_targets(const std::vector<std::string>& targets,
+                                                         const std::vector<std::string>& linears,
+                                                         bool strict);
 
 /// Ranks, alphas, dropout and targets from the text of an `adapter_config.json`. Throws
 /// std::runtime_error, naming the key, for unsupported settings (DoRA, biases, fully saved modules,
@@ -31,8 +35,10 @@ namespace llama {
 /// The same from a folder.
 [[nodiscard]] ops::LoraConfig load_adapter_config(const std::filesystem::path& folder,
                                                   std::span<const std::string> linears);
-/// An `adapter_config.json` that PEFT loads; `base` becomes `base_model_name_or_path`.
-[[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base);
+/// An `adapter_config.json` that PEFT loads; `base` becomes `base_model_name_or_path`. `linears`
+/// are the last parts of the names of all the model's linear maps.
+[[nodiscard]] std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& base,
+                                              const std::vector<std::string>& linears);
 
 /// Fills the adapters of the model, whose weights must be loaded. Throws std::runtime_error, naming
 /// the tensor and both shapes, for an adapter of another model. Adapters written by save_adapter

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Keys and defaults follow transformers' LlamaConfig.
+// Keys and defaults follow the config classes of transformers.
 #include "llama/formats/config.hpp"
 
 #include <fmt/format.h>
@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "llama/formats/config_keys.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {
@@ -24,69 +25,6 @@ using nlohmann::json;
 // Every product of three sizes of a valid model must fit 63 bits, with room for bytes.
 constexpr std::ptrdiff_t size_limit = 1 << 20;
 constexpr std::ptrdiff_t layer_limit = 1 << 14;
-
-[[noreturn]] void fail(const std::string& what, const std::string& required,
-                       const std::string& given, const std::string& advice) {
-  throw std::runtime_error(fmt::format("{}: {}, but {}; {}", what, required, given, advice));
-}
-
-[[noreturn]] void fail_unsupported(const std::string& what, const char* key, const json& value,
-                                   const char* required) {
-  fail(what, fmt::format("'{}' must be {}", key, required),
-       fmt::format("it is {}", clipped(value.dump())),
-       "this program does not support such a model; choose another one");
-}
-
-/// The member; a null pointer if it is absent or JSON's null, which both mean "default".
-const json* find(const json& object, const char* key) {
-  const auto member = object.find(key);
-  return member == object.end() || member->is_null() ? nullptr : &*member;
-}
-
-std::optional<std::ptrdiff_t> integer(const std::string& what, const json& object,
-                                      const char* key) {
-  const json* value = find(object, key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_number_unsigned() ||
-      value->get<std::uint64_t>() >
-          static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
-    fail(what, fmt::format("'{}' must be a whole number", key),
-         fmt::format("it is {}", clipped(value->dump())), "correct it");
-  }
-  return static_cast<std::ptrdiff_t>(value->get<std::uint64_t>());
-}
-
-std::ptrdiff_t required_integer(const std::string& what, const json& object, const char* key) {
-  const auto value = integer(what, object, key);
-  if (!value)
-    fail(what, fmt::format("'{}' must be given", key), "it is missing",
-         "use the config.json that belongs to the weights");
-  return *value;
-}
-
-std::optional<double> number(const std::string& what, const json& object, const char* key) {
-  const json* value = find(object, key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_number())
-    fail(what, fmt::format("'{}' must be a number", key),
-         fmt::format("it is {}", clipped(value->dump())), "correct it");
-  return value->get<double>();
-}
-
-std::optional<bool> boolean(const std::string& what, const json& object, const char* key) {
-  const json* value = find(object, key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_boolean())
-    fail(what, fmt::format("'{}' must be true or false", key),
-         fmt::format("it is {}", clipped(value->dump())), "correct it");
-  return value->get<bool>();
-}
-
-/// Whether a value switches its key off.
-bool is_off(const json& value) {
-  return value.is_null() || value == false || value == "" ||
-         (value.is_structured() && value.empty());
-}
 
 /// Keys that this program reads and writes itself.
 constexpr std::array<std::string_view, 24> own_keys{"architectures",
@@ -138,131 +76,140 @@ constexpr std::string_view harmless_keys[] = {
     // Other tools.
     "is_llama_config", "transformers.js_config", "unsloth_fixed", "unsloth_version"};
 
-/// Keys that must have the value of a plain LLaMA model, which is not "off" for all of them.
+/// Keys that must have the value of a plain LLaMA model, unless the family reads them. That value
+/// is not "off" for all of them.
 struct OneValue {
   const char* key;
   json value;
   const char* text;
   bool or_off;
 };
-const std::array<OneValue, 11>& one_values() {
-  static const std::array<OneValue, 11> table{{{"model_type", "llama", "\"llama\"", false},
-                                               {"hidden_act", "silu", "\"silu\"", false},
-                                               {"is_causal", true, "true", false},
-                                               {"pretraining_tp", 1, "1", true},
-                                               {"attention_dropout", 0, "0", true},
-                                               {"hidden_dropout", 0, "0", true},
-                                               {"embd_pdrop", 0, "0", true},
-                                               {"resid_pdrop", 0, "0", true},
-                                               {"attn_pdrop", 0, "0", true},
-                                               {"sliding_window", nullptr, "null", true},
-                                               {"quantization_config", nullptr, "null", true}}};
+const std::array<OneValue, 9>& one_values() {
+  static const std::array<OneValue, 9> table{{{"is_causal", true, "true", false},
+                                              {"pretraining_tp", 1, "1", true},
+                                              {"attention_dropout", 0, "0", true},
+                                              {"hidden_dropout", 0, "0", true},
+                                              {"embd_pdrop", 0, "0", true},
+                                              {"resid_pdrop", 0, "0", true},
+                                              {"attn_pdrop", 0, "0", true},
+                                              {"sliding_window", nullptr, "null", true},
+                                              {"quantization_config", nullptr, "null", true}}};
   return table;
 }
 
-/// The objects that may hold RoPE's settings: the top level, and those of newer transformers.
-struct RopePlace {
-  const char* name;  // "" for the top
-  const json& object;
-
-  std::string key(const std::string& key) const {
-    return *name == '\0' ? fmt::format("'{}'", key) : fmt::format("'{}.{}'", name, key);
-  }
-};
-
-std::vector<RopePlace> rope_places(const std::string& what, const json& root) {
-  std::vector<RopePlace> places{{"", root}};
-  for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    const json* rope = find(root, name);
-    if (rope == nullptr || is_off(*rope)) continue;
-    if (!rope->is_object())
-      fail_unsupported(what, name, *rope, "null or of the rope_type \"default\"");
-    places.push_back({name, *rope});
-  }
-  return places;
+bool reads(const Family& family, std::string_view key) {
+  return std::ranges::find(family.keys, key) != family.keys.end();
 }
 
-/// The number under this key; throws if two places have different values.
-std::optional<double> rope_number(const std::string& what, const std::vector<RopePlace>& places,
-                                  const char* key) {
-  std::optional<double> common;
-  std::string where;
-  for (const RopePlace& place : places) {
-    const auto value = number(what, place.object, key);
-    if (!value) continue;
-    if (common && *common != *value)
-      fail(what, fmt::format("'{}' must be the same wherever it is given", key),
-           fmt::format("{} is {} and {} is {}", where, *common, place.key(key), *value),
-           "correct the one that the weights were not made with");
-    common = value;
-    if (where.empty()) where = place.key(key);
-  }
-  return common;
-}
-
-/// Whether a key of RoPE's settings has the value of plain RoPE or is read elsewhere.
-bool is_plain_rope(std::string_view key, const json& value) {
-  if (key == "rope_theta" || key == "partial_rotary_factor" ||
-      key == "original_max_position_embeddings" || is_off(value))
-    return true;
-  if (key == "rope_type" || key == "type") return value == "default";
-  if (key == "factor" || key == "attention_factor" || key == "attention_scaling") return value == 1;
-  return false;
-}
-
-/// Base of RoPE's angles, from any place; all other settings must be those of plain RoPE.
-double read_rope(const std::string& what, const json& root) {
-  const std::vector<RopePlace> places = rope_places(what, root);
-  for (const RopePlace& place : places) {
-    if (*place.name == '\0') continue;
-    const std::string_view required = "null or of the rope_type \"default\"";
-    for (const auto& [key, value] : place.object.items()) {
-      if (is_plain_rope(key, value)) continue;
-      fail(what, fmt::format("'{}' must be {}", place.name, required),
-           fmt::format("its '{}' is {} in {}", key, clipped(value.dump()),
-                       clipped(place.object.dump())),
-           "this program does not support such a model; choose another one");
-    }
-  }
-  if (const auto factor = rope_number(what, places, "partial_rotary_factor");
-      factor && *factor != 1.0)
-    fail(what, "'partial_rotary_factor' must be 1", fmt::format("it is {}", *factor),
-         "this program does not support such a model; choose another one");
-  return rope_number(what, places, "rope_theta").value_or(10000.0);
-}
-
-void refuse_other_models(const std::string& what, const json& root) {
+void refuse_other_models(const std::string& what, const json& root, const Family& family) {
   for (const OneValue& one : one_values()) {
-    const json* value = find(root, one.key);
-    if (value != nullptr && *value != one.value && !(one.or_off && is_off(*value)))
+    const json* value = find_key(root, one.key);
+    if (value != nullptr && *value != one.value && !(one.or_off && is_off(*value)) &&
+        !reads(family, one.key))
       fail_unsupported(what, one.key, *value, one.text);
   }
-  for (const char* key : {"attention_bias", "mlp_bias"})
-    if (boolean(what, root, key).value_or(false)) fail_unsupported(what, key, root[key], "false");
-  if (const json* types = find(root, "layer_types"))
-    if (!types->is_array() ||
-        !std::ranges::all_of(*types, [](const json& type) { return type == "full_attention"; }))
-      fail_unsupported(what, "layer_types", *types, "a list of \"full_attention\" alone");
   // Own classes for the config or the tokenizer do not change the model.
-  if (const json* map = find(root, "auto_map"); map != nullptr && map->is_object())
-    for (const auto& [key, value] : map->items())
-      if (key.starts_with("AutoModel"))
+  if (const json* map = find_key(root, "auto_map"); map != nullptr && map->is_object())
+    for (const auto& [key, value] : map->items()) {
+      const bool taken_over =
+          family.own_code && value.is_string() &&
+          value.get_ref<const std::string&>().ends_with(fmt::format(".{}", family.architecture));
+      if (key.starts_with("AutoModel") && !taken_over)
         fail_unsupported(what, "auto_map", *map, "without code for the model");
+    }
 }
 
-void refuse_unknown_keys(const std::string& what, const json& root) {
+void refuse_unknown_keys(const std::string& what, const json& root, const Family& family) {
   for (const auto& [key, value] : root.items()) {
     const bool known =
         std::ranges::find(own_keys, key) != own_keys.end() ||
         std::ranges::find(harmless_keys, key) != std::end(harmless_keys) || key == "layer_types" ||
+        reads(family, key) ||
         std::ranges::any_of(one_values(), [&](const OneValue& one) { return key == one.key; });
     if (!known && !is_off(value))
-      fail(
+      fail_config(
           what, "each key must be known to this program",
           fmt::format("'{}' is {}", clipped(key), clipped(value.dump())),
-          "remove it if a plain LLaMA model computes the same without it, otherwise choose another "
-          "model");
+          fmt::format("remove it if a plain {} model computes the same without it, otherwise "
+                      "choose another model",
+                      family.model_type == "llama" ? "LLaMA" : family.model_type));
   }
+  // All families have these, but not all of them on.
+  for (const char* key : {"attention_bias", "mlp_bias"})
+    if (!reads(family, key) && boolean_key(what, root, key).value_or(false))
+      fail_unsupported(what, key, root[key], "false");
+}
+
+/// The base of layers with local RoPE, which newer transformers write as a member of
+/// `rope_parameters`.
+double read_local_rope(const std::string& what, const json& root) {
+  json alone = json::object();
+  if (const json* base = find_key(root, "rope_local_base_freq")) alone["rope_theta"] = *base;
+  if (const json* rope = find_key(root, "rope_parameters"); rope != nullptr && rope->is_object())
+    if (const json* own = find_key(*rope, "sliding_attention")) alone["rope_parameters"] = *own;
+  const RopeSettings local = read_rope(what + " (local RoPE)", alone, {.theta = 10000.0});
+  if (!(local.scaling == RopeScaling{}) || local.partial != 1.0)
+    fail_config(what, "the RoPE of sliding layers must be of the rope_type \"default\"",
+                fmt::format("it is {}", clipped(alone.dump())),
+                "this program does not support such a model; choose another one");
+  return local.theta;
+}
+
+/// RoPE and what of a head it turns.
+void read_positions(const std::string& what, const json& root, const Family& family,
+                    LlamaConfig& config) {
+  const bool local = reads(family, "rope_local_base_freq");
+  const RopeSettings rope = read_rope(what, root,
+                                      {.layer_type = local ? "full_attention" : "",
+                                       .theta = family.rope_theta,
+                                       .max_positions = config.max_positions,
+                                       .original_positions = family.original_positions,
+                                       .head_size = config.head_size()});
+  config.rope_theta = rope.theta;
+  if (local) config.traits.local_rope_theta = read_local_rope(what, root);
+  config.traits.rope = rope.scaling;
+  if (rope.partial != 1.0) {
+    if (!family.partial_rotary)
+      fail_config(what, "'partial_rotary_factor' must be 1", fmt::format("it is {}", rope.partial),
+                  "this program does not support such a model; choose another one");
+    config.traits.rotary =
+        static_cast<std::ptrdiff_t>(static_cast<double>(config.head_size()) * rope.partial);
+  }
+}
+
+std::optional<std::string> problem_of_heads(const LlamaConfig& c) {
+  if (c.heads % c.kv_heads != 0) {
+    return fmt::format(
+        "heads must be a multiple of kv_heads, but they are {} and {}; choose kv_heads among the "
+        "divisors of {}",
+        c.heads, c.kv_heads, c.heads);
+  }
+  if (c.traits.head_size == 0 && c.hidden % c.heads != 0) {
+    return fmt::format(
+        "hidden must be a multiple of heads, but they are {} and {}; choose hidden = heads x head "
+        "size",
+        c.hidden, c.heads);
+  }
+  if (c.traits.head_size < 0 || c.traits.head_size > size_limit)
+    return fmt::format("head_dim must be from 1 to {}, but it is {}; choose a size in that range",
+                       size_limit, c.traits.head_size);
+  if (c.traits.rotary == 0 && c.head_size() % 2 != 0) {
+    return c.traits.head_size != 0
+               ? fmt::format("head_dim must be even (RoPE turns pairs), but it is {}; change it",
+                             c.head_size())
+               : fmt::format(
+                     "the head size hidden / heads must be even (RoPE turns pairs), but it is {} / "
+                     "{} = {}; change hidden or heads",
+                     c.hidden, c.heads, c.head_size());
+  }
+  // YaRN and the dynamic kind divide by what is left without the first pair.
+  const std::ptrdiff_t least = c.traits.rope.kind == RopeScaling::Kind::dynamic ? 4 : 2;
+  if (c.rotary() % 2 != 0 || c.rotary() < least || c.rotary() > c.head_size())
+    return fmt::format(
+        "the turned part of a head must be an even number from {} to {}, but it is {}; change "
+        "partial_rotary_factor",
+        least, c.head_size(), c.rotary());
+  return std::nullopt;
 }
 
 }  // namespace
@@ -281,24 +228,7 @@ std::optional<std::string> problem_of(const LlamaConfig& c) {
                          size.name, size.limit, size.value);
     }
   }
-  if (c.heads % c.kv_heads != 0) {
-    return fmt::format(
-        "heads must be a multiple of kv_heads, but they are {} and {}; choose kv_heads among the "
-        "divisors of {}",
-        c.heads, c.kv_heads, c.heads);
-  }
-  if (c.hidden % c.heads != 0) {
-    return fmt::format(
-        "hidden must be a multiple of heads, but they are {} and {}; choose hidden = heads x head "
-        "size",
-        c.hidden, c.heads);
-  }
-  if (c.head_size() % 2 != 0) {
-    return fmt::format(
-        "the head size hidden / heads must be even (RoPE turns pairs), but it is {} / {} = {}; "
-        "change hidden or heads",
-        c.hidden, c.heads, c.head_size());
-  }
+  if (const auto problem = problem_of_heads(c)) return problem;
   if (!std::isfinite(c.norm_epsilon) || c.norm_epsilon <= 0.0 || c.norm_epsilon >= 1.0) {
     return fmt::format(
         "norm_epsilon must be above 0 and below 1, but it is {}; the usual value is 1e-6",
@@ -316,37 +246,45 @@ void validate(const LlamaConfig& config) {
 }
 
 std::ptrdiff_t parameter_count(const LlamaConfig& c) {
-  const std::ptrdiff_t attention =
-      2 * c.hidden * c.hidden + 2 * c.hidden * c.kv_heads * c.head_size();
-  const std::ptrdiff_t block = attention + 3 * c.hidden * c.intermediate + 2 * c.hidden;
+  const Traits& t = c.traits;
+  const std::ptrdiff_t q = c.heads * c.head_size(), kv = c.kv_heads * c.head_size();
+  std::ptrdiff_t block = 2 * c.hidden * (q + kv) + 3 * c.hidden * c.intermediate;
+  block += (t.norms == NormPlaces::both ? 4 : 2) * c.hidden;
+  if (t.qkv_bias) block += q + 2 * kv;
+  if (t.o_bias) block += c.hidden;
+  if (t.mlp_bias) block += 2 * c.intermediate + c.hidden;
+  if (t.head_norm == ops::HeadNorm::per_head) block += 2 * c.head_size();
+  if (t.head_norm == ops::HeadNorm::whole_row) block += q + kv;
   return c.layers * block + c.hidden + c.vocabulary * c.hidden * (c.tie_embeddings ? 1 : 2);
 }
 
 LlamaConfig parse_config(std::string_view json_text, const std::string& what) {
   const json root = parse_strict_json(json_text, what);
-  refuse_other_models(what, root);
-  refuse_unknown_keys(what, root);
+  const Family& family = family_of(what, root);
+  refuse_other_models(what, root, family);
+  refuse_unknown_keys(what, root, family);
   LlamaConfig config;
-  config.vocabulary = required_integer(what, root, "vocab_size");
-  config.hidden = required_integer(what, root, "hidden_size");
-  config.intermediate = required_integer(what, root, "intermediate_size");
-  config.layers = required_integer(what, root, "num_hidden_layers");
-  config.heads = required_integer(what, root, "num_attention_heads");
-  config.kv_heads = integer(what, root, "num_key_value_heads").value_or(config.heads);
-  config.norm_epsilon = number(what, root, "rms_norm_eps").value_or(1e-6);
-  config.rope_theta = read_rope(what, root);
-  config.tie_embeddings = boolean(what, root, "tie_word_embeddings").value_or(false);
-  config.max_positions = integer(what, root, "max_position_embeddings").value_or(2048);
+  config.vocabulary = required_integer_key(what, root, "vocab_size");
+  config.hidden = required_integer_key(what, root, "hidden_size");
+  config.intermediate = required_integer_key(what, root, "intermediate_size");
+  config.layers = required_integer_key(what, root, "num_hidden_layers");
+  config.heads = required_integer_key(what, root, "num_attention_heads");
+  // Null means as many as heads for all families.
+  const bool says = root.contains("num_key_value_heads") || family.kv_heads == 0;
+  config.kv_heads = integer_key(what, root, "num_key_value_heads")
+                        .value_or(says ? config.heads : family.kv_heads);
+  config.norm_epsilon = number_key(what, root, "rms_norm_eps").value_or(family.norm_epsilon);
+  config.tie_embeddings = boolean_key(what, root, "tie_word_embeddings").value_or(family.tied);
+  config.max_positions =
+      integer_key(what, root, "max_position_embeddings").value_or(family.max_positions);
+  config.traits.head_size = integer_key(what, root, "head_dim").value_or(family.traits.head_size);
   if (const auto problem = problem_of(config))
     throw std::runtime_error(fmt::format("{}: {}", what, *problem));
-  if (const auto head_size = integer(what, root, "head_dim");
-      head_size && *head_size != config.head_size()) {
-    fail(what,
-         fmt::format("'head_dim' must be hidden_size / num_attention_heads = {}",
-                     config.head_size()),
-         fmt::format("it is {}", *head_size),
-         "this program supports no other head size; choose another model");
-  }
+  config.traits = read_traits(what, root, family, config);
+  read_positions(what, root, family, config);
+  if (const auto problem = problem_of(config))
+    throw std::runtime_error(fmt::format("{}: {}", what, *problem));
+  if (!(config.traits == Traits{})) config.traits.source = traits_source(root, family);
   return config;
 }
 
@@ -366,22 +304,29 @@ std::vector<std::string> carried_keys(std::string_view base) {
 std::string config_json(const LlamaConfig& config, std::string_view dtype, std::string_view base) {
   const auto others =
       base.empty() ? nlohmann::ordered_json::object() : nlohmann::ordered_json::parse(base);
+  const Family& family = family_named(config.traits.family);
+  const bool plain = config.traits.source.empty();
   nlohmann::ordered_json root;
-  root["architectures"] = {"LlamaForCausalLM"};
-  root["model_type"] = "llama";
-  root["hidden_act"] = "silu";
+  root["architectures"] = {family.architecture};
+  root["model_type"] = family.model_type;
+  if (plain) root["hidden_act"] = "silu";
   root["vocab_size"] = config.vocabulary;
   root["hidden_size"] = config.hidden;
   root["intermediate_size"] = config.intermediate;
   root["num_hidden_layers"] = config.layers;
   root["num_attention_heads"] = config.heads;
   root["num_key_value_heads"] = config.kv_heads;
-  root["head_dim"] = config.head_size();
+  if (plain) root["head_dim"] = config.head_size();
   root["rms_norm_eps"] = config.norm_epsilon;
-  root["rope_theta"] = config.rope_theta;
-  root["rope_scaling"] = nullptr;
-  root["attention_bias"] = false;
-  root["mlp_bias"] = false;
+  if (plain) {
+    root["rope_theta"] = config.rope_theta;
+    root["rope_scaling"] = nullptr;
+    root["attention_bias"] = false;
+    root["mlp_bias"] = false;
+  } else {
+    const auto source = nlohmann::ordered_json::parse(config.traits.source);
+    for (const auto& [key, value] : source.items()) root[key] = value;
+  }
   root["tie_word_embeddings"] = config.tie_embeddings;
   root["max_position_embeddings"] = config.max_positions;
   // Transformers 5 writes `dtype`; both versions read both names.

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The shape of a LLaMA-style model and its Hugging Face `config.json`.
+// The shape of a model and its Hugging Face `config.json`.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "llama/formats/families.hpp"
 
 namespace llama {
 
@@ -26,7 +28,15 @@ struct LlamaConfig {
   std::ptrdiff_t max_positions =
       2048;  ///< written to config.json for other programs; not used here
 
-  [[nodiscard]] std::ptrdiff_t head_size() const { return hidden / heads; }
+  Traits traits = {};  ///< of its family
+
+  [[nodiscard]] std::ptrdiff_t head_size() const {
+    return traits.head_size == 0 ? hidden / heads : traits.head_size;
+  }
+  /// Elements of a head that RoPE turns.
+  [[nodiscard]] std::ptrdiff_t rotary() const {
+    return traits.rotary == 0 ? head_size() : traits.rotary;
+  }
   bool operator==(const LlamaConfig&) const = default;
 };
 
@@ -37,16 +47,16 @@ void validate(const LlamaConfig& config);
 /// Number of parameters. `config` must be valid.
 [[nodiscard]] std::ptrdiff_t parameter_count(const LlamaConfig& config);
 
-/// Parses the text of a `config.json`; absent keys have Hugging Face's defaults. Throws
-/// std::runtime_error, naming the key, for settings that this model does not support (rope_scaling,
-/// biases, another activation, ...) and for unknown keys, unless their value is null, false or
+/// Parses the text of a `config.json`; absent keys have the family's defaults in Hugging Face.
+/// Throws std::runtime_error, naming the key, for a model of no known family, for settings that the
+/// family's traits cannot represent and for unknown keys, unless their value is null, false or
 /// empty. `rope_theta` may be at the top level, in `rope_scaling` and in `rope_parameters`, but
 /// only with one value. `what` names the text in messages.
 [[nodiscard]] LlamaConfig parse_config(std::string_view json_text, const std::string& what);
 [[nodiscard]] LlamaConfig read_config(const std::filesystem::path& path);
 
-/// A `config.json` that Hugging Face transformers loads as LlamaForCausalLM. `dtype` is written as
-/// `torch_dtype`, or as `dtype` if `base` has that key. `base` is the text of the original
+/// A `config.json` that Hugging Face transformers loads as the family's model. `dtype` is written
+/// as `torch_dtype`, or as `dtype` if `base` has that key. `base` is the text of the original
 /// config.json or empty; its other keys (tokens, generation, provenance) are copied.
 [[nodiscard]] std::string config_json(const LlamaConfig& config, std::string_view dtype = "float32",
                                       std::string_view base = {});

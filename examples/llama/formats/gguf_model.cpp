@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -80,10 +82,46 @@ GgufMetadata metadata_of(const LlamaConfig& c, DType dtype) {
           {"llama.vocab_size", u32(c.vocabulary)}};
 }
 
+/// A trait that llama.cpp's architecture "llama" does not have, or that is not written here.
+std::optional<std::string> trait_beyond(const LlamaConfig& config) {
+  const Traits& t = config.traits;
+  const std::pair<bool, const char*> beyond[] = {
+      {t.rope.kind != RopeScaling::Kind::plain, "scaled RoPE"},
+      {config.rotary() != config.head_size(), "RoPE on a part of each head"},
+      {t.qkv_bias || t.o_bias || t.mlp_bias, "biases"},
+      {t.fused, "fused linear maps"},
+      {t.head_norm != ops::HeadNorm::none, "norms of query and key heads"},
+      {t.norms != NormPlaces::inputs, "norms of the branches' results"},
+      {t.norm_offset != 0.0, "norms of 1 + weight"},
+      {t.gate != ops::Gate::silu, "the gate gelu_pytorch_tanh"},
+      {t.scaled_embedding, "a scaled embedding"},
+      {t.query_scale != 0.0, "a scale of its own for attention's scores"},
+      {t.attention_softcap > 0.0 || t.logit_softcap > 0.0, "soft caps"}};
+  for (const auto& [has, name] : beyond)
+    if (has) return name;
+  for (const LayerTraits& layer : t.layers) {
+    if (layer.rope == LayerTraits::Rope::none) return "layers without RoPE";
+    if (layer.rope == LayerTraits::Rope::local) return "layers with a base of RoPE of their own";
+    if (layer.window > 0 && layer.window < config.max_positions)
+      return fmt::format("a sliding window of {} tokens", layer.window);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
+
+void require_gguf_traits(const LlamaConfig& config) {
+  if (const auto trait = trait_beyond(config))
+    throw std::runtime_error(
+        fmt::format("a model in GGUF must be what llama.cpp's architecture 'llama' computes, but "
+                    "this {} model has {}; write it with --out-format safetensors and convert it "
+                    "with llama.cpp's own script",
+                    config.traits.family, *trait));
+}
 
 void save_gguf(const std::filesystem::path& path, const LlamaConfig& config,
                std::span<const NamedTensor> tensors, DType dtype, const Companions& companions) {
+  require_gguf_traits(config);
   GgufMetadata metadata = metadata_of(config, dtype);
   for (auto& entry : gguf_tokenizer(companions, config.vocabulary))
     metadata.push_back(std::move(entry));

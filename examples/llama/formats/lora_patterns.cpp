@@ -60,10 +60,11 @@ class Chosen {
 std::vector<std::string> linear_names(const LlamaConfig& config) {
   std::vector<std::string> names;
   for (std::ptrdiff_t layer = 0; layer < config.layers; ++layer)
-    for (const std::string_view linear : ops::adaptable_linears) {
-      const bool attention = linear.size() == 6;  // q_proj, k_proj, v_proj and o_proj
+    for (const std::string& linear : linears_of(config.traits)) {
+      const bool mlp =
+          linear.starts_with("gate") || linear.starts_with("up") || linear.starts_with("down");
       names.push_back(
-          fmt::format("model.layers.{}.{}.{}", layer, attention ? "self_attn" : "mlp", linear));
+          fmt::format("model.layers.{}.{}.{}", layer, mlp ? "mlp" : "self_attn", linear));
     }
   return names;
 }
@@ -83,7 +84,8 @@ void apply(const LoraPatterns& patterns, ops::LoraConfig& adaptation,
           linears.empty() ? "" : linears.front(), *patterns.targets));
     adaptation.targets = chosen;
     const auto of_kind = [](const std::vector<std::string>& names, std::string_view kind) {
-      return std::ranges::count_if(names, [&](const auto& name) { return name.ends_with(kind); });
+      const std::string end = fmt::format(".{}", kind);  // up_proj is the end of gate_up_proj
+      return std::ranges::count_if(names, [&](const auto& name) { return name.ends_with(end); });
     };
     // The short form, where it says the same.
     std::vector<std::string> kinds;

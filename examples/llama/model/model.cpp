@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "llama/formats/crc32c.hpp"
+#include "llama/model/branches.hpp"
 #include "llama/model/random_streams.hpp"
 
 namespace llama {
@@ -76,31 +77,30 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
       lora_(std::move(options.lora)),
       saved_(options.fill),
       workspace_(options.fill),
-      cross_entropy_(workspace_),
+      cross_entropy_(workspace_, 1024, config.traits.logit_softcap),
       embedding_("model.embed_tokens.weight", config.vocabulary, config.hidden),
-      final_norm_("model.norm.weight", 1, config.hidden),
+      final_norm_("model.norm.weight", config.hidden, config.norm_epsilon,
+                  config.traits.norm_offset),
       head_("lm_head.weight", config.tie_embeddings ? 0 : config.vocabulary, config.hidden) {
+  if constexpr (dropbp::DeviceBackend<Backend> || !std::is_floating_point_v<T>)
+    refuse_without_kernel(config, max_sequence, dropbp::DeviceBackend<Backend>);
   lora_.micro_step = micro_step_;
-  const ops::AttentionConfig attention{.hidden = config.hidden,
-                                       .heads = config.heads,
-                                       .kv_heads = config.kv_heads,
-                                       .norm_eps = config.norm_epsilon,
-                                       .lora = lora_};
-  const ops::SwiGLUConfig mlp{.hidden = config.hidden,
-                              .intermediate = config.intermediate,
-                              .norm_eps = config.norm_epsilon,
-                              .lora = lora_};
+  if (config.traits.scaled_embedding)
+    embedding_scale_ = std::sqrt(static_cast<double>(config.hidden));
   // Recomputed activations live within one call.
   const ops::BasicBranchMemory<Backend> memory{options.recompute ? workspace_ : saved_, workspace_};
-  const auto rope = std::make_shared<const ops::RopeTable<T, Backend>>(
-      max_sequence, config.head_size(), config.rope_theta);
+  const RopeTables<T, Backend> rope(config, max_sequence);
   parameters_.push_back(&embedding_);
   for (Index i = 0; i < config.layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    const auto layer = static_cast<std::size_t>(i);
     Block& block = blocks_.emplace_back(Block{
-        Attention({ops::AttentionBranch<T, Backend>(attention, rope, memory, prefix), saved_,
-                   options.recompute}),
-        Mlp({ops::SwiGLUBranch<T, Backend>(mlp, memory, prefix), saved_, options.recompute})});
+        Attention(
+            {ops::AttentionBranch<T, Backend>(attention_config(config, lora_, layer, max_sequence),
+                                              rope.of(config.traits.layer(layer)), memory, prefix),
+             saved_, options.recompute}),
+        Mlp({ops::SwiGLUBranch<T, Backend>(mlp_config(config, lora_), memory, prefix), saved_,
+             options.recompute})});
     block.attention.op().for_each_parameter(
         [&](Parameter& parameter) { parameters_.push_back(&parameter); });
     block.mlp.op().for_each_parameter(
@@ -108,7 +108,7 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
   }
   parameters_.push_back(&final_norm_);
   if (!config.tie_embeddings) parameters_.push_back(&head_);
-  for (Parameter* parameter : {&embedding_, &final_norm_, &head_})
+  for (Parameter* parameter : std::initializer_list<Parameter*>{&embedding_, &final_norm_, &head_})
     parameter->trained = !lora_.enabled();
   set_flops(max_sequence);
 }
@@ -124,7 +124,9 @@ void LlamaModel<T, Backend>::initialize(std::uint64_t seed) {
     const std::string_view name = weight.name;
     const auto size = static_cast<std::size_t>(weight.rows * weight.columns);
     const auto fill = [&](auto span) {
-      if (name.ends_with("norm.weight")) return void(std::ranges::fill(span, 1));
+      if (name.ends_with("norm.weight"))  // multiplies by 1
+        return void(std::ranges::fill(span, config_.traits.norm_offset == 0.0 ? 1 : 0));
+      if (name.ends_with(".bias")) return void(std::ranges::fill(span, 0));
       const bool feeds_stream =
           name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
       fill_normal(span, feeds_stream ? residual : 0.02,
@@ -176,7 +178,7 @@ template <class T, class Backend>
 std::size_t LlamaModel<T, Backend>::base_bytes() {
   std::size_t bytes = (embedding_.size() + final_norm_.size() + head_.size()) * sizeof(T);
   for_each_layer([&](auto& layer) {
-    bytes += layer.op().norm.size() * sizeof(T);
+    layer.op().for_each_norm([&](const Parameter& norm) { bytes += norm.size() * sizeof(T); });
     layer.op().for_each_projection(
         [&](const Projection& projection) { bytes += projection.base_bytes(); });
   });
@@ -186,17 +188,12 @@ std::size_t LlamaModel<T, Backend>::base_bytes() {
 template <class T, class Backend>
 void LlamaModel<T, Backend>::set_flops(Index sequence) {
   const auto size = [](Index n) { return static_cast<std::size_t>(n); };
-  const double attention = dropbp::attention_flops({.sequence = size(sequence),
-                                                    .hidden = size(config_.hidden),
-                                                    .heads = size(config_.heads),
-                                                    .kv_heads = size(config_.kv_heads),
-                                                    .causal = true}) /
-                           static_cast<double>(sequence);
   const double mlp = dropbp::swiglu_flops(
       {.hidden = size(config_.hidden), .intermediate = size(config_.intermediate)});
-  for (Block& block : blocks_) {
-    block.attention.set_cost(attention);
-    block.mlp.set_cost(mlp);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    blocks_[i].attention.set_cost(attention_flops_of(config_, i, sequence) /
+                                  static_cast<double>(sequence));
+    blocks_[i].mlp.set_cost(mlp);
   }
 }
 
@@ -219,6 +216,7 @@ template <class T, class Backend>
 ops::Matrix<T, Backend> LlamaModel<T, Backend>::embedded(std::span<const std::int32_t> ids) {
   Tensor stream(static_cast<Index>(ids.size()), config_.hidden, workspace_);
   ops::embedding_forward(stream.view(), ids, embedding_);
+  if (embedding_scale_ != 1.0) ops::scale(stream.view(), embedding_scale_);
   return stream;
 }
 
@@ -227,9 +225,10 @@ void LlamaModel<T, Backend>::last_logits(const Tensor& stream, std::vector<float
   const auto last = stream.view().rows_from(stream.rows() - 1, 1);
   Tensor hidden(1, stream.columns(), workspace_), row(1, config_.vocabulary, workspace_);
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, 1, workspace_);
-  ops::rms_norm_forward(hidden.view(), rstd.data(), last, final_norm_.value().data,
-                        config_.norm_epsilon);
+  final_norm_.forward(hidden.view(), rstd, last, workspace_);
   ops::gemm_nt(row.view(), hidden.view(), head().value());
+  if (config_.traits.logit_softcap > 0.0)
+    ops::softcap_forward(row.view(), config_.traits.logit_softcap);
   logits.resize(static_cast<std::size_t>(config_.vocabulary));
   ops::download(ops::MatrixView<float>(logits.data(), 1, config_.vocabulary), row.view());
 }
@@ -244,6 +243,14 @@ ops::Matrix<T, Backend> LlamaModel<T, Backend>::forward(const Batch& batch) {
   return stream;
 }
 
+// Scales the gradient in place.
+template <class T, class Backend>
+void LlamaModel<T, Backend>::backward_embedding(Tensor& grad, const Batch& batch) {
+  if (!embedding_.trained) return;
+  if (embedding_scale_ != 1.0) ops::scale(grad.view(), embedding_scale_);
+  ops::embedding_backward(grad.view(), batch.inputs, embedding_);
+}
+
 template <class T, class Backend>
 ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch, PassTimes& spent) {
   Stopwatch watch;
@@ -251,8 +258,7 @@ ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch,
 
   Tensor hidden(stream.rows(), stream.columns(), workspace_);
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
-  ops::rms_norm_forward(hidden.view(), rstd.data(), stream.view(), final_norm_.value().data,
-                        config_.norm_epsilon);
+  final_norm_.forward(hidden.view(), rstd, stream.view(), workspace_);
   cross_entropy_.begin(batch.labels, config_.vocabulary, batch.divisor);
   for (Index chunk = 0; chunk < cross_entropy_.chunks(); ++chunk) {
     cross_entropy_.forward_chunk(chunk, hidden.view(), head(), true);
@@ -264,8 +270,8 @@ ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch,
     watch.add_to(spent.backward);
   }
   Tensor grad(stream.rows(), stream.columns(), workspace_);
-  ops::rms_norm_backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(),
-                         final_norm_, rstd.data(), workspace_);
+  final_norm_.backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(), rstd,
+                       workspace_);
   wait<Backend>();
   watch.add_to(spent.backward);
   return grad;
@@ -286,7 +292,7 @@ double LlamaModel<T, Backend>::loss_and_gradients(const Batch& batch, PassTimes*
   watch.add_to(branches);
   spent.branches_backward += branches;
   spent.backward += branches;
-  ops::embedding_backward(grad.view(), batch.inputs, embedding_);
+  backward_embedding(grad, batch);
   wait<Backend>();
   watch.add_to(spent.backward);
   return cross_entropy_.mean();
@@ -316,7 +322,9 @@ ops::Matrix<T, Backend> BranchwisePass<T, Backend>::backward(std::size_t branch,
 
 template <class T, class Backend>
 void BranchwisePass<T, Backend>::backward_below(const Tensor& grad) {
-  ops::embedding_backward(grad.view(), batch_.inputs, model_.embedding_);
+  Tensor share(grad.rows(), grad.columns(), model_.workspace_);
+  ops::copy<T>(share.view(), grad.view());
+  model_.backward_embedding(share, batch_);
 }
 
 template <class T, class Backend>
@@ -339,8 +347,7 @@ template <class T, class Backend>
 double LlamaModel<T, Backend>::loss(const Batch& batch) {
   Tensor stream = forward(batch);
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
-  ops::rms_norm_forward(stream.view(), rstd.data(), stream.view(), final_norm_.value().data,
-                        config_.norm_epsilon);
+  final_norm_.forward(stream.view(), rstd, stream.view(), workspace_);
   return cross_entropy_.loss(stream.view(), head(), batch.labels, batch.divisor);
 }
 
@@ -355,9 +362,10 @@ std::size_t LlamaModel<T, Backend>::saved_bytes(std::size_t branch, Index tokens
 
 namespace {
 
-// Hugging Face gives norms one dimension.
+// Hugging Face gives norms and biases one dimension.
 std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows, Index columns) {
   if (name.ends_with("norm.weight")) return {columns};
+  if (name.ends_with(".bias")) return {rows};
   return {rows, columns};
 }
 

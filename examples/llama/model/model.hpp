@@ -21,9 +21,9 @@
 #include <dropbp/ops/cross_entropy.hpp>
 #include <dropbp/ops/elementwise.hpp>
 #include <dropbp/ops/embedding.hpp>
+#include <dropbp/ops/norm.hpp>
 #include <dropbp/ops/parameter.hpp>
 #include <dropbp/ops/recompute.hpp>
-#include <dropbp/ops/rms_norm.hpp>
 #include <dropbp/ops/swiglu_branch.hpp>
 #if defined(DROPBP_LLAMA_CUDA)
 #include <dropbp/kernels/cuda.hpp>
@@ -48,7 +48,6 @@
 
 namespace llama {
 
-namespace ops = dropbp::ops;
 using ops::Index;
 
 /// Where the time of one or more passes went, in seconds.
@@ -78,10 +77,10 @@ struct ModelOptions {
   ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
 
-/// The model: embedding, `layers` blocks of an attention and a SwiGLU branch, final norm, output
-/// layer. T is float or double, or on a device also BFloat16. All weights are trained or, with
-/// adapters, only the adapters. Parameters have their Hugging Face names, adapters
-/// "X.lora_A.weight" and "X.lora_B.weight" for the weight "X.weight".
+/// The model: embedding, `layers` blocks of an attention and a gated MLP branch, final norm, output
+/// layer, as the traits of its family say. T is float or double, or on a device also BFloat16. All
+/// weights are trained or, with adapters, only the adapters. Parameters have their Hugging Face
+/// names, adapters "X.lora_A.weight" and "X.lora_B.weight" for the weight "X.weight".
 template <class T, class Backend = dropbp::Cpu>
 class LlamaModel {
  public:
@@ -99,7 +98,7 @@ class LlamaModel {
 
   /// For sequences of up to `max_sequence` tokens. Weights are not initialised: call initialize()
   /// or load_weights(), and initialize_adapters() or load_adapter(). Throws std::invalid_argument
-  /// for an impossible config or LoRA settings.
+  /// for an impossible config or LoRA settings, and for a trait without a kernel on this backend.
   explicit LlamaModel(const LlamaConfig& config, Index max_sequence, ModelOptions options = {});
 
   LlamaModel(const LlamaModel&) = delete;
@@ -161,11 +160,12 @@ class LlamaModel {
       });
     };
     const auto visit_branch = [&](auto& branch) {
-      visit_parameter(branch.norm);
+      branch.for_each_norm(visit_parameter);
       branch.for_each_projection([&](Projection& projection) {
         for (std::size_t part = 0; part < projection.parts().size(); ++part)
           visit(BaseWeight{projection.parts()[part].name, projection.parts()[part].rows,
                            projection.input(), projection.weight_of(part), &projection, part});
+        visit_parameter(projection.bias);
       });
     };
     visit_parameter(embedding_);
@@ -241,6 +241,7 @@ class LlamaModel {
   Tensor forward(const Batch& batch);
   /// What the first block gets.
   Tensor embedded(std::span<const std::int32_t> ids);
+  void backward_embedding(Tensor& grad, const Batch& batch);
   /// The logits of the last row of what the last block gives.
   void last_logits(const Tensor& stream, std::vector<float>& logits);
 
@@ -256,10 +257,11 @@ class LlamaModel {
   ops::BasicMemoryPool<Backend> workspace_;
   ops::CrossEntropy<T, Backend> cross_entropy_;
   Parameter embedding_;
-  Parameter final_norm_;
+  ops::Norm<T, Backend> final_norm_;
   Parameter head_;
   std::deque<Block> blocks_;
   std::vector<Parameter*> parameters_;
+  double embedding_scale_ = 1.0;
   std::uint32_t base_checksum_ = 0;
 };
 

@@ -49,6 +49,14 @@ struct attention;
 /// - `forward(View out, ConstView gate_up)`
 /// - `backward(View grad_gate_up, View out_gradient, ConstView gate_up)`
 struct swiglu;
+/// as swiglu, with the tanh approximation of GELU; on the CPU alone
+struct geglu;
+/// - `forward(View y, double cap)`
+/// - `backward(View grad, ConstView y, double cap)`; on the CPU alone
+struct softcap;
+/// - `add(View y, const T* b)`
+/// - `gradient(T* grad, Accumulate, ConstView grad_output)`; on the CPU alone
+struct bias;
 /// - `forward(View out, tokens, ConstView weight)`
 /// - `backward(View gradient, Accumulate, ConstView grad_output, tokens)`
 struct embedding;
@@ -104,6 +112,7 @@ struct HeadLayout {
   Index kv_heads = 1;   ///< key heads, and as many value heads; divides heads
   Index head_size = 1;  ///< elements per head
   Index window = 0;     ///< keys that a query sees, its own included; 0: all up to its own
+  double softcap = 0;   ///< scores s become softcap * tanh(s / softcap); 0: they stay
   Index group() const noexcept { return heads / kv_heads; }  ///< query heads that share a kv head
   Index q_width() const noexcept { return heads * head_size; }  ///< elements of all query heads
   /// Elements of all key heads; all value heads have as many.

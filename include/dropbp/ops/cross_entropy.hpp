@@ -15,9 +15,11 @@
 
 #include "dropbp/kernels/cpu/cross_entropy.hpp"
 #include "dropbp/kernels/cpu/embedding.hpp"
+#include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/ids.hpp"
 #include "dropbp/ops/parameter.hpp"
+#include "dropbp/ops/softcap.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -55,9 +57,11 @@ class CrossEntropy {
   static constexpr std::int32_t ignore_index = -100;  ///< as in PyTorch
 
   /// Only the logits of `chunk_tokens` tokens, and a copy of their rows of hidden, exist at a time.
-  /// Throws std::invalid_argument if chunk_tokens is less than 1.
-  explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024)
-      : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens) {
+  /// With a `softcap` above 0 the logits are capped, see softcap.hpp. Throws std::invalid_argument
+  /// if chunk_tokens is less than 1.
+  explicit CrossEntropy(BasicMemoryPool<Backend> workspace, Index chunk_tokens = 1024,
+                        double softcap = 0.0)
+      : workspace_(std::move(workspace)), chunk_tokens_(chunk_tokens), softcap_(softcap) {
     if (chunk_tokens < 1)
       detail::throw_invalid("a chunk needs at least 1 token",
                             std::to_string(chunk_tokens) + " was given", "use the default of 1024");
@@ -117,8 +121,17 @@ class CrossEntropy {
       }
     logits_ = Matrix<T, Backend>(part.count, weight.rows(), workspace_);
     gemm_nt(logits_.view(), rows, weight.value());
+    Matrix<T, Backend> capped;
+    if (softcap_ > 0.0) {
+      softcap_forward(logits_.view(), softcap_);
+      if (keep) {
+        capped = Matrix<T, Backend>(part.count, weight.rows(), workspace_);
+        copy<T>(capped.view(), logits_.view());
+      }
+    }
     cross_entropy_rows(logits_.view(), losses_.data() + part.first, ids_.data() + part.first,
                        ignore_index, divisor_, keep);
+    if (softcap_ > 0.0 && keep) softcap_backward(logits_.view(), capped.view(), softcap_);
     seen_ = (std::max)(seen_, part.first + part.count);
     kept_chunk_ = keep ? chunk : -1;
     if (!keep) release();
@@ -256,6 +269,7 @@ class CrossEntropy {
 
   BasicMemoryPool<Backend> workspace_;
   Index chunk_tokens_;
+  double softcap_;                // of the logits; 0: none
   Ids<Backend> ids_;              // the targets of the computed tokens
   std::vector<Index> starts_{0};  // first row of hidden of each chunk; ends with all rows
   Index computed_ = 0;            // tokens whose logits are computed: on the CPU the labelled ones

@@ -19,9 +19,11 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// The linear maps of a LLaMA block that can have adapters, in the order of the forward pass.
-inline constexpr std::array<std::string_view, 7> adaptable_linears{
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+/// The linear maps of a block that can have adapters, in the order of the forward pass. A block has
+/// qkv_proj in the place of the first three, and gate_up_proj, where its family fuses them.
+inline constexpr std::array<std::string_view, 9> adaptable_linears{
+    "q_proj",  "k_proj",    "v_proj",   "o_proj",      "gate_proj",
+    "up_proj", "down_proj", "qkv_proj", "gate_up_proj"};
 
 /// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank,
 /// input] and B [output, rank]. Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/ops/bias.hpp"
 #include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/lora.hpp"
@@ -22,11 +23,11 @@
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// y [tokens, output] = x [tokens, input] W^T. W stacks the rows of one or more linear maps (for
-/// example q_proj, k_proj and v_proj). A LoraConfig may put adapters on some or all of the maps;
-/// the adapters of one Projection share the same dropout mask. The weights have the names that the
-/// constructor is given ("q_proj.weight"); adapters are named "q_proj.lora_A.weight" and
-/// "q_proj.lora_B.weight", as in PEFT.
+/// y [tokens, output] = x [tokens, input] W^T, plus a bias where there is one. W stacks the rows of
+/// one or more linear maps (for example q_proj, k_proj and v_proj). A LoraConfig may put adapters
+/// on some or all of the maps; the adapters of one Projection share the same dropout mask. The
+/// weights have the names that the constructor is given ("q_proj.weight"); biases are named
+/// "q_proj.bias", adapters "q_proj.lora_A.weight" and "q_proj.lora_B.weight", as in PEFT.
 ///
 /// The owner saves two tensors from forward to backward: the input x, and u [tokens,
 /// adapter_width()], the scaled product of the input and lora_a.
@@ -41,6 +42,7 @@ class Projection {
 
   Parameter<T, Backend>
       weight;  ///< [output, input]; no rows if quantised; frozen if there are adapters
+  Parameter<T, Backend> bias;    ///< [output, 1]; no rows if there is none; frozen as the weight
   Parameter<T, Backend> lora_a;  ///< [sum of the adapters' ranks, input]
   Parameter<T, Backend> lora_b;  ///< [outputs of the maps with adapters of the common rank, rank]
   /// [outputs, its rank] for each map whose adapter has another rank, in their order.
@@ -49,15 +51,16 @@ class Projection {
   /// Leaves all values uninitialised except lora_b, which is 0, so that adapters start without
   /// effect. Throws what require_valid throws.
   Projection(std::vector<Part> parts, Index input, const LoraConfig& lora,
-             BasicMemoryPool<Backend> workspace)
+             BasicMemoryPool<Backend> workspace, bool biased = false)
       : weight(checked(lora).quantize ? std::vector<Part>{} : parts, input),
+        bias(bias_parts(parts, biased), 1),
         lora_a(adapter_parts(parts, lora, true), input),
         lora_b(adapter_parts(parts, lora, false), lora.rank),
         parts_(std::move(parts)),
         input_(input),
         lora_(lora),
         workspace_(std::move(workspace)) {
-    weight.trained = !lora.enabled();
+    weight.trained = bias.trained = !lora.enabled();
     set_zero(lora_b.value());
     for (const Part& part : parts_) {
       const std::string name(linear_name(part.name));
@@ -81,10 +84,11 @@ class Projection {
   Index adapter_width() const noexcept { return lora_a.rows(); }  ///< elements of u per token
 
   /// Calls visit(Parameter<T>&) for each parameter that has values: the weight, unless it is
-  /// quantised, then the adapters.
+  /// quantised, the bias, the adapters.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     if (weight.rows() > 0) visit(weight);
+    if (bias.rows() > 0) visit(bias);
     if (lora_a.rows() > 0) visit(lora_a);
     if (lora_b.rows() > 0) visit(lora_b);
     for (Parameter<T, Backend>& b : other_lora_b) visit(b);
@@ -98,6 +102,7 @@ class Projection {
     for_each_panel([&](Index first, ConstView rows) {
       gemm_nt(y.columns_from(first, rows.rows), x, rows, mode);
     });
+    if (bias.rows() > 0) add_bias(y, bias);
     if (adapter_width() == 0) return;
     with_dropout(x, [&](ConstView dropped_out) { gemm_nt(u, dropped_out, lora_a.value()); });
     scale_adapters(u);
@@ -131,6 +136,7 @@ class Projection {
       const Accumulate mode = weight.begin_gradient();
       gemm_tn(weight.gradient(), grad_output, x, mode);
     }
+    bias_backward(grad_output, bias);
     if (adapter_width() == 0) return;
     const Accumulate common =
         lora_b.trained && lora_b.rows() > 0 ? lora_b.begin_gradient() : Accumulate::overwrite;
@@ -216,9 +222,9 @@ class Projection {
     });
   }
 
-  /// Bytes of the base weights.
+  /// Bytes of the base weights and biases.
   std::size_t base_bytes() const noexcept {
-    std::size_t bytes = weight.size() * sizeof(T);
+    std::size_t bytes = (weight.size() + bias.size()) * sizeof(T);
     for (const BasicNf4Matrix<Backend>& part : quantized_) bytes += part.bytes();
     return bytes;
   }
@@ -251,6 +257,14 @@ class Projection {
     constexpr std::string_view suffix = ".weight";
     if (weight_name.ends_with(suffix)) weight_name.remove_suffix(suffix.size());
     return weight_name;
+  }
+
+  static std::vector<Part> bias_parts(const std::vector<Part>& parts, bool biased) {
+    std::vector<Part> result;
+    if (!biased) return result;
+    for (const Part& part : parts)
+      result.push_back({std::string(linear_name(part.name)) + ".bias", part.rows});
+    return result;
   }
 
   static std::vector<Part> adapter_parts(const std::vector<Part>& parts, const LoraConfig& lora,

@@ -33,13 +33,14 @@ void rms_norm_recompute(MatrixView<T, Backend> y,
 /// grad_input (=|+=) the gradient of x, given the gradient of y. If grad_input.data is null,
 /// computes only the weight's gradient. Accumulate::add adds the gradient of the residual path in
 /// the same pass. Also computes the gradient of a trained weight; its sum over rows has fixed
-/// chunks, so two runs give the same bits.
+/// chunks, so two runs give the same bits. `applied` is the w that multiplied in the forward pass,
+/// where that is not the weight's own value.
 template <class T, class Backend = Cpu>
 void rms_norm_backward(MatrixView<T, Backend> grad_input, Accumulate mode,
                        std::type_identity_t<MatrixView<const T, Backend>> grad_output,
                        std::type_identity_t<MatrixView<const T, Backend>> x,
                        Parameter<T, Backend>& weight, const Statistic<T>* rstd,
-                       BasicMemoryPool<Backend>& workspace) {
+                       BasicMemoryPool<Backend>& workspace, const T* applied = nullptr) {
   using Kernels = kernels<op::rms_norm, T, Backend>;
   Matrix<Statistic<T>, Backend> shares;
   Accumulate weight_mode = Accumulate::overwrite;
@@ -47,7 +48,8 @@ void rms_norm_backward(MatrixView<T, Backend> grad_input, Accumulate mode,
     shares = {1, Kernels::backward_workspace(x.rows, x.columns), workspace};
     weight_mode = weight.begin_gradient();
   }
-  Kernels::backward(grad_input, mode, grad_output, x, weight.value().data, rstd,
+  Kernels::backward(grad_input, mode, grad_output, x,
+                    applied != nullptr ? applied : weight.value().data, rstd,
                     weight.trained ? weight.gradient().data : nullptr, weight_mode, shares.data());
 }
 

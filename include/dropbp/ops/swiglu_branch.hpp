@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // The MLP branch of a LLaMA block as an Operation: x -> down(silu(gate(n)) * up(n)), with n =
-// rms_norm(x).
+// rms_norm(x), and with what other families of models have in the place of that.
 #pragma once
 
 #include <span>
@@ -10,21 +10,26 @@
 #include <utility>
 
 #include "dropbp/ops/branch_memory.hpp"
+#include "dropbp/ops/branch_norms.hpp"
+#include "dropbp/ops/geglu.hpp"
 #include "dropbp/ops/projection.hpp"
 #include "dropbp/ops/residual_branch.hpp"
-#include "dropbp/ops/rms_norm.hpp"
-#include "dropbp/ops/swiglu.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 
-/// Sizes of a SwiGLU branch.
+/// Sizes of a SwiGLU branch, and how it differs from LLaMA's.
 struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index intermediate = 0;  ///< width of the hidden layer
-  double norm_eps = 1e-5;  ///< of the RMSNorm
+  double norm_eps = 1e-5;  ///< of the RMSNorms
   LoraConfig lora =
-      {};  ///< how the linear maps are fine-tuned; with adapters the norm is frozen too
+      {};  ///< how the linear maps are fine-tuned; with adapters the norms are frozen too
+  BranchNormNames norms = {"post_attention_layernorm", ""};  ///< which norms there are
+  double norm_offset = 0.0;                                  ///< of all norms, see Norm
+  Gate gate = Gate::silu;                                    ///< gelu_tanh makes it a GeGLU branch
+  bool bias = false;   ///< gate_proj, up_proj and down_proj have biases
+  bool fused = false;  ///< checkpoints have one gate_up_proj in the place of gate and up
 };
 
 /// What backward needs and cannot recompute in one pass over the rows.
@@ -35,6 +40,7 @@ struct SwiGLUSaved {
   Matrix<T, Backend> gate_up;          ///< [tokens, 2 * intermediate]
   Matrix<T, Backend> u;       ///< [tokens, sum of the ranks of the adapters on gate and up]
   Matrix<T, Backend> u_down;  ///< [tokens, rank] if down_proj has an adapter
+  typename OutputNorm<T, Backend>::Saved post = {};  ///< empty without a norm of the result
 };
 
 /// Tensors are Matrix<T, Backend> [batch * sequence, hidden]. backward may run more than once on
@@ -48,22 +54,25 @@ class SwiGLUBranch
  public:
   using typename Base::Saved, typename Base::Statistics, typename Base::Tensor;
 
-  Parameter<T, Backend> norm;      ///< [1, hidden]
+  InputNorm<T, Backend> norm;      ///< [1, hidden], of the input
   Projection<T, Backend> gate_up;  ///< [2 * intermediate, hidden]: gate_proj above up_proj
   Projection<T, Backend> down;     ///< [hidden, intermediate]
+  OutputNorm<T, Backend> post;     ///< [1, hidden], of the result
 
   /// `prefix` precedes the parameters' Hugging Face names ("model.layers.0.").
   SwiGLUBranch(const SwiGLUConfig& config, BasicBranchMemory<Backend> memory,
                const std::string& prefix = "")
-      : norm(prefix + "post_attention_layernorm.weight", 1, checked(config).hidden),
-        gate_up({{prefix + "mlp.gate_proj.weight", config.intermediate},
-                 {prefix + "mlp.up_proj.weight", config.intermediate}},
-                config.hidden, config.lora, memory.workspace),
+      : norm(norm_name(prefix, config.norms.input), checked(config).hidden, config.norm_eps,
+             config.norm_offset),
+        gate_up(gate_up_parts(config, prefix + "mlp."), config.hidden, config.lora,
+                memory.workspace, config.bias),
         down({{prefix + "mlp.down_proj.weight", config.hidden}}, config.intermediate, config.lora,
-             memory.workspace),
+             memory.workspace, config.bias),
+        post(norm_name(prefix, config.norms.output), config.hidden, config.norm_eps,
+             config.norm_offset),
         config_(config),
         memory_(std::move(memory)) {
-    norm.trained = !config.lora.enabled();
+    for_each_norm([&](Norm<T, Backend>& one) { one.trained = !config.lora.enabled(); });
   }
 
   const SwiGLUConfig& config() const noexcept { return config_; }  ///< as constructed
@@ -72,7 +81,16 @@ class SwiGLUBranch
   /// are not visited.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
-    visit(norm), gate_up.for_each_parameter(visit), down.for_each_parameter(visit);
+    if (norm.exists()) visit(norm);
+    gate_up.for_each_parameter(visit), down.for_each_parameter(visit);
+    if (post.exists()) visit(post);
+  }
+
+  /// Calls visit(Norm<T, Backend>&) for each norm that exists.
+  template <class Visit>
+  void for_each_norm(const Visit& visit) {
+    if (norm.exists()) visit(norm);
+    if (post.exists()) visit(post);
   }
 
   /// Calls visit(Projection<T, Backend>&) for each projection.
@@ -83,7 +101,7 @@ class SwiGLUBranch
 
   /// Whether any parameter is trained.
   bool trainable() const noexcept {
-    return norm.trained || gate_up.trainable() || down.trainable();
+    return norm.trained || gate_up.trainable() || down.trainable() || post.trained;
   }
 
   /// Bytes that a kept branch saves from forward to backward.
@@ -92,22 +110,27 @@ class SwiGLUBranch
   }
   /// The same before there is a branch, for adapters that are alike in all branches.
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens) {
-    return saved_bytes(
-        config, tokens,
-        Projection<T, Backend>::adapter_width({"gate_proj", "up_proj", "down_proj"}, config.lora));
+    Index adapters = Projection<T, Backend>::adapter_width({"down_proj"}, config.lora);
+    adapters += config.fused
+                    ? Projection<T, Backend>::adapter_width({"gate_up_proj"}, config.lora)
+                    : Projection<T, Backend>::adapter_width({"gate_proj", "up_proj"}, config.lora);
+    return saved_bytes(config, tokens, adapters);
   }
 
  private:
   friend Base;
   using View = MatrixView<T, Backend>;
+  using ConstView = MatrixView<const T, Backend>;
   using Request = detail::GradientRequest<T, Backend>;
 
   BasicMemoryPool<Backend>& workspace() noexcept { return memory_.workspace; }
 
   static std::size_t saved_bytes(const SwiGLUConfig& config, Index tokens, Index adapters) {
-    return static_cast<std::size_t>(tokens * (config.hidden + 2 * config.intermediate + adapters)) *
-               sizeof(T) +
-           static_cast<std::size_t>(tokens) * sizeof(Statistic<T>);
+    const Index outputs = config.norms.output.empty() ? 0 : 1,
+                statistics = outputs + (config.norms.input.empty() ? 0 : 1);
+    const Index elements = config.hidden * (1 + outputs) + 2 * config.intermediate + adapters;
+    return static_cast<std::size_t>(tokens * elements) * sizeof(T) +
+           static_cast<std::size_t>(tokens * statistics) * sizeof(Statistic<T>);
   }
 
   static const SwiGLUConfig& checked(const SwiGLUConfig& config) {
@@ -119,6 +142,17 @@ class SwiGLUBranch
     return config;
   }
 
+  static std::string norm_name(const std::string& prefix, const std::string& name) {
+    return name.empty() ? name : prefix + name + ".weight";
+  }
+
+  static std::vector<typename Projection<T, Backend>::Part> gate_up_parts(
+      const SwiGLUConfig& config, const std::string& prefix) {
+    if (config.fused) return {{prefix + "gate_up_proj.weight", 2 * config.intermediate}};
+    return {{prefix + "gate_proj.weight", config.intermediate},
+            {prefix + "up_proj.weight", config.intermediate}};
+  }
+
   // See ResidualBranch.
   void run_forward(const Tensor& x, View y, Accumulate mode, Saved* saved,
                    const SequenceShape& shape) {
@@ -126,22 +160,26 @@ class SwiGLUBranch
     const Index tokens = shape.tokens();
     BasicMemoryPool<Backend>& pool = saved != nullptr ? memory_.saved : memory_.workspace;
     Saved kept;
-    kept.rstd = Statistics(1, tokens, pool);
+    if (norm.exists()) kept.rstd = Statistics(1, tokens, pool);
     kept.gate_up = Tensor(tokens, 2 * config_.intermediate, pool);
     {
-      Tensor n(tokens, config_.hidden, memory_.workspace);
-      rms_norm_forward(n.view(), kept.rstd.data(), x.view(), norm.value().data, config_.norm_eps);
+      Tensor room;
+      const ConstView n = norm.forward_or_self(room, kept.rstd, x.view(), memory_.workspace);
       kept.u = Tensor(tokens, gate_up.adapter_width(), pool);
-      gate_up.forward(kept.gate_up.view(), n.view(), Accumulate::overwrite, kept.u.view());
+      gate_up.forward(kept.gate_up.view(), n, Accumulate::overwrite, kept.u.view());
     }
     Tensor activation(tokens, config_.intermediate, memory_.workspace);
-    swiglu_forward(activation.view(), kept.gate_up.view());
+    gate_forward(config_.gate, activation.view(), kept.gate_up.view());
     if (saved != nullptr) {
       kept.x = Tensor(tokens, config_.hidden, pool);
       copy<T>(kept.x.view(), x.view());
     }
     kept.u_down = Tensor(tokens, down.adapter_width(), pool);
-    down.forward(y, activation.view(), mode, kept.u_down.view());
+    post.forward_of(
+        [&](View to, Accumulate how) {
+          down.forward(to, activation.view(), how, kept.u_down.view());
+        },
+        y, mode, kept.post, pool, memory_.workspace);
     if (saved != nullptr) *saved = std::move(kept);
   }
 
@@ -152,34 +190,28 @@ class SwiGLUBranch
     detail::require_saved("SwiGLU", saved.x.rows(), shape.tokens());
     const Index tokens = shape.tokens();
     BasicMemoryPool<Backend>& pool = memory_.workspace;
+    Tensor room;  // holds the gradient below the norm of the result
+    const ConstView grad = post.backward_or_self(room, grad_output.view(), saved.post, pool);
     const bool below_gate_up = request.wants_input() || norm.trained;
     if (!below_gate_up && !gate_up.trainable()) {
       if (!down.trainable()) return;
       Tensor activation(tokens, config_.intermediate,
                         pool);  // recomputed; nothing below it needs a gradient
-      swiglu_forward(activation.view(), saved.gate_up.view());
-      down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(),
-                               down.adapter_gradient(grad_output.view()));
+      gate_forward(config_.gate, activation.view(), saved.gate_up.view());
+      down.backward_parameters(grad, activation.view(), saved.u_down.view(),
+                               down.adapter_gradient(grad));
       return;
     }
     Tensor grad_gate_up(tokens, 2 * config_.intermediate, pool);
     {
-      const Tensor grad_u = down.adapter_gradient(grad_output.view());
+      const Tensor grad_u = down.adapter_gradient(grad);
       Tensor activation(tokens, config_.intermediate, pool);  // holds its gradient, then its value
-      down.backward_input(activation.view(), grad_output.view(), grad_u);
-      swiglu_backward(grad_gate_up.view(), activation.view(), saved.gate_up.view());
-      down.backward_parameters(grad_output.view(), activation.view(), saved.u_down.view(), grad_u);
+      down.backward_input(activation.view(), grad, grad_u);
+      gate_backward(config_.gate, grad_gate_up.view(), activation.view(), saved.gate_up.view());
+      down.backward_parameters(grad, activation.view(), saved.u_down.view(), grad_u);
     }
-    const Tensor grad_u = gate_up.adapter_gradient(grad_gate_up.view());
-    Tensor n(tokens, config_.hidden, pool);  // holds the norm's output, then its gradient
-    if (gate_up.trainable()) {
-      rms_norm_recompute(n.view(), saved.x.view(), norm.value().data, saved.rstd.data());
-      gate_up.backward_parameters(grad_gate_up.view(), n.view(), saved.u.view(), grad_u);
-    }
-    if (!below_gate_up) return;
-    gate_up.backward_input(n.view(), grad_gate_up.view(), grad_u);
-    rms_norm_backward(request.grad_input, request.mode, n.view(), saved.x.view(), norm,
-                      saved.rstd.data(), pool);
+    norm.backward_through(gate_up, grad_gate_up.view(), saved.x.view(), saved.rstd, saved.u.view(),
+                          request.grad_input, request.mode, pool);
   }
 
   SwiGLUConfig config_;

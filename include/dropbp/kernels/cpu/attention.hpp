@@ -14,6 +14,7 @@
 #include "dropbp/kernels/cpu/gemm.hpp"
 #include "dropbp/kernels/cpu/parallel.hpp"
 #include "dropbp/kernels/cpu/scratch.hpp"
+#include "dropbp/kernels/cpu/softcap.hpp"
 #include "dropbp/kernels/cpu/softmax.hpp"
 #include "dropbp/kernels/kernels.hpp"
 
@@ -37,11 +38,13 @@ MatrixView<T> head_rows(MatrixView<T> x, const SequenceShape& shape, Index batch
   return x.rows_from(batch * shape.sequence, shape.sequence).columns_from(column, head_size);
 }
 
-// The keys that the queries of one block see. Query i sees the keys [first[i], last + i].
+// The keys that the queries of one block see, and the cap of their scores. Query i sees the keys
+// [first[i], last + i].
 struct Visible {
   Index first[query_block];
-  Index last;   // of query 0: its own position
-  Index begin;  // the least of `first`
+  Index last;      // of query 0: its own position
+  Index begin;     // the least of `first`
+  double softcap;  // of the scores; 0: none
 
   // Of query i, among `count` keys from k0 on: the part [from, to) of these keys. Empty parts have
   // from == to.
@@ -56,7 +59,7 @@ struct Visible {
 
 inline Visible visible_to(const HeadLayout& layout, const SequenceShape& shape, Index batch,
                           Index position, Index rows) noexcept {
-  Visible visible{.first = {}, .last = position, .begin = position};
+  Visible visible{.first = {}, .last = position, .begin = position, .softcap = layout.softcap};
   for (Index i = 0; i < rows; ++i) {
     const auto row = static_cast<std::size_t>(batch * shape.sequence + position + i);
     const Index sample = shape.sample_begin.empty() ? 0 : Index{shape.sample_begin[row]};
@@ -72,6 +75,13 @@ template <class T>
 T exp_part(T* scores, Visible::Part part, Index count, T scale, T shift) noexcept {
   std::fill_n(scores, part.from, T(0));
   return exp_row(scores + part.from, part.to - part.from, count - part.from, scale, shift);
+}
+
+// Caps the visible part of a row of scores, if there is a cap; see cap_scores.
+template <class T>
+void cap_visible(T* scores, Visible::Part part, T scale, double cap, T* slopes) noexcept {
+  if (cap > 0.0)
+    cap_scores(scores + part.from, part.to - part.from, scale, static_cast<T>(cap), slopes);
 }
 
 template <class T>
@@ -92,6 +102,7 @@ void attend_query_block(MatrixView<T> o, T* lse, MatrixView<const T> q, MatrixVi
     for (Index i = 0; i < rows; ++i) {
       const Visible::Part part = visible.part(i, k0, count);
       const T before = largest[i];
+      cap_visible(block.row(i), part, scale, visible.softcap, static_cast<T*>(nullptr));
       if (part.from < part.to)
         largest[i] =
             (std::max)(before, scale * max_of_row(block.row(i) + part.from, part.to - part.from));
@@ -124,7 +135,7 @@ void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<
               end = (std::min)(visible.last + rows, to);
   const T scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(q.columns)));
   T* const buffer = scratch<T>(Scratch::attention, 2 * query_block * key_block);
-  T delta[query_block];
+  T delta[query_block], slopes[key_block];
   for (Index i = 0; i < rows; ++i)
     delta[i] = static_cast<T>(row_sum<T>(o.columns, [&](Index j, auto piece) {
       return load_piece(o.row(i) + j, piece, T(0)) * load_piece(d_o.row(i) + j, piece, T(0));
@@ -137,9 +148,13 @@ void attend_query_block_backward(MatrixView<T> dq, MatrixView<T> dk, MatrixView<
     Gemm::run(GemmLayout::nt, p, q, k.rows_from(k0, count), Accumulate::overwrite);
     Gemm::run(GemmLayout::nt, ds, d_o, v.rows_from(k0, count), Accumulate::overwrite);
     for (Index i = 0; i < rows; ++i) {
-      exp_part(p.row(i), visible.part(i, k0, count), count, scale, lse[i]);
+      const Visible::Part part = visible.part(i, k0, count);
+      cap_visible(p.row(i), part, scale, visible.softcap, slopes);
+      exp_part(p.row(i), part, count, scale, lse[i]);
       for (Index j = 0; j < count; ++j)
         ds.row(i)[j] = p.row(i)[j] * ((ds.row(i)[j] - delta[i]) * scale);
+      for (Index j = part.from; visible.softcap > 0.0 && j < part.to; ++j)
+        ds.row(i)[j] *= slopes[j - part.from];
     }
     Gemm::run(GemmLayout::tn, dv.rows_from(k0, count), p, d_o, key_mode);
     Gemm::run(GemmLayout::tn, dk.rows_from(k0, count), ds, q, key_mode);

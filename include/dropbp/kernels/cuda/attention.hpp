@@ -207,6 +207,11 @@ struct kernels<op::attention, T, Backend> {
  private:
   // Throws std::invalid_argument for masks that only the CPU's kernels have.
   static cuda::AttentionShape sizes_of(const HeadLayout& layout, const SequenceShape& shape) {
+    if (layout.softcap != 0.0)
+      dropbp::detail::throw_invalid(
+          "attention on a CUDA device has no soft cap of its scores",
+          "a cap of " + dropbp::detail::text(layout.softcap) + " was given",
+          "set softcap to 0, or use the CPU");
     if (!shape.sample_begin.empty() || layout.window != 0)
       dropbp::detail::throw_invalid(
           "attention on a CUDA device needs sequences of one sample and queries that see all keys "
