@@ -108,7 +108,8 @@ TEST_CASE("report: a baseline is reported beside the run") {
         std::set<std::string>{"config", "steps", "summary", "baseline", "comparison"});
   CHECK(keys_of(report["comparison"]) ==
         std::set<std::string>{"backward_ratio", "backward_limit", "step_ratio", "step_limit",
-                              "activation_ratio", "activation_limit", "first_loss_difference"});
+                              "activation_ratio", "activation_limit", "first_loss_difference",
+                              "equal_time"});
   CHECK(keys_of(report["baseline"]) == std::set<std::string>{"steps", "summary"});
   CHECK(report["steps"].size() == 2);
   CHECK(report["baseline"]["steps"].size() == 1);

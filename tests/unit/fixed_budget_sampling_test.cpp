@@ -424,7 +424,7 @@ TEST_CASE("Impossible weights and caps are refused and change nothing") {
     Schedule(costs, {.drop_rate = 0.5}, std::move(sampling));
   };
   test::check_throws<std::invalid_argument>([&] { make({.weigh = BranchWeight::bytes}); },
-                                            {"FixedBudgetSampling's bytes", "3", "0"});
+                                            {"FixedBudgetSampling::bytes", "3", "0"});
   test::check_throws<std::invalid_argument>(
       [&] { make({.weigh = BranchWeight::bytes, .bytes = {1.0, 0.0, 1.0}}); },
       {"positive", "branch 1 are 0"});

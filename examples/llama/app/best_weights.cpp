@@ -144,5 +144,6 @@ void BestWeights::load(BasicTrainer<T, Backend>& trainer) const {
   template void BestWeights::save(BasicTrainer<T, Backend>&); \
   template void BestWeights::load(BasicTrainer<T, Backend>&) const;
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

@@ -44,5 +44,6 @@ std::string Preview::text(LlamaModel<T, Backend>& model) const {
 #define DROPBP_LLAMA_INSTANTIATE(T, Backend) \
   template std::string Preview::text(LlamaModel<T, Backend>&) const;
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

@@ -485,5 +485,6 @@ Summary BasicTrainer<T, Backend>::summary() const {
 
 #define DROPBP_LLAMA_INSTANTIATE(T, Backend) template class BasicTrainer<T, Backend>;
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

@@ -124,5 +124,6 @@ void TrainingCheckpoints::prune(std::uint64_t newest) const {
                                             const std::function<void(std::string_view)>&); \
   template void TrainingCheckpoints::save(BasicTrainer<T, Backend>&);
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

@@ -457,5 +457,6 @@ void read_training_state(const SafetensorsFile& file, BasicTrainer<T, Backend>& 
   template void write_training_state(AtomicFile&, BasicTrainer<T, Backend>&, const RunIdentity&); \
   template void read_training_state(const SafetensorsFile&, BasicTrainer<T, Backend>&);
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

@@ -313,5 +313,6 @@ template void load_adapter(const std::filesystem::path&, LlamaModel<double>&);
   template void save_adapter(const std::filesystem::path&, LlamaModel<T, Backend>&,  \
                              const std::string&, DType);
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

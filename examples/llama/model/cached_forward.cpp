@@ -75,5 +75,6 @@ template class CachedForward<dropbp::BFloat16>;
 template class WholeForward<double, dropbp::Cpu>;
 #define DROPBP_LLAMA_INSTANTIATE(T, Backend) template class WholeForward<T, Backend>;
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

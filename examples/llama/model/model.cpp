@@ -451,5 +451,6 @@ template void load_weights(const std::filesystem::path&, LlamaModel<double>&);
                              std::uint64_t, const Companions&);                            \
   template std::vector<NamedTensor> merged_tensors(LlamaModel<T, Backend>&);
 DROPBP_LLAMA_FOR_TRAINED(DROPBP_LLAMA_INSTANTIATE)
+#undef DROPBP_LLAMA_INSTANTIATE
 
 }  // namespace llama

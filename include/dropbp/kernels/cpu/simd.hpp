@@ -77,6 +77,16 @@ DROPBP_FORCE_INLINE inline Vector<S, n> larger(const Vector<S, n>& a,
   return {a.raw > b.raw ? a.raw : b.raw};
 }
 
+// The same value, rounded: g++ may not fuse the product that it comes from with the next sum.
+// (clang++ fuses only within an expression.)
+template <class S, Index n>
+DROPBP_FORCE_INLINE inline Vector<S, n> rounded(Vector<S, n> v) noexcept {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+  __asm__("" : "+x"(v.raw));
+#endif
+  return v;
+}
+
 // A piece of a row: a whole vector, or the `count` < n elements at its end.
 template <Index n>
 using Whole = std::integral_constant<Index, n>;

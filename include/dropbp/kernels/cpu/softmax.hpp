@@ -20,7 +20,9 @@ T exp_row(T* scores, Index valid, Index count, T scale, T shift) noexcept {
   with_vectors<T>([&](auto n) DROPBP_FORCE_INLINE {
     Vector<T, n> part{};
     for_each_piece<n>(valid, [&](Index i, auto piece) DROPBP_FORCE_INLINE {
-      const auto p = exp(load_piece(scores + i, piece, T(0)) * scale - shift);
+      // Unrounded, the largest of very large scores would differ from the shift, which is rounded.
+      const auto scaled = rounded(load_piece(scores + i, piece, T(0)) * scale);
+      const auto p = exp(scaled - shift);
       store_piece(scores + i, p, piece);
       part += load_piece(scores + i, piece, T(0));
     });
