@@ -214,6 +214,7 @@ std::string ChatTemplate::filled(std::string_view text) const {
   return result;
 }
 
+// Each rule with its sentence; they read best in one place.
 void ChatTemplate::check_roles(std::span<const Message> messages) const {
   const bool has_system = !messages.empty() && messages.front().role == "system";
   if (has_system && style_->place == SystemPlace::nowhere)
@@ -262,6 +263,7 @@ std::string ChatTemplate::content_of(const Message& message,
   return content;
 }
 
+// One function in the order of the text, with the choices that the styles differ in.
 std::vector<Part> ChatTemplate::render(std::span<const Message> messages, bool begin_answer) const {
   check_roles(messages);
   std::vector<Part> parts;

@@ -88,6 +88,25 @@ struct LoraConfig {
   }
 };
 
+namespace detail {
+
+inline void require_known_targets(const std::vector<std::string>& targets) {
+  for (const std::string& target : targets) {
+    const std::string_view last =
+        std::string_view(target).substr(target.rfind('.') + 1);  // npos + 1 is 0
+    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), last) !=
+        adaptable_linears.end())
+      continue;
+    std::string known;
+    for (const std::string_view name : adaptable_linears)
+      known.append(known.empty() ? "" : ", ").append(name);
+    throw_invalid("targets of adapters must end in some of " + known, "`" + target + "` was given",
+                  "leave the others out, or all of them for adapters on every linear map");
+  }
+}
+
+}  // namespace detail
+
 /// Throws std::invalid_argument for values that are out of range or exclude each other.
 inline void require_valid(const LoraConfig& lora) {
   if (lora.rank < 0 || !dropbp::detail::is_finite(lora.alpha) ||
@@ -112,19 +131,7 @@ inline void require_valid(const LoraConfig& lora) {
           "rank " + std::to_string(one.rank) + " and alpha " + dropbp::detail::text(one.alpha) +
               " were given for `" + one.name + "`",
           "leave a map that is to have no adapter out of the targets");
-  for (const std::string& target : lora.targets) {
-    const std::string_view last =
-        std::string_view(target).substr(target.rfind('.') + 1);  // npos + 1 is 0
-    if (std::find(adaptable_linears.begin(), adaptable_linears.end(), last) !=
-        adaptable_linears.end())
-      continue;
-    std::string known;
-    for (const std::string_view name : adaptable_linears)
-      known.append(known.empty() ? "" : ", ").append(name);
-    detail::throw_invalid("targets of adapters must end in some of " + known,
-                          "`" + target + "` was given",
-                          "leave the others out, or all of them for adapters on every linear map");
-  }
+  detail::require_known_targets(lora.targets);
 }
 
 }  // namespace ops
