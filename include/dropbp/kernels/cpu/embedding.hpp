@@ -44,9 +44,8 @@ struct kernels<op::embedding, T, Cpu> {
     std::iota(order.begin(), order.end(), Index(0));
     const auto id_of = [&](Index t) { return tokens[static_cast<std::size_t>(t)]; };
     // As a stable sort, which libstdc++ gives a buffer that clang++ 19 calls deprecated.
-    std::sort(order.begin(), order.end(), [&](Index a, Index b) {
-      return id_of(a) != id_of(b) ? id_of(a) < id_of(b) : a < b;
-    });
+    std::sort(order.begin(), order.end(),
+              [&](Index a, Index b) { return id_of(a) != id_of(b) ? id_of(a) < id_of(b) : a < b; });
     const Index count = static_cast<Index>(order.size());
     const auto token = [&](Index k) { return order[static_cast<std::size_t>(k)]; };
     parallel_for(count, gradient.columns, [&](Index first) {
