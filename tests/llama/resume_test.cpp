@@ -272,9 +272,14 @@ TEST_CASE("resume: a run whose steps are done goes on with more, to the same bit
 
   // Neither fewer steps, nor more before all were done.
   options.steps = 13;
-  CHECK_THROWS_AS(resumed(folder / "unfinished"), UsageError);
+  const auto refused = [&](const fs::path& from) {
+    const auto trainer = trainer_of(options, data, false);
+    TrainingCheckpoints folder_of(from, identity_of(options, data, *trainer));
+    CHECK_THROWS_AS(folder_of.resume(*trainer, note), UsageError);
+  };
+  refused(folder / "unfinished");
   options.steps = 5;
-  CHECK_THROWS_AS(resumed(folder / "c"), UsageError);
+  refused(folder / "c");
 
   // Where nothing depends on the number of steps, the extended run is the longer one.
   Options constant = options_of();
