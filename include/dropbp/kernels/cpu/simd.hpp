@@ -80,7 +80,8 @@ DROPBP_FORCE_INLINE inline Vector<S, n> larger(const Vector<S, n>& a,
 // The same value, rounded: g++ may not fuse the product that it comes from with the next sum.
 // (clang++ fuses only within an expression.)
 template <class S, Index n>
-DROPBP_FORCE_INLINE inline Vector<S, n> rounded(Vector<S, n> v) noexcept {
+DROPBP_FORCE_INLINE inline Vector<S, n> rounded(const Vector<S, n>& value) noexcept {
+  Vector<S, n> v = value;
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
   __asm__("" : "+x"(v.raw));
 #endif
