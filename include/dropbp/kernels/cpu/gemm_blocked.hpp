@@ -68,9 +68,10 @@ DROPBP_FORCE_INLINE inline void tile_product(Index words, const typename Tile::W
         if (mode == Accumulate::add) sum += load_piece(at, piece, Sum(0));
         store_piece(at, sum, piece);
       } else {
-        Sum* const kept = block.kept + (row + i) * block.kept_stride + column + j;
-        if (!block.first) sum += load_piece(kept, piece, Sum(0));
-        if (!block.last) return store_piece(kept, sum, piece);
+        // There is no memory to keep sums in if the depth is one block.
+        const Index kept = (row + i) * block.kept_stride + column + j;
+        if (!block.first) sum += load_piece(block.kept + kept, piece, Sum(0));
+        if (!block.last) return store_piece(block.kept + kept, sum, piece);
         if (block.mode == Accumulate::add) sum += load_piece(at, piece, Sum(0));
         store_piece(at, sum, piece);
       }
