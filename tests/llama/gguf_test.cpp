@@ -276,7 +276,8 @@ TEST_CASE("gguf: tokenizers get the name that llama.cpp knows them by") {
   Companions pieces;
   pieces.files["tokenizer.json"] =
       R"({"added_tokens":[{"id":1,"content":"<s>","special":true}],"model":{"type":"BPE",
-          "byte_fallback":true,"unk_token":"<unk>","merges":[["a","b"],["ab","c"],["b","c"],["a","bc"]],
+          "byte_fallback":true,"unk_token":"<unk>",
+          "merges":[["a","b"],["ab","c"],["b","c"],["a","bc"]],
           "vocab":{"<unk>":0,"<s>":1,"<0x0A>":2,"a":3,"b":4,"c":5,"ab":6,"bc":7,"abc":8}}})";
   std::map<std::string, GgufValue> values;
   for (const auto& [key, value] : gguf_tokenizer(pieces, 9)) values[key] = value;
