@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
+#include <dropbp/parameter_ranges.hpp>
 
 constexpr std::size_t width = 32, branches = 8;
 

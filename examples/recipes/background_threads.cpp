@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
+#include <dropbp/parameter_ranges.hpp>
 
 constexpr std::size_t branches = 8, width = 16;
 constexpr std::uint64_t steps = 50;

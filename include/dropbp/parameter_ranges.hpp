@@ -37,6 +37,8 @@ struct TrainedRange {
   std::uint64_t micro_steps;  ///< of this step that have added to its gradient: for means
 };
 
+/// Not part of dropbp.hpp: include this header for it.
+///
 /// Splits a flat array of parameters into those of each branch and the rest, and tells after each
 /// step which of them have a gradient:
 ///   dropbp::ParameterRanges ranges{branches, parameter_count};
@@ -56,6 +58,7 @@ class ParameterRanges {
   ParameterRanges() = default;
 
   /// `branches`: of the plans. `parameters`: elements of the array.
+  DROPBP_LAZY
   ParameterRanges(std::size_t branches, std::size_t parameters)
       : updates_(branches), kept_(branches), parameters_(parameters), trained_(1) {}
 
