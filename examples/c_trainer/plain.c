@@ -85,7 +85,6 @@ static float* of_layer(float* memory, const Model* model, int tensor, size_t l) 
 #define W(tensor, l) of_layer(model->all.w, model, tensor, l)
 #define D(tensor, l) of_layer(model->all.d, model, tensor, l)
 
-/* One function, as in the trainers that this example is for. */
 static void build(Model* model) {
   model->slots[0] = model->slots[1] = L;
   memset(&model->all, 0, sizeof model->all);
