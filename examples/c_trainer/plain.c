@@ -85,7 +85,7 @@ static float* of_layer(float* memory, const Model* model, int tensor, size_t l) 
 #define W(tensor, l) of_layer(model->all.w, model, tensor, l)
 #define D(tensor, l) of_layer(model->all.d, model, tensor, l)
 
-static void build(Model* model) {
+static void build(Model* model) { /* one function, as in the trainers this example is for */
   model->slots[0] = model->slots[1] = L;
   memset(&model->all, 0, sizeof model->all);
   for (int i = 0; i < TENSORS; ++i) {

@@ -91,7 +91,7 @@ static float* of_layer(float* memory, const Model* model, int tensor, size_t l) 
 #define W(tensor, l) of_layer(model->all.w, model, tensor, l)
 #define D(tensor, l) of_layer(model->all.d, model, tensor, l)
 
-static void build(Model* model) {
+static void build(Model* model) { /* one function, as in the trainers this example is for */
   for (uint32_t k = 0; k < 2; ++k) model->slots[k] = dropbp_schedule_slots(model->schedule, k);
   memset(&model->all, 0, sizeof model->all);
   for (int i = 0; i < TENSORS; ++i) {
