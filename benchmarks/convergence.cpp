@@ -20,7 +20,7 @@
 
 #include "benchmark.hpp"
 #include "llama/app/trainer.hpp"
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 
 namespace {
 
@@ -153,7 +153,7 @@ void pretrain(const Settings& settings, const std::filesystem::path& model) {
       fmt::print(stderr, "pre-training: step {} of {}, loss {:.3f}\n", step + 1, options.steps,
                  trainer.records().back().loss);
   }
-  llama::prepare_checkpoint_folder(model);
+  llama::prepare_folder(model);
   llama::save_weights(model, trainer.model());
 }
 

@@ -18,7 +18,7 @@
 #include <dropbp/ops/adamw.hpp>
 #include <nlohmann/json.hpp>
 
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/safetensors.hpp"
 #include "llama/model/model.hpp"
 #include "support/catch.hpp"

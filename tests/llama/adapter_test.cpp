@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // LoRA and QLoRA: what is trained, what is saved, and which adapters are refused.
-#include "llama/formats/adapter.hpp"
+#include "llama/model/adapter.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +18,7 @@
 
 #include "llama/app/trainer.hpp"
 #include "llama/files.hpp"
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/safetensors.hpp"
 #include "llama/model/cached_forward.hpp"
 #include "llama/small_run.hpp"

@@ -11,7 +11,7 @@
 #include "llama/app/training_checkpoint.hpp"
 #include "llama/compared_runs.hpp"
 #include "llama/files.hpp"
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/small_run.hpp"
 #include "support/catch.hpp"
 

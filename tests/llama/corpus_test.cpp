@@ -12,7 +12,7 @@
 
 #include "llama/app/samples.hpp"
 #include "llama/files.hpp"
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/regex.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"
@@ -187,8 +187,8 @@ TEST_CASE("corpus: after an interrupted save, the end-of-text token is that of t
         {"tokenizer_config.json", std::string("{\"eos_token\":\"") + token + "\"}"}};
     std::vector<float> norm(2, static_cast<float>(end));
     const NamedTensor tensor{.name = "model.norm.weight", .shape = {2}, .values = norm};
-    save_checkpoint(model, LlamaConfig{}, {&tensor, 1}, DType::f32, default_shard_bytes,
-                    companions);
+    save_model_folder(model, LlamaConfig{}, {&tensor, 1}, DType::f32, default_shard_bytes,
+                      companions);
   };
   // A kill before a rename leaves the new file under its temporary name.
   const auto cut = [&](const std::string& name, const std::string& old) {

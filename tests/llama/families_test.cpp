@@ -23,11 +23,11 @@
 #include <dropbp/dropbp.hpp>
 
 #include "llama/files.hpp"
-#include "llama/formats/adapter.hpp"
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/gguf_model.hpp"
 #include "llama/formats/lora_patterns.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/safetensors.hpp"
+#include "llama/model/adapter.hpp"
 #include "llama/model/cached_forward.hpp"
 #include "llama/model/model.hpp"
 #include "support/catch.hpp"

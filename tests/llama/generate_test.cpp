@@ -18,7 +18,7 @@
 #include "llama/app/text_codec.hpp"
 #include "llama/app/token_sampling.hpp"
 #include "llama/files.hpp"
-#include "llama/formats/adapter.hpp"
+#include "llama/model/adapter.hpp"
 #include "llama/model/cached_forward.hpp"
 #include "llama/small_run.hpp"
 #include "support/catch.hpp"

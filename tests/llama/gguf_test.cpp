@@ -16,10 +16,10 @@
 #include <vector>
 
 #include "llama/files.hpp"
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/crc32c.hpp"
 #include "llama/formats/gguf_model.hpp"
 #include "llama/formats/gguf_tokenizer.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/model/model.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"

@@ -30,7 +30,7 @@
 
 #include "llama/files.hpp"
 #include "llama/formats/atomic_file.hpp"
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/output_lock.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"

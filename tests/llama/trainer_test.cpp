@@ -19,7 +19,7 @@
 
 #include "llama/app/errors.hpp"
 #include "llama/files.hpp"
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/small_run.hpp"
 #include "support/catch.hpp"
 #include "support/throws.hpp"

@@ -17,11 +17,11 @@
 #include "llama/app/perplexity.hpp"
 #include "llama/app/standard_streams.hpp"
 #include "llama/app/text_codec.hpp"
-#include "llama/formats/adapter.hpp"
 #include "llama/formats/chat_template.hpp"
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/lora_patterns.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/strict_json.hpp"
+#include "llama/model/adapter.hpp"
 #include "llama/model/cached_forward.hpp"
 
 namespace llama {

@@ -16,7 +16,7 @@
 #include "llama/app/errors.hpp"
 #include "llama/app/flags.hpp"
 #include "llama/app/run_file.hpp"
-#include "llama/formats/adapter.hpp"
+#include "llama/model/adapter.hpp"
 
 namespace llama {
 namespace {

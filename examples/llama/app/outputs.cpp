@@ -16,7 +16,7 @@
 #include "llama/app/plot.hpp"
 #include "llama/app/standard_streams.hpp"
 #include "llama/formats/atomic_file.hpp"
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 
 namespace llama {
 namespace {
@@ -86,8 +86,8 @@ void prepare_outputs(const Options& options) {
   for (const auto& drawn : {options.plot, options.html})
     if (drawn) check_can_plot(*drawn);
   const FolderFormat& out_format = options.mode == ModeChoice::full ? model_format : adapter_format;
-  if (options.out) prepare_checkpoint_folder(*options.out, out_format);
-  if (options.merge_out) prepare_checkpoint_folder(*options.merge_out);
+  if (options.out) prepare_folder(*options.out, out_format);
+  if (options.merge_out) prepare_folder(*options.merge_out);
   if (std::error_code none; options.merge_out && options.model &&
                             std::filesystem::equivalent(*options.merge_out, *options.model, none))
     throw UsageError(

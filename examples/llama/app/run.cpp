@@ -31,10 +31,10 @@
 #include "llama/app/standard_streams.hpp"
 #include "llama/app/trainer.hpp"
 #include "llama/app/training_checkpoint.hpp"
-#include "llama/formats/adapter.hpp"
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/gguf_model.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/strict_json.hpp"
+#include "llama/model/adapter.hpp"
 
 namespace llama {
 namespace {

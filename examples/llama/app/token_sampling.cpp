@@ -10,7 +10,7 @@
 #include <fmt/format.h>
 #include <dropbp/base/philox.hpp>
 
-#include "llama/model/finite.hpp"
+#include "llama/formats/finite.hpp"
 #include "llama/model/random_streams.hpp"
 
 namespace llama {

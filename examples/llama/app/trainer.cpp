@@ -11,8 +11,8 @@
 
 #include "llama/app/errors.hpp"
 #include "llama/app/learning_rate.hpp"
-#include "llama/formats/adapter.hpp"
-#include "llama/model/finite.hpp"
+#include "llama/formats/finite.hpp"
+#include "llama/model/adapter.hpp"
 
 namespace llama {
 namespace {

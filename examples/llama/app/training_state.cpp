@@ -17,8 +17,8 @@
 #include <type_traits>
 
 #include "llama/app/errors.hpp"
+#include "llama/formats/finite.hpp"
 #include "llama/formats/strict_json.hpp"
-#include "llama/model/finite.hpp"
 
 namespace llama {
 namespace {

@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "llama/formats/chat_styles.hpp"
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/crc32c.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {

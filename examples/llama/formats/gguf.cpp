@@ -11,7 +11,7 @@
 #include <fmt/format.h>
 
 #include "llama/formats/atomic_file.hpp"
-#include "llama/model/finite.hpp"
+#include "llama/formats/finite.hpp"
 
 namespace llama {
 namespace {

@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <span>
 
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/config.hpp"
+#include "llama/formats/model_folder.hpp"
 
 namespace llama {
 

@@ -6,8 +6,8 @@
 
 #include <cstddef>
 
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/gguf.hpp"
+#include "llama/formats/model_folder.hpp"
 
 namespace llama {
 

@@ -392,7 +392,7 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
     tensors.push_back(std::move(tensor));
   });
   checksums.resize(tensors.size());
-  load_checkpoint(folder, tensors);
+  load_folder(folder, tensors);
   if (!summed) return;
   for (std::size_t i = 0; i < tensors.size(); ++i)
     if (!tensors[i].take) checksums[i] = checksum_of(std::span<const float>(tensors[i].values));
@@ -436,7 +436,7 @@ std::vector<NamedTensor> merged_tensors(LlamaModel<T, Backend>& model) {
 template <class T, class Backend>
 void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model, DType dtype,
                   std::uint64_t shard_bytes, const Companions& companions) {
-  save_checkpoint(folder, model.config(), merged_tensors(model), dtype, shard_bytes, companions);
+  save_model_folder(folder, model.config(), merged_tensors(model), dtype, shard_bytes, companions);
 }
 
 template class LlamaModel<double>;

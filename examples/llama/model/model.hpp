@@ -42,8 +42,8 @@
   X(dropbp::BFloat16, dropbp::Cpu)
 #endif
 
-#include "llama/formats/checkpoint.hpp"
 #include "llama/formats/config.hpp"
+#include "llama/formats/model_folder.hpp"
 #include "llama/model/batch.hpp"
 
 namespace llama {
@@ -288,7 +288,7 @@ class BranchwisePass {
 
 /// Fills the model's weights from a checkpoint folder. If the model quantises, it does so one
 /// weight at a time, so only one is in memory besides the model. Adapters are unchanged. See
-/// load_checkpoint for the errors.
+/// load_folder for the errors.
 template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
 
@@ -298,7 +298,7 @@ template <class T, class Backend>
 [[nodiscard]] std::vector<NamedTensor> merged_tensors(LlamaModel<T, Backend>& model);
 
 /// Writes the model as a checkpoint folder in F32, F16 or BF16, adapters merged into the weights;
-/// see save_checkpoint.
+/// see save_model_folder.
 template <class T, class Backend>
 void save_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model,
                   DType dtype = DType::f32, std::uint64_t shard_bytes = default_shard_bytes,

@@ -24,7 +24,7 @@
 #include "llama/app/trainer.cpp"
 #include "llama/app/training_checkpoint.cpp"
 #include "llama/app/training_state.cpp"
-#include "llama/formats/adapter.cpp"
+#include "llama/model/adapter.cpp"
 #include "llama/model/model.cpp"
 
 namespace {

@@ -3,7 +3,7 @@
 
 // Model folders: configs, single and sharded weights, and saves that are interrupted at every
 // system call.
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -56,7 +56,7 @@ struct Weights {
 
 void save(const fs::path& folder, std::ptrdiff_t hidden, float value) {
   const LlamaConfig config = config_of(hidden);
-  save_checkpoint(folder, config, Weights(config, value).tensors);
+  save_model_folder(folder, config, Weights(config, value).tensors);
 }
 
 /// The loaded model as "hidden/value", or the error.
@@ -64,7 +64,7 @@ std::string loaded(const fs::path& folder) {
   try {
     const LlamaConfig config = load_config(folder);
     Weights weights(config, -99);
-    load_checkpoint(folder, weights.tensors);
+    load_folder(folder, weights.tensors);
     for (const float value : weights.embedding) {
       if (value != weights.embedding[0]) return "mixed values";
     }
@@ -348,7 +348,7 @@ TEST_CASE("checkpoint: missing, wrong and extra tensors are named") {
   const fs::path dir = folder / "m";
   const LlamaConfig config = config_of(8);
   Weights weights(config);
-  const auto load = [&] { load_checkpoint(dir, weights.tensors); };
+  const auto load = [&] { load_folder(dir, weights.tensors); };
   const auto write = [&](std::vector<TensorToWrite> tensors) {
     write_safetensors(dir / "model.safetensors", tensors);
   };
@@ -390,11 +390,11 @@ TEST_CASE("checkpoint: missing, wrong and extra tensors are named") {
   std::vector<float> head(4);
   auto with_head = weights.tensors;
   with_head.push_back({"lm_head.weight", {2, 2}, head});
-  test::check_throws<std::runtime_error>([&] { load_checkpoint(dir, with_head); },
+  test::check_throws<std::runtime_error>([&] { load_folder(dir, with_head); },
                                          {"'lm_head.weight'", "[2, 2]", "[4]"});
   auto wrong_room = weights.tensors;
   wrong_room[1].values = wrong_room[1].values.first(7);
-  test::check_throws<std::invalid_argument>([&] { load_checkpoint(dir, wrong_room); },
+  test::check_throws<std::invalid_argument>([&] { load_folder(dir, wrong_room); },
                                             {"'model.norm.weight'", "8 values", "it is 7"});
 }
 
@@ -420,7 +420,7 @@ TEST_CASE("checkpoint: NaN and infinity are refused on loading, naming tensor an
           auto tensors = weights.tensors;
           if (taken)
             for (NamedTensor& tensor : tensors) tensor.take = [](std::span<const float>) {};
-          load_checkpoint(dir, tensors);
+          load_folder(dir, tensors);
         };
         test::check_throws<std::runtime_error>(
             load, {"model.safetensors'", "must be finite", "'model.embed_tokens.weight' is ", word,
@@ -436,7 +436,7 @@ TEST_CASE("checkpoint: NaN and infinity are refused on loading, naming tensor an
   write_safetensors(dir / "model.safetensors",
                     std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding},
                                                {"model.norm.weight", {8}, norm}});
-  CHECK_NOTHROW(load_checkpoint(dir, weights.tensors));
+  CHECK_NOTHROW(load_folder(dir, weights.tensors));
   std::vector<double> wide(8, 1.0);
   wide[0] = -std::numeric_limits<double>::infinity();
   {
@@ -449,7 +449,7 @@ TEST_CASE("checkpoint: NaN and infinity are refused on loading, naming tensor an
         {});
     file.publish();
   }
-  test::check_throws<std::runtime_error>([&] { load_checkpoint(dir, weights.tensors); },
+  test::check_throws<std::runtime_error>([&] { load_folder(dir, weights.tensors); },
                                          {"'model.norm.weight' is infinite at [0];"});
 }
 
@@ -479,7 +479,7 @@ TEST_CASE("checkpoint: NaN and infinity are refused on saving, and the folder is
             tensors[1].make = [norm](std::span<float> to) { std::ranges::copy(norm, to.begin()); };
           }
           test::check_throws<std::runtime_error>(
-              [&] { save_checkpoint(dir, config, tensors, dtype, shard_bytes); },
+              [&] { save_model_folder(dir, config, tensors, dtype, shard_bytes); },
               {dir.string() + "' must be finite", "'model.norm.weight' is ",
                std::isnan(value) ? "NaN" : "infinite", " at [5];"});
           CHECK((files() == before));
@@ -592,8 +592,8 @@ TEST_CASE("checkpoint: the companions of a model are copied, and nothing else") 
   CHECK(companions.text().find("chat_template.jinja") != std::string::npos);
   for (const std::uint64_t limit : {default_shard_bytes, std::uint64_t{40}}) {
     CAPTURE(limit);
-    save_checkpoint(out, config_of(8), Weights(config_of(8), 2).tensors, DType::f32, limit,
-                    companions);
+    save_model_folder(out, config_of(8), Weights(config_of(8), 2).tensors, DType::f32, limit,
+                      companions);
     CHECK(loaded(out) == "8/2");
     for (const auto& [name, content] : bytes) CHECK((test::read_bytes(out / name) == content));
     const auto written = nlohmann::json::parse(test::read_bytes(out / "config.json"));
@@ -606,8 +606,8 @@ TEST_CASE("checkpoint: the companions of a model are copied, and nothing else") 
     CHECK(again.text() == companions.text());
   }
   // Into the folder itself.
-  save_checkpoint(base, config_of(8), Weights(config_of(8), 3).tensors, DType::f32,
-                  default_shard_bytes, companions);
+  save_model_folder(base, config_of(8), Weights(config_of(8), 3).tensors, DType::f32,
+                    default_shard_bytes, companions);
   CHECK(loaded(base) == "8/3");
   CHECK(load_companions(base).files == bytes);
   // A folder without any.
@@ -625,8 +625,8 @@ TEST_CASE("checkpoint: saving an adapter keeps pending files of a model in its f
   const fs::path dir = folder / "m";
   Companions companions;
   companions.files = {{"tokenizer.json", "new"}};
-  save_checkpoint(dir, config_of(8), Weights(config_of(8), 1).tensors, DType::f32,
-                  default_shard_bytes, companions);
+  save_model_folder(dir, config_of(8), Weights(config_of(8), 1).tensors, DType::f32,
+                    default_shard_bytes, companions);
   // The state after a kill before the last rename.
   fs::rename(dir / "tokenizer.json", dir / "tokenizer.json.1-00000000.tmp");
   REQUIRE(load_companions(dir).files == companions.files);
@@ -641,7 +641,8 @@ TEST_CASE("checkpoint: the type of a model is that of most of its numbers") {
   const TemporaryFolder folder;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     for (const std::uint64_t limit : {default_shard_bytes, std::uint64_t{20}}) {
-      save_checkpoint(folder.path(), config_of(8), Weights(config_of(8), 1).tensors, dtype, limit);
+      save_model_folder(folder.path(), config_of(8), Weights(config_of(8), 1).tensors, dtype,
+                        limit);
       CHECK(stored_dtype(folder.path()) == dtype);
     }
   }
@@ -664,22 +665,22 @@ TEST_CASE("checkpoint: the type of a model is that of most of its numbers") {
 
 TEST_CASE("checkpoint: a folder that cannot be written is an error before the training") {
   const TemporaryFolder folder;
-  prepare_checkpoint_folder(folder / "a/b");
+  prepare_folder(folder / "a/b");
   CHECK(fs::is_empty(folder / "a/b"));
   test::write_bytes(folder / "file", "x");
-  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file"); },
+  test::check_throws<std::runtime_error>([&] { prepare_folder(folder / "file"); },
                                          {"file", "folder"});
-  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "file/below"); },
+  test::check_throws<std::runtime_error>([&] { prepare_folder(folder / "file/below"); },
                                          {"file/below"});
   fs::create_directories(folder / "c/model.safetensors");
-  test::check_throws<std::runtime_error>([&] { prepare_checkpoint_folder(folder / "c"); },
+  test::check_throws<std::runtime_error>([&] { prepare_folder(folder / "c"); },
                                          {"model.safetensors", "a folder"});
 }
 
 TEST_CASE("checkpoint: shards") {
   const TemporaryFolder folder;
   Weights weights(config_of(8));
-  const auto load = [&] { load_checkpoint(folder.path(), weights.tensors); };
+  const auto load = [&] { load_folder(folder.path(), weights.tensors); };
   const std::vector<float> embedding(24, 5.0f), norm(8, 6.0f);
   write_safetensors(folder / "s1",
                     std::vector<TensorToWrite>{{"model.embed_tokens.weight", {3, 8}, embedding}},
@@ -750,7 +751,7 @@ struct Four {
 
 // In this many files; the hidden size tells the config.
 void save_four(const fs::path& folder, std::ptrdiff_t hidden, float first, std::uint64_t files) {
-  save_checkpoint(folder, config_of(hidden), Four(first).tensors, DType::f32, 128 / files);
+  save_model_folder(folder, config_of(hidden), Four(first).tensors, DType::f32, 128 / files);
 }
 
 /// "hidden/first value", or the error.
@@ -758,7 +759,7 @@ std::string loaded_four(const fs::path& folder) {
   try {
     const LlamaConfig config = load_config(folder);
     Four four(-99);
-    load_checkpoint(folder, four.tensors);
+    load_folder(folder, four.tensors);
     for (std::size_t i = 0; i < 4; ++i)
       for (const float value : four.values[i])
         if (value != four.values[0][0] + static_cast<float>(i)) return "mixed values";
@@ -809,7 +810,7 @@ TEST_CASE(
 
   // The limit counts the bytes of a file's data in their type; a larger tensor has its own file.
   const auto files = [&](std::uint64_t limit, DType dtype) {
-    save_checkpoint(dir, config_of(8), Four(3).tensors, dtype, limit);
+    save_model_folder(dir, config_of(8), Four(3).tensors, dtype, limit);
     CHECK(loaded_four(dir) == "8/3");
     return names_in(dir);
   };
@@ -938,8 +939,8 @@ TEST_CASE("checkpoint: weights, config and tokenizer are the old or the new ones
     Companions companions;
     companions.files = {{"tokenizer.json", tokenizer}, {"tokenizer_config.json", "same"}};
     companions.config = fmt::format(R"({{"eos_token_id":{}}})", hidden);
-    save_checkpoint(dir, config_of(hidden), Four(value).tensors, DType::f32, 128 / files,
-                    companions);
+    save_model_folder(dir, config_of(hidden), Four(value).tensors, DType::f32, 128 / files,
+                      companions);
   };
   const auto now_loaded = [&]() -> std::string {
     try {

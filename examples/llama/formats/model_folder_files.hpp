@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// File names in a checkpoint's folder, and the temporary files of a save that was interrupted
+// File names in a model's folder, and the temporary files of a save that was interrupted
 // between its renames.
 #pragma once
 
@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 
 namespace llama {
 

@@ -77,26 +77,25 @@ struct Companions {
 /// without weights (rotary_emb.inv_freq, and lm_head.weight if `tensors` has none because it is
 /// tied: see load_config). All names and shapes are checked before the first value is written.
 /// Throws std::runtime_error, also for NaN and infinity, naming the tensor and the position.
-void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
-                     const FolderFormat& format = model_format);
+void load_folder(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                 const FolderFormat& format = model_format);
 /// Makes the same checks without reading values: damaged, NaN and infinite ones are not found.
-void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
-                      const FolderFormat& format = model_format);
+void check_folder(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                  const FolderFormat& format = model_format);
 
 /// Larger weights are written as several files; this is Hugging Face's limit.
 inline constexpr std::uint64_t default_shard_bytes = 5'000'000'000;
 
-/// Creates the folder and throws if no checkpoint can be saved there. Called before the training,
+/// Creates the folder and throws if no weights can be saved there. Called before the training,
 /// not after it.
-void prepare_checkpoint_folder(const std::filesystem::path& folder,
-                               const FolderFormat& format = model_format);
+void prepare_folder(const std::filesystem::path& folder, const FolderFormat& format = model_format);
 
 /// Writes the config's text and the weights, creating the folder. Throws std::runtime_error, and
-/// leaves the old checkpoint intact, if that fails or a weight is NaN or infinite. Holds the
+/// leaves the old weights intact, if that fails or a weight is NaN or infinite. Holds the
 /// folder's OutputLock meanwhile, unless this process has it already, and removes temporary files
 /// of killed saves.
 ///
-/// At any point, the old or the new checkpoint loads, although two files cannot be renamed at once:
+/// At any point, the old or the new weights load, although two files cannot be renamed at once:
 /// both are written and synced under temporary names (see AtomicFile; a full disk fails here), then
 /// the weights are renamed, then the config. The weights carry a copy of their config. A kill
 /// between the two renames leaves the new weights, the old config and the new config's temporary
@@ -109,7 +108,7 @@ void prepare_checkpoint_folder(const std::filesystem::path& folder,
 /// many bytes of data each (a larger tensor has a file of its own) and an index,
 /// model.safetensors.index.json, in Hugging Face's format. All of them are written under temporary
 /// names first. The index is renamed before the shards. It has the checksum of each shard and a
-/// copy of the config, by which load_checkpoint, find_config and save_folder recognise shards that
+/// copy of the config, by which load_folder, find_config and save_folder recognise shards that
 /// a kill left under their temporary names. An old model.safetensors is used until it is removed,
 /// just before the rename of the config. At the end, shards of other saves are removed. `metadata`
 /// is added to the weights' metadata.
@@ -123,9 +122,9 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
                                                        const FolderFormat& format,
                                                        std::string_view key);
 /// The same for a model.
-void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                     std::span<const NamedTensor> tensors, DType dtype = DType::f32,
-                     std::uint64_t shard_bytes = default_shard_bytes,
-                     const Companions& companions = {});
+void save_model_folder(const std::filesystem::path& folder, const LlamaConfig& config,
+                       std::span<const NamedTensor> tensors, DType dtype = DType::f32,
+                       std::uint64_t shard_bytes = default_shard_bytes,
+                       const Companions& companions = {});
 
 }  // namespace llama

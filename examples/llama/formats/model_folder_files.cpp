@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-#include "llama/formats/checkpoint_folder.hpp"
+#include "llama/formats/model_folder_files.hpp"
 
 #include <fmt/format.h>
 

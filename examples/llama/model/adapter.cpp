@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
-#include "llama/formats/adapter.hpp"
+#include "llama/model/adapter.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -286,7 +286,7 @@ std::string adapter_config_json(const ops::LoraConfig& lora, const std::string& 
 template <class T, class Backend>
 void load_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& model) {
   const std::vector<NamedTensor> tensors = adapter_tensors(model);
-  check_checkpoint(folder, tensors, adapter_format);
+  check_folder(folder, tensors, adapter_format);
   const std::string base = fmt::format("{:08x}", model.base_checksum());
   const auto trained_on = find_metadata(folder, adapter_format, base_key);
   if (trained_on && model.base_checksum() != 0 && *trained_on != base)
@@ -294,7 +294,7 @@ void load_adapter(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
         fmt::format("the adapter in '{}' must be used with the base that it was trained on, "
                     "weights of CRC-32C {}, but these are of {}; give that model with --model",
                     folder.string(), *trained_on, base));
-  load_checkpoint(folder, tensors, adapter_format);
+  load_folder(folder, tensors, adapter_format);
 }
 
 template <class T, class Backend>

@@ -15,10 +15,10 @@
 #include <system_error>
 
 #include "llama/formats/atomic_file.hpp"
-#include "llama/formats/checkpoint.hpp"
-#include "llama/formats/checkpoint_folder.hpp"
+#include "llama/formats/finite.hpp"
+#include "llama/formats/model_folder.hpp"
+#include "llama/formats/model_folder_files.hpp"
 #include "llama/formats/output_lock.hpp"
-#include "llama/model/finite.hpp"
 
 namespace llama {
 namespace {
@@ -142,7 +142,7 @@ void save_shards(const std::filesystem::path& folder, const FolderFormat& format
 
 }  // namespace
 
-void prepare_checkpoint_folder(const std::filesystem::path& folder, const FolderFormat& format) {
+void prepare_folder(const std::filesystem::path& folder, const FolderFormat& format) {
   create_folder(folder);
   check_writable(folder / format.weights);
 }
@@ -151,7 +151,7 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
                  const std::string& config_text, std::span<const NamedTensor> tensors, DType dtype,
                  std::map<std::string, std::string> metadata, std::uint64_t shard_bytes,
                  const std::map<std::string, std::string>& companions) {
-  prepare_checkpoint_folder(folder, format);
+  prepare_folder(folder, format);
   std::optional<OutputLock> lock;  // empty if the run holds it
   if (!OutputLock::held_here(Output::folder, folder)) lock.emplace(Output::folder, folder);
   metadata["format"] = "pt";
@@ -201,9 +201,9 @@ void save_folder(const std::filesystem::path& folder, const FolderFormat& format
     save_shards(folder, format, shards, dtype, metadata, embed, following);
 }
 
-void save_checkpoint(const std::filesystem::path& folder, const LlamaConfig& config,
-                     std::span<const NamedTensor> tensors, DType dtype, std::uint64_t shard_bytes,
-                     const Companions& companions) {
+void save_model_folder(const std::filesystem::path& folder, const LlamaConfig& config,
+                       std::span<const NamedTensor> tensors, DType dtype, std::uint64_t shard_bytes,
+                       const Companions& companions) {
   const char* const name = dtype == DType::bf16  ? "bfloat16"
                            : dtype == DType::f16 ? "float16"
                                                  : "float32";

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Loads checkpoints of one file or of shards.
-#include "llama/formats/checkpoint.hpp"
+#include "llama/formats/model_folder.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -16,9 +16,9 @@
 #include <string_view>
 #include <system_error>
 
-#include "llama/formats/checkpoint_folder.hpp"
+#include "llama/formats/finite.hpp"
+#include "llama/formats/model_folder_files.hpp"
 #include "llama/formats/strict_json.hpp"
-#include "llama/model/finite.hpp"
 
 namespace llama {
 namespace {
@@ -247,7 +247,7 @@ Weights open_checked(const std::filesystem::path& folder, std::span<const NamedT
     }
     if (!tensor.take && stored.elements() != tensor.values.size()) {
       throw std::invalid_argument(fmt::format(
-          "load_checkpoint: the room for '{}' must be {} values (shape {}), but it is {}; pass the "
+          "load_folder: the room for '{}' must be {} values (shape {}), but it is {}; pass the "
           "matching span",
           tensor.name, stored.elements(), shape_text(tensor.shape), tensor.values.size()));
     }
@@ -258,13 +258,13 @@ Weights open_checked(const std::filesystem::path& folder, std::span<const NamedT
 
 }  // namespace
 
-void check_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
-                      const FolderFormat& format) {
+void check_folder(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                  const FolderFormat& format) {
   (void)open_checked(folder, tensors, format);
 }
 
-void load_checkpoint(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
-                     const FolderFormat& format) {
+void load_folder(const std::filesystem::path& folder, std::span<const NamedTensor> tensors,
+                 const FolderFormat& format) {
   const Weights weights = open_checked(folder, tensors, format);
   for (const NamedTensor& tensor : tensors) {
     const SafetensorsFile& file = weights.files[weights.file_of.find(tensor.name)->second];

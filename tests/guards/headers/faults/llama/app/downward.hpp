@@ -1,0 +1,4 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+#include "llama/model/model.hpp"
