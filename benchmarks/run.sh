@@ -13,7 +13,7 @@ Usage: benchmarks/run.sh [options]
 Installs the missing packages (Debian and Ubuntu; it prints which), builds and runs every benchmark,
 and writes build/benchmarks/report.html, with a table, a plot and a JSON file for each benchmark
 beside it. Takes under 20 minutes on two cores; run nothing else meanwhile. cuda_kernels and
-cuda_step run where nvcc and a card are installed; benchmarks/cuda/run.sh does more there.
+cuda_step run where nvcc and a card are installed; benchmarks/cuda/card.sh does more there.
 
 Options:
   --quick            every benchmark on its smallest settings: to see that all work, not to

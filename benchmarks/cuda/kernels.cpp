@@ -35,7 +35,9 @@ struct Ceilings {
 
 class Table {
  public:
-  Table(int rounds, Json& rows) : rounds_(rounds), rows_(rows) {}
+  /// `save` is called after each row: a run that is stopped leaves those it has.
+  Table(int rounds, Json& rows, std::function<void()> save)
+      : rounds_(rounds), rows_(rows), save_(std::move(save)) {}
 
   Ceilings ceilings{};
 
@@ -59,12 +61,14 @@ class Table {
                      {"rate", rate},
                      {"fraction", fraction},
                      {"ceiling", ceiling_name}});
+    save_();
     return rate;
   }
 
  private:
   int rounds_;
   Json& rows_;
+  std::function<void()> save_;
 };
 
 namespace op = ops::op;
@@ -254,7 +258,12 @@ int run(int argc, char** argv) {
   tokens = tokens / 1024 * 1024;
   fmt::print("{}; {} tokens\n\n", card.text(), tokens);
   Json rows = Json::array();
-  Table table(common.quick ? 3 : 9, rows);
+  Json ceilings;
+  const auto save = [&] {
+    common.write(
+        Json{{"card", card.json()}, {"tokens", tokens}, {"ceilings", ceilings}, {"rows", rows}});
+  };
+  Table table(common.quick ? 3 : 9, rows, save);
   {
     const std::size_t bytes = std::size_t{common.quick ? 1u : 4u} << 28;
     Matrix<float, Cuda> from(1, static_cast<Index>(bytes / sizeof(float))),
@@ -267,8 +276,8 @@ int run(int argc, char** argv) {
         table.add("ceiling: read", "", Table::Of::read, static_cast<double>(bytes),
                   [&] { bench::read_everything(from.data(), bytes, to.data()); });
   }
-  Json ceilings{{"copy_bytes_per_second", table.ceilings.copy},
-                {"read_bytes_per_second", table.ceilings.read}};
+  ceilings = {{"copy_bytes_per_second", table.ceilings.copy},
+              {"read_bytes_per_second", table.ceilings.read}};
   const auto measure = [&]<class T>(T, const char* scalar, Index rows_of_matrices) {
     table.ceilings.multiply = bench::product_rate<T>(common.quick ? 3 : 9);
     fmt::print("ceiling: product 8192 x 8192 x 8192 of {}: {:.1f} TFLOP/s\n", scalar,
@@ -278,9 +287,7 @@ int run(int argc, char** argv) {
   };
   measure(BFloat16{}, "bfloat16", tokens);
   measure(float{}, "float", tokens / 4);
-
-  common.write(
-      Json{{"card", card.json()}, {"tokens", tokens}, {"ceilings", ceilings}, {"rows", rows}});
+  save();
   return 0;
 }
 

@@ -6,7 +6,7 @@
 
   describe          prints the head of a run: date, commit, GPU, driver, and a hash of each
                     source of the CUDA backend
-  collect FOLDER    makes FOLDER/cuda.json from the files that benchmarks/cuda/run.sh wrote there
+  collect FOLDER    makes one file of those that benchmarks/cuda/card.sh wrote there
   save FILE         saves such a file as benchmarks/results/cuda.json and writes the page
   check             names the sources that have changed since they last ran on a GPU
                     ("skipped: ..."). Exit code 1 if the page does not match the figures
@@ -18,13 +18,17 @@ import glob
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
-import xml.etree.ElementTree
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PARTS = ("kernels", "lora", "pytorch", "longest", "qlora", "full", "sensitivities")
+TESTS = {
+    "tests": ("ops", "cudnn", "model"),
+    "sanitizers": ("memcheck", "racecheck", "synccheck", "initcheck"),
+}
 
 
 def sources_of(root):
@@ -59,7 +63,16 @@ def commit_of(root):
     return output_of("git", "-C", root, "describe", "--always", "--dirty")
 
 
-def describe(root):
+def built_commit(root, carried):
+    path = os.path.join(carried or "", "commit")
+    if carried and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    return commit_of(root)
+
+
+def describe(root, carried):
+    """`carried`: the folder of programs that were built elsewhere, with their commit."""
     card = (
         output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
         .splitlines()[0]
@@ -67,7 +80,7 @@ def describe(root):
     )
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "commit": commit_of(root),
+        "commit": built_commit(root, carried),
         "card": card[0],
         "driver": card[-1],
         "toolkit": output_of("nvcc", "--version").splitlines()[-1],
@@ -75,31 +88,35 @@ def describe(root):
     }
 
 
-def tests_of(paths):
-    """Counts the results in JUnit files of ctest."""
-    cases = [
-        case
-        for path in paths
-        for case in xml.etree.ElementTree.parse(path).getroot().iter("testcase")
-    ]
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    failed = sum(case.find("failure") is not None for case in cases)
-    return {"passed": len(cases) - skipped - failed, "failed": failed, "skipped": skipped}
+def tests_of(path):
+    """Counts the test cases by the last line of a Catch2 program's output. A program that was
+    stopped has none: its failures so far are counted, and that it did not end."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    if found := re.search(r"^All tests passed \(.* in (\d+) test cases?\)", text, re.MULTILINE):
+        counts["passed"] = int(found[1])
+    elif found := re.search(r"^test cases:(.*)$", text, re.MULTILINE):
+        for number, what in re.findall(r"(\d+) (passed|failed|skipped)", found[1]):
+            counts[what] = int(number)
+    else:
+        counts["failed"] = len(re.findall(r"^.*: FAILED:$", text, re.MULTILINE))
+        counts["ended"] = False
+    return counts
 
 
 def collect(folder, failed):
     with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
         result = json.load(file)
     result["failed"] = [name for name in failed.split(",") if name]
-    for name, files in (
-        ("tests", ("tests",)),
-        ("sanitizers", ("memcheck", "racecheck", "synccheck", "initcheck")),
-    ):
-        paths = [
-            path for file in files if os.path.exists(path := os.path.join(folder, file + ".xml"))
-        ]
-        if paths:
-            result[name] = tests_of(paths)
+    for group, names in TESTS.items():
+        found = {
+            name: tests_of(path)
+            for name in names
+            if os.path.exists(path := os.path.join(folder, name + ".txt"))
+        }
+        if found:
+            result[group] = found
     for name in PARTS:
         path = os.path.join(folder, name + ".json")
         if os.path.exists(path):
@@ -125,7 +142,9 @@ def wrapped(text):
 
 def page_of(results):
     """The page of these figures; None: there are no figures."""
-    text = "# On a card\n\nWritten by [benchmarks/cuda/run.sh](../cuda/run.sh) with `--save`.\n\n"
+    text = (
+        "# On a card\n\nWritten by [benchmarks/cuda/card.sh](../cuda/card.sh) with `--save`.\n\n"
+    )
     if results is None:
         return text + "No card has run the CUDA backend yet: there are no figures.\n"
     text += (
@@ -133,12 +152,12 @@ def page_of(results):
         f"commit {results['commit']}; "
         "all figures: [cuda.json](cuda.json).\n"
     )
-    for name, what in (("tests", "Tests (`ctest -L gpu`)"), ("sanitizers", "compute-sanitizer")):
-        if name in results:
-            counts = results[name]
+    for group, what in (("tests", "Test cases"), ("sanitizers", "compute-sanitizer")):
+        for name, counts in results.get(group, {}).items():
             text += (
-                f"\n{what}: {counts['passed']} passed, {counts['failed']} failed, "
-                f"{counts['skipped']} skipped.\n"
+                f"\n{what}, {name}: {counts['passed']} passed, {counts['failed']} failed, "
+                f"{counts['skipped']} skipped"
+                f"{'' if counts.get('ended', True) else ', and did not end'}.\n"
             )
     if results["failed"]:
         text += f"\nFailed, or stopped for time: {', '.join(results['failed'])}.\n"
@@ -215,13 +234,18 @@ def page_of(results):
             f"long.\n"
         )
     if "kernels" in results:
-        ceilings = results["kernels"]["ceilings"]
-        text += (
-            f"\n## Kernels\n\nCopying {ceilings['copy_bytes_per_second'] / 1e12:.2f} TB/s, "
-            f"reading {ceilings['read_bytes_per_second'] / 1e12:.2f} TB/s, "
-            f"products {ceilings['bfloat16_flops'] / 1e12:.0f} (bfloat16) and "
-            f"{ceilings['float_flops'] / 1e12:.0f} (float) TFLOP/s.\n\n"
-        )
+        # A run that was stopped may lack some.
+        ceilings = [
+            f"{what} {results['kernels']['ceilings'][key] / 1e12:{digits}} {unit}"
+            for what, key, digits, unit in (
+                ("copying", "copy_bytes_per_second", ".2f", "TB/s"),
+                ("reading", "read_bytes_per_second", ".2f", "TB/s"),
+                ("products in bfloat16", "bfloat16_flops", ".0f", "TFLOP/s"),
+                ("products in float", "float_flops", ".0f", "TFLOP/s"),
+            )
+            if key in results["kernels"]["ceilings"]
+        ]
+        text += f"\n## Kernels\n\nMeasured: {', '.join(ceilings)}.\n\n"
         text += table(
             ("kernel", "scalar", "us", "of the ceiling"),
             [
@@ -288,21 +312,27 @@ def main():
     )
     parser.add_argument("--root", default=os.path.join(HERE, "..", ".."), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("describe")
+    describing = commands.add_parser("describe")
+    describing.add_argument(
+        "--carried", help="folder of programs that were built elsewhere, with their commit"
+    )
     collecting = commands.add_parser("collect")
     collecting.add_argument("folder")
     collecting.add_argument(
         "--failed", default="", help="names of the failed steps, separated by commas"
     )
+    collecting.add_argument("--out", help="the file to write; FOLDER/cuda.json if absent")
     commands.add_parser("save").add_argument("file")
     commands.add_parser("check")
     options = parser.parse_args()
     root = os.path.realpath(options.root)
     if options.command == "describe":
-        print(json.dumps(describe(root), indent=1))
+        print(json.dumps(describe(root, options.carried), indent=1))
     elif options.command == "collect":
-        with open(os.path.join(options.folder, "cuda.json"), "w", encoding="utf-8") as file:
-            json.dump(collect(options.folder, options.failed), file, indent=1)
+        result = collect(options.folder, options.failed)
+        out = options.out or os.path.join(options.folder, "cuda.json")
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
             file.write("\n")
     elif options.command == "save":
         print(save(root, options.file))

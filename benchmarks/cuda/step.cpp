@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <random>
@@ -130,7 +131,9 @@ Json time_steps(const Settings& settings, double product_rate, const bench::Opti
   bench::RateTable table(trainer, settings, settings.drop_rates);
   for (int round = -1; round < settings.rounds; ++round) {
     table.run_round(round, [] {});
-    if (round >= 0) fmt::print(stderr, "round {} of {}\n", round + 1, settings.rounds);
+    if (round >= 0)
+      fmt::print(stderr, "round {} of {}: {:.1f} ms at rate 0\n", round + 1, settings.rounds,
+                 1e3 * table.last_seconds());
   }
   if (!std::isfinite(trainer.loss()))
     throw std::runtime_error(
@@ -201,7 +204,7 @@ std::optional<double> memory_of_step(bench::Trainer<T, Backend>& trainer, Settin
 // Memory is nearly linear in the number of tokens. Two lengths give an estimate of how many tokens
 // fit, and a real step checks it. This repeats from the last length until there is little to gain.
 template <class T, class Backend>
-Json longest_sequence(Settings settings, double gib) {
+Json longest_sequence(Settings settings, double gib, const std::function<void(const Json&)>& save) {
   constexpr Index grain = 64;
   const double limit = gib * 0x1p30;
   settings.sequence = 65536;  // length of the table of rotations
@@ -252,6 +255,7 @@ Json longest_sequence(Settings settings, double gib) {
                     {"tokens", best.tokens},
                     {"bytes", best.bytes},
                     {"times", times}});
+    save({{"gib", gib}, {"longest", rows}});
   }
   return {{"gib", gib}, {"longest", rows}};
 }
@@ -395,13 +399,20 @@ int run(int argc, char** argv) {
             {"sequence", settings.sequence},
             {"batch", settings.batch}};
   if (card) json["card"] = card->json();
+  // Called with what there is so far, too: a run that is stopped leaves it.
+  const std::function<void(const Json&)> save = [&](const Json& result) {
+    Json all = json;
+    all.update(result);
+    common.write(all);
+  };
   Json result;
   if (longest > 0.0) {
-    result = on([&] { return longest_sequence<float, Cpu>(settings, longest); },
-                [&] {
-                  return longest_sequence<BFloat16, Cuda>(
-                      settings, std::min(longest, static_cast<double>(card->bytes) * 0x1p-30));
-                });
+    result =
+        on([&] { return longest_sequence<float, Cpu>(settings, longest, save); },
+           [&] {
+             return longest_sequence<BFloat16, Cuda>(
+                 settings, std::min(longest, static_cast<double>(card->bytes) * 0x1p-30), save);
+           });
   } else if (sensitivities) {
     result = on([&] { return time_sensitivities<float, Cpu>(settings); },
                 [&] { return time_sensitivities<BFloat16, Cuda>(settings); });
@@ -414,8 +425,7 @@ int run(int argc, char** argv) {
              return time_steps<BFloat16, Cuda>(settings, bench::product_rate<BFloat16>(5), common);
            });
   }
-  json.update(result);
-  common.write(json);
+  save(result);
   return 0;
 }
 

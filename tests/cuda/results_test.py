@@ -82,11 +82,11 @@ FILES = {
         "ratio": 4.0,
     },
 }
-JUNIT = (
-    '<testsuite><testcase name="a"/><testcase name="b"><failure/></testcase><testcase name="c">'
-    '<skipped/></testcase>'
-    '<testcase name="d"/></testsuite>'
-)
+OUTPUTS = {
+    "ops": "All tests passed (1234 assertions in 2 test cases)\n",
+    "cudnn": "test cases: 4 | 2 passed | 1 failed | 1 skipped\nassertions: 9 | 8 passed\n",
+    "memcheck": "a.cpp:7: FAILED:\n  REQUIRE( x )\n",  # stopped before its end
+}
 
 
 class Results(unittest.TestCase):
@@ -105,8 +105,8 @@ class Results(unittest.TestCase):
             self.write(os.path.join(self.root, path), path)
         for name, content in FILES.items():
             self.write(os.path.join(self.out, name), json.dumps(content))
-        for name in ("tests", "memcheck", "initcheck"):
-            self.write(os.path.join(self.out, name + ".xml"), JUNIT)
+        for name, text in OUTPUTS.items():
+            self.write(os.path.join(self.out, name + ".txt"), text)
         self.write(os.path.join(self.out, "run.json"), self.run_script("describe").stdout)
         self.run_script("collect", self.out, "--failed", "qlora,full")
         self.run_script("save", os.path.join(self.out, "cuda.json"))
@@ -139,8 +139,10 @@ class Results(unittest.TestCase):
         self.assertLessEqual(max(len(line) for line in page.split("\n")), 100)
         page = " ".join(page.split())
         for text in (
-            "2 passed, 1 failed, 1 skipped",
-            "4 passed, 2 failed, 2 skipped",
+            "Test cases, ops: 2 passed, 0 failed, 0 skipped.",
+            "Test cases, cudnn: 2 passed, 1 failed, 1 skipped.",
+            "compute-sanitizer, memcheck: 0 passed, 1 failed, 0 skipped, and did not end.",
+            "copying 4.00 TB/s, reading 4.10 TB/s, products in bfloat16 700 TFLOP/s",
             "stopped for time: qlora, full",
             "1234 tokens/s at rate 0, 0.50 of a large product's rate",
             "| 0.5 | 1.0 | 2.0 | 3.0 | 6.0 | 0.710 | 0.700 |",

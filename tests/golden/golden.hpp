@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -36,7 +37,9 @@ inline const Reference& reference_of(const std::string& name) {
   static std::map<std::string, Reference> references;
   Reference& reference = references[name];
   if (reference.folder.empty()) {
-    reference.folder = std::filesystem::path(DROPBP_TEST_DATA) / name;
+    // Programs that were carried to another machine find the data by the environment.
+    const char* const moved = std::getenv("DROPBP_TEST_DATA");
+    reference.folder = std::filesystem::path(moved == nullptr ? DROPBP_TEST_DATA : moved) / name;
     reference.expected = nlohmann::json::parse(std::ifstream(reference.folder / "expected.json"));
   }
   return reference;
