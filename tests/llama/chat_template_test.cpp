@@ -60,6 +60,9 @@ TEST_CASE("chat template: conversations are written as the published templates w
       INFO(conversation.dump());
       // A template that would leave a message out is refused, where transformers does not say so.
       std::string system = messages.front().role == "system" ? messages.front().content : "";
+      for (const std::string word : {"/system_override", "/no_think", "/think"})  // SmolLM3's
+        if (found->name() == "smollm3" && system.find(word) != std::string::npos)
+          system.erase(system.find(word), word.size());
       std::erase_if(system, [](char c) { return c == ' ' || c == '\n'; });
       std::string bare = text.is_string() ? text.get<std::string>() : "";
       std::erase_if(bare, [](char c) { return c == ' ' || c == '\n'; });
@@ -73,14 +76,15 @@ TEST_CASE("chat template: conversations are written as the published templates w
       ++texts;
     };
     REQUIRE(one["texts"].size() == conversations.size());
-    for (std::size_t i = 0; i < conversations.size(); ++i)
+    REQUIRE(one["begun"].size() == conversations.size());
+    for (std::size_t i = 0; i < conversations.size(); ++i) {
       check(conversations[i], one["texts"][i], false);
-    REQUIRE(one["begun"].size() == 3);
-    for (std::size_t i = 0; i < 3; ++i) check(conversations[4 + i], one["begun"][i], true);
+      if (conversations[i].back()["role"] == "user") check(conversations[i], one["begun"][i], true);
+    }
   }
   CHECK(golden["templates"].size() == known_templates().size());
-  CHECK(texts > 400);
-  CHECK(refused > 50);
+  CHECK(texts > 550);
+  CHECK(refused > 80);
 }
 
 TEST_CASE("chat template: what the assistant says is learned, with the end of its turn") {
@@ -96,6 +100,10 @@ TEST_CASE("chat template: what the assistant says is learned, with the end of it
   CHECK(learned_by("llama3") == "[a<|eot_id|>][b<|eot_id|>]");
   CHECK(learned_by("gemma") == "[a<end_of_turn>][b<end_of_turn>]");
   CHECK(learned_by("qwen3") == "[a<|im_end|>][<think>\n\n</think>\n\nb<|im_end|>]");
+  CHECK(learned_by("smollm3") == "[a<|im_end|>][b<|im_end|>]");
+  CHECK(learned(ChatTemplate::named("smollm3", folder.path())
+                    .render(std::vector<Message>{{"system", "/no_think"}, {"assistant", "a"}})) ==
+        "[a<|im_end|>]");
   CHECK(learned_by("phi3") == "[a<|end|>][b<|end|>]");
   CHECK(learned_by("zephyr") == "[a</s>][b</s>]");
 }

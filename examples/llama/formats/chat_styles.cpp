@@ -25,6 +25,29 @@ constexpr ChatTurn tulu_assistant{"<|assistant|>\n", "", "{eos}", "\n"};
 // Where the system message is no turn, what stands around it in the user's.
 constexpr ChatTurn joined_by_lines{"", "", "\n\n"};
 
+constexpr ReasoningModes smollm3_modes{
+    .head =
+        "## Metadata\n\nKnowledge Cutoff Date: June 2025\nToday Date: 08 July 2025\n"
+        "Reasoning Mode: ",
+    .instructions = "\n\n## Custom Instructions\n\n",
+    .thinking =
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face. Your role as an "
+        "assistant involves thoroughly exploring questions through a systematic thinking process "
+        "before providing the final precise and accurate solutions. This requires engaging in a "
+        "comprehensive cycle of analysis, summarizing, exploration, reassessment, reflection, "
+        "backtracking, and iteration to develop well-considered thinking process. Please structure "
+        "your response into two main sections: Thought and Solution using the specified format: "
+        "<think> Thought section </think> Solution section. In the Thought section, detail your "
+        "reasoning process in steps. Each step should include detailed considerations such as "
+        "analysing questions, summarizing relevant findings, brainstorming new ideas, verifying "
+        "the accuracy of the current steps, refining any errors, and revisiting previous steps. In "
+        "the Solution section, based on various attempts, explorations, and reflections from the "
+        "Thought section, systematically present the final solution that you deem correct. The "
+        "Solution section should be logical, accurate, and concise and detail necessary steps "
+        "needed to reach the conclusion.",
+    .not_thinking = "You are a helpful AI assistant named SmolLM, trained by Hugging Face.",
+    .no_thoughts = {"<|im_start|>assistant\n<think>\n\n</think>\n", "", "<|im_end|>", "\n"}};
+
 constexpr ChatStyle styles[] = {
     {.name = "chatml",
      .start = "",
@@ -42,6 +65,12 @@ constexpr ChatStyle styles[] = {
      .user = chatml_user,
      .assistant = chatml_assistant,
      .thinks = true},
+    {.name = "smollm3",
+     .start = "",
+     .system = {"<|im_start|>system\n", "", ""},
+     .user = chatml_user,
+     .assistant = chatml_assistant,
+     .modes = &smollm3_modes},
     {.name = "llama2",
      .start = "",
      .system = {"<<SYS>>\n", "", "\n<</SYS>>\n\n"},
@@ -177,6 +206,7 @@ constexpr KnownTemplate templates[] = {
     {4116, 0xe40207bb, "qwen3"},
     {368, 0x7b2ce96c, "chatml",
      "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},  // SmolLM2
+    {5236, 0x0cd57093, "smollm3"},
     {815, 0x20571750, "llama2"},
     {389, 0xa6ebd3a2, "llama3"},
     {4613, 0x75d84296, "llama3.1"},

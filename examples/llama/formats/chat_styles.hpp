@@ -30,6 +30,15 @@ enum class SystemPlace {
 /// Which text loses the white space around it.
 enum class Trim { nothing, contents, joined };  ///< joined: with the system message in front
 
+/// SmolLM3: the system message stands in a frame. It says whether the model thinks ("/think", else
+/// "/no_think"; these words are taken out), or replaces the frame ("/system_override").
+struct ReasoningModes {
+  std::string_view head;                    ///< in front of the mode
+  std::string_view instructions;            ///< between the mode and the system message
+  std::string_view thinking, not_thinking;  ///< in place of a system message, by mode
+  ChatTurn no_thoughts;                     ///< the assistant's, where it does not think
+};
+
 struct ChatStyle {
   std::string_view name;
   std::string_view start;  ///< in front of all
@@ -40,6 +49,7 @@ struct ChatStyle {
   bool alternates = false;               ///< user and assistant must take turns, the user first
   bool after_last = true;                ///< whether the last turn has its `after`
   bool thinks = false;  ///< Qwen3: an answer to the last question begins with its thoughts
+  const ReasoningModes* modes = nullptr;
   bool drops_empty_system = false;
   std::string_view end = {};  ///< behind all, unless an answer is begun
 };

@@ -84,7 +84,7 @@ constexpr std::string_view spaces[] = {" ",
                                        "\xE2\x81\x9F",
                                        "\xE3\x80\x80"};
 
-std::string_view trimmed(std::string_view text) {
+std::string_view trimmed(std::string_view text, bool front = true) {
   const auto cut = [&](auto is_there, auto remove) {
     for (bool found = true; found;) {
       found = false;
@@ -92,8 +92,9 @@ std::string_view trimmed(std::string_view text) {
         if (is_there(space)) remove(space.size()), found = true;
     }
   };
-  cut([&](std::string_view space) { return text.starts_with(space); },
-      [&](std::size_t size) { text.remove_prefix(size); });
+  if (front)
+    cut([&](std::string_view space) { return text.starts_with(space); },
+        [&](std::size_t size) { text.remove_prefix(size); });
   cut([&](std::string_view space) { return text.ends_with(space); },
       [&](std::size_t size) { text.remove_suffix(size); });
   return text;
@@ -120,6 +121,36 @@ std::string with_thoughts(std::string_view content, bool last, bool behind_quest
   if (!behind_question || (!last && thoughts.empty())) return std::string(content);
   return fmt::format("{}\n{}\n{}\n\n{}", begin, without_newlines(thoughts, true, true), end,
                      without_newlines(content, true, false));
+}
+
+bool has(std::string_view text, std::string_view word) {
+  return text.find(word) != std::string_view::npos;
+}
+
+std::string without(std::string text, std::string_view word) {
+  for (std::size_t at = 0; (at = text.find(word, at)) != std::string::npos;)
+    text.erase(at, word.size());
+  return text;
+}
+
+struct Framed {
+  std::string system;
+  bool thinks;
+};
+
+/// As SmolLM3's template writes the system message, or what stands for one.
+Framed framed(const ReasoningModes& modes, const std::optional<std::string>& message) {
+  const std::string given = message.value_or("");
+  const bool thinks = !has(given, "/no_think");
+  std::string text = without(without(given, "/no_think"), "/think");
+  text = std::string(trimmed(text, false));
+  if (has(given, "/system_override"))
+    return {std::string(trimmed(without(text, "/system_override"), false)) + "<|im_end|>\n",
+            thinks};
+  if (text.empty()) text = thinks ? modes.thinking : modes.not_thinking;
+  return {fmt::format("{}{}{}{}\n\n", modes.head, thinks ? "/think" : "/no_think",
+                      modes.instructions, text),
+          thinks};
 }
 
 const ChatStyle& style_named(std::string_view name) {
@@ -260,6 +291,8 @@ std::string ChatTemplate::content_of(const Message& message,
     content =
         fmt::format("{}{}{}{}", style_->system.before, *system, style_->system.close, content);
   if (style_->trim == Trim::joined) content = std::string(trimmed(content));
+  if (style_->modes != nullptr && message.role == "assistant")
+    content = std::string(without_newlines(content, true, false));
   return content;
 }
 
@@ -276,7 +309,12 @@ std::vector<Part> ChatTemplate::render(std::span<const Message> messages, bool b
   } else if (default_system_.data() != nullptr) {
     system = default_system_;
   }
-  if (style_->place == SystemPlace::turn && system) {
+  const ChatTurn* assistant = &style_->assistant;
+  if (style_->modes != nullptr) {
+    const Framed frame = framed(*style_->modes, std::exchange(system, std::nullopt));
+    write_turn(style_->system, frame.system, false, messages.empty(), parts);
+    if (!frame.thinks) assistant = &style_->modes->no_thoughts;
+  } else if (style_->place == SystemPlace::turn && system) {
     if (style_->trim == Trim::contents) system = std::string(trimmed(*system));
     if (!(system->empty() && style_->drops_empty_system))
       write_turn(style_->system, *system, false, messages.empty(), parts);
@@ -294,9 +332,9 @@ std::vector<Part> ChatTemplate::render(std::span<const Message> messages, bool b
     if (style_->thinks && answers)
       content = with_thoughts(content, last,
                               behind_question > 0 && std::cmp_greater_equal(i, behind_question));
-    write_turn(answers ? style_->assistant : style_->user, content, answers, last, parts);
+    write_turn(answers ? *assistant : style_->user, content, answers, last, parts);
   }
-  const std::string end = filled(begin_answer ? style_->assistant.before : style_->end);
+  const std::string end = filled(begin_answer ? assistant->before : style_->end);
   if (!end.empty()) parts.push_back({end, false});
   return parts;
 }

@@ -29,7 +29,8 @@ struct ChatTurn;
 /// A `chat_template` of Hugging Face is a program in the language Jinja. None is run here: its text
 /// is looked up among those of published models, and what it writes is written by a row of a table.
 /// Any other text is an error. A template that writes the day's date gets its own fallback, 26 Jul
-/// 2024, so that a run can be repeated. Errors are std::runtime_error.
+/// 2024, and SmolLM3's, which has none, 08 July 2025, so that a run can be repeated. Errors are
+/// std::runtime_error.
 class ChatTemplate {
  public:
   /// That of a model's folder: chat_template.jinja, else the key 'chat_template' of

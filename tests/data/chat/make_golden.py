@@ -8,7 +8,8 @@ model, as text)
 
 Templates are run as transformers does. Their text is not kept: a template is known by its bytes
 without white space at the end, their number and CRC-32C. Without a clock those that write the date
-take their own.
+take their own; one that has none gets DATE. "begun" has, for each conversation that ends with a
+question, the text with the begin of its answer, and null for the others.
 """
 
 import json
@@ -16,7 +17,11 @@ import sys
 from pathlib import Path
 
 import jinja2
+import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+DATE = "08 July 2025"
 
 
 def message(role, content):
@@ -47,6 +52,9 @@ CONVERSATIONS = [
     [QUESTION, message("assistant", "<think>\nspiders...\n</think>\n\nEight."), *AGAIN],
     [QUESTION, message("assistant", "<think>\nspiders...\n</think>\n\nEight.")],
     [QUESTION, message("assistant", "")],
+    [message("system", "/no_think"), QUESTION, ANSWER, *AGAIN],
+    [message("system", "You count legs. /no_think \n"), QUESTION],
+    [message("system", "/system_override You count\nlegs./think"), QUESTION],
 ]
 
 
@@ -66,6 +74,16 @@ def raise_exception(text):
     raise jinja2.exceptions.TemplateError(text)
 
 
+class Generation(jinja2.ext.Extension):
+    """{% generation %} ... {% endgeneration %}, which marks answers and writes nothing."""
+
+    tags = {"generation"}
+
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(["name:endgeneration"], drop_needle=True)
+
+
 def render(template, messages, begin_answer):
     """Null where the template refuses the conversation."""
     try:
@@ -80,18 +98,25 @@ def render(template, messages, begin_answer):
 
 
 def main():
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
     environment.globals["raise_exception"] = raise_exception
     golden = {"jinja2": jinja2.__version__, "conversations": CONVERSATIONS, "templates": []}
     for path in sorted(sys.argv[1:]):
         text = Path(path).read_text().rstrip(" \t\r\n")
-        template = environment.from_string(text)
+        needs_clock = "strftime_now" in text and "strftime_now is defined" not in text
+        clock = {"strftime_now": lambda form: DATE} if needs_clock else None
+        template = environment.from_string(text, globals=clock)
         golden["templates"].append(
             {
                 "size": len(text.encode()),
                 "crc32c": crc32c(text.encode()),
                 "texts": [render(template, one, False) for one in CONVERSATIONS],
-                "begun": [render(template, one, True) for one in CONVERSATIONS[4:7]],
+                "begun": [
+                    render(template, one, True) if one[-1]["role"] == "user" else None
+                    for one in CONVERSATIONS
+                ],
             }
         )
     golden["templates"].sort(key=lambda one: (one["size"], one["crc32c"]))
