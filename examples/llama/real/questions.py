@@ -3,10 +3,12 @@
 """Questions and answers about commands, from the manual pages of this machine, as JSON lines.
 
     questions.py FILE.jsonl [most]
+    questions.py --show FILE.jsonl COUNT ROLE
 
 Each answer is the line of the page's section NAME. Without manual pages the descriptions of the
 installed Debian packages are taken. `most` (default 2000) pages are drawn by their names, so that
-two calls give the same lines. Needs no package.
+two calls give the same lines. With --show it prints what ROLE says in the last COUNT samples, a
+line each. Needs no package.
 """
 
 import gzip
@@ -74,7 +76,14 @@ def first_of(pairs, most):
     return found
 
 
+def show(path, count, role):
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines()[-int(count) :]:
+        print(*(one["content"] for one in json.loads(line)["messages"] if one["role"] == role))
+
+
 def main():
+    if len(sys.argv) == 5 and sys.argv[1] == "--show":
+        return show(*sys.argv[2:])
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     most = int(sys.argv[2]) if len(sys.argv) == 3 else 2000
