@@ -119,8 +119,8 @@ real_demo() {
   echo "3/4  adapters learn $(wc -l <"$demo/questions.jsonl") other answers, without dropping and" \
     "with half of the backward passes dropped"
   "$program" --model "$model" --mode lora --data "$demo/questions.jsonl" --baseline \
-    --drop-rate 0.5 --steps 60 --batch 1 --sequence 256 --learning-rate 1e-3 --warmup 5 \
-    --eval-every 20 --eval-batches 4 --log-every 5 --out "$demo/adapter" \
+    --drop-rate 0.5 --steps 40 --batch 1 --sequence 256 --learning-rate 1e-3 --warmup 5 \
+    --eval-every 20 --eval-batches 4 --log-every 4 --out "$demo/adapter" \
     --report "$demo/real.json" --html "$demo/real.html"
   echo
   echo "4/4  the three questions again, with the adapter that learned at drop rate 0.5"

@@ -70,7 +70,10 @@ TEST_CASE("generate: the cached pass gives the logits of the whole pass, however
   for (const bool adapters : {false, true}) {
     ModelOptions options;
     if (adapters) options.lora = {.rank = 3, .alpha = 4.0, .exceptions = {{"v_proj", 2, 9.0}}};
-    LlamaModel<double> model(test::small_shape, 130, options);
+    LlamaConfig shape = test::small_shape;
+    shape.traits.layers.resize(static_cast<std::size_t>(shape.layers));
+    shape.traits.layers.back().window = 9;
+    LlamaModel<double> model(shape, 130, options);
     model.initialize(5);
     model.initialize_adapters(6);
     std::uint64_t state = 1;

