@@ -84,7 +84,7 @@ TEST_CASE("chat template: conversations are written as the published templates w
   }
   CHECK(golden["templates"].size() == known_templates().size());
   CHECK(texts > 550);
-  CHECK(refused > 80);
+  CHECK(refused > 70);
 }
 
 TEST_CASE("chat template: what the assistant says is learned, with the end of its turn") {
