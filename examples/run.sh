@@ -157,7 +157,7 @@ echo "2/3  fine-tuning on $data, without dropping and with half of the backward 
 budget=$(grep -o '"peak_activation_bytes":[0-9]*' "$demo/report.json" | tail -n 1 |
   awk -F: '{ printf "%.1f", $2 / 1048576 + 0.05 }')
 echo
-echo "3/3  sequences of twice the length in the $budget MiB that the run without dropping took above"
+echo "3/3  sequences twice as long in the $budget MiB of activations that drop rate 0 took above"
 "$program" --model "$demo/base" --data "$data" --baseline --drop-rate 0.5 \
   --activation-budget "$budget" --steps 10 --learning-rate 5e-4 --sequence 512 --batch 4 \
   --eval-every 0 --report "$demo/long.json"

@@ -24,7 +24,9 @@ case $#${1:-} in
 esac
 folder=$1 python=$1.venv/bin/python
 if [ -e "$folder/config.json" ]; then exit; fi
-if [ -e "$folder" ]; then stop "the folder must be new, but '$folder' is there; give another name" 2; fi
+if [ -e "$folder" ]; then
+  stop "the folder must be new, but '$folder' is there; give another name" 2
+fi
 
 mkdir -p "$(dirname "$folder")"
 if ! "$python" -m pip --version >/dev/null 2>&1; then
