@@ -17,11 +17,9 @@ if [ "${1:-}" = --help ]; then
   echo "$usage"
   exit
 fi
-case $#${1:-} in
-  1 | 1-*) stop "one folder must be given, but not '${1:-}'; $usage" 2 ;;
-  1*) ;;
-  *) stop "one folder must be given, but there are $# arguments; $usage" 2 ;;
-esac
+if [ $# -ne 1 ] || [ "${1#-}" != "$1" ] || [ -z "$1" ]; then
+  stop "one folder must be given, but not '$*'; $usage" 2
+fi
 folder=$1 python=$1.venv/bin/python
 if [ -e "$folder/config.json" ]; then exit; fi
 if [ -e "$folder" ]; then
