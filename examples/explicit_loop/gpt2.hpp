@@ -23,6 +23,11 @@ struct Shape {
 
   std::size_t tokens() const { return batch * sequence; }
   std::size_t stream() const { return tokens() * hidden; }
+  std::size_t embeddings() const { return (vocabulary + sequence) * hidden; }  // parameters
+  std::size_t parameters() const {
+    const std::size_t layer = (12 * hidden + 13) * hidden, last_norm_and_head = 2 + vocabulary;
+    return embeddings() + layers * layer + last_norm_and_head * hidden;
+  }
 };
 
 // An arena: cuts one block of memory into pieces. Without memory it only counts, and `used` is then
@@ -216,20 +221,35 @@ Real cross_entropy(Real* logits, const std::uint8_t* targets, std::size_t tokens
 // ---- parameters
 // ------------------------------------------------------------------------------------------------
 
+// All parameters, as flat arrays of one layout: the optimizer runs over them in one loop.
+template <class Real>
+struct Parameters {
+  Real *values, *grads, *moments, *squares;
+  std::size_t used = 0;     // elements that tensors have
+  std::uint64_t steps = 0;  // of the optimizer
+
+  Parameters(Arena<Real>& arena, const Shape& s)
+      : values(arena.take(s.parameters())),
+        grads(arena.take(s.parameters())),
+        moments(arena.take(s.parameters())),
+        squares(arena.take(s.parameters())) {}
+};
+
+// A tensor of them.
 template <class Real>
 struct Parameter {
-  Real *value, *grad, *moment, *square;
-  std::size_t size;
-  bool decays;              // true for matrices, false for biases and norms
-  std::uint64_t steps = 0;  // updates of this tensor, for its bias correction
+  std::size_t offset, size;
+  Real *value, *grad;
+  bool is_matrix;  // false for biases and norms
 
-  Parameter(Arena<Real>& arena, std::size_t count, bool is_matrix)
-      : value(arena.take(count)),
-        grad(arena.take(count)),
-        moment(arena.take(count)),
-        square(arena.take(count)),
+  Parameter(Parameters<Real>& all, std::size_t count, bool of_two_dimensions)
+      : offset(all.used),
         size(count),
-        decays(is_matrix) {}
+        value(all.values == nullptr ? nullptr : all.values + offset),
+        grad(all.grads == nullptr ? nullptr : all.grads + offset),
+        is_matrix(of_two_dimensions) {
+    all.used += count;
+  }
 };
 
 // Matrices get random values around zero, other parameters one constant. The arena's memory starts
@@ -237,23 +257,26 @@ struct Parameter {
 template <class Real>
 void initialise(Parameter<Real>& p, std::mt19937_64& random, Real value) {
   for (std::size_t i = 0; i < p.size; ++i)
-    p.value[i] = p.decays ? value * (static_cast<Real>(random() >> 40) * Real(0x1p-23) - 1) : value;
+    p.value[i] =
+        p.is_matrix ? value * (static_cast<Real>(random() >> 40) * Real(0x1p-23) - 1) : value;
 }
 
-// AdamW (Loshchilov, Hutter: "Decoupled weight decay regularization", ICLR 2019). Sets the gradient
-// to zero afterwards.
+// AdamW (Loshchilov, Hutter: "Decoupled weight decay regularization", ICLR 2019) over `count`
+// parameters from `offset` on, whose update this is for the `t`-th time. Sets their gradient to
+// zero afterwards.
 template <class Real>
-void adamw(Parameter<Real>& p, Real learning_rate) {
-  const Real beta1 = Real(0.9), beta2 = Real(0.99), decay = p.decays ? Real(0.01) : Real(0);
-  const Real steps = static_cast<Real>(++p.steps);
-  const Real correction1 = 1 - std::pow(beta1, steps), correction2 = 1 - std::pow(beta2, steps);
-  for (std::size_t i = 0; i < p.size; ++i) {
-    p.moment[i] = beta1 * p.moment[i] + (1 - beta1) * p.grad[i];
-    p.square[i] = beta2 * p.square[i] + (1 - beta2) * p.grad[i] * p.grad[i];
+void adamw(const Parameters<Real>& all, std::size_t offset, std::size_t count, Real learning_rate,
+           std::uint64_t t) {
+  const Real beta1 = Real(0.9), beta2 = Real(0.99), decay = Real(0.01);
+  const Real correction1 = 1 - std::pow(beta1, static_cast<Real>(t));
+  const Real correction2 = 1 - std::pow(beta2, static_cast<Real>(t));
+  for (std::size_t i = offset; i < offset + count; ++i) {
+    all.moments[i] = beta1 * all.moments[i] + (1 - beta1) * all.grads[i];
+    all.squares[i] = beta2 * all.squares[i] + (1 - beta2) * all.grads[i] * all.grads[i];
     const Real direction =
-        (p.moment[i] / correction1) / (std::sqrt(p.square[i] / correction2) + Real(1e-8));
-    p.value[i] -= learning_rate * (direction + decay * p.value[i]);
-    p.grad[i] = 0;
+        (all.moments[i] / correction1) / (std::sqrt(all.squares[i] / correction2) + Real(1e-8));
+    all.values[i] -= learning_rate * (direction + decay * all.values[i]);
+    all.grads[i] = 0;
   }
 }
 
@@ -296,13 +319,13 @@ struct Attention {
 
   Parameter<Real> norm_w, norm_b, qkv_w, qkv_b, out_w, out_b;
 
-  Attention(Arena<Real>& arena, const Shape& s)
-      : norm_w(arena, s.hidden, false),
-        norm_b(arena, s.hidden, false),
-        qkv_w(arena, 3 * s.hidden * s.hidden, true),
-        qkv_b(arena, 3 * s.hidden, false),
-        out_w(arena, s.hidden * s.hidden, true),
-        out_b(arena, s.hidden, false) {}
+  Attention(Parameters<Real>& all, const Shape& s)
+      : norm_w(all, s.hidden, false),
+        norm_b(all, s.hidden, false),
+        qkv_w(all, 3 * s.hidden * s.hidden, true),
+        qkv_b(all, 3 * s.hidden, false),
+        out_w(all, s.hidden * s.hidden, true),
+        out_b(all, s.hidden, false) {}
 
   std::array<Parameter<Real>*, 6> parameters() {
     return {&norm_w, &norm_b, &qkv_w, &qkv_b, &out_w, &out_b};
@@ -356,13 +379,13 @@ struct Mlp {
 
   Parameter<Real> norm_w, norm_b, in_w, in_b, out_w, out_b;
 
-  Mlp(Arena<Real>& arena, const Shape& s)
-      : norm_w(arena, s.hidden, false),
-        norm_b(arena, s.hidden, false),
-        in_w(arena, 4 * s.hidden * s.hidden, true),
-        in_b(arena, 4 * s.hidden, false),
-        out_w(arena, 4 * s.hidden * s.hidden, true),
-        out_b(arena, s.hidden, false) {}
+  Mlp(Parameters<Real>& all, const Shape& s)
+      : norm_w(all, s.hidden, false),
+        norm_b(all, s.hidden, false),
+        in_w(all, 4 * s.hidden * s.hidden, true),
+        in_b(all, 4 * s.hidden, false),
+        out_w(all, 4 * s.hidden * s.hidden, true),
+        out_b(all, s.hidden, false) {}
 
   std::array<Parameter<Real>*, 6> parameters() {
     return {&norm_w, &norm_b, &in_w, &in_b, &out_w, &out_b};
@@ -401,12 +424,12 @@ struct Ends {
   Parameter<Real> bytes, positions, norm_w, norm_b, head;
   Real *norm, *normalized, *inverse_deviation, *logits;
 
-  Ends(Arena<Real>& arena, const Shape& s)
-      : bytes(arena, s.vocabulary * s.hidden, true),
-        positions(arena, s.sequence * s.hidden, true),
-        norm_w(arena, s.hidden, false),
-        norm_b(arena, s.hidden, false),
-        head(arena, s.hidden * s.vocabulary, true),
+  Ends(Arena<Real>& arena, Parameters<Real>& all, const Shape& s)
+      : bytes(all, s.vocabulary * s.hidden, true),  // the embeddings begin the array
+        positions(all, s.sequence * s.hidden, true),
+        norm_w(all, s.hidden, false),
+        norm_b(all, s.hidden, false),
+        head(all, s.hidden * s.vocabulary, true),
         norm(arena.take(s.stream())),
         normalized(arena.take(s.stream())),
         inverse_deviation(arena.take(s.tokens())),

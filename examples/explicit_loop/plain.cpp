@@ -19,6 +19,7 @@
 template <class Real>
 struct Trainer {
   Shape shape;
+  Parameters<Real> all;
   Ends<Real> ends;
   std::vector<Attention<Real>> attention;
   std::vector<Mlp<Real>> mlp;
@@ -29,14 +30,15 @@ struct Trainer {
 
   Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> slot_count)
       : shape(s),
-        ends(arena, s),
+        all(arena, s),
+        ends(arena, all, s),
         work(arena, s),
         stream(arena.take(s.stream())),
         grad(arena.take(s.stream())),
         slot_size{Attention<Real>::Saved::size(s), Mlp<Real>::Saved::size(s)} {
     for (std::size_t l = 0; l < s.layers; ++l) {
-      attention.emplace_back(arena, s);
-      mlp.emplace_back(arena, s);
+      attention.emplace_back(all, s);
+      mlp.emplace_back(all, s);
     }
     for (std::size_t kind = 0; kind < 2; ++kind)
       slots[kind] = arena.take(slot_count[kind] * slot_size[kind]);
@@ -56,11 +58,11 @@ struct Trainer {
   void initialise_all(std::uint64_t seed) {
     std::mt19937_64 random(seed);
     for (Parameter<Real>* p : ends.parameters())
-      initialise(*p, random, p->decays ? Real(0.2) : Real(0));
+      initialise(*p, random, p->is_matrix ? Real(0.2) : Real(0));
     std::fill_n(ends.norm_w.value, shape.hidden, Real(1));
     for (std::size_t branch = 0; branch < branches(); ++branch) {
       for (Parameter<Real>* p : parameters(branch))
-        initialise(*p, random, p->decays ? Real(0.1) : Real(0));
+        initialise(*p, random, p->is_matrix ? Real(0.1) : Real(0));
       std::fill_n(parameters(branch)[0]->value, shape.hidden, Real(1));
     }
   }
@@ -89,12 +91,8 @@ struct Trainer {
   }
 
   void update(Real learning_rate) {
-    for (Parameter<Real>* p : {&ends.head, &ends.norm_w, &ends.norm_b}) adamw(*p, learning_rate);
-    if (shape.trains_embeddings)
-      for (Parameter<Real>* p : {&ends.bytes, &ends.positions}) adamw(*p, learning_rate);
-    for (std::size_t branch = 0; branch < branches(); ++branch) {
-      for (Parameter<Real>* p : parameters(branch)) adamw(*p, learning_rate);
-    }
+    const std::size_t first = shape.trains_embeddings ? 0 : shape.embeddings();
+    adamw(all, first, all.used - first, learning_rate, ++all.steps);
   }
 };
 

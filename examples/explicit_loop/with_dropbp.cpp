@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
+#include <dropbp/parameter_ranges.hpp>
 #include "gpt2.hpp"
 
 // Branch 2 l is the attention of layer l, branch 2 l + 1 its MLP. In arrays of two, [0] belongs to
@@ -20,6 +21,7 @@
 template <class Real>
 struct Trainer {
   Shape shape;
+  Parameters<Real> all;
   Ends<Real> ends;
   std::vector<Attention<Real>> attention;
   std::vector<Mlp<Real>> mlp;
@@ -29,21 +31,28 @@ struct Trainer {
   std::array<Real*, 2> slots;  // what the branches save for the backward pass
   Real* scratch;               // dropped branches compute here, one after the other
   dropbp::DropPlan plan;
+  dropbp::ParameterRanges ranges;  // the parameters of each branch
 
   Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> slot_count)
       : shape(s),
-        ends(arena, s),
+        all(arena, s),
+        ends(arena, all, s),
         work(arena, s),
         stream(arena.take(s.stream())),
         grad(arena.take(s.stream())),
         slot_size{Attention<Real>::Saved::size(s), Mlp<Real>::Saved::size(s)} {
     for (std::size_t l = 0; l < s.layers; ++l) {
-      attention.emplace_back(arena, s);
-      mlp.emplace_back(arena, s);
+      attention.emplace_back(all, s);
+      mlp.emplace_back(all, s);
     }
     for (std::size_t kind = 0; kind < 2; ++kind)
       slots[kind] = arena.take(slot_count[kind] * slot_size[kind]);
     scratch = arena.take(std::max(slot_size[0], slot_size[1]));
+    ranges = {branches(), all.used};
+    for (std::size_t branch = 0; branch < branches(); ++branch)
+      for (const Parameter<Real>* p : parameters(branch))
+        ranges.add({.branch = branch, .offset = p->offset, .count = p->size});
+    if (!s.trains_embeddings) ranges.add({.branch = ranges.never, .count = s.embeddings()});
   }
 
   std::size_t branches() const { return 2 * shape.layers; }
@@ -60,11 +69,11 @@ struct Trainer {
   void initialise_all(std::uint64_t seed) {
     std::mt19937_64 random(seed);
     for (Parameter<Real>* p : ends.parameters())
-      initialise(*p, random, p->decays ? Real(0.2) : Real(0));
+      initialise(*p, random, p->is_matrix ? Real(0.2) : Real(0));
     std::fill_n(ends.norm_w.value, shape.hidden, Real(1));
     for (std::size_t branch = 0; branch < branches(); ++branch) {
       for (Parameter<Real>* p : parameters(branch))
-        initialise(*p, random, p->decays ? Real(0.1) : Real(0));
+        initialise(*p, random, p->is_matrix ? Real(0.1) : Real(0));
       std::fill_n(parameters(branch)[0]->value, shape.hidden, Real(1));
     }
   }
@@ -94,13 +103,8 @@ struct Trainer {
   }
 
   void update(Real learning_rate) {
-    for (Parameter<Real>* p : {&ends.head, &ends.norm_w, &ends.norm_b}) adamw(*p, learning_rate);
-    if (shape.trains_embeddings)
-      for (Parameter<Real>* p : {&ends.bytes, &ends.positions}) adamw(*p, learning_rate);
-    for (std::size_t branch = 0; branch < branches(); ++branch) {
-      if (plan.dropped(branch)) continue;  // no gradient: no moments, no decay, no step count
-      for (Parameter<Real>* p : parameters(branch)) adamw(*p, learning_rate);
-    }
+    for (const dropbp::TrainedRange& range : ranges.end_step(plan))
+      adamw(all, range.offset, range.count, learning_rate, range.updates);
   }
 };
 
