@@ -104,12 +104,13 @@ class DropBPHandler {
   }
 
   /// Begins a step with a given plan. Throws std::invalid_argument if the plan has another size, is
-  /// of step 2^64 - 1, or was made without the handler's DropOptions::parents.
+  /// of step 2^64 - 1, or was made without the handler's DropOptions::parents, and std::logic_error
+  /// if it was never drawn.
   void begin_step(const DropPlan& plan) {
     require_no_measurement();
     detail::require_next_step(plan.step());
     branches_.require_unchanged();
-    detail::require_count(plan.size(), size(), "decision in a plan");
+    detail::require_plan_of(plan, size());
     detail::require_parents_kept(plan, schedule_);
     next_plan_ = plan;
     schedule_.gradient_scales(plan.step(), next_scales_);

@@ -92,10 +92,11 @@ class ParameterRanges {
   }
 
   /// A micro-step of the current step had this plan. Throws std::invalid_argument for a plan of
-  /// another number of branches, and std::logic_error for one of another step than those before.
+  /// another number of branches, and std::logic_error for one of another step than those before or
+  /// one that was never drawn.
   DROPBP_LAZY
   void observe(const DropPlan& plan) {
-    detail::require_count(plan.size(), size(), "decision in a plan");
+    detail::require_plan_of(plan, size());
     if (micro_steps_ != 0 && plan.step() != step_)
       detail::throw_order(
           "the plans between two ends of a step must be of one step",
@@ -197,7 +198,7 @@ class ParameterRanges {
                               detail::text(size()) + ", the number of branches",
                           "it is " + detail::text(branch),
                           "number the branches from 0 in the order of the forward pass, or pass "
-                          "ParameterRanges::always or never");
+                          "ParameterRanges::always or never (in C: DROPBP_ALWAYS, DROPBP_NEVER)");
   }
 
   DROPBP_LAZY

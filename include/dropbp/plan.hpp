@@ -46,6 +46,13 @@ inline void require_next_step(std::uint64_t step) {
                   "count steps from 0");
 }
 
+DROPBP_LAZY
+[[noreturn]] inline void throw_not_drawn() {
+  throw_order("a plan must be drawn before it is asked",
+              "this one was default-constructed or was moved from",
+              "assign what DropSchedule::plan(step) returns to it before the forward pass");
+}
+
 struct PlanBuilder;
 
 }  // namespace detail
@@ -146,7 +153,8 @@ class DropPlan {
     if (slot == no_slot)
       detail::throw_invalid("a slot belongs to a kept branch",
                             "branch " + detail::text(branch) + " is dropped",
-                            "ask kept(branch) first: a dropped branch saves nothing");
+                            "a dropped branch saves nothing: ask slot_or, which names the scratch "
+                            "for it, or ask first whether it is dropped");
     return slot;
   }
 
@@ -261,11 +269,7 @@ class DropPlan {
 
   DROPBP_LAZY
   std::uint32_t slot_of(std::size_t branch) const {
-    if (size() == 0)
-      detail::throw_order("a plan must be drawn before it is asked",
-                          "this one was default-constructed or was moved from",
-                          "assign what DropSchedule::plan(step) returns to it before the forward "
-                          "pass");
+    if (size() == 0) detail::throw_not_drawn();
     if (branch >= size())
       detail::throw_invalid("a branch of this plan is numbered below " + detail::text(size()),
                             "branch " + detail::text(branch) + " was asked for",
@@ -309,6 +313,14 @@ struct PlanBuilder {
     plan.micro_step_ = micro_step;
   }
 };
+
+// Throws std::logic_error for a plan that was never drawn, and std::invalid_argument for one of
+// another number of branches.
+DROPBP_LAZY
+inline void require_plan_of(const DropPlan& plan, std::size_t branches) {
+  if (plan.size() == 0 && branches != 0) throw_not_drawn();
+  require_count(plan.size(), branches, "decision in a plan");
+}
 
 // Counts of the steps, one number per branch.
 struct PlanCounts {

@@ -90,6 +90,19 @@ class DropSchedule {
         "dropbp: the first argument of a schedule is a list with the cost of each branch, "
         "not a number: std::vector<double>(8, 1.0) for 8 branches that cost the same.");
   }
+  /// The same without options; only of a whole number, so that ({1.0}) stays a list of costs.
+  template <class Number>
+    requires(std::is_integral_v<Number>)
+  explicit DropSchedule(Number branches) : DropSchedule(branches, DropOptions{}) {}
+
+  /// Not with a rate: that is one of the options.
+  template <class Number>
+    requires(std::is_arithmetic_v<Number>)
+  DropSchedule(const std::vector<double>&, Number, const SamplingPolicy& = {}) {
+    static_assert(!std::is_arithmetic_v<Number>,
+                  "dropbp: the second argument of a schedule is a DropOptions, not a number: "
+                  "{.drop_rate = 0.5} for a drop rate of 0.5.");
+  }
 
   /// The plan of one micro-step.
   DropPlan plan(std::uint64_t step, std::uint32_t micro_step = 0) const {
@@ -183,7 +196,8 @@ class DropSchedule {
     if (members == 0)
       detail::throw_invalid(
           "a group must have branches", "group " + detail::text(std::uint64_t{group}) + " has none",
-          "ask for a group of DropOptions::groups; without them all branches are in group 0");
+          "set the groups in the options (in C: groups or kinds); without them all branches are in "
+          "group 0");
     if (options_.warmup_steps > 0) return members;
     return detail::max_kept_of(sampling_, prepared_, group, kept);
   }

@@ -166,7 +166,8 @@ TEST_CASE("A plan of another size is refused and changes nothing") {
   handler.begin_step(5);
   const DropPlan plan = handler.plan();
   CHECK_THROWS_AS(handler.begin_step(DropPlan(only(0, 2))), std::invalid_argument);
-  CHECK_THROWS_AS(handler.begin_step(DropPlan()), std::invalid_argument);
+  check_throws<std::logic_error>([&] { handler.begin_step(DropPlan()); },
+                                 {"must be drawn before", "default-constructed"});
   CHECK_THROWS_AS(handler.begin_micro_step(0x1000000), std::invalid_argument);
   CHECK(handler.plan() == plan);
   CHECK(handler.report().micro_steps == 1);

@@ -167,6 +167,8 @@ TEST_CASE("parameter_ranges: wrong and overlapping tensors are refused, and noth
 TEST_CASE("parameter_ranges: plans of another model or step are refused") {
   ParameterRanges ranges(2, 4);
   check_throws<std::invalid_argument>([&] { ranges.observe(plan_of({0})); }, {"2 branches"});
+  check_throws<std::logic_error>([&] { ranges.observe(DropPlan()); },
+                                 {"must be drawn before", "default-constructed"});
   check_throws<std::invalid_argument>([&] { ranges.updates(2); }, {"below 2"});
   ranges.observe(plan_of({0, 1}, 7));
   check_throws<std::logic_error>([&] { ranges.observe(plan_of({0, 0}, 8)); },

@@ -179,3 +179,24 @@ dropbp::DropSchedule<> use() {
 #endif
 }
 }  // namespace schedule_of_a_number
+
+// Nor without options.
+// expect: dropbp: the first argument of a schedule is a list with the cost of each branch, not a
+// number
+namespace schedule_of_only_a_number {
+#ifdef DROPBP_TEST_WRONG
+dropbp::DropSchedule schedule(8);
+#else
+dropbp::DropSchedule schedule({1.0});
+#endif
+}  // namespace schedule_of_only_a_number
+
+// A rate is one of the options.
+// expect: dropbp: the second argument of a schedule is a DropOptions, not a number
+namespace schedule_with_a_bare_rate {
+#ifdef DROPBP_TEST_WRONG
+dropbp::DropSchedule schedule(std::vector<double>(8, 1.0), 0.5);
+#else
+dropbp::DropSchedule schedule(std::vector<double>(8, 1.0), {.drop_rate = 0.5});
+#endif
+}  // namespace schedule_with_a_bare_rate
