@@ -126,7 +126,7 @@ class DropBPLayer {
   /// Returns op(x), without the residual sum.
   template <class T, class... Args>
   auto forward_branch(const T& x, Args&&... args) {
-    static_assert(require_forward<T, Args...>() && require_backward<T, Args...>());
+    static_assert(require_forward<T, Args...>() && require_backward<T, detail::written<Args>...>());
     return run_forward(
         [&](Saved* saved) { return op_.forward(x, saved, std::forward<Args>(args)...); });
   }
@@ -259,7 +259,7 @@ class DropBPLayer {
                   "dropbp: this tensor type does not know y += x: give it data() and size(), or "
                   "tensor_traits with accumulate (see tensor.hpp).");
     require_forward<T, Args...>();
-    require_backward<T, Args...>();
+    require_backward<T, detail::written<Args>...>();
     static_assert(!detail::has_forward<Op, T, Args...> ||
                       detail::returns_tensor<Op, detail::Forward, T, Args...>,
                   "dropbp: forward must return f(x) as a tensor of the type of x, to add it to x.");

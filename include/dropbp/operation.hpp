@@ -88,6 +88,11 @@ template <class Op, class T, class... Args>
 concept has_backward =
     has_member<Op, Backward, T, Args...> && !std::is_void_v<returned<Op, Backward, T, Args...>>;
 
+// An extra argument of forward as backward may have it: forward reads an encoder's output, perhaps
+// a constant, and backward writes its gradient.
+template <class Arg>
+using written = std::remove_cvref_t<Arg>&;
+
 // The member returns a tensor, as a residual sum needs.
 template <class Op, class Member, class T, class... Args>
 concept returns_tensor =
