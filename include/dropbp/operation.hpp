@@ -91,7 +91,7 @@ concept has_backward =
 // An extra argument of forward as backward may have it: forward reads an encoder's output, perhaps
 // a constant, and backward writes its gradient.
 template <class Arg>
-using written = std::remove_cvref_t<Arg>&;
+using written = std::conditional_t<std::is_lvalue_reference_v<Arg>, std::remove_cvref_t<Arg>&, Arg>;
 
 // The member returns a tensor, as a residual sum needs.
 template <class Op, class Member, class T, class... Args>

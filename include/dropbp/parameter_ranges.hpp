@@ -57,10 +57,10 @@ class ParameterRanges {
   /// Of an empty array.
   ParameterRanges() = default;
 
-  /// `branches`: of the plans. `parameters`: elements of the array.
+  /// `plan_size`: branches of the plans. `array_size`: elements of the array.
   DROPBP_LAZY
-  ParameterRanges(std::size_t branches, std::size_t parameters)
-      : updates_(branches), kept_(branches), parameters_(parameters), trained_(1) {}
+  ParameterRanges(std::size_t plan_size, std::size_t array_size)
+      : updates_(plan_size), kept_(plan_size), parameters_(array_size), trained_(1) {}
 
   std::size_t size() const noexcept { return updates_.size(); }    ///< number of branches
   std::size_t parameters() const noexcept { return parameters_; }  ///< elements of the array

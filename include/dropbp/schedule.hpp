@@ -93,7 +93,7 @@ class DropSchedule {
   /// The same without options; only of a whole number, so that ({1.0}) stays a list of costs.
   template <class Number>
     requires(std::is_integral_v<Number>)
-  explicit DropSchedule(Number branches) : DropSchedule(branches, DropOptions{}) {}
+  explicit DropSchedule(Number number) : DropSchedule(number, DropOptions{}) {}
 
   /// Not with a rate: that is one of the options.
   template <class Number>
