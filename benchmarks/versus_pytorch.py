@@ -448,6 +448,14 @@ def text_of_spread(values):
     return f"{statistics.median(values):.2f} ({values[0]:.2f}-{values[-1]:.2f})"
 
 
+def ratios_of(runs, others):
+    """The ratio of the times in each round."""
+    return [
+        statistics.median(run["step_ms"]) / statistics.median(other["step_ms"])
+        for run, other in zip(runs, others)
+    ]
+
+
 def report(options, runs, rates, version):
     """Prints the tables. A round's ratio compares the two implementations in that round."""
     where = "the GPU" if options.device == "cuda" else "the process beyond its start"
@@ -459,7 +467,7 @@ def report(options, runs, rates, version):
         f"rounds of {options.steps} steps in turn"
     )
     print(f"each variant: dropbp's time / its time, below 1 where dropbp is faster: median "
-          f"(least-most) of the rounds; peak MiB of {where}")
+          f"(least-most) of the rounds; peak MiB of {where}; module / published: their times")
     rows = []
     for precision in options.precisions:
         for rate in rates:
@@ -470,16 +478,17 @@ def report(options, runs, rates, version):
             cells = [f"dropbp {row['dropbp_ms']:8.1f} ms {row['dropbp_peak_mib']:6.0f} MiB"]
             for variant in options.variants:
                 theirs = runs[variant, precision, rate]
-                ratios = [
-                    statistics.median(a["step_ms"]) / statistics.median(b["step_ms"])
-                    for a, b in zip(ours, theirs)
-                ]
+                ratios = ratios_of(ours, theirs)
                 peak = max(run["peak_bytes"] for run in theirs) / 2**20
                 row[variant + "_ms"] = statistics.median(
                     statistics.median(run["step_ms"]) for run in theirs)
                 row[variant + "_ratios"] = ratios
                 row[variant + "_peak_mib"] = peak
                 cells.append(f"{variant} {text_of_spread(ratios)} {peak:6.0f} MiB")
+                if variant == "module" and "published" in options.variants:
+                    beside = ratios_of(theirs, runs["published", precision, rate])
+                    row["module_to_published_ratios"] = beside
+                    cells.append(f"module / published {text_of_spread(beside)}")
             rows.append(row)
             print(f"{precision:>8} {rate:5g}: " + "; ".join(cells))
     return rows

@@ -25,16 +25,17 @@ struct Trainer {
   std::vector<Mlp<Real>> mlp;
   Work<Real> work;
   Real *stream, *grad;
-  std::array<std::size_t, 2> slot_size;
+  std::array<std::size_t, 2> slot_count, slot_size;
   std::array<Real*, 2> slots;  // what the branches save for the backward pass
 
-  Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> slot_count)
+  Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> counts)
       : shape(s),
         all(arena, s),
         ends(arena, all, s),
         work(arena, s),
         stream(arena.take(s.stream())),
         grad(arena.take(s.stream())),
+        slot_count(counts),
         slot_size{Attention<Real>::Saved::size(s), Mlp<Real>::Saved::size(s)} {
     for (std::size_t l = 0; l < s.layers; ++l) {
       attention.emplace_back(all, s);

@@ -27,19 +27,19 @@ struct Trainer {
   std::vector<Mlp<Real>> mlp;
   Work<Real> work;
   Real *stream, *grad;
-  std::array<std::size_t, 2> slot_size;
+  std::array<std::size_t, 2> slot_count, slot_size;
   std::array<Real*, 2> slots;  // what the branches save for the backward pass
-  Real* scratch;               // dropped branches compute here, one after the other
   dropbp::DropPlan plan;
   dropbp::ParameterRanges ranges;  // the parameters of each branch
 
-  Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> slot_count)
+  Trainer(Arena<Real>& arena, const Shape& s, std::array<std::size_t, 2> counts)
       : shape(s),
         all(arena, s),
         ends(arena, all, s),
         work(arena, s),
         stream(arena.take(s.stream())),
         grad(arena.take(s.stream())),
+        slot_count(counts),
         slot_size{Attention<Real>::Saved::size(s), Mlp<Real>::Saved::size(s)} {
     for (std::size_t l = 0; l < s.layers; ++l) {
       attention.emplace_back(all, s);
@@ -47,7 +47,6 @@ struct Trainer {
     }
     for (std::size_t kind = 0; kind < 2; ++kind)
       slots[kind] = arena.take(slot_count[kind] * slot_size[kind]);
-    scratch = arena.take(std::max(slot_size[0], slot_size[1]));
     ranges = {branches(), all.used};
     for (std::size_t branch = 0; branch < branches(); ++branch)
       for (const Parameter<Real>* p : parameters(branch))
@@ -63,7 +62,7 @@ struct Trainer {
 
   Real* slot(std::size_t branch) const {
     const std::size_t kind = branch % 2;
-    return plan.dropped(branch) ? scratch : slots[kind] + plan.slot(branch) * slot_size[kind];
+    return slots[kind] + plan.slot_or(branch, slot_count[kind] - 1) * slot_size[kind];
   }
 
   void initialise_all(std::uint64_t seed) {
@@ -130,7 +129,7 @@ int main(int argc, char** argv) {
   for (std::uint32_t i = 0; i < 2 * shape.layers; ++i) options.groups.push_back(i % 2);
   const std::vector<double> costs(2 * shape.layers, 1.0);  // equal; only sensitivities use them
   const dropbp::DropSchedule schedule{costs, options, dropbp::FixedBudgetSampling{}};
-  const std::array<std::size_t, 2> slot_count{schedule.max_kept(0), schedule.max_kept(1)};
+  const std::array<std::size_t, 2> slot_count{schedule.slot_count(0), schedule.slot_count(1)};
   Arena<float> arena;
   Trainer<float>(arena, shape, slot_count);  // only counts the memory
   std::vector<float> memory(arena.used);

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 
 # The two programs keep the promises of their page: they differ in as many lines as it says, their
-# losses are equal where nothing is dropped, and the arena shrinks by the dropped share. WITHOUT and
-# WITH (the sources), PLAIN and DROPPING (the programs), PAGE, and SCRATCH (the slots of each kind
-# in which dropped branches compute) come from the command line.
+# losses and arenas are equal where nothing is dropped, and otherwise the arena has a slot for each
+# kept branch and one of each kind for all dropped ones. WITHOUT and WITH (the sources), PLAIN and
+# DROPPING (the programs), and PAGE come from the command line.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -39,13 +39,16 @@ run(same ${DROPPING} 20 0)
 if(NOT plain_losses STREQUAL same_losses OR plain_losses STREQUAL "")
   fail("with a drop rate of 0 the losses are others:\n${plain_losses}\n${same_losses}")
 endif()
+if(NOT plain_bytes EQUAL same_bytes)
+  fail("with a drop rate of 0 the arena has ${same_bytes} bytes, not ${plain_bytes}")
+endif()
 
 # Four branches of each kind: a fixed budget keeps (1 - rate) * 4 of them.
 foreach(case IN ITEMS "0.25=3" "0.5=2" "0.75=1")
   string(REGEX MATCH "^(.*)=(.*)$" whole ${case})
   set(rate ${CMAKE_MATCH_1})
   set(kept ${CMAKE_MATCH_2})
-  math(EXPR slots "${kept} + ${SCRATCH}")
+  math(EXPR slots "${kept} + 1")
   run(dropping ${DROPPING} 2 ${rate})
   math(EXPR expected "${plain_bytes} * ${slots} / ${plain_attention}")
   if(NOT dropping_attention EQUAL slots OR NOT dropping_mlp EQUAL slots
