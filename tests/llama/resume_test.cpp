@@ -639,8 +639,9 @@ TEST_CASE("resume: every flag of the command line must be repeated or is listed 
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   // In the identity where they are no defaults; the test above sees each.
-  known.insert({"--schedule", "--decay", "--final-learning-rate", "--rslora",
-                "--lora-targets-pattern", "--lora-rank-pattern", "--lora-alpha-pattern"});
+  known.insert({"--schedule", "--decay", "--final-learning-rate", "--rslora", "--dora",
+                "--modules-to-save", "--lora-targets-pattern", "--lora-rank-pattern",
+                "--lora-alpha-pattern"});
   std::size_t flags = 0;
   for (std::size_t at = help.find("\n  --"); at != std::string::npos;
        at = help.find("\n  --", at + 1)) {

@@ -165,6 +165,126 @@ TEST_CASE(
   CHECK(same_bits(elements(forward(plain, x, 13)), elements(forward(adapted, x, 13))));
 }
 
+TEST_CASE("projection: magnitudes replace the norms of the adapted rows, in both passes") {
+  for (const bool quantize : {false, true}) {
+    LoraConfig lora = some();
+    lora.exceptions = {{"v_proj", 3, 5.0}};
+    lora.quantize = quantize;
+    // Panels of a quantised base have 256 rows.
+    const std::vector<Projection<double>::Part> parts{
+        {"q_proj.weight", 300}, {"k_proj.weight", 4}, {"v_proj.weight", 3}};
+    const auto filled = [&](bool magnitudes) {
+      lora.magnitudes = magnitudes;
+      Projection<double> one(parts, 70, lora, MemoryPool(PoolFill::nan), true);
+      for (std::size_t i = 0; i < 3; ++i)
+        one.set_weight(i, random_matrix<float>(parts[i].rows, 70, 60 + i).view());
+      randomise(one.lora_a, 71), randomise(one.lora_b, 72), randomise(one.bias, 73);
+      randomise(one.other_lora_b.front(), 74);
+      return one;
+    };
+    Projection<double> with = filled(true), plain = filled(false);
+    REQUIRE(with.magnitude.rows() == 303);
+    CHECK(with.magnitude.parts().back().name == "v_proj.lora_magnitude_vector");
+    const Matrix<double> x = random_matrix<double>(5, 70, 75);
+    const auto outputs = [&](Projection<double>& one, Matrix<double>& u, Accumulate mode) {
+      Matrix<double> y = random_matrix<double>(5, 307, 76);
+      one.forward(y.view(), x.view(), mode, u.view());
+      return y;
+    };
+    Matrix<double> u(5, 5), plain_u(5, 5);
+    const Matrix<double> t = outputs(plain, plain_u, Accumulate::overwrite);
+    // At the start they change nothing, to the bit.
+    with.reset_magnitudes();
+    CHECK(same_bits(elements(outputs(with, u, Accumulate::overwrite)), elements(t)));
+
+    std::vector<double> factors(307, 1.0), norms(307, 1.0);
+    randomise(with.magnitude, 77, 0.5, 2.0);
+    for (std::size_t part = 0, row = 0, m = 0; part < 3; ++part) {
+      Matrix<double> sum(parts[part].rows, 70);
+      plain.merged_weight(part, sum.view());
+      for (Index i = 0; i < sum.rows(); ++i, ++row) {
+        if (part == 1) continue;
+        double square = 0;
+        for (Index j = 0; j < 70; ++j) square += sum.row(i)[j] * sum.row(i)[j];
+        norms[row] = std::sqrt(square);
+        factors[row] = with.magnitude.value().data[m++] / norms[row];
+        for (Index j = 0; j < 70; ++j) sum.row(i)[j] *= factors[row];
+      }
+      Matrix<double> merged(parts[part].rows, 70);
+      with.merged_weight(part, merged.view());
+      CHECK(scaled_difference(elements(merged), elements(sum)) <= 1e-14);
+    }
+    for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+      const Matrix<double> y = outputs(with, u, mode), before = random_matrix<double>(5, 307, 76);
+      Matrix<double> expected(5, 307);
+      for (Index i = 0; i < 5; ++i)
+        for (Index j = 0; j < 307; ++j) {
+          const double bias = plain.bias.value().row(j)[0];
+          expected.row(i)[j] = (t.row(i)[j] - bias) * factors[static_cast<std::size_t>(j)] + bias +
+                               (mode == Accumulate::add ? before.row(i)[j] : 0.0);
+        }
+      CHECK(scaled_difference(elements(y), elements(expected)) <= 1e-14);
+    }
+
+    // The norms are constants of the backward pass: below the factors it is that of plain adapters.
+    const Matrix<double> grad = random_matrix<double>(5, 307, 78);
+    Matrix<double> scaled(5, 307);
+    for (Index i = 0; i < 5; ++i)
+      for (Index j = 0; j < 307; ++j)
+        scaled.row(i)[j] = grad.row(i)[j] * factors[static_cast<std::size_t>(j)];
+    const auto backward = [&](Projection<double>& one, const Matrix<double>& g,
+                              Matrix<double>& u_) {
+      const Matrix<double> grad_u = one.adapter_gradient(g.view());
+      Matrix<double> dx(5, 70);
+      one.backward_parameters(g.view(), x.view(), u_.view(), grad_u);
+      one.backward_input(dx.view(), g.view(), grad_u);
+      return dx;
+    };
+    const auto same = [](const Parameter<double>& a, const Parameter<double>& b) {
+      REQUIRE((a.has_gradient() && b.has_gradient()));
+      const auto of = [](const Parameter<double>& p) {
+        return std::vector<double>(p.gradient().data, p.gradient().data + p.size());
+      };
+      CHECK(scaled_difference(std::span<const double>(of(a)), std::span<const double>(of(b))) <=
+            1e-14);
+    };
+    const Matrix<double> dx = backward(with, grad, u), plain_dx = backward(plain, scaled, plain_u);
+    CHECK(scaled_difference(elements(dx), elements(plain_dx)) <= 1e-14);
+    same(with.lora_a, plain.lora_a), same(with.lora_b, plain.lora_b);
+    same(with.other_lora_b.front(), plain.other_lora_b.front());
+    backward(with, grad, u);  // adds
+    for (std::size_t row = 0, m = 0; row < 307; ++row) {
+      if (row >= 300 && row < 304) continue;
+      double sum = 0;
+      for (Index i = 0; i < 5; ++i) {
+        const auto j = static_cast<Index>(row);
+        sum += grad.row(i)[j] * (t.row(i)[j] - plain.bias.value().row(j)[0]);
+      }
+      CHECK(with.magnitude.gradient().data[m++] == Approx(2.0 * sum / norms[row]).margin(1e-12));
+    }
+  }
+}
+
+TEST_CASE("projection: a row of zeros has no magnitude, and magnitudes go without dropout") {
+  LoraConfig lora = some();
+  lora.magnitudes = true;
+  Projection<float> projection({{"q_proj.weight", 2}}, 3, lora, MemoryPool());
+  Matrix<float> weight(2, 3);
+  set_zero(weight.view());
+  weight.row(1)[2] = 2.0f;
+  projection.set_weight(0, weight.view());
+  randomise(projection.lora_a, 1);
+  projection.reset_magnitudes();
+  CHECK(projection.magnitude.value().data[0] == 0.0f);
+  CHECK(projection.magnitude.value().data[1] == 2.0f);
+  const Matrix<float> y = forward(projection, random_matrix<float>(2, 3, 1), 2);
+  CHECK(y.row(0)[0] == 0.0f);
+  CHECK(std::isfinite(y.row(0)[1]));
+  lora.micro_step = std::make_shared<MicroStepId>();
+  lora.dropout = 0.1;
+  CHECK(contains(invalid_message([&] { require_valid(lora); }), "DoRA"));
+}
+
 TEST_CASE("projection: merged weights give the results of weights and adapters") {
   for (const bool quantize : {false, true}) {
     LoraConfig lora = some(3);

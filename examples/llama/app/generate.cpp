@@ -173,6 +173,7 @@ void generate(const GenerateOptions& options) {
   ModelOptions model_options;
   if (options.adapter)
     model_options.lora = load_adapter_config(*options.adapter, linear_names(config));
+  model_options.lora.dropout = 0.0;  // of training
   if (options.context > config.max_positions)
     say(
         fmt::format("--context {} is more than the {} tokens that the model was made for: beyond "

@@ -51,6 +51,8 @@ constexpr std::array schedules{
     Named{ScheduleChoice::constant, "constant"}, Named{ScheduleChoice::wsd, "wsd"}};
 constexpr std::array out_formats{Named{OutFormatChoice::safetensors, "safetensors"},
                                  Named{OutFormatChoice::gguf, "gguf"}};
+constexpr std::array<std::string_view, 4> saved_modules{"embed_tokens", "lm_head", "norm",
+                                                        "model.norm"};
 constexpr std::array out_dtypes{Named{DType::f32, "f32"}, Named{DType::f16, "f16"},
                                 Named{DType::bf16, "bf16"}};
 
@@ -187,6 +189,12 @@ Given declare(CLI::App& app, Flags::Conversions& conversions, Options& o) {
   adapter_shape(flags.toggle("--rslora", o.rslora,
                              "divide --lora-alpha by the square root of the rank (rank-stabilised "
                              "LoRA)"));
+  adapter_shape(flags.toggle("--dora", o.dora,
+                             "train the magnitude of each row of the adapted weights too (DoRA)"));
+  adapter_shape(flags.names(
+      "--modules-to-save", o.modules_to_save, saved_modules,
+      "what is trained whole beside the adapters and saved with them, names separated by commas: "
+      "embed_tokens, lm_head, norm (all norms) or model.norm (the last one) [default none]"));
   adapters(flags.real(
       "--lora-dropout", o.lora_dropout, "[0, 1)", [](double x) { return x >= 0.0 && x < 1.0; }, "P",
       "dropout probability of the adapters' inputs in training",
@@ -463,6 +471,16 @@ constexpr Rule rules[] = {
      },
      "--lora-targets and --lora-targets-pattern both choose the maps with adapters, but both were "
      "given; leave one out"},
+    {[](const Options& o, const Given&) { return o.dora && o.device != DeviceChoice::cpu; },
+     "--dora is computed on the CPU, but --device {} was given; leave one of them out",
+     [](const Options& o, const Given&) { return std::string(name_of(o.device)); }},
+    {[](const Options& o, const Given&) {
+       return o.dora && o.precision == PrecisionChoice::bfloat16;
+     },
+     "--dora is computed in float32, but --precision bfloat16 was given; leave one of them out"},
+    {[](const Options& o, const Given&) { return o.dora && o.lora_dropout.value_or(0.0) > 0.0; },
+     "--dora takes the adapters' inputs as they are, but --lora-dropout was given too; leave one "
+     "of them out"},
     {[](const Options& o, const Given& given) {
        return given.decay->count() > 0 && o.schedule != ScheduleChoice::wsd;
      },
@@ -615,7 +633,9 @@ std::vector<std::string> warnings_of(const Options& o, std::ptrdiff_t processors
         o.drop_warmup > 0 ? " after the --drop-warmup" : "",
         o.mode == ModeChoice::full
             ? "only the embedding, the final norm and the output layer are trained"
-            : "nothing is trained, because all adapters are in branches"));
+        : o.modules_to_save.empty()
+            ? "nothing is trained, because all adapters are in branches"
+            : "only what --modules-to-save names outside of them is trained"));
   if (o.threads > processors)
     warnings.push_back(
         fmt::format("--threads {} is more than the machine's {} processors: threads then wait for "

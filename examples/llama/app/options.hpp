@@ -77,6 +77,8 @@ struct Options {
   std::vector<std::string> lora_targets;  ///< some of ops::adaptable_linears; empty: all
   LoraPatterns lora_patterns;             ///< choices and ranks by the maps' whole names
   bool rslora = false;                    ///< alpha is divided by the rank's square root
+  bool dora = false;                      ///< the magnitudes of the weights' rows are trained too
+  std::vector<std::string> modules_to_save;  ///< trained whole beside adapters, by ends of names
 
   // Training.
   std::uint64_t steps = 200;       ///< 0 trains nothing

@@ -144,8 +144,9 @@ std::string adapter_text(const Options& options, auto& model) {
   std::size_t trained = 0;
   for (const auto* parameter : model.parameters())
     if (parameter->trained) trained += parameter->size();
-  return fmt::format(" in {:.1f} MiB, of adapters {}",
-                     static_cast<double>(model.base_bytes()) / (1 << 20), trained);
+  return fmt::format(" in {:.1f} MiB, of adapters{} {}",
+                     static_cast<double>(model.base_bytes()) / (1 << 20),
+                     model.lora().modules_to_save.empty() ? "" : " and modules to save", trained);
 }
 
 void announce(const Options& options, const LlamaConfig& config, const Corpus& corpus,

@@ -34,6 +34,9 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingDa
       lora.targets.empty() ? std::string("all") : fmt::format("{}", fmt::join(lora.targets, ",")));
   // What earlier checkpoints do not have is there only where it is no default.
   if (lora.rank_stabilized) add("--rslora", true);
+  if (lora.magnitudes) add("--dora", true);
+  if (!lora.modules_to_save.empty())
+    add("--modules-to-save", fmt::format("{}", fmt::join(lora.modules_to_save, ",")));
   if (!lora.exceptions.empty()) {
     std::string own;
     for (const ops::LoraConfig::Exception& one : lora.exceptions)

@@ -28,7 +28,9 @@ ops::LoraConfig lora_of(const Options& options, const LlamaConfig& config) {
     lora = {.rank = options.lora_rank,
             .alpha = options.lora_alpha,
             .targets = options.lora_targets,
-            .rank_stabilized = options.rslora};
+            .rank_stabilized = options.rslora,
+            .magnitudes = options.dora,
+            .modules_to_save = options.modules_to_save};
     apply(options.lora_patterns, lora, linears);
   }
   lora.targets = canonical_targets(lora.targets, linears_of(config.traits), !options.adapter);
@@ -324,8 +326,9 @@ void BasicTrainer<T, Backend>::draw_plan(std::uint64_t step, std::uint32_t micro
 
 template <class T, class Backend>
 double BasicTrainer<T, Backend>::loss_and_gradients(PassTimes& times) {
-  if (handler_.backward_needed()) return model_.loss_and_gradients(batch_, &times);
-  // Only adapters are trained and all branches are dropped: there is no gradient to compute.
+  if (handler_.backward_needed() || model_.trainable_above())
+    return model_.loss_and_gradients(batch_, &times);
+  // All that is trained is in branches, and all of these are dropped: there is no gradient.
   Stopwatch watch;
   const double loss = model_.loss(batch_);
   watch.add_to(times.forward);

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <numbers>
+#include <stdexcept>
 #include <string_view>
 #include <type_traits>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "llama/formats/crc32c.hpp"
 #include "llama/model/branches.hpp"
@@ -70,6 +73,33 @@ std::uint32_t joined(const std::vector<std::uint32_t>& checksums) {
   return crc32c(0, checksums.data(), checksums.size() * sizeof(std::uint32_t));
 }
 
+bool in_linear_map(std::string_view name) {
+  return std::ranges::any_of(ops::adaptable_linears, [&](std::string_view linear) {
+    return name.find(fmt::format(".{}.", linear)) != name.npos;
+  });
+}
+
+// Each of the names must be the end of a module's name, and of no linear map's.
+void require_saved_modules(const std::vector<std::string>& names, const auto& parameters) {
+  for (const std::string& name : names) {
+    const ops::LoraConfig one{.rank = 1, .modules_to_save = {name}};
+    bool found = false, linear = false;
+    for (const auto* const parameter : parameters)
+      for (const auto& part : parameter->parts()) {
+        if (!one.trains(part.name)) continue;
+        found = true;
+        linear = linear || in_linear_map(part.name);
+      }
+    found = found || one.trains("lm_head.weight");  // not a parameter where it is tied
+    if (found && !linear) continue;
+    throw std::invalid_argument(
+        fmt::format("modules that are trained whole beside adapters must be among embed_tokens, "
+                    "lm_head and the norms of the model, but '{}' names {}; {}",
+                    name, found ? "linear maps" : "none of them",
+                    found ? "give those adapters" : "leave it out"));
+  }
+}
+
 }  // namespace
 
 template <class T, class Backend>
@@ -109,8 +139,11 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
   }
   parameters_.push_back(&final_norm_);
   if (!config.tie_embeddings) parameters_.push_back(&head_);
+  require_saved_modules(lora_.modules_to_save, parameters_);
   for (Parameter* parameter : std::initializer_list<Parameter*>{&embedding_, &final_norm_, &head_})
-    parameter->trained = !lora_.enabled();
+    parameter->trained = lora_.trains(parameter->parts().front().name);
+  // Tied weights are one: whoever trains the output layer trains the embedding.
+  if (config.tie_embeddings) embedding_.trained |= lora_.trains("lm_head.weight");
   set_flops(max_sequence);
 }
 
@@ -172,6 +205,9 @@ void LlamaModel<T, Backend>::initialize_adapters(std::uint64_t seed) {
       fill(values.data());
       ops::upload(view, {values.data(), tensor.rows, tensor.columns});
     }
+  });
+  for_each_layer([](auto& layer) {
+    layer.op().for_each_projection([](Projection& projection) { projection.reset_magnitudes(); });
   });
 }
 
@@ -361,16 +397,11 @@ std::size_t LlamaModel<T, Backend>::saved_bytes(std::size_t branch, Index tokens
                          : block.mlp.op().saved_bytes(tokens);
 }
 
-namespace {
-
-// Hugging Face gives norms and biases one dimension.
 std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows, Index columns) {
   if (name.ends_with("norm.weight")) return {columns};
-  if (name.ends_with(".bias")) return {rows};
+  if (name.ends_with(".bias") || name.ends_with(".lora_magnitude_vector")) return {rows};
   return {rows, columns};
 }
-
-}  // namespace
 
 template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model) {

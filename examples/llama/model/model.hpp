@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <dropbp/dropbp.hpp>
@@ -79,8 +80,9 @@ struct ModelOptions {
 
 /// The model: embedding, `layers` blocks of an attention and a gated MLP branch, final norm, output
 /// layer, as the traits of its family say. T is float or double, or on a device also BFloat16. All
-/// weights are trained or, with adapters, only the adapters. Parameters have their Hugging Face
-/// names, adapters "X.lora_A.weight" and "X.lora_B.weight" for the weight "X.weight".
+/// weights are trained or, with adapters, only these and what LoraConfig::modules_to_save names.
+/// Parameters have their Hugging Face names, adapters "X.lora_A.weight" and "X.lora_B.weight" for
+/// the weight "X.weight".
 template <class T, class Backend = dropbp::Cpu>
 class LlamaModel {
  public:
@@ -132,9 +134,13 @@ class LlamaModel {
   const std::vector<Parameter*>& parameters() const noexcept { return parameters_; }
   const LlamaConfig& config() const noexcept { return config_; }
   const ops::LoraConfig& lora() const noexcept { return lora_; }
-  /// Whether anything below the branches is trainable: the embedding is, unless only adapters are
-  /// trained.
+  /// Whether anything below the branches is trainable: the embedding is, unless it is frozen
+  /// beside adapters.
   bool trainable_below() const noexcept { return embedding_.trained; }
+  /// Whether anything above the branches is trainable: the final norm or the output layer.
+  bool trainable_above() const noexcept {
+    return final_norm_.trained || (config_.tie_embeddings ? embedding_ : head_).trained;
+  }
 
   /// A weight of the checkpoint format, without adapters. The model may keep it quantised.
   struct BaseWeight {
@@ -178,8 +184,8 @@ class LlamaModel {
   /// that write into the residual stream, as in GPT-2; norms are 1. A pure function of `seed`.
   void initialize(std::uint64_t seed);
 
-  /// As in PEFT: A is uniform in +-1 / sqrt(inputs) and B is zero, so that the initial model equals
-  /// its base. A pure function of `seed`.
+  /// As in PEFT: A is uniform in +-1 / sqrt(inputs), B is zero and magnitudes are the weights'
+  /// norms, so that the initial model equals its base. A pure function of `seed`.
   void initialize_adapters(std::uint64_t seed);
 
   /// Sets the micro-step of the next passes, from which the adapters' dropout is drawn.
@@ -291,6 +297,11 @@ class BranchwisePass {
 /// load_folder for the errors.
 template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model);
+
+/// The shape of a weight in a checkpoint: norms and biases have one dimension, as in Hugging
+/// Face's.
+[[nodiscard]] std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows,
+                                                           Index columns);
 
 /// The weights as they are saved: adapters merged, made one at a time where they are not kept as
 /// such. The model must outlive them.

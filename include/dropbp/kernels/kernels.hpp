@@ -57,6 +57,8 @@ struct softcap;
 /// - `add(View y, const T* b)`
 /// - `gradient(T* grad, Accumulate, ConstView grad_output)`; on the CPU alone
 struct bias;
+/// See kernels/cpu/dora.hpp; on the CPU.
+struct dora;
 /// - `forward(View out, tokens, ConstView weight)`
 /// - `backward(View gradient, Accumulate, ConstView grad_output, tokens)`
 struct embedding;

@@ -30,10 +30,9 @@ struct AttentionConfig {
   Index kv_heads = 0;      ///< 0: equal to heads
   Index head_size = 0;     ///< 0: hidden / heads
   double norm_eps = 1e-5;  ///< of the RMSNorms
-  LoraConfig lora =
-      {};            ///< how the linear maps are fine-tuned; with adapters the norms are frozen too
-  Index window = 0;  ///< keys that a query sees, its own included; 0: all up to its own
-  double softcap = 0.0;      ///< the scores s become softcap * tanh(s / softcap); 0: they stay
+  LoraConfig lora = {};    ///< how the linear maps are fine-tuned; with adapters, norms as it says
+  Index window = 0;        ///< keys that a query sees, its own included; 0: all up to its own
+  double softcap = 0.0;    ///< the scores s become softcap * tanh(s / softcap); 0: they stay
   double query_scale = 0.0;  ///< multiplies the scores; 0: 1 / sqrt(head_size)
   BranchNormNames norms = {"input_layernorm", ""};  ///< which norms there are
   double norm_offset = 0.0;                         ///< of all norms, see Norm
@@ -100,7 +99,8 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
         layout_(config.layout()),
         rope_(std::move(rope_table)),
         memory_(std::move(memory)) {
-    for_each_norm([&](Norm<T, Backend>& one) { one.trained = !config.lora.enabled(); });
+    for_each_norm(
+        [&](Norm<T, Backend>& one) { one.trained = config.lora.trains(one.parts().front().name); });
   }
 
   const AttentionConfig& config() const noexcept { return config_; }  ///< as constructed
@@ -132,7 +132,7 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
 
   /// Whether any parameter is trained.
   bool trainable() const noexcept {
-    return norm.trained || qkv.trainable() || heads.q.trained || o.trainable() || post.trained;
+    return norm.trained || qkv.trainable() || heads.trained() || o.trainable() || post.trained;
   }
 
   /// Bytes that a kept branch saves from forward to backward.
@@ -311,7 +311,7 @@ class AttentionBranch : public detail::ResidualBranch<AttentionBranch<T, Backend
     const Tensor grad_u_o = o.adapter_gradient(grad);
     o.backward_parameters(grad, saved.o.view(), saved.u_o.view(), grad_u_o);
     const bool below_qkv = request.wants_input() || norm.trained;
-    if (!below_qkv && !qkv.trainable() && !heads.q.trained) return;
+    if (!below_qkv && !qkv.trainable() && !heads.trained()) return;
     Tensor grad_qkv(tokens, layout_.qkv_width(), pool);
     {
       Tensor grad_o(tokens, layout_.q_width(), pool);

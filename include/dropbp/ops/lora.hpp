@@ -55,6 +55,14 @@ struct LoraConfig {
   };
   std::vector<Exception> exceptions = {};  ///< the first that names a map counts
 
+  /// Trains the magnitude of each row of W + B A too (DoRA), see dora.hpp. In float or double on
+  /// the CPU, without dropout.
+  bool magnitudes = false;
+
+  /// Modules besides the linear maps that are trained whole, such as norms, by the ends of their
+  /// names: "norm" is "input_layernorm" too. As modules_to_save in PEFT.
+  std::vector<std::string> modules_to_save = {};
+
   /// Whether the base is frozen and adapters are trained.
   bool enabled() const noexcept { return rank > 0; }
   /// Whether the linear map `name` ("model.layers.0.self_attn.q_proj" or "q_proj") has adapters.
@@ -62,6 +70,14 @@ struct LoraConfig {
     if (!enabled()) return false;
     return targets.empty() || std::any_of(targets.begin(), targets.end(),
                                           [&](const auto& target) { return names(target, name); });
+  }
+  /// Whether the parameter `name` ("model.norm.weight"), which is in no linear map, is trained.
+  bool trains(std::string_view name) const {
+    if (!enabled()) return true;
+    constexpr std::string_view suffix = ".weight";
+    if (name.ends_with(suffix)) name.remove_suffix(suffix.size());
+    return std::any_of(modules_to_save.begin(), modules_to_save.end(),
+                       [&](const std::string& end) { return name.ends_with(end); });
   }
   /// The rank of that map's adapter.
   Index rank_of(std::string_view name) const {
@@ -123,6 +139,10 @@ inline void require_valid(const LoraConfig& lora) {
     detail::throw_invalid("dropout needs a MicroStepId, which its masks are drawn from",
                           "none was given",
                           "share one with all branches and set its step before each forward pass");
+  if (lora.magnitudes && lora.dropout > 0.0)
+    detail::throw_invalid("adapters with magnitudes (DoRA) need inputs without dropout",
+                          "a dropout of " + dropbp::detail::text(lora.dropout) + " was given",
+                          "set it to 0, or leave the magnitudes out");
   for (const LoraConfig::Exception& one : lora.exceptions)
     if (one.rank < 1 || !dropbp::detail::is_finite(one.alpha))
       detail::throw_invalid(

@@ -129,6 +129,8 @@ struct HeadNorms {
 
   /// Whether there are such norms.
   bool exists() const noexcept { return q.exists(); }
+  /// Whether one of the weights is trained.
+  bool trained() const noexcept { return q.trained || k.trained; }
 
   /// Normalises the q and k heads of qkv in place. `saved` gets memory from `pool`.
   void forward(View qkv, const HeadLayout& layout, Saved& saved, BasicMemoryPool<Backend>& pool,

@@ -13,7 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/ops/adapter_places.hpp"
 #include "dropbp/ops/bias.hpp"
+#include "dropbp/ops/dora.hpp"
 #include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/lora.hpp"
@@ -27,7 +29,8 @@ namespace ops {
 /// one or more linear maps (for example q_proj, k_proj and v_proj). A LoraConfig may put adapters
 /// on some or all of the maps; the adapters of one Projection share the same dropout mask. The
 /// weights have the names that the constructor is given ("q_proj.weight"); biases are named
-/// "q_proj.bias", adapters "q_proj.lora_A.weight" and "q_proj.lora_B.weight", as in PEFT.
+/// "q_proj.bias", adapters "q_proj.lora_A.weight" and "q_proj.lora_B.weight", and their magnitudes
+/// "q_proj.lora_magnitude_vector", as in PEFT.
 ///
 /// The owner saves two tensors from forward to backward: the input x, and u [tokens,
 /// adapter_width()], the scaled product of the input and lora_a.
@@ -47,28 +50,42 @@ class Projection {
   Parameter<T, Backend> lora_b;  ///< [outputs of the maps with adapters of the common rank, rank]
   /// [outputs, its rank] for each map whose adapter has another rank, in their order.
   std::vector<Parameter<T, Backend>> other_lora_b;
+  Parameter<T, Backend> magnitude;  ///< [outputs of the maps with adapters, 1]; no rows without
 
   /// Leaves all values uninitialised except lora_b, which is 0, so that adapters start without
-  /// effect. Throws what require_valid throws.
+  /// effect; magnitudes need reset_magnitudes(). Throws what require_valid throws, and
+  /// std::invalid_argument for magnitudes where they have no kernel.
   Projection(std::vector<Part> parts, Index input, const LoraConfig& lora,
              BasicMemoryPool<Backend> workspace, bool biased = false)
       : weight(checked(lora).quantize ? std::vector<Part>{} : parts, input),
-        bias(bias_parts(parts, biased), 1),
-        lora_a(adapter_parts(parts, lora, true), input),
-        lora_b(adapter_parts(parts, lora, false), lora.rank),
+        bias(detail::bias_parts(parts, biased), 1),
+        lora_a(detail::adapter_parts(parts, lora, ".lora_A.weight",
+                                     [](const Adapter& one) { return one.rank; }),
+               input),
+        lora_b(detail::adapter_parts(
+                   parts, lora, ".lora_B.weight",
+                   [](const Adapter& one) { return one.of_common_rank ? one.outputs : 0; }),
+               lora.rank),
+        magnitude(detail::adapter_parts(
+                      parts, lora, ".lora_magnitude_vector",
+                      [&](const Adapter& one) { return lora.magnitudes ? one.outputs : 0; }),
+                  1),
+        adapters_(detail::adapter_places(parts, lora)),
         parts_(std::move(parts)),
         input_(input),
         lora_(lora),
         workspace_(std::move(workspace)) {
     weight.trained = bias.trained = !lora.enabled();
     set_zero(lora_b.value());
-    for (const Part& part : parts_) {
-      const std::string name(linear_name(part.name));
-      adapted_.push_back(lora.adapts(name));
-      if (adapted_.back() && lora.rank_of(name) != lora.rank)
-        set_zero(other_lora_b.emplace_back(name + ".lora_B.weight", part.rows, lora.rank_of(name))
-                     .value());
-      if (lora.quantize) quantized_.emplace_back();
+    for (const Adapter& one : adapters_) {
+      if (one.of_common_rank) continue;
+      const std::string name(detail::linear_name(parts_[one.part].name));
+      set_zero(other_lora_b.emplace_back(name + ".lora_B.weight", one.outputs, one.rank).value());
+    }
+    if (lora.quantize) quantized_.resize(parts_.size());
+    if (magnitude.rows() > 0) {
+      detail::with_dora_kernels<T, Backend>([](auto) {});  // throws where there are none
+      norms_ = Tensor(1, magnitude.rows());
     }
     for (const char c : parts_.front().name)
       stream_ = (stream_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;  // FNV-1a
@@ -92,6 +109,15 @@ class Projection {
     if (lora_a.rows() > 0) visit(lora_a);
     if (lora_b.rows() > 0) visit(lora_b);
     for (Parameter<T, Backend>& b : other_lora_b) visit(b);
+    if (magnitude.rows() > 0) visit(magnitude);
+  }
+
+  /// Sets the magnitudes to the norms of the rows of the weights with their adapters, so that they
+  /// start without effect. Does nothing without magnitudes.
+  void reset_magnitudes() {
+    if (magnitude.rows() == 0) return;
+    measure_norms();
+    copy<T>(MatrixView<T, Backend>(magnitude.value().data, 1, magnitude.rows()), norms_.view());
   }
 
   // ---- forward and backward
@@ -99,35 +125,42 @@ class Projection {
   /// y [tokens, output] (=|+=) the maps of x [tokens, input]. Also writes u [tokens,
   /// adapter_width()] for the backward pass.
   void forward(View y, ConstView x, Accumulate mode, View u) const {
-    for_each_panel([&](Index first, ConstView rows) {
-      gemm_nt(y.columns_from(first, rows.rows), x, rows, mode);
-    });
+    if (adapter_width() > 0) {
+      with_dropout(x, [&](ConstView dropped_out) { gemm_nt(u, dropped_out, lora_a.value()); });
+      scale_adapters(u);
+    }
+    if (magnitude.rows() > 0) {
+      measure_norms();
+      Tensor room;  // holds what is added to y
+      if (mode == Accumulate::add) room = Tensor(y.rows, y.columns, workspace_);
+      const View t = mode == Accumulate::add ? room.view() : y;
+      multiply(t, x, Accumulate::overwrite, u);
+      apply_magnitudes(t);
+      if (mode == Accumulate::add) ops::accumulate<T>(y, t);
+    } else {
+      multiply(y, x, mode, u);
+    }
     if (bias.rows() > 0) add_bias(y, bias);
-    if (adapter_width() == 0) return;
-    with_dropout(x, [&](ConstView dropped_out) { gemm_nt(u, dropped_out, lora_a.value()); });
-    scale_adapters(u);
-    for_each_adapter([&](const Adapter& one) {
-      gemm_nt(y.columns_from(one.output, one.outputs), u.columns_from(one.row_a, one.rank),
-              one.b->value().rows_from(one.row_b, one.outputs), Accumulate::add);
-    });
   }
 
   /// The gradient of u, an argument of backward_parameters and backward_input.
   Tensor adapter_gradient(ConstView grad_output) const {
     if (adapter_width() == 0) return {};
+    Tensor room;
+    grad_output = below_magnitudes(room, grad_output);
     Tensor grad_u(grad_output.rows, adapter_width(), workspace_);
-    for_each_adapter([&](const Adapter& one) {
+    for (const Adapter& one : adapters_)
       gemm_nn(grad_u.view().columns_from(one.row_a, one.rank),
               grad_output.columns_from(one.output, one.outputs),
-              one.b->value().rows_from(one.row_b, one.outputs));
-    });
+              b_of(one).value().rows_from(one.row_b, one.outputs));
     scale_adapters(grad_u.view());
     return grad_u;
   }
 
   /// Whether any parameter is trained: backward_parameters then has work to do and needs x.
   bool trainable() const noexcept {
-    return weight.trained || (adapter_width() > 0 && (lora_a.trained || trains_b()));
+    return weight.trained || (adapter_width() > 0 && (lora_a.trained || trains_b() ||
+                                                      (magnitude.rows() > 0 && magnitude.trained)));
   }
 
   /// Computes the gradients of the trained parameters.
@@ -138,16 +171,19 @@ class Projection {
     }
     bias_backward(grad_output, bias);
     if (adapter_width() == 0) return;
+    if (magnitude.rows() > 0 && magnitude.trained) backward_magnitudes(grad_output, x, u);
+    Tensor room;
+    grad_output = below_magnitudes(room, grad_output);
     const Accumulate common =
         lora_b.trained && lora_b.rows() > 0 ? lora_b.begin_gradient() : Accumulate::overwrite;
-    for_each_adapter([&](const Adapter& one) {
+    for (const Adapter& one : adapters_) {
       Parameter<T, Backend>& b = one.of_common_rank ? lora_b : other_lora_b[one.number];
-      if (!b.trained) return;
+      if (!b.trained) continue;
       const Accumulate mode = one.of_common_rank ? common : b.begin_gradient();
       gemm_tn(b.gradient().rows_from(one.row_b, one.outputs),
               grad_output.columns_from(one.output, one.outputs),
               u.columns_from(one.row_a, one.rank), mode);
-    });
+    }
     if (lora_a.trained) {
       const Accumulate mode = lora_a.begin_gradient();
       with_dropout(x, [&](ConstView dropped_out) {
@@ -159,6 +195,8 @@ class Projection {
   /// grad_x = the gradient of x. grad_x may be the x that was passed to backward_parameters, after
   /// that call has returned.
   void backward_input(View grad_x, ConstView grad_output, const Tensor& grad_u) const {
+    Tensor room;
+    grad_output = below_magnitudes(room, grad_output);
     for_each_panel([&](Index first, ConstView rows) {
       gemm_nn(grad_x, grad_output.columns_from(first, rows.rows), rows,
               first == 0 ? Accumulate::overwrite : Accumulate::add);
@@ -206,20 +244,21 @@ class Projection {
   }
 
   /// Writes the weight of a linear map, with its adapter merged, to values [outputs, input]: W +
-  /// the adapter's factor times B A.
+  /// the adapter's factor times B A, of the adapter's magnitudes where it has some.
   void merged_weight(std::size_t part, View values) const {
     const Index outputs = parts_.at(part).rows;
     if (!quantized_.empty())
       quantized_[part].dequantize(values);
     else
       copy<T>(values, weight.value().rows_from(first_row(part), outputs));
-    for_each_adapter([&](const Adapter& one) {
-      if (one.output != first_row(part)) return;
-      Tensor b(outputs, one.rank, workspace_);
-      copy<T>(b.view(), one.b->value().rows_from(one.row_b, outputs));
-      scale(b.view(), one.scale);
-      gemm_nn(values, b.view(), lora_a.value().rows_from(one.row_a, one.rank), Accumulate::add);
-    });
+    for (const Adapter& one : adapters_) {
+      if (one.part != part) continue;
+      add_product(values, one, 0);
+      if (magnitude.rows() == 0) continue;
+      Tensor norms(1, outputs, workspace_);
+      row_norms(norms.data(), values);
+      scale_rows(values, magnitude.value().row(one.row_m), std::as_const(norms).data());
+    }
   }
 
   /// Bytes of the base weights and biases.
@@ -253,50 +292,17 @@ class Projection {
                             "pass one row for each output");
   }
 
-  static std::string_view linear_name(std::string_view weight_name) {
-    constexpr std::string_view suffix = ".weight";
-    if (weight_name.ends_with(suffix)) weight_name.remove_suffix(suffix.size());
-    return weight_name;
-  }
-
-  static std::vector<Part> bias_parts(const std::vector<Part>& parts, bool biased) {
-    std::vector<Part> result;
-    if (!biased) return result;
-    for (const Part& part : parts)
-      result.push_back({std::string(linear_name(part.name)) + ".bias", part.rows});
-    return result;
-  }
-
-  static std::vector<Part> adapter_parts(const std::vector<Part>& parts, const LoraConfig& lora,
-                                         bool a) {
-    std::vector<Part> result;
-    for (const Part& part : parts) {
-      const std::string_view name = linear_name(part.name);
-      if (!lora.adapts(name)) continue;
-      const Index rank = lora.rank_of(name);
-      if (a)
-        result.push_back({std::string(name) + ".lora_A.weight", rank});
-      else if (rank == lora.rank)
-        result.push_back({std::string(name) + ".lora_B.weight", part.rows});
-    }
-    return result;
-  }
-
   Index first_row(std::size_t part) const {
     Index first = 0;
     for (std::size_t i = 0; i < part; ++i) first += parts_[i].rows;
     return first;
   }
 
-  struct Adapter {
-    Index output, outputs;           // its rows of the weight
-    Index row_a, rank;               // its rows of lora_a
-    const Parameter<T, Backend>* b;  // lora_b, or its own
-    Index row_b;                     // its first row there
-    double scale;                    // of its outputs
-    bool of_common_rank;
-    std::size_t number;  // in other_lora_b, unless it is in lora_b
-  };
+  using Adapter = detail::AdapterPlace;
+
+  const Parameter<T, Backend>& b_of(const Adapter& one) const {
+    return one.of_common_rank ? lora_b : other_lora_b[one.number];
+  }
 
   bool trains_b() const noexcept {
     return (lora_b.rows() > 0 && lora_b.trained) ||
@@ -304,27 +310,66 @@ class Projection {
                        [](const auto& b) { return b.trained; });
   }
 
-  // Calls visit(const Adapter&) for each adapter, in the order of the maps.
-  template <class Visit>
-  void for_each_adapter(const Visit& visit) const {
-    Index output = 0, row_a = 0, row_b = 0;
-    std::size_t number = 0;
-    for (std::size_t i = 0; i < parts_.size(); ++i) {
-      const Index outputs = parts_[i].rows;
-      if (adapted_[i]) {
-        const std::string_view name = linear_name(parts_[i].name);
-        const Index rank = lora_.rank_of(name);
-        const bool common = rank == lora_.rank;
-        visit(Adapter{output, outputs, row_a, rank, common ? &lora_b : &other_lora_b[number],
-                      common ? row_b : 0, lora_.scale_of(name), common, number});
-        row_a += rank;
-        if (common)
-          row_b += outputs;
-        else
-          ++number;
+  // y (=|+=) the products with the weights and the adapters, without biases and magnitudes.
+  void multiply(View y, ConstView x, Accumulate mode, ConstView u) const {
+    for_each_panel([&](Index first, ConstView rows) {
+      gemm_nt(y.columns_from(first, rows.rows), x, rows, mode);
+    });
+    for (const Adapter& one : adapters_)
+      gemm_nt(y.columns_from(one.output, one.outputs), u.columns_from(one.row_a, one.rank),
+              b_of(one).value().rows_from(one.row_b, one.outputs), Accumulate::add);
+  }
+
+  // values += the adapter's factor times B A, of as many of its rows from `first` on.
+  void add_product(View values, const Adapter& one, Index first) const {
+    Tensor b(values.rows, one.rank, workspace_);
+    copy<T>(b.view(), b_of(one).value().rows_from(one.row_b + first, values.rows));
+    scale(b.view(), one.scale);
+    gemm_nn(values, b.view(), lora_a.value().rows_from(one.row_a, one.rank), Accumulate::add);
+  }
+
+  // norms_ = the norms of the rows of the weights with their adapters, a panel of rows at a time.
+  void measure_norms() const {
+    for_each_panel([&](Index output, ConstView rows) {
+      for (const Adapter& one : adapters_) {
+        Index first = (std::max)(output, one.output);
+        const Index end = (std::min)(output + rows.rows, one.output + one.outputs);
+        for (; first < end; first += panel_rows()) {
+          Tensor sum((std::min)(panel_rows(), end - first), input_, workspace_);
+          copy<T>(sum.view(), rows.rows_from(first - output, sum.rows()));
+          add_product(sum.view(), one, first - one.output);
+          row_norms(norms_.data() + one.row_m + first - one.output, sum.view());
+        }
       }
-      output += outputs;
-    }
+    });
+  }
+
+  void apply_magnitudes(View y) const {
+    for (const Adapter& one : adapters_)
+      scale_columns(y.columns_from(one.output, one.outputs), magnitude.value().row(one.row_m),
+                    std::as_const(norms_).data() + one.row_m);
+  }
+
+  // The gradient of the outputs before they are multiplied by their magnitudes over the norms; held
+  // by `room` where there are magnitudes.
+  ConstView below_magnitudes(Tensor& room, ConstView grad_output) const {
+    if (magnitude.rows() == 0) return grad_output;
+    room = Tensor(grad_output.rows, grad_output.columns, workspace_);
+    copy<T>(room.view(), grad_output);
+    apply_magnitudes(room.view());
+    return std::as_const(room).view();
+  }
+
+  // The outputs before the magnitudes are computed again, rather than saved.
+  void backward_magnitudes(ConstView grad_output, ConstView x, ConstView u) {
+    Tensor t(grad_output.rows, grad_output.columns, workspace_);
+    multiply(t.view(), x, Accumulate::overwrite, u);
+    const Accumulate mode = magnitude.begin_gradient();
+    for (const Adapter& one : adapters_)
+      magnitude_backward(magnitude.gradient().row(one.row_m), mode,
+                         grad_output.columns_from(one.output, one.outputs),
+                         t.view().columns_from(one.output, one.outputs),
+                         std::as_const(norms_).data() + one.row_m);
   }
 
   // Multiplies the columns of each adapter in u by its factor, all at once where it is the same.
@@ -332,8 +377,7 @@ class Projection {
     if (lora_.exceptions.empty())
       scale(u, lora_.scale_of(""));
     else
-      for_each_adapter(
-          [&](const Adapter& one) { scale(u.columns_from(one.row_a, one.rank), one.scale); });
+      for (const Adapter& one : adapters_) scale(u.columns_from(one.row_a, one.rank), one.scale);
   }
 
   // Calls visit(first output, rows of the base): once if the base is dense, else for each
@@ -362,13 +406,14 @@ class Projection {
     use(std::as_const(dropped_out).view());
   }
 
+  std::vector<Adapter> adapters_;  // in the order of the maps
   std::vector<Part> parts_;
   Index input_;
   LoraConfig lora_;
-  std::vector<char> adapted_;                       // one per part
   std::vector<BasicNf4Matrix<Backend>> quantized_;  // one per part; empty if the base is dense
   mutable BasicMemoryPool<Backend> workspace_;      // a handle
   std::uint64_t stream_ = 0xcbf29ce484222325u;
+  mutable Tensor norms_;  // [1, rows of the magnitudes], of the last forward pass
 };
 
 }  // namespace ops

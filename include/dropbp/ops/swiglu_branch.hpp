@@ -23,8 +23,7 @@ struct SwiGLUConfig {
   Index hidden = 0;        ///< width of the residual stream
   Index intermediate = 0;  ///< width of the hidden layer
   double norm_eps = 1e-5;  ///< of the RMSNorms
-  LoraConfig lora =
-      {};  ///< how the linear maps are fine-tuned; with adapters the norms are frozen too
+  LoraConfig lora = {};    ///< how the linear maps are fine-tuned; with adapters, norms as it says
   BranchNormNames norms = {"post_attention_layernorm", ""};  ///< which norms there are
   double norm_offset = 0.0;                                  ///< of all norms, see Norm
   Gate gate = Gate::silu;                                    ///< gelu_tanh makes it a GeGLU branch
@@ -72,7 +71,8 @@ class SwiGLUBranch
              config.norm_offset),
         config_(config),
         memory_(std::move(memory)) {
-    for_each_norm([&](Norm<T, Backend>& one) { one.trained = !config.lora.enabled(); });
+    for_each_norm(
+        [&](Norm<T, Backend>& one) { one.trained = config.lora.trains(one.parts().front().name); });
   }
 
   const SwiGLUConfig& config() const noexcept { return config_; }  ///< as constructed
