@@ -151,10 +151,10 @@ class DropPlan {
   std::size_t slot(std::size_t branch) const {
     const std::uint32_t slot = slot_of(branch);
     if (slot == no_slot)
-      detail::throw_invalid("a slot belongs to a kept branch",
-                            "branch " + detail::text(branch) + " is dropped",
-                            "a dropped branch saves nothing: ask slot_or, which names the scratch "
-                            "for it, or ask first whether it is dropped");
+      detail::throw_invalid(
+          "a slot belongs to a kept branch", "branch " + detail::text(branch) + " is dropped",
+          "ask slot_or, which names the scratch for it, or ask first whether it is "
+          "dropped");
     return slot;
   }
 

@@ -196,8 +196,8 @@ class DropSchedule {
     if (members == 0)
       detail::throw_invalid(
           "a group must have branches", "group " + detail::text(std::uint64_t{group}) + " has none",
-          "set the groups in the options (in C: groups or kinds); without them all branches are in "
-          "group 0");
+          "set DropOptions::groups (in C: kinds or groups of dropbp_options); without them all "
+          "branches are in group 0");
     if (options_.warmup_steps > 0) return members;
     return detail::max_kept_of(sampling_, prepared_, group, kept);
   }
