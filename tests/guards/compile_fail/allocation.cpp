@@ -185,7 +185,7 @@ dropbp::DropSchedule<> use() {
 // number
 namespace schedule_of_only_a_number {
 #ifdef DROPBP_TEST_WRONG
-dropbp::DropSchedule schedule(8);
+dropbp::DropSchedule schedule(8u);  // int is in the case above, and each type has one message
 #else
 dropbp::DropSchedule schedule({1.0});
 #endif
