@@ -65,6 +65,9 @@ TEST_CASE("config: what is printed gives the same again") {
                                      "--mode",
                                      "qlora",
                                      "--rslora",
+                                     "--dora",
+                                     "--modules-to-save",
+                                     "lm_head,norm",
                                      "--lora-rank-pattern",
                                      R"(layers\.0\..*=4,q_proj=2)",
                                      "--learning-rate",
@@ -89,6 +92,8 @@ TEST_CASE("config: what is printed gives the same again") {
   CHECK(read.options->out == R"(o"p)");
   CHECK(read.options->learning_rate == 3e-4);
   CHECK(read.options->rslora);
+  CHECK(read.options->dora);
+  CHECK(read.options->modules_to_save == std::vector<std::string>{"lm_head", "norm"});
   CHECK(read.options->lora_patterns.ranks == std::vector<std::pair<std::string, std::ptrdiff_t>>{
                                                  {R"(layers\.0\..*)", 4}, {"q_proj", 2}});
   CHECK(parse({"--config", file, "--print-config"}).text == printed.text);

@@ -24,25 +24,9 @@
 #include <vector>
 
 #include "llama/app/errors.hpp"
+#include "llama/app/named.hpp"
 
 namespace llama {
-
-/// A choice and its name on the command line.
-template <typename Choice>
-struct Named {
-  Choice choice;
-  std::string_view name;
-};
-template <typename Choice>  // clang++ 14 deduces no aggregates by itself
-Named(Choice, std::string_view) -> Named<Choice>;
-
-template <typename Table, typename Choice>
-std::string_view find_name(const Table& table, Choice choice) noexcept {
-  for (const auto& row : table) {
-    if (row.choice == choice) return row.name;
-  }
-  return "?";
-}
 
 /// Edit distance with swaps of neighbours (Damerau-Levenshtein, restricted); case is ignored.
 inline std::size_t edit_distance(std::string_view a, std::string_view b) {
