@@ -73,8 +73,9 @@ class Options {
   void write(const Json& json) const {
     if (!json_.empty()) llama::write_file_atomically(json_, json.dump(1) + "\n");
   }
-  void write(const llama::Plot& plot) const {
-    if (!svg_.empty()) llama::write_svg(svg_, plot);
+  void write(const llama::Plot& plot) const { write(std::vector{plot}); }
+  void write(const std::vector<llama::Plot>& panels) const {
+    if (!svg_.empty()) llama::write_svg(svg_, panels);
   }
 
  private:

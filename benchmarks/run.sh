@@ -76,7 +76,7 @@ mkdir -p "$out"
 # Arguments that keep the full report under 20 minutes.
 arguments_of() {
   case $1 in
-    convergence) echo "--policies published,running --drop-rates 0.5,0.75" ;;
+    convergence) echo "--regimes tiny --folder $out/convergence-runs" ;;
     include_cost) echo "--rounds 3" ;;
     libtorch_detach) echo "--rounds 8" ;;
     versus_pytorch) echo "--program $programs/step_time --rounds 1 --precisions float" ;;

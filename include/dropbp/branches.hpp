@@ -138,5 +138,30 @@ class Branches {
   std::size_t size_;
 };
 
+// What a handler says about calls in the wrong order.
+
+DROPBP_LAZY
+inline void require_not_moved_from(std::size_t branches) {
+  if (branches == 0)  // only a moved-from handler has no branch
+    throw_order("a handler drives its model until it is moved from", "this one was moved from",
+                "use the one that it was moved to");
+}
+
+DROPBP_LAZY
+[[noreturn]] inline void throw_not_begun() {
+  throw_order("this call belongs to a step",
+              "none has begun since the handler was made or restored",
+              "call begin_step(step) first");
+}
+
+DROPBP_LAZY
+[[noreturn]] inline void throw_within_measurement() {
+  throw_order(
+      "while a measurement runs, the handler cannot begin a step or measurement, change rates, "
+      "costs or estimates, or give its report or state",
+      "backprop asked for one of these",
+      "let backprop only clear the gradients and run one forward and one backward pass");
+}
+
 }  // namespace detail
 DROPBP_NAMESPACE_END

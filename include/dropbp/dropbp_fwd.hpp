@@ -60,6 +60,7 @@ struct SquaredRate;
 struct ScaledVariance;
 template <class Objective = SquaredRate>
 struct OptimalAllocation;
+struct SharpAllocation;
 struct GradientNormSensitivity;
 struct GradientSensitivity;
 class RunningSensitivity;
@@ -76,6 +77,12 @@ class DropBPLayer;
 template <class ModelType, class AllocationPolicy = GreedyAllocation,
           class SamplingPolicy = BernoulliSampling>
 class DropBPHandler;
+
+// adaptive.hpp
+struct AdaptiveOptions;
+template <class ModelType, class AllocationPolicy = SharpAllocation,
+          class SamplingPolicy = BernoulliSampling>
+class AdaptiveHandler;
 
 // report.hpp, state.hpp, steady_clock.hpp
 struct BranchReport;

@@ -85,7 +85,7 @@ class DropBPHandler {
   }
 
   /// Begins the next micro-step of the same optimizer step (gradient accumulation): 1, then 2 and
-  /// so on; begin_step begins number 0. With PlanPer::step, the decisions of number 0 are kept.
+  /// so on; begin_step begins number 0. With PlanPer::step, the decisions of the last one are kept.
   void begin_micro_step(std::uint32_t micro_step) {
     require_no_measurement();
     require_begun();
@@ -109,12 +109,22 @@ class DropBPHandler {
   void begin_step(const DropPlan& plan) {
     require_no_measurement();
     detail::require_next_step(plan.step());
-    branches_.require_unchanged();
-    detail::require_plan_of(plan, size());
-    detail::require_parents_kept(plan, schedule_);
+    require_plan(plan);
     next_plan_ = plan;
     schedule_.gradient_scales(plan.step(), next_scales_);
     start(true);
+  }
+
+  /// The same with a given plan, also with PlanPer::step. Throws as begin_step(plan) does, and
+  /// std::logic_error for a plan of another step or of a micro-step that is not a later one.
+  void begin_micro_step(const DropPlan& plan) {
+    require_no_measurement();
+    require_begun();
+    require_plan(plan);
+    detail::require_micro_step_of(plan, plan_);
+    next_plan_ = plan;
+    schedule_.gradient_scales(plan.step(), next_scales_);
+    start(false);
   }
 
   /// Begins an evaluation, for validation losses: until the next begin_step, forward passes save
@@ -362,6 +372,13 @@ class DropBPHandler {
     calls_before_.clear();
   }
 
+  // A given plan must be one of this model.
+  void require_plan(const DropPlan& plan) const {
+    branches_.require_unchanged();
+    detail::require_plan_of(plan, size());
+    detail::require_parents_kept(plan, schedule_);
+  }
+
   // Begins the step or micro-step of next_plan_ and next_scales_.
   void start(bool first) {
     branches_.tell(next_plan_, detail::view(next_scales_), observes_stream_);
@@ -371,28 +388,14 @@ class DropBPHandler {
     counts_.count(plan_, first);
   }
 
-  void require_not_moved_from() const {
-    if (size() == 0)  // only a moved-from handler has no branch
-      detail::throw_order("a handler drives its model until it is moved from",
-                          "this one was moved from", "use the one that it was moved to");
-  }
-
   void require_begun() const {
-    require_not_moved_from();
-    if (plan_.size() == 0)  // an evaluation keeps the plan of the previous step
-      detail::throw_order("this call belongs to a step",
-                          "none has begun since the handler was made or restored",
-                          "call begin_step(step) first");
+    detail::require_not_moved_from(size());
+    if (plan_.size() == 0) detail::throw_not_begun();  // an evaluation keeps the last step's plan
   }
 
   void require_not_measuring() const {
-    require_not_moved_from();
-    if (phase_ == Phase::measuring)
-      detail::throw_order(
-          "while a measurement runs, the handler cannot begin a step or measurement, change rates, "
-          "costs or estimates, or give its report or state",
-          "backprop asked for one of these",
-          "let backprop only clear the gradients and run one forward and one backward pass");
+    detail::require_not_moved_from(size());
+    if (phase_ == Phase::measuring) detail::throw_within_measurement();
   }
 
   void require_no_measurement() {

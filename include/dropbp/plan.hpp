@@ -355,6 +355,16 @@ inline void require_later_micro_step(std::uint32_t micro_step, const DropPlan& p
                 "call begin_micro_step(1), then 2 and so on, or begin_step for a new step");
 }
 
+DROPBP_LAZY
+inline void require_micro_step_of(const DropPlan& plan, const DropPlan& last) {
+  if (plan.step() != last.step())
+    throw_order("the plans of all micro-steps must be of the step that has begun (" +
+                    text(last.step()) + ")",
+                "this one is of step " + text(plan.step()),
+                "give it that step's number, or call begin_step for a new step");
+  require_later_micro_step(plan.micro_step(), last);
+}
+
 // Throws if the plan was made without the schedule's parents: a kept branch then has a dropped
 // parent, or the lowest kept branch is a nested one.
 template <class Schedule>

@@ -14,6 +14,7 @@
 #include "dropbp/base/real_text.hpp"
 #include "dropbp/model.hpp"
 #include "dropbp/plan.hpp"
+#include "dropbp/policy/running_sensitivity.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
@@ -32,6 +33,7 @@ struct HandlerState {
   std::vector<std::uint64_t> kept;         ///< micro-steps that kept each branch
   std::vector<std::uint64_t> dropped;      ///< micro-steps that dropped it
   std::vector<BranchCalls> calls;          ///< how often each branch ran
+  RunningSensitivity::State running = {};  ///< of an AdaptiveHandler; otherwise without branches
   bool operator==(const HandlerState&) const = default;  ///< of all fields
 };
 
@@ -45,6 +47,12 @@ inline void require_consistent(const HandlerState& state) {
   require_count(state.calls.size(), branches, "call count in a state");
   if (!state.sensitivities.empty())
     require_count(state.sensitivities.size(), branches, "sensitivity in a state");
+  const RunningSensitivity::State& running = state.running;
+  const std::size_t estimates = running.own.empty() ? 0 : branches;
+  for (const std::size_t count : {running.own_weights.size(), running.ratios.size(),
+                                  running.ratio_weights.size(), running.last.size()})
+    require_count(count, estimates, "running estimate in a state");
+  require_count(running.own.size(), estimates, "running estimate in a state");
 }
 
 // Refuses values that no handler can reach. The schedule checks the rates.
@@ -72,6 +80,9 @@ DROPBP_LAZY
 inline void require_restorable(const HandlerState& state, std::size_t branches) {
   require_consistent(state);
   require_possible(state);
+  if (!state.running.own.empty())
+    throw_invalid("a DropBPHandler's state has no running estimates",
+                  "this one is of an AdaptiveHandler", "restore it into an AdaptiveHandler");
   if (state.drop_rates.size() != branches)
     throw_invalid("a state must be of a model with as many branches (" + text(branches) + ")",
                   "it has " + text(state.drop_rates.size()),
@@ -80,13 +91,33 @@ inline void require_restorable(const HandlerState& state, std::size_t branches) 
 
 }  // namespace detail
 
-/// One line per field and one line per branch; numbers are exact in every locale. Throws
+namespace detail {
+
+DROPBP_LAZY
+inline std::string estimates_to_text(const RunningSensitivity::State& state) {
+  std::string text = "observed_steps " + std::to_string(state.step) + "\n";
+  for (std::size_t i = 0; i < state.own.size(); ++i) {
+    text += "estimate";
+    for (const double number :
+         {state.own[i], state.own_weights[i], state.ratios[i], state.ratio_weights[i]})
+      text += ' ' + real_to_text(number);
+    text += ' ' + std::to_string(state.last[i]) + '\n';
+  }
+  return text;
+}
+
+}  // namespace detail
+
+/// One line per field and one line per branch, then one line per branch for the estimates of an
+/// AdaptiveHandler, if there are any; numbers are exact in every locale. Throws
 /// std::invalid_argument if the lists of the state have different lengths.
 DROPBP_LAZY
 inline std::string to_text(const HandlerState& state) {
   detail::require_consistent(state);
   const std::size_t branches = state.drop_rates.size();
-  std::string text = "dropbp-state 1\n";
+  const bool estimates = !state.running.own.empty();
+  // Version 2 has the estimates; without them it is version 1, as from earlier releases.
+  std::string text = estimates ? "dropbp-state 2\n" : "dropbp-state 1\n";
   text += "seed " + std::to_string(state.seed) + "\nplan_per " +
           (state.plan_per == PlanPer::step ? "step" : "micro_step") + "\nnext_step " +
           std::to_string(state.next_step) + "\nmicro_steps " + std::to_string(state.micro_steps) +
@@ -100,6 +131,7 @@ inline std::string to_text(const HandlerState& state) {
     if (!state.sensitivities.empty()) text += ' ' + detail::real_to_text(state.sensitivities[i]);
     text += '\n';
   }
+  if (estimates) text += detail::estimates_to_text(state.running);
   return text + "end\n";
 }
 
@@ -130,13 +162,17 @@ class StateReader {
   void expect(std::string_view word) {
     if (next() != word) fail(quoted(word));
   }
+  /// Whether the version is `newer`, otherwise it is `version`; throws for all others.
   DROPBP_LAZY
-  void expect_version(std::string_view version) {
-    if (next() != version && !word_.empty())
-      throw_invalid("a saved dropbp state must be of version " + std::string(version),
-                    "it is of version " + quoted(word_),
+  bool expect_version(std::string_view version, std::string_view newer = {}) {
+    const std::string_view word = next();
+    if (word.empty()) fail(quoted(version));
+    if (word != version && word != newer)
+      throw_invalid("a saved dropbp state must be of version " + std::string(version) +
+                        (newer.empty() ? "" : " or " + std::string(newer)),
+                    "it is of version " + quoted(word),
                     "read it with the release of dropbp that wrote it");
-    if (word_.empty()) fail(quoted(version));
+    return word == newer;
   }
   DROPBP_LAZY
   std::uint64_t integer() {
@@ -203,6 +239,20 @@ class StateReader {
   std::uint64_t line_ = 1;
 };
 
+DROPBP_LAZY
+inline RunningSensitivity::State read_estimates(StateReader& reader, std::uint64_t branches) {
+  RunningSensitivity::State state;
+  reader.expect("observed_steps"), state.step = reader.integer();
+  for (std::uint64_t i = 0; i < branches; ++i) {
+    reader.expect("estimate");
+    for (std::vector<double>* list :
+         {&state.own, &state.own_weights, &state.ratios, &state.ratio_weights})
+      list->push_back(reader.real());
+    state.last.push_back(reader.integer());
+  }
+  return state;
+}
+
 }  // namespace detail
 
 /// Reads the output of to_text. Throws std::invalid_argument, naming the line, for other text.
@@ -211,7 +261,7 @@ inline HandlerState handler_state_from_text(std::string_view text) {
   detail::StateReader reader(text);
   HandlerState state;
   reader.expect("dropbp-state");
-  reader.expect_version("1");
+  const bool estimates = reader.expect_version("1", "2");
   reader.expect("seed"), state.seed = reader.integer();
   reader.expect("plan_per"),
       state.plan_per = reader.choice("step", "micro_step") ? PlanPer::step : PlanPer::micro_step;
@@ -233,6 +283,7 @@ inline HandlerState handler_state_from_text(std::string_view text) {
     state.calls.back().backward = reader.integer();
     if (measured) state.sensitivities.push_back(reader.real());
   }
+  if (estimates) state.running = detail::read_estimates(reader, branches);
   reader.expect_end();
   return state;
 }

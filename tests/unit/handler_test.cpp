@@ -240,6 +240,47 @@ TEST_CASE(
   CHECK(handler.plan() == handler.schedule().plan(4));
 }
 
+TEST_CASE("A micro-step takes a plan of the user's, whatever plans are drawn per") {
+  for (const PlanPer plan_per : {PlanPer::micro_step, PlanPer::step}) {
+    Chain chain(16);
+    DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6, .plan_per = plan_per}};
+    const std::vector<std::uint8_t> all(16, 1);
+    handler.begin_step(DropPlan(all, true, 9));
+    for (const std::uint32_t micro_step : {1u, 4u}) {
+      std::vector<std::uint8_t> mask = all;
+      mask[micro_step] = 0;
+      handler.begin_micro_step(DropPlan(mask, true, 9, micro_step));
+      CHECK(handler.plan() == DropPlan(mask, true, 9, micro_step));
+      chain.forward();
+      chain.backward();
+    }
+    for (std::size_t i = 0; i < 16; ++i) {
+      CHECK(handler.has_gradient(i) == (i == 1 || i == 4));
+      CHECK(chain.journals[i].backward == (i == 1 || i == 4 ? 1 : 0));
+    }
+    CHECK(handler.report().micro_steps == 3);
+  }
+}
+
+TEST_CASE("A plan that does not fit the step that has begun is refused and changes nothing") {
+  Chain chain(16);
+  DropBPHandler handler{chain, {.drop_rate = 0.5, .seed = 6}};
+  const std::vector<std::uint8_t> none(16), short_one(15);
+  CHECK_THROWS_AS(handler.begin_micro_step(DropPlan(none, true, 0, 1)), std::logic_error);
+  handler.begin_step(9);
+  handler.begin_micro_step(2);
+  const DropPlan plan = handler.plan();
+  const dropbp::HandlerState before = handler.state();
+  check_throws<std::logic_error>([&] { handler.begin_micro_step(DropPlan(none, true, 8, 3)); },
+                                 {"of the step that has begun (9)", "this one is of step 8"});
+  check_throws<std::logic_error>([&] { handler.begin_micro_step(DropPlan(none, true, 9, 2)); },
+                                 {"numbered upwards"});
+  CHECK_THROWS_AS(handler.begin_micro_step(DropPlan(short_one, true, 9, 3)), std::invalid_argument);
+  CHECK_THROWS_AS(handler.begin_micro_step(DropPlan()), std::invalid_argument);
+  CHECK(handler.plan() == plan);
+  CHECK(handler.state() == before);
+}
+
 TEST_CASE("New rates apply from the next step on") {
   Chain chain(3);
   DropBPHandler handler{chain, {.drop_rate = 0.0}};

@@ -36,6 +36,17 @@ HandlerState example() {
           .calls = {{0, 1}, {2, 3}, {~std::uint64_t{0}, 0}, {10, 0}, {100, 1000}}};
 }
 
+HandlerState adaptive_example() {
+  HandlerState state = example();
+  state.running = {.own = {limits::max(), 0.0, limits::denorm_min(), 1.0 / 3.0, 2.0},
+                   .own_weights = {1.0, 0.0, 1.5, 2.0, 0.1},
+                   .ratios = {0.0, 0.0, 0.5, 1.0 / 7.0, 3.0},
+                   .ratio_weights = {0.0, 0.0, 1.0, 1.0, 2.0},
+                   .last = {0, 0, 7, ~std::uint64_t{0}, 9},
+                   .step = 12345};
+  return state;
+}
+
 bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
   if (a.size() != b.size()) return false;
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -81,6 +92,7 @@ TEST_CASE("A state is restored exactly from its text, extreme numbers included")
   HandlerState state = example();
   HandlerState back = handler_state_from_text(to_text(state));
   CHECK(back == state);
+  CHECK(handler_state_from_text(to_text(adaptive_example())) == adaptive_example());
   CHECK(same_bits(back.drop_rates, state.drop_rates));  // -0 is not 0
   CHECK(same_bits(back.sensitivities, state.sensitivities));
   state.sensitivities.clear();
@@ -105,12 +117,48 @@ TEST_CASE("The text of a state is pinned, since files outlive programs") {
         "sensitivities yes\nbranch 0x1p-2 6 2 8 6 0x1p0\nbranch 0x1.8p-1 2 6 8 2 0x1p1\nend\n");
 }
 
+TEST_CASE("A state with the estimates of an adaptive handler has a pinned text of its own") {
+  HandlerState state{.drop_rates = {0.25, 0.75},
+                     .sensitivities = {},
+                     .kept = {0, 0},
+                     .dropped = {0, 0},
+                     .calls = {{0, 0}, {0, 0}},
+                     .running = {.own = {1, 2},
+                                 .own_weights = {1, 1.5},
+                                 .ratios = {0, 0.5},
+                                 .ratio_weights = {0, 1},
+                                 .last = {3, 4},
+                                 .step = 5}};
+  const std::string text = to_text(state);
+  CHECK(text ==
+        "dropbp-state 2\nseed 0\nplan_per micro_step\nnext_step 0\nmicro_steps 0\ndrop_rate "
+        "0x0p0\nbranches 2\n"
+        "sensitivities no\nbranch 0x1p-2 0 0 0 0\nbranch 0x1.8p-1 0 0 0 0\nobserved_steps 5\n"
+        "estimate 0x1p0 0x1p0 0x0p0 0x0p0 3\nestimate 0x1p1 0x1.8p0 0x1p-1 0x1p0 4\nend\n");
+  CHECK(handler_state_from_text(text) == state);
+  std::string changed = text;
+  changed.replace(changed.find("state 2"), 7, "state 1");
+  CHECK(refusal(changed).find("line 11 of a saved dropbp state must hold `end`") !=
+        std::string::npos);
+  for (std::vector<double>* list : {&state.running.own, &state.running.own_weights,
+                                    &state.running.ratios, &state.running.ratio_weights}) {
+    const std::vector<double> kept = *list;
+    list->pop_back();
+    CHECK_THROWS_AS(to_text(state), std::invalid_argument);
+    *list = kept;
+  }
+  state.running.last.clear();
+  CHECK_THROWS_AS(to_text(state), std::invalid_argument);
+}
+
 TEST_CASE("Every truncation of a state is refused") {
   const std::string text = to_text(example());
-  for (std::size_t length = 0; length + 1 < text.size(); ++length) {
-    CAPTURE(length);
-    REQUIRE_THROWS_AS(handler_state_from_text(text.substr(0, length)), std::invalid_argument);
-  }
+  const std::string adaptive = to_text(adaptive_example());
+  for (const std::string& whole : {text, adaptive})
+    for (std::size_t length = 0; length + 1 < whole.size(); ++length) {
+      CAPTURE(length);
+      REQUIRE_THROWS_AS(handler_state_from_text(whole.substr(0, length)), std::invalid_argument);
+    }
   CHECK(handler_state_from_text(text.substr(0, text.size() - 1)) ==
         example());  // only the last line break is missing
 }
@@ -118,7 +166,7 @@ TEST_CASE("Every truncation of a state is refused") {
 TEST_CASE(
     "A text with one character changed, lost or repeated is refused or is a valid text of other "
     "numbers") {
-  const std::string text = to_text(example());
+  const std::string text = to_text(adaptive_example());
   std::size_t wrong = 0, tried = 0;
   for (std::size_t at = 0; at < text.size(); ++at) {
     std::string changed = text;
@@ -147,7 +195,7 @@ TEST_CASE("Any other text is refused with the line's number") {
   CHECK(refusal("").find(
             "line 1 of a saved dropbp state must hold `dropbp-state`, but it ends there") !=
         std::string::npos);
-  CHECK(refusal("dropbp-state 2\n").find("must be of version 1, but it is of version `2`") !=
+  CHECK(refusal("dropbp-state 3\n").find("must be of version 1 or 2, but it is of version `3`") !=
         std::string::npos);
   CHECK(refusal("dropbp-state\n")
             .find("line 2 of a saved dropbp state must hold `1`, but it ends there") !=

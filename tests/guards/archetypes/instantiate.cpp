@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "dropbp/adaptive.hpp"
 #include "dropbp/dropbp.hpp"
 #include "dropbp/steady_clock.hpp"
 #include "support/archetypes.hpp"
@@ -33,6 +34,9 @@ template class dropbp::DropBPHandler<archetypes::Model<archetypes::DroppableLaye
 template class dropbp::DropBPHandler<archetypes::GradientModel<archetypes::NormedTensor, FullLayer>,
                                      dropbp::OptimalAllocation<archetypes::AllocationObjective>,
                                      FullSampling>;
+template class dropbp::AdaptiveHandler<archetypes::Model<archetypes::DroppableLayer>>;
+template class dropbp::AdaptiveHandler<archetypes::Model<archetypes::DroppableLayer, FullLayer>,
+                                       archetypes::Allocation, archetypes::Sampling>;
 
 // ---- tensors
 

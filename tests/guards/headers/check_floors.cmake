@@ -14,7 +14,7 @@ set(floors
   "(tensor|operation|model|flops|plan|drop_options)\\.hpp"
   "policy/"
   "(schedule|layer|branches|parameter_ranges)\\.hpp"
-  "(handler|report|state|state_text)\\.hpp|sensitivity/"
+  "(handler|adaptive|report|state|state_text)\\.hpp|sensitivity/"
   "dropbp\\.h(pp)?$|c/"
   "kernels/"
   "ops/|interop/"

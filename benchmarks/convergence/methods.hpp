@@ -1,0 +1,169 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The tables of what `convergence` compares, and on what.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <dropbp/policy/sharp_allocation.hpp>
+
+#include "convergence/plans.hpp"
+
+namespace bench {
+
+/// A way of training.
+struct Method {
+  const char* name;
+  const char* text;  ///< what it does
+  std::unique_ptr<PlanSource> (*plans)(Setup);
+  double batch = 1.0;  ///< share of the regime's batch
+  /// Lengths of its runs as shares of the regime's steps, each with a complete learning-rate
+  /// schedule. The learning rate is tuned at the first.
+  std::vector<double> lengths = {1.0};
+};
+
+inline constexpr const char *ordinary_method = "ordinary", *half_batch_method = "half the batch";
+
+/// An allocation for RateOptions.
+inline auto by(auto policy) {
+  return [policy](const dropbp::AllocationInput& input) { return policy.allocate(input); };
+}
+/// As llama-finetune allocates.
+inline std::vector<double> bounded(const dropbp::AllocationInput& input) {
+  return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}.allocate(
+      input);
+}
+template <unsigned sharpness>
+std::unique_ptr<PlanSource> sharp(Setup setup) {
+  return std::make_unique<Rates<dropbp::BernoulliSampling>>(
+      std::move(setup), RateOptions{.allocate = by(dropbp::SharpAllocation{sharpness})});
+}
+
+template <class Source>
+std::unique_ptr<PlanSource> make(Setup setup) {
+  return std::make_unique<Source>(std::move(setup));
+}
+template <class Sampling = dropbp::BernoulliSampling>
+std::unique_ptr<PlanSource> make_rates(Setup setup, RateOptions options) {
+  return std::make_unique<Rates<Sampling>>(std::move(setup), std::move(options));
+}
+
+inline const std::vector<Method>& methods() {
+  static const std::vector<Method> table{
+      {ordinary_method, "nothing is dropped", make<Complete>, 1.0, {1.0, 0.7, 0.5, 0.35}},
+      {"optimal", "`OptimalAllocation` of running sensitivities, as llama-finetune",
+       [](Setup setup) { return make_rates(std::move(setup), {.allocate = bounded}); }},
+      {"sharp", "`SharpAllocation`: the sensitivities to the 4th power, and no least keep rate",
+       sharp<4>},
+      {"sharp, early", "the same, first allocated after 3 % of the steps",
+       [](Setup setup) {
+         return make_rates(std::move(setup),
+                           {.allocate = by(dropbp::SharpAllocation{}), .first = 0.03});
+       }},
+      {"adaptive",
+       "as `AdaptiveHandler`: the same without drops until then, and in one step before each "
+       "further allocation",
+       [](Setup setup) {
+         return make_rates(
+             std::move(setup),
+             {.allocate = by(dropbp::SharpAllocation{}), .first = 0.03, .complete_steps = true});
+       }},
+      {"published", "the published allocation and sampling, measured once after 10 % of the steps",
+       [](Setup setup) {
+         return make_rates<dropbp::AtLeastTargetSampling>(
+             std::move(setup),
+             {.allocate = by(dropbp::GreedyAllocation{}), .period = 0.0, .measured = true});
+       }},
+      {"uniform", "one rate for all branches",
+       [](Setup setup) { return make_rates(std::move(setup), {}); }},
+      {half_batch_method,
+       "ordinary training with half the tokens a step",
+       make<Complete>,
+       0.5,
+       {1.4, 1.0, 0.7, 2.0}},
+      {"last half", "the lower half of the blocks is frozen", make<LastBlocks>},
+      {"last quarter", "all but the last quarter of the blocks is frozen",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<LastBlocks>(std::move(setup), 0.5);
+       }},
+      {"LISA", "random blocks, held for a twentieth of the steps", make<RandomBlocks>},
+      {"BAdam", "one half of the blocks after the other, each for a twentieth of the steps",
+       make<CyclicBlocks>},
+      {"AdaGradSelect", "blocks drawn by how often their gradients were largest",
+       make<SelectedBlocks>},
+      {"sharp 2", "sensitivities to the 2nd power", sharp<2>},
+      {"sharp 8", "sensitivities to the 8th power", sharp<8>},
+      {"variance", "`OptimalAllocation<ScaledVariance>` of running sensitivities",
+       [](Setup setup) {
+         return make_rates(std::move(setup),
+                           {.allocate = by(dropbp::OptimalAllocation<dropbp::ScaledVariance>{})});
+       }},
+      {"stratified", "as adaptive, with each branch kept in its share of a step's micro-steps",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<Rates<dropbp::BernoulliSampling>>(
+             std::move(setup), RateOptions{.allocate = by(dropbp::SharpAllocation{}),
+                                           .first = 0.03,
+                                           .complete_steps = true,
+                                           .stratified = true});
+       }},
+  };
+  return table;
+}
+
+/// What is trained, on what, and for how long.
+struct Regime {
+  const char* name;
+  llama::LlamaConfig shape;
+  std::uint64_t pretraining_steps = 0;  ///< of 16 sequences
+  std::string mode = "full";            ///< as for lora_of
+  std::ptrdiff_t batch = 4, sequence = 128, micro_steps = 1;
+  std::uint64_t steps = 200;
+  double learning_rate = 2e-3;  ///< where the search begins
+  double drop_rate = 0.5;
+
+  /// What decides a run beside its method, learning rate, length and seed.
+  std::string identity(const std::string& data) const {
+    return fmt::format(
+        "{} blocks, hidden {}, intermediate {}, heads {}; {} steps of pre-training; {}; {} x {} x "
+        "{} tokens; {} steps; drop rate {}; {}",
+        shape.layers, shape.hidden, shape.intermediate, shape.heads, pretraining_steps, mode,
+        micro_steps, batch, sequence, steps, drop_rate, data);
+  }
+};
+
+inline const std::vector<Regime>& regimes() {
+  static const llama::LlamaConfig small{
+      .hidden = 32, .intermediate = 88, .layers = 8, .heads = 2, .kv_heads = 2},
+      base{.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
+  static const std::vector<Regime> table{
+      {.name = "tiny", .shape = small, .pretraining_steps = 1000, .sequence = 64},
+      {.name = "tiny, 4 micro-steps",
+       .shape = small,
+       .pretraining_steps = 1000,
+       .sequence = 64,
+       .micro_steps = 4,
+       .steps = 100},
+      {.name = "full", .shape = base, .pretraining_steps = 1200},
+      {.name = "full, p 0.75", .shape = base, .pretraining_steps = 1200, .drop_rate = 0.75},
+      {.name = "lora",
+       .shape = base,
+       .pretraining_steps = 1200,
+       .mode = "lora",
+       .learning_rate = 8e-3},
+      {.name = "qlora",
+       .shape = base,
+       .pretraining_steps = 1200,
+       .mode = "qlora",
+       .learning_rate = 8e-3},
+      {.name = "4 micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 4},
+      {.name = "16 micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 16},
+  };
+  return table;
+}
+
+}  // namespace bench

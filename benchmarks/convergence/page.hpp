@@ -1,0 +1,138 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// The page, the plots and the JSON that `convergence` writes.
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "convergence/results.hpp"
+
+namespace bench {
+
+class Page {
+ public:
+  void add(const Regime& regime, const std::string& identity,
+           const std::map<double, StepParts>& parts, const Analysis& analysis) {
+    Json rows = Json::array();
+    llama::Plot plot{.title = regime.name,
+                     .x_label = "modelled time / that of ordinary training",
+                     .y_label = "validation loss (nats per token)",
+                     .series = {}};
+    const StepParts& whole = parts.at(1.0);
+    const double all = whole.fixed + whole.branches + whole.optimizer;
+    text_ += fmt::format(
+        "\n## {}\n\n{}.\n\nOf the processor time of an ordinary step ({:.1f} ms), the branches' "
+        "backward pass takes {:.0f} %\nand the optimizer {:.0f} %.\n\n"
+        "| method | learning rate | seeds | backward kept | activations, mean / peak | time | "
+        "validation loss | gain at equal time | speed | speed against half the batch |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        regime.name, identity, 1e3 * all, 100.0 * whole.branches / all,
+        100.0 * whole.optimizer / all);
+    for (const Method& method : methods()) {
+      const auto row = analysis.row(method);
+      if (!row) continue;
+      text_ += line_of(*row, analysis.best(method)->edge);
+      rows.push_back(json_of(*row));
+      plot.series.push_back(series_of(*row));
+    }
+    json_["regimes"].push_back({{"name", regime.name},
+                                {"text", identity},
+                                {"fixed_ms", 1e3 * whole.fixed},
+                                {"branches_ms", 1e3 * whole.branches},
+                                {"optimizer_ms", 1e3 * whole.optimizer},
+                                {"methods", std::move(rows)}});
+    plots_.push_back(std::move(plot));
+  }
+
+  std::string text() const { return head() + text_ + foot(); }
+  const Json& json() const noexcept { return json_; }
+  const std::vector<llama::Plot>& plots() const noexcept { return plots_; }
+
+ private:
+  static std::string text_of(const Figure& figure, int digits) {
+    return fmt::format("{:.{}f} +- {:.{}f}", figure.mean, digits, figure.deviation, digits);
+  }
+
+  static std::string line_of(const Row& row, bool edge) {
+    const std::string gain =
+        row.gains.size() == row.seeds ? text_of(figure_of(row.gains), 3) : "not measured";
+    const std::string of_half = row.speed_of_half.mean > 0.0
+                                    ? row.speed_of_half_mark + text_of(row.speed_of_half, 2)
+                                    : "not measured";
+    return fmt::format(
+        "| {} | {:g}{} | {} | {:.2f} | {:.2f} / {:.2f} | {:.2f} | {} | {} | {}{} | {} |\n",
+        row.method->name, row.learning_rate, edge ? " (edge)" : "", row.seeds, row.kept.mean,
+        row.mean_activations.mean, row.peak.mean, row.time.mean, text_of(row.loss, 3), gain,
+        row.speed_mark, text_of(row.speed, 2), of_half);
+  }
+
+  static Json json_of(const Row& row) {
+    const auto figure = [](const Figure& one) {
+      return Json{{"mean", one.mean}, {"deviation", one.deviation}};
+    };
+    return {{"name", row.method->name},
+            {"learning_rate", row.learning_rate},
+            {"seeds", row.seeds},
+            {"validation_loss", figure(row.loss)},
+            {"time", figure(row.time)},
+            {"backward_kept", figure(row.kept)},
+            {"mean_activations", figure(row.mean_activations)},
+            {"peak_activations", figure(row.peak)},
+            {"gain_at_equal_time", figure(figure_of(row.gains))},
+            {"speed", figure(row.speed)},
+            {"speed_beyond", row.speed_mark},
+            {"speed_against_half_the_batch", figure(row.speed_of_half)},
+            {"speed_against_half_the_batch_beyond", row.speed_of_half_mark}};
+  }
+
+  static llama::Series series_of(const Row& row) {
+    llama::Series series{.name = row.method->name, .points = {}};
+    for (const auto& [time, loss] : row.by_length) {
+      series.points.emplace_back(time.mean, loss.mean);
+      series.spread.emplace_back(loss.mean - loss.deviation, loss.mean + loss.deviation);
+    }
+    if (series.points.size() == 1) series.line = llama::Line::none;
+    return series;
+  }
+
+  static std::string head() {
+    return R"(# Does it reach a loss sooner?
+
+This page is written by `benchmarks/convergence`. A small LLaMA, pre-trained on the headers of the
+C++ library, is fine-tuned on C. Each method has its own best learning rate: it is doubled and
+halved until the loss of the first seed rises. A method's run has a complete learning-rate schedule.
+
+Time is modelled, so that a busy machine does not change it. The processor time of the parts of a
+step is measured once: what no plan saves, the branches' backward pass, and the optimizer. Each run
+counts which part of the branches' backward pass and of the optimizer its plans really kept.
+
+- **time**: that of a run, divided by that of ordinary training with as many steps
+- **gain at equal time**: by how much the loss is lower than that of ordinary training in the same
+  time, in nats
+- **speed**: the time in which ordinary training reaches the same loss, divided by the method's
+- **speed against half the batch**: the same against ordinary training with half the tokens a step,
+  which also takes half the memory for activations
+
+Ordinary training and half the batch have runs of several lengths; values between them are
+interpolated on a line. `<` and `>` mark speeds where a loss lies beyond these runs, so that the
+speed is less or more than the number. +- is the standard deviation over the seeds, which draw the
+data, the plans and the adapters. "edge" marks a learning rate whose neighbours were not all tried.
+)";
+  }
+  static std::string foot() {
+    std::string foot = "\n## The methods\n\n";
+    for (const Method& method : methods())
+      foot += fmt::format("- **{}**: {}\n", method.name, method.text);
+    return foot;
+  }
+
+  std::string text_;
+  Json json_ = {{"regimes", Json::array()}};
+  std::vector<llama::Plot> plots_;
+};
+
+}  // namespace bench
