@@ -70,6 +70,8 @@ class Options {
       if (!path.empty()) llama::check_writable(path);
     dropbp::ops::set_thread_count(threads);
   }
+  /// The name of the plot's file without its folder; empty if none is drawn.
+  std::string svg_name() const { return std::filesystem::path(svg_).filename().string(); }
   void write(const Json& json) const {
     if (!json_.empty()) llama::write_file_atomically(json_, json.dump(1) + "\n");
   }

@@ -25,6 +25,8 @@ file(MAKE_DIRECTORY ${FOLDER})
 set(json ${FOLDER}/${NAME}.json)
 set(svg ${FOLDER}/${NAME}.svg)
 file(REMOVE ${json} ${svg})
+set(runs ${FOLDER}/build/convergence-quick)
+file(REMOVE_RECURSE ${runs})
 
 execute_process(COMMAND ${PROGRAM} --help OUTPUT_VARIABLE help RESULT_VARIABLE result)
 if(NOT result EQUAL 0 OR NOT help MATCHES "--quick")
@@ -57,5 +59,25 @@ if(PLOT AND help MATCHES "--svg")
   file(READ ${svg} picture)
   if(NOT picture MATCHES "<svg")
     message(FATAL_ERROR "${NAME} --svg must write a picture, but ${svg} is none")
+  endif()
+endif()
+
+# A second start repeats no run that is done. One whose line was cut short is repeated, and has the
+# same result.
+if(NAME STREQUAL "convergence")
+  file(READ ${runs}/runs.jsonl done)
+  string(LENGTH "${done}" length)
+  math(EXPR length "${length} - 40")
+  string(SUBSTRING "${done}" 0 ${length} cut)
+  file(WRITE ${runs}/runs.jsonl "${cut}")
+  execute_process(COMMAND ${PROGRAM} ${arguments} WORKING_DIRECTORY ${FOLDER}
+    OUTPUT_VARIABLE again ERROR_VARIABLE errors RESULT_VARIABLE result)
+  file(READ ${runs}/runs.jsonl done_again)
+  string(REGEX MATCHALL ": loss " repeated "${errors}")
+  list(LENGTH repeated repeated)
+  if(NOT result EQUAL 0 OR NOT again STREQUAL output OR NOT done_again STREQUAL done
+      OR NOT repeated EQUAL 1)
+    message(FATAL_ERROR "a second start of ${NAME} must repeat the one run that was cut short, but "
+      "it repeated ${repeated}, ended with ${result}, and wrote:\n${again}\n${errors}")
   endif()
 endif()

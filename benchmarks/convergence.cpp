@@ -176,10 +176,21 @@ void make_quick(Settings& settings) {
   settings.seeds = 2;
   Regime quick;
   quick.name = "quick";
-  quick.shape = {.hidden = 32, .intermediate = 88, .layers = 4, .heads = 2, .kv_heads = 2};
+  quick.shape = {.hidden = 16, .intermediate = 32, .layers = 4, .heads = 2, .kv_heads = 2};
   quick.pretraining_steps = 5;
-  quick.batch = 2, quick.sequence = 32, quick.micro_steps = 2, quick.steps = 20;
+  quick.batch = 2, quick.sequence = 16, quick.micro_steps = 2, quick.steps = 20;
   settings.regimes = {quick};
+}
+
+// As it is typed, from the program's folder in a build of benchmarks/run.sh.
+std::string command_of(int argc, char** argv) {
+  std::string command = "build/benchmark/benchmarks/convergence";
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool plain = word.find_first_of(" ;'\"$") == std::string::npos;
+    command += plain ? " " + word : fmt::format(" '{}'", word);
+  }
+  return command;
 }
 
 template <class T>
@@ -207,7 +218,7 @@ int run(int argc, char** argv) {
                  "page to write, as Markdown; default: convergence.md in --folder");
   app.add_option("--regimes", regimes, "what is trained, and on what")
       ->check(CLI::IsMember(names_of(bench::regimes())))
-      ->delimiter(';')
+      ->delimiter(',')
       ->capture_default_str();
   app.add_option("--methods", chosen, "default: all")
       ->check(CLI::IsMember(names_of(bench::methods())))
@@ -246,7 +257,7 @@ int run(int argc, char** argv) {
     page.add(regime, identity, parts,
              bench::Analysis(regime, identity, runs, parts, settings.seeds));
   }
-  const std::string text = page.text();
+  const std::string text = page.text(command_of(argc, argv), common.svg_name());
   std::fputs(text.c_str(), stdout);
   llama::write_file_atomically(settings.page, text);
   common.write(page.json());

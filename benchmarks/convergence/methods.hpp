@@ -142,14 +142,14 @@ inline const std::vector<Regime>& regimes() {
       base{.hidden = 128, .intermediate = 344, .layers = 8, .heads = 4, .kv_heads = 4};
   static const std::vector<Regime> table{
       {.name = "tiny", .shape = small, .pretraining_steps = 1000, .sequence = 64},
-      {.name = "tiny, 4 micro-steps",
+      {.name = "tiny-4-micro-steps",
        .shape = small,
        .pretraining_steps = 1000,
        .sequence = 64,
        .micro_steps = 4,
        .steps = 100},
       {.name = "full", .shape = base, .pretraining_steps = 1200},
-      {.name = "full, p 0.75", .shape = base, .pretraining_steps = 1200, .drop_rate = 0.75},
+      {.name = "full-p75", .shape = base, .pretraining_steps = 1200, .drop_rate = 0.75},
       {.name = "lora",
        .shape = base,
        .pretraining_steps = 1200,
@@ -160,8 +160,8 @@ inline const std::vector<Regime>& regimes() {
        .pretraining_steps = 1200,
        .mode = "qlora",
        .learning_rate = 8e-3},
-      {.name = "4 micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 4},
-      {.name = "16 micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 16},
+      {.name = "full-4-micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 4},
+      {.name = "full-16-micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 16},
   };
   return table;
 }

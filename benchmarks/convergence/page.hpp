@@ -48,7 +48,13 @@ class Page {
     plots_.push_back(std::move(plot));
   }
 
-  std::string text() const { return head() + text_ + foot(); }
+  /// `picture`: the name of the plots' file, or empty.
+  std::string text(const std::string& command, const std::string& picture) const {
+    std::string text = head() + "\n```console\n$ " + command + "\n```\n";
+    if (!picture.empty())
+      text += "\n![Validation loss over modelled time, by method](" + picture + ")\n";
+    return text + text_ + foot();
+  }
   const Json& json() const noexcept { return json_; }
   const std::vector<llama::Plot>& plots() const noexcept { return plots_; }
 
@@ -115,7 +121,8 @@ counts which part of the branches' backward pass and of the optimizer its plans 
   time, in nats
 - **speed**: the time in which ordinary training reaches the same loss, divided by the method's
 - **speed against half the batch**: the same against ordinary training with half the tokens a step,
-  which also takes half the memory for activations
+  which also takes half the memory for activations: where a method's peak is no higher, this
+  compares at equal memory
 
 Ordinary training and half the batch have runs of several lengths; values between them are
 interpolated on a line. `<` and `>` mark speeds where a loss lies beyond these runs, so that the

@@ -65,14 +65,16 @@ class Training {
                             1, std::lround(batch_share * static_cast<double>(regime.batch))),
                         .sequence = regime.sequence,
                         .micro_steps = regime.micro_steps,
-                        .seed = seed,
-                        .eval_batches = 24}),
+                        .seed = seed}),
         model_(regime.shape, regime.sequence, {.lora = lora_of(regime.mode)}),
         handler_(model_, {.drop_rate = 0.0, .trainable_below = model_.trainable_below()}),
         optimizer_(model_.parameters(),
                    {.learning_rate = 0.0, .beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1}),
-        source_(data.training(batch_options_)),
-        validation_(data.validation(batch_options_)) {
+        source_(data.training(batch_options_)) {
+    // The same text for every batch size.
+    llama::BatchOptions evaluation = batch_options_;
+    evaluation.eval_batches = 24 * regime.batch / evaluation.batch;
+    validation_ = data.validation(evaluation);
     for (auto* parameter : model_.parameters()) {
       const std::string_view name = parameter->parts().front().name;
       parameter->decays = !name.ends_with("norm.weight") && !name.ends_with(".bias");

@@ -77,9 +77,13 @@ class AdaptiveHandler : public DropBPHandler<ModelType, AllocationPolicy, Sampli
     Base::observe_stream();
   }
 
+  using Base::begin_step;  // with a plan, which allocates nothing
+
   /// Begins an optimizer step, after an allocation if one is due. Throws as DropBPHandler does, and
-  /// std::logic_error if an allocation is due but no step has ended.
+  /// std::logic_error if an allocation is due but no step has ended. If the allocation policy
+  /// throws, all rates are 0 afterwards.
   void begin_step(std::uint64_t step) {
+    detail::require_next_step(step);
     choose_rates(step);
     Base::begin_step(step);
   }
@@ -144,7 +148,12 @@ class AdaptiveHandler : public DropBPHandler<ModelType, AllocationPolicy, Sampli
           "call end_step() after the last backward pass of each step");
     Base::set_drop_rate(target_);
     const std::vector<double> sensitivities = running_.sensitivities();
-    Base::allocate(detail::view(sensitivities));
+    try {
+      Base::allocate(detail::view(sensitivities));
+    } catch (...) {
+      Base::set_drop_rate(0.0);
+      throw;
+    }
   }
 
   AdaptiveOptions times_;

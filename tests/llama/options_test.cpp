@@ -194,6 +194,7 @@ TEST_CASE("options: each option sets its member") {
   CHECK(options_of({"--recompute"}).recompute);
   CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"})
             .allocation == AllocationChoice::optimal);
+  CHECK(options_of({"--allocation", "sharp"}).allocation == AllocationChoice::sharp);
   const Options c = options_of({"--checkpoint", "c", "--checkpoint-every", "28", "--resume",
                                 "--out", "o", "--out-dtype", "bf16"});
   CHECK(c.checkpoint == "c");

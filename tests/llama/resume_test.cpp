@@ -194,7 +194,7 @@ TEST_CASE("resume: a run resumed from any step has the same bits") {
        ScalingChoice::none, true},
       {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::uniform,
        ScalingChoice::none, false},
-      {SensitivityChoice::gradient_norm, SamplingChoice::bernoulli, AllocationChoice::optimal,
+      {SensitivityChoice::gradient_norm, SamplingChoice::bernoulli, AllocationChoice::sharp,
        ScalingChoice::none, true},
   };
   for (const auto& c : cases) {

@@ -195,6 +195,24 @@ TEST_CASE("An allocation without an end of a step is refused, and the handler st
   CHECK(handler.state() == before);
 }
 
+TEST_CASE("A target that the allocation policy cannot reach leaves all rates at 0") {
+  Chain chain;
+  Handler handler{chain, times, {.drop_rate = 0.5}, {.least_keep_rate = 0.6}};
+  run(handler, 0, 3);
+  const dropbp::HandlerState before = handler.state();
+  check_throws<std::invalid_argument>([&] { handler.begin_step(3); }, {"at most 1 - least"});
+  CHECK(handler.state() == before);
+}
+
+TEST_CASE("An adaptive handler begins a step with a plan of the user's") {
+  Chain chain;
+  Handler handler{chain, times, {.drop_rate = 0.5}};
+  handler.begin_step(dropbp::DropPlan::drop_all(size, 0));
+  CHECK(handler.plan().all_dropped());
+  CHECK_THROWS_AS(handler.begin_step(~std::uint64_t{0}), std::invalid_argument);
+  CHECK(handler.plan() == dropbp::DropPlan::drop_all(size, 0));
+}
+
 TEST_CASE("Impossible times of an adaptive handler are refused") {
   Chain chain;
   check_throws<std::invalid_argument>([&] { Handler(chain, {}); }, {"steps is 0"});
@@ -215,11 +233,11 @@ TEST_CASE("The states of an adaptive and of another handler are not mixed up") {
   check_throws<std::invalid_argument>([&] { adaptive.restore(plain.state()); },
                                       {"as many branches (8), but it has 0"});
   dropbp::HandlerState damaged = state;
-  damaged.running.own[2] = -1.0;
+  damaged.running.own.at(2) = -1.0;
   check_throws<std::invalid_argument>([&] { adaptive.restore(damaged); }, {"branch 2"});
   damaged = state;
   damaged.drop_rates[2] = 2.0;
-  damaged.running.own[3] *= 2.0;
+  damaged.running.own.at(3) *= 2.0;
   CHECK_THROWS_AS(adaptive.restore(damaged), std::invalid_argument);
   CHECK(adaptive.state() == state);
 }

@@ -19,9 +19,9 @@ inline constexpr std::array long_samples{Named{LongSamples::cut, "cut"},
                                          Named{LongSamples::skip, "skip"}};
 inline constexpr std::array modes{Named{ModeChoice::full, "full"}, Named{ModeChoice::lora, "lora"},
                                   Named{ModeChoice::qlora, "qlora"}};
-inline constexpr std::array allocations{Named{AllocationChoice::uniform, "uniform"},
-                                        Named{AllocationChoice::greedy, "greedy"},
-                                        Named{AllocationChoice::optimal, "optimal"}};
+inline constexpr std::array allocations{
+    Named{AllocationChoice::uniform, "uniform"}, Named{AllocationChoice::greedy, "greedy"},
+    Named{AllocationChoice::optimal, "optimal"}, Named{AllocationChoice::sharp, "sharp"}};
 inline constexpr std::array samplings{Named{SamplingChoice::bernoulli, "bernoulli"},
                                       Named{SamplingChoice::at_least_target, "at-least-target"},
                                       Named{SamplingChoice::fixed_budget, "fixed-budget"}};

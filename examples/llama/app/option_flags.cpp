@@ -217,10 +217,12 @@ void declare_dropping(Flags& flags, Given& given, Options& o) {
   flags.real(
       "--drop-rate", o.drop_rate, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "P",
       "share of the branches' backward FLOPs to drop; 0 is ordinary training");
-  flags.choice("--allocation", o.allocation, allocations,
-               "uniform gives all branches the same rate; greedy (as published, at most 0.9 on "
-               "average) and optimal (smallest sum of sensitivity times squared rate) give "
-               "sensitive branches lower rates");
+  flags.choice(
+      "--allocation", o.allocation, allocations,
+      "uniform gives all branches the same rate; greedy (as published, at most 0.9 on "
+      "average), optimal (smallest sum of sensitivity times squared rate) and sharp (the same "
+      "with the 4th power of the sensitivity, so that rates are close to 0 or 1) give "
+      "sensitive branches lower rates");
   given.sampling =
       flags.choice("--sampling", o.sampling, samplings,
                    "bernoulli draws independently; at-least-target is the published sampler, which "

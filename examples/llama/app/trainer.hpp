@@ -17,6 +17,7 @@
 
 #include <dropbp/dropbp.hpp>
 #include <dropbp/ops/adamw.hpp>
+#include <dropbp/policy/sharp_allocation.hpp>
 
 #include "llama/app/data.hpp"
 #include "llama/app/options.hpp"
@@ -36,6 +37,8 @@ struct ChosenAllocation {
         return dropbp::UniformAllocation{}.allocate(input);
       case AllocationChoice::greedy:
         return dropbp::GreedyAllocation{}.allocate(input);
+      case AllocationChoice::sharp:
+        return dropbp::SharpAllocation{}.allocate(input);
       case AllocationChoice::optimal:
         break;
     }
