@@ -10,7 +10,7 @@ set(keys_step_time rows/0/drop_rate rows/0/forward_ms rows/0/backward_ms rows/0/
   tokens_per_second)
 set(keys_activation_memory rows/0/drop_rate rows/0/peak_activation_bytes rows/0/longest_sequence
   rows/0/ratio)
-set(keys_convergence regimes/0/methods/16/name regimes/0/methods/0/validation_loss/mean
+set(keys_convergence regimes/0/methods/18/name regimes/0/methods/0/validation_loss/mean
   regimes/0/methods/0/time/mean regimes/0/methods/1/speed/mean
   regimes/0/methods/1/speed_against_half_the_batch/mean)
 set(keys_sensitivity_cost rows/0/branches rows/0/cost_ratio rows/0/max_relative_error

@@ -187,6 +187,7 @@ std::string command_of(int argc, char** argv) {
   std::string command = "build/benchmark/benchmarks/convergence";
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
+    if (word == "--only-report") continue;  // what it reports on came from the rest
     const bool plain = word.find_first_of(" ;'\"$") == std::string::npos;
     command += plain ? " " + word : fmt::format(" '{}'", word);
   }

@@ -38,6 +38,14 @@ inline std::vector<double> bounded(const dropbp::AllocationInput& input) {
   return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}.allocate(
       input);
 }
+inline std::vector<double> by_depth(const dropbp::AllocationInput& input) {
+  std::vector<double> numbers;
+  for (std::size_t i = 0; i < input.costs.size(); ++i)
+    numbers.push_back(1.0 + static_cast<double>(i / 2));
+  dropbp::AllocationInput deep = input;
+  deep.sensitivities = numbers;
+  return dropbp::SharpAllocation{}.allocate(deep);
+}
 template <unsigned sharpness>
 std::unique_ptr<PlanSource> sharp(Setup setup) {
   return std::make_unique<Rates<dropbp::BernoulliSampling>>(
@@ -98,6 +106,11 @@ inline const std::vector<Method>& methods() {
        make<SelectedBlocks>},
       {"sharp 2", "sensitivities to the 2nd power", sharp<2>},
       {"sharp 8", "sensitivities to the 8th power", sharp<8>},
+      {"sharp 32", "sensitivities to the 32nd power", sharp<32>},
+      {"depth", "`SharpAllocation` of the blocks' numbers, from 1 below, instead of sensitivities",
+       [](Setup setup) {
+         return make_rates(std::move(setup), {.allocate = by_depth, .first = 0.0, .period = 0.0});
+       }},
       {"variance", "`OptimalAllocation<ScaledVariance>` of running sensitivities",
        [](Setup setup) {
          return make_rates(std::move(setup),

@@ -32,13 +32,18 @@ class Page {
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         regime.name, identity, 1e3 * all, 100.0 * whole.branches / all,
         100.0 * whole.optimizer / all);
+    std::string missing;
     for (const Method& method : methods()) {
       const auto row = analysis.row(method);
-      if (!row) continue;
+      if (!row) {
+        missing += fmt::format("{}{}", missing.empty() ? "\nNot run: " : ", ", method.name);
+        continue;
+      }
       text_ += line_of(*row, analysis.best(method)->edge);
       rows.push_back(json_of(*row));
       plot.series.push_back(series_of(*row));
     }
+    if (!missing.empty()) text_ += missing + ".\n";
     json_["regimes"].push_back({{"name", regime.name},
                                 {"text", identity},
                                 {"fixed_ms", 1e3 * whole.fixed},
