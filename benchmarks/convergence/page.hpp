@@ -4,7 +4,9 @@
 // The page, the plots and the JSON that `convergence` writes.
 #pragma once
 
+#include <cstddef>
 #include <map>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,26 +26,30 @@ class Page {
                      .series = {}};
     const StepParts& whole = parts.at(1.0);
     const double all = whole.fixed + whole.branches + whole.optimizer;
-    text_ += fmt::format(
-        "\n## {}\n\n{}.\n\nOf the processor time of an ordinary step ({:.1f} ms), the branches' "
-        "backward pass takes {:.0f} %\nand the optimizer {:.0f} %.\n\n"
-        "| method | learning rate | seeds | backward kept | activations, mean / peak | time | "
-        "validation loss | gain at equal time | speed | speed against half the batch |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-        regime.name, identity, 1e3 * all, 100.0 * whole.branches / all,
-        100.0 * whole.optimizer / all);
+    text_ += fmt::format("\n## {}\n\n{}\n", regime.name, wrapped(identity + "."));
+    text_ += wrapped(fmt::format(
+                 "Of the processor time of an ordinary step ({:.1f} ms), the "
+                 "branches' backward pass takes {:.0f} % and the optimizer {:.0f} %.",
+                 1e3 * all, 100.0 * whole.branches / all, 100.0 * whole.optimizer / all)) +
+             "\n| method | learning rate | time | validation loss | gain at equal time | speed |\n"
+             "| --- | --- | --- | --- | --- | --- |\n";
+    std::string second =
+        "\n| method | seeds | backward kept | activations, mean / peak | speed against half the "
+        "batch |\n| --- | --- | --- | --- | --- |\n";
     std::string missing;
     for (const Method& method : methods()) {
       const auto row = analysis.row(method);
       if (!row) {
-        missing += fmt::format("{}{}", missing.empty() ? "\nNot run: " : ", ", method.name);
+        missing += fmt::format("{}{}", missing.empty() ? "Not run: " : ", ", method.name);
         continue;
       }
       text_ += line_of(*row, analysis.best(method)->edge);
+      second += second_line_of(*row);
       rows.push_back(json_of(*row));
       plot.series.push_back(series_of(*row));
     }
-    if (!missing.empty()) text_ += missing + ".\n";
+    text_ += second;
+    if (!missing.empty()) text_ += "\n" + wrapped(missing + ".");
     json_["regimes"].push_back({{"name", regime.name},
                                 {"text", identity},
                                 {"fixed_ms", 1e3 * whole.fixed},
@@ -55,7 +61,7 @@ class Page {
 
   /// `picture`: the name of the plots' file, or empty.
   std::string text(const std::string& command, const std::string& picture) const {
-    std::string text = head() + "\n```console\n$ " + command + "\n```\n";
+    std::string text = head() + "\n```console\n$ " + wrapped(command, " \\\n    ") + "```\n";
     if (!picture.empty())
       text += "\n![Validation loss over modelled time, by method](" + picture + ")\n";
     return text + text_ + foot();
@@ -64,6 +70,20 @@ class Page {
   const std::vector<llama::Plot>& plots() const noexcept { return plots_; }
 
  private:
+  // Lines of at most 98 columns; `next` ends one and begins the next.
+  static std::string wrapped(const std::string& text, const std::string& next = "\n") {
+    std::string lines, word;
+    std::size_t width = 0;
+    std::istringstream words(text);
+    while (words >> word) {
+      const bool fits = width + 1 + word.size() <= 98 - next.size();
+      if (width > 0) lines += fits ? " " : next;
+      width = (width == 0 ? 0 : fits ? width + 1 : next.size()) + word.size();
+      lines += word;
+    }
+    return lines + "\n";
+  }
+
   static std::string text_of(const Figure& figure, int digits) {
     return fmt::format("{:.{}f} +- {:.{}f}", figure.mean, digits, figure.deviation, digits);
   }
@@ -71,14 +91,17 @@ class Page {
   static std::string line_of(const Row& row, bool edge) {
     const std::string gain =
         row.gains.size() == row.seeds ? text_of(figure_of(row.gains), 3) : "not measured";
+    return fmt::format("| {} | {:g}{} | {:.2f} | {} | {} | {}{} |\n", row.method->name,
+                       row.learning_rate, edge ? " (edge)" : "", row.time.mean,
+                       text_of(row.loss, 3), gain, row.speed_mark, text_of(row.speed, 2));
+  }
+
+  static std::string second_line_of(const Row& row) {
     const std::string of_half = row.speed_of_half.mean > 0.0
                                     ? row.speed_of_half_mark + text_of(row.speed_of_half, 2)
                                     : "not measured";
-    return fmt::format(
-        "| {} | {:g}{} | {} | {:.2f} | {:.2f} / {:.2f} | {:.2f} | {} | {} | {}{} | {} |\n",
-        row.method->name, row.learning_rate, edge ? " (edge)" : "", row.seeds, row.kept.mean,
-        row.mean_activations.mean, row.peak.mean, row.time.mean, text_of(row.loss, 3), gain,
-        row.speed_mark, text_of(row.speed, 2), of_half);
+    return fmt::format("| {} | {} | {:.2f} | {:.2f} / {:.2f} | {} |\n", row.method->name, row.seeds,
+                       row.kept.mean, row.mean_activations.mean, row.peak.mean, of_half);
   }
 
   static Json json_of(const Row& row) {
@@ -138,7 +161,7 @@ data, the plans and the adapters. "edge" marks a learning rate whose neighbours 
   static std::string foot() {
     std::string foot = "\n## The methods\n\n";
     for (const Method& method : methods())
-      foot += fmt::format("- **{}**: {}\n", method.name, method.text);
+      foot += wrapped(fmt::format("- **{}**: {}", method.name, method.text), "\n  ");
     return foot;
   }
 
