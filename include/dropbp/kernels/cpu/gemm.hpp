@@ -8,6 +8,7 @@
 // for the whole program or not at all.
 #pragma once
 
+#include <concepts>
 #include <type_traits>
 
 #include "dropbp/kernels/cpu/simd.hpp"
@@ -27,8 +28,11 @@ namespace ops {
 /// See ops/gemm.hpp, which checks the shapes.
 template <HostScalar T>
 struct kernels<op::gemm, T, Cpu> {
-  /// C = or += the product. C must not overlap A or B.
-  static void run(GemmLayout layout, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
+  /// C = or += the product. C must not overlap A or B. Its elements are T or Statistic<T>, the type
+  /// of the sums.
+  template <class C>
+    requires(std::same_as<C, T> || std::same_as<C, Statistic<T>>)
+  static void run(GemmLayout layout, MatrixView<C> c, MatrixView<const T> a, MatrixView<const T> b,
                   Accumulate mode) {
     const Index depth = layout == GemmLayout::tn ? a.rows : a.columns;
 #if defined(DROPBP_BLAS_PRODUCTS)

@@ -149,8 +149,7 @@ void part_product(MatrixView<T> c, const Operand<typename Tile::Element>& a, Ind
         const Index part_rows = (std::min)(row_step, last_row - i0);
         for (Index i = 0; i < part_rows; i += Tile::rows)
           pack_panel<typename Tile::Words, Tile::rows>(a.at(i0 + i, p0), a.stride, a.along, depth,
-                                                       (std::min)(Tile::rows, part_rows - i),
-                                                       packed_a + i * words);
+                                                       part_rows - i, packed_a + i * words);
         DepthBlock<typename Tile::Sum> of_rows = block;
         if (block.kept != nullptr) of_rows.kept += i0 * block.kept_stride;
         block_product<Tile>(c.rows_from(i0, part_rows), packed_a, packed_b, words, first_panel,

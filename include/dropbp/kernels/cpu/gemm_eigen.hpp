@@ -81,9 +81,9 @@ void eigen_product(MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b
   }
 }
 
-// As gemm_nt, gemm_nn or gemm_tn. BFloat16 is computed in float, on copies.
-template <class T>
-void eigen_product(GemmLayout layout, MatrixView<T> c, MatrixView<const T> a, MatrixView<const T> b,
+// As gemm_nt, gemm_nn or gemm_tn. BFloat16 is computed in float, on copies; C is BFloat16 or float.
+template <class T, class C>
+void eigen_product(GemmLayout layout, MatrixView<C> c, MatrixView<const T> a, MatrixView<const T> b,
                    Index depth, Accumulate mode) {
   if constexpr (!std::is_floating_point_v<T>) {
     const auto copy_of = [](const auto& from) {
@@ -93,10 +93,14 @@ void eigen_product(GemmLayout layout, MatrixView<T> c, MatrixView<const T> a, Ma
       return copy;
     };
     const Matrix<float> left = copy_of(a), right = copy_of(b);
-    Matrix<float> sums = mode == Accumulate::add ? copy_of(c) : Matrix<float>(c.rows, c.columns);
-    eigen_product<float>(layout, sums.view(), left.view(), right.view(), depth, mode);
-    for (Index i = 0; i < c.rows; ++i)
-      for (Index j = 0; j < c.columns; ++j) c.row(i)[j] = from_float<T>(sums.row(i)[j]);
+    if constexpr (std::is_same_v<C, float>)
+      return eigen_product<float>(layout, c, left.view(), right.view(), depth, mode);
+    else {
+      Matrix<float> sums = mode == Accumulate::add ? copy_of(c) : Matrix<float>(c.rows, c.columns);
+      eigen_product<float>(layout, sums.view(), left.view(), right.view(), depth, mode);
+      for (Index i = 0; i < c.rows; ++i)
+        for (Index j = 0; j < c.columns; ++j) c.row(i)[j] = from_float<T>(sums.row(i)[j]);
+    }
   } else if (layout == GemmLayout::nt) {
     eigen_product<T, false, true>(c, a, b, c.rows, c.columns, depth, mode);
   } else if (layout == GemmLayout::nn) {

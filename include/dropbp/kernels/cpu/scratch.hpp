@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // Scratch memory of one thread, reused from call to call. Its size is bounded by constants and
-// head_size, never by the batch; for BFloat16, by the float copies of one operation.
+// head_size, never by the batch; for BFloat16, by a float copy of the result of one operation.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ namespace ops::detail {
 
 /// The purpose of scratch memory. Memory for different purposes may be used at the same time in one
 /// thread.
-enum class Scratch { packed_a, packed_b, sums, attention, wide, count };
+enum class Scratch { packed_a, packed_b, sums, attention, rounded, wide, count };
 
 /// Memory for `elements` elements of T, valid until the thread's next call with the same purpose.
 template <class T>
