@@ -6,6 +6,7 @@
 #include "dropbp/ops/gemm.hpp"
 
 #include <array>
+#include <vector>
 
 #include "ops/ops_test.hpp"
 #include "support/worst.hpp"
@@ -176,3 +177,23 @@ TEST_CASE("a product with sizes that do not fit throws") {
   CHECK(contains(message, "A [3, 5]"));
   CHECK(contains(message, "B [4, 6]"));
 }
+
+#if defined(DROPBP_BLOCKED_PRODUCTS)
+TEST_CASE("packing a panel of B writes into that panel alone, also for narrow vectors") {
+  constexpr Index width = 4, depth = 19, past = 8;
+  const Matrix<double> source = random_matrix<double>(20, 20, 1);
+  for (const bool along : {false, true})
+    for (Index count = 1; count <= width; ++count) {
+      std::vector<double> panel(static_cast<std::size_t>(width * depth + past), 7.0);
+      detail::pack_panel<detail::SingleWords<double>, width, false>(
+          source.data(), source.columns(), along, depth, count, panel.data());
+      CAPTURE(along, count);
+      for (Index q = 0; q < depth; ++q)
+        for (Index j = 0; j < width; ++j)
+          REQUIRE(panel[static_cast<std::size_t>(q * width + j)] ==
+                  (j < count ? (along ? source.row(j)[q] : source.row(q)[j]) : 0.0));
+      for (Index i = 0; i < past; ++i)
+        REQUIRE(panel[static_cast<std::size_t>(width * depth + i)] == 7.0);
+    }
+}
+#endif

@@ -5,12 +5,15 @@
 // refused.
 #include "dropbp/ops/nf4.hpp"
 
+#include <array>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <vector>
 
 #include "dropbp/ops/elementwise.hpp"
+#include "dropbp/ops/gemm.hpp"
 #include "ops/ops_test.hpp"
 #include "support/throws.hpp"
 
@@ -64,9 +67,18 @@ std::string hash(const Matrix<T>& matrix) {
 }
 
 template <class T>
+Matrix<T> random_of(Index rows, Index columns, std::uint64_t seed) {
+  const Matrix<float> values = random_matrix<float>(rows, columns, seed);
+  Matrix<T> m(rows, columns);
+  for (std::size_t i = 0; i < m.size(); ++i)
+    m.data()[i] = detail::rounded<T>(static_cast<Statistic<T>>(values.data()[i]));
+  return m;
+}
+
+template <class T>
 Matrix<T> dequantized(const Nf4Matrix& quantised) {
   Matrix<T> result(quantised.rows(), quantised.columns());
-  fill<T>(elements(result), 99);
+  std::memset(result.data(), 0x55, result.size() * sizeof(T));
   quantised.dequantize(result.view());
   return result;
 }
@@ -243,4 +255,71 @@ TEST_CASE("a moved-from 4-bit matrix is empty") {
   CHECK(from.rows() == 0);
   const Matrix<float> restored = dequantized<float>(to);
   CHECK(same_bits(elements(restored), elements(expected)));
+}
+
+namespace {
+
+// The bits of products with the dequantised matrix, for shapes at the edges of tiles and blocks.
+template <class T>
+void check_products(InstructionSet set) {
+  const Instructions limited(set);
+  if (!limited) return;
+  std::uint64_t seed = 1;
+  for (const auto& [tokens, rows, columns] : {std::array<Index, 3>{1, 1, 1},
+                                              {3, 65, 67},
+                                              {13, 300, 128},
+                                              {50, 33, 2100},
+                                              {7, 2500, 96}}) {
+    const Nf4Matrix codes =
+        Nf4Matrix::quantize(random_matrix<float>(rows, columns, seed += 3).view());
+    const Matrix<T> values = dequantized<T>(codes);
+    for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add})
+      for (const GemmLayout layout : {GemmLayout::nt, GemmLayout::nn}) {
+        const bool forward = layout == GemmLayout::nt;
+        const Matrix<T> x = random_of<T>(tokens, forward ? columns : rows, seed + 1);
+        Matrix<T> y = random_of<T>(tokens, forward ? rows : columns, seed + 2), expected = clone(y);
+        codes.multiply<T>(layout, y.view(), x.view(), mode);
+        if (forward)
+          gemm_nt<T>(expected.view(), x.view(), values.view(), mode);
+        else
+          gemm_nn<T>(expected.view(), x.view(), values.view(), mode);
+        CAPTURE(tokens, rows, columns, forward, static_cast<int>(mode));
+        CHECK(same_bits(elements(y), elements(expected)));
+      }
+  }
+}
+
+void check_products_of_all_scalars(InstructionSet set) {
+  check_products<float>(set), check_products<double>(set), check_products<dropbp::BFloat16>(set);
+}
+
+}  // namespace
+
+TEST_CASE("products with 4-bit weights have the bits of dequantised ones, with the compiler's") {
+  check_products_of_all_scalars(InstructionSet::compiled);
+}
+TEST_CASE("products with 4-bit weights have the bits of dequantised ones, with AVX2") {
+  check_products_of_all_scalars(InstructionSet::avx2);
+}
+TEST_CASE("products with 4-bit weights have the bits of dequantised ones, with AVX-512") {
+  check_products_of_all_scalars(InstructionSet::avx512);
+}
+TEST_CASE("products with 4-bit weights have the bits of dequantised ones, with AVX512_BF16") {
+  check_products_of_all_scalars(InstructionSet::avx512_bf16);
+}
+
+TEST_CASE("products with 4-bit weights refuse what does not fit") {
+  const Nf4Matrix codes = Nf4Matrix::quantize(random_matrix<float>(5, 6, 1).view());
+  Matrix<float> y(2, 5), x(2, 6);
+  const auto message = [&](GemmLayout layout, MatrixView<float> to, MatrixView<const float> from) {
+    return invalid_message([&] { codes.multiply<float>(layout, to, from, Accumulate::overwrite); });
+  };
+  CHECK(message(GemmLayout::nt, y.view(), x.view()).empty());
+  CHECK(message(GemmLayout::nn, x.view(), y.view()).empty());
+  for (const auto& wrong :
+       {message(GemmLayout::tn, y.view(), x.view()), message(GemmLayout::nn, y.view(), x.view()),
+        message(GemmLayout::nt, y.view().rows_from(0, 1), x.view()),
+        message(GemmLayout::nt, y.view().columns_from(0, 4), x.view()),
+        message(GemmLayout::nt, y.view(), x.view().columns_from(0, 5))})
+    CHECK(contains(wrong, "quantised matrix [5, 6]"));
 }

@@ -63,6 +63,8 @@ struct dora;
 /// - `backward(View gradient, Accumulate, ConstView grad_output, tokens)`
 struct embedding;
 /// - `expand(View to, Index first, codes, scales, group_scales, float offset)`
+/// - `product(GemmLayout, View c, ConstView a, Index rows, Index columns, codes, scales,
+///   group_scales, float offset, Accumulate)`; on the CPU alone
 struct nf4;
 /// - type `Loss`
 /// - `run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)`

@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "dropbp/kernels/cpu/nf4.hpp"
@@ -234,6 +236,28 @@ class BasicNf4Matrix {
                             "ask for rows it has");
     kernels<op::nf4, T, Backend>::expand(to, first, codes_.data(), scales_.data(),
                                          group_scales_.data(), offset_);
+  }
+
+  /// y [m, rows] (=|+=) x [m, columns] times the transpose of the matrix (nt), or y [m, columns]
+  /// (=|+=) x [m, rows] times the matrix (nn), as gemm_nt and gemm_nn. The matrix is expanded in
+  /// the packing of the product, a panel at a time. On the CPU. Throws std::invalid_argument for tn
+  /// and if the shapes do not fit.
+  template <class T>
+    requires std::same_as<Backend, Cpu>
+  void multiply(GemmLayout layout, MatrixView<T> y, std::type_identity_t<MatrixView<const T>> x,
+                Accumulate mode) const {
+    const bool transposed = layout == GemmLayout::nt;
+    if (layout == GemmLayout::tn || y.rows != x.rows ||
+        y.columns != (transposed ? rows_ : columns_) ||
+        x.columns != (transposed ? columns_ : rows_))
+      detail::throw_invalid("a product with a quantised matrix " +
+                                detail::shape_text(rows_, columns_) +
+                                " is nt or nn and needs sizes that fit together",
+                            "y " + detail::shape_text(y.rows, y.columns) + " and x " +
+                                detail::shape_text(x.rows, x.columns) + " were given",
+                            "check the shapes of the operands");
+    kernels<op::nf4, T, Cpu>::product(layout, y, x, rows_, columns_, codes_.data(), scales_.data(),
+                                      group_scales_.data(), offset_, mode);
   }
 
  private:

@@ -196,11 +196,7 @@ class Projection {
   /// that call has returned.
   void backward_input(View grad_x, ConstView grad_output, const Tensor& grad_u) const {
     Tensor room;
-    grad_output = below_magnitudes(room, grad_output);
-    for_each_panel([&](Index first, ConstView rows) {
-      gemm_nn(grad_x, grad_output.columns_from(first, rows.rows), rows,
-              first == 0 ? Accumulate::overwrite : Accumulate::add);
-    });
+    multiply_base_backward(grad_x, below_magnitudes(room, grad_output));
     if (adapter_width() == 0) return;
     if (!drops_out()) return gemm_nn(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
     Tensor share(grad_x.rows, grad_x.columns, workspace_);
@@ -269,16 +265,6 @@ class Projection {
   }
 
  private:
-  // Rows of a quantised base that are dequantised at a time. On the host 256: a panel stays in a
-  // cache of some megabytes, and 256 is the depth of a product's block, so the product is as fast
-  // on panels as on the whole. On a device a panel has 512 MiB in BFloat16, a whole weight in
-  // most models: each further panel reads and writes the input's gradient once more.
-  Index panel_rows() const noexcept {
-    return std::same_as<Backend, Cpu>
-               ? 256
-               : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
-  }
-
   static const LoraConfig& checked(const LoraConfig& lora) {
     require_valid(lora);
     return lora;
@@ -312,9 +298,7 @@ class Projection {
 
   // y (=|+=) the products with the weights and the adapters, without biases and magnitudes.
   void multiply(View y, ConstView x, Accumulate mode, ConstView u) const {
-    for_each_panel([&](Index first, ConstView rows) {
-      gemm_nt(y.columns_from(first, rows.rows), x, rows, mode);
-    });
+    multiply_base(y, x, mode);
     for (const Adapter& one : adapters_)
       gemm_nt(y.columns_from(one.output, one.outputs), u.columns_from(one.row_a, one.rank),
               b_of(one).value().rows_from(one.row_b, one.outputs), Accumulate::add);
@@ -330,7 +314,7 @@ class Projection {
 
   // norms_ = the norms of the rows of the weights with their adapters, a panel of rows at a time.
   void measure_norms() const {
-    for_each_panel([&](Index output, ConstView rows) {
+    const auto measure = [&](Index output, ConstView rows) {
       for (const Adapter& one : adapters_) {
         Index first = (std::max)(output, one.output);
         const Index end = (std::min)(output + rows.rows, one.output + one.outputs);
@@ -341,6 +325,10 @@ class Projection {
           row_norms(norms_.data() + one.row_m + first - one.output, sum.view());
         }
       }
+    };
+    if (quantized_.empty()) return measure(0, weight.value());
+    for_each_quantized([&](Index output, const auto& part) {
+      for_each_panel(part, [&](Index row, ConstView panel) { measure(output + row, panel); });
     });
   }
 
@@ -380,19 +368,53 @@ class Projection {
       for (const Adapter& one : adapters_) scale(u.columns_from(one.row_a, one.rank), one.scale);
   }
 
-  // Calls visit(first output, rows of the base): once if the base is dense, else for each
-  // dequantised panel.
+  // y (=|+=) x W^T.
+  void multiply_base(View y, ConstView x, Accumulate mode) const {
+    if (quantized_.empty()) return gemm_nt(y, x, weight.value(), mode);
+    for_each_quantized([&](Index first, const auto& part) {
+      const View y_part = y.columns_from(first, part.rows());
+      if constexpr (std::same_as<Backend, Cpu>)
+        part.multiply(GemmLayout::nt, y_part, x, mode);
+      else
+        for_each_panel(part, [&](Index row, ConstView panel) {
+          gemm_nt(y_part.columns_from(row, panel.rows), x, panel, mode);
+        });
+    });
+  }
+
+  // grad_x = grad_output W.
+  void multiply_base_backward(View grad_x, ConstView grad_output) const {
+    if (quantized_.empty()) return gemm_nn(grad_x, grad_output, weight.value());
+    for_each_quantized([&](Index first, const auto& part) {
+      const ConstView rows = grad_output.columns_from(first, part.rows());
+      const Accumulate mode = first == 0 ? Accumulate::overwrite : Accumulate::add;
+      if constexpr (std::same_as<Backend, Cpu>)
+        part.multiply(GemmLayout::nn, grad_x, rows, mode);
+      else
+        for_each_panel(part, [&](Index row, ConstView panel) {
+          gemm_nn(grad_x, rows.columns_from(row, panel.rows), panel,
+                  row == 0 ? mode : Accumulate::add);
+        });
+    });
+  }
+
+  // Calls visit(first output, matrix) for each map of a quantised base.
   template <class Visit>
-  void for_each_panel(const Visit& visit) const {
-    if (quantized_.empty()) return visit(Index(0), weight.value());
+  void for_each_quantized(const Visit& visit) const {
     Index output = 0;
     for (const BasicNf4Matrix<Backend>& part : quantized_) {
-      for (Index first = 0; first < part.rows(); first += panel_rows()) {
-        Tensor panel((std::min)(panel_rows(), part.rows() - first), input_, workspace_);
-        part.dequantize_rows(first, panel.rows(), panel.view());
-        visit(output + first, std::as_const(panel).view());
-      }
+      visit(output, part);
       output += part.rows();
+    }
+  }
+
+  // Calls visit(first row, dequantised rows).
+  template <class Visit>
+  void for_each_panel(const BasicNf4Matrix<Backend>& part, const Visit& visit) const {
+    for (Index first = 0; first < part.rows(); first += panel_rows()) {
+      Tensor panel((std::min)(panel_rows(), part.rows() - first), input_, workspace_);
+      part.dequantize_rows(first, panel.rows(), panel.view());
+      visit(first, std::as_const(panel).view());
     }
   }
 

@@ -16,6 +16,7 @@
 #if defined(DROPBP_EIGEN_PRODUCTS) || !defined(__GNUC__)
 #include "dropbp/kernels/cpu/gemm_eigen.hpp"
 #else
+#define DROPBP_BLOCKED_PRODUCTS
 #include "dropbp/kernels/cpu/gemm_blocked.hpp"
 #endif
 #if defined(DROPBP_BLAS_PRODUCTS)
@@ -42,20 +43,12 @@ struct kernels<op::gemm, T, Cpu> {
       if (!in_parallel() && c.rows * c.columns * depth >= 128 * 128 * 128)
         return detail::blas_product<T>(layout, c, a, b, mode);
 #endif
-#if defined(DROPBP_EIGEN_PRODUCTS) || !defined(__GNUC__)
+#if !defined(DROPBP_BLOCKED_PRODUCTS)
     detail::eigen_product<T>(layout, c, a, b, depth, mode);
 #else
     const detail::Operand<T> rows{a.data, a.stride, layout != GemmLayout::tn};
     const detail::Operand<T> columns{b.data, b.stride, layout == GemmLayout::nt};
-#if defined(DROPBP_X86_VECTORS)
-    if constexpr (std::is_same_v<T, BFloat16>)
-      if (instruction_set() >= InstructionSet::avx512_bf16)
-        return detail::blocked_product<detail::DotTile>(c, rows, columns, depth, mode);
-#endif
-    detail::with_instructions([&](auto set) {
-      detail::blocked_product<detail::MultiplyAddTile<T, decltype(set)>>(c, rows, columns, depth,
-                                                                         mode);
-    });
+    detail::machine_product(c, rows, columns, depth, mode);
 #endif
   }
 };

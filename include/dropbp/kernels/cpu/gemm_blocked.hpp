@@ -117,6 +117,12 @@ struct Operand {
   const T* at(Index i, Index p) const noexcept {
     return along ? data + i * stride + p : data + p * stride + i;
   }
+  // Packs the rows [i, i + width) as far as there are `count`, and the depth [p, p + depth).
+  template <class Tile, Index width, bool spills = false>
+  DROPBP_FORCE_INLINE void pack(Index i, Index p, Index depth, Index count,
+                                typename Tile::Words::Word* to) const noexcept {
+    pack_panel<typename Tile::Words, width, spills>(at(i, p), stride, along, depth, count, to);
+  }
 };
 
 // c (=|+=) one block of the depth of A times the packed B. Divides the rows among the threads; also
@@ -148,8 +154,8 @@ void part_product(MatrixView<T> c, const Operand<typename Tile::Element>& a, Ind
       for (Index i0 = first_row; i0 < last_row; i0 += row_step) {
         const Index part_rows = (std::min)(row_step, last_row - i0);
         for (Index i = 0; i < part_rows; i += Tile::rows)
-          pack_panel<typename Tile::Words, Tile::rows>(a.at(i0 + i, p0), a.stride, a.along, depth,
-                                                       part_rows - i, packed_a + i * words);
+          a.template pack<Tile, Tile::rows, true>(
+              i0 + i, p0, depth, (std::min)(Tile::rows, part_rows - i), packed_a + i * words);
         DepthBlock<typename Tile::Sum> of_rows = block;
         if (block.kept != nullptr) of_rows.kept += i0 * block.kept_stride;
         block_product<Tile>(c.rows_from(i0, part_rows), packed_a, packed_b, words, first_panel,
@@ -163,10 +169,11 @@ void part_product(MatrixView<T> c, const Operand<typename Tile::Element>& a, Ind
     parallel_for(row_parts * column_parts, serial_product, compute);
 }
 
-// c [rows, columns] (=|+=) A [rows, depth] B [columns, depth]^T.
-template <class Tile, class T>
-void blocked_product(MatrixView<T> c, const Operand<typename Tile::Element>& a,
-                     const Operand<typename Tile::Element>& b, Index depth, Accumulate mode) {
+// c [rows, columns] (=|+=) A [rows, depth] B [columns, depth]^T. B is an Operand, or another type
+// that can pack its panels.
+template <class Tile, class T, class B>
+void blocked_product(MatrixView<T> c, const Operand<typename Tile::Element>& a, const B& b,
+                     Index depth, Accumulate mode) {
   using Word = typename Tile::Words::Word;
   using Sum = typename Tile::Sum;
   constexpr Index width = Tile::columns, pair = Tile::Words::depth;
@@ -200,9 +207,9 @@ void blocked_product(MatrixView<T> c, const Operand<typename Tile::Element>& a,
         const Index words = (part_depth + pair - 1) / pair;
         const auto pack_b = [&](Index panel) {
           Tile::Set::run([&]() DROPBP_FORCE_INLINE {
-            pack_panel<typename Tile::Words, width>(
-                b.at(j0 + panel * width, p0), b.stride, b.along, part_depth,
-                (std::min)(width, part_columns - panel * width), packed_b + panel * width * words);
+            b.template pack<Tile, width>(j0 + panel * width, p0, part_depth,
+                                         (std::min)(width, part_columns - panel * width),
+                                         packed_b + panel * width * words);
           });
         };
         if (threads == 1)
@@ -216,6 +223,19 @@ void blocked_product(MatrixView<T> c, const Operand<typename Tile::Element>& a,
             DepthBlock<Sum>{mode, p0 == 0, p0 + part_depth == depth, kept, column_step});
       }
     }
+}
+
+// The same with the best instructions of the machine.
+template <class T, class C, class B>
+void machine_product(MatrixView<C> c, const Operand<T>& a, const B& b, Index depth,
+                     Accumulate mode) {
+#if defined(DROPBP_X86_VECTORS)
+  if constexpr (std::is_same_v<T, BFloat16>)
+    if (instruction_set() >= InstructionSet::avx512_bf16)
+      return blocked_product<DotTile>(c, a, b, depth, mode);
+#endif
+  with_instructions(
+      [&](auto set) { blocked_product<MultiplyAddTile<T, decltype(set)>>(c, a, b, depth, mode); });
 }
 
 }  // namespace ops::detail

@@ -83,79 +83,74 @@ DROPBP_FORCE_INLINE inline void exchange(V& a, V& b) noexcept {
   a = upper, b = lower;
 }
 
-// to[q * to_stride + j] = word q of element j, for q < 8, j < 8; of elements from `count` on, 0.
-template <class Words, class T>
-DROPBP_FORCE_INLINE inline void transpose_8(const T* from, Index stride, Index count,
-                                            typename Words::Word* to, Index to_stride) noexcept {
+// to[q * to_stride + j] = word q of element j, for q < 8, j < count <= 8. For count <= j < 8 the
+// values are unspecified.
+template <class Words, Index count, class T>
+DROPBP_FORCE_INLINE inline void transpose_8(const T* from, Index stride, typename Words::Word* to,
+                                            Index to_stride) noexcept {
   Vector<typename Words::Word, 8> r[8]{};
-  if (count >= 8)
-    for (Index j = 0; j < 8; ++j) r[j] = Words::template along<8>(from + j * stride);
-  else
-    for (Index j = 0; j < 8; ++j)
-      if (j < count) r[j] = Words::template along<8>(from + j * stride);
+  for (Index j = 0; j < count; ++j) r[j] = Words::template along<8>(from + j * stride);
   for (const int i : {0, 2, 4, 6}) exchange<1>(r[i].raw, r[i + 1].raw);
   for (const int i : {0, 1, 4, 5}) exchange<2>(r[i].raw, r[i + 2].raw);
   for (const int i : {0, 1, 2, 3}) exchange<4>(r[i].raw, r[i + 4].raw);
   for (Index q = 0; q < 8; ++q) std::memcpy(to + q * to_stride, &r[q], sizeof r[q]);
 }
 
-// The largest vector of at most 16 words that divides a panel.
-constexpr Index pack_lanes(Index width) {
-  return width % 16 == 0 ? 16 : width % 8 == 0 ? 8 : width % 4 == 0 ? 4 : 2;
-}
+// The largest vector of at most 8 words that divides a panel.
+constexpr Index pack_lanes(Index width) { return width % 8 == 0 ? 8 : width % 4 == 0 ? 4 : 2; }
 
 // Packs one panel of `width` vectors of length `depth`: word (q, j) is at panel[q * width + j];
-// vectors from `count` on, which the source lacks, are zero, as is a missing element of the last
-// word. Vector j begins at
+// vectors from `count` on are zero, as is a missing element of the last word. Vector j begins at
 // source + j * stride if `along`, which says that the depth runs along the rows of the source; else
-// at source + j. Packing a panel of A may write up to 8 words past its end. Packing a panel of B,
-// whose width is a multiple of 8, does not, because another thread may write there.
-template <class Words, Index width, class T>
+// at source + j. If it `spills`, it may write up to 8 words past the end of the panel, which is
+// faster where the width is no multiple of 8. A panel of B must not: another thread may write
+// there.
+template <class Words, Index width, bool spills, class T>
 DROPBP_FORCE_INLINE inline void pack_panel(const T* source, Index stride, bool along, Index depth,
                                            Index count, typename Words::Word* panel) noexcept {
-  using Word = typename Words::Word;
   const Index whole = depth / Words::depth;
   const Index step = along ? 1 : stride, next = along ? stride : 1;
-  const auto one = [&](Index q, Index j) DROPBP_FORCE_INLINE {
-    return j < count ? Words::one(source + q * Words::depth * step + j * next, step,
-                                  depth - q * Words::depth)
-                     : Word(0);
-  };
   Index q = 0;
-  if (along) {
-    // A whole line of each row in turn: distances between rows are often such that few rows fit
-    // into the first-level cache. From the right: a short transposition writes into the row below,
-    // whose left part comes later.
-    constexpr Index rest = width % 8;
-    const auto transpose = [&](Index j, Index lines) DROPBP_FORCE_INLINE {
-      for (Index line = q; line < q + lines; line += 8)
-        transpose_8<Words>(source + line * Words::depth + j * stride, stride,
-                           (std::min)(count, width) - j, panel + line * width + j, width);
-    };
-    while (q + 8 <= whole) {
-      const Index lines = q + 16 <= whole ? 16 : 8;
-      if constexpr (rest > 0) transpose(width - rest, lines);
-      for (Index j = width - rest - 8; j >= 0; j -= 8) transpose(j, lines);
-      q += lines;
+  if (count == width && along && (spills || width % 8 == 0)) {
+    // From the right: a short transposition writes into the row below, whose left part comes later.
+    for (; q + 8 <= whole; q += 8) {
+      constexpr Index rest = width % 8;
+      const T* const from = source + q * Words::depth;
+      if constexpr (rest > 0)
+        transpose_8<Words, rest>(from + (width - rest) * stride, stride,
+                                 panel + q * width + width - rest, width);
+      for (Index j = width - rest - 8; j >= 0; j -= 8)
+        transpose_8<Words, 8>(from + j * stride, stride, panel + q * width + j, width);
     }
-  } else {
-    const auto vector = [&](Index j, auto lanes_of_words) DROPBP_FORCE_INLINE {
-      const auto words = Words::template across<decltype(lanes_of_words)::value>(
-          source + q * Words::depth * stride + j, stride);
-      std::memcpy(panel + q * width + j, &words, sizeof words);
-    };
+  } else if (count == width && !along) {
     constexpr Index n = pack_lanes(width);
-    constexpr Index n_past = width > 8 ? 16 : 8;  // one vector that reaches past a panel of A
-    if (width % 8 != 0 && count >= n_past)
-      for (; q < whole; ++q) vector(0, Whole<n_past>{});
-    const Index vectors = (std::min)(count, width) / n * n;
+    for (; q < whole; ++q)
+      for (Index j = 0; j < width; j += n) {
+        const auto words =
+            Words::template across<n>(source + q * Words::depth * stride + j, stride);
+        std::memcpy(panel + q * width + j, &words, sizeof words);
+      }
+  }
+  if (count < width && !along) {
+    constexpr Index n = pack_lanes(width);
     for (; q < whole; ++q) {
-      for (Index j = 0; j < vectors; j += n) vector(j, Whole<n>{});
-      for (Index j = vectors; j < width; ++j) panel[q * width + j] = one(q, j);
+      Index j = 0;
+      for (; j + n <= count; j += n) {
+        const auto words =
+            Words::template across<n>(source + q * Words::depth * stride + j, stride);
+        std::memcpy(panel + q * width + j, &words, sizeof words);
+      }
+      for (; j < width; ++j)
+        panel[q * width + j] =
+            j < count ? Words::one(source + q * Words::depth * step + j * next, step, Words::depth)
+                      : typename Words::Word(0);
     }
   }
   for (; q * Words::depth < depth; ++q)
-    for (Index j = 0; j < width; ++j) panel[q * width + j] = one(q, j);
+    for (Index j = 0; j < width; ++j)
+      panel[q * width + j] = j < count ? Words::one(source + q * Words::depth * step + j * next,
+                                                    step, depth - q * Words::depth)
+                                       : typename Words::Word(0);
 }
 
 }  // namespace ops::detail

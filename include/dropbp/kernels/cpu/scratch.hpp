@@ -15,7 +15,7 @@ namespace ops::detail {
 
 /// The purpose of scratch memory. Memory for different purposes may be used at the same time in one
 /// thread.
-enum class Scratch { packed_a, packed_b, sums, attention, rounded, wide, count };
+enum class Scratch { packed_a, packed_b, sums, attention, rounded, expanded, wide, count };
 
 /// Memory for `elements` elements of T, valid until the thread's next call with the same purpose.
 template <class T>
