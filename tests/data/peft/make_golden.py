@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
-"""Adapters of PEFT over ../llama-tiny, with magnitudes (DoRA) or with modules that are trained whole
-beside them, and what transformers and PEFT compute with them in float64 (but norms and rotations in
-float32).
+"""Adapters of PEFT over ../llama-tiny, with magnitudes (DoRA) or with modules that are trained
+whole beside them, and what transformers and PEFT compute with them in float64 (but norms and
+rotations in float32).
 
     make_golden.py                # writes a folder for each case beside itself
     make_golden.py --check DIR... # compares folders that the tests wrote, see ../README.md
@@ -125,7 +125,8 @@ def make(case, settings):
 
 
 def select(settings):
-    model = peft.get_peft_model(base(False), peft.LoraConfig(task_type="CAUSAL_LM", r=2, **settings))
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, **settings)
+    model = peft.get_peft_model(base(False), config)
     written = {
         name: sorted(value) if isinstance(value, set) else value
         for name, value in model.peft_config["default"].to_dict().items()
