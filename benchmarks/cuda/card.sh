@@ -5,8 +5,8 @@
 # Tests and times everything that needs a CUDA card, most valuable first, and writes the figures.
 set -euo pipefail
 
-names=(facts build ops cudnn model kernels lora pytorch memcheck racecheck profile qlora longest full
-  finetune sensitivities synccheck initcheck)
+names=(facts build ops cudnn model kernels lora pytorch memcheck racecheck profile qlora longest
+  full finetune sensitivities synccheck initcheck)
 
 usage() {
   cat <<'END'
@@ -177,7 +177,8 @@ step() {
     if [ "$left" -lt "$limit" ]; then limit=$left; fi
   fi
   echo "== $name, at most $limit s: $*" | tee -a "$log"
-  timeout -k 5 "$limit" "$@" 2>&1 | tee "$parts/$name.txt" | tee -a "$log" || status=${PIPESTATUS[0]}
+  timeout -k 5 "$limit" "$@" 2>&1 | tee "$parts/$name.txt" | tee -a "$log" ||
+    status=${PIPESTATUS[0]}
   case $status in
     124 | 137) echo "$name: stopped after $((SECONDS - start)) s" | tee -a "$log" ;;
   esac

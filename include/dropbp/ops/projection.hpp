@@ -312,6 +312,15 @@ class Projection {
     gemm_nn(values, b.view(), lora_a.value().rows_from(one.row_a, one.rank), Accumulate::add);
   }
 
+  // Rows of a quantised base that are dequantised at a time. On the host 256, which stay in a cache
+  // of some megabytes. On a device a panel has 512 MiB in BFloat16, a whole weight in most models:
+  // each further panel reads and writes the input's gradient once more.
+  Index panel_rows() const noexcept {
+    return std::same_as<Backend, Cpu>
+               ? 256
+               : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
+  }
+
   // norms_ = the norms of the rows of the weights with their adapters, a panel of rows at a time.
   void measure_norms() const {
     const auto measure = [&](Index output, ConstView rows) {
