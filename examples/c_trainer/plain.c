@@ -206,7 +206,7 @@ static const char text[] =
 
 int main(int argc, char** argv) {
   const uint64_t steps = argc > 1 ? strtoull(argv[1], NULL, 10) : 60;
-  Model model;
+  static Model model; /* its memory is the program's, to the end */
   build(&model);
   size_t saved = 0;
   for (int i = 0; i < ACTIVATIONS; ++i) saved += model.slots[i >= M_LN] * slot_sizes[i];

@@ -219,7 +219,7 @@ static const char text[] =
 
 int main(int argc, char** argv) {
   const uint64_t steps = argc > 1 ? strtoull(argv[1], NULL, 10) : 60;
-  Model model;
+  static Model model; /* its memory is the program's, to the end */
   dropbp_options options = dropbp_default_options();
   options.drop_rate = argc > 2 ? strtod(argv[2], NULL) : 0.5;
   options.sampling = DROPBP_FIXED_BUDGET;

@@ -71,7 +71,7 @@ static void check_gradient(Model* model, const uint8_t* dropped, int tensor, siz
 int main(void) {
   dropbp_options options = dropbp_default_options();
   options.kinds = 2;
-  Model model;
+  static Model model; /* its memory is the program's, to the end */
   model.schedule = dropbp_schedule_create(2 * L, NULL, &options);
   model.plan = dropbp_plan_create();
   build(&model);

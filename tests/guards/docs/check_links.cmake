@@ -12,6 +12,7 @@ set(count 0)
 foreach(page IN LISTS pages)
   cmake_path(GET page FILENAME name)
   file(READ ${page} text)
+  string(REGEX REPLACE "\n```[^`]*\n```" "\n" text "${text}")  # code: a lambda is no link
   string(REPLACE "](" "\nLINK:" text "${text}")  # CMake's lists cannot hold a single bracket
   string(REGEX MATCHALL "\nLINK:[^()# \n]+" links "${text}")
   list(TRANSFORM links REPLACE "\nLINK:" "")
