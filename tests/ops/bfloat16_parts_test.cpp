@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The operations other than products and attention in bfloat16: each has the bits that the same operation has in
-// float on the same values, rounded once. parts_test.cpp compares float with plain formulas.
+// The operations other than products and attention in bfloat16: each has the bits that the same
+// operation has in float on the same values, rounded once. parts_test.cpp compares float with plain
+// formulas.
 #include <span>
 #include <utility>
 #include <vector>

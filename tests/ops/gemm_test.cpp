@@ -6,6 +6,7 @@
 #include "dropbp/ops/gemm.hpp"
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "ops/ops_test.hpp"
@@ -180,14 +181,14 @@ TEST_CASE("a product with sizes that do not fit throws") {
 
 #if defined(DROPBP_BLOCKED_PRODUCTS)
 TEST_CASE("packing a panel of B writes into that panel alone, also for narrow vectors") {
-  constexpr Index width = 4, depth = 19, past = 8;
+  constexpr Index width = 4, past = 8;
   const Matrix<double> source = random_matrix<double>(20, 20, 1);
-  for (const bool along : {false, true})
+  for (const auto& [along, depth] : {std::pair<bool, Index>{false, 16}, {true, 16}, {true, 19}})
     for (Index count = 1; count <= width; ++count) {
       std::vector<double> panel(static_cast<std::size_t>(width * depth + past), 7.0);
       detail::pack_panel<detail::SingleWords<double>, width, false>(
           source.data(), source.columns(), along, depth, count, panel.data());
-      CAPTURE(along, count);
+      CAPTURE(along, depth, count);
       for (Index q = 0; q < depth; ++q)
         for (Index j = 0; j < width; ++j)
           REQUIRE(panel[static_cast<std::size_t>(q * width + j)] ==
