@@ -372,7 +372,6 @@ class DropBPHandler {
     calls_before_.clear();
   }
 
-  // A given plan must be one of this model.
   void require_plan(const DropPlan& plan) const {
     branches_.require_unchanged();
     detail::require_plan_of(plan, size());
@@ -390,7 +389,7 @@ class DropBPHandler {
 
   void require_begun() const {
     detail::require_not_moved_from(size());
-    if (plan_.size() == 0) detail::throw_not_begun();  // an evaluation keeps the last step's plan
+    if (plan_.size() == 0) detail::throw_not_begun();  // an evaluation keeps the last plan
   }
 
   void require_not_measuring() const {
