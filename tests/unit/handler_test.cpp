@@ -276,7 +276,7 @@ TEST_CASE("A plan that does not fit the step that has begun is refused and chang
   check_throws<std::logic_error>([&] { handler.begin_micro_step(DropPlan(none, true, 9, 2)); },
                                  {"numbered upwards"});
   CHECK_THROWS_AS(handler.begin_micro_step(DropPlan(short_one, true, 9, 3)), std::invalid_argument);
-  CHECK_THROWS_AS(handler.begin_micro_step(DropPlan()), std::invalid_argument);
+  CHECK_THROWS_AS(handler.begin_micro_step(DropPlan()), std::logic_error);
   CHECK(handler.plan() == plan);
   CHECK(handler.state() == before);
 }
