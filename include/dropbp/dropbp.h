@@ -161,7 +161,7 @@ DROPBP_API size_t dropbp_schedule_max_kept(const dropbp_schedule* schedule, uint
 
 /** The slots of an arena with one more, the last, where dropped branches compute: max_kept + 1, or
  * the number of the group's branches, if that is smaller. See dropbp_plan_slot_or. A change of the
- * rates may change it. 0 on misuse. */
+ * rates may change it, and dropbp_state_from_text changes them. 0 on misuse. */
 DROPBP_API size_t dropbp_schedule_slots(const dropbp_schedule* schedule, uint32_t group);
 
 /** The target rate; -1 on misuse. */
@@ -231,8 +231,8 @@ DROPBP_API int dropbp_plan_dropped(const dropbp_plan* plan, size_t branch);
 DROPBP_API size_t dropbp_plan_slot(const dropbp_plan* plan, size_t branch);
 
 /** The slot of a kept branch, and `scratch` for a dropped one: dropbp_schedule_slots - 1. Dropped
- * branches compute there one after the other; nothing reads it afterwards. DROPBP_NONE on misuse.
- */
+ * branches compute there one after the other; nothing reads it afterwards. DROPBP_NONE on misuse,
+ * also where the plan keeps more branches of the group than an arena with this scratch holds. */
 DROPBP_API size_t dropbp_plan_slot_or(const dropbp_plan* plan, size_t branch, size_t scratch);
 
 /** Whether a kept branch must compute the gradient of its input: something below uses it. 1 or 0;
@@ -316,8 +316,10 @@ DROPBP_API size_t dropbp_state_to_text(const dropbp_schedule* schedule,
                                        const dropbp_running* running, const dropbp_ranges* ranges,
                                        uint64_t next_step, char* buffer, size_t size);
 
-/** Goes on from such a text: seed, rates, estimates and counts as they were saved. Everything is as
- * it was on failure, also where the text has a part that is NULL here, or lacks one that is not. */
+/** Goes on from such a text: seed, rates (also the target rate), estimates and counts as they were
+ * saved. The other options are not in it: create the schedule with the same ones, or other plans
+ * follow. Everything is as it was on failure, also where the text has a part that is NULL here, or
+ * lacks one that is not. */
 DROPBP_API DROPBP_MUST_CHECK dropbp_status dropbp_state_from_text(const char* text,
                                                                   dropbp_schedule* schedule,
                                                                   dropbp_running* running,

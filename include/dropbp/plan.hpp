@@ -160,11 +160,21 @@ class DropPlan {
 
   /// slot(branch), or `scratch` for a dropped branch: where its forward pass may compute, one
   /// branch after the other, because nothing reads it afterwards. Where the arena has
-  /// DropSchedule::slot_count(group) slots, the last one is the scratch.
+  /// DropSchedule::slot_count(group) slots, the last one is the scratch. Throws
+  /// std::invalid_argument where a kept branch would save above the scratch, or in it while another
+  /// branch of its group computes there: the arena is of rates that keep fewer branches.
   DROPBP_LAZY
   std::size_t slot_or(std::size_t branch, std::size_t scratch) const {
     const std::uint32_t slot = slot_of(branch);
-    return slot == no_slot ? scratch : slot;
+    if (slot == no_slot) return scratch;
+    if (std::size_t{slot} + beside_dropped_[branch] > scratch)
+      detail::throw_invalid(
+          "an arena must have a slot for each kept branch, and one for all dropped ones",
+          "branch " + detail::text(branch) + " has slot " + detail::text(slot) +
+              ", and the scratch is slot " + detail::text(scratch),
+          "make the arena after the rates have changed or a state was restored, with as many slots "
+          "as slot_count (in C: dropbp_schedule_slots) then says");
+    return slot;
   }
 
   /// A 64-bit hash of (step, micro-step, size, rates, decisions). If it differs between ranks, the
@@ -215,6 +225,7 @@ class DropPlan {
     drop_nested(context.parents);
     if (!context.trainable_below && !context.trainable.empty()) drop_unused(context);
     number_slots(context);
+    note_scratch_users(context);
     trainable_below_ = context.trainable_below;
     step_ = context.step;
     micro_step_ = context.micro_step;
@@ -267,6 +278,20 @@ class DropPlan {
     }
   }
 
+  // Notes for each branch whether a branch of its group is dropped and computes in the scratch.
+  DROPBP_LAZY
+  void note_scratch_users(const Context& context) {
+    const auto group = [&](std::size_t i) {
+      return context.groups.empty() ? 0 : context.groups[i];
+    };
+    for (std::uint32_t& any_dropped : kept_of_group_) any_dropped = 0;
+    for (std::size_t i = 0; i < size(); ++i)
+      if (dropped_[i] != 0) kept_of_group_[group(i)] = 1;
+    beside_dropped_.resize(size());
+    for (std::size_t i = 0; i < size(); ++i)
+      beside_dropped_[i] = static_cast<std::uint8_t>(kept_of_group_[group(i)]);
+  }
+
   DROPBP_LAZY
   std::uint32_t slot_of(std::size_t branch) const {
     if (size() == 0) detail::throw_not_drawn();
@@ -278,6 +303,7 @@ class DropPlan {
   }
 
   std::vector<std::uint32_t> slots_;
+  std::vector<std::uint8_t> beside_dropped_;  // by branch: 1 if one of its group is dropped
   std::vector<std::uint8_t> dropped_;         // working space of redraw
   std::vector<std::uint32_t> kept_of_group_;  // working space of redraw
   std::size_t kept_count_ = 0;

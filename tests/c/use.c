@@ -238,6 +238,9 @@ static void wrong_use_is_refused(void) {
   options.kinds = 2, options.groups = groups;
   CHECK(dropbp_schedule_create(branches, NULL, &options) == NULL);
   CHECK(strstr(dropbp_last_error(), "dropbp_options::kinds") != NULL);
+  options.kinds = 9, options.groups = NULL;
+  CHECK(dropbp_schedule_create(8, NULL, &options) == NULL);
+  CHECK(strstr(dropbp_last_error(), "there must be a branch of each kind") != NULL);
 
   dropbp_schedule* schedule = dropbp_schedule_create(branches, NULL, NULL);
   dropbp_plan* plan = dropbp_plan_create();

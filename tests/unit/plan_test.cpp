@@ -43,6 +43,16 @@ TEST_CASE("slot_or is the slot of a kept branch and the scratch of a dropped one
   CHECK(plan.slot_or(2, 9) == 9);
   CHECK(plan.slot_or(3, 9) == 1);
   CHECK_THROWS_AS(plan.slot_or(4, 9), std::invalid_argument);
+  CHECK(plan.slot_or(3, 2) == 1);
+  // The arena is of rates that keep fewer: branch 3 would save where branches 0 and 2 compute.
+  test::check_throws<std::invalid_argument>(
+      [&] { plan.slot_or(3, 1); },
+      {"a slot for each kept branch", "branch 3 has slot 1, and the scratch is slot 1"});
+  CHECK_THROWS_AS(plan.slot_or(3, 0), std::invalid_argument);
+  // Without dropped branches none computes in the scratch.
+  const DropPlan all(mask_of(0, 2));
+  CHECK(all.slot_or(1, 1) == 1);
+  CHECK_THROWS_AS(all.slot_or(1, 0), std::invalid_argument);
 }
 
 TEST_CASE("Every query of a plan follows from its mask") {

@@ -201,6 +201,11 @@ inline DropOptions options_of(const dropbp_options& options, std::size_t branche
   if (options.kinds < 0 || (options.kinds > 0 && options.groups != nullptr))
     throw_invalid("dropbp_options::kinds must be 0 where groups are given, and not negative",
                   "it is " + std::to_string(options.kinds), "leave one of the two out");
+  if (options.kinds > 0 && static_cast<std::size_t>(options.kinds) > branches)
+    throw_invalid(
+        "there must be a branch of each kind (dropbp_options::kinds)",
+        "it is " + std::to_string(options.kinds) + ", for " + text(branches) + " branches",
+        "give 2 for a layer of attention and MLP, and twice as many branches as layers");
   std::vector<std::uint32_t> groups = list(options.groups, branches);
   for (std::size_t i = 0; options.kinds > 0 && i < branches; ++i)
     groups.push_back(static_cast<std::uint32_t>(i % static_cast<std::size_t>(options.kinds)));
