@@ -397,12 +397,6 @@ std::size_t LlamaModel<T, Backend>::saved_bytes(std::size_t branch, Index tokens
                          : block.mlp.op().saved_bytes(tokens);
 }
 
-std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows, Index columns) {
-  if (name.ends_with("norm.weight")) return {columns};
-  if (name.ends_with(".bias") || name.ends_with(".lora_magnitude_vector")) return {rows};
-  return {rows, columns};
-}
-
 template <class T, class Backend>
 void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& model) {
   std::vector<NamedTensor> tensors;

@@ -300,8 +300,12 @@ void load_weights(const std::filesystem::path& folder, LlamaModel<T, Backend>& m
 
 /// The shape of a weight in a checkpoint: norms and biases have one dimension, as in Hugging
 /// Face's.
-[[nodiscard]] std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows,
-                                                           Index columns);
+[[nodiscard]] inline std::vector<std::ptrdiff_t> checkpoint_shape(std::string_view name, Index rows,
+                                                                  Index columns) {
+  if (name.ends_with("norm.weight")) return {columns};
+  if (name.ends_with(".bias") || name.ends_with(".lora_magnitude_vector")) return {rows};
+  return {rows, columns};
+}
 
 /// The weights as they are saved: adapters merged, made one at a time where they are not kept as
 /// such. The model must outlive them.
