@@ -38,11 +38,11 @@ struct Nf4View {
   Index columns;
 
   // Rounds the product and the sum to float separately. The product of two floats is exact in
-  // double, so the compiler cannot fuse it with the sum.
+  // double; g++ makes it one of floats again, which it would fuse with the sum.
   float scale_of(Index b) const noexcept {
     const double scaled = static_cast<double>(dynamic_values[scales[b]]) *
                           static_cast<double>(group_scales[b / nf4_group]);
-    return static_cast<float>(scaled) + offset;
+    return rounded(static_cast<float>(scaled)) + offset;
   }
 };
 

@@ -88,6 +88,16 @@ DROPBP_FORCE_INLINE inline Vector<S, n> rounded(const Vector<S, n>& value) noexc
   return v;
 }
 
+// The same for one float.
+DROPBP_FORCE_INLINE inline float rounded(float value) noexcept {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+  __asm__("" : "+x"(value));
+#elif defined(__GNUC__) && !defined(__clang__) && defined(__aarch64__)
+  __asm__("" : "+w"(value));
+#endif
+  return value;
+}
+
 // A piece of a row: a whole vector, or the `count` < n elements at its end.
 template <Index n>
 using Whole = std::integral_constant<Index, n>;
