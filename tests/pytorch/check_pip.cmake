@@ -28,6 +28,6 @@ execute_process(WORKING_DIRECTORY ${WORK_DIR} RESULT_VARIABLE status OUTPUT_VARI
   ERROR_VARIABLE output
   COMMAND ${CMAKE_COMMAND} -E env --unset=DROPBP_LIBRARY PYTHONPATH=${WORK_DIR}/site ${PYTHON} -c
   "import dropbp; print(dropbp.__file__, dropbp._lib._name)")
-if(NOT status EQUAL 0 OR NOT output MATCHES "pip/site/dropbp.py .*pip/site/libdropbp.so")
+if(NOT status EQUAL 0 OR NOT output MATCHES "/site/dropbp.py .*/site/libdropbp.so")
   fail("what pip installed does not import: ${status}\n${output}")
 endif()
