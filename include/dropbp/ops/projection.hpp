@@ -101,7 +101,7 @@ class Projection {
   Index adapter_width() const noexcept { return lora_a.rows(); }  ///< elements of u per token
 
   /// Calls visit(Parameter<T>&) for each parameter that has values: the weight, unless it is
-  /// quantised, the bias, the adapters.
+  /// quantised, the bias, the adapters and their magnitudes.
   template <class Visit>
   void for_each_parameter(const Visit& visit) {
     if (weight.rows() > 0) visit(weight);
