@@ -23,6 +23,7 @@
 #include "convergence/results.hpp"
 #include "llama/app/trainer.hpp"
 #include "llama/formats/model_folder.hpp"
+#include "llama/formats/tokenizer.hpp"
 
 namespace {
 
@@ -32,7 +33,7 @@ using bench::Regime;
 
 struct Settings {
   std::string data = "/usr/include/linux";
-  fs::path folder = "build/convergence", page;
+  fs::path folder = "build/convergence", page, model;
   std::vector<Regime> regimes;
   std::vector<const Method*> methods;
   int seeds = 3, jobs = 1;
@@ -41,6 +42,7 @@ struct Settings {
 
 // The folder of the regime's pre-trained model; trains it if it is not there.
 fs::path base_of(const Settings& settings, const Regime& regime) {
+  if (regime.given) return settings.model;
   const fs::path folder =
       settings.folder / fmt::format("base-{}x{}-{}", regime.shape.layers, regime.shape.hidden,
                                     regime.pretraining_steps);
@@ -65,6 +67,14 @@ fs::path base_of(const Settings& settings, const Regime& regime) {
   return folder;
 }
 
+llama::TokenData data_of(const Settings& settings, const Regime& regime) {
+  llama::DataOptions options = llama::Options{}.data_options(regime.shape.vocabulary);
+  if (!regime.given) return llama::TokenData::from_text(settings.data, options);
+  options.max_bytes = 4 << 20;
+  const llama::Tokenizer tokenizer(settings.model / "tokenizer.json");
+  return llama::TokenData::from_text(settings.data, options, &tokenizer);
+}
+
 // The parts of a step by the methods' shares of the batch. They are measured once.
 std::map<double, bench::StepParts> parts_of(const Settings& settings, const Regime& regime,
                                             const std::string& identity, const fs::path& base,
@@ -78,8 +88,10 @@ std::map<double, bench::StepParts> parts_of(const Settings& settings, const Regi
     if (parts.contains(method.batch)) continue;
     bench::Json& one = all[identity][fmt::format("{}", method.batch)];
     if (one.is_null()) {
-      bench::Training training(regime, method.batch, base, data, 1);
-      const bench::StepParts measured = training.measure_parts(20);
+      const bench::StepParts measured = bench::with_scalar(regime, [&]<class T>() {
+        return bench::Training<T>(regime, method.batch, base, data, 1)
+            .measure_parts(regime.given ? 5 : 20);
+      });
       one = {{"fixed", measured.fixed},
              {"branches", measured.branches},
              {"optimizer", measured.optimizer}};
@@ -152,11 +164,13 @@ class Work {
     const bench::RunKey key{identity_, method.name, learning_rate, length,
                             static_cast<std::uint64_t>(seed)};
     if (const auto done = runs_.find(key)) return done->validation_loss;
-    bench::Training training(regime_, method.batch, base_, data_, key.seed);
     const auto steps =
         static_cast<std::uint64_t>(std::lround(length * static_cast<double>(regime_.steps)));
-    const auto plans = method.plans(training.setup(steps));
-    const bench::Outcome outcome = training.run(*plans, steps, learning_rate);
+    const bench::Outcome outcome = bench::with_scalar(regime_, [&]<class T>() {
+      bench::Training<T> training(regime_, method.batch, base_, data_, key.seed);
+      const auto plans = method.plans(training.setup(steps));
+      return training.run(*plans, steps, learning_rate);
+    });
     runs_.add(key, outcome);
     fmt::print(stderr, "{}: {}, learning rate {:g}, length {:g}, seed {}: loss {:.4f}\n",
                regime_.name, method.name, learning_rate, length, seed, outcome.validation_loss);
@@ -215,6 +229,10 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--folder", settings.folder, "folder of the pre-trained models and the runs")
       ->capture_default_str();
+  app.add_option("--model", settings.model,
+                 "folder of a LLaMA with tokenizer.json, for the regimes that need one: as "
+                 "examples/llama/real/get_smollm2.sh writes")
+      ->check(CLI::ExistingDirectory);
   app.add_option("--page", settings.page,
                  "page to write, as Markdown; default: convergence.md in --folder");
   app.add_option("--regimes", regimes, "what is trained, and on what")
@@ -239,6 +257,13 @@ int run(int argc, char** argv) {
   for (const Method& method : bench::methods())
     if (chosen.empty() || std::find(chosen.begin(), chosen.end(), method.name) != chosen.end())
       settings.methods.push_back(&method);
+  for (Regime& regime : settings.regimes) {
+    if (!regime.given) continue;
+    if (settings.model.empty())
+      throw std::invalid_argument("the regime '" + std::string(regime.name) +
+                                  "' needs a model; pass its folder with --model");
+    regime.shape = llama::load_config(settings.model);
+  }
   if (common.quick) make_quick(settings);
   if (settings.page.empty()) settings.page = settings.folder / "convergence.md";
   common.threads = 1;
@@ -251,8 +276,7 @@ int run(int argc, char** argv) {
   for (const Regime& regime : settings.regimes) {
     const std::string identity = regime.identity(settings.data);
     const fs::path base = base_of(settings, regime);
-    const auto data = llama::TokenData::from_text(
-        settings.data, llama::Options{}.data_options(regime.shape.vocabulary));
+    const auto data = data_of(settings, regime);
     const auto parts = parts_of(settings, regime, identity, base, data);
     if (!settings.only_report) Work(settings, regime, identity, base, data, runs).run();
     page.add(regime, identity, parts,

@@ -13,6 +13,7 @@
 #include <dropbp/policy/sharp_allocation.hpp>
 
 #include "convergence/plans.hpp"
+#include "llama/formats/config.hpp"
 
 namespace bench {
 
@@ -38,13 +39,27 @@ inline std::vector<double> bounded(const dropbp::AllocationInput& input) {
   return dropbp::OptimalAllocation<>{.max_rates = {1.0 - 0.25 * (1.0 - input.drop_rate)}}.allocate(
       input);
 }
-inline std::vector<double> by_depth(const dropbp::AllocationInput& input) {
+inline std::vector<double> last_half_floor(const dropbp::AllocationInput& input) {
+  const auto count = static_cast<double>(input.costs.size());
+  std::vector<double> rates;
+  for (std::size_t i = 0; i < input.costs.size(); ++i)
+    rates.push_back(static_cast<double>(i) < count * input.drop_rate ? 0.9 : 0.0);
+  return rates;
+}
+template <unsigned sharpness = 4>
+std::vector<double> by_depth_to(const dropbp::AllocationInput& input) {
   std::vector<double> numbers;
   for (std::size_t i = 0; i < input.costs.size(); ++i)
     numbers.push_back(1.0 + static_cast<double>(i / 2));
   dropbp::AllocationInput deep = input;
   deep.sensitivities = numbers;
-  return dropbp::SharpAllocation{}.allocate(deep);
+  return dropbp::SharpAllocation{sharpness}.allocate(deep);
+}
+inline std::vector<double> by_depth(const dropbp::AllocationInput& input) {
+  return by_depth_to<4>(input);
+}
+inline std::vector<double> by_depth_16(const dropbp::AllocationInput& input) {
+  return by_depth_to<16>(input);
 }
 template <unsigned sharpness>
 std::unique_ptr<PlanSource> sharp(Setup setup) {
@@ -99,6 +114,22 @@ inline const std::vector<Method>& methods() {
        [](Setup setup) -> std::unique_ptr<PlanSource> {
          return std::make_unique<LastBlocks>(std::move(setup), 0.5);
        }},
+      {"last half, later", "nothing is dropped in the first tenth of the steps, then as last half",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<LastBlocks>(std::move(setup), 1.0, 0.1);
+       }},
+      {"last half, floor", "as last half, and each block below is kept in a tenth of the steps",
+       [](Setup setup) {
+         return make_rates(std::move(setup), {.allocate = last_half_floor, .first = 0.0, .period = 0.0});
+       }},
+      {"last 3/4", "as last half with three quarters of its blocks",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<LastBlocks>(std::move(setup), 0.75);
+       }},
+      {"random cut", "the blocks above a random place are kept", make<RandomCut>},
+      {"depth 16", "as depth, to the 16th power", [](Setup setup) {
+         return make_rates(std::move(setup), {.allocate = by_depth_16, .first = 0.0, .period = 0.0});
+       }},
       {"LISA", "random blocks, held for a twentieth of the steps", make<RandomBlocks>},
       {"BAdam", "one half of the blocks after the other, each for a twentieth of the steps",
        make<CyclicBlocks>},
@@ -138,16 +169,30 @@ struct Regime {
   std::uint64_t steps = 200;
   double learning_rate = 2e-3;  ///< where the search begins
   double drop_rate = 0.5;
+  bool given = false;             ///< the model is that of --model, and `shape` its config
+  bool bfloat16 = false;          ///< weights and activations, otherwise float
 
   /// What decides a run beside its method, learning rate, length and seed.
   std::string identity(const std::string& data) const {
     return fmt::format(
-        "{} blocks, hidden {}, intermediate {}, heads {}; {} steps of pre-training; {}; {} x {} x "
+        "{} blocks, hidden {}, intermediate {}, heads {}; {}; {}; {} x {} x "
         "{} tokens; {} steps; drop rate {}; {}",
-        shape.layers, shape.hidden, shape.intermediate, shape.heads, pretraining_steps, mode,
-        micro_steps, batch, sequence, steps, drop_rate, data);
+        shape.layers, shape.hidden, shape.intermediate, shape.heads, origin(), mode, micro_steps,
+        batch, sequence, steps, drop_rate, data);
+  }
+
+ private:
+  std::string origin() const {
+    if (given) return fmt::format("vocabulary {}, {}", shape.vocabulary, bfloat16 ? "bfloat16" : "float");
+    return fmt::format("{} steps of pre-training", pretraining_steps);
   }
 };
+
+/// call.operator()<T>() with the scalar of the regime.
+inline auto with_scalar(const Regime& regime, const auto& call) {
+  return regime.bfloat16 ? call.template operator()<dropbp::BFloat16>()
+                         : call.template operator()<float>();
+}
 
 inline const std::vector<Regime>& regimes() {
   static const llama::LlamaConfig small{
@@ -175,6 +220,22 @@ inline const std::vector<Regime>& regimes() {
        .learning_rate = 8e-3},
       {.name = "full-4-micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 4},
       {.name = "full-16-micro-steps", .shape = base, .pretraining_steps = 1200, .micro_steps = 16},
+      {.name = "given-full",
+       .shape = small,  // replaced by that of the model
+       .batch = 1,
+       .sequence = 256,
+       .learning_rate = 1e-4,
+       .drop_rate = 0.75,
+       .given = true,
+       .bfloat16 = true},
+      {.name = "given-lora",
+       .shape = small,  // replaced by that of the model
+       .mode = "lora",
+       .batch = 1,
+       .sequence = 256,
+       .learning_rate = 2e-3,
+       .given = true,
+       .bfloat16 = true},
   };
   return table;
 }

@@ -18,12 +18,10 @@
 
 #include <dropbp/dropbp.hpp>
 
-#include "llama/model/model.hpp"
-
 namespace bench {
 
-using Model = llama::LlamaModel<float>;
-using Handler = dropbp::DropBPHandler<Model>;
+/// Updates estimates from the gradients of a step.
+using Observe = std::function<void(dropbp::RunningSensitivity&)>;
 
 /// What a source of plans knows of its run. Branches 2 k and 2 k + 1 are attention and MLP of block
 /// k.
@@ -55,7 +53,7 @@ class PlanSource {
 
   virtual dropbp::DropPlan plan(std::uint64_t step, std::uint32_t micro_step) = 0;
   /// Called after the backward passes of each step with the squared gradient norm of each branch.
-  virtual void observe(Handler&, std::span<const double>) {}
+  virtual void observe(std::span<const double>, const Observe&) {}
   /// Whether sensitivities are to be measured before this step.
   virtual bool measures_at(std::uint64_t) const { return false; }
   virtual void measured(std::span<const double>) {}
@@ -133,8 +131,8 @@ class Rates final : public PlanSource {
       return stratified_plan(setup(), schedule_.drop_rates(), step, micro_step);
     return schedule_.plan(step, micro_step);
   }
-  void observe(Handler& handler, std::span<const double> squared_norms) override {
-    if (options_.allocate && !options_.measured) handler.observe_gradients(running_, squared_norms);
+  void observe(std::span<const double>, const Observe& update) override {
+    if (options_.allocate && !options_.measured) update(running_);
   }
   bool measures_at(std::uint64_t step) const override { return options_.measured && due(step); }
   void measured(std::span<const double> sensitivities) override { allocate(sensitivities); }
@@ -164,18 +162,37 @@ class Rates final : public PlanSource {
 /// Trains the highest blocks alone.
 class LastBlocks final : public PlanSource {
  public:
-  /// `share`: of the kept blocks.
-  LastBlocks(Setup given, double share = 1.0) : PlanSource(std::move(given)) {
+  /// `share`: of the kept blocks. All are kept in the first `complete` of the steps.
+  explicit LastBlocks(Setup given, double share = 1.0, double complete = 0.0)
+      : PlanSource(std::move(given)), begin_(setup().share_of_steps(complete)) {
     const double kept = share * static_cast<double>(setup().kept_blocks());
     const auto count = std::max<std::size_t>(1, static_cast<std::size_t>(std::lround(kept)));
     for (std::size_t i = 0; i < count; ++i) kept_.push_back(setup().blocks() - count + i);
   }
   dropbp::DropPlan plan(std::uint64_t step, std::uint32_t micro_step) override {
+    if (step < begin_) return Complete(setup()).plan(step, micro_step);
     return plan_keeping(step, micro_step, kept_);
   }
 
  private:
+  std::uint64_t begin_;
   std::vector<std::size_t> kept_;
+};
+
+/// Trains the blocks above a cut, which is drawn anew for every step: its mean is the budget.
+class RandomCut final : public PlanSource {
+ public:
+  using PlanSource::PlanSource;
+  dropbp::DropPlan plan(std::uint64_t step, std::uint32_t micro_step) override {
+    const dropbp::CounterRandom random(setup().seed, dropbp::RandomStream::user, step);
+    // From 1 to 2 kept_blocks - 1, each as probable.
+    const auto count = 1 + static_cast<std::size_t>(random(0) % (2 * setup().kept_blocks() - 1));
+    std::vector<std::size_t> kept;
+    for (std::size_t i = setup().blocks() - std::min(count, setup().blocks()); i < setup().blocks();
+         ++i)
+      kept.push_back(i);
+    return plan_keeping(step, micro_step, kept);
+  }
 };
 
 /// Keeps some blocks for a twentieth of the steps, then others. `next(period, random)` gives them.
@@ -238,7 +255,7 @@ class SelectedBlocks final : public PlanSource {
     if (micro_step == 0) choose(step);
     return plan_keeping(step, micro_step, kept_);
   }
-  void observe(Handler&, std::span<const double> squared_norms) override {
+  void observe(std::span<const double> squared_norms, const Observe&) override {
     if (kept_.size() < setup().blocks()) return;
     std::sort(kept_.begin(), kept_.end(), [&](std::size_t a, std::size_t b) {
       return squared_norms[2 * a] + squared_norms[2 * a + 1] >

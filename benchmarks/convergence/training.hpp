@@ -54,8 +54,11 @@ struct Outcome {
   }
 };
 
-/// A model with its handler, optimizer and data.
+/// A model with its handler, optimizer and data. T: float or BFloat16.
+template <class T>
 class Training {
+  using Model = llama::LlamaModel<T>;
+
  public:
   /// `base` is the folder of the pre-trained model, `data` outlives this.
   Training(const Regime& regime, double batch_share, const std::filesystem::path& base,
@@ -201,14 +204,16 @@ class Training {
 
   void update(PlanSource& plans, double scale, Outcome& outcome) {
     const std::vector<double> norms =
-        dropbp::ops::squared_gradient_norms<float>(optimizer_.parameters());
+        dropbp::ops::squared_gradient_norms<T>(optimizer_.parameters());
     const double norm = dropbp::ops::global_norm(norms);
     if (!std::isfinite(norm)) diverged_ = true;
     if (diverged_) return;  // the weights stay, and the loss of the run is that of these weights
     std::vector<double> of_branches(handler_.size() + 1);
     for (std::size_t i = 0; i < norms.size(); ++i) of_branches[branch_of_parameter_[i]] += norms[i];
     of_branches.pop_back();
-    plans.observe(handler_, of_branches);
+    plans.observe(of_branches, [&](dropbp::RunningSensitivity& running) {
+      handler_.observe_gradients(running, of_branches);
+    });
     double updated = 0.0;
     for (const auto* parameter : optimizer_.parameters())
       if (parameter->trained && parameter->has_gradient())
@@ -222,7 +227,7 @@ class Training {
     source_->fill(step, 0, batch_);
     model_.set_micro_step({.seed = batch_options_.seed, .step = step});
     const llama::Batch sample = llama::row_of(batch_, 0);
-    llama::BranchwisePass<float> pass(model_, sample);
+    llama::BranchwisePass<T> pass(model_, sample);
     plans.measured(handler_.measure_sensitivities_branchwise(pass));
   }
 
@@ -241,8 +246,8 @@ class Training {
   Regime regime_;
   llama::BatchOptions batch_options_;
   Model model_;
-  Handler handler_;
-  dropbp::ops::AdamW<float> optimizer_;
+  dropbp::DropBPHandler<Model> handler_;
+  dropbp::ops::AdamW<T> optimizer_;
   std::unique_ptr<llama::BatchSource> source_;
   std::unique_ptr<llama::EvaluationSource> validation_;
   llama::Batch batch_;
