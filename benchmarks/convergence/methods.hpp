@@ -120,15 +120,18 @@ inline const std::vector<Method>& methods() {
        }},
       {"last half, floor", "as last half, and each block below is kept in a tenth of the steps",
        [](Setup setup) {
-         return make_rates(std::move(setup), {.allocate = last_half_floor, .first = 0.0, .period = 0.0});
+         return make_rates(std::move(setup),
+                           {.allocate = last_half_floor, .first = 0.0, .period = 0.0});
        }},
       {"last 3/4", "as last half with three quarters of its blocks",
        [](Setup setup) -> std::unique_ptr<PlanSource> {
          return std::make_unique<LastBlocks>(std::move(setup), 0.75);
        }},
       {"random cut", "the blocks above a random place are kept", make<RandomCut>},
-      {"depth 16", "as depth, to the 16th power", [](Setup setup) {
-         return make_rates(std::move(setup), {.allocate = by_depth_16, .first = 0.0, .period = 0.0});
+      {"depth 16", "as depth, to the 16th power",
+       [](Setup setup) {
+         return make_rates(std::move(setup),
+                           {.allocate = by_depth_16, .first = 0.0, .period = 0.0});
        }},
       {"LISA", "random blocks, held for a twentieth of the steps", make<RandomBlocks>},
       {"BAdam", "one half of the blocks after the other, each for a twentieth of the steps",
@@ -169,8 +172,8 @@ struct Regime {
   std::uint64_t steps = 200;
   double learning_rate = 2e-3;  ///< where the search begins
   double drop_rate = 0.5;
-  bool given = false;             ///< the model is that of --model, and `shape` its config
-  bool bfloat16 = false;          ///< weights and activations, otherwise float
+  bool given = false;     ///< the model is that of --model, and `shape` its config
+  bool bfloat16 = false;  ///< weights and activations, otherwise float
 
   /// What decides a run beside its method, learning rate, length and seed.
   std::string identity(const std::string& data) const {
@@ -183,7 +186,8 @@ struct Regime {
 
  private:
   std::string origin() const {
-    if (given) return fmt::format("vocabulary {}, {}", shape.vocabulary, bfloat16 ? "bfloat16" : "float");
+    if (given)
+      return fmt::format("vocabulary {}, {}", shape.vocabulary, bfloat16 ? "bfloat16" : "float");
     return fmt::format("{} steps of pre-training", pretraining_steps);
   }
 };

@@ -88,7 +88,7 @@ class DropBPHandler:
     seed, step and rates alone: they are the same on every rank and after a resume."""
 
     _SAMPLING = ("bernoulli", "at_least_target", "fixed_budget")
-    _ALLOCATION = ("greedy", "optimal", "uniform")
+    _ALLOCATION = ("greedy", "optimal", "uniform", "depth")
 
     def __init__(self, model, drop_rate=0.0, seed=0, sampling="bernoulli", plan_per_step=False):
         self.model = model
@@ -189,6 +189,10 @@ class DropBPHandler:
     ):
         sensitivities = self.compute_sensitivity(backprop, gradnorm)
         return self._allocate(sensitivities, target_probability, min_rate, allocation)
+
+    def depth_drop_bp(self, target_probability=0.5):
+        """Keeps the highest branches and never trains the lowest."""
+        return self._allocate([1.0] * len(self.layers), target_probability, 0.0, "depth")[1]
 
     def observe_gradients(self):
         """After the backward pass of a step's last micro-step, before anything scales gradients."""

@@ -83,7 +83,8 @@ enum {
 enum {
   DROPBP_GREEDY = 0,  /**< the published allocation, in steps of 0.1 */
   DROPBP_OPTIMAL = 1, /**< the minimiser of the same objective */
-  DROPBP_UNIFORM = 2  /**< the same rate for all branches */
+  DROPBP_UNIFORM = 2, /**< the same rate for all branches */
+  DROPBP_DEPTH = 3    /**< the highest branches are kept, the lowest dropped */
 };
 
 /** What to drop. Begin with dropbp_default_options(), which fills every field. */
@@ -179,8 +180,8 @@ DROPBP_API DROPBP_MUST_CHECK dropbp_status dropbp_schedule_set_drop_rates(dropbp
                                                                           const double* rates);
 
 /** Shares the target rate out by sensitivity, one a branch. `allocation`: DROPBP_GREEDY and so on.
- * `min_rate`: lowest rate of a branch, without effect on DROPBP_UNIFORM. On failure the rates stay
- * as they were. */
+ * DROPBP_UNIFORM and DROPBP_DEPTH need no sensitivities (NULL) and ignore min_rate, the lowest rate
+ * of a branch. On failure the rates stay as they were. */
 DROPBP_API DROPBP_MUST_CHECK dropbp_status dropbp_schedule_allocate(dropbp_schedule* schedule,
                                                                     const double* sensitivities,
                                                                     int32_t allocation,

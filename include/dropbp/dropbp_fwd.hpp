@@ -61,6 +61,7 @@ struct ScaledVariance;
 template <class Objective = SquaredRate>
 struct OptimalAllocation;
 struct SharpAllocation;
+struct DepthAllocation;
 struct GradientNormSensitivity;
 struct GradientSensitivity;
 class RunningSensitivity;

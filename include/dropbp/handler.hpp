@@ -66,6 +66,7 @@ class DropBPHandler {
     next_scales_.reserve(size());
     branches_.for_each([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
     branches_.update_trainable(schedule_);
+    if (!detail::needs_sensitivities(allocation_)) allocate();
   }
 
   // ---- steps
@@ -259,6 +260,17 @@ class DropBPHandler {
   void observe_gradients(RunningSensitivity& running, std::span<const double> squared_norms) {
     detail::require_count(squared_norms.size(), size(), "squared norm");
     observe_gradients_as(running, [&](auto&, std::size_t i) { return squared_norms[i]; });
+  }
+
+  /// Allocates rates by a policy that needs no sensitivities, for example after set_drop_rate. A
+  /// new handler with such a policy has allocated already. Throws std::logic_error for another
+  /// policy, and std::invalid_argument as below.
+  void allocate() {
+    require_not_measuring();
+    if (detail::needs_sensitivities(allocation_))
+      detail::throw_order("the allocation policy needs sensitivities", "allocate() got none",
+                          "pass them to allocate, or call allocate_by_sensitivity");
+    schedule_.allocate(detail::view(std::vector<double>(size(), 1.0)), allocation_);
   }
 
   /// Allocates rates by the given sensitivities, one per branch. Throws std::invalid_argument, and

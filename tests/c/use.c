@@ -104,6 +104,13 @@ static void rates_change(void) {
     }
     CHECK(sum > 3.95 && sum < 4.15);
   }
+  CHECK(dropbp_schedule_allocate(schedule, NULL, DROPBP_DEPTH, 0.0) == DROPBP_OK);
+  for (size_t b = 0; b < branches; ++b)
+    CHECK(dropbp_schedule_branch_drop_rate(schedule, b) == (b < 4 ? 1.0 : 0.0));
+  CHECK(dropbp_schedule_allocate(schedule, NULL, DROPBP_UNIFORM, 0.0) == DROPBP_OK);
+  CHECK(dropbp_schedule_branch_drop_rate(schedule, 0) == 0.5);
+  CHECK_FAILS(DROPBP_INVALID, dropbp_schedule_allocate(schedule, NULL, DROPBP_OPTIMAL, 0.0),
+              "sensitivities");
   CHECK(dropbp_schedule_learning_rate_scale(schedule, 0) == 2.0);
   CHECK(dropbp_schedule_gradient_scale(schedule, 0, 0) == 1.0);
   dropbp_schedule_destroy(schedule);

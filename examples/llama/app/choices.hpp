@@ -21,7 +21,8 @@ inline constexpr std::array modes{Named{ModeChoice::full, "full"}, Named{ModeCho
                                   Named{ModeChoice::qlora, "qlora"}};
 inline constexpr std::array allocations{
     Named{AllocationChoice::uniform, "uniform"}, Named{AllocationChoice::greedy, "greedy"},
-    Named{AllocationChoice::optimal, "optimal"}, Named{AllocationChoice::sharp, "sharp"}};
+    Named{AllocationChoice::optimal, "optimal"}, Named{AllocationChoice::sharp, "sharp"},
+    Named{AllocationChoice::depth, "depth"}};
 inline constexpr std::array samplings{Named{SamplingChoice::bernoulli, "bernoulli"},
                                       Named{SamplingChoice::at_least_target, "at-least-target"},
                                       Named{SamplingChoice::fixed_budget, "fixed-budget"}};

@@ -222,7 +222,8 @@ void declare_dropping(Flags& flags, Given& given, Options& o) {
       "uniform gives all branches the same rate; greedy (as published, at most 0.9 on "
       "average), optimal (smallest sum of sensitivity times squared rate) and sharp (the same "
       "with the 4th power of the sensitivity, so that rates are close to 0 or 1) give "
-      "sensitive branches lower rates");
+      "sensitive branches lower rates; depth keeps the highest branches and never trains the "
+      "lowest");
   given.sampling =
       flags.choice("--sampling", o.sampling, samplings,
                    "bernoulli draws independently; at-least-target is the published sampler, which "

@@ -21,7 +21,7 @@
 namespace llama {
 
 enum class ModeChoice { full, lora, qlora };
-enum class AllocationChoice { uniform, greedy, optimal, sharp };
+enum class AllocationChoice { uniform, greedy, optimal, sharp, depth };
 enum class SamplingChoice { bernoulli, at_least_target, fixed_budget };
 enum class SensitivityChoice { gradient_norm, gradient, running };
 enum class ScalingChoice { none, inverse_keep_rate };

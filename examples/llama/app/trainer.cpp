@@ -89,7 +89,8 @@ void require_budget(const Options& options, double drop_rate, const auto& model,
         fmt::format("--activation-budget must be more than the {:.2f} MiB that the largest branch "
                     "saves, but it is {:g} MiB; raise it, or lower --batch or --sequence",
                     mebibytes(heaviest), options.activation_budget_mib));
-  const bool measures = drop_rate > 0.0 && options.allocation != AllocationChoice::uniform &&
+  const bool measures = drop_rate > 0.0 &&
+                        ChosenAllocation{options.allocation}.needs_sensitivities() &&
                         options.sensitivity != SensitivityChoice::running;
   if (measures && static_cast<double>(sample) > budget)
     throw UsageError(
@@ -393,7 +394,8 @@ void BasicTrainer<T, Backend>::observe_gradients(std::span<const double> squared
 
 template <class T, class Backend>
 void BasicTrainer<T, Backend>::allocate() {
-  if (options_.allocation == AllocationChoice::uniform || handler_.drop_rate() == 0.0) return;
+  if (!ChosenAllocation{options_.allocation}.needs_sensitivities() || handler_.drop_rate() == 0.0)
+    return;
   if (options_.sensitivity == SensitivityChoice::running) {
     handler_.allocate(running_.sensitivities());
     return;

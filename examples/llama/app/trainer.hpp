@@ -31,6 +31,9 @@ namespace llama {
 struct ChosenAllocation {
   AllocationChoice choice = AllocationChoice::greedy;
 
+  bool needs_sensitivities() const noexcept {
+    return choice != AllocationChoice::uniform && choice != AllocationChoice::depth;
+  }
   std::vector<double> allocate(const dropbp::AllocationInput& input) const {
     switch (choice) {
       case AllocationChoice::uniform:
@@ -39,6 +42,8 @@ struct ChosenAllocation {
         return dropbp::GreedyAllocation{}.allocate(input);
       case AllocationChoice::sharp:
         return dropbp::SharpAllocation{}.allocate(input);
+      case AllocationChoice::depth:
+        return dropbp::DepthAllocation{}.allocate(input);
       case AllocationChoice::optimal:
         break;
     }

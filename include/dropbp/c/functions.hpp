@@ -93,12 +93,17 @@ dropbp_status dropbp_schedule_set_drop_rates(dropbp_schedule* schedule, const do
 dropbp_status dropbp_schedule_allocate(dropbp_schedule* schedule, const double* sensitivities,
                                        int32_t allocation, double min_rate) {
   return dropbp_c::change(schedule, [&](auto& one) {
-    dropbp_c::require_choice(allocation, DROPBP_UNIFORM, "an allocation");
+    dropbp_c::require_choice(allocation, DROPBP_DEPTH, "an allocation");
+    const bool needed = allocation == DROPBP_GREEDY || allocation == DROPBP_OPTIMAL;
+    const std::vector<double> equal(one.size(), 1.0);
+    if (!needed && sensitivities == nullptr) sensitivities = equal.data();
     const auto given = dropbp_c::list_of(sensitivities, one.size(), "the list of sensitivities");
     if (allocation == DROPBP_GREEDY)
       one.allocate(given, dropbp::GreedyAllocation{.min_rate = min_rate});
     else if (allocation == DROPBP_OPTIMAL)
       one.allocate(given, dropbp::OptimalAllocation<>{.min_rates = {min_rate}});
+    else if (allocation == DROPBP_DEPTH)
+      one.allocate(given, dropbp::DepthAllocation{});
     else
       one.allocate(given, dropbp::UniformAllocation{});
   });

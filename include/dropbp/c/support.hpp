@@ -23,6 +23,7 @@
 #include "dropbp/parameter_ranges.hpp"
 #include "dropbp/plan.hpp"
 #include "dropbp/policy/allocation.hpp"
+#include "dropbp/policy/depth_allocation.hpp"
 #include "dropbp/policy/fixed_budget_sampling.hpp"
 #include "dropbp/policy/optimal_allocation.hpp"
 #include "dropbp/policy/running_sensitivity.hpp"

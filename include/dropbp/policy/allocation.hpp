@@ -27,16 +27,24 @@ template <class A>
 concept has_allocate = requires(const A& policy, const AllocationInput& input) {
   { policy.allocate(input) } -> std::same_as<std::vector<double>>;
 };
+DROPBP_LAZY
+inline bool needs_sensitivities(const auto& policy) {
+  if constexpr (requires { policy.needs_sensitivities(); }) return policy.needs_sensitivities();
+  return true;
+}
 }  // namespace detail
 
 /// An allocation policy has `std::vector<double> allocate(const AllocationInput&) const`. It
 /// returns one rate in [0, 1] per branch, or throws std::invalid_argument if its rates cannot stay
-/// within the budget.
+/// within the budget. Optional: `bool needs_sensitivities() const`. Where it returns false, a
+/// handler allocates when it is made, and DropBPHandler::allocate() needs no argument.
 template <class A>
 concept Allocation = std::copyable<A> && detail::has_allocate<A>;
 
 /// The same rate for every branch; ignores the sensitivities.
 struct UniformAllocation {
+  static constexpr bool needs_sensitivities() noexcept { return false; }  ///< see Allocation
+
   /// See Allocation.
   DROPBP_LAZY
   std::vector<double> allocate(const AllocationInput& input) const {
