@@ -423,6 +423,16 @@ TEST_CASE("rms_norm agrees with its formula") {
   check_rms_norm<double>();
 }
 
+TEST_CASE("a chunk's logits take at most 256 MiB of floats unless it has only 256 tokens") {
+  using Loss = CrossEntropy<float>;
+  CHECK(Loss::chunk_tokens_for(1) == 1024);
+  CHECK(Loss::chunk_tokens_for(65536) == 1024);
+  CHECK(Loss::chunk_tokens_for(65537) == 1023);
+  CHECK(Loss::chunk_tokens_for(128256) == 523);
+  CHECK(Loss::chunk_tokens_for(262144) == 256);
+  CHECK(Loss::chunk_tokens_for(1 << 30) == 256);
+}
+
 TEST_CASE("cross-entropy agrees with its formula for any chunk size") {
   check_cross_entropy<float>();
   check_cross_entropy<double>();

@@ -67,6 +67,14 @@ class CrossEntropy {
                             std::to_string(chunk_tokens) + " was given", "use the default of 1024");
   }
 
+  /// Tokens of a chunk for a vocabulary: 1024, and fewer from 65,536 on, so that the logits take 256
+  /// MiB of floats, but at least 256, so that the products stay efficient.
+  static constexpr Index chunk_tokens_for(Index vocabulary) noexcept {
+    constexpr Index largest = 1024, least = 256, logits = (Index{256} << 20) / 4;
+    if (vocabulary <= logits / largest) return largest;
+    return vocabulary >= logits / least ? least : logits / vocabulary;
+  }
+
   /// Starts a loss over `targets`, which are ids in [0, vocabulary) or ignore_index and must stay
   /// alive until the last chunk. The loss is the sum over the labelled positions divided by
   /// `divisor`; without a divisor, by their number. Throws std::invalid_argument for an id outside
