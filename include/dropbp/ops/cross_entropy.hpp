@@ -67,8 +67,8 @@ class CrossEntropy {
                             std::to_string(chunk_tokens) + " was given", "use the default of 1024");
   }
 
-  /// Tokens of a chunk for a vocabulary: 1024, and fewer from 65,536 on, so that the logits take 256
-  /// MiB of floats, but at least 256, so that the products stay efficient.
+  /// Tokens of a chunk for a vocabulary: 1024, and fewer from 65,536 on, so that the logits take
+  /// 256 MiB of floats, but at least 256, so that the products stay efficient.
   static constexpr Index chunk_tokens_for(Index vocabulary) noexcept {
     constexpr Index largest = 1024, least = 256, logits = (Index{256} << 20) / 4;
     if (vocabulary <= logits / largest) return largest;
