@@ -196,6 +196,8 @@ TEST_CASE("resume: a run resumed from any step has the same bits") {
        ScalingChoice::none, false},
       {SensitivityChoice::gradient_norm, SamplingChoice::bernoulli, AllocationChoice::sharp,
        ScalingChoice::none, true},
+      {SensitivityChoice::running, SamplingChoice::bernoulli, AllocationChoice::depth,
+       ScalingChoice::none, false},
   };
   for (const auto& c : cases) {
     Options options = options_of();

@@ -139,6 +139,22 @@ TEST_CASE("trainer: the micro-steps of a step give the loss and gradient of one 
   CHECK(record.gradient_norm == Approx(norm).epsilon(1e-5));
 }
 
+TEST_CASE("trainer: with the allocation by depth, the lowest blocks keep their weights") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.allocation = AllocationChoice::depth;
+  Trainer trainer(options, shape, data, 0.5);
+  const auto before = tensors_of(trainer);
+  for (int i = 0; i < 4; ++i) trainer.step();
+  const auto after = tensors_of(trainer);
+  for (const auto& [name, values] : before) {
+    CAPTURE(name);
+    // Half of the cost lies within the middle one of three blocks.
+    if (name.starts_with("model.layers.1.")) continue;
+    CHECK((after.at(name) == values) == name.starts_with("model.layers.0."));
+  }
+}
+
 TEST_CASE("trainer: the same losses and weights on any number of threads and from run to run") {
   const TokenData data = text();
   Options options = options_of(0.5);
