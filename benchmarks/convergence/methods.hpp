@@ -109,21 +109,22 @@ inline const std::vector<Method>& methods() {
        make<Complete>,
        0.5,
        {1.4, 1.0, 0.7, 2.0}},
-      {"last half", "the lower half of the blocks is frozen", make<LastBlocks>},
-      {"last quarter", "all but the last quarter of the blocks is frozen",
+      {"highest blocks", "`DepthAllocation`: the drop rate's share of the lowest blocks is frozen",
+       make<LastBlocks>},
+      {"highest blocks, 1/2", "half as many of them",
        [](Setup setup) -> std::unique_ptr<PlanSource> {
          return std::make_unique<LastBlocks>(std::move(setup), 0.5);
        }},
-      {"last half, later", "nothing is dropped in the first tenth of the steps, then as last half",
+      {"highest blocks, later", "nothing is dropped in the first tenth of the steps, then the same",
        [](Setup setup) -> std::unique_ptr<PlanSource> {
          return std::make_unique<LastBlocks>(std::move(setup), 1.0, 0.1);
        }},
-      {"last half, floor", "as last half, and each block below is kept in a tenth of the steps",
+      {"highest blocks, floor", "the same, and each block below is kept in a tenth of the steps",
        [](Setup setup) {
          return make_rates(std::move(setup),
                            {.allocate = last_half_floor, .first = 0.0, .period = 0.0});
        }},
-      {"last 3/4", "as last half with three quarters of its blocks",
+      {"highest blocks, 3/4", "three quarters of them",
        [](Setup setup) -> std::unique_ptr<PlanSource> {
          return std::make_unique<LastBlocks>(std::move(setup), 0.75);
        }},

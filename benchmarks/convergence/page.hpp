@@ -84,22 +84,26 @@ class Page {
     return lines + "\n";
   }
 
-  static std::string text_of(const Figure& figure, int digits) {
+  static std::string text_of(const Figure& figure, int digits, std::size_t seeds) {
+    if (seeds == 1) return fmt::format("{:.{}f}", figure.mean, digits);
     return fmt::format("{:.{}f} +- {:.{}f}", figure.mean, digits, figure.deviation, digits);
   }
 
   static std::string line_of(const Row& row, bool edge) {
-    const std::string gain =
-        row.gains.size() == row.seeds ? text_of(figure_of(row.gains), 3) : "not measured";
+    const std::string gain = row.gains.size() == row.seeds
+                                 ? text_of(figure_of(row.gains), 3, row.seeds)
+                                 : "not measured";
     return fmt::format("| {} | {:g}{} | {:.2f} | {} | {} | {}{} |\n", row.method->name,
                        row.learning_rate, edge ? " (edge)" : "", row.time.mean,
-                       text_of(row.loss, 3), gain, row.speed_mark, text_of(row.speed, 2));
+                       text_of(row.loss, 3, row.seeds), gain, row.speed_mark,
+                       text_of(row.speed, 2, row.seeds));
   }
 
   static std::string second_line_of(const Row& row) {
-    const std::string of_half = row.speed_of_half.mean > 0.0
-                                    ? row.speed_of_half_mark + text_of(row.speed_of_half, 2)
-                                    : "not measured";
+    const std::string of_half =
+        row.speed_of_half.mean > 0.0
+            ? row.speed_of_half_mark + text_of(row.speed_of_half, 2, row.seeds)
+            : "not measured";
     return fmt::format("| {} | {} | {:.2f} | {:.2f} / {:.2f} | {} |\n", row.method->name, row.seeds,
                        row.kept.mean, row.mean_activations.mean, row.peak.mean, of_half);
   }
@@ -137,8 +141,9 @@ class Page {
     return R"(# Does it reach a loss sooner?
 
 This page is written by `benchmarks/convergence`. A small LLaMA, pre-trained on the headers of the
-C++ library, is fine-tuned on C. Each method has its own best learning rate: it is doubled and
-halved until the loss of the first seed rises. A method's run has a complete learning-rate schedule.
+C++ library, or a given model is fine-tuned on C. Each method has its own best learning rate: it is
+doubled and halved until the loss of the first seed rises. A method's run has a complete
+learning-rate schedule.
 
 Time is modelled, so that a busy machine does not change it. The processor time of the parts of a
 step is measured once: what no plan saves, the branches' backward pass, and the optimizer. Each run

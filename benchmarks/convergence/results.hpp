@@ -198,7 +198,7 @@ class Analysis {
     return Best{least->first, least == losses.begin() || std::next(least) == losses.end()};
   }
 
-  /// None before the runs of all seeds are done.
+  /// Of the seeds that are done; none without any.
   std::optional<Row> row(const Method& method) const {
     const auto chosen = best(method);
     if (!chosen) return std::nullopt;
@@ -229,7 +229,7 @@ class Analysis {
         if (half_beyond != 0) row.speed_of_half_mark = mark_of(half_beyond);
       }
     }
-    if (row.seeds < static_cast<std::size_t>(seeds_)) return std::nullopt;
+    if (row.seeds == 0) return std::nullopt;
     row.loss = figure_of(loss), row.time = figure_of(time), row.kept = figure_of(kept);
     row.peak = figure_of(peak), row.mean_activations = figure_of(mean);
     row.speed = figure_of(speed), row.speed_of_half = figure_of(speed_of_half);
