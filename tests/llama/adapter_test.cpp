@@ -559,6 +559,22 @@ TEST_CASE("lora: unsupported adapter configs are refused, naming the key") {
   }
 }
 
+TEST_CASE("lora: no pattern exhausts the stack or takes exponential time") {
+  const std::vector<std::string> names = linear_names(shape);
+  const auto refused = [&](const std::string& key, const std::string& pattern, const char* reason) {
+    const std::string text =
+        R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":"all-linear",)" + key + "}";
+    CAPTURE(key);
+    test::check_throws<std::runtime_error>(
+        [&] { (void)parse_adapter_config(text, "'c'", names); }, {"'c'", pattern, reason});
+  };
+  const std::string deep = std::string(20000, '(') + "a" + std::string(20000, ')');
+  refused(R"("exclude_modules":")" + deep + '"', "((((", "500 groups");
+  refused(R"("rank_pattern":{")" + deep + R"(":2})", "((((", "500 groups");
+  // Backtracking would try 2^30 ways to cut the name.
+  refused(R"("rank_pattern":{"(([a-z.]|[a-z_.])*)*!":2})", "!", "matches none");
+}
+
 TEST_CASE("qlora: frozen linear maps are in 4 bits, and are trained and saved as dense ones are") {
   const TokenData data = text();
   Trainer dense(options_of(ModeChoice::lora), shape, data, 0.5),

@@ -182,6 +182,9 @@ TEST_CASE("gguf: what cannot be written leaves the old file") {
     write_gguf(folder / "a.gguf", {}, std::vector<GgufTensor>{{"t", {4}, dtype, with(value)}});
   };
   test::check_throws<std::runtime_error>([&] { write(DType::f16, 1e6f); }, {"'t'", "1000000"});
+  // BF16 has the exponents of F32, but its largest number is smaller: this rounds to infinity.
+  test::check_throws<std::runtime_error>([&] { write(DType::bf16, 0x1.ffp127f); },
+                                         {"BF16", "'t'", "--out-dtype f32"});
   test::check_throws<std::runtime_error>(
       [&] { write(DType::f32, std::numeric_limits<float>::infinity()); }, {"'t' is infinite"});
   CHECK_THROWS_AS(write(DType::f64, 1.0f), std::invalid_argument);

@@ -15,6 +15,7 @@
 
 #include "llama/formats/lora_patterns.hpp"
 #include "llama/formats/model_folder.hpp"
+#include "llama/formats/name_regex.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {
@@ -142,8 +143,8 @@ std::vector<std::string> strings_of(const std::string& what, const json& config,
 
 std::regex regex_of(const std::string& what, const char* key, const std::string& pattern) {
   try {
-    return std::regex(pattern);
-  } catch (const std::regex_error& error) {
+    return name_regex(pattern);
+  } catch (const std::runtime_error& error) {
     fail(what, fmt::format("'{}' must have regular expressions", key),
          fmt::format("'{}' is none: {}", clipped(pattern), error.what()));
   }

@@ -118,13 +118,13 @@ void write_tensor(AtomicFile& file, const GgufTensor& tensor, std::vector<float>
                 bytes.data());
   } else {
     auto* const narrow = reinterpret_cast<std::uint16_t*>(bytes.data());
+    const bool half = tensor.dtype == DType::f16;
     for (std::size_t i = 0; i < values.size(); ++i) {
-      narrow[i] =
-          tensor.dtype == DType::f16 ? float_to_half(values[i]) : float_to_bfloat16(values[i]);
-      if (tensor.dtype == DType::f16 && !std::isfinite(half_to_float(narrow[i])))
-        throw std::runtime_error(fmt::format(
-            "F16 must hold every weight, but '{}' has {}; write with --out-dtype bf16 or f32",
-            tensor.name, values[i]));
+      narrow[i] = half ? float_to_half(values[i]) : float_to_bfloat16(values[i]);
+      if (!std::isfinite(half ? half_to_float(narrow[i]) : bfloat16_to_float(narrow[i])))
+        throw std::runtime_error(
+            fmt::format("{} must hold every weight, but '{}' has {}; write with --out-dtype {}f32",
+                        dtype_name(tensor.dtype), tensor.name, values[i], half ? "bf16 or " : ""));
     }
   }
   file.write(bytes.data(), bytes.size());

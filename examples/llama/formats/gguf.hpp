@@ -31,7 +31,7 @@ struct GgufTensor {
 };
 
 /// Writes a whole file or leaves the old one. Throws std::runtime_error, also for a value that is
-/// not finite or, with F16, too large; std::invalid_argument for another dtype.
+/// not finite or too large for its dtype; std::invalid_argument for another dtype.
 void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
                 std::span<const GgufTensor> tensors);
 

@@ -11,16 +11,16 @@
 
 #include <fmt/format.h>
 
+#include "llama/formats/name_regex.hpp"
 #include "llama/formats/strict_json.hpp"
 
 namespace llama {
 namespace {
 
-/// ECMAScript's regular expressions, which agree with Python's in what is written for such names.
 std::regex compiled(const std::string& pattern, const char* before = "") {
   try {
-    return std::regex(before + ("(?:" + pattern + ")"));
-  } catch (const std::regex_error& error) {
+    return name_regex(before + ("(?:" + pattern + ")"));
+  } catch (const std::runtime_error& error) {
     throw std::runtime_error(fmt::format(
         "a pattern for linear maps must be a regular expression, but '{}' is none: {}; correct it",
         clipped(pattern), error.what()));
