@@ -13,6 +13,8 @@ set(exceptions
   "\\.json$"               # data, of other programs too
   "\\.safetensors$"        # binary
   "^tests/data/nf4/golden\\.txt$"  # made by a program
+  "^tests/fuzz/corpus/"    # inputs of any bytes
+  "^tests/mutation/equivalent\\.txt$"  # a line a mutant
   "^LICENSE$")             # a text that is not ours to wrap
 # In C++, lines of a raw string are also exempt: clang-format does not split it.
 set(raw_string "R\"[a-z]*\\(")
