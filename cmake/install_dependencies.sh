@@ -26,6 +26,8 @@ Groups:
   format     clang-format 19, for the test of the formatting
   dlib       dlib, for one example (it brings 60 MB)
   libtorch   libtorch, for one example, its tests and a benchmark (500 MB)
+  valgrind   Valgrind, for tests/run.sh --valgrind
+  mutation   libclang 19 and its Python bindings, for tests/mutation/run.py
   multilib   32-bit programs with g++, for one more test
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
 
@@ -67,6 +69,8 @@ requirements_of() {
     armadillo) echo "libarmadillo-dev header:armadillo" ;;
     docs) echo "doxygen command:doxygen" ;;
     format) echo "clang-format-19 command:clang-format-19" ;;
+    valgrind) echo "valgrind command:valgrind" ;;
+    mutation) echo "python3-clang-19" ;;
     multilib) echo "g++-multilib" ;;
     g++ | g++-[0-9]*) echo "$1 command:$1" ;;
     clang++-[0-9]*)

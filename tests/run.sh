@@ -17,6 +17,8 @@ longer, and the limits of tests are against hanging alone.
 Options:
   --compiler NAME   the compiler's command, such as g++-12 or clang++-19   (default: CMake's choice)
   --sanitize [LIST] with sanitizers                            (default LIST: address,undefined)
+  --valgrind        every test under Valgrind's memcheck; a leak or an error fails it. Takes hours
+                    for all tests: name some by -L or -R
   --build-dir DIR   where to build
                     (default: build/tests, with a suffix for each choice above)
   --jobs N          compilations and tests at once             (default: number of processors)
@@ -27,6 +29,8 @@ Examples:
   tests/run.sh -- -L unit            only the test cases of the core
   tests/run.sh -- -LE packaging      all but the packaging tests
   tests/run.sh --sanitize -- -L 'unit|ops'
+  tests/run.sh --compiler clang++-19 --sanitize thread -- -L '^(unit|ops|llama)$'
+  tests/run.sh --valgrind -- -R 'state|plan|safetensors'
 
 With DROPBP_WERROR=ON in the environment a warning is an error, as in CI.
 Exit codes: 0 all tests passed, 2 wrong usage, 8 a test failed, others: installing or building
@@ -41,6 +45,7 @@ fail_usage() {
 
 compiler=""
 sanitize=""
+valgrind=false
 build_dir=""
 jobs=$(nproc)
 install=true
@@ -67,6 +72,10 @@ while [ $# -gt 0 ]; do
         shift
       fi
       ;;
+    --valgrind)
+      valgrind=true
+      shift
+      ;;
     --no-install)
       install=false
       shift
@@ -78,6 +87,7 @@ while [ $# -gt 0 ]; do
     *) fail_usage "unknown argument '$1'" ;;
   esac
 done
+if $valgrind && [ -n "$sanitize" ]; then fail_usage "choose --sanitize or --valgrind"; fi
 case $jobs in '' | *[!0-9]* | 0) fail_usage "--jobs needs a positive number, not '$jobs'" ;; esac
 
 # A relative folder is relative to the current directory.
@@ -87,10 +97,12 @@ if [ -z "$build_dir" ]; then
   build_dir=build/tests
   if [ -n "$compiler" ]; then build_dir+=-$(basename "$compiler"); fi
   if [ -n "$sanitize" ]; then build_dir+=-${sanitize//,/-}; fi
+  if $valgrind; then build_dir+=-valgrind; fi
 fi
 
 if $install; then
   groups=(build ops programs tests)
+  if $valgrind; then groups+=(valgrind); fi
   if [ -n "$compiler" ] && ! command -v "$compiler" >/dev/null 2>&1; then groups+=("$compiler"); fi
   bash cmake/install_dependencies.sh "${groups[@]}"
 fi
@@ -104,14 +116,28 @@ if [ -n "$sanitize" ]; then
   # -g1 for line numbers in reports; -O2 would hide faults, -O0 would take too long.
   options+=(-DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1" "-DDROPBP_SANITIZE=$sanitize"
     -DDROPBP_BUILD_BENCHMARKS=OFF)
+elif $valgrind; then
+  options+=(-DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1"
+    -DDROPBP_BUILD_BENCHMARKS=OFF)
 else
   options+=(-DCMAKE_BUILD_TYPE=Release)
 fi
 
 # Kernels are compiled once: runs with other compilers or sanitizers do not test them.
-if [ -z "$compiler$sanitize" ]; then options+=(-DDROPBP_ENABLE_CUDA=AUTO); fi
+if [ -z "$compiler$sanitize" ] && ! $valgrind; then options+=(-DDROPBP_ENABLE_CUDA=AUTO); fi
 
 cmake -S . -B "$build_dir" "${options[@]}"
 cmake --build "$build_dir" -j "$jobs"
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
-exec ctest --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" "$@"
+memcheck=()
+if $valgrind; then
+  memcheck=(-T memcheck)
+  cat >"$build_dir/DartConfiguration.tcl" <<END
+BuildDirectory: $(realpath "$build_dir")
+MemoryCheckCommand: $(command -v valgrind)
+MemoryCheckCommandOptions: --quiet --error-exitcode=99 --leak-check=full
+END
+fi
+# ${memcheck[@]+...}: an empty array counts as unset in older shells.
+exec ctest ${memcheck[@]+"${memcheck[@]}"} \
+  --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" "$@"

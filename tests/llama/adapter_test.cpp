@@ -565,8 +565,8 @@ TEST_CASE("lora: no pattern exhausts the stack or takes exponential time") {
     const std::string text =
         R"({"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":"all-linear",)" + key + "}";
     CAPTURE(key);
-    test::check_throws<std::runtime_error>(
-        [&] { (void)parse_adapter_config(text, "'c'", names); }, {"'c'", pattern, reason});
+    test::check_throws<std::runtime_error>([&] { (void)parse_adapter_config(text, "'c'", names); },
+                                           {"'c'", pattern, reason});
   };
   const std::string deep = std::string(20000, '(') + "a" + std::string(20000, ')');
   refused(R"("exclude_modules":")" + deep + '"', "((((", "500 groups");
