@@ -98,7 +98,7 @@ for target in "${targets[@]}"; do
   limits=("-runs=$((inputs / ${#targets[@]}))")
   if [ -n "$minutes" ]; then limits+=("-max_total_time=$((60 * minutes / ${#targets[@]}))"); fi
   result="no finding"
-  if ! "$build_dir/tests/fuzz/fuzz_$target" "${limits[@]}" "-seed=$seed" -timeout=60 \
+  if ! "$build_dir/tests/fuzz/fuzz_$target" "${limits[@]}" "-seed=$seed" -timeout=3600 \
     -rss_limit_mb=4096 -print_final_stats=1 "-artifact_prefix=build/fuzz/$target-" \
     -dict=tests/fuzz/words.dict "build/fuzz/corpus/$target" "tests/fuzz/corpus/$target" \
     >"$log" 2>&1; then

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <dropbp/kernels/cpu/parallel.hpp>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -30,6 +31,7 @@ constexpr std::uint64_t steps = 3;
 /// The training, and its checkpoint as header and data.
 struct Run {
   Run() : data(tokens(), 0.0), trainer(options(), options().shape, data, 0.5) {
+    ops::set_thread_count(1);  // of so small a model
     for (std::uint64_t i = 0; i < steps; ++i) trainer.step();
     std::string folder = (std::filesystem::temp_directory_path() / "dropbp-fuzz-XXXXXX").string();
     if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("no temporary folder");
@@ -62,7 +64,6 @@ struct Run {
     o.warmup = 1;
     o.allocate_at = 0.1;
     o.reallocate_every = 1;
-    o.threads = 1;
     return o;
   }
 
