@@ -20,6 +20,9 @@
 #include <vector>
 
 #include "dropbp/backend/cuda/context.hpp"
+#if defined(DROPBP_TEST_PTX)
+#include "cuda/ptx/launch.hpp"
+#endif
 
 namespace simt {
 
@@ -120,7 +123,7 @@ void run(const char* name, dropbp::cuda::Grid grid, unsigned threads, std::uint6
 std::map<std::string, std::size_t>& kernels_run();
 
 /// The argument of host launcher functions: runs kernels at once, with a schedule drawn from a
-/// seed.
+/// seed. With DROPBP_TEST_PTX it runs their PTX instead of their bodies (cuda/ptx/launch.hpp).
 class Launcher {
  public:
   explicit Launcher(std::uint64_t seed = 1) : seed_(seed) {}
@@ -130,8 +133,13 @@ class Launcher {
   template <class Body, class... Args>
   void operator()(dropbp::cuda::Grid grid, Body body, Args... args) {
     static_assert(Body::threads % 32 == 0 && Body::threads <= 1024);
+#if defined(DROPBP_TEST_PTX)
+    ++kernels_run()[Body::name];
+    ptx::run(grid, seed_++, body, args...);
+#else
     run(Body::name, grid, Body::threads, seed_++,
         [&](HostContext context) { body(context, args...); });
+#endif
   }
 
  private:

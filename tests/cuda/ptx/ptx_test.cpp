@@ -1,0 +1,367 @@
+// SPDX-FileCopyrightText: 2026 The dropbp authors
+// SPDX-License-Identifier: MIT
+
+// Tests of the interpreter: what its operations compute, and every fault that it must see, in small
+// kernels and planted into the library's.
+#include <array>
+#include <bit>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/attention_cases.hpp"
+#include "cuda/ptx/launch.hpp"
+#include "cuda/ptx/real.hpp"
+#include "dropbp/kernels/cuda/rms_norm.hpp"
+#include "support/catch.hpp"
+#include "support/simt.hpp"
+#include "support/throws.hpp"
+
+DROPBP_NAMESPACE_BEGIN
+namespace cuda {
+namespace detail {
+
+// The kernel of device.cuh that shows whether a program has code for a card.
+struct Nothing {
+  static constexpr unsigned threads = 32;
+};
+
+}  // namespace detail
+}  // namespace cuda
+DROPBP_NAMESPACE_END
+
+namespace {
+
+using dropbp::BFloat16;
+using dropbp::Half;
+using test::check_throws;
+
+// A kernel with the parameters `in` and `out`, both pointers in the registers %in and %out; the
+// thread's number is in %t, its element of `out` at [%to].
+ptx::Kernel kernel(const std::string& body) {
+  return {"test",
+          "  .param .u64 in,\n  .param .u64 out\n)\n{\n"
+          "  .reg .pred %p<8>;\n  .reg .b32 %r<32>;\n  .reg .f32 %f<16>;\n  .reg .b64 %rd<8>;\n"
+          "  .reg .b16 %rs<8>;\n  .reg .b64 %in, %out, %to, %from;\n  .reg .b32 %t, %s;\n"
+          "  ld.param.u64 %in, [in];\n  ld.param.u64 %out, [out];\n  mov.u32 %t, %tid.x;\n"
+          "  mul.wide.u32 %rd0, %t, 4;\n  add.s64 %to, %out, %rd0;\n  add.s64 %from, %in, %rd0;\n"
+          "  mov.u32 %s, dropbp_shared_memory;\n" +
+              body + "\n  ret;\n}\n"};
+}
+
+// out[thread] for 64 threads in one block (or more blocks), with in[i] = i.
+std::vector<std::uint32_t> result_of(const std::string& body, std::size_t shared_bytes = 1024,
+                                     unsigned blocks = 1, unsigned threads = 64) {
+  std::vector<std::uint32_t> in(threads), out(threads, 0);
+  std::iota(in.begin(), in.end(), 0u);
+  const std::uint32_t* const from = in.data();
+  std::uint32_t* const to = out.data();
+  ptx::run(kernel(body), {.x = blocks, .shared_bytes = shared_bytes}, threads, 1,
+           {{&from, sizeof from}, {&to, sizeof to}});
+  return out;
+}
+
+void check_fault(const std::string& body, std::string_view message, unsigned blocks = 1) {
+  INFO(body);
+  check_throws<std::runtime_error>([&] { result_of(body, 1024, blocks); }, {message});
+}
+
+template <class F>
+std::vector<std::uint32_t> expected(F f) {
+  std::vector<std::uint32_t> values;
+  for (std::uint32_t i = 0; i < 64; ++i) values.push_back(f(i));
+  return values;
+}
+
+const std::string store = "\n  st.global.u32 [%to], %r1;";
+
+// The n-th line that contains `part`, or nothing, is replaced by f(line).
+std::string with_line(const std::string& text, const std::string& part, std::size_t n,
+                      const std::function<std::string(std::string)>& f) {
+  std::size_t at = 0;
+  for (std::size_t i = 0; i <= n; ++i) {
+    at = text.find(part, i == 0 ? 0 : at + 1);
+    REQUIRE(at != text.npos);
+  }
+  const std::size_t begin = text.rfind('\n', at) + 1, end = text.find('\n', at);
+  return text.substr(0, begin) + f(text.substr(begin, end - begin)) + text.substr(end);
+}
+
+std::size_t count_of(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find(part, at)) != text.npos; ++at) ++count;
+  return count;
+}
+
+std::string nothing(const std::string&) { return ""; }
+
+// The line with its address `bytes` further.
+std::string moved(const std::string& line, int bytes) {
+  const std::size_t end = line.find(']'), plus = line.find('+');
+  if (plus == line.npos)
+    return line.substr(0, end) + "+" + std::to_string(bytes) + line.substr(end);
+  return line.substr(0, plus + 1) + std::to_string(std::stoi(line.substr(plus + 1)) + bytes) +
+         line.substr(end);
+}
+
+// ---- the library's kernels with a planted fault
+
+void run_norm() {
+  constexpr dropbp::cuda::Index rows = 2, columns = 4096;
+  const simt::Buffer<BFloat16> x(std::vector<BFloat16>(rows * columns, BFloat16{0x3F80})),
+      w(std::vector<BFloat16>(columns, BFloat16{0x3F80}));
+  simt::Buffer<BFloat16> y(rows * columns);
+  simt::Buffer<float> rstd(rows);
+  simt::Launcher launch;
+  dropbp::cuda::rms_norm_forward(launch, dropbp::cuda::Rows<BFloat16>{y.data(), columns},
+                                 rstd.data(), {x.data(), columns}, w.data(), rows, columns, 1e-5);
+}
+
+const test::AttentionCase attention_case = {
+    {.batch = 1, .sequence = 80, .heads = 2, .kv_heads = 1, .head_size = 64}, 0};
+
+// Runs attention forward in BFloat16. Returns the first wrong element, or nothing.
+std::string attention_problem() {
+  const auto& c = attention_case;
+  test::GappedRows<BFloat16> qkv(c.tokens(), c.width(), 0), o(c.tokens(), c.shape.q_width(), 0),
+      grad_o(c.tokens(), c.shape.q_width(), 0);
+  std::vector<float> lse(static_cast<std::size_t>(c.shape.statistics()), std::nanf(""));
+  std::mt19937_64 random(5);
+  const std::vector<double> values = qkv.fill(random, 2.0), gradients = grad_o.fill(random);
+  simt::Launcher launch(1);
+  dropbp::cuda::attention_forward(launch, o.rows(), lse.data(), std::as_const(qkv).rows(), c.shape);
+  const auto wanted = test::attention_reference<BFloat16>(c, values, gradients);
+  return test::problem("o", o.dense(), wanted.o);
+}
+
+// What attention does with the change: the message of the error, or the wrong element.
+std::string attention_problem(const std::function<std::string(std::string)>& edit) {
+  const ptx::Edited scope(edit);
+  try {
+    return attention_problem();
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("conversions and sums round as the hardware does") {
+  for (std::uint32_t i = 0; i <= 0xFFFF; ++i) {
+    const auto bits = static_cast<std::uint16_t>(i);
+    const float half = ptx::real::from_half(bits), wanted = dropbp::cuda::to_float(Half{bits});
+    if (std::isnan(wanted)) {
+      REQUIRE(std::isnan(half));
+      continue;
+    }
+    REQUIRE(std::bit_cast<std::uint32_t>(half) == std::bit_cast<std::uint32_t>(wanted));
+    REQUIRE(ptx::real::to_half(half) == bits);
+  }
+  std::mt19937 random(1);
+  for (int i = 0; i < 20000; ++i) {
+    const auto any = [&] {
+      const auto x = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
+      return std::isnan(x) ? 1.0f : x;
+    };
+    const auto similar = [&] {
+      return std::bit_cast<float>(static_cast<std::uint32_t>(random() % 0x2000000 + 0x3F000000));
+    };
+    const float a = i % 2 ? any() : similar(), b = i % 2 ? any() : similar();
+    const float c = i % 3 == 0 ? any() : -a * b * (1 + static_cast<float>(i % 5) * 0x1p-23f);
+    if (std::isnan(c) || std::isinf(c)) continue;
+    CAPTURE(a, b, c);
+    const float wanted = std::fma(a, b, c), got = ptx::real::fma(a, b, c);
+    REQUIRE(std::bit_cast<std::uint32_t>(got) == std::bit_cast<std::uint32_t>(wanted));
+    const float down = ptx::real::fma_down(a, b, c);
+    REQUIRE((down == wanted || down == std::nextafter(wanted, -INFINITY)));
+    REQUIRE(static_cast<long double>(down) <=
+            static_cast<long double>(a) * static_cast<long double>(b) +
+                static_cast<long double>(c));
+    REQUIRE(ptx::real::to_bfloat(a) == dropbp::cuda::from_float<BFloat16>(a).bits);
+    REQUIRE(ptx::real::to_half(a) == dropbp::cuda::from_float<Half>(a).bits);
+  }
+}
+
+TEST_CASE("the kernel that does nothing ends") { ptx::run({}, 1, dropbp::cuda::detail::Nothing()); }
+
+TEST_CASE("lanes that go apart come together again") {
+  CHECK(result_of("  and.b32 %r2, %t, 3;\n  mov.u32 %r1, 0;\n"
+                  "$loop:\n  add.s32 %r1, %r1, 10;\n  setp.eq.s32 %p1, %r2, 0;\n  @%p1 bra $end;\n"
+                  "  sub.s32 %r2, %r2, 1;\n  bra.uni $loop;\n$end:\n"
+                  "  shfl.sync.bfly.b32 %r3|%p2, %r1, 1, 31, -1;\n  add.s32 %r1, %r1, %r3;" +
+                  store) == expected([](std::uint32_t i) { return i % 4 < 2 ? 30u : 70u; }));
+}
+
+TEST_CASE("lanes exchange values as the PTX ISA says") {
+  const auto shuffled = [](const std::string& how, const std::string& operands) {
+    return result_of("  shfl.sync." + how + ".b32 %r1|%p1, %t, " + operands + ", -1;" + store);
+  };
+  CHECK(shuffled("bfly", "5, 31") == expected([](std::uint32_t i) { return i ^ 5; }));
+  CHECK(shuffled("idx", "7, 31") == expected([](std::uint32_t i) { return i / 32 * 32 + 7; }));
+  CHECK(shuffled("idx", "2, 6175") == expected([](std::uint32_t i) { return i / 8 * 8 + 2; }));
+  CHECK(shuffled("up", "3, 0") == expected([](std::uint32_t i) { return i % 32 < 3 ? i : i - 3; }));
+  CHECK(shuffled("down", "3, 31") ==
+        expected([](std::uint32_t i) { return i % 32 > 28 ? i : i + 3; }));
+  CHECK(result_of("  and.b32 %r2, %t, 4;\n  setp.ne.s32 %p1, %r2, 0;\n"
+                  "  vote.sync.ballot.b32 %r1, %p1, -1;" +
+                  store) == expected([](std::uint32_t) { return 0xF0F0F0F0u; }));
+}
+
+TEST_CASE("matrices are loaded and multiplied as the PTX ISA says") {
+  // Element (i, j) of an 8 x 8 matrix is 8 i + j; each lane gets two of a row, or of a column.
+  const std::string fill =
+      "  shl.b32 %r2, %t, 2;\n  add.s32 %r3, %s, %r2;\n  shl.b32 %r4, %t, 1;\n"
+      "  add.s32 %r5, %r4, 1;\n  shl.b32 %r5, %r5, 16;\n  or.b32 %r6, %r4, %r5;\n"
+      "  st.shared.u32 [%r3], %r6;\n  bar.sync 0;\n  and.b32 %r7, %t, 7;\n"
+      "  shl.b32 %r7, %r7, 4;\n  add.s32 %r7, %s, %r7;\n  ldmatrix.sync.aligned.m8n8.x1";
+  const auto pair = [](std::uint32_t low, std::uint32_t high) { return low | high << 16; };
+  CHECK(result_of(fill + ".shared.b16 {%r1}, [%r7];" + store) ==
+        expected([&](std::uint32_t i) { return pair(i % 32 * 2, i % 32 * 2 + 1); }));
+  CHECK(result_of(fill + ".trans.shared.b16 {%r1}, [%r7];" + store) ==
+        expected([&](std::uint32_t i) {
+          return pair(i % 4 * 16 + i % 32 / 4, i % 4 * 16 + 8 + i % 32 / 4);
+        }));
+}
+
+TEST_CASE("the interpreter names what it does not know") {
+  check_throws<std::runtime_error>([] { kernel("  fma.rz.f32 %f1, %f1, %f1, %f1;"); },
+                                   {"no operation fma.rz.f32", "line 19"});
+  check_throws<std::runtime_error>([] { kernel("  ld.u32 %r1, [%in];"); }, {"operation ld.u32"});
+  check_throws<std::runtime_error>([] { kernel("  add.s32 %r1, %rd1, 1;"); }, {"another size"});
+  check_throws<std::runtime_error>([] { kernel("  bra $nowhere;"); }, {"no label $nowhere"});
+  check_throws<std::runtime_error>([] { kernel("  .local .align 4 .b8 x[4];"); }, {"directive"});
+}
+
+TEST_CASE("the interpreter sees accesses outside of memory, not aligned or not written before") {
+  check_fault("  ld.global.u32 %r1, [%from+4];", "ends 0 bytes further");
+  check_fault("  ld.global.v2.u32 {%r1, %r2}, [%from];", "not aligned");
+  check_fault("  ld.global.u32 %r1, [%rd0+4096];", "no memory is allocated there");
+  check_fault("  st.shared.u32 [%s+1024], %t;", "shared memory at 1024: there are 1024 bytes");
+  check_fault("  st.shared.u32 [%s+-4], %t;", "shared memory at -4: there are 1024 bytes");
+  check_fault("  st.shared.v2.f32 [%s+4], {%f1, %f2};", "not aligned");
+  check_fault("  ld.shared.u32 %r1, [%s];", "nothing was written there");
+  check_fault("  div.u32 %r1, %t, 0;", "a division by 0");
+}
+
+TEST_CASE("the interpreter sees races") {
+  const std::string own =
+      "  shl.b32 %r2, %t, 2;\n  add.s32 %r3, %s, %r2;\n  xor.b32 %r4, %r2, 128;\n"
+      "  add.s32 %r4, %s, %r4;\n  st.shared.u32 [%r3], %t;\n";
+  const std::string read = "  ld.shared.u32 %r1, [%r4];\n";
+  CHECK(result_of(own + "  bar.sync 0;\n" + read + store) ==
+        expected([](std::uint32_t i) { return i ^ 32; }));
+  check_fault(own + read, "of shared memory");
+  // Both orders: a thread reads before or after the other writes.
+  check_fault(own + "  bar.sync 0;\n" + read + "  st.shared.u32 [%r3], %t;", "a race");
+  check_fault("  st.shared.u32 [%s], %t;", "writes there, with no barrier in between");
+  check_fault("  st.global.u32 [%out], %t;", "of global memory");
+  check_fault("  st.global.u32 [%to], %t;", "of block", 2);
+  // A warp's own barrier orders its lanes, not those of other warps.
+  const std::string neighbour = "  xor.b32 %r4, %r3, 4;\n";
+  CHECK(result_of(own + neighbour + "  bar.warp.sync -1;\n" + read + store) ==
+        expected([](std::uint32_t i) { return i ^ 1; }));
+  check_fault(own + neighbour + read, "a race");
+  check_fault(own + "  bar.warp.sync -1;\n" + read, "of shared memory");
+}
+
+TEST_CASE("the interpreter sees copies that were not waited for") {
+  const std::string copy =
+      "  shl.b32 %r2, %t, 4;\n  and.b32 %r2, %r2, 240;\n  add.s32 %r3, %s, %r2;\n"
+      "  cvt.u64.u32 %rd1, %r2;\n  add.s64 %rd1, %in, %rd1;\n  setp.gt.u32 %p1, %t, 15;\n"
+      "  @%p1 bra $copied;\n  cp.async.cg.shared.global [%r3], [%rd1], 16;\n$copied:\n"
+      "  cp.async.commit_group;\n";
+  const std::string read =
+      "  shl.b32 %r2, %t, 2;\n  add.s32 %r3, %s, %r2;\n  ld.shared.u32 %r1, [%r3];";
+  CHECK(result_of(copy + "  cp.async.wait_group 0;\n  bar.sync 0;\n" + read + store) ==
+        expected([](std::uint32_t i) { return i; }));
+  check_fault(copy + "  cp.async.wait_group 1;\n  bar.sync 0;\n" + read, "was not waited for");
+  check_fault(copy + "  bar.sync 0;\n" + read, "was not waited for");
+  check_fault(copy + "  cp.async.wait_group 0;\n" + read, "shared memory");
+}
+
+TEST_CASE("the interpreter sees threads that wait forever") {
+  const std::string half = "  setp.gt.u32 %p1, %t, 15;\n  @%p1 bra $other;\n";
+  check_fault(half + "  bar.sync 0;\n$other:", "forever");
+  check_fault(half + "  shfl.sync.bfly.b32 %r1|%p2, %t, 1, 31, -1;\n$other:", "forever");
+  check_fault("  setp.gt.u32 %p1, %t, 31;\n  @%p1 bra $other;\n  bar.sync 0;\n$other:",
+              "that others have passed by");
+  check_fault(
+      "  setp.gt.u32 %p1, %t, 31;\n  @%p1 bra $other;\n  bar.sync 0;\n  ret;\n"
+      "$other:\n  bar.sync 0;",
+      "different barriers");
+}
+
+TEST_CASE("a barrier that is missing in a norm is seen, as is a missing or wrong store") {
+  run_norm();
+  std::size_t barriers = 0, stores = 0;
+  {
+    const ptx::Edited scope([&](std::string text) {
+      barriers = count_of(text, "bar.sync"), stores = count_of(text, "st.shared");
+      return text;
+    });
+    run_norm();
+  }
+  REQUIRE((barriers > 0 && stores > 0));
+  const auto check = [](const std::string& part, std::size_t n, auto change,
+                        std::initializer_list<std::string_view> messages) {
+    INFO(part << " " << n);
+    const ptx::Edited scope(
+        [&](const std::string& text) { return with_line(text, part, n, change); });
+    std::string seen;
+    try {
+      run_norm();
+    } catch (const std::runtime_error& error) {
+      seen = error.what();
+    }
+    bool expected = false;
+    for (const std::string_view message : messages)
+      expected = expected || seen.find(message) != seen.npos;
+    CHECK((expected ? "" : seen + " (nothing or something else was seen)") == "");
+  };
+  check("bar.sync", 0, nothing, {"a race", "nothing was written there"});
+  for (std::size_t i = 0; i < stores; ++i) {
+    check("st.shared", i, nothing, {"nothing was written there"});
+    check("st.shared", i, [](const std::string& line) { return moved(line, 32); },
+          {"there are 32 bytes"});
+  }
+}
+
+TEST_CASE("swapped operands of a matrix product, a missing barrier and a wrong index are seen") {
+  REQUIRE(attention_problem() == "");
+  std::size_t products = 0, barriers = 0, loads = 0;
+  REQUIRE(attention_problem([&](std::string text) {
+            products = count_of(text, "mma.sync"), barriers = count_of(text, "bar.sync");
+            loads = count_of(text, "ld.shared.u32");
+            return text;
+          }) == "");
+  REQUIRE((products > 1 && barriers > 1 && loads > 1));
+  const auto swapped = [](std::string line) {
+    // {d}, {a, b, c, d}: the second and the third register of the first operand
+    const std::size_t operand = line.find('{', line.find('}'));
+    const std::size_t second = line.find(',', operand) + 2, third = line.find(',', second) + 2;
+    const std::size_t end = line.find(',', third);
+    return line.substr(0, second) + line.substr(third, end - third) + ", " +
+           line.substr(second, third - 2 - second) + line.substr(end);
+  };
+  for (const std::size_t n : {std::size_t{0}, products / 2, products - 1}) {
+    INFO("product " << n);
+    CHECK(attention_problem([&](const std::string& text) {
+            return with_line(text, "mma.sync", n, swapped);
+          }) != "");
+  }
+  for (std::size_t n = 0; n < barriers; ++n) {
+    INFO("barrier " << n);
+    CHECK(attention_problem([&](const std::string& text) {
+            return with_line(text, "bar.sync", n, nothing);
+          }) != "");
+  }
+  for (const std::size_t n : {std::size_t{0}, loads / 2, loads - 1}) {
+    INFO("load " << n);
+    CHECK(attention_problem([&](const std::string& text) {
+            return with_line(text, "ld.shared.u32", n,
+                             [](const std::string& line) { return moved(line, 4); });
+          }) != "");
+  }
+}
