@@ -151,7 +151,8 @@ class Decoder {
     }
   }
 
-  // .param .align 8 .b8 NAME[32], or .param .u64 NAME,
+  // .param .align 8 .b8 NAME[32], or .param .u64 NAME, or .param .u64 .ptr .align 1 NAME, where
+  // the alignment is that of what the pointer points to.
   void parameter(std::string_view line) {
     if (line.ends_with(',')) line.remove_suffix(1);
     std::size_t align = 0, bytes = 0;
@@ -160,7 +161,7 @@ class Decoder {
       line = trimmed(line.substr(word.size() + 1));
       if (word == "align") {
         const std::string_view value = line.substr(0, line.find(' '));
-        align = static_cast<std::size_t>(required_number(value));
+        if (bytes == 0) align = static_cast<std::size_t>(required_number(value));
         line = trimmed(line.substr(value.size()));
       } else if (type_bytes(word) != 0) {
         bytes = type_bytes(word);

@@ -235,7 +235,7 @@ TEST_CASE("the interpreter names what it does not know") {
 }
 
 TEST_CASE("the interpreter sees accesses outside of memory, not aligned or not written before") {
-  check_fault("  ld.global.u32 %r1, [%from+4];", "ends 0 bytes further");
+  check_fault("  ld.global.u32 %r1, [%from+4];", "4 bytes of global memory");
   check_fault("  ld.global.v2.u32 {%r1, %r2}, [%from];", "not aligned");
   check_fault("  ld.global.u32 %r1, [%rd0+4096];", "no memory is allocated there");
   check_fault("  st.shared.u32 [%s+1024], %t;", "shared memory at 1024: there are 1024 bytes");
