@@ -11,6 +11,9 @@ Variants of PyTorch:
   tuned      it runs under no_grad; q, k and v are one product, gate and up another; the norms are
              PyTorch's; the optimizer is fused
   compiled   tuned, with torch.compile of the whole model, once per plan, before the timing
+  transformers
+             the model of Hugging Face's transformers, in mode lora with PEFT's adapters; it
+             drops nothing, so its ratio at each rate is that to an ordinary step
   module     published, with the module of examples/pytorch; needs DROPBP_LIBRARY
 All use PyTorch's fused attention and set gradients to None. bfloat16 is autocast over float weights
 on the CPU, and bfloat16 weights and optimizer on a GPU.
@@ -33,7 +36,7 @@ import subprocess
 import sys
 import time
 
-VARIANTS = ("published", "tuned", "compiled", "module")
+VARIANTS = ("published", "tuned", "compiled", "transformers", "module")
 PRECISIONS = ("float", "bfloat16")
 
 # As in cuda_step.
@@ -190,6 +193,36 @@ def build_model(options, tuned):
     return Llama()
 
 
+def build_transformers(options):
+    import torch
+    import torch.nn.functional as F
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=options.vocabulary, hidden_size=options.hidden,
+        intermediate_size=options.intermediate, num_hidden_layers=options.layers,
+        num_attention_heads=options.heads, num_key_value_heads=options.kv_heads,
+        max_position_embeddings=options.sequence, use_cache=False,
+        attn_implementation="sdpa",
+    ))
+    if options.mode == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        maps = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=maps))
+
+    class Llama(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens, labels, _kept):
+            logits = self.model(input_ids=tokens).logits
+            return F.cross_entropy(logits.view(-1, options.vocabulary).float(), labels.view(-1))
+
+    return Llama()
+
+
 class Memory:
     """The peak of the resident memory beyond what the process had when this was made."""
 
@@ -222,13 +255,14 @@ def worker(options):
     torch.manual_seed(1)
     memory = Memory()
     tuned = options.variant in ("tuned", "compiled")
-    model = build_model(options, tuned)
+    whole = options.variant == "transformers"
+    model = build_transformers(options) if whole else build_model(options, tuned)
     run = model
     if options.variant == "compiled":
         torch._dynamo.config.recompile_limit = 256
         run = torch.compile(model, dynamic=False)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=tuned)
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=tuned or whole)
     tokens = torch.randint(options.vocabulary, (options.batch, options.sequence))
     labels = torch.randint(options.vocabulary, (options.batch, options.sequence))
     wait = torch.cuda.synchronize if on_card else lambda: None

@@ -40,7 +40,7 @@ class Page {
     for (const Method& method : methods()) {
       const auto row = analysis.row(method);
       if (!row) {
-        missing += fmt::format("{}{}", missing.empty() ? "Not complete: " : ", ", method.name);
+        missing += fmt::format("{}{}", missing.empty() ? "Not complete: " : "; ", method.name);
         continue;
       }
       text_ += line_of(*row, analysis.best(method)->edge);
