@@ -91,6 +91,19 @@ class ParameterRanges {
     return end;
   }
 
+  /// Calls visit(branch, offset, count) for each part of each tensor and for each gap between them,
+  /// which belongs to no branch (`always`), in ascending order. Frozen parts are left out.
+  template <class Visit>
+  void for_each_range(Visit&& visit) const {
+    std::size_t begin = 0;
+    for (const Range& range : ranges_) {
+      if (begin < range.offset) visit(always, begin, range.offset - begin);
+      begin = range.end();
+      if (range.branch != never) visit(range.branch, range.offset, range.count);
+    }
+    if (begin < parameters_) visit(always, begin, parameters_ - begin);
+  }
+
   /// A micro-step of the current step had this plan. Throws std::invalid_argument for a plan of
   /// another number of branches, and std::logic_error for one of another step than those before or
   /// one that was never drawn.
@@ -123,19 +136,13 @@ class ParameterRanges {
     micro_steps_ = 0;
     ++steps_;
     for (std::size_t i = 0; i < size(); ++i) updates_[i] += kept_[i] != 0;
-    std::size_t used = 0, begin = 0;
-    const auto append = [&](std::size_t branch, std::size_t offset, std::size_t count) {
+    std::size_t used = 0;
+    for_each_range([&](std::size_t branch, std::size_t offset, std::size_t count) {
       const bool is_rest = branch == always;
-      trained_[used++] = {branch, offset, count, is_rest ? steps_ : updates_[branch],
-                          is_rest ? micro_steps : kept_[branch]};
-    };
-    for (const Range& range : ranges_) {
-      if (begin < range.offset) append(always, begin, range.offset - begin);
-      begin = range.end();
-      if (range.branch == always || (range.branch != never && kept_[range.branch] != 0))
-        append(range.branch, range.offset, range.count);
-    }
-    if (begin < parameters_) append(always, begin, parameters_ - begin);
+      if (is_rest || kept_[branch] != 0)
+        trained_[used++] = {branch, offset, count, is_rest ? steps_ : updates_[branch],
+                            is_rest ? micro_steps : kept_[branch]};
+    });
     return {trained_.data(), used};
   }
 

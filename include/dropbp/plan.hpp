@@ -177,6 +177,9 @@ class DropPlan {
     return slot;
   }
 
+  /// A hash of the rates that it was drawn from; 0 for a plan from a mask.
+  std::uint64_t rates_hash() const noexcept { return rates_hash_; }
+
   /// A 64-bit hash of (step, micro-step, size, rates, decisions). If it differs between ranks, the
   /// ranks have diverged.
   std::uint64_t fingerprint() const noexcept {
