@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 
 # dropbp::dropbp: the core, which needs only the standard library. dropbp::ops: the transformer ops
-# for the CPU, defined if Eigen is found. dropbp::cuda: the requirements of .cu files (Cuda.cmake).
+# for the CPU, defined if Eigen is found. dropbp::mpi: data-parallel training, defined if MPI is
+# found. dropbp::cuda: the requirements of .cu files (Cuda.cmake).
 # They are INTERFACE targets and carry no flags but the language standard. dropbp::c is the compiled
 # C interface (CInterface.cmake).
 
@@ -67,4 +68,19 @@ if(TARGET Eigen3::Eigen AND NOT Eigen3_VERSION VERSION_LESS 3.4)
 elseif(PROJECT_IS_TOP_LEVEL)
   message(STATUS
     "dropbp: Eigen 3.4 or newer not found (Debian: libeigen3-dev), so dropbp::ops is left out")
+endif()
+
+# dropbp::mpi: the core with MPI, for dropbp/interop/mpi.hpp; defined if MPI is found.
+if(NOT TARGET MPI::MPI_CXX)
+  find_package(MPI QUIET COMPONENTS CXX)
+endif()
+if(TARGET MPI::MPI_CXX)
+  add_library(dropbp_mpi INTERFACE)
+  add_library(dropbp::mpi ALIAS dropbp_mpi)
+  set_target_properties(dropbp_mpi PROPERTIES EXPORT_NAME mpi)
+  target_link_libraries(dropbp_mpi INTERFACE dropbp MPI::MPI_CXX Threads::Threads)
+  # Without the C++ bindings, which MPI 3.0 removed.
+  target_compile_definitions(dropbp_mpi INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
+elseif(PROJECT_IS_TOP_LEVEL)
+  message(STATUS "dropbp: MPI not found (Debian: libopenmpi-dev), so dropbp::mpi is left out")
 endif()

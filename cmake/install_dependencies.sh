@@ -22,6 +22,7 @@ Groups:
   pcre2      PCRE2, for --tokenizer of llama-finetune
   utf8proc   utf8proc, for tokenizers that normalize text (Qwen's)
   armadillo  Armadillo, for one interop header
+  mpi        Open MPI, for data-parallel training on CPUs
   docs       Doxygen
   format     clang-format 19, for the test of the formatting
   dlib       dlib, for one example (it brings 60 MB)
@@ -67,6 +68,10 @@ requirements_of() {
     pcre2) echo "libpcre2-dev header:pcre2.h" ;;
     utf8proc) echo "libutf8proc-dev header:utf8proc.h" ;;
     armadillo) echo "libarmadillo-dev header:armadillo" ;;
+    mpi)
+      echo "libopenmpi-dev"
+      echo "openmpi-bin command:mpirun"
+      ;;
     docs) echo "doxygen command:doxygen" ;;
     format) echo "clang-format-19 command:clang-format-19" ;;
     valgrind) echo "valgrind command:valgrind" ;;

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "dropbp/base/error.hpp"
 #include "dropbp/interop/communicator.hpp"
 
 DROPBP_NAMESPACE_BEGIN

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "dropbp/base/config.hpp"
 #include "dropbp/base/view.hpp"
 
 DROPBP_NAMESPACE_BEGIN

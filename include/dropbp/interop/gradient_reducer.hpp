@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "dropbp/base/error.hpp"
+#include "dropbp/base/hash.hpp"
 #include "dropbp/base/real_bits.hpp"
 #include "dropbp/interop/agreement.hpp"
 #include "dropbp/interop/communicator.hpp"
@@ -30,8 +32,8 @@ enum class PlansOfRanks : std::uint8_t {
 enum class Combine : std::uint8_t {
   mean,  ///< divided by the number of ranks that kept the branch: each rank has the mean loss of
          ///< its own samples
-  sum  ///< each rank's loss is its share of the mean over all samples. With PlansOfRanks::own
-       ///< multiplied by ranks / (ranks that kept the branch)
+  sum    ///< each rank's loss is its share of the mean over all samples. With PlansOfRanks::own
+         ///< multiplied by ranks / (ranks that kept the branch)
 };
 
 /// Settings of a GradientReducer, the same on all ranks.

@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "dropbp/base/error.hpp"
 #include "dropbp/interop/agreement.hpp"
 #include "dropbp/interop/communicator.hpp"
 #include "dropbp/interop/watchdog.hpp"
