@@ -152,7 +152,8 @@ void declare_training(Flags& flags, Given& given, Options& o) {
       "--epochs", o.epochs, 1, count_limit, "N",
       "times that all samples are trained on, in place of --steps; of text as many tokens",
       "none, --steps decides");
-  flags.integer<std::ptrdiff_t>("--batch", o.batch, 1, 1 << 16, "N", "sequences of a micro-step");
+  flags.integer<std::ptrdiff_t>("--batch", o.batch, 1, 1 << 16, "N",
+                                "sequences of a micro-step; with mpirun, of each process");
   flags.integer<std::ptrdiff_t>("--sequence", o.sequence, 1, size_limit, "N",
                                 "length of a sequence, in tokens");
   flags.integer<std::ptrdiff_t>("--micro-steps", o.micro_steps, 1, 1 << 16, "N",
@@ -188,7 +189,11 @@ void declare_training(Flags& flags, Given& given, Options& o) {
                "precision of weights and activations; bfloat16 keeps float32 for sums and the "
                "optimizer; auto is float32 on the CPU and bfloat16 on a GPU");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N",
-                     "number of threads; the results do not depend on it", "0, all cores");
+                     "number of threads; the results do not depend on it",
+                     "0, all cores, shared by the processes of mpirun");
+  flags.real("--step-deadline", o.step_deadline, "[0, infinity)", not_negative, "SECONDS",
+             "with mpirun: a step that takes longer, with the validation and the checkpoint after "
+             "it, ends the job; 0 is no limit");
 }
 
 void declare_validation(Flags& flags, Options& o) {

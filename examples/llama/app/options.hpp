@@ -139,8 +139,13 @@ struct Options {
   ProgressChoice progress = ProgressChoice::automatic;
   bool quiet = false;
 
+  // Of several processes that train together; ranks.hpp has their number.
+  double step_deadline = 600.0;  ///< seconds after which a stuck job ends; 0 is never
+  std::ptrdiff_t ranks = 1;      ///< `batch` and `sensitivity_samples` are of each
+
+  /// The batches of all ranks together.
   [[nodiscard]] BatchOptions batch_options() const {
-    return {.batch = batch,
+    return {.batch = batch * ranks,
             .sequence = sequence,
             .micro_steps = micro_steps,
             .seed = seed,

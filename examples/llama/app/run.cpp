@@ -3,6 +3,7 @@
 
 #include "llama/app/run.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -12,6 +13,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 #include <dropbp/kernels/cpu/parallel.hpp>
@@ -61,10 +63,23 @@ class Attempts {
   std::exception_ptr first_;
 };
 
-void set_threads(const Options& options) {
+void set_threads(const Options& options, const Ranks& ranks) {
   dropbp::ops::set_thread_count(0);  // one on each processor
-  for (const std::string& warning : warnings_of(options, dropbp::ops::thread_count())) say(warning);
-  dropbp::ops::set_thread_count(options.threads);
+  const auto processors = static_cast<int>(dropbp::ops::thread_count());
+  for (const std::string& warning : warnings_of(options, processors)) say(warning);
+  const bool shares = options.threads == 0 && ranks.size_here() > 1;
+  dropbp::ops::set_thread_count(shares ? std::max(1, processors / ranks.size_here())
+                                       : options.threads);
+}
+
+/// The options of a rank that writes nothing. It reads checkpoints too.
+Options without_outputs(Options options) {
+  options.quiet = true;
+  options.best = false;
+  for (auto* output : {&options.out, &options.merge_out, &options.report, &options.plot,
+                       &options.html, &options.metrics})
+    output->reset();
+  return options;
 }
 
 /// The files of a written model besides its weights.
@@ -154,9 +169,10 @@ void announce(const Options& options, const LlamaConfig& config, const Corpus& c
   if (options.quiet) return;
   for (const std::string& note : corpus.notes) progress.message(note);
   progress.message(fmt::format(
-      "{} parameters{}, {}, {} steps of {} tokens, drop rate {:g}{}", parameter_count(config),
-      adapter_text(options, trainer.model()), corpus.data->size_text(), options.steps,
-      options.batch * options.sequence * options.micro_steps, options.drop_rate,
+      "{} parameters{}, {}{}, {} steps of {} tokens, drop rate {:g}{}", parameter_count(config),
+      adapter_text(options, trainer.model()), corpus.data->size_text(),
+      options.ranks > 1 ? fmt::format(", {} processes", options.ranks) : "", options.steps,
+      options.batch * options.ranks * options.sequence * options.micro_steps, options.drop_rate,
       trainer.steps_done() > 0 ? fmt::format(", resumed after step {}", trainer.steps_done())
                                : ""));
 }
@@ -198,9 +214,14 @@ struct Recorders {
 };
 
 /// After a step: the best weights, where it was validated, and a checkpoint, where one is due.
-void save(const Options& options, auto& trainer, Recorders& recorders, bool validated, bool due) {
+void save(const Options& options, auto& trainer, Recorders& recorders, bool validated, bool due,
+          Ranks& ranks) {
+  due = due || waited_enough(options, trainer);
+  if (due && ranks.are_several() && options.checkpoint)
+    require_same_weights(ranks, trainer.model().parameters(), trainer.steps_done());
+  if (!ranks.is_first()) return;
   if (validated && recorders.best) recorders.best->save(trainer);
-  if (recorders.checkpoints == nullptr || !(due || waited_enough(options, trainer))) return;
+  if (recorders.checkpoints == nullptr || !due) return;
   recorders.checkpoints->save(trainer);
   if (recorders.best) recorders.best->prune(trainer.records());
 }
@@ -223,7 +244,7 @@ void tell_early_end(const Options& options, const auto& trainer, Progress& progr
 
 template <class Trainer>
 void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorders& recorders,
-           Progress& progress, Attempts& attempts) {
+           Progress& progress, Attempts& attempts, Ranks& ranks) {
   if (options.steps == 0) validate(trainer, baseline);
   while (trainer.steps_done() < options.steps && !waited_enough(options, trainer)) {
     step(trainer, baseline);
@@ -236,9 +257,10 @@ void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorder
                           .drop_rate = trainer.drop_report().mean_drop_rate()};
     const bool planned = last || is_due(options.eval_every, done);
     if (planned) update.validation_loss = validate(trainer, baseline);
-    const bool stop = interrupting_signal() != 0;
+    const bool stop = ranks.any(interrupting_signal() != 0);
     const bool due = last || stop || is_due(options.checkpoint_every, done);
-    const bool saved = attempts([&] { save(options, trainer, recorders, planned, due); });
+    const bool saved =
+        !ranks.any(!attempts([&] { save(options, trainer, recorders, planned, due, ranks); }));
     // After the checkpoint, because an uninterrupted run would not have made this validation.
     if (stop && !planned) update.validation_loss = validate(trainer, baseline);
     if (recorders.metrics && !attempts([&] { recorders.metrics->add(trainer.records().back()); }))
@@ -311,12 +333,32 @@ void draw_results(const Options& options, const LlamaConfig& config, const ops::
     attempts([&] { write_html(*options.html, options, config, lora, result, compared); });
 }
 
+/// Throws RanksDisagree, on every rank, unless all begin with the same settings, data and weights.
 template <class T, class Backend>
-int run_on(Options options) {
+void require_same_start(Ranks& ranks, BasicTrainer<T, Backend>& trainer,
+                        const RunIdentity& identity) {
+  if (!ranks.are_several()) return;
+  std::uint32_t sum = 0;
+  for (const auto& [flag, value] : identity)
+    sum = crc32c(sum, (flag + "=" + value + "\n").c_str(), flag.size() + value.size() + 2);
+  dropbp::require_agreement(ranks, "the same settings and data", sum, trainer.steps_done(),
+                            "start all ranks with the same flags and files");
+  dropbp::require_agreement(ranks, "the same number of steps done", trainer.steps_done(),
+                            trainer.steps_done(), "give all ranks the same folder of checkpoints");
+  require_same_weights(ranks, trainer.model().parameters(), trainer.steps_done());
+}
+
+template <class T, class Backend>
+int run_on(Options options, Ranks& ranks) {
   using Trainer = BasicTrainer<T, Backend>;
-  prepare_outputs(options);
-  const OutputLocks locks(options);
-  set_threads(options);
+  options.ranks = ranks.size();
+  if (!ranks.is_first()) options = without_outputs(std::move(options));
+  std::optional<OutputLocks> locks;
+  if (ranks.is_first()) {
+    prepare_outputs(options);
+    locks.emplace(options);
+  }
+  set_threads(options, ranks);
 
   LlamaConfig config = options.model ? load_config(*options.model, say) : options.shape;
   if (options.out_format == OutFormatChoice::gguf) require_gguf_traits(config);
@@ -324,18 +366,21 @@ int run_on(Options options) {
   const Corpus corpus = load_corpus(options, config);
   if (options.epochs > 0)
     options.steps = corpus.data->steps(options.epochs, options.batch_options());
-  Trainer trainer(options, config, *corpus.data, options.drop_rate);
+  Trainer trainer(options, config, *corpus.data, options.drop_rate, &ranks);
   Recorders recorders = open_recorders(options, config, corpus, trainer);
   std::unique_ptr<Trainer> baseline;
-  if (options.baseline) baseline = std::make_unique<Trainer>(options, config, *corpus.data, 0.0);
+  if (options.baseline)
+    baseline = std::make_unique<Trainer>(options, config, *corpus.data, 0.0, &ranks);
+  require_same_start(ranks, trainer, identity_of(options, config, *corpus.data, trainer.model()));
 
   catch_interrupts();
   Progress progress(progress_settings(options, trainer.steps_done()));
   announce(options, config, corpus, trainer, progress);
   // Exceptions are thrown at the end, so that a failed output does not prevent the others.
   Attempts attempts;
-  bool trained =
-      attempts([&] { train(options, trainer, baseline.get(), recorders, progress, attempts); });
+  bool trained = attempts(
+      [&] { train(options, trainer, baseline.get(), recorders, progress, attempts, ranks); });
+  ranks.set_deadline(options.steps, 0.0);
   progress.clear();
   trained = trained && attempts([&] { take_best(options, recorders, trainer); });
 
@@ -361,18 +406,18 @@ int run_on(Options options) {
 
 }  // namespace
 
-int run(const Options& options) {
+int run(const Options& options, Ranks& ranks) {
   if (options.show_sample) return show_sample(options);
   const bool narrow = options.precision == PrecisionChoice::bfloat16;
   if (options.device == DeviceChoice::cpu)
-    return narrow ? run_on<dropbp::BFloat16, dropbp::Cpu>(options)
-                  : run_on<float, dropbp::Cpu>(options);
+    return narrow ? run_on<dropbp::BFloat16, dropbp::Cpu>(options, ranks)
+                  : run_on<float, dropbp::Cpu>(options, ranks);
 #if defined(DROPBP_LLAMA_CUDA)
   if (const std::string why = dropbp::device_runtime<dropbp::Cuda>::unavailable_reason();
       !why.empty())
     throw std::runtime_error(why);
-  return narrow ? run_on<dropbp::BFloat16, dropbp::Cuda>(options)
-                : run_on<float, dropbp::Cuda>(options);
+  return narrow ? run_on<dropbp::BFloat16, dropbp::Cuda>(options, ranks)
+                : run_on<float, dropbp::Cuda>(options, ranks);
 #else
   throw std::runtime_error(
       "--device cuda needs a program that was built with CUDA, but this one was built without it; "

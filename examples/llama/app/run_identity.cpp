@@ -48,7 +48,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingDa
   if (o.final_learning_rate != 0.1) add("--final-learning-rate", o.final_learning_rate);
   add("--validation-fraction", o.validation_fraction);
   add("--steps", o.steps);
-  add("--batch", o.batch);
+  add("--batch", o.batch * o.ranks);  // other processes may share it
   add("--sequence", o.sequence);
   add("--micro-steps", o.micro_steps);
   add("--learning-rate", o.learning_rate);
@@ -63,7 +63,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingDa
   add("--allocation", name_of(o.allocation));
   add("--sampling", name_of(o.sampling));
   add("--sensitivity", name_of(o.sensitivity));
-  add("--sensitivity-samples", o.sensitivity_samples);
+  add("--sensitivity-samples", o.sensitivity_samples * o.ranks);
   add("--allocate-at", o.allocate_at);
   add("--reallocate-every", o.reallocate_every);
   add("--drop-warmup", o.drop_warmup);

@@ -27,6 +27,7 @@ bool reader_is_gone(int error) {
 }
 
 const char* program_name = "llama";
+bool silent = false;
 
 }  // namespace
 
@@ -37,12 +38,16 @@ void open_standard_streams(const char* program) {
       if (::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY) != stream) std::abort();
 }
 
+void silence() { silent = true; }
+
 void say(std::string_view text) {
+  if (silent) return;
   const std::string line = fmt::format("{}: {}\n", program_name, text);
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
 void print(std::string_view text) {
+  if (silent) return;
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   const int error = errno;

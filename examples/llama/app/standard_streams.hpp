@@ -14,6 +14,9 @@ namespace llama {
 /// still fails.
 void open_standard_streams(const char* program);
 
+/// From now on say() and print() do nothing: another process of the job speaks.
+void silence();
+
 /// Prints a line on standard error; failures are ignored.
 void say(std::string_view text);
 

@@ -11,6 +11,7 @@
 
 #include "llama/app/errors.hpp"
 #include "llama/app/learning_rate.hpp"
+#include "llama/app/rank_rows.hpp"
 #include "llama/formats/finite.hpp"
 #include "llama/model/adapter.hpp"
 
@@ -231,8 +232,9 @@ class StepAccount {
 
 template <class T, class Backend>
 BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig& config,
-                                       const TrainingData& data, double drop_rate)
+                                       const TrainingData& data, double drop_rate, Ranks* ranks)
     : options_(options),
+      ranks_(ranks != nullptr && ranks->are_several() ? ranks : nullptr),
       model_(config, options.sequence,
              {.lora = lora_of(options, config), .recompute = options.recompute}),
       handler_(
@@ -248,6 +250,12 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
       source_(data.training(options.batch_options())),
       validation_(data.validation(options.batch_options())),
       running_(handler_.size()) {
+  if (ranks_ != nullptr) {
+    const RankNumber number{ranks_->rank(), ranks_->size()};
+    source_ = std::make_unique<RankBatches>(std::move(source_), number);
+    if (validation_ != nullptr)
+      validation_ = std::make_unique<RankEvaluation>(std::move(validation_), number);
+  }
   // As in Hugging Face's trainer, weight decay applies to all matrices, embedding and output layer
   // included.
   for (ops::Parameter<T, Backend>* parameter : model_.parameters()) {
@@ -263,6 +271,15 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
     });
     ++branch;
   });
+  if constexpr (!dropbp::DeviceBackend<Backend>) {
+    if (ranks_ != nullptr)
+      shared_ = std::make_unique<RankGradients<T>>(*ranks_, model_.parameters(),
+                                                   branch_of_parameter_, handler_.size());
+  } else if (ranks_ != nullptr) {
+    throw UsageError(
+        "mpirun needs --device cpu, because gradients are exchanged in the memory of the host, but "
+        "--device cuda was given; start one process for the device");
+  }
   if (options.model)
     load_weights(*options.model, model_);
   else
@@ -278,6 +295,7 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
 template <class T, class Backend>
 const StepRecord& BasicTrainer<T, Backend>::step() {
   const std::uint64_t number = steps_done();
+  if (ranks_ != nullptr) ranks_->set_deadline(number, options_.step_deadline);
   if (allocation_due(number)) allocate();
 
   StepAccount account(handler_.size());
@@ -289,10 +307,10 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
     draw_plan(number, micro);
     const std::size_t kept_bytes = kept_activation_bytes();
     reserve_activations(kept_bytes);
-    model_.set_micro_step({.seed = options_.seed, .step = number, .micro_step = micro});
-    loss += loss_and_gradients(account.passes);
+    loss += micro_step(number, micro, loss, account.passes);
     account.count_plan(handler_, model_, kept_bytes);
   }
+  if (shared_ != nullptr) loss = shared_->finish();
   require_finite_loss(loss, number);
 
   account.start_optimizer();
@@ -326,13 +344,35 @@ void BasicTrainer<T, Backend>::draw_plan(std::uint64_t step, std::uint32_t micro
 }
 
 template <class T, class Backend>
-double BasicTrainer<T, Backend>::loss_and_gradients(PassTimes& times) {
+double BasicTrainer<T, Backend>::micro_step(std::uint64_t step, std::uint32_t micro_step,
+                                            double loss_before, PassTimes& times) {
+  // Ranks draw their own masks of dropout.
+  const auto rank = static_cast<std::uint64_t>(ranks_ != nullptr ? ranks_->rank() : 0);
+  model_.set_micro_step(
+      {.seed = options_.seed + (rank << 32), .step = step, .micro_step = micro_step});
+  if (shared_ == nullptr) return loss_and_gradients(times, nullptr);
+  const PassObserver observer = shared_->observer(
+      handler_.plan(), std::cmp_equal(micro_step + 1, options_.micro_steps), loss_before);
+  return loss_and_gradients(times, &observer);
+}
+
+// The sum over the ranks, the same bits on all.
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::over_ranks(double sum) const {
+  if (ranks_ != nullptr) dropbp::sum_over_ranks(*ranks_, std::span<double>(&sum, 1));
+  return sum;
+}
+
+template <class T, class Backend>
+double BasicTrainer<T, Backend>::loss_and_gradients(PassTimes& times,
+                                                    const PassObserver* observer) {
   if (handler_.backward_needed() || model_.trainable_above())
-    return model_.loss_and_gradients(batch_, &times);
+    return model_.loss_and_gradients(batch_, &times, observer);
   // All that is trained is in branches, and all of these are dropped: there is no gradient.
   Stopwatch watch;
   const double loss = model_.loss(batch_);
   watch.add_to(times.forward);
+  if (observer != nullptr) observer->loss_known(loss);
   return loss;
 }
 
@@ -390,6 +430,7 @@ void BasicTrainer<T, Backend>::observe_gradients(std::span<const double> squared
     of_branches[branch_of_parameter_[i]] += squared_norms[i];
   of_branches.pop_back();
   handler_.observe_gradients(running_, of_branches);
+  if (ranks_ != nullptr) average(*ranks_, running_);
 }
 
 template <class T, class Backend>
@@ -418,6 +459,7 @@ void BasicTrainer<T, Backend>::allocate() {
             : handler_.measure_sensitivities_branchwise(pass, dropbp::GradientNormSensitivity{});
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += one[i];
   }
+  if (ranks_ != nullptr) dropbp::sum_over_ranks(*ranks_, sum);
   handler_.allocate(sum);
   model_.workspace().trim();  // frees blocks sized for a single sequence
   watch.add_to(seconds);
@@ -426,13 +468,15 @@ void BasicTrainer<T, Backend>::allocate() {
 
 template <class T, class Backend>
 double BasicTrainer<T, Backend>::validate() {
+  if (ranks_ != nullptr) ranks_->set_deadline(steps_done(), options_.step_deadline);
   handler_.begin_evaluation();
   model_.set_micro_step({.training = false});
   double loss = 0.0;
   for (std::size_t i = 0; i < validation_->batches(); ++i) {
     validation_->fill(i, batch_);
-    loss += model_.loss(batch_);
+    if (batch_.shape.batch > 0) loss += model_.loss(batch_);
   }
+  loss = over_ranks(loss);
   if (!std::isfinite(loss))
     throw std::runtime_error(
         fmt::format("the validation loss must stay finite, but it is {} after step {} of {}: lower "

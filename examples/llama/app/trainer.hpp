@@ -21,6 +21,8 @@
 
 #include "llama/app/data.hpp"
 #include "llama/app/options.hpp"
+#include "llama/app/rank_gradients.hpp"
+#include "llama/app/ranks.hpp"
 #include "llama/app/report.hpp"
 #include "llama/app/training_data.hpp"
 #include "llama/model/model.hpp"
@@ -114,10 +116,11 @@ struct RunState {
 template <class T, class Backend>
 class BasicTrainer {
  public:
-  /// `data` must outlive the trainer. Throws std::runtime_error for a checkpoint or data that do
-  /// not fit, and UsageError for an activation budget that no plan fits.
+  /// `data` must outlive the trainer, and so must `ranks`, of which there are `options.ranks`; null
+  /// is this process alone. Throws std::runtime_error for a checkpoint or data that do not fit, and
+  /// UsageError for an activation budget that no plan fits, and for several ranks on a device.
   BasicTrainer(const Options& options, const LlamaConfig& config, const TrainingData& data,
-               double drop_rate);
+               double drop_rate, Ranks* ranks = nullptr);
 
   /// Runs step number steps_done(). Throws std::runtime_error if the loss or a gradient is not
   /// finite, or if squares of gradients overflow a float; weights, moments and records are then
@@ -156,7 +159,10 @@ class BasicTrainer {
 
  private:
   void draw_plan(std::uint64_t step, std::uint32_t micro_step);
-  double loss_and_gradients(PassTimes& times);
+  double loss_and_gradients(PassTimes& times, const PassObserver* observer);
+  double micro_step(std::uint64_t step, std::uint32_t micro_step, double loss_before,
+                    PassTimes& times);
+  double over_ranks(double sum) const;
   double clip_factor(double gradient_norm) const;
   bool allocation_due(std::uint64_t step) const;
   void allocate();
@@ -165,6 +171,7 @@ class BasicTrainer {
   void observe_gradients(std::span<const double> squared_norms);
 
   Options options_;
+  Ranks* ranks_;  // null: alone
   LlamaModel<T, Backend> model_;
   dropbp::DropBPHandler<LlamaModel<T, Backend>, ChosenAllocation, ChosenSampling> handler_;
   dropbp::ops::AdamW<T, Backend> optimizer_;
@@ -172,6 +179,7 @@ class BasicTrainer {
   std::unique_ptr<EvaluationSource> validation_;
   Batch batch_;
   std::vector<std::size_t> branch_of_parameter_;  // by parameter, handler_.size() for none
+  std::unique_ptr<RankGradients<T>> shared_;      // null: alone
   dropbp::RunningSensitivity running_;
   std::vector<StepRecord> records_;
   std::optional<double> last_validation_loss_;

@@ -30,17 +30,26 @@ struct Batch {
   }
 };
 
-/// One sequence of `batch`, with its labels alone.
-[[nodiscard]] inline Batch row_of(const Batch& batch, std::ptrdiff_t row) {
-  const std::ptrdiff_t begin = row * batch.shape.sequence, end = begin + batch.shape.sequence;
+/// `count` sequences of `batch` from number `first` on, with its divisor.
+[[nodiscard]] inline Batch rows_of(const Batch& batch, std::ptrdiff_t first, std::ptrdiff_t count) {
+  const std::ptrdiff_t begin = first * batch.shape.sequence,
+                       end = begin + count * batch.shape.sequence;
   const auto part = [&](const std::vector<std::int32_t>& all) -> std::vector<std::int32_t> {
     if (all.empty()) return {};
     return {all.begin() + begin, all.begin() + end};
   };
-  return {.shape = {1, batch.shape.sequence},
+  return {.shape = {count, batch.shape.sequence},
           .inputs = part(batch.inputs),
           .labels = part(batch.labels),
+          .divisor = batch.divisor,
           .sample_begin = part(batch.sample_begin)};
+}
+
+/// One sequence of `batch`, with its labels alone.
+[[nodiscard]] inline Batch row_of(const Batch& batch, std::ptrdiff_t row) {
+  Batch one = rows_of(batch, row, 1);
+  one.divisor.reset();
+  return one;
 }
 
 }  // namespace llama

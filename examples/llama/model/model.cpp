@@ -316,15 +316,19 @@ ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch,
 }
 
 template <class T, class Backend>
-double LlamaModel<T, Backend>::loss_and_gradients(const Batch& batch, PassTimes* times) {
+double LlamaModel<T, Backend>::loss_and_gradients(const Batch& batch, PassTimes* times,
+                                                  const PassObserver* observer) {
   PassTimes unused;
   PassTimes& spent = times != nullptr ? *times : unused;
   Tensor grad = top_gradient(batch, spent);
+  if (observer != nullptr) observer->loss_known(cross_entropy_.mean());
   Stopwatch watch;
   double branches = 0.0;
   for (std::size_t i = blocks_.size(); i-- > 0;) {
     grad = blocks_[i].mlp.backward(std::move(grad), batch.packed_shape());
+    if (observer != nullptr) observer->passed(2 * i + 1);
     grad = blocks_[i].attention.backward(std::move(grad), batch.packed_shape());
+    if (observer != nullptr) observer->passed(2 * i);
   }
   wait<Backend>();
   watch.add_to(branches);

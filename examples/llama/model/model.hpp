@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -56,6 +57,14 @@ struct PassTimes {
   double forward = 0.0;
   double backward = 0.0;
   double branches_backward = 0.0;  ///< the part of `backward` that dropping branches can save
+};
+
+/// Hears how far a pass has come, for work that goes on beside it.
+struct PassObserver {
+  /// The forward pass has run, and the gradients of what is above the branches are complete.
+  std::function<void(double loss)> loss_known;
+  /// So are those of this branch and of all above it, where it was kept.
+  std::function<void(std::size_t branch)> passed;
 };
 
 class Stopwatch {
@@ -217,7 +226,8 @@ class LlamaModel {
   /// Returns the mean cross-entropy of the batch in nats per token, or its share of the step's
   /// mean, and adds its gradients to those of the parameters. Call clear_gradients() before the
   /// first micro-step. Adds to `times`.
-  double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
+  double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr,
+                            const PassObserver* observer = nullptr);
 
   /// The loss without gradients. The handler must be in an evaluation, otherwise branches save
   /// activations that are never released.

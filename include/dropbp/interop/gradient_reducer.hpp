@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "dropbp/backend/scalar.hpp"
 #include "dropbp/base/error.hpp"
 #include "dropbp/base/hash.hpp"
 #include "dropbp/base/real_bits.hpp"
@@ -72,7 +73,7 @@ struct ReducerTraffic {
 /// loss and a fingerprint: step, plans, rates, layout and settings of all ranks must be equal, or
 /// each of them throws RanksDisagree before gradients are communicated.
 ///
-/// T: float or double, or another type that converts to float and back, in which it is then summed.
+/// T: float, double, or BFloat16 and Half, which are summed as floats.
 /// Buckets and means need memory of the host; for a device set bucket_bytes = 0, Combine::sum and
 /// PlansOfRanks::same.
 template <Communicator C, class T = float>
@@ -217,6 +218,19 @@ class GradientReducer {
     typename C::Request request{};
   };
 
+  static Wire wire(T element) {
+    if constexpr (std::is_same_v<T, Wire>)
+      return element;
+    else
+      return to_float(element);
+  }
+  static T value(Wire element) {
+    if constexpr (std::is_same_v<T, Wire>)
+      return element;
+    else
+      return from_float<T>(element);
+  }
+
   // The units in the order in which the backward pass completes them: above, the branches from the
   // highest down, below.
   std::size_t unit_of(std::size_t branch) const {
@@ -314,8 +328,7 @@ class GradientReducer {
     if (used_ == 0 || !buckets_[used_ - 1].elements_open) next_bucket().elements_open = true;
     Bucket& bucket = buckets_[used_ - 1];
     bucket.parts.push_back(part);
-    for (const T& element : part.gradient)
-      bucket.memory.push_back(own ? static_cast<Wire>(element) : Wire(0));
+    for (const T& element : part.gradient) bucket.memory.push_back(own ? wire(element) : Wire(0));
     if (bucket.memory.size() * sizeof(Wire) >= options_.bucket_bytes) close();
   }
 
@@ -349,11 +362,10 @@ class GradientReducer {
       const auto factor = static_cast<Wire>(part.factor);
       if (bucket.memory.empty()) {
         if (part.factor != 1.0)
-          for (T& element : part.gradient)
-            element = static_cast<T>(static_cast<Wire>(element) * factor);
+          for (T& element : part.gradient) element = value(wire(element) * factor);
         continue;
       }
-      for (T& element : part.gradient) element = static_cast<T>(*from++ * factor);
+      for (T& element : part.gradient) element = value(*from++ * factor);
     }
   }
 
