@@ -17,7 +17,8 @@ case $kind in
 esac
 
 # What the output must match, for every rank in place of RANK.
-field="all ranks must have %s, but in step [0-9]+ it is [^ ]+ on rank RANK and [^ ]+ on rank [0-9]+: "
+field="all ranks must have %s, but in step [0-9]+ it is [^ ]+ on rank RANK"
+field+=" and [^ ]+ on rank [0-9]+: "
 signal="exited on signal|PMIx|lost|noticed|abnormal"
 case $kind in
   seed | plan_bit) every=${field/\%s/the same plan} ;;
@@ -28,7 +29,9 @@ case $kind in
     ;;
   settings) every=${field/\%s/the same settings} ;;
   nan | infinite) every=${field/\%s/a finite loss} ;;
-  stop | stop_midway | endless | finalize) every="a step must end within 4 s, but step $step has not" ;;
+  stop | stop_midway | endless | finalize)
+    every="a step must end within 4 s, but step $step has not"
+    ;;
   skipped_collective)
     every="a step must end within|all ranks must have the same|MPI_ERR_TRUNCATE"
     ;;

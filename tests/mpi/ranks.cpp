@@ -34,7 +34,8 @@ void require(bool holds, const std::string& what) {
 
 template <class T>
 T value_of(std::size_t element, int rank, std::uint64_t step) {
-  const dropbp::CounterRandom random(3, dropbp::RandomStream::user, step, static_cast<std::uint32_t>(rank));
+  const dropbp::CounterRandom random(3, dropbp::RandomStream::user, step,
+                                     static_cast<std::uint32_t>(rank));
   return static_cast<T>(static_cast<double>(random(element) >> 11) * 0x1p-53 - 0.5);
 }
 

@@ -84,9 +84,9 @@ class GradientReducer {
   /// In place of a branch: what has its gradient when the backward pass is through.
   static constexpr std::size_t below = ParameterRanges::always;
 
-  /// `communicator` must outlive the reducer. `branches`: of the plans.
-  GradientReducer(C& communicator, std::size_t branches, const ReducerOptions& options = {})
-      : communicator_(&communicator), options_(options), units_(branches + 2), kept_(branches) {}
+  /// `communicator` must outlive the reducer. `plan_size`: branches of the plans.
+  GradientReducer(C& communicator, std::size_t plan_size, const ReducerOptions& options = {})
+      : communicator_(&communicator), options_(options), units_(plan_size + 2), kept_(plan_size) {}
 
   /// For a model in a flat array: `gradients` has a place for every parameter, and the branches of
   /// `ranges` are those of the plans.

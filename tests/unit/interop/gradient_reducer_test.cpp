@@ -56,7 +56,8 @@ struct Net {
 
   // Whole numbers, so that every order of a sum has the same bits.
   void fill(int rank, std::uint64_t step) {
-    const dropbp::CounterRandom random(7, dropbp::RandomStream::user, step, static_cast<std::uint32_t>(rank));
+    const dropbp::CounterRandom random(7, dropbp::RandomStream::user, step,
+                                       static_cast<std::uint32_t>(rank));
     for (std::size_t i = 0; i < gradients.size(); ++i)
       gradients[i] = static_cast<double>(random(i) % 1000) - 500.0;
   }

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+
+# llama-finetune under mpirun: the losses of 50 steps are those of one process with the rows of all
+# ranks, in a run that was killed and resumed with another number of ranks too, and one rank prints.
+#   finetune.sh PROGRAM TEXT FOLDER CHECK
+# TEXT is what it trains on, FOLDER is replaced, CHECK is losses or resume.
+set -euo pipefail
+program=$1 text=$2 folder=$3 check=$4
+rm -rf "$folder"
+mkdir -p "$folder"
+
+train() {  # train NAME RANKS BATCH SAMPLES flags...
+  local name=$1 ranks=$2 batch=$3 samples=$4
+  shift 4
+  local launcher=()
+  if [ "$ranks" -gt 1 ]; then
+    launcher=(mpirun --oversubscribe --allow-run-as-root -n "$ranks")
+  fi
+  "${launcher[@]}" "$program" --data "$text" --layers 2 --hidden 16 --intermediate 24 --heads 2 \
+    --sequence 24 --steps 50 --warmup 5 --learning-rate 0.01 --batch "$batch" --threads 1 \
+    --sensitivity gradient-norm --sensitivity-samples "$samples" --eval-every 10 --eval-batches 2 \
+    --metrics "$folder/$name.csv" "$@" >"$folder/$name.out" 2>"$folder/$name.err"
+}
+
+fail() {
+  echo "$*"
+  tail -n 5 "$folder"/*.err
+  exit 1
+}
+
+# Column 2 is the loss. Prints the largest difference, and fails above 1e-5.
+same_losses() {
+  awk -F, -v one="$1" -v other="$2" '
+    FNR == 1 { if ($2 != "loss") exit 2; ++file; next }
+    { loss[file, FNR] = $2; rows[file] = FNR }
+    END {
+      if (rows[1] != 51 || rows[2] != 51) { print "not 50 steps: " rows[1] " " rows[2]; exit 1 }
+      for (i = 2; i <= 51; ++i) {
+        d = loss[1, i] - loss[2, i]; if (d < 0) d = -d; if (d > most) most = d
+      }
+      printf "%s and %s: largest difference of 50 losses %.2g\n", one, other, most
+      exit !(most <= 1e-5)
+    }' "$folder/$1.csv" "$folder/$2.csv" || fail "the losses of $1 and $2 differ"
+}
+
+case $check in
+  losses)
+    for rate in 0 0.5; do
+      train "one_$rate" 1 4 4 --drop-rate "$rate"
+      train "two_$rate" 2 2 2 --drop-rate "$rate" --micro-steps 1
+      same_losses "one_$rate" "two_$rate"
+    done
+    train four_0.5 4 1 1 --drop-rate 0.5 --report "$folder/four.json"
+    same_losses one_0.5 four_0.5
+    train one_micro 1 4 4 --drop-rate 0.5 --micro-steps 2
+    train two_micro 2 2 2 --drop-rate 0.5 --micro-steps 2
+    same_losses one_micro two_micro
+    train one_lora 1 2 2 --drop-rate 0.5 --mode lora
+    train two_lora 2 1 1 --drop-rate 0.5 --mode lora
+    same_losses one_lora two_lora
+    # Only the first rank prints: as many lines as one process.
+    for stream in out err; do
+      [ "$(wc -l <"$folder/one_0.5.$stream")" -eq "$(wc -l <"$folder/two_0.5.$stream")" ] ||
+        fail "two ranks print another number of lines to std$stream than one process"
+    done
+    ;;
+  resume)
+    train one 1 4 4 --drop-rate 0.5
+    # The validations only make the steps last, so that a rank can be killed between two.
+    checkpoint="$folder/checkpoints"
+    train killed 2 2 2 --drop-rate 0.5 --eval-every 1 --eval-batches 2000 \
+      --checkpoint "$checkpoint" --checkpoint-every 5 &
+    job=$!
+    until ls "$checkpoint"/step-*.safetensors >/dev/null 2>&1; do
+      kill -0 "$job" 2>/dev/null || fail "the run ended before its first checkpoint"
+      sleep 0.1
+    done
+    victim=""
+    for process in /proc/[0-9]*; do
+      if [ "$(cat "$process/comm" 2>/dev/null)" = llama-finetune ] &&
+        cat "$process/cmdline" 2>/dev/null | tr '\0' ' ' | grep -qF "$checkpoint"; then
+        victim=${process#/proc/}
+      fi
+    done
+    kill -KILL "$victim"
+    if wait "$job"; then fail "a job with a killed rank must not end with 0"; fi
+    train resumed 4 1 1 --drop-rate 0.5 --eval-every 1 --eval-batches 2000 --resume \
+      --checkpoint "$checkpoint" --checkpoint-every 5
+    grep -q "resumed after step" "$folder/resumed.err" || fail "the run did not resume"
+    same_losses one resumed
+    ;;
+esac
