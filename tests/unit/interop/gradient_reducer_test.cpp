@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "dropbp/base/philox.hpp"
+#include "dropbp/interop/sharded_ranges.hpp"
 #include "dropbp/interop/watchdog.hpp"
 #include "dropbp/policy/allocation.hpp"
 #include "dropbp/schedule.hpp"
@@ -301,6 +302,57 @@ TEST_CASE("a reducer refuses calls in another order and branches that do not exi
                                  {"finish() was not called"});
   check_throws<std::logic_error>([&] { reducer.add(1, gradient); }, {"a step has begun"});
   CHECK(reducer.finish().loss == 1.0);
+}
+
+// Gradients with momentum; `moments` at the range's own place.
+void update(std::vector<double>& weights, const std::vector<double>& gradients,
+            const dropbp::TrainedRange& range, double* moments) {
+  for (std::size_t i = 0; i < range.count; ++i) {
+    moments[i] = 0.5 * moments[i] + gradients[range.offset + i];
+    weights[range.offset + i] -= moments[i] / static_cast<double>(range.updates);
+  }
+}
+
+TEST_CASE("optimizer state that is spread over ranks gives the same weights") {
+  Net alone;
+  std::vector<double> weights(alone.gradients.size(), 1.0), moments(weights.size());
+  const auto schedule = schedule_of(21);
+  for (std::uint64_t step = 0; step < 15; ++step) {
+    alone.fill(0, step);
+    for (const dropbp::TrainedRange& range : alone.ranges.end_step(schedule.plan(step)))
+      update(weights, alone.gradients, range, moments.data() + range.offset);
+  }
+  for (const int ranks : {1, 2, 3}) {
+    std::vector<std::vector<double>> got(static_cast<std::size_t>(ranks));
+    std::vector<std::size_t> sizes;
+    const auto thrown = run_ranks(ranks, [&](ThreadCommunicator& communicator) {
+      Net net;
+      std::vector<double> own(net.gradients.size(), 1.0);
+      dropbp::ShardedRanges<ThreadCommunicator, double> shards(communicator, net.ranges,
+                                                               own.data());
+      std::vector<double> own_moments(shards.size());
+      for (std::uint64_t step = 0; step < 15; ++step) {
+        net.fill(0, step);  // as if they were summed already
+        const auto trained = net.ranges.end_step(schedule.plan(step));
+        for (const dropbp::TrainedRange& range : trained)
+          if (shards.owns(range))
+            update(own, net.gradients, range, own_moments.data() + shards.place(range));
+        shards.share(trained);
+      }
+      got[static_cast<std::size_t>(communicator.rank())] = own;
+      if (communicator.rank() == 0) sizes.assign(shards.sizes().begin(), shards.sizes().end());
+    });
+    INFO(ranks << " ranks");
+    for (const std::string& what : thrown) CHECK(what == "");
+    for (const auto& of_rank : got) CHECK(of_rank == weights);
+    std::size_t all = 0;
+    for (const std::size_t size : sizes) all += size;
+    CHECK(all == weights.size() - frozen);
+    // The largest range has 64 of the 134 elements.
+    CHECK(*std::max_element(sizes.begin(), sizes.end()) == (ranks == 1   ? 134u
+                                                            : ranks == 2 ? 67u
+                                                                         : 64u));
+  }
 }
 
 TEST_CASE("a watchdog calls once where a step lasts too long") {
