@@ -194,6 +194,9 @@ class GradientReducer {
   /// With PlansOfRanks::own it may be another rank than this one.
   bool has_gradient(std::size_t branch) const {
     const std::size_t unit = unit_of(branch);
+    if (traffic_.steps == 0)
+      detail::throw_order("a step must have ended before its gradients are asked for", "none has",
+                          "call it between finish() and the next step");
     return unit == 0 || unit + 1 == units_.size() || keepers(unit) > 0.0;
   }
 
@@ -206,12 +209,13 @@ class GradientReducer {
 
   enum class Phase : std::uint8_t { idle, reducing };
 
+  struct Part {
+    std::span<T> gradient;
+    double factor;  // on its sum over the ranks
+  };
+
   // A message: a tensor in place, or several that are copied into `memory`.
   struct Bucket {
-    struct Part {
-      std::span<T> gradient;
-      double factor;
-    };
     std::vector<Wire> memory;  // empty: the only part is in place
     std::vector<Part> parts;
     bool elements_open = false;
@@ -310,7 +314,7 @@ class GradientReducer {
   }
 
   // `own`: this rank has the gradient; otherwise it adds zeros.
-  void send(const typename Bucket::Part& part, bool own) {
+  void send(const Part& part, bool own) {
     if (part.gradient.empty()) return;
     const std::size_t bytes = part.gradient.size() * sizeof(Wire);
     if constexpr (std::is_same_v<T, Wire>) {
@@ -358,7 +362,7 @@ class GradientReducer {
   void complete(Bucket& bucket) {
     communicator_->wait(bucket.request);
     const Wire* from = bucket.memory.data();
-    for (const typename Bucket::Part& part : bucket.parts) {
+    for (const Part& part : bucket.parts) {
       const auto factor = static_cast<Wire>(part.factor);
       if (bucket.memory.empty()) {
         if (part.factor != 1.0)
