@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <memory>
@@ -229,14 +230,18 @@ class MpiCommunicator {
 
 namespace detail {
 
-// Ranks that find the same fault do not abort at once: the first one ends the others, and an mpirun
-// that gets several calls while it ends the job was seen to deadlock (Open MPI 4.1.4, PMIx 4.2).
+// The lowest rank that finds a fault ends the others, once they have written their lines. Open
+// MPI's mpirun ends a job in which a rank exits before MPI_Finalize. MPI_Abort, which is for all
+// other launchers, was seen to deadlock mpirun where another rank has finalised (4.1.4,
+// PMIx 4.2.2).
 [[noreturn]] inline void end_mpi() {
   int rank = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   std::this_thread::sleep_for((std::min)(rank, 10) * std::chrono::milliseconds(100));
-  alarm(3);  // ends this process, and so the job, where MPI_Abort itself is stuck
-  MPI_Abort(MPI_COMM_WORLD, 1);
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) {
+    alarm(3);  // ends this process, and so the job, where MPI_Abort itself is stuck
+    MPI_Abort(MPI_COMM_WORLD, 1);
+  }
   _exit(1);
 }
 
