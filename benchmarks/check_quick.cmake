@@ -19,6 +19,8 @@ set(keys_allocation greedy_over_optimal_median seconds_for_1e6_branches)
 set(keys_include_cost rows/0/header rows/0/compiler rows/0/seconds core_over_empty_seconds)
 set(keys_products products/0/gflops expansions/0/gigabytes_per_second expansions/0/share_of_product)
 set(keys_layers layers/0/ratio layers/0/gflops layers/0/parallel_loops)
+set(keys_communication_simulation by_gpus/15/ratio_kept_sent/2 by_tokens/0/ratio_all_sent/0
+  crossover_tokens/LLaMA2-7B)
 set(keys_machinery rows/0/branches rows/0/begin_step_ns rows/0/allocations_a_step)
 
 file(MAKE_DIRECTORY ${FOLDER})

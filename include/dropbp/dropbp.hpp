@@ -18,6 +18,7 @@
 #include "dropbp/policy/depth_allocation.hpp"
 #include "dropbp/policy/fixed_budget_sampling.hpp"
 #include "dropbp/policy/optimal_allocation.hpp"
+#include "dropbp/policy/per_stage_budget_sampling.hpp"
 #include "dropbp/policy/running_sensitivity.hpp"
 #include "dropbp/policy/sampling.hpp"
 #include "dropbp/policy/sensitivity.hpp"

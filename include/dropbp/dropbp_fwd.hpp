@@ -52,6 +52,7 @@ struct SamplingInput;
 struct BernoulliSampling;
 struct AtLeastTargetSampling;
 struct FixedBudgetSampling;
+struct PerStageBudgetSampling;
 enum class BranchWeight : std::uint8_t;
 struct AllocationInput;
 struct UniformAllocation;

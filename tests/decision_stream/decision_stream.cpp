@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::uint64_t expected_of_independent_draws = 0xdd1aa9b2a1494344u;
 constexpr std::uint64_t expected_of_fixed_budgets = 0x9ff516f322bc535du;
+constexpr std::uint64_t expected_of_stages = 0xf6431d839b6f4ce4u;
 constexpr std::uint64_t expected_of_weights_and_caps = 0xb6bb805435133811u;
 constexpr std::uint64_t expected_of_allocations = 0xbe0da11664510b05u;
 constexpr std::uint64_t expected_of_optimal_rates = 0xe8ff0470fa89d5c5u;
@@ -70,6 +71,25 @@ void take_schedules() {
     dropbp::DropSchedule<Sampling> schedule(costs, {.drop_rate = 0.5, .seed = seed});
     schedule.set_drop_rates(each);
     take_plans(schedule, ~std::uint64_t{0} - 10, 10);
+  }
+}
+
+// Stages of a pipeline, with one rate for all branches and one rate per branch.
+void take_stages() {
+  for (const std::size_t size : {1u, 8u, 49u, 161u}) {
+    std::vector<std::uint32_t> groups(size);
+    std::vector<double> each(size);
+    for (std::size_t i = 0; i < size; ++i) {
+      groups[i] = static_cast<std::uint32_t>(i * 4 / size);
+      each[i] = static_cast<double>((i * 31) % 17) / 16.0;
+    }
+    for (const double rate : {0.0, 0x1p-53, 0.1, 0.3, 0.5, 0.75, 0.9, 1.0}) {
+      dropbp::DropSchedule<dropbp::PerStageBudgetSampling> schedule(
+          std::vector<double>(size, 1.0), {.drop_rate = rate, .seed = size, .groups = groups});
+      take_plans(schedule, 0, 60);
+      schedule.set_drop_rates(each);
+      take_plans(schedule, 1000, 10);
+    }
   }
 }
 
@@ -311,6 +331,9 @@ int main() {
   hash = empty_hash;
   take_schedules<dropbp::FixedBudgetSampling>();
   same = is_as_expected("fixed budgets", expected_of_fixed_budgets) && same;
+  hash = empty_hash;
+  take_stages();
+  same = is_as_expected("stages", expected_of_stages) && same;
   hash = empty_hash;
   take_weights_and_caps();
   same = is_as_expected("weights and caps", expected_of_weights_and_caps) && same;

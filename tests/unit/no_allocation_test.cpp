@@ -133,8 +133,9 @@ TEST_CASE("With AtLeastTargetSampling steps allocate nothing") {
   CHECK(allocations_of_steady_steps<dropbp::AtLeastTargetSampling>(20'000) == 0);
 }
 
-TEST_CASE("With FixedBudgetSampling steps allocate nothing") {
+TEST_CASE("With FixedBudgetSampling and PerStageBudgetSampling steps allocate nothing") {
   CHECK(allocations_of_steady_steps<dropbp::FixedBudgetSampling>(20'000) == 0);
+  CHECK(allocations_of_steady_steps<dropbp::PerStageBudgetSampling>(20'000) == 0);
 }
 
 TEST_CASE("An allocation is counted") {

@@ -12,6 +12,7 @@
 
 #include "dropbp/base/error.hpp"
 #include "dropbp/base/view.hpp"
+#include "dropbp/policy/pivot.hpp"
 #include "dropbp/policy/sampling.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -44,17 +45,10 @@ struct FixedBudgetSampling {
 
   /// What draw() needs, computed from the rates.
   struct Prepared {
-    /// An undecided branch: its keep probability is neither 0 nor 1.
-    struct Branch {
-      std::uint32_t number;  ///< index in the order of the forward pass
-      std::uint32_t group;   ///< see DropOptions::groups
-      double keep;           ///< keep probability
-      double weight;         ///< > 0, scaled by a power of two
-    };
-    std::vector<Branch> undecided;      ///< sorted by group
-    std::vector<std::uint8_t> dropped;  ///< one per branch; 1 if it is always dropped
-    std::vector<std::size_t> max_kept;  ///< by group: most branches that a draw keeps
-    double max_kept_weight = 0.0;       ///< largest total weight that a draw keeps
+    std::vector<detail::UndecidedBranch> undecided;  ///< sorted by group
+    std::vector<std::uint8_t> dropped;               ///< one per branch; 1 if it is always dropped
+    std::vector<std::size_t> max_kept;               ///< by group: most branches that a draw keeps
+    double max_kept_weight = 0.0;                    ///< largest total weight that a draw keeps
   };
 
   /// See Sampling. Throws std::invalid_argument if `bytes` has the wrong size, an element that is
@@ -98,32 +92,16 @@ struct FixedBudgetSampling {
   void draw(const Prepared& prepared, const CounterRandom& random, std::span<std::uint8_t> dropped,
             std::span<std::uint32_t> order) const {
     for (std::size_t i = 0; i < dropped.size(); ++i) dropped[i] = prepared.dropped[i];
-    const auto& undecided = prepared.undecided;
-    for (std::size_t i = 0; i < undecided.size(); ++i) order[i] = static_cast<std::uint32_t>(i);
-
-    Pivot carried;  // the branch that earlier groups left undecided
-    for (std::size_t begin = 0; begin < undecided.size();) {
-      std::size_t end = begin;
-      while (end < undecided.size() && undecided[end].group == undecided[begin].group) ++end;
-      Pivot pivot;
-      for (std::size_t i = begin; i < end; ++i) {
-        const auto bits = random.pair(static_cast<std::uint32_t>(2 * i));
-        const std::size_t chosen =
-            i + static_cast<std::size_t>(((bits[0] >> 32) * (end - i)) >> 32);
-        const std::uint32_t next = order[chosen];
-        order[chosen] = order[i];
-        const auto& branch = undecided[next];
-        pivot.meet({branch.number, true, branch.keep, branch.weight}, unit(bits[1]), dropped);
-      }
-      pivot.settle(dropped);
-      carried.meet(pivot, unit(random.pair(static_cast<std::uint32_t>(2 * begin + 1))[0]), dropped);
+    const auto undecided = detail::view(prepared.undecided);
+    detail::Pivot carried;  // the branch that earlier groups left undecided
+    for (std::size_t begin = 0, end = 0; begin < undecided.size(); begin = end) {
+      end = detail::end_of_group(undecided, begin);
+      detail::Pivot pivot = detail::pivot_of_group(undecided, begin, end, random, dropped, order);
+      carried.meet(pivot, detail::unit_random(random, 2 * begin + 1), dropped);
       carried.settle(dropped);
-      begin = end;
     }
     if (carried.open)
-      carried.decide(
-          unit(random.pair(static_cast<std::uint32_t>(2 * undecided.size() + 1))[0]) < carried.keep,
-          dropped);
+      carried.decide(detail::unit_random(random, 2 * undecided.size() + 1) < carried.keep, dropped);
   }
 
   /// The most branches of a group that a draw keeps; 0 for a group that does not exist.
@@ -168,7 +146,7 @@ struct FixedBudgetSampling {
   bool operator==(const FixedBudgetSampling&) const = default;  ///< equal parameters
 
  private:
-  static constexpr double rounding = 1e-9;  // a smaller fraction of a branch is a rounding error
+  static constexpr double rounding = detail::branch_rounding;
 
   static constexpr double lightest_weight = 0x1p-500;  // lower limit, relative to the heaviest
 
@@ -205,62 +183,6 @@ struct FixedBudgetSampling {
       return detail::rounded(certain + (above < total ? above : total));
     }
   };
-
-  // An undecided branch; none if `open` is false.
-  struct Pivot {
-    std::uint32_t number = 0;
-    bool open = false;
-    double keep = 0.0, weight = 0.0;
-
-    DROPBP_LAZY
-    void decide(bool kept, std::span<std::uint8_t> dropped) {
-      dropped[number] = kept ? 0 : 1;
-      open = false;
-    }
-
-    DROPBP_LAZY
-    void settle(std::span<std::uint8_t> dropped) {
-      if (open && (keep < rounding || keep > 1.0 - rounding)) decide(keep > 0.5, dropped);
-    }
-
-    // Moves keep probability between this branch and `other`, until one of them is decided. The
-    // odds of the direction leave both keep probabilities unchanged in expectation. Afterwards this
-    // object is the branch that stays undecided.
-    DROPBP_LAZY
-    void meet(Pivot other, double random, std::span<std::uint8_t> dropped) {
-      if (!other.open) return;
-      if (!open) {
-        *this = other;
-        return;
-      }
-      const double held = detail::rounded(keep * weight),
-                   lacked = detail::rounded(detail::rounded(1.0 - keep) * weight);
-      const double others_held = detail::rounded(other.keep * other.weight);
-      const double others_lacked =
-          detail::rounded(detail::rounded(1.0 - other.keep) * other.weight);
-      const double gain = lacked < others_held ? lacked : others_held;
-      const double loss = held < others_lacked ? held : others_lacked;
-      const bool gains = detail::rounded(random * detail::rounded(gain + loss)) < loss;
-      Pivot& winner = gains ? *this : other;
-      Pivot& loser = gains ? other : *this;
-      const double moved = gains ? gain : loss;
-      const bool winner_is_decided = gains ? lacked <= others_held : others_lacked <= held;
-      if (winner_is_decided) {
-        winner.decide(true, dropped);
-        loser.keep =
-            detail::rounded(loser.keep - detail::rounded(moved / detail::rounded(loser.weight)));
-        if (loser.keep <= 0.0) loser.decide(false, dropped);
-      } else {
-        loser.decide(false, dropped);
-        winner.keep =
-            detail::rounded(winner.keep + detail::rounded(moved / detail::rounded(winner.weight)));
-        if (winner.keep >= 1.0) winner.decide(true, dropped);
-      }
-      if (!open) *this = other;
-    }
-  };
-
-  static double unit(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
   // The exponent of the power of two that scales the heaviest weight to [1, 2). Sums of weights and
   // their products with probabilities then stay within the range of a double, for any unit.

@@ -25,6 +25,7 @@ template class dropbp::DropSchedule<archetypes::Sampling>;
 template class dropbp::DropSchedule<FullSampling>;
 template class dropbp::DropSchedule<dropbp::AtLeastTargetSampling>;
 template class dropbp::DropSchedule<dropbp::FixedBudgetSampling>;
+template class dropbp::DropSchedule<dropbp::PerStageBudgetSampling>;
 template struct dropbp::OptimalAllocation<>;
 template struct dropbp::OptimalAllocation<dropbp::ScaledVariance>;
 template struct dropbp::OptimalAllocation<archetypes::AllocationObjective>;
