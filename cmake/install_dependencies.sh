@@ -63,7 +63,10 @@ requirements_of() {
       echo "libdlib-dev header:dlib/dnn.h"
       echo "liblapack-dev"
       ;;
-    libtorch) echo "libtorch-dev header:torch/csrc/api/include/torch/torch.h" ;;
+    libtorch)
+      echo "libtorch-dev header:torch/csrc/api/include/torch/torch.h"
+      echo "libgloo-dev header:gloo/rendezvous/store.h"
+      ;;
     plot) echo "gnuplot-nox command:gnuplot" ;;
     pcre2) echo "libpcre2-dev header:pcre2.h" ;;
     utf8proc) echo "libutf8proc-dev header:utf8proc.h" ;;
