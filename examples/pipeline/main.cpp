@@ -66,6 +66,7 @@ float input_of(std::uint64_t step, std::size_t m, std::size_t i) {
   return std::sin(float(i + 1) + float(step % 3) + float(m));
 }
 
+// One function, because it is the pipeline's order of work: all forward, then all backward passes.
 void train(int rank, int ranks) {
   const bool lowest = rank == 0, highest = rank == ranks - 1;
   Stage stage{branches / std::size_t(ranks) * std::size_t(rank),
