@@ -13,8 +13,13 @@ one=$("${launch[@]}" -n 1 "$1")
 two=$("${launch[@]}" -n 2 "$1" 2>"$errors")
 [ -n "$one" ] || { echo "pipeline.sh: the example prints nothing" && exit 1; }
 diff <(echo "$one") <(echo "$two") || { echo "pipeline.sh: the outputs differ" && exit 1; }
-read -r sent micro_batches < <(sed -n 's/^\([0-9]*\) gradients sent down for \([0-9]*\) .*/\1 \2/p' \
-  "$errors") || { echo "pipeline.sh: no gradient was sent down" && cat "$errors" && exit 1; }
+line='s/^\([0-9]*\) gradients sent down for \([0-9]*\) .*/\1 \2/p'
+read -r sent micro_batches < <(sed -n "$line" \
+  "$errors") || {
+  echo "pipeline.sh: no gradient was sent down"
+  cat "$errors"
+  exit 1
+}
 if [ "$sent" -ge "$micro_batches" ]; then
   echo "pipeline.sh: a gradient was sent down for each of $micro_batches micro-batches"
   exit 1

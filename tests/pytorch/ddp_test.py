@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The dropbp authors
 # SPDX-License-Identifier: MIT
 
-"""examples/pytorch under DistributedDataParallel: two processes over gloo, compared with the mean of
-gradients that one process computes. Exits with 77 where torch is missing."""
+"""examples/pytorch under DistributedDataParallel: two processes over gloo, compared with the mean
+of gradients that one process computes. Exits with 77 where torch is missing."""
 
 import copy
 import os
