@@ -30,6 +30,7 @@ Groups:
   valgrind   Valgrind, for tests/run.sh --valgrind
   mutation   libclang 19 and its Python bindings, for tests/mutation/run.py
   multilib   32-bit programs with g++, for one more test
+  emulators  libraries for aarch64 and s390x (big-endian), and QEMU, for two tests
   COMPILER   a compiler by its command: g++-12, clang++-14, clang++-19, ...
 
 Options:
@@ -80,6 +81,14 @@ requirements_of() {
     valgrind) echo "valgrind command:valgrind" ;;
     mutation) echo "python3-clang-19" ;;
     multilib) echo "g++-multilib" ;;
+    emulators)
+      echo "qemu-user-static command:qemu-s390x-static"
+      # Libraries and linkers for clang++; Debian's g++ for them would remove g++-multilib.
+      echo "binutils-aarch64-linux-gnu command:aarch64-linux-gnu-ld"
+      echo "binutils-s390x-linux-gnu command:s390x-linux-gnu-ld"
+      echo "libstdc++-12-dev-arm64-cross"
+      echo "libstdc++-12-dev-s390x-cross"
+      ;;
     g++ | g++-[0-9]*) echo "$1 command:$1" ;;
     clang++-[0-9]*)
       local version=${1#clang++-}

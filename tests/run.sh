@@ -138,6 +138,8 @@ MemoryCheckCommand: $(command -v valgrind)
 MemoryCheckCommandOptions: --quiet --error-exitcode=99 --leak-check=full
 END
 fi
+# tests/promises.sh reads the results from tests.xml, with what the tests printed.
 # ${memcheck[@]+...}: an empty array counts as unset in older shells.
 exec ctest ${memcheck[@]+"${memcheck[@]}"} \
-  --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" "$@"
+  --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" \
+  --output-junit "$build_dir/tests.xml" --test-output-size-passed 65536 "$@"

@@ -148,12 +148,8 @@ class AdaptiveHandler : public DropBPHandler<ModelType, AllocationPolicy, Sampli
           "call end_step() after the last backward pass of each step");
     Base::set_drop_rate(target_);
     const std::vector<double> sensitivities = running_.sensitivities();
-    try {
-      Base::allocate(detail::view(sensitivities));
-    } catch (...) {
-      Base::set_drop_rate(0.0);
-      throw;
-    }
+    detail::call_or_undo([&] { Base::allocate(detail::view(sensitivities)); },
+                         [&] { Base::set_drop_rate(0.0); });
   }
 
   AdaptiveOptions times_;

@@ -320,12 +320,8 @@ class DropSchedule {
     const double total = detail::total_cost_of(costs);
     std::vector<double> copy(costs.begin(), costs.end());
     std::swap(costs_, copy);
-    try {
-      apply(options_.drop_rate, rates_);
-    } catch (...) {
-      std::swap(costs_, copy);
-      throw;
-    }
+    detail::call_or_undo([&] { apply(options_.drop_rate, rates_); },
+                         [&] { std::swap(costs_, copy); });
     total_cost_ = total;
   }
 

@@ -34,6 +34,7 @@
 #include "llama/files.hpp"
 #include "llama/formats/atomic_file.hpp"
 #include "support/catch.hpp"
+#include "support/promise.hpp"
 #include "support/throws.hpp"
 
 namespace {
@@ -485,6 +486,8 @@ TEST_CASE("resume: every cut and every flipped bit of a checkpoint is found") {
   int notes = 0;
   CHECK(saved.resumed(&notes) == -1);
   CHECK(notes == 1);
+  dropbp_test::promise(14, "flips=%d truncations=%ju accepted=%zu", flips,
+                       static_cast<std::uintmax_t>(size), accepted);
 }
 
 TEST_CASE("resume: flags and data that differ are named with both values") {
@@ -819,6 +822,7 @@ TEST_CASE("resume: a save that is killed or fails at any system call leaves a us
   CHECK(wrong == 0);
   CHECK(struck >= 30);
   CHECK(new_left >= 1);
+  dropbp_test::promise(12, "faults_at_system_calls=%zu unusable=%zu", struck, wrong);
   CHECK((old_left >= 1 || fault == Fault::short_write));
 }
 #endif
@@ -988,6 +992,7 @@ TEST_CASE("resume: killed with kill -9 at random moments, the program ends with 
       "resume: %d kills in %d runs, %d of them while a checkpoint was written; %d of %d runs ended "
       "with the same bits (DROPBP_SEED=%u)\n",
       kills, runs, while_saving, same, runs, seed);
+  dropbp_test::promise(13, "kills=%d runs=%d differing=%d", kills, runs, runs - same);
 }
 
 TEST_CASE(

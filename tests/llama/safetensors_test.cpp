@@ -23,6 +23,7 @@
 #include "llama/formats/atomic_file.hpp"
 #include "llama/formats/crc32c.hpp"
 #include "support/catch.hpp"
+#include "support/promise.hpp"
 #include "support/throws.hpp"
 
 namespace {
@@ -305,6 +306,7 @@ TEST_CASE("safetensors: unusual files are read, malformed files are errors") {
   const auto all = cases();
   std::printf("safetensors: %zu odd or malformed files\n", all.size());
   CHECK(all.size() >= 100);
+  std::size_t right = 0;
   for (const Case& c : all) {
     test::write_bytes(path, c.bytes);
     INFO(c.name);
@@ -314,7 +316,9 @@ TEST_CASE("safetensors: unusual files are read, malformed files are errors") {
       test::check_throws<std::runtime_error>([&] { SafetensorsFile file(path); },
                                              {path.string(), c.message, "; "});
     }
+    ++right;
   }
+  dropbp_test::promise(15, "files=%zu right_verdicts=%zu", all.size(), right);
 }
 
 TEST_CASE("safetensors: a path that is not a file is an error that says so") {
@@ -356,6 +360,7 @@ TEST_CASE("safetensors: every flipped bit of a file with checksums is an error")
   }
   CHECK(accepted == 0);
   CHECK_NOTHROW(SafetensorsFile(folder / "small").verify());
+  dropbp_test::promise(14, "flips=%zu accepted=%zu", good.size() * 8, accepted);
 }
 
 TEST_CASE(

@@ -15,6 +15,7 @@
 #include "dropbp/dropbp.hpp"
 #include "dropbp/steady_clock.hpp"
 #include "support/catch.hpp"
+#include "support/promise.hpp"
 
 namespace {
 std::atomic<std::uint64_t> allocations{0};

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/promise.hpp"
 #include "support/statistics.hpp"
 
 using dropbp::AtLeastTargetSampling;
@@ -108,6 +109,10 @@ TEST_CASE(
   }
   CHECK(count(1u << 0) == 0);  // a rate of 0 never drops
   CHECK(count(1u << 1) == n);  // a rate of 1 always drops
+  dropbp_test::promise(7, "draws=%llu drops_at_rate_0=%llu keeps_at_rate_1=%llu",
+                       static_cast<unsigned long long>(n),
+                       static_cast<unsigned long long>(count(1u << 0)),
+                       static_cast<unsigned long long>(n - count(1u << 1)));
 }
 
 TEST_CASE("The bounds of the frequency checks are neither trivial nor loose") {

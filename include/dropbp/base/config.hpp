@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: MIT
 
 // The namespace of the library. Everything lives in an inline namespace tagged with the ABI
-// version, so that two versions linked into one program fail to link instead of mixing.
+// version, so that two versions in one program do not mix: each file uses its own, and a type of
+// one passed to a function of the other fails to link.
 #pragma once
 
 #include "dropbp/version.hpp"
@@ -11,15 +12,24 @@
 #error "dropbp: C++20 is needed: -std=c++20, or CMake's cxx_std_20 (in .cu files cuda_std_20)"
 #endif
 
+// Without exceptions errors go to a handler (base/error.hpp).
 #if defined(__GNUC__) && !defined(__cpp_exceptions)
-#error "dropbp: exceptions are needed. With -fno-exceptions use the C interface, dropbp/dropbp.h"
+#define DROPBP_EXCEPTIONS 0
+#else
+#define DROPBP_EXCEPTIONS 1
 #endif
 
 #define DROPBP_JOIN_(a, b, c, d) a##b##c##d
 #define DROPBP_JOIN(a, b, c, d) DROPBP_JOIN_(a, b, c, d)
 
-// v0_1 for all 0.1.x: before 1.0 a minor version may change the layout of types.
+// v0_1 for all 0.1.x: before 1.0 a minor version may change the layout of types. Files without
+// exceptions have functions of their own: the linker must not choose theirs, which abort, for files
+// that catch.
+#if DROPBP_EXCEPTIONS
 #define DROPBP_ABI_TAG DROPBP_JOIN(v, DROPBP_VERSION_MAJOR, _, DROPBP_VERSION_MINOR)
+#else
+#define DROPBP_ABI_TAG DROPBP_JOIN(no_exceptions_v, DROPBP_VERSION_MAJOR, _, DROPBP_VERSION_MINOR)
+#endif
 
 #define DROPBP_NAMESPACE_BEGIN \
   namespace dropbp {           \

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Error messages in three parts: what is required, what was given, what to do.
+// Error messages in three parts: what is required, what was given, what to do. They are thrown, or
+// with -fno-exceptions given to a handler.
 #pragma once
 
 #include <concepts>
@@ -10,15 +11,47 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
+#include "dropbp/base/config.hpp"
+
+#if !DROPBP_EXCEPTIONS
+#include <atomic>
+#include <cstdlib>
+#endif
 #if !defined(__GNUC__)
 #include <cmath>
 #endif
 
-#include "dropbp/base/config.hpp"
 #include "dropbp/base/real_bits.hpp"
 
 DROPBP_NAMESPACE_BEGIN
+
+#if !DROPBP_EXCEPTIONS
+/// What an error is about, without exceptions.
+enum class ErrorKind : std::uint8_t {
+  argument,  ///< std::invalid_argument with exceptions
+  order,     ///< std::logic_error with exceptions: calls in the wrong order
+  outside,   ///< std::runtime_error with exceptions: for example a gradient that is not finite
+};
+
+/// Called for every error with its sentence, which is valid during the call. If it returns, the
+/// program aborts, because the library cannot go on; it may end the program or, where no destructor
+/// is skipped, leave by longjmp.
+using ErrorHandler = void (*)(ErrorKind kind, const char* sentence);
+
+namespace detail {
+inline void print_error(ErrorKind, const char* sentence) { std::fprintf(stderr, "%s\n", sentence); }
+inline std::atomic<ErrorHandler> error_handler{print_error};
+}  // namespace detail
+
+/// Sets the handler of errors, for all threads; null: the default, which prints the sentence to the
+/// standard error. Returns the one before. Exists only without exceptions.
+inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
+  return detail::error_handler.exchange(handler != nullptr ? handler : detail::print_error);
+}
+#endif
+
 namespace detail {
 
 inline std::string text(double value) {
@@ -59,6 +92,7 @@ inline std::string sentence(const std::string& required, const std::string& give
   return "dropbp: " + required + ", but " + given + ": " + remedy;
 }
 
+#if DROPBP_EXCEPTIONS
 /// Throws std::invalid_argument: the caller passed an argument that it can correct.
 [[noreturn]] inline void throw_invalid(const std::string& required, const std::string& given,
                                        const std::string& remedy) {
@@ -70,6 +104,58 @@ inline std::string sentence(const std::string& required, const std::string& give
                                      const std::string& remedy) {
   throw std::logic_error(sentence(required, given, remedy));
 }
+
+/// Throws std::runtime_error: something outside the library is wrong.
+[[noreturn]] inline void throw_outside(const std::string& required, const std::string& given,
+                                       const std::string& remedy) {
+  throw std::runtime_error(sentence(required, given, remedy));
+}
+
+/// Calls `call`. If it throws, calls `undo`, and throws on.
+template <class Call, class Undo>
+void call_or_undo(Call&& call, Undo&& undo) {
+  try {
+    std::forward<Call>(call)();
+  } catch (...) {
+    std::forward<Undo>(undo)();
+    throw;
+  }
+}
+
+/// Calls `call` and ignores what it throws.
+template <class Call>
+void call_quietly(Call&& call) noexcept {
+  try {
+    std::forward<Call>(call)();
+  } catch (...) {
+  }
+}
+#else
+[[noreturn]] inline void end_by_error(ErrorKind kind, const std::string& text) {
+  error_handler.load()(kind, text.c_str());
+  std::abort();
+}
+[[noreturn]] inline void throw_invalid(const std::string& required, const std::string& given,
+                                       const std::string& remedy) {
+  end_by_error(ErrorKind::argument, sentence(required, given, remedy));
+}
+[[noreturn]] inline void throw_order(const std::string& required, const std::string& given,
+                                     const std::string& remedy) {
+  end_by_error(ErrorKind::order, sentence(required, given, remedy));
+}
+[[noreturn]] inline void throw_outside(const std::string& required, const std::string& given,
+                                       const std::string& remedy) {
+  end_by_error(ErrorKind::outside, sentence(required, given, remedy));
+}
+template <class Call, class Undo>
+void call_or_undo(Call&& call, Undo&&) {
+  std::forward<Call>(call)();
+}
+template <class Call>
+void call_quietly(Call&& call) noexcept {
+  std::forward<Call>(call)();
+}
+#endif
 
 inline double square_root(double x) noexcept {
 #if defined(__GNUC__)

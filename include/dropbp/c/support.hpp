@@ -19,6 +19,7 @@
 #include <variant>
 #include <vector>
 
+#include "dropbp/base/config.hpp"
 #include "dropbp/dropbp.h"
 #include "dropbp/parameter_ranges.hpp"
 #include "dropbp/plan.hpp"
@@ -31,6 +32,10 @@
 #include "dropbp/schedule.hpp"
 #include "dropbp/state.hpp"
 #include "dropbp/state_text.hpp"
+
+#if !DROPBP_EXCEPTIONS
+#error "dropbp: the implementation of dropbp.h is compiled with exceptions; its users need none"
+#endif
 
 struct dropbp_schedule {
   std::variant<dropbp::DropSchedule<dropbp::BernoulliSampling>,

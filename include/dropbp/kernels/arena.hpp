@@ -63,12 +63,10 @@ class MemoryArena {
     // Releases the old memory first, because the memory may not hold both allocations.
     const std::size_t before = capacity_;
     release();
-    try {
-      make(capacity);
-    } catch (...) {
-      if (before > 0) make(before);
-      throw;
-    }
+    dropbp::detail::call_or_undo([&] { make(capacity); },
+                                 [&] {
+                                   if (before > 0) make(before);
+                                 });
   }
 
   /// Cuts a block of `bytes` bytes. Throws std::invalid_argument if the arena has no room.

@@ -16,6 +16,10 @@
 #include "dropbp/backend/kernels.hpp"
 #include "dropbp/kernels/matrix.hpp"
 
+#if !DROPBP_EXCEPTIONS
+#error "dropbp: the ops are compiled with exceptions; with -fno-exceptions the core is there"
+#endif
+
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
 

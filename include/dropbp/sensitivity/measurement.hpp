@@ -29,12 +29,9 @@ class Measurement {
     for_each([&](auto& layer, std::size_t i) { calls[i] = layer.calls(); });
     handler.calls_before_.swap(calls);
     handler.phase_ = Phase::measuring;
-    try {
-      for_each([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); });
-    } catch (...) {
-      put_back();
-      throw;
-    }
+    call_or_undo(
+        [&] { for_each([](auto& layer, std::size_t) { layer.set_calls(BranchCalls{}); }); },
+        [&] { put_back(); });
   }
   Measurement(const Measurement&) = delete;
   Measurement& operator=(const Measurement&) = delete;
@@ -90,10 +87,7 @@ class Measurement {
   void put_back() noexcept {
     handler_.phase_ = phase_before_;
     if (handler_.calls_before_.empty()) return;
-    try {
-      handler_.put_layers_back();
-    } catch (...) {
-    }
+    call_quietly([&] { handler_.put_layers_back(); });
   }
 
   Handler& handler_;
@@ -124,10 +118,9 @@ constexpr bool require_backprop() {
 
 inline void require_finite_sensitivity(double sensitivity, const std::string& dropped) {
   if (!is_finite(sensitivity))
-    throw std::runtime_error(
-        sentence("gradients must be finite while sensitivities are measured",
-                 "in the pass with " + dropped + " dropped one was not, or overflowed",
-                 "look at the loss and its scale"));
+    throw_outside("gradients must be finite while sensitivities are measured",
+                  "in the pass with " + dropped + " dropped one was not, or overflowed",
+                  "look at the loss and its scale");
 }
 
 // `reference` is that of the current gradients, so the difference is 0 unless a gradient is not

@@ -83,3 +83,8 @@ endforeach()
 if(faults)
   fail("${faults}")
 endif()
+file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/hostile_macros.h hostile REGEX "^#define")
+list(LENGTH hostile count)
+list(LENGTH HEADERS headers)
+execute_process(COMMAND ${CMAKE_COMMAND} -E echo
+  "promise 18: least_macros=${count} headers_seen=${headers}")

@@ -53,3 +53,9 @@
 #define EPSILON @EPSILON
 #define unix @unix
 #define linux @linux
+#define OK @OK
+#define BIT(n) @BIT
+#define DEBUG @DEBUG
+#define VERSION @VERSION
+#define BLOCK_SIZE @BLOCK_SIZE
+#define STEP @STEP

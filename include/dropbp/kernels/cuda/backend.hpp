@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dropbp/backend/cuda/context.hpp"
+#include "dropbp/base/error.hpp"
 #include "dropbp/kernels/kernels.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -39,12 +40,11 @@ class DeviceBuffer {
  public:
   DeviceBuffer(const E* host, std::size_t count)
       : bytes_(count * sizeof(E)), data_(device_runtime<Backend>::allocate(bytes_)) {
-    try {
-      if (bytes_ > 0) device_runtime<Backend>::copy_to_device(data_, host, bytes_);
-    } catch (...) {
-      device_runtime<Backend>::release(data_, bytes_);
-      throw;
-    }
+    dropbp::detail::call_or_undo(
+        [&] {
+          if (bytes_ > 0) device_runtime<Backend>::copy_to_device(data_, host, bytes_);
+        },
+        [&] { device_runtime<Backend>::release(data_, bytes_); });
   }
   explicit DeviceBuffer(const std::vector<E>& host) : DeviceBuffer(host.data(), host.size()) {}
   DeviceBuffer(const DeviceBuffer&) = delete;

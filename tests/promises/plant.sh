@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: 2026 The dropbp authors
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+
+# Plants the faults of tests/promises/faults, one at a time. A fault NN_NAME.patch belongs to
+# promise NN. It opens with two lines: `build: COMMAND` must succeed with the fault in place,
+# and `check: COMMAND` must fail with it, and succeed without it. Both run at the top of a copy of
+# the sources.
+
+# Compiles one test program: compile_test OUTPUT SOURCE... with FLAGS.
+compile_test() {
+  local output=$1
+  shift
+  if [ ! -e main.o ]; then
+    ${COMPILER_LAUNCHER:-} "${CXX:-g++}" -std=c++20 -O1 -Itests -c tests/support/main.cpp -o main.o
+  fi
+  # shellcheck disable=SC2086
+  "${CXX:-g++}" -std=c++20 -O1 ${FLAGS:-} -Iinclude -Itests -Iexamples -isystem \
+    /usr/include/eigen3 -DDROPBP_TEST_DATA="\"$PWD/tests/data\"" "$@" main.o -pthread -o "$output"
+}
+
+plant_faults() {
+  local table=$1 root=$PWD copy=$PWD/build/promises commit date patch number name status=0
+  shift
+  mkdir -p "$copy"
+  commit=$(git rev-parse --short HEAD)
+  date=$(date -u +%Y-%m-%d)
+  for patch in "$root"/tests/promises/faults/*.patch; do
+    name=$(basename "$patch" .patch)
+    number=$((10#${name%%_*}))
+    if [ $# -gt 0 ] && [[ " $* " != *" $number "* ]]; then continue; fi
+    # Only what changed is written again, so that programs stay built.
+    rsync_tree "$root" "$copy"
+    local build check
+    build=$(sed -n 's/^build: //p' "$patch")
+    check=$(sed -n 's/^check: //p' "$patch")
+    if (
+      cd "$copy"
+      eval "$build" && eval "$check"
+    ) >"$copy/log" 2>&1; then :; else
+      echo "promise $number: $name: the check fails without the fault; see build/promises/log"
+      return 1
+    fi
+    if ! patch -d "$copy" -p1 --silent <"$patch"; then
+      echo "promise $number: $name no longer applies"
+      status=1
+      continue
+    fi
+    if ! (cd "$copy" && eval "$build") >"$copy/log" 2>&1; then
+      echo "promise $number: $name does not compile"
+      status=1
+    elif (cd "$copy" && eval "$check") >>"$copy/log" 2>&1; then
+      echo "promise $number: $name is NOT seen"
+      status=1
+    else
+      echo "promise $number: $name is seen: $(grep -m1 -E 'FAILED|failed|error|must' "$copy/log")"
+      record_fault "$table" "$number" "$date $commit"
+    fi
+  done
+  return "$status"
+}
+
+# Copies the tracked files of FROM that differ into TO, and removes what a patch added.
+rsync_tree() {
+  local file
+  while read -r file; do
+    if [ -f "$1/$file" ] && ! cmp -s "$1/$file" "$2/$file"; then
+      mkdir -p "$2/$(dirname "$file")"
+      cp -p "$1/$file" "$2/$file"
+      touch "$2/$file"
+    fi
+  done < <(git -C "$1" ls-files --cached --others --exclude-standard)
+}
+
+record_fault() {  # TABLE NUMBER TEXT
+  awk -F';' -v OFS=';' -v number="$2" -v text="$3" \
+    '!/^#/ && NF == 6 && $1 == number { $6 = text } { print }' "$1" >"$1.new"
+  mv "$1.new" "$1"
+}
