@@ -3,8 +3,7 @@
 
 # Links files that were compiled in different ways into programs: each file makes the same decisions
 # and gets errors as its mode documents, whichever file the linker takes shared functions from.
-# COMPILER, OTHER_COMPILER (may be empty), SOURCE_DIR, INCLUDE_DIR and WORK_DIR come from the command
-# line. FAULT=one_namespace: files with and without exceptions share their functions, which must be
+# COMPILER, OTHER_COMPILER (may be empty), PART, INCLUDE_DIR and WORK_DIR come from the command line. FAULT=one_namespace: files with and without exceptions share their functions, which must be
 # seen; FAULT=two_versions: a type of one version is passed to a function of another.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
@@ -26,8 +25,8 @@ if(FAULT STREQUAL "one_namespace")
 endif()
 
 function(compile name compiler include)
-  execute_process(COMMAND ${compiler} -std=c++20 ${ARGN} -DPART=${name} -I ${include}
-    -c ${SOURCE_DIR}/part.cpp -o ${WORK_DIR}/${name}.o
+  execute_process(COMMAND ${compiler} -std=c++20 ${ARGN} -DPART_NAME=${name} -I ${include}
+    -c ${PART} -o ${WORK_DIR}/${name}.o
     RESULT_VARIABLE status ERROR_VARIABLE messages)
   if(NOT status EQUAL 0)
     fail("part.cpp does not compile with ${ARGN}:\n${messages}")
@@ -61,7 +60,8 @@ function(run name)
   execute_process(COMMAND ${WORK_DIR}/${name} RESULT_VARIABLE status OUTPUT_VARIABLE output
     ERROR_VARIABLE messages)
   if(NOT status EQUAL 0)
-    fail("a program of ${ARGN} must run, but its exit code is ${status}:\n${output}${messages}")
+    list(JOIN ARGN " " parts)
+    fail("a program of ${parts} must run, but its exit code is ${status}:\n${output}${messages}")
   endif()
 endfunction()
 

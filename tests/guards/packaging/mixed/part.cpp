@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// One file of a program whose files are compiled in different ways. PART is the prefix of its
-// functions: PART_decisions hashes 1,000 plans, PART_errors returns whether errors arrive as this
-// file's mode documents.
+// One file of a program whose files are compiled in different ways. PART_NAME is the prefix of its
+// two functions: one hashes 1,000 plans, the other returns whether errors arrive as this file's mode
+// documents.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,10 +16,10 @@
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 
-extern "C" std::uint64_t JOIN(PART, _decisions)();
-extern "C" bool JOIN(PART, _errors)();
+extern "C" std::uint64_t JOIN(PART_NAME, _decisions)();
+extern "C" bool JOIN(PART_NAME, _errors)();
 
-extern "C" std::uint64_t JOIN(PART, _decisions)() {
+extern "C" std::uint64_t JOIN(PART_NAME, _decisions)() {
   const dropbp::DropSchedule<dropbp::FixedBudgetSampling> schedule(std::vector<double>(40, 2.0),
                                                                    {.drop_rate = 0.4, .seed = 9});
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -36,7 +36,7 @@ void wrong_use() { dropbp::DropSchedule<>({1.0}, {.drop_rate = 2.0}); }
 }  // namespace
 
 #if DROPBP_EXCEPTIONS
-extern "C" bool JOIN(PART, _errors)() {
+extern "C" bool JOIN(PART_NAME, _errors)() {
   try {
     wrong_use();
   } catch (const std::invalid_argument&) {
@@ -64,7 +64,7 @@ void leave(dropbp::ErrorKind kind, const char* sentence) {
 void come_back(dropbp::ErrorKind, const char*) {}
 }  // namespace
 
-extern "C" bool JOIN(PART, _errors)() {
+extern "C" bool JOIN(PART_NAME, _errors)() {
   const auto with = [](dropbp::ErrorHandler handler) {
     return status_of([&] {
       dropbp::set_error_handler(handler);
