@@ -8,6 +8,9 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -115,6 +118,23 @@ TEST_CASE("The text of a state is pinned, since files outlive programs") {
         "dropbp-state 1\nseed 42\nplan_per micro_step\nnext_step 7\nmicro_steps 8\ndrop_rate "
         "0x1p-1\nbranches 2\n"
         "sensitivities yes\nbranch 0x1p-2 6 2 8 6 0x1p0\nbranch 0x1.8p-1 2 6 8 2 0x1p1\nend\n");
+}
+
+TEST_CASE("States that released versions have saved are read, and written with the same bytes") {
+  std::size_t files = 0;
+  const std::filesystem::path old = std::filesystem::path(DROPBP_TEST_DATA) / "old";
+  for (const auto& version : std::filesystem::directory_iterator(old))
+    for (const auto& entry : std::filesystem::directory_iterator(version)) {
+      if (entry.path().extension() != ".txt") continue;
+      CAPTURE(entry.path());
+      std::ifstream stream(entry.path(), std::ios::binary);
+      const std::string text{std::istreambuf_iterator<char>(stream), {}};
+      const HandlerState state = handler_state_from_text(text);
+      CHECK(state.drop_rates == std::vector<double>{0.25, 0.75});
+      CHECK(to_text(state) == text);
+      ++files;
+    }
+  CHECK(files >= 2);
 }
 
 TEST_CASE("A state with the estimates of an adaptive handler has a pinned text of its own") {
