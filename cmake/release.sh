@@ -54,7 +54,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export LC_ALL=C TZ=UTC0
 
 commit=$(git rev-parse --verify "$commit^{commit}")
-number() { git show "$commit:include/dropbp/version.hpp" | sed -n "s/^#define DROPBP_VERSION_$1 //p"; }
+number() {
+  git show "$commit:include/dropbp/version.hpp" | sed -n "s/^#define DROPBP_VERSION_$1 //p"
+}
 version=$(number MAJOR).$(number MINOR).$(number PATCH)
 name=dropbp-$version
 # An archive carries the time of the commit, and fixed owners and modes; gzip -n adds no time.

@@ -12,6 +12,8 @@ set(exceptions
   "\\.svg$"                # drawn by gnuplot
   "\\.json$"               # data, of other programs too
   "\\.safetensors$"        # binary
+  "\\.csv$"                # a table: a row is a line
+  "^tests/data/old/"       # written by released versions
   "^tests/data/nf4/golden\\.txt$"  # made by a program
   "^tests/fuzz/corpus/"    # inputs of any bytes
   "^tests/mutation/equivalent\\.txt$"  # a line a mutant

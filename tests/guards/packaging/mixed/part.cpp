@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 
 // One file of a program whose files are compiled in different ways. PART_NAME is the prefix of its
-// two functions: one hashes 1,000 plans, the other returns whether errors arrive as this file's mode
-// documents.
+// two functions: one hashes 1,000 plans, the other returns whether errors arrive as this file's
+// mode documents.
 #include <sys/wait.h>
 #include <unistd.h>
 
