@@ -3,8 +3,9 @@
 
 # Links files that were compiled in different ways into programs: each file makes the same decisions
 # and gets errors as its mode documents, whichever file the linker takes shared functions from.
-# COMPILER, OTHER_COMPILER (may be empty), PART, INCLUDE_DIR and WORK_DIR come from the command line. FAULT=one_namespace: files with and without exceptions share their functions, which must be
-# seen; FAULT=two_versions: a type of one version is passed to a function of another.
+# COMPILER, OTHER_COMPILER (may be empty), PART, INCLUDE_DIR and WORK_DIR come from the command
+# line. FAULT=one_namespace: files with and without exceptions share their functions, which must be
+# seen. FAULT=two_versions: a type of one version is passed to a function of another.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../../support/script.cmake NO_POLICY_SCOPE)
 
@@ -68,7 +69,8 @@ endfunction()
 if(FAULT STREQUAL "two_versions")
   file(WRITE ${WORK_DIR}/calls.cpp "#include \"dropbp/plan.hpp\"\nvoid take(dropbp::DropPlan&);\n"
     "int main() { dropbp::DropPlan plan; take(plan); }\n")
-  file(WRITE ${WORK_DIR}/takes.cpp "#include \"dropbp/plan.hpp\"\nvoid take(dropbp::DropPlan&) {}\n")
+  file(WRITE ${WORK_DIR}/takes.cpp
+    "#include \"dropbp/plan.hpp\"\nvoid take(dropbp::DropPlan&) {}\n")
   foreach(part IN ITEMS calls takes)
     set(include ${INCLUDE_DIR})
     if(part STREQUAL "takes")
