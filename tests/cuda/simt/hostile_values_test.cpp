@@ -144,9 +144,9 @@ std::string outcome_of(const Run& run, float hostile) {
     in_row = in_row && i / columns == at_row;
     in_element = in_element && i == at_row * columns + at_column;
   }
-  if (nans + infinities == 0) return "finite";
+  if (nans + infinities == 0) return "f";
   const std::string what = nans == 0 ? "inf" : infinities == 0 ? "NaN" : "NaN and inf";
-  return what + (in_element ? "" : in_row ? " in the row" : " beyond the row");
+  return what + (in_element ? "" : in_row ? ", row" : ", beyond");
 }
 
 std::string outcome_of_size(const Run& run, Index of_rows, Index of_columns) {
@@ -154,15 +154,14 @@ std::string outcome_of_size(const Run& run, Index of_rows, Index of_columns) {
   const Values y = run(x.data(), of_rows, of_columns);
   for (const float value : y)
     if (!std::isfinite(value)) return "not finite";
-  return y.empty() ? "nothing" : "finite";
+  return y.empty() ? "none" : "f";
 }
 
 std::string outcome_of_misaligned(const Run& run) {
   const Values x = Operations<Cpu>::filled(rows, columns, -0.5f);
   Values shifted{0.0f};
   shifted.insert(shifted.end(), x.begin(), x.end());
-  return run(x.data(), rows, columns) == run(shifted.data() + 1, rows, columns) ? "same bits"
-                                                                                : "other bits";
+  return run(x.data(), rows, columns) == run(shifted.data() + 1, rows, columns) ? "same" : "other";
 }
 
 using limits = std::numeric_limits<float>;
@@ -198,7 +197,8 @@ std::string page() {
       "One element of a matrix of ordinary numbers has the value at the top. The table says which\n"
       "outputs are not finite: the element's own, or those in its row. No operation checks "
       "values:\n"
-      "NaN and infinity are handed on, so that the loss or the gradient norm shows them, and a\n"
+      "No operation checks values: NaN and infinity are handed on, so that the loss or the "
+      "gradient norm shows them, and a\n"
       "trainer stops there. Rows are the CPU's and those of CUDA's kernels (on the emulator); "
       "where\n"
       "they differ there are two. `tests/cuda/simt/hostile_values_test.cpp` writes this page and\n"
