@@ -190,19 +190,19 @@ std::string rows_of(const char* name, const Run& cpu, const Run& cuda) {
 std::string page() {
   using C = Operations<Cpu>;
   using D = Operations<Emulated>;
-  std::string text =
-      "<!-- SPDX-FileCopyrightText: 2026 The dropbp authors -->\n"
-      "<!-- SPDX-License-Identifier: MIT -->\n\n"
-      "# What do the operations make of hostile values?\n\n"
-      "One element of a matrix of ordinary numbers has the value at the top. The table says which\n"
-      "outputs are not finite: the element's own, or those in its row. No operation checks "
-      "values:\n"
-      "No operation checks values: NaN and infinity are handed on, so that the loss or the "
-      "gradient norm shows them, and a\n"
-      "trainer stops there. Rows are the CPU's and those of CUDA's kernels (on the emulator); "
-      "where\n"
-      "they differ there are two. `tests/cuda/simt/hostile_values_test.cpp` writes this page and\n"
-      "holds it.\n\n| operation |";
+  std::string text = R"(<!-- SPDX-FileCopyrightText: 2026 The dropbp authors -->
+<!-- SPDX-License-Identifier: MIT -->
+
+# What becomes of hostile values?
+
+One element of a matrix of ordinary numbers has the value at the top. The table says which outputs
+are not finite: the element's own, or (`row`) others in its row; `f`: all are finite. No operation
+checks values: NaN and infinity are handed on, so that the loss or the norm of the gradients shows
+them, and a trainer stops there. Rows are those of the CPU and of CUDA's kernels, on the emulator;
+where they differ there are two. `tests/cuda/simt/hostile_values_test.cpp` writes this page, with
+DROPBP_WRITE_TABLES=1, and holds it.
+
+| operation |)";
   for (const auto& one : hostile) text += std::string(" ") + one.name + " |";
   text += " no rows | 1 row of 2 | misaligned |\n| --- |";
   for (std::size_t i = 0; i < std::size(hostile) + 3; ++i) text += " --- |";
