@@ -104,6 +104,9 @@ FILENAME ~ /\.csv$/ {
   line = $0
   sub(/^[ \t]*<system-out>/, "", line)
   sub(/<\/system-out>$/, "", line)
+  # libFuzzer's own words.
+  if (line ~ /^stat::number_of_executed_units: / && concerned[16] && status == "run")
+    take(16, "inputs", substr(line, index(line, ": ") + 2) + 0)
   if (line !~ /^promise [0-9]+: /) next
   p = substr(line, 9) + 0
   # A figure counts only if the table says that this test holds the promise, and it passed.
