@@ -55,9 +55,8 @@ int main(int argc, char** argv) {
   }
   qsort(times, steps, sizeof times[0], by_size);
   // Products, and the two of attention for queries that see half of the keys.
-  const double per_token =
-      6.0 * (12.0 * width * width * layers + (double)vocabulary * width) +
-      6.0 * layers * tokens * width;
+  const double per_token = 6.0 * (12.0 * width * width * layers + (double)vocabulary * width) +
+                           6.0 * layers * tokens * width;
   printf("median of %d steps: %.0f ms (%.0f to %.0f), %.1f GFLOP/s\n", steps,
          1e3 * times[steps / 2], 1e3 * times[0], 1e3 * times[steps - 1],
          1e-9 * per_token * batch * tokens / times[steps / 2]);
