@@ -13,6 +13,13 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);
 
+// Where an access goes.
+struct Place {
+  std::byte* data;
+  Shadow* shadow;
+  std::size_t at;  // the first byte's number in the shadow
+};
+
 // An access of a lane, with what an error message needs.
 struct LaneAccess {
   Warp& warp;
@@ -77,11 +84,18 @@ struct LaneAccess {
     launch.regions.push_back({*bounds, Shadow(bounds->end - bounds->begin)});
     return launch.regions.back();
   }
-};
 
-std::byte* pointer(std::uint64_t address) {
-  return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(address));
-}
+  // In global or shared memory.
+  Place place_with_shadow() const {
+    if (space == Space::shared) {
+      const std::size_t at = place();
+      return {warp.launch.shared.data() + at, &warp.launch.shared_shadow, at};
+    }
+    Region& here = region();
+    return {reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(address)), &here.shadow,
+            static_cast<std::size_t>(address - here.bounds.begin)};
+  }
+};
 
 Lanes<std::uint64_t> addresses(const Warp& warp, const Instruction& instruction) {
   Lanes<std::uint64_t> result;
@@ -136,34 +150,24 @@ void store(Warp& warp, const Instruction& instruction, std::uint32_t lanes) {
 const std::byte* to_read(Warp& warp, Space space, std::uint64_t address, std::size_t bytes,
                          unsigned lane) {
   const LaneAccess access{warp, space, address, bytes, lane};
+  if (space == Space::param) return warp.launch.parameters.data() + access.place();
+  const Place place = access.place_with_shadow();
   std::uint32_t other = 0;
-  if (space == Space::global) {
-    Region& region = access.region();
-    access.require_allowed(
-        region.shadow.read(address - region.bounds.begin, bytes, access.by(), false, other), other);
-    return pointer(address);
-  }
-  const std::size_t place = access.place();
-  if (space == Space::param) return warp.launch.parameters.data() + place;
-  access.require_allowed(warp.launch.shared_shadow.read(place, bytes, access.by(), true, other),
-                         other);
-  return warp.launch.shared.data() + place;
+  const Fault fault =
+      place.shadow->read(place.at, bytes, access.by(), space == Space::shared, other);
+  access.require_allowed(fault, other);
+  return place.data;
 }
 
 std::byte* to_write(Warp& warp, Space space, std::uint64_t address, std::size_t bytes,
                     unsigned lane) {
   const LaneAccess access{warp, space, address, bytes, lane};
-  std::uint32_t other = 0;
   if (bytes % Shadow::granule != 0) access.fail("stores of single bytes have no record of races");
-  if (space == Space::global) {
-    Region& region = access.region();
-    access.require_allowed(
-        region.shadow.write(address - region.bounds.begin, bytes, access.by(), other), other);
-    return pointer(address);
-  }
-  const std::size_t place = access.place();
-  access.require_allowed(warp.launch.shared_shadow.write(place, bytes, access.by(), other), other);
-  return warp.launch.shared.data() + place;
+  const Place place = access.place_with_shadow();
+  std::uint32_t other = 0;
+  const Fault fault = place.shadow->write(place.at, bytes, access.by(), other);
+  access.require_allowed(fault, other);
+  return place.data;
 }
 
 void begin_copy(Warp& warp, std::uint64_t to, std::uint64_t from, unsigned lane) {

@@ -249,7 +249,6 @@ class Decoder {
       throw std::runtime_error("the interpreter knows this operation with " +
                                std::to_string(operation.operands.size()) + " operands");
     for (std::size_t i = 0; i < flat.size(); ++i) {
-      if (operation.operands[i] == Operation::unused) continue;
       if (operation.operands[i] == Operation::immediate)
         result.offset = required_number(flat[i]);
       else

@@ -51,7 +51,6 @@ struct Instruction {
 struct Operation {
   static constexpr std::uint8_t predicate = 100;  ///< a predicate
   static constexpr std::uint8_t immediate = 101;  ///< a number that goes to Instruction::offset
-  static constexpr std::uint8_t unused = 102;     ///< a result that nobody reads
 
   Handler run = nullptr;
   Flow flow = Flow::next;

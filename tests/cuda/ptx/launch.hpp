@@ -20,7 +20,6 @@
 #include <typeinfo>
 #include <vector>
 
-#include "cuda/ptx/kernel.hpp"
 #include "dropbp/backend/cuda/context.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -34,6 +33,8 @@ struct run_body;
 DROPBP_NAMESPACE_END
 
 namespace ptx {
+
+struct Kernel;
 
 /// The name that nvcc gives the kernel of a body.
 template <class Body, class... Args>

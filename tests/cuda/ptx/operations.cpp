@@ -37,8 +37,6 @@ template <>
 inline constexpr const char* name_of<s32> = "s32";
 template <>
 inline constexpr const char* name_of<s64> = "s64";
-template <>
-inline constexpr const char* name_of<float> = "f32";
 
 template <class T>
 std::string bits_of() {
@@ -133,16 +131,22 @@ void add_comparisons(Table& table, const std::string& type) {
   compare("ge", &compared<[](T a, T b) { return a >= b; }, T>);
 }
 
+template <class D, class S>
+D converted(S value) {
+  return static_cast<D>(value);
+}
+
+template <class D, class S>
+void add_conversion(Table& table) {
+  add<converted<D, S>, D, S>(table, std::string("cvt.") + name_of<D> + "." + name_of<S>);
+}
+
 // Conversions from S to all integers, and to float.
 template <class S>
 void add_conversions(Table& table) {
-  const auto to = [&]<class D>(D) {
-    add<[](S a) { return static_cast<D>(a); }, D, S>(
-        table, std::string("cvt.") + name_of<D> + "." + name_of<S>);
-  };
-  to(u16{}), to(u32{}), to(u64{}), to(s16{}), to(s32{}), to(s64{});
-  add<[](S a) { return static_cast<float>(a); }, float, S>(table,
-                                                           std::string("cvt.rn.f32.") + name_of<S>);
+  add_conversion<u16, S>(table), add_conversion<u32, S>(table), add_conversion<u64, S>(table);
+  add_conversion<s16, S>(table), add_conversion<s32, S>(table), add_conversion<s64, S>(table);
+  add<converted<float, S>, float, S>(table, std::string("cvt.rn.f32.") + name_of<S>);
 }
 
 void add_reals(Table& table) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda/attention_cases.hpp"
+#include "cuda/ptx/kernel.hpp"
 #include "cuda/ptx/launch.hpp"
 #include "cuda/ptx/real.hpp"
 #include "dropbp/kernels/cuda/rms_norm.hpp"
@@ -257,6 +258,9 @@ TEST_CASE("the interpreter sees races") {
   check_fault(own + "  bar.sync 0;\n" + read + "  st.shared.u32 [%r3], %t;", "a race");
   check_fault("  st.shared.u32 [%s], %t;", "writes there, with no barrier in between");
   check_fault("  st.global.u32 [%out], %t;", "of global memory");
+  check_throws<std::runtime_error>([] { result_of("  st.shared.u32 [%s], %t;", 4, 1, 32); },
+                                   {"block 0, line 19", "thread 1 accesses 4 bytes of shared",
+                                    "memory at 0: a race: thread 0 writes there"});
   check_fault("  st.global.u32 [%to], %t;", "of block", 2);
   // A warp's own barrier orders its lanes, not those of other warps.
   const std::string neighbour = "  xor.b32 %r4, %r3, 4;\n";
