@@ -69,7 +69,6 @@ void add_integer(Table& table) {
                : static_cast<U>(static_cast<T>(a) >> b);
   },
       U, U, u32>(table, "shr" + type);
-  // Of a negative divisor 0, the result is unspecified: the test fails (see require_divisor).
   const auto divide = [&](const std::string& name, Handler handler) {
     table[name + type] = {handler, Flow::next, {sizeof(T), sizeof(T), sizeof(T)}};
   };

@@ -59,7 +59,7 @@ inline float approximation(double exact, float operand, double error) {
   return static_cast<float>(exact * (bits >> 31 ? 1 + error : 1 - error));
 }
 
-/// Relative errors of approximations.
+/// Relative errors of approximations that kernels must bear, before the rounding to float.
 inline constexpr double ex2_error = 0x1p-22, rcp_error = 0x1p-24, rsqrt_error = 0x1p-22;
 
 inline float ex2(float x, bool flush) {
