@@ -152,8 +152,21 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return ptx::allocate(bytes, static_cast<std::size_t>(alignment));
 }
+// The library's own would call those above, but not a sanitizer's.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(bytes);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return operator new(bytes, std::nothrow);
+}
 void operator delete(void* memory) noexcept { ptx::release(memory); }
 void operator delete[](void* memory) noexcept { ptx::release(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { ptx::release(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { ptx::release(memory); }
 void operator delete(void* memory, std::size_t) noexcept { ptx::release(memory); }
 void operator delete[](void* memory, std::size_t) noexcept { ptx::release(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { ptx::release(memory); }
