@@ -318,6 +318,15 @@ TEST_CASE("No draw keeps more than its bound, or less than the expectation minus
   CHECK(reached > instances / 8);  // the bound is tight
 }
 
+TEST_CASE("A group that does not exist keeps no branch") {
+  const std::vector<double> rates{0.5, 0.5}, costs{1.0, 1.0};
+  const std::vector<std::uint32_t> groups{0, 1};
+  const FixedBudgetSampling sampling;
+  const auto prepared = sampling.prepare({.rates = rates, .costs = costs, .groups = groups});
+  for (const std::uint32_t group : {0u, 1u}) CHECK(sampling.max_kept(prepared, group) == 1);
+  for (const std::uint32_t group : {2u, 3u, ~0u}) CHECK(sampling.max_kept(prepared, group) == 0);
+}
+
 TEST_CASE("A cap raises the rates until every plan fits, and not further") {
   const std::vector<double> bytes = {30.0, 10.0, 30.0, 10.0, 30.0, 10.0};
   const auto capped = [&](double cap) {
@@ -357,6 +366,11 @@ TEST_CASE("A cap raises the rates until every plan fits, and not further") {
                            {.weigh = BranchWeight::bytes, .bytes = bytes, .cap = 60.0});
     CHECK(std::abs(warming.drop_rates_at(0)[0] - 0.75) < 1e-9);
     CHECK(warming.max_kept_weight() <= 60.0);
+  }
+  SECTION("with hardly more room than for the heaviest branch") {
+    const Schedule tight = capped(33.0);
+    CHECK(tight.max_kept_weight() <= 33.0);
+    CHECK(tight.drop_rates()[0] < 1.0);
   }
   SECTION("with a cap on the number of branches") {
     const Schedule three(std::vector<double>(10, 1.0), {.drop_rate = 0.3}, {.cap = 3.7});

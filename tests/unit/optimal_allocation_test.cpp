@@ -312,3 +312,10 @@ TEST_CASE("Bounds hold for every branch, and a target beyond them is refused") {
   refused({.max_rates = {std::nan("")}}, {"max_rates", "[0, 1]"});
   refused({.min_rates = {0.6}, .max_rates = {0.7, 0.7, 0.5, 0.7}}, {"branch 2", "0.6", "0.5"});
 }
+
+TEST_CASE("A target of 1 is reached where no multiplier of a double reaches it") {
+  // The ratio of cost and sensitivity of the second branch is so small that the largest double
+  // gives it a rate of 0.9999.
+  const Instance instance{{1.0, 1.0}, {1.0, 1e-300}, 1.0};
+  CHECK(OptimalAllocation<ScaledVariance>{}.allocate(instance.input()) == Rates{1.0, 1.0});
+}

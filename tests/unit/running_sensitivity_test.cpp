@@ -108,6 +108,11 @@ TEST_CASE("Branches that were not observed lately get the largest sensitivity") 
   CHECK(running.is_known(1));
   CHECK(running.sensitivities()[1] == 1.0);
 
+  // Also where all are below 1, which is the sensitivity before the first observation.
+  RunningSensitivity small(3, 0.9, 2);
+  observe_step(small, {0x1p-20, 0x1p-21});
+  CHECK(small.sensitivities() == std::vector<double>{0x1p-20, 0x1p-21, 0x1p-20});
+
   RunningSensitivity patient(2, 0.9, 0);
   observe_step(patient, {2.0, 1.0});
   for (int step = 0; step < 1000; ++step) patient.end_step();
@@ -222,5 +227,8 @@ TEST_CASE("A restored running sensitivity continues like the saved one") {
   bad.last[0] = good.step;
   test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); },
                                             {"(6)", "that of branch 0 is of step 6"});
+  bad.own_weights[0] = 0.5;  // an observation that has nearly been forgotten
+  test::check_throws<std::invalid_argument>([&] { resumed.restore(bad); },
+                                            {"that of branch 0 is of step 6"});
   CHECK(resumed == before);
 }

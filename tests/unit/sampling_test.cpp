@@ -272,3 +272,8 @@ TEST_CASE("AtLeastTargetSampling orders branches by rate, highest first, and on 
     REQUIRE(prepare(AtLeastTargetSampling{}, rates, 0.5).highest_rate_first == expected);
   }
 }
+
+TEST_CASE("An input without a target rate has the target 0") {
+  CHECK(dropbp::SamplingInput{}.drop_rate == 0.0);
+  CHECK(dropbp::SamplingInput{}.rates.empty());
+}
