@@ -7,9 +7,9 @@
     tests/mutation/run.py GROUP [--count N] [--minutes M] [--seed S] [--since REF]
 
 All mutants of a group are compiled into one test program (see mutants.py); each is then switched on
-alone and the test cases that reach it are run, promising ones first, until one fails. Mutants in the
-arguments of errors (their sentences) are not made. Survivors that cannot be told from the original
-by any test stand in equivalent.txt with a sentence each.
+alone and the test cases that reach it are run, promising ones first, until one fails. Mutants in
+the arguments of errors (their sentences) are not made. Survivors that cannot be told from the
+original by any test stand in equivalent.txt with a sentence each.
 
 Prints a line for each survivor and the counts, and keeps all results in the build folder, so that a
 second call goes on where the first one ended.
@@ -94,8 +94,8 @@ class Program:
         self.folder, self.compiler = folder, compiler
         self.llama = group.get("llama", False)
         self.overlay = folder / "overlay"
-        self.flags = ["-std=c++20", "-O1", "-w", "-D_GLIBCXX_ASSERTIONS", DATA, *group.get("flags", []),
-                      *(LLAMA_FLAGS if self.llama else [])]
+        self.flags = ["-std=c++20", "-O1", "-w", "-D_GLIBCXX_ASSERTIONS", DATA,
+                      *group.get("flags", []), *(LLAMA_FLAGS if self.llama else [])]
         self.libraries = [*([str(library), *LLAMA_LIBRARIES] if self.llama else []),
                           *group.get("libraries", [])]
         self.includes = [f"-I{ROOT}/{where}" for where in ("include", "tests", "examples")]

@@ -224,6 +224,15 @@ TEST_CASE("Within float32's range the rates have the bits of the published arith
   CHECK(compared == 500);
 }
 
+TEST_CASE("Numbers in the largest binade of float32 give the rates of small ones") {
+  const std::vector<double> small{1.25, 1.5, 1.0}, large{0x1.4p127, 0x1.8p127, 0x1p127};
+  for (const double drop_rate : {0.1, 0.3, 0.5, 0.8}) {
+    const std::vector<double> rates = allocate(small, small, drop_rate);
+    CHECK(allocate(large, small, drop_rate) == rates);
+    CHECK(allocate(small, large, drop_rate) == rates);
+  }
+}
+
 TEST_CASE("Rates do not depend on the unit of costs or sensitivities") {
   for (std::uint64_t instance = 0; instance < 500; ++instance) {
     Random random(1'000'000 + instance);
