@@ -154,6 +154,13 @@ TEST_CASE("The extreme observations, and a decay of 0, are accepted") {
   CHECK(running.state().ratio_weights == std::vector<double>{0.0, 1.0});
 }
 
+TEST_CASE("The scale of a single branch is taken out entirely") {
+  // Powers of two: the sums that are compared are exactly 1.
+  RunningSensitivity running(1, 0.5);
+  for (const double norm : {4.0, 8.0, 0x1p-300, 1.0}) observe_step(running, {norm});
+  CHECK(running.sensitivities() == std::vector<double>{4.0});
+}
+
 TEST_CASE("If all earlier or all current observations are 0, the step is not rescaled") {
   RunningSensitivity before(2, 0.5), now(2, 0.5);
   observe_step(before, {0.0, 0.0});
