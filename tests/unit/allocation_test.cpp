@@ -233,6 +233,15 @@ TEST_CASE("Numbers in the largest binade of float32 give the rates of small ones
   }
 }
 
+TEST_CASE("The smallest normal key of float32 is not 0") {
+  // The key of the last branch is 10 * 2^-126 * 0.1; that of the second is 0 at every rate.
+  const std::vector<double> rates =
+      allocate({0x1p126, 0.0, 0x1.4p-123}, std::vector<double>(3, 1.0), 0.1);
+  CHECK(rates[0] == 0.0);
+  CHECK(rates[1] > 0.29);
+  CHECK(rates[2] == 0.0);
+}
+
 TEST_CASE("Rates do not depend on the unit of costs or sensitivities") {
   for (std::uint64_t instance = 0; instance < 500; ++instance) {
     Random random(1'000'000 + instance);

@@ -318,6 +318,15 @@ TEST_CASE("No draw keeps more than its bound, or less than the expectation minus
   CHECK(reached > instances / 8);  // the bound is tight
 }
 
+TEST_CASE("The draws of two groups are those of earlier releases") {
+  Schedule schedule(std::vector<double>(10, 1.0),
+                    {.seed = 3, .groups = {0, 0, 0, 0, 0, 1, 1, 1, 1, 1}});
+  schedule.set_drop_rates(std::vector<double>{0.1, 0.5, 0.7, 0.3, 0.9, 0.25, 0.5, 0.6, 0.4, 0.5});
+  std::vector<std::uint32_t> kept;
+  for (std::uint64_t step = 0; step < 8; ++step) kept.push_back(kept_mask(schedule.plan(step)));
+  CHECK(kept == std::vector<std::uint32_t>{0x0e9, 0x127, 0x1a9, 0x383, 0x16b, 0x2a3, 0x1a3, 0x14b});
+}
+
 TEST_CASE("A group that does not exist keeps no branch") {
   const std::vector<double> rates{0.5, 0.5}, costs{1.0, 1.0};
   const std::vector<std::uint32_t> groups{0, 1};
@@ -377,6 +386,9 @@ TEST_CASE("A cap raises the rates until every plan fits, and not further") {
     CHECK(std::abs(three.drop_rates()[0] - 0.7) < 1e-12);
     CHECK(three.max_kept() == 3);
     CHECK(three.max_kept_weight() == 3.0);
+    const Schedule exactly(std::vector<double>(10, 1.0), {.drop_rate = 0.3}, {.cap = 3.0});
+    CHECK(std::abs(exactly.drop_rates()[0] - 0.7) < 1e-12);
+    CHECK(exactly.max_kept() == 3);
   }
 }
 

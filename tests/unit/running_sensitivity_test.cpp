@@ -135,6 +135,10 @@ TEST_CASE("Invalid observations are refused and do not change the estimate") {
   test::check_throws<std::invalid_argument>([&] { running.observe(1, -1.0); }, {"branch 1"});
   running.end_step();  // nothing of the step is left
   CHECK(running.sensitivities() == before.sensitivities());
+  running.observe(0, 100.0);
+  test::check_throws<std::invalid_argument>([&] { running.observe(2, 1.0); }, {"it is 2"});
+  running.end_step();
+  CHECK(running.sensitivities() == before.sensitivities());
   for (const double bad : {1.0, 1.5, -0.1, std::nan(""), std::numeric_limits<double>::infinity()})
     test::check_throws<std::invalid_argument>([&] { RunningSensitivity(2, bad); },
                                               {"decay", "[0, 1)"});

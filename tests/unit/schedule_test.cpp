@@ -261,9 +261,12 @@ TEST_CASE("A refused allocation does not change rates or plans") {
 TEST_CASE("A schedule refuses invalid arguments and names the branch") {
   CHECK(contains(invalid_argument_of([] { DropSchedule<>(std::vector<double>{}); }),
                  "at least one residual branch"));
-  for (const double bad : {0.0, -0.0, -1.0, not_a_number, infinity, -infinity})
+  for (const double bad : {0.0, -0.0, -1.0, not_a_number, infinity, -infinity}) {
     CHECK(
         contains(invalid_argument_of([&] { DropSchedule<>({1.0, bad}); }), "that of branch 1 is"));
+    CHECK(
+        contains(invalid_argument_of([&] { DropSchedule<>({bad, 1.0}); }), "that of branch 0 is"));
+  }
   CHECK(contains(invalid_argument_of([] { DropSchedule<>({1.7e308, 1.7e308}); }), "finite sum"));
   for (const double bad : {-0.1, 1.1, not_a_number, infinity}) {
     CHECK(contains(invalid_argument_of([&] { DropSchedule<>({1.0}, {.drop_rate = bad}); }),
@@ -274,6 +277,9 @@ TEST_CASE("A schedule refuses invalid arguments and names the branch") {
     CHECK(contains(
         invalid_argument_of([&] { schedule.set_drop_rates(std::vector<double>{0.5, bad}); }),
         "the drop rate of branch 1"));
+    CHECK(contains(
+        invalid_argument_of([&] { schedule.set_drop_rates(std::vector<double>{bad, 0.5}); }),
+        "the drop rate of branch 0"));
     CHECK_THROWS_AS(schedule.set_drop_rates(std::vector<double>{0.5}), std::invalid_argument);
     CHECK_THROWS_AS(schedule.set_costs(std::vector<double>{1.0, bad == 1.1        ? 0.0
                                                                 : bad == infinity ? bad
