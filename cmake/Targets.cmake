@@ -70,8 +70,8 @@ elseif(PROJECT_IS_TOP_LEVEL)
     "dropbp: Eigen 3.4 or newer not found (Debian: libeigen3-dev), so dropbp::ops is left out")
 endif()
 
-# dropbp::mpi: the core with MPI, for dropbp/interop/mpi.hpp; defined if MPI is found. A project that
-# contains this one calls find_package(MPI) itself, because that caches many variables.
+# dropbp::mpi: the core with MPI, for dropbp/interop/mpi.hpp; defined if MPI is found. A project
+# that contains this one calls find_package(MPI) itself, because that caches many variables.
 if(PROJECT_IS_TOP_LEVEL AND NOT TARGET MPI::MPI_CXX)
   find_package(MPI QUIET COMPONENTS CXX)
 endif()

@@ -6,7 +6,6 @@
 
 #include <array>
 #include <bit>
-#include <cinttypes>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -57,7 +56,7 @@ inline bool agrees(std::span<const double> sums, int ranks) {
 inline std::string text_of(const AgreedField& field, std::uint64_t value) {
   if (field.is_real) return text(std::bit_cast<double>(value));
   char buffer[24];
-  std::snprintf(buffer, sizeof buffer, "0x%016" PRIX64, value);
+  std::snprintf(buffer, sizeof buffer, "0x%016llX", static_cast<unsigned long long>(value));
   return buffer;
 }
 

@@ -162,7 +162,7 @@ class GradientReducer {
     const std::size_t unit = unit_of(branch);
     if (unit + 1 > ready_) ready_ = unit + 1;
     if (!checked_ && !communicator_->test(control_request_)) return;
-    check();
+    compare();
     launch_ready();
     for (std::size_t i = 0; i < used_; ++i)
       if (!buckets_[i].elements_open) communicator_->test(buckets_[i].request);
@@ -175,7 +175,7 @@ class GradientReducer {
     require_phase(Phase::reducing, "begin(plan, loss) must come before finish()",
                   "no step has begun");
     ready_ = units_.size();
-    check();
+    compare();
     launch_ready();
     close();
     for (std::size_t i = 0; i < used_; ++i) complete(buckets_[i]);
@@ -268,7 +268,7 @@ class GradientReducer {
   }
 
   // Completes the all-reduce of the fingerprint, and compares.
-  void check() {
+  void compare() {
     if (checked_) return;
     communicator_->wait(control_request_);
     const int ranks = communicator_->size();
