@@ -16,11 +16,14 @@ set(prelude "")
 file(GLOB_RECURSE files ${INCLUDE_DIR}/dropbp/*.hpp)
 foreach(file IN LISTS files)
   cmake_path(RELATIVE_PATH file BASE_DIRECTORY ${INCLUDE_DIR} OUTPUT_VARIABLE relative)
-  if((relative MATCHES "/interop/" AND NOT relative IN_LIST HEADERS) OR
-     (relative MATCHES "^dropbp/(kernels|ops)/" AND NOT THIRD_PARTY))
+  if(relative MATCHES "^dropbp/(kernels|ops)/" AND NOT THIRD_PARTY)
     continue()
   endif()
-  file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<[^>]+>")
+  set(wanted "[^>]+")
+  if(relative MATCHES "/interop/" AND NOT relative IN_LIST HEADERS)
+    set(wanted "[a-z_]+")  # the standard library's alone: HEADERS may include this header
+  endif()
+  file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*<${wanted}>")
   foreach(line IN LISTS lines)
     string(REGEX REPLACE "^[^<]*<([^>]+)>.*$" "#if __has_include(<\\1>)\n#include <\\1>\n#endif\n"
       line "${line}")
