@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <fstream>
@@ -439,6 +441,36 @@ std::uint64_t HostContext::exchange(std::uint64_t bits, unsigned lane) const {
   fiber.lane = lane;
   block_->wait(thread_, State::at_warp_operation);
   return fiber.bits;
+}
+
+namespace {
+
+// `exact`, off by up to `units` in the last place. `seed` is of the arguments.
+float with_error(double exact, int units, std::uint32_t seed) {
+  const auto value = static_cast<float>(exact);
+  if (!std::isfinite(value) || value == 0.0f) return value;
+  std::uint32_t hash = seed * 2654435761u;
+  hash = (hash ^ hash >> 15) * 2246822519u;
+  // A third each: as large as it may be, as small, and exact.
+  const double direction = static_cast<double>(hash >> 16 & 3) - 1.0;
+  const double last = std::ldexp(1.0, std::max(std::ilogb(exact), -126) - 23);
+  return static_cast<float>(exact + std::clamp(direction, -1.0, 1.0) * (units - 0.5) * last);
+}
+
+}  // namespace
+
+float HostContext::fast_exp(float x) const {
+  if (!std::isfinite(x)) return std::exp(x);
+  return with_error(std::exp(static_cast<double>(x)),
+                    2 + static_cast<int>(std::min(1.173 * std::abs(static_cast<double>(x)), 200.0)),
+                    std::bit_cast<std::uint32_t>(x));
+}
+
+float HostContext::fast_divide(float x, float y) const {
+  const float size = std::abs(y);
+  if (size > 0x1p126f && std::isfinite(y)) return std::isinf(x) ? std::nanf("") : 0.0f * y;
+  return with_error(static_cast<double>(x) / static_cast<double>(y), 2,
+                    std::bit_cast<std::uint32_t>(x) ^ 31 * std::bit_cast<std::uint32_t>(y));
 }
 
 void HostContext::mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],

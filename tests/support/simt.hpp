@@ -78,6 +78,10 @@ class HostContext {
     write(p, value, "a store to shared memory");
   }
 
+  // With errors as large as the hardware's may be (CUDA C++ Programming Guide, intrinsic
+  // functions), in a direction that depends on the bits of the arguments.
+  float fast_exp(float x) const;
+  float fast_divide(float x, float y) const;
   void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) const;
   void async_copy_16(void* shared, const void* global) const;
   void async_commit() const;

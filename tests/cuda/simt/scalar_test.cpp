@@ -5,6 +5,7 @@
 // functions of one element.
 #include "dropbp/backend/cuda/scalar.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -172,6 +173,35 @@ TEST_CASE("silu and its derivative agree with long double and with finite differ
   CHECK(dropbp::cuda::silu(-200.0f) == 0.0f);
   CHECK(dropbp::cuda::silu(200.0f) == 200.0f);
   CHECK(std::isnan(dropbp::cuda::silu(std::nanf(""))));
+}
+
+TEST_CASE("the gate of SwiGLU in 16 bits keeps its bound with the largest errors of fast math") {
+  double worst = 0, worst_small = 0, largest = 0;
+  bool ends = true;
+  simt::run("gate", {}, 32, 1, [&](simt::HostContext ctx) {
+    for (float x = -120 + 0.0131f * static_cast<float>(ctx.thread()); x <= 120; x += 0.4193f) {
+      const long double wanted = exact_sigmoid(x);
+      const float got = dropbp::cuda::detail::gate_sigmoid<BFloat16>(ctx, x);
+      const auto error = static_cast<double>(std::abs(static_cast<long double>(got) - wanted));
+      const double share = error / (static_cast<double>(wanted) *
+                                    (5.5 + 1.173 * std::abs(static_cast<double>(x))) * 0x1p-23);
+      if (x < -87.3f) {
+        keep_worst(worst_small, error);
+        continue;
+      }
+      keep_worst(worst, share);
+      largest = std::max(largest, error / static_cast<double>(wanted));
+    }
+    const auto gate = [&](float x) { return dropbp::cuda::detail::gate_sigmoid<BFloat16>(ctx, x); };
+    const auto is_one = [](float y) { return std::abs(y - 1.0f) <= 0x1p-22f; };
+    ends = ends && is_one(gate(200.0f)) && is_one(gate(std::numeric_limits<float>::infinity())) &&
+           gate(-200.0f) == 0.0f && std::isnan(gate(std::nanf("")));
+  });
+  CHECK(ends);
+  CHECK(worst <= 1);
+  CHECK(worst > 0.3);              // the emulated errors are there
+  CHECK(worst_small <= 0x1p-125);  // 0 in the place of numbers below 2^-125
+  CHECK(largest < 0x1p-15);        // far below the rounding to 8 or 11 bits
 }
 
 TEST_CASE("GELU and its derivative agree with long double and with finite differences") {

@@ -26,6 +26,8 @@
 //   void store(T*, Pack<T, N>)
 //   Pack<T, N> load_shared<T, N>(const T*), store_shared
 //       the same accesses to shared memory
+//   float fast_exp(float x), fast_divide(float x, float y)
+//       __expf and __fdividef: for results that are rounded to 16 bits
 //   void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2])
 //       mma.m16n8k16, d += a b
 //   void async_copy_16(void* shared, const void* global), async_commit(), async_wait<N>()

@@ -132,8 +132,8 @@ struct DeviceContext {
 
   // For a pointer that was itself loaded, the compiler does not know the kind of memory: without
   // the assumptions it would use the slower generic accesses. Accesses go through words, because
-  // the compiler splits accesses to small elements. Stores use intrinsics, because it splits even
-  // some stores of words.
+  // the compiler splits accesses to small elements. Stores use assembly, because it splits even
+  // some stores of words; the intrinsic __stwb would be a strong store (STG.STRONG.SM).
   /// Loads N elements of global memory in one access.
   template <class T, unsigned N>
   __device__ __forceinline__ Pack<std::remove_const_t<T>, N> load(const T* p) const {
@@ -148,7 +148,7 @@ struct DeviceContext {
   /// Stores N elements to global memory in one access.
   template <class T, unsigned N>
   __device__ __forceinline__ void store(T* p, Pack<T, N> value) const {
-    __stwb(reinterpret_cast<word_of<T, N>*>(p), packed(value));
+    store_word(__cvta_generic_to_global(p), packed(value));
   }
   /// Loads N elements of shared memory in one access.
   template <class T, unsigned N>
@@ -162,6 +162,12 @@ struct DeviceContext {
     __builtin_assume(__isShared(p));
     *reinterpret_cast<word_of<T, N>*>(p) = packed(value);
   }
+
+  /// exp(x) with an error of 2 + floor(1.173 |x|) units in the last place (CUDA C++ Programming
+  /// Guide, intrinsic functions).
+  __device__ __forceinline__ float fast_exp(float x) const { return __expf(x); }
+  /// x / y with an error of 2 units in the last place for 2^-126 <= |y| <= 2^126; above, 0.
+  __device__ __forceinline__ float fast_divide(float x, float y) const { return __fdividef(x, y); }
 
   /// mma.m16n8k16, d += a b.
   __device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],
@@ -221,6 +227,28 @@ struct DeviceContext {
     word_of<T, N> bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
+  }
+
+  static __device__ __forceinline__ void store_word(std::size_t to, uint4 word) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(to), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+                 : "memory");
+  }
+  static __device__ __forceinline__ void store_word(std::size_t to, uint2 word) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};"
+                 :
+                 : "l"(to), "r"(word.x), "r"(word.y)
+                 : "memory");
+  }
+  static __device__ __forceinline__ void store_word(std::size_t to, unsigned word) {
+    asm volatile("st.global.u32 [%0], %1;" : : "l"(to), "r"(word) : "memory");
+  }
+  static __device__ __forceinline__ void store_word(std::size_t to, unsigned short word) {
+    asm volatile("st.global.u16 [%0], %1;" : : "l"(to), "h"(word) : "memory");
+  }
+  static __device__ __forceinline__ void store_word(std::size_t to, unsigned char word) {
+    asm volatile("st.global.u8 [%0], %1;" : : "l"(to), "r"(unsigned{word}) : "memory");
   }
 
   template <class V, class Exchange>

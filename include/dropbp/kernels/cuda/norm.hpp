@@ -27,11 +27,13 @@ inline std::size_t norm_scratch_bytes() { return norm_threads / 32 * sizeof(floa
 // are read twice. Calls f(index of the kept pack, pack) or g(pack).
 template <unsigned kept, class F, class G>
 DROPBP_DEVICE void for_own_packs(unsigned thread, Index packs, F f, G g) {
+  // A row is shorter than 2^32 packs, and 64-bit numbers of packs would take two registers.
+  const auto count = static_cast<unsigned>(packs);
   DROPBP_UNROLL
   for (unsigned i = 0; i < kept; ++i)
-    if (const Index pack = thread + Index{i} * norm_threads; pack < packs) f(i, pack);
-  for (Index pack = thread + Index{kept} * norm_threads; pack < packs; pack += norm_threads)
-    g(pack);
+    if (const unsigned pack = thread + i * norm_threads; pack < count) f(i, Index{pack});
+  for (unsigned pack = thread + kept * norm_threads; pack < count; pack += norm_threads)
+    g(Index{pack});
 }
 
 // sum += branch, added in float and rounded to T. `sum` is read again later, so it is not streamed.
@@ -46,11 +48,11 @@ DROPBP_DEVICE Pack<T, N> add_branch(Context ctx, T* sum, const T* branch) {
   return v;
 }
 
-// Writes elements of a row from `at` on, normalised. b is null unless `centered`.
+// Writes elements of a row from `at` on, normalised; `scale` is w from `at` on. b is null unless
+// `centered`.
 template <bool centered, class T, unsigned N, class Context>
-DROPBP_DEVICE void store_normed(Context ctx, T* y, Index at, Pack<T, N> x, const T* w, const T* b,
-                                float mean, float rstd) {
-  const Pack<T, N> scale = ctx.template load<T, N>(w + at);
+DROPBP_DEVICE void store_normed(Context ctx, T* y, Index at, Pack<T, N> x, Pack<T, N> scale,
+                                const T* b, float mean, float rstd) {
   Pack<T, N> shift{}, out;
   if constexpr (centered) shift = ctx.template load<T, N>(b + at);
   DROPBP_UNROLL
@@ -82,7 +84,10 @@ struct NormForward {
     auto* const scratch = reinterpret_cast<float*>(ctx.shared());
     const Index row = ctx.block(), packs = columns / N;
     const T* const in = added ? sum.row(row) : x.row(row);
-    Pack<T, N> own[kept] = {};
+    // The first packs of w arrive with the row, not after its sum. More would spill registers.
+    constexpr unsigned early = 2 - (centered ? 1 : 0) - (added ? 1 : 0);
+    Pack<T, N> own[kept] = {}, scale[early > 0 ? early : 1] = {};
+    const auto load_scale = [&](Index pack) { return ctx.template load<T, N>(w + pack * N); };
     const auto load = [&](Index pack) {
       if constexpr (added)
         return add_branch<N>(ctx, sum.row(row) + pack * N, branch.row(row) + pack * N);
@@ -90,7 +95,11 @@ struct NormForward {
         return ctx.template load<T, N>(in + pack * N);
     };
     for_own_packs<kept>(
-        ctx.thread(), packs, [&](unsigned i, Index pack) { own[i] = load(pack); },
+        ctx.thread(), packs,
+        [&](unsigned i, Index pack) {
+          own[i] = load(pack);
+          if (i + 1 <= early) scale[i] = load_scale(pack);
+        },
         [&](Index pack) {
           if constexpr (added) load(pack);
         });
@@ -116,12 +125,15 @@ struct NormForward {
       rstds[row] = rstd;
       if constexpr (centered) means[row] = mean;
     }
-    const auto store = [&](Index pack, const Pack<T, N>& v) {
-      store_normed<centered>(ctx, y.row(row), pack * N, v, w, b, mean, rstd);
+    const auto store = [&](Index pack, const Pack<T, N>& v, const Pack<T, N>& by) {
+      store_normed<centered>(ctx, y.row(row), pack * N, v, by, b, mean, rstd);
     };
     for_own_packs<kept>(
-        ctx.thread(), packs, [&](unsigned i, Index pack) { store(pack, own[i]); },
-        [&](Index pack) { store(pack, ctx.template load<T, N>(in + pack * N)); });
+        ctx.thread(), packs,
+        [&](unsigned i, Index pack) {
+          store(pack, own[i], i + 1 <= early ? scale[i] : load_scale(pack));
+        },
+        [&](Index pack) { store(pack, ctx.template load<T, N>(in + pack * N), load_scale(pack)); });
   }
 };
 
@@ -143,7 +155,8 @@ struct NormRecompute {
         ctx.thread(), packs, [&](unsigned i, Index pack) { own[i] = load(pack); }, [](Index) {});
     const float mean = centered ? means[row] : 0.0f, rstd = rstds[row];
     const auto store = [&](Index pack, const Pack<T, N>& v) {
-      store_normed<centered>(ctx, y.row(row), pack * N, v, w, b, mean, rstd);
+      store_normed<centered>(ctx, y.row(row), pack * N, v, ctx.template load<T, N>(w + pack * N), b,
+                             mean, rstd);
     };
     for_own_packs<kept>(
         ctx.thread(), packs, [&](unsigned i, Index pack) { store(pack, own[i]); },
@@ -170,7 +183,8 @@ DROPBP_DEVICE void add_to_share(Context ctx, float* share, const float (&values)
 template <class T, unsigned N, bool centered>
 struct NormBackward {
   static constexpr const char* name = centered ? "layer_norm_backward" : "rms_norm_backward";
-  static constexpr unsigned threads = norm_threads, min_blocks = 2;
+  // With three blocks, LayerNorm spills registers (nvcc 13, sm_90).
+  static constexpr unsigned threads = norm_threads, min_blocks = centered ? 2 : 3;
 
   // One long function, because all steps share the registers of a thread.
   template <class Context>
@@ -197,7 +211,8 @@ struct NormBackward {
     };
     for (Index row = first; row < last; ++row) {
       Operands own[kept] = {};
-      Pack<T, N> old[kept] = {};
+      Pack<T, N> old[kept] = {}, early = {};  // early: w of the first pack
+      const auto load_scale = [&](Index pack) { return ctx.template load<T, N>(w + pack * N); };
       const auto load = [&](Index pack) {
         return Operands{ctx.template load<T, N>(dy.row(row) + pack * N),
                         ctx.template load<T, N>(x.row(row) + pack * N)};
@@ -206,14 +221,14 @@ struct NormBackward {
           ctx.thread(), packs,
           [&](unsigned i, Index pack) {
             own[i] = load(pack);
+            if (i == 0) early = load_scale(pack);
             if (add && dx.data != nullptr)
               old[i] = ctx.template load_streaming<T, N>(dx.row(row) + pack * N);
           },
           [](Index) {});
       const float mean = centered ? means[row] : 0.0f, rstd = rstds[row];
       float dot = 0.0f, sum = 0.0f;  // sums of dy * w * (x - mean) and of dy * w
-      const auto take = [&](Index pack, const Operands& v) {
-        const Pack<T, N> scale = ctx.template load<T, N>(w + pack * N);
+      const auto take = [&](Index pack, const Operands& v, const Pack<T, N>& scale) {
         float of_w[N], of_b[N];
         DROPBP_UNROLL
         for (unsigned k = 0; k < N; ++k) {
@@ -229,8 +244,9 @@ struct NormBackward {
         if constexpr (centered) add_to_share(ctx, share + columns + pack * N, of_b);
       };
       for_own_packs<kept>(
-          ctx.thread(), packs, [&](unsigned i, Index pack) { take(pack, own[i]); },
-          [&](Index pack) { take(pack, load(pack)); });
+          ctx.thread(), packs,
+          [&](unsigned i, Index pack) { take(pack, own[i], i == 0 ? early : load_scale(pack)); },
+          [&](Index pack) { take(pack, load(pack), load_scale(pack)); });
       if (dx.data == nullptr) continue;
       dot = block_sum<threads>(ctx, dot, scratch);
       float down = 0.0f;
@@ -239,6 +255,7 @@ struct NormBackward {
       // dx = r * (w dy) - (x - mean) * r^3 * mean((x - mean) * w * dy); if `centered`, minus r *
       // mean(w dy).
       const float back = rstd * rstd * rstd * dot / static_cast<float>(columns);
+      // w is in the cache by now; in registers it would leave room for fewer blocks.
       const auto store = [&](Index pack, const Operands& v, Pack<T, N> out) {
         const Pack<T, N> scale = ctx.template load<T, N>(w + pack * N);
         DROPBP_UNROLL

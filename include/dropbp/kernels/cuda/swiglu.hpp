@@ -25,6 +25,16 @@ DROPBP_HOST_DEVICE float silu_derivative(float x) {
 
 namespace detail {
 
+// 1 / (1 + exp(-x)). Where the results have 16 bits, in half the instructions: the relative error
+// is at most 2^-23 (5.5 + 1.173 |x|), and 0 is returned below -87.3.
+template <class T, class Context>
+DROPBP_DEVICE float gate_sigmoid(Context ctx, float x) {
+  if constexpr (sizeof(T) == 2)
+    return ctx.fast_divide(1.0f, 1.0f + ctx.fast_exp(-x));
+  else
+    return sigmoid(x);
+}
+
 template <class T, unsigned N>
 struct SwigluForwardMap {
   static constexpr const char* name = "swiglu_forward";
@@ -43,9 +53,10 @@ struct SwigluForwardMap {
   DROPBP_DEVICE void store(Context ctx, Index row, Index pack, Values values) const {
     Pack<T, N> result;
     DROPBP_UNROLL
-    for (unsigned i = 0; i < N; ++i)
-      result.values[i] =
-          from_float<T>(silu(to_float(values.gate.values[i])) * to_float(values.up.values[i]));
+    for (unsigned i = 0; i < N; ++i) {
+      const float g = to_float(values.gate.values[i]), u = to_float(values.up.values[i]);
+      result.values[i] = from_float<T>(g * gate_sigmoid<T>(ctx, g) * u);
+    }
     ctx.store(out.row(row) + pack * N, result);
   }
 };
@@ -72,9 +83,10 @@ struct SwigluBackwardMap {
     for (unsigned i = 0; i < N; ++i) {
       const float g = to_float(values.gate.values[i]), u = to_float(values.up.values[i]),
                   d = to_float(values.gradient.values[i]);
-      gate.values[i] = from_float<T>(d * u * silu_derivative(g));
-      up.values[i] = from_float<T>(d * silu(g));
-      out.values[i] = from_float<T>(silu(g) * u);
+      const float s = gate_sigmoid<T>(ctx, g), a = g * s;
+      gate.values[i] = from_float<T>(d * u * (s + a * (1.0f - s)));
+      up.values[i] = from_float<T>(d * a);
+      out.values[i] = from_float<T>(a * u);
     }
     T* const to = grad_gate_up.row(row) + pack * N;
     ctx.store(to, gate);
