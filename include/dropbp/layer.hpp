@@ -13,6 +13,7 @@
 #include "dropbp/base/moved_from.hpp"
 #include "dropbp/model.hpp"
 #include "dropbp/operation.hpp"
+#include "dropbp/stream_norms.hpp"
 #include "dropbp/tensor.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -96,7 +97,7 @@ class DropBPLayer {
   template <class T, class... Args>
   T backward(T grad_output, Args&&... args) {
     static_assert(require_residual_backward<T, Args...>());
-    const double above = observed_norm(grad_output);
+    stream_.begin(grad_output, decision_);
     if (scales()) {
       run_backward(
           [&](Saved& saved) { backward_scaled(grad_output, saved, std::forward<Args>(args)...); });
@@ -118,8 +119,7 @@ class DropBPLayer {
         }
       });
     }
-    if (!decision_.dropped)
-      stream_ratio_ = above > 0.0 ? detail::square_root(above / observed_norm(grad_output)) : 1.0;
+    stream_.end(grad_output, decision_);
     return grad_output;
   }
 
@@ -201,8 +201,15 @@ class DropBPLayer {
 
   /// ||gradient of the output|| / ||gradient of the input|| in the last kept backward() of the
   /// layer, if BranchDecision::observes_stream was set and the gradient is a NormedTensor;
-  /// otherwise 1.
-  double stream_ratio() const noexcept { return stream_ratio_; }
+  /// otherwise 1. Waits for a device that still computes the norms.
+  double stream_ratio() const { return stream_.ratio(); }
+
+  /// Says that the next backward() gets the gradient that the last one of `upper` returned,
+  /// unchanged, so that its norm need not be measured a second time.
+  template <class O>
+  void continues_stream_of(const DropBPLayer<O>& upper) {
+    stream_.continue_from(upper.stream_);
+  }
 
   /// Releases what was saved: call it after a forward pass that no backward will follow.
   void release() noexcept {
@@ -229,6 +236,9 @@ class DropBPLayer {
   }
 
  private:
+  template <class>
+  friend class DropBPLayer;
+
   // These are called in static_asserts, so that their messages come before the compiler's own.
   template <class T, class... Args>
   static constexpr bool require_forward() {
@@ -306,15 +316,6 @@ class DropBPLayer {
       static_cast<void>(op_.backward_parameters(grad_output, saved, std::forward<Args>(args)...));
     else
       static_cast<void>(op_.backward(grad_output, saved, std::forward<Args>(args)...));
-  }
-
-  // The squared norm of a gradient of the residual stream if it is observed, otherwise 0.
-  template <class T>
-  double observed_norm(const T& grad) const {
-    if constexpr (detail::has_norm<T>)
-      if (decision_.observes_stream && !decision_.dropped && decision_.input_gradient_needed)
-        return dropbp::squared_norm(grad);
-    return 0.0;
   }
 
   bool scales() const noexcept { return decision_.gradient_scale != 1.0 && !decision_.dropped; }
@@ -410,7 +411,7 @@ class DropBPLayer {
   BranchTimes times_;
   detail::ClockReference clock_;
   double cost_ = 1.0;
-  double stream_ratio_ = 1.0;
+  detail::StreamNorms stream_;
   std::uint64_t forward_stamp_ = 0;
   bool awaits_backward_ = false;
   detail::MovedFrom moved_from_;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dropbp/backend/cpu/kernels.hpp"
+#include "dropbp/base/deferred.hpp"
 #include "dropbp/base/error.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -64,6 +65,8 @@ struct default_tensor_traits<T> {
 ///   y *= factor: for GradientScaling
 /// - `double squared_norm(const T&)`:
 ///   sum of squares: for GradientNormSensitivity
+/// - `DeferredNumber deferred_squared_norm(const T&)`:
+///   the same without waiting for the device: for RunningSensitivity; optional
 /// - `double squared_distance(const T&, const T&)`, `T clone(const T&)`:
 ///   with squared_norm: for GradientSensitivity. clone of a view may return an owning type, which
 ///   squared_distance then takes as its first argument
@@ -101,6 +104,11 @@ concept has_own_accumulate = requires(T& y, const T& x) { tensor_traits<T>::accu
 template <class T>
 concept has_own_norms = requires(const T& x) {
   { tensor_traits<T>::squared_norm(x) } -> std::convertible_to<double>;
+};
+
+template <class T>
+concept has_deferred_norm = requires(const T& x) {
+  { tensor_traits<T>::deferred_squared_norm(x) } -> std::same_as<DeferredNumber>;
 };
 
 template <class T>
@@ -272,6 +280,15 @@ double squared_norm(const T& x) {
   } else {
     return 0.0;
   }
+}
+
+/// squared_norm(x); on a device that can, it stays there until the number is read.
+template <class T>
+DeferredNumber deferred_squared_norm(const T& x) {
+  if constexpr (detail::has_deferred_norm<T>)
+    return tensor_traits<T>::deferred_squared_norm(x);
+  else
+    return squared_norm(x);
 }
 
 namespace detail {

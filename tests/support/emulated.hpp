@@ -5,14 +5,20 @@
 // matrix products run on the CPU. Memory starts as NaN and is exactly as large as requested.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "dropbp/backend/staging.hpp"
 #include "dropbp/kernels/cpu/gemm.hpp"
 #include "dropbp/kernels/cuda.hpp"
 #include "dropbp/ops/gemm.hpp"
+#include "dropbp/steady_clock.hpp"
 #include "support/simt.hpp"
 
 /// The backend tag.
@@ -29,6 +35,80 @@ struct Emulated {
       static bool value = false;
       return value;
     }
+  };
+
+  /// How often the host waited for the device. Until it does, no copy from pinned memory and no
+  /// event counts as done, as on a device that is late.
+  static std::size_t& waits() {
+    static std::size_t count = 0;
+    return count;
+  }
+
+  /// The current device and stream, and the streams that were told to follow another one.
+  struct Place {
+    int device = 0, stream = 0;
+    bool operator==(const Place&) const = default;
+  };
+  static Place& place() {
+    thread_local Place now;
+    return now;
+  }
+  static std::vector<std::pair<Place, Place>>& followed() {
+    static std::vector<std::pair<Place, Place>> list;
+    return list;
+  }
+
+  /// Copies from pinned memory that the device has not run yet.
+  struct PendingCopy {
+    const void* pinned;
+    std::vector<std::byte> then;  ///< what it held at the call
+    std::size_t number;           ///< of the work of the device
+  };
+  static std::vector<PendingCopy>& pending() {
+    static std::vector<PendingCopy> list;
+    return list;
+  }
+  /// Numbers the work of the device.
+  static std::size_t& work() {
+    static std::size_t count = 0;
+    return count;
+  }
+  static std::size_t& done() {
+    static std::size_t count = 0;
+    return count;
+  }
+  /// Waits until the device has done its work up to `number`.
+  static void wait_for(std::size_t number) {
+    if (number <= done()) return;
+    ++waits();
+    finish(number);
+  }
+  static void finish(std::size_t number) {
+    done() = std::max(done(), number);
+    std::erase_if(pending(), [](const PendingCopy& copy) {
+      if (copy.number > done()) return false;
+      if (std::memcmp(copy.pinned, copy.then.data(), copy.then.size()) != 0)
+        throw std::logic_error("pinned memory was overwritten before the device had read it");
+      return true;
+    });
+  }
+
+  /// For dropbp::detail::StagingRing.
+  struct Pinned {
+    static void* allocate_pinned(std::size_t bytes) { return ::operator new(bytes); }
+    static void release_pinned(void* memory) { ::operator delete(memory); }
+    static void copy_pinned(void* to, const void* pinned, std::size_t bytes) {
+      std::memcpy(to, pinned, bytes);
+      const auto* const first = static_cast<const std::byte*>(pinned);
+      pending().push_back({pinned, {first, first + bytes}, ++work()});
+    }
+    class Event {
+     public:
+      void wait() const { wait_for(number_); }
+
+     private:
+      std::size_t number_ = work();
+    };
   };
 };
 
@@ -48,16 +128,59 @@ struct device_runtime<Emulated> {
   static void copy_to_device(void* to, const void* from, std::size_t bytes) {
     if (bytes == 0) return;
     require_no_capture("a copy from host memory");
+    static dropbp::detail::StagingRing<Emulated::Pinned> ring(1 << 20);
+    if (bytes <= ring.limit()) return ring.copy(to, from, bytes);
+    synchronize();
     std::memcpy(to, from, bytes);
   }
   static void copy_to_host(void* to, const void* from, std::size_t bytes) {
     if (bytes == 0) return;
     require_no_capture("a copy to host memory");
+    synchronize();
     std::memcpy(to, from, bytes);
   }
   static void copy(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
   static void fill(void* memory, int byte, std::size_t bytes) { std::memset(memory, byte, bytes); }
-  static void synchronize() { require_no_capture("waiting"); }
+  static void synchronize() {
+    require_no_capture("waiting");
+    ++Emulated::waits();
+    Emulated::finish(Emulated::work());
+  }
+
+  class Moment {
+   public:
+    double seconds_since(const Moment& earlier) const {
+      Emulated::wait_for(number_);
+      return at_ - earlier.at_;
+    }
+
+   private:
+    std::size_t number_ = ++Emulated::work();
+    double at_ = dropbp::SteadyClock{}();
+  };
+
+  using Place = Emulated::Place;
+  static Place place() { return Emulated::place(); }
+  class PlaceScope {
+   public:
+    explicit PlaceScope(const Place& where) : before_(std::exchange(Emulated::place(), where)) {}
+    ~PlaceScope() { Emulated::place() = before_; }
+    PlaceScope(const PlaceScope&) = delete;
+    PlaceScope& operator=(const PlaceScope&) = delete;
+
+   private:
+    Place before_;
+  };
+  /// Any stream of a caller is the emulator's one.
+  class StreamScope {
+   public:
+    explicit StreamScope(CUstream_st*) {}
+    ~StreamScope() {}
+  };
+  static void follow(const Place& other) {
+    require_no_capture("waiting for another stream");
+    Emulated::followed().emplace_back(place(), other);
+  }
   static void require_no_capture(const char* what) {
     if (Emulated::Capturing::active())
       dropbp::detail::throw_order(std::string(what) + " needs a stream that is not being captured",

@@ -178,11 +178,9 @@ void require_finite_loss(double loss, std::uint64_t step) {
                     loss, step));
 }
 
-// Times and sums of one step, for its record.
+// Sums of one step, for its record.
 class StepAccount {
  public:
-  PassTimes passes;
-
   explicit StepAccount(std::size_t branches) : kept_(branches) {}
 
   // Adds the plan of a micro-step.
@@ -195,13 +193,8 @@ class StepAccount {
     record_.kept_activation_bytes = std::max(record_.kept_activation_bytes, kept_bytes);
   }
 
-  void start_optimizer() { optimizer_ = {}; }
-  void end_optimizer() { optimizer_.add_to(optimizer_seconds_); }
-
   // Call it once, at the end. `all_flops`: the FLOPs of the step if nothing were dropped.
   StepRecord record(double all_flops, const auto& parameters) {
-    double step_seconds = 0.0;
-    step_.add_to(step_seconds);
     std::size_t updated = 0, all = 0;
     for (const auto* parameter : parameters) {
       if (!parameter->trained) continue;
@@ -210,11 +203,6 @@ class StepAccount {
     }
     for (std::size_t i = 0; i < kept_.size(); ++i)
       if (!kept_[i]) record_.dropped.push_back(i);
-    record_.forward_ms = 1e3 * passes.forward;
-    record_.backward_ms = 1e3 * passes.backward;
-    record_.branches_backward_ms = 1e3 * passes.branches_backward;
-    record_.optimizer_ms = 1e3 * optimizer_seconds_;
-    record_.step_ms = 1e3 * step_seconds;
     record_.kept_flops_fraction = kept_flops_ / all_flops;
     record_.updated_parameter_fraction = static_cast<double>(updated) / static_cast<double>(all);
     return std::move(record_);
@@ -222,11 +210,22 @@ class StepAccount {
 
  private:
   StepRecord record_;
-  Stopwatch step_, optimizer_;
-  double optimizer_seconds_ = 0.0;
   double kept_flops_ = 0.0;
   std::vector<bool> kept_;  // in any micro-step
 };
+
+double sum_of(const std::vector<dropbp::DeferredNumber>& numbers) {
+  double sum = 0.0;
+  for (const dropbp::DeferredNumber& number : numbers) sum += number.value();
+  return sum;
+}
+
+std::vector<double> values_of(const std::vector<dropbp::DeferredNumber>& numbers) {
+  std::vector<double> values;
+  values.reserve(numbers.size());
+  for (const dropbp::DeferredNumber& number : numbers) values.push_back(number.value());
+  return values;
+}
 
 }  // namespace
 
@@ -298,30 +297,32 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   if (ranks_ != nullptr) ranks_->set_deadline(number, options_.step_deadline);
   if (allocation_due(number)) allocate();
 
+  PassMarks<Backend> marks;
   StepAccount account(handler_.size());
   model_.saved_memory().reset_peak();
   model_.clear_gradients();
-  double loss = 0.0;
+  std::vector<dropbp::DeferredNumber> losses;
   for (std::uint32_t micro = 0; std::cmp_less(micro, options_.micro_steps); ++micro) {
     source_->fill(number, micro, batch_);
     draw_plan(number, micro);
     const std::size_t kept_bytes = kept_activation_bytes();
     reserve_activations(kept_bytes);
-    loss += micro_step(number, micro, loss, account.passes);
+    losses.push_back(micro_step(number, micro, losses, marks));
     account.count_plan(handler_, model_, kept_bytes);
   }
-  if (shared_ != nullptr) loss = shared_->finish();
+  double loss_of_ranks = 0.0;
+  if (shared_ != nullptr) loss_of_ranks = shared_->finish();  // the gradients are then of all ranks
+  const auto norms = ops::deferred_squared_gradient_norms<T>(optimizer_.parameters());
+  // The first number that is read waits, and brings all numbers of the step.
+  const double loss = shared_ != nullptr ? loss_of_ranks : sum_of(losses);
+  settle();  // the step before is over
   require_finite_loss(loss, number);
-
-  account.start_optimizer();
-  const std::vector<double> squared_norms = ops::squared_gradient_norms<T>(optimizer_.parameters());
+  const std::vector<double> squared_norms = values_of(norms);
   require_usable_gradients<T, Backend>(optimizer_.parameters(), squared_norms, number);
   if (options_.sensitivity == SensitivityChoice::running) observe_gradients(squared_norms);
   const double norm = ops::global_norm(squared_norms);
   optimizer_.step(clip_factor(norm), learning_rate_scale(options_, number));
-  if constexpr (dropbp::DeviceBackend<Backend>)
-    dropbp::device_runtime<Backend>::synchronize();  // the times are measured by the host
-  account.end_optimizer();
+  marks.mark({&PassTimes::optimizer});
 
   StepRecord record =
       account.record(handler_.schedule().total_cost() * static_cast<double>(options_.micro_steps),
@@ -330,9 +331,25 @@ const StepRecord& BasicTrainer<T, Backend>::step() {
   record.loss = loss;
   record.gradient_norm = norm;
   record.activation_bytes = model_.saved_memory().peak_bytes();
-  training_seconds_ += 1e-3 * record.step_ms;
   tokens_seen_ += source_->tokens(number);
-  return records_.emplace_back(std::move(record));
+  records_.push_back(std::move(record));
+  unsettled_ = std::move(marks);
+  return records_.back();
+}
+
+// Adds its times to the last record.
+template <class T, class Backend>
+void BasicTrainer<T, Backend>::settle() const {
+  if (!unsettled_) return;
+  const PassTimes times = unsettled_->times();
+  StepRecord& record = records_.back();
+  record.forward_ms = 1e3 * times.forward;
+  record.backward_ms = 1e3 * times.backward;
+  record.branches_backward_ms = 1e3 * times.branches_backward;
+  record.optimizer_ms = 1e3 * times.optimizer;
+  record.step_ms = 1e3 * unsettled_->seconds();
+  training_seconds_ += 1e-3 * record.step_ms;
+  unsettled_.reset();
 }
 
 template <class T, class Backend>
@@ -344,16 +361,18 @@ void BasicTrainer<T, Backend>::draw_plan(std::uint64_t step, std::uint32_t micro
 }
 
 template <class T, class Backend>
-double BasicTrainer<T, Backend>::micro_step(std::uint64_t step, std::uint32_t micro_step,
-                                            double loss_before, PassTimes& times) {
+dropbp::DeferredNumber BasicTrainer<T, Backend>::micro_step(
+    std::uint64_t step, std::uint32_t micro_step,
+    const std::vector<dropbp::DeferredNumber>& losses_before, PassMarks<Backend>& marks) {
   // Ranks draw their own masks of dropout.
   const auto rank = static_cast<std::uint64_t>(ranks_ != nullptr ? ranks_->rank() : 0);
   model_.set_micro_step(
       {.seed = options_.seed + (rank << 32), .step = step, .micro_step = micro_step});
-  if (shared_ == nullptr) return loss_and_gradients(times, nullptr);
+  marks.mark({&PassTimes::other});
+  if (shared_ == nullptr) return loss_and_gradients(marks, nullptr);
   const PassObserver observer = shared_->observer(
-      handler_.plan(), std::cmp_equal(micro_step + 1, options_.micro_steps), loss_before);
-  return loss_and_gradients(times, &observer);
+      handler_.plan(), std::cmp_equal(micro_step + 1, options_.micro_steps), sum_of(losses_before));
+  return loss_and_gradients(marks, &observer);
 }
 
 // The sum over the ranks, the same bits on all.
@@ -364,15 +383,14 @@ double BasicTrainer<T, Backend>::over_ranks(double sum) const {
 }
 
 template <class T, class Backend>
-double BasicTrainer<T, Backend>::loss_and_gradients(PassTimes& times,
-                                                    const PassObserver* observer) {
+dropbp::DeferredNumber BasicTrainer<T, Backend>::loss_and_gradients(PassMarks<Backend>& marks,
+                                                                    const PassObserver* observer) {
   if (handler_.backward_needed() || model_.trainable_above())
-    return model_.loss_and_gradients(batch_, &times, observer);
+    return model_.deferred_loss_and_gradients(batch_, &marks, observer);
   // All that is trained is in branches, and all of these are dropped: there is no gradient.
-  Stopwatch watch;
-  const double loss = model_.loss(batch_);
-  watch.add_to(times.forward);
-  if (observer != nullptr) observer->loss_known(loss);
+  const dropbp::DeferredNumber loss = model_.deferred_loss(batch_);
+  marks.mark({&PassTimes::forward});
+  if (observer != nullptr) observer->loss_known(loss.value());
   return loss;
 }
 
@@ -489,6 +507,7 @@ double BasicTrainer<T, Backend>::validate() {
 
 template <class T, class Backend>
 RunState BasicTrainer<T, Backend>::state() const {
+  settle();
   return {.handler = handler_.state(),
           .running = running_.state(),
           .records = records_,
@@ -508,6 +527,7 @@ void BasicTrainer<T, Backend>::restore(RunState state) {
   handler_.restore(state.handler);
   running_ = std::move(running);
   records_ = std::move(state.records);
+  unsettled_.reset();
   last_validation_loss_ = state.last_validation_loss;
   training_seconds_ = state.training_seconds;
   measurement_seconds_ = state.measurement_seconds;
@@ -518,6 +538,7 @@ void BasicTrainer<T, Backend>::restore(RunState state) {
 
 template <class T, class Backend>
 Summary BasicTrainer<T, Backend>::summary() const {
+  settle();
   const dropbp::Report report = handler_.report();
   Summary summary;
   summary.tokens_per_second =

@@ -125,6 +125,8 @@ class BasicTrainer {
   /// Runs step number steps_done(). Throws std::runtime_error if the loss or a gradient is not
   /// finite, or if squares of gradients overflow a float; weights, moments and records are then
   /// unchanged.
+  /// On a device waits once, for the loss and the norms; the update may still run on return. The
+  /// record's times are set by the next step, or by records(), which waits.
   const StepRecord& step();
   std::uint64_t steps_done() const noexcept { return records_.size(); }
 
@@ -133,14 +135,21 @@ class BasicTrainer {
   double validate();
   bool can_validate() const noexcept { return validation_ != nullptr; }
 
-  /// Seconds of training steps so far, without validation and measurements of sensitivities.
-  double training_seconds() const noexcept { return training_seconds_; }
+  /// Seconds of training steps so far, without validation and measurements of sensitivities. Waits
+  /// for the last step, as records(), summary() and state() do.
+  double training_seconds() const {
+    settle();
+    return training_seconds_;
+  }
   double measurement_seconds() const noexcept { return measurement_seconds_; }
 
   const dropbp::RunningSensitivity& running_sensitivity() const noexcept { return running_; }
   std::span<const double> drop_rates() const noexcept { return handler_.drop_rates(); }
 
-  std::span<const StepRecord> records() const noexcept { return records_; }
+  std::span<const StepRecord> records() const {
+    settle();
+    return records_;
+  }
   Summary summary() const;
   dropbp::Report drop_report() const { return handler_.report(); }
   LlamaModel<T, Backend>& model() noexcept { return model_; }
@@ -159,10 +168,13 @@ class BasicTrainer {
 
  private:
   void draw_plan(std::uint64_t step, std::uint32_t micro_step);
-  double loss_and_gradients(PassTimes& times, const PassObserver* observer);
-  double micro_step(std::uint64_t step, std::uint32_t micro_step, double loss_before,
-                    PassTimes& times);
+  dropbp::DeferredNumber loss_and_gradients(PassMarks<Backend>& marks,
+                                            const PassObserver* observer);
+  dropbp::DeferredNumber micro_step(std::uint64_t step, std::uint32_t micro_step,
+                                    const std::vector<dropbp::DeferredNumber>& losses_before,
+                                    PassMarks<Backend>& marks);
   double over_ranks(double sum) const;
+  void settle() const;
   double clip_factor(double gradient_norm) const;
   bool allocation_due(std::uint64_t step) const;
   void allocate();
@@ -181,10 +193,11 @@ class BasicTrainer {
   std::vector<std::size_t> branch_of_parameter_;  // by parameter, handler_.size() for none
   std::unique_ptr<RankGradients<T>> shared_;      // null: alone
   dropbp::RunningSensitivity running_;
-  std::vector<StepRecord> records_;
+  mutable std::vector<StepRecord> records_;
+  mutable std::optional<PassMarks<Backend>> unsettled_;  // the times of the last record
   std::optional<double> last_validation_loss_;
   std::uint64_t tokens_seen_ = 0;
-  double training_seconds_ = 0.0;
+  mutable double training_seconds_ = 0.0;
   double measurement_seconds_ = 0.0;
 };
 

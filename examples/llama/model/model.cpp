@@ -29,10 +29,9 @@ const LlamaConfig& checked(const LlamaConfig& config, Index max_sequence) {
 // In [0, 1).
 double uniform(std::uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
-// Waits for the device before a clock is read.
 template <class Backend>
-void wait() {
-  if constexpr (dropbp::DeviceBackend<Backend>) dropbp::device_runtime<Backend>::synchronize();
+void mark(PassMarks<Backend>* marks, std::initializer_list<double PassTimes::*> times) {
+  if (marks != nullptr) marks->mark(times);
 }
 
 // Whether the model's memory holds numbers that the host computes with; else they are converted or
@@ -290,8 +289,8 @@ void LlamaModel<T, Backend>::backward_embedding(Tensor& grad, const Batch& batch
 }
 
 template <class T, class Backend>
-ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch, PassTimes& spent) {
-  Stopwatch watch;
+ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch,
+                                                             PassMarks<Backend>* marks) {
   Tensor stream = forward(batch);
 
   Tensor hidden(stream.rows(), stream.columns(), workspace_);
@@ -300,51 +299,55 @@ ops::Matrix<T, Backend> LlamaModel<T, Backend>::top_gradient(const Batch& batch,
   cross_entropy_.begin(batch.labels, config_.vocabulary, batch.divisor);
   for (Index chunk = 0; chunk < cross_entropy_.chunks(); ++chunk) {
     cross_entropy_.forward_chunk(chunk, hidden.view(), head(), true);
-    wait<Backend>();
-    watch.add_to(spent.forward);
+    mark(marks, {&PassTimes::forward});
     cross_entropy_.backward_chunk(chunk, hidden.view(), hidden.view(),
                                   head());  // the gradient replaces the hidden state
-    wait<Backend>();
-    watch.add_to(spent.backward);
+    mark(marks, {&PassTimes::backward});
   }
   Tensor grad(stream.rows(), stream.columns(), workspace_);
   final_norm_.backward(grad.view(), ops::Accumulate::overwrite, hidden.view(), stream.view(), rstd,
                        workspace_);
-  wait<Backend>();
-  watch.add_to(spent.backward);
+  mark(marks, {&PassTimes::backward});
   return grad;
 }
 
 template <class T, class Backend>
-double LlamaModel<T, Backend>::loss_and_gradients(const Batch& batch, PassTimes* times,
-                                                  const PassObserver* observer) {
-  PassTimes unused;
-  PassTimes& spent = times != nullptr ? *times : unused;
-  Tensor grad = top_gradient(batch, spent);
-  if (observer != nullptr) observer->loss_known(cross_entropy_.mean());
-  Stopwatch watch;
-  double branches = 0.0;
+double LlamaModel<T, Backend>::loss_and_gradients(const Batch& batch, PassTimes* times) {
+  if (times == nullptr) return deferred_loss_and_gradients(batch).value();
+  PassMarks<Backend> marks;
+  const double loss = deferred_loss_and_gradients(batch, &marks).value();
+  const PassTimes spent = marks.times();
+  for (double PassTimes::* const time :
+       {&PassTimes::forward, &PassTimes::backward, &PassTimes::branches_backward})
+    times->*time += spent.*time;
+  return loss;
+}
+
+template <class T, class Backend>
+dropbp::DeferredNumber LlamaModel<T, Backend>::deferred_loss_and_gradients(
+    const Batch& batch, PassMarks<Backend>* marks, const PassObserver* observer) {
+  Tensor grad = top_gradient(batch, marks);
+  const dropbp::DeferredNumber loss = cross_entropy_.deferred_mean();
+  if (observer != nullptr) observer->loss_known(loss.value());
   for (std::size_t i = blocks_.size(); i-- > 0;) {
-    grad = blocks_[i].mlp.backward(std::move(grad), batch.packed_shape());
+    Block& block = blocks_[i];
+    if (i + 1 < blocks_.size()) block.mlp.continues_stream_of(blocks_[i + 1].attention);
+    grad = block.mlp.backward(std::move(grad), batch.packed_shape());
     if (observer != nullptr) observer->passed(2 * i + 1);
-    grad = blocks_[i].attention.backward(std::move(grad), batch.packed_shape());
+    block.attention.continues_stream_of(block.mlp);
+    grad = block.attention.backward(std::move(grad), batch.packed_shape());
     if (observer != nullptr) observer->passed(2 * i);
   }
-  wait<Backend>();
-  watch.add_to(branches);
-  spent.branches_backward += branches;
-  spent.backward += branches;
+  mark(marks, {&PassTimes::backward, &PassTimes::branches_backward});
   backward_embedding(grad, batch);
-  wait<Backend>();
-  watch.add_to(spent.backward);
-  return cross_entropy_.mean();
+  mark(marks, {&PassTimes::backward});
+  return loss;
 }
 
 template <class T, class Backend>
 ops::Matrix<T, Backend> BranchwisePass<T, Backend>::forward() {
   model_.clear_gradients();
-  PassTimes unused;
-  Tensor grad = model_.top_gradient(batch_, unused);
+  Tensor grad = model_.top_gradient(batch_, nullptr);
   if (model_.embedding_.trained && model_.config_.tie_embeddings) {
     heads_share_ = Tensor(model_.embedding_.rows(), model_.embedding_.columns());
     ops::copy<T>(heads_share_.view(), model_.embedding_.gradient());
@@ -386,11 +389,11 @@ void BranchwisePass<T, Backend>::clear_gradients(std::size_t branches) {
 }
 
 template <class T, class Backend>
-double LlamaModel<T, Backend>::loss(const Batch& batch) {
+dropbp::DeferredNumber LlamaModel<T, Backend>::deferred_loss(const Batch& batch) {
   Tensor stream = forward(batch);
   ops::Matrix<ops::Statistic<T>, Backend> rstd(1, stream.rows(), workspace_);
   final_norm_.forward(stream.view(), rstd, stream.view(), workspace_);
-  return cross_entropy_.loss(stream.view(), head(), batch.labels, batch.divisor);
+  return cross_entropy_.deferred_loss(stream.view(), head(), batch.labels, batch.divisor);
 }
 
 template <class T, class Backend>

@@ -11,6 +11,7 @@
 #include <deque>
 #include <filesystem>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -57,6 +58,40 @@ struct PassTimes {
   double forward = 0.0;
   double backward = 0.0;
   double branches_backward = 0.0;  ///< the part of `backward` that dropping branches can save
+  double optimizer = 0.0;
+  double other = 0.0;  ///< batches, plans, norms
+};
+
+/// Measures them on the backend itself: a mark does not wait for it.
+template <class Backend>
+class PassMarks {
+ public:
+  /// The time since the last mark went where `times` adds it.
+  void mark(std::initializer_list<double PassTimes::*> times) {
+    marks_.push_back({Moment(), {times.begin(), times.end()}});
+  }
+  /// Waits for the last mark.
+  PassTimes times() const {
+    PassTimes sums;
+    const Moment* last = &start_;
+    for (const Mark& mark : marks_) {
+      const double seconds = mark.at.seconds_since(*last);
+      for (double PassTimes::* const time : mark.times) sums.*time += seconds;
+      last = &mark.at;
+    }
+    return sums;
+  }
+  /// Until the last mark, for which it waits.
+  double seconds() const { return marks_.empty() ? 0.0 : marks_.back().at.seconds_since(start_); }
+
+ private:
+  using Moment = typename dropbp::device_runtime<Backend>::Moment;
+  struct Mark {
+    Moment at;
+    std::vector<double PassTimes::*> times;
+  };
+  Moment start_;
+  std::vector<Mark> marks_;
 };
 
 /// Hears how far a pass has come, for work that goes on beside it.
@@ -225,13 +260,20 @@ class LlamaModel {
 
   /// Returns the mean cross-entropy of the batch in nats per token, or its share of the step's
   /// mean, and adds its gradients to those of the parameters. Call clear_gradients() before the
-  /// first micro-step. Adds to `times`.
-  double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr,
-                            const PassObserver* observer = nullptr);
+  /// first micro-step. Adds to `times`. Waits for the loss, and for the times if they are wanted.
+  double loss_and_gradients(const Batch& batch, PassTimes* times = nullptr);
+
+  /// The same; on a device the loss stays there until it is read, and nothing waits before.
+  /// `observer` waits for the loss.
+  dropbp::DeferredNumber deferred_loss_and_gradients(const Batch& batch,
+                                                     PassMarks<Backend>* marks = nullptr,
+                                                     const PassObserver* observer = nullptr);
 
   /// The loss without gradients. The handler must be in an evaluation, otherwise branches save
   /// activations that are never released.
-  double loss(const Batch& batch);
+  double loss(const Batch& batch) { return deferred_loss(batch).value(); }
+  /// The same; on a device it stays there until it is read.
+  dropbp::DeferredNumber deferred_loss(const Batch& batch);
 
   /// Tokens of the longest sequence that it was made for.
   Index max_sequence() const noexcept { return max_sequence_; }
@@ -262,7 +304,7 @@ class LlamaModel {
   void last_logits(const Tensor& stream, std::vector<float>& logits);
 
   // Forward pass, loss, and the backward pass down to the highest branch's output.
-  Tensor top_gradient(const Batch& batch, PassTimes& spent);
+  Tensor top_gradient(const Batch& batch, PassMarks<Backend>* marks);
   Parameter& head() noexcept { return config_.tie_embeddings ? embedding_ : head_; }
 
   LlamaConfig config_;

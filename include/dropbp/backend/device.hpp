@@ -24,7 +24,7 @@ concept DeviceBackend = !std::same_as<Backend, Cpu>;
 ///   throws std::runtime_error if there is not enough memory
 /// - `void release(void* memory, std::size_t bytes) noexcept`
 /// - `void copy_to_device(void* to, const void* from, std::size_t bytes)`:
-///   `from` may change after the call
+///   `from` may change after the call; does not wait for the stream if the copy is small
 /// - `void copy_to_host(void* to, const void* from, std::size_t bytes)`:
 ///   waits for the CUDA stream
 /// - `void copy(void* to, const void* from, std::size_t bytes)`:
@@ -32,6 +32,14 @@ concept DeviceBackend = !std::same_as<Backend, Cpu>;
 /// - `void fill(void* memory, int byte, std::size_t bytes)`
 /// - `void synchronize()`:
 ///   waits for the CUDA stream
+/// - `class Moment`:
+///   a point of the stream; made without waiting. `double seconds_since(const Moment& earlier)
+///   const` waits until the stream has passed it
+/// - `struct Place`, `Place place()`, `class PlaceScope`:
+///   the current device and stream, comparable; a scope makes another place the current one
+/// - `void follow(Place other)`:
+///   later work of the current stream begins after the work that is in the stream of `other` now;
+///   does not wait
 /// - `void require_no_capture(const char* what)`:
 ///   throws std::logic_error while the CUDA stream is captured into a graph
 /// - `std::string unavailable_reason()`:

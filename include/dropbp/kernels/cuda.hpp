@@ -47,7 +47,7 @@ DROPBP_FOR_CUDA_KERNELS(extern template, dropbp::Half)
 
 DROPBP_NAMESPACE_BEGIN
 
-/// See the primary template. The norms wait for the current CUDA stream.
+/// See the primary template. The norms wait for the current CUDA stream, except the deferred one.
 template <cuda::BodyBackend Backend, cuda::Scalar T>
 struct backend_kernels<Backend, T> {
   /// y += x.
@@ -62,6 +62,11 @@ struct backend_kernels<Backend, T> {
   static double squared_norm(const T* x, std::size_t n) {
     const ops::Elements<const T, Backend> tensor(x, n);
     return ops::kernels<ops::op::squared_norms, T, Backend>::run({&tensor, 1}).front();
+  }
+  /// The same, which stays on the device until it is read.
+  static DeferredNumber deferred_squared_norm(const T* x, std::size_t n) {
+    const ops::Elements<const T, Backend> tensor(x, n);
+    return ops::kernels<ops::op::squared_norms, T, Backend>::deferred({&tensor, 1}).front();
   }
   /// Sum of (x - y)^2.
   static double squared_distance(const T* x, const T* y, std::size_t n) {

@@ -72,10 +72,12 @@ struct embedding;
 struct nf4;
 /// - type `Loss`
 /// - `run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)`
+/// - `sum(const Loss* losses, count)`: on a device, a DeferredNumber
 struct cross_entropy;
 /// - `run(segments, constants)`
 struct adamw;
 /// - `run(tensors)`: the squared norm of each tensor; waits for the current CUDA stream
+/// - `deferred(tensors)`: on a device, the same as DeferredNumbers
 struct squared_norms;
 }  // namespace op
 

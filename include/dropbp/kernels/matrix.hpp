@@ -202,6 +202,11 @@ struct device_traits {
   static auto data(const Tensor& x) { return x.data(); }
   static std::size_t size(const Tensor& x) { return x.size(); }
   static double squared_norm(const Tensor& x) { return Kernels::squared_norm(x.data(), x.size()); }
+  static DeferredNumber deferred_squared_norm(const Tensor& x)
+    requires requires { Kernels::deferred_squared_norm(x.data(), x.size()); }
+  {
+    return Kernels::deferred_squared_norm(x.data(), x.size());
+  }
   static double squared_distance(const Clone& x, const Tensor& y) {
     dropbp::detail::require_same_size(x.size(), y.size());
     return Kernels::squared_distance(x.data(), y.data(), x.size());

@@ -11,6 +11,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -25,9 +27,68 @@ enum class PoolFill { nothing, nan };
 template <class Backend>
 class BasicMemoryBlock;
 
+namespace detail {
+
+// Orders the streams that take and release the blocks of a pool, so that no stream writes a block
+// that another one still reads. The host needs no order.
+template <class Backend>
+class PoolOrder {
+ public:
+  void take() noexcept {}
+  void give_back() noexcept {}
+};
+
+template <DeviceBackend Backend>
+class PoolOrder<Backend> {
+  using Device = device_runtime<Backend>;
+
+ public:
+  // Throws, and changes nothing, on another device or if a stream cannot be ordered.
+  void take() {
+    const auto now = Device::place();
+    if (unordered_)
+      dropbp::detail::throw_order(
+          "the streams that use a memory pool must be able to wait for each other",
+          "a block was released in a stream that could not, as one that is captured into a graph",
+          "release each block in the stream that took it");
+    if (last_ && last_->device != now.device)
+      dropbp::detail::throw_invalid("a memory pool has blocks of one device",
+                                    "those of this one are of device " +
+                                        std::to_string(last_->device) + ", and device " +
+                                        std::to_string(now.device) + " is current",
+                                    "make a pool for each device");
+    if (last_ && *last_ != now) Device::follow(*last_);
+    last_ = now;
+  }
+  void give_back() noexcept {
+    try {
+      const auto now = Device::place();
+      if (now == *last_) return;
+      if (now.device == last_->device) {
+        Device::follow(*last_);
+        last_ = now;
+      } else {  // its streams are no order for this block
+        const typename Device::PlaceScope scope(*last_);
+        Device::synchronize();
+      }
+    } catch (...) {
+      unordered_ = true;
+    }
+  }
+
+ private:
+  std::optional<typename Device::Place> last_;  // whose stream all earlier work is ordered before
+  bool unordered_ = false;
+};
+
+}  // namespace detail
+
 /// A pool of memory blocks, aligned to 64 bytes. A released block serves later requests of the same
 /// rounded size. A pool object is a handle: copies share one pool, and blocks may outlive all
-/// handles. Safe to use from several threads. After reserve() all blocks come from an arena
+/// handles. Safe to use from several threads. On a device, work of one stream may use a block after
+/// another stream has released it: the streams that use a pool are ordered, by waits on the device,
+/// whenever the current one changes; so give each stream that should run beside others a pool of
+/// its own. After reserve() all blocks come from an arena
 /// (arena.hpp), whose capacity is an upper bound.
 template <class Backend>
 class BasicMemoryPool {
@@ -38,7 +99,8 @@ class BasicMemoryPool {
   }
 
   /// A block of `bytes` bytes. Throws std::bad_alloc (on a device std::runtime_error) if the system
-  /// has no memory, and std::invalid_argument if the arena has no room.
+  /// has no memory, and std::invalid_argument if the arena has no room or the current device is not
+  /// the one that the pool's blocks are of.
   BasicMemoryBlock<Backend> allocate(std::size_t bytes);
 
   /// Makes an arena with room for `blocks` blocks of `bytes` bytes in total; all later blocks come
@@ -139,6 +201,7 @@ class BasicMemoryPool {
     mutable std::mutex mutex;
     Shelves shelves;
     Arena arena;
+    detail::PoolOrder<Backend> order;
     std::size_t in_use = 0, peak = 0;
     PoolFill fill = PoolFill::nothing;
 
@@ -149,12 +212,14 @@ class BasicMemoryPool {
       arena.resize(capacity);
     }
     void* take(std::size_t bytes) {
+      order.take();
       void* const block = arena.exists() ? arena.take(bytes) : shelves.take(bytes);
       in_use += bytes;
       peak = (std::max)(peak, in_use);
       return block;
     }
     void give_back(void* block, std::size_t bytes) noexcept {
+      order.give_back();
       in_use -= bytes;
       if (arena.holds(block))
         arena.give_back(block);

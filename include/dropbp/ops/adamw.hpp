@@ -179,15 +179,36 @@ class AdamW {
   AdamWOptions options_;
 };
 
-/// The squared Euclidean norm of each parameter's gradient, computed in double; 0 if the gradient
-/// is absent. Waits for the current CUDA stream.
-template <class T, class Backend = Cpu>
-std::vector<double> squared_gradient_norms(std::span<Parameter<T, Backend>* const> parameters) {
+namespace detail {
+template <class T, class Backend>
+std::vector<Elements<const T, Backend>> gradients_of(
+    std::span<Parameter<T, Backend>* const> parameters) {
   std::vector<Elements<const T, Backend>> gradients;
   for (const Parameter<T, Backend>* parameter : parameters)
     gradients.push_back(parameter->trained ? parameter->gradient_elements()
                                            : Elements<const T, Backend>{});
-  return kernels<op::squared_norms, T, Backend>::run(gradients);
+  return gradients;
+}
+}  // namespace detail
+
+/// The squared Euclidean norm of each parameter's gradient, computed in double; 0 if the gradient
+/// is absent. Waits for the current CUDA stream.
+template <class T, class Backend = Cpu>
+std::vector<double> squared_gradient_norms(std::span<Parameter<T, Backend>* const> parameters) {
+  return kernels<op::squared_norms, T, Backend>::run(detail::gradients_of<T, Backend>(parameters));
+}
+
+/// The same; on a device they stay there until one is read.
+template <class T, class Backend = Cpu>
+std::vector<DeferredNumber> deferred_squared_gradient_norms(
+    std::span<Parameter<T, Backend>* const> parameters) {
+  const auto gradients = detail::gradients_of<T, Backend>(parameters);
+  if constexpr (DeviceBackend<Backend>) {
+    return kernels<op::squared_norms, T, Backend>::deferred(gradients);
+  } else {
+    const std::vector<double> norms = kernels<op::squared_norms, T, Backend>::run(gradients);
+    return {norms.begin(), norms.end()};
+  }
 }
 
 /// The norm of all gradients together, from their squared norms.

@@ -181,26 +181,38 @@ class CrossEntropy {
   /// sum() / divisor; 0 if all targets are ignored.
   double mean() const { return counted_ == 0 ? 0.0 : sum() / divisor_; }
 
+  /// The same; on a device it stays there until it is read.
+  DeferredNumber deferred_mean() const {
+    return counted_ == 0 ? DeferredNumber() : deferred_sum().divided_by(divisor_);
+  }
+
   /// The sum of the losses of all chunks since begin(). Waits for their computation.
-  double sum() const {
-    double sum = 0;
+  double sum() const { return deferred_sum().value(); }
+
+  /// The same; on a device it stays there until it is read.
+  DeferredNumber deferred_sum() const {
     const auto count = static_cast<std::size_t>(seen_);
     if constexpr (DeviceBackend<Backend>) {
-      std::vector<Loss> losses(count);
-      device_runtime<Backend>::copy_to_host(losses.data(), losses_.data(), count * sizeof(Loss));
-      for (const Loss loss : losses) sum += static_cast<double>(loss);
+      return kernels<op::cross_entropy, T, Backend>::sum(losses_.data(), count);
     } else {
+      double sum = 0;
       for (std::size_t i = 0; i < count; ++i) sum += losses_.data()[i];
+      return sum;
     }
-    return sum;
   }
 
   /// The loss without gradients; `divisor` as in begin().
   double loss(ConstView hidden, const Parameter<T, Backend>& weight,
               std::span<const std::int32_t> targets, std::optional<double> divisor = std::nullopt) {
+    return deferred_loss(hidden, weight, targets, divisor).value();
+  }
+  /// The same; on a device it stays there until it is read.
+  DeferredNumber deferred_loss(ConstView hidden, const Parameter<T, Backend>& weight,
+                               std::span<const std::int32_t> targets,
+                               std::optional<double> divisor = std::nullopt) {
     begin(targets, weight.rows(), divisor);
     for (Index chunk = 0; chunk < chunks(); ++chunk) forward_chunk(chunk, hidden, weight, false);
-    return mean();
+    return deferred_mean();
   }
 
   /// The loss and its gradients. Writes the gradient of hidden to grad_hidden, which may be hidden

@@ -184,3 +184,61 @@ TEST_CASE("emulated device: saved adapters and merged models have the device's v
   for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(std::abs(x[i] - y[i]) < 1e-7f);
   CHECK(values_of(again) == x);
 }
+
+// Emulated::waits() counts every wait; nothing counts as done before one.
+TEST_CASE("emulated device: a step waits once, for its loss, norms and sensitivities") {
+  const TokenData data = small_text();
+  Options options = small_options(ModeChoice::lora);
+  options.steps = 20;
+  options.micro_steps = 2;
+  options.sensitivity = SensitivityChoice::running;
+  EmulatedTrainer<dropbp::BFloat16> trainer(options, options.shape, data, options.drop_rate);
+  trainer.step();
+  for (int i = 0; i < 8; ++i) {
+    const std::size_t before = Emulated::waits();
+    trainer.step();
+    CHECK(Emulated::waits() == before + 1);
+  }
+  // Whoever asks for the times waits for the end of the step.
+  const std::size_t before = Emulated::waits();
+  const StepRecord& record = trainer.records().back();
+  CHECK(Emulated::waits() == before + 1);
+  CHECK(trainer.training_seconds() > 0.0);
+  CHECK(Emulated::waits() == before + 1);
+  CHECK((record.forward_ms > 0.0 && record.optimizer_ms > 0.0));
+  CHECK(record.forward_ms + record.backward_ms + record.optimizer_ms <= record.step_ms);
+}
+
+TEST_CASE("emulated device: a step whose loss nobody reads does not wait") {
+  LlamaModel<float, Emulated> model(small_options(ModeChoice::full).shape, 8);
+  model.initialize(3);
+  dropbp::DropBPHandler handler{model, {.drop_rate = 0.5, .seed = 1}};
+  handler.observe_stream();
+  ops::AdamW<float, Emulated> optimizer(model.parameters());
+  Batch batch{.shape = {2, 8}, .inputs = std::vector<std::int32_t>(16, 3), .labels = {}};
+  for (std::int32_t i = 0; i < 16; ++i) batch.labels.push_back(i);
+  const auto step = [&](std::uint64_t number) {
+    handler.begin_step(number);
+    model.clear_gradients();
+    const dropbp::DeferredNumber loss = model.deferred_loss_and_gradients(batch);
+    optimizer.step();
+    return loss;
+  };
+  const std::size_t before = Emulated::waits();
+  std::vector<dropbp::DeferredNumber> losses;
+  for (std::uint64_t i = 0; i < 5; ++i) losses.push_back(step(i));
+  CHECK(Emulated::waits() == before);
+  for (const dropbp::DeferredNumber& loss : losses) CHECK(std::isfinite(loss.value()));
+  CHECK(losses.back().value() < losses.front().value());
+  CHECK(Emulated::waits() == before + 1);
+
+  // A kept branch below measures no norm that the branch above has measured.
+  std::size_t kept = 0;
+  handler.begin_step(std::uint64_t{5});
+  for (std::size_t i = 0; i < handler.size(); ++i) kept += handler.plan().dropped(i) ? 0u : 1u;
+  const std::size_t norms = simt::kernels_run()["squared_norms"];
+  model.clear_gradients();
+  static_cast<void>(model.deferred_loss_and_gradients(batch));
+  REQUIRE(kept > 0);
+  CHECK(simt::kernels_run()["squared_norms"] - norms == kept + 1);
+}

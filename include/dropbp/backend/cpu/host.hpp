@@ -11,6 +11,7 @@
 #include <string>
 
 #include "dropbp/backend/device.hpp"
+#include "dropbp/steady_clock.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 
@@ -38,6 +39,15 @@ struct device_runtime<Cpu> {
   static void fill(void* memory, int byte, std::size_t bytes) noexcept {
     if (bytes > 0) std::memset(memory, byte, bytes);
   }
+  /// A time of the host's clock.
+  class Moment {
+   public:
+    /// Both are in the past.
+    double seconds_since(const Moment& earlier) const noexcept { return at_ - earlier.at_; }
+
+   private:
+    double at_ = SteadyClock{}();
+  };
   static void synchronize() noexcept {}                    ///< no work is pending
   static void require_no_capture(const char*) noexcept {}  ///< the host captures no graphs
   static std::string unavailable_reason() { return {}; }   ///< the host is always available

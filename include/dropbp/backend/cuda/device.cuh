@@ -12,12 +12,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "dropbp/backend/cuda/device.hpp"
 #include "dropbp/backend/cuda/launch.cuh"
+#include "dropbp/backend/staging.hpp"
 #include "dropbp/base/error.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -63,6 +67,14 @@ inline CUstream_st*& current_stream() noexcept {
   return stream;
 }
 
+// Whether the device has stream-ordered memory; some virtual GPUs have none.
+inline bool has_memory_pools(int device) {
+  int pools = 0;
+  require_success(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device),
+                  "the device's kinds of memory must be known");
+  return pools != 0;
+}
+
 // Makes the pool keep its memory. By default it returns all free memory to the driver at each
 // synchronisation and has to request it again.
 inline void keep_pool_memory() {
@@ -70,6 +82,11 @@ inline void keep_pool_memory() {
   const int device = current_device();
   if (device < remembered_devices && done.values[device].load(std::memory_order_relaxed) != 0)
     return;
+  if (!has_memory_pools(device))
+    throw std::runtime_error(dropbp::detail::sentence(
+        "a device must have memory pools (cudaDevAttrMemoryPoolsSupported)",
+        "device " + std::to_string(device) + " has none",
+        "give a virtual machine the whole card instead of a part without them"));
   cudaMemPool_t pool = nullptr;
   std::uint64_t threshold = UINT64_MAX;
   require_success(cudaDeviceGetDefaultMemPool(&pool, device), "the device must have a memory pool");
@@ -94,6 +111,62 @@ inline bool reads_pageable_memory() {
     if (remembered) known.values[device].store(state, std::memory_order_relaxed);
   }
   return state == 2;
+}
+
+inline void select_device(int device) {
+  require_success(cudaSetDevice(device), "device " + std::to_string(device) + " must be usable");
+}
+
+// See staging.hpp. Pinned memory is never released, because CUDA may be shut down by then.
+struct Pinned {
+  static void* allocate_pinned(std::size_t bytes) {
+    void* memory = nullptr;
+    require_success(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable),
+                    std::to_string(bytes) + " bytes of pinned host memory must be allocated");
+    return memory;
+  }
+  static void release_pinned(void* memory) { cudaFreeHost(memory); }
+  static void copy_pinned(void* to, const void* pinned, std::size_t bytes) {
+    require_success(cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, current_stream()),
+                    std::to_string(bytes) + " bytes must be copied to the device");
+  }
+
+  class Event {
+   public:
+    Event() {
+      require_success(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming),
+                      "an event must be made");
+      require_success(cudaEventRecord(event_, current_stream()), "an event must be recorded");
+    }
+    Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+    Event& operator=(Event&&) = delete;
+    ~Event() {
+      if (event_ != nullptr) cudaEventDestroy(event_);
+    }
+    void wait() const {
+      require_success(cudaEventSynchronize(event_), "the work before an event must succeed");
+    }
+    // Orders later work of the current stream after it.
+    void precede_current_stream() const {
+      require_success(cudaStreamWaitEvent(current_stream(), event_),
+                      "a stream must wait for another one");
+    }
+
+   private:
+    cudaEvent_t event_ = nullptr;
+  };
+};
+
+// One for each device.
+inline dropbp::detail::StagingRing<Pinned>& staging() {
+  constexpr std::size_t bytes = 4 << 20;
+  static std::mutex mutex;
+  static std::map<int, dropbp::detail::StagingRing<Pinned>*>& rings =
+      *new std::map<int, dropbp::detail::StagingRing<Pinned>*>;
+  const std::lock_guard lock(mutex);
+  dropbp::detail::StagingRing<Pinned>*& ring = rings[current_device()];
+  if (ring == nullptr) ring = new dropbp::detail::StagingRing<Pinned>(bytes);
+  return *ring;
 }
 
 // Allows the setup that happens once per shape or stream to run while the stream is captured. The
@@ -149,13 +222,27 @@ void* Runtime<Tag>::allocate(std::size_t bytes) {
 
 template <class Tag>
 void Runtime<Tag>::release(void* memory, std::size_t) noexcept {
-  if (memory && cudaFreeAsync(memory, detail::current_stream()) != cudaSuccess) cudaGetLastError();
+  if (memory == nullptr) return;
+  int current = 0;
+  cudaPointerAttributes of_memory{};
+  cudaError_t error = cudaGetDevice(&current);
+  if (error == cudaSuccess) error = cudaPointerGetAttributes(&of_memory, memory);
+  if (error == cudaSuccess && of_memory.device == current) {
+    error = cudaFreeAsync(memory, detail::current_stream());
+  } else if (error == cudaSuccess) {
+    // The current stream does not order the work of another device. cudaFree waits for all of it.
+    error = cudaSetDevice(of_memory.device);
+    if (error == cudaSuccess) error = cudaFree(memory);
+    cudaSetDevice(current);
+  }
+  if (error != cudaSuccess) cudaGetLastError();
 }
 
 template <class Tag>
 void Runtime<Tag>::copy_to_device(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   require_no_capture("a copy from host memory");
+  if (auto& ring = detail::staging(); bytes <= ring.limit()) return ring.copy(to, from, bytes);
   detail::require_success(
       cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, detail::current_stream()),
       std::to_string(bytes) + " bytes must be copied to the device");
@@ -200,6 +287,53 @@ void Runtime<Tag>::synchronize() {
 }
 
 template <class Tag>
+Runtime<Tag>::Moment::Moment() {
+  detail::require_success(cudaEventCreate(&event_), "an event must be made");
+  detail::require_success(cudaEventRecord(event_, detail::current_stream()),
+                          "an event must be recorded");
+}
+
+template <class Tag>
+Runtime<Tag>::Moment::~Moment() {
+  if (event_ != nullptr && cudaEventDestroy(event_) != cudaSuccess) cudaGetLastError();
+}
+
+template <class Tag>
+double Runtime<Tag>::Moment::seconds_since(const Moment& earlier) const {
+  float milliseconds = 0.0f;
+  detail::require_success(cudaEventSynchronize(event_), "the work before an event must succeed");
+  detail::require_success(cudaEventElapsedTime(&milliseconds, earlier.event_, event_),
+                          "the time between two events must be known");
+  return 1e-3 * static_cast<double>(milliseconds);
+}
+
+template <class Tag>
+typename Runtime<Tag>::Place Runtime<Tag>::place() {
+  return {detail::current_device(), detail::current_stream()};
+}
+
+template <class Tag>
+Runtime<Tag>::PlaceScope::PlaceScope(const Place& where) : before_(place()) {
+  if (where.device != before_.device) detail::select_device(where.device);
+  exchange_stream(where.stream);
+}
+
+template <class Tag>
+Runtime<Tag>::PlaceScope::~PlaceScope() {
+  exchange_stream(before_.stream);
+  cudaSetDevice(before_.device);  // costs nothing where it is current
+}
+
+template <class Tag>
+void Runtime<Tag>::follow(const Place& other) {
+  const auto recorded = [&] {
+    const PlaceScope scope(other);
+    return detail::Pinned::Event();
+  };
+  recorded().precede_current_stream();
+}
+
+template <class Tag>
 void Runtime<Tag>::require_no_capture(const char* what) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   detail::require_success(cudaStreamIsCapturing(detail::current_stream(), &status),
@@ -222,7 +356,11 @@ std::string Runtime<Tag>::unavailable_reason() {
   if (error == cudaSuccess && count == 0) error = cudaErrorNoDevice;
   cudaFuncAttributes attributes{};
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, run_body<detail::Nothing>);
-  if (error == cudaSuccess) return "";
+  if (error == cudaSuccess)
+    return detail::has_memory_pools(detail::current_device())
+               ? ""
+               : "no CUDA device can be used: the card has no memory pools; give a virtual machine "
+                 "the whole card instead of a part without them";
   cudaGetLastError();
   if (error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction)
     return detail::describe_missing_device(error);

@@ -9,11 +9,14 @@
 
 #include <cstddef>
 #include <string>
+#include <utility>
 
 #include "dropbp/backend/device.hpp"
 
 /// The type that cudaStream_t points to.
 struct CUstream_st;
+/// The type that cudaEvent_t points to.
+struct CUevent_st;
 
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
@@ -29,11 +32,13 @@ struct Runtime {
   /// null for 0 bytes. If there is not enough memory, throws std::runtime_error: the message says
   /// how many bytes were requested, how many are free and in total, and what to reduce.
   static void* allocate(std::size_t bytes);
-  /// Releases memory of allocate() after the work that is already in the current CUDA stream. Never
-  /// throws, because CUDA may already be shut down at the end of a program.
+  /// Releases memory of allocate() after the work that is already in the current CUDA stream; while
+  /// another device is current, waits for all work of the memory's device. Never throws, because
+  /// CUDA may already be shut down at the end of a program.
   static void release(void* memory, std::size_t bytes) noexcept;
-  /// Copies from host memory, which may change after the call. Waits if the device reads the host
-  /// memory directly. Throws std::logic_error during graph capture.
+  /// Copies from host memory, which may change after the call. Up to 1 MiB goes through pinned
+  /// memory (staging.hpp) and does not wait. A larger copy waits if CUDA does not stage it. Throws
+  /// std::logic_error during graph capture.
   static void copy_to_device(void* to, const void* from, std::size_t bytes);
   /// Copies to host memory and waits for the current CUDA stream. Throws std::logic_error during
   /// graph capture.
@@ -44,6 +49,44 @@ struct Runtime {
   static void fill(void* memory, int byte, std::size_t bytes);
   /// Waits for the current CUDA stream. Reports the errors of kernels that ran in it.
   static void synchronize();
+
+  /// A point of the current CUDA stream: an event with a time.
+  class Moment {
+   public:
+    Moment();
+    Moment(Moment&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+    Moment& operator=(Moment&& other) noexcept {
+      std::swap(event_, other.event_);
+      return *this;
+    }
+    ~Moment();
+    double seconds_since(const Moment& earlier) const;
+
+   private:
+    CUevent_st* event_;
+  };
+
+  /// A device and one of its streams.
+  struct Place {
+    int device;
+    CUstream_st* stream;
+    bool operator==(const Place&) const = default;
+  };
+  static Place place();
+  /// Makes `where` current.
+  class PlaceScope {
+   public:
+    explicit PlaceScope(const Place& where);
+    ~PlaceScope();
+    PlaceScope(const PlaceScope&) = delete;
+    PlaceScope& operator=(const PlaceScope&) = delete;
+
+   private:
+    Place before_;
+  };
+  /// Orders later work of the current stream after the present work of another one.
+  static void follow(const Place& other);
+
   /// Throws std::logic_error while the current CUDA stream is captured into a graph. `what` names
   /// the operation that cannot be captured.
   static void require_no_capture(const char* what);

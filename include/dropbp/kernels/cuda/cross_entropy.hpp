@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "dropbp/kernels/cuda/backend.hpp"
+#include "dropbp/kernels/cuda/sums.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
@@ -106,6 +106,8 @@ struct kernels<op::cross_entropy, T, Backend> {
   /// Computes the losses, and with `keep` also the gradient.
   static void run(MatrixView<T, Backend> logits, Loss* losses, const std::int32_t* targets,
                   std::int32_t ignored, double divisor, bool keep);
+  /// The sum of `count` losses, which stays on the device until it is read.
+  static DeferredNumber sum(const Loss* losses, std::size_t count);
 };
 
 template <cuda::Scalar T, cuda::BodyBackend Backend>
@@ -115,6 +117,17 @@ void kernels<op::cross_entropy, T, Backend>::run(MatrixView<T, Backend> logits, 
   auto launch = device_launcher<Backend>::current();
   cuda::cross_entropy_rows(launch, cuda::rows_of(logits), losses, targets, ignored, divisor, keep,
                            logits.rows, logits.columns);
+}
+
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+DeferredNumber kernels<op::cross_entropy, T, Backend>::sum(const Loss* losses, std::size_t count) {
+  auto launch = device_launcher<Backend>::current();
+  const cuda::detail::DeviceBuffer<std::int64_t, Backend> bounds(
+      std::vector<std::int64_t>{0, static_cast<std::int64_t>(count)});
+  const auto place = cuda::detail::SumBoard<Backend>::next(1);
+  constexpr float scale = 0x1p-32f;  // the sum of the largest floats must not overflow
+  cuda::finish_sums(launch, place.data(), losses, bounds.data(), 1, scale);
+  return place.number(0).divided_by(static_cast<double>(scale));
 }
 
 }  // namespace ops

@@ -4,13 +4,13 @@
 // Squared norms of many tensors on CUDA in two launches, and the squared distance of two tensors.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "dropbp/kernels/cuda/chunks.hpp"
+#include "dropbp/kernels/cuda/sums.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
@@ -24,15 +24,6 @@ struct NormSegment {
   const T* data;             ///< its elements
   std::int64_t size;         ///< number of elements
   std::int64_t first_chunk;  ///< number of chunks of all earlier segments
-};
-
-/// A sum as two floats, as accurate as a double. GPUs compute slowly in double.
-struct ExactSum {
-  float high;  ///< the rounded sum
-  float low;   ///< the rounding error
-
-  /// The sum as a double.
-  double value() const { return static_cast<double>(high) + static_cast<double>(low); }
 };
 
 namespace detail {
@@ -147,38 +138,6 @@ struct SquaredDistanceChunks {
   }
 };
 
-// Adds a value to a sum and keeps the rounding error. Source: Knuth, The Art of Computer
-// Programming 2, 4.2.2, theorem B.
-DROPBP_HOST_DEVICE void add_exactly(ExactSum& sum, float value) {
-  const float total = sum.high + value, part = total - sum.high;
-  sum.low += (sum.high - (total - part)) + (value - part);
-  sum.high = total;
-}
-
-// sums[i] = the sum of partial[starts[i]] to partial[starts[i + 1] - 1]. One block per sum; each
-// thread adds every 128th partial sum in order.
-struct FinishSums {
-  static constexpr const char* name = "finish_sums";
-  static constexpr unsigned threads = 128, min_blocks = 1;
-
-  template <class Context>
-  DROPBP_DEVICE void operator()(Context ctx, ExactSum* sums, const float* partial,
-                                const std::int64_t* starts) const {
-    auto* const scratch = reinterpret_cast<ExactSum*>(ctx.shared());
-    ExactSum sum{0.0f, 0.0f};
-    for (Index i = starts[ctx.block()] + ctx.thread(); i < starts[ctx.block() + 1]; i += threads)
-      add_exactly(sum, partial[i]);
-    scratch[ctx.thread()] = sum;
-    ctx.sync();
-    if (ctx.thread() != 0) return;
-    for (unsigned i = 1; i < threads; ++i) {
-      add_exactly(sum, scratch[i].high);
-      sum.low += scratch[i].low;
-    }
-    sums[ctx.block()] = sum;
-  }
-};
-
 }  // namespace detail
 
 /// Number of chunks, and so of partial sums, of a norm over n elements.
@@ -195,9 +154,7 @@ void squared_norms(Launcher& launch, ExactSum* sums, const NormSegment<T>* segme
     launch(Grid{.x = static_cast<unsigned>(chunks),
                 .shared_bytes = detail::SquaredNormChunks<T>::threads / 32 * sizeof(float)},
            detail::SquaredNormChunks<T>{}, partial, segments, count);
-  launch(Grid{.x = static_cast<unsigned>(count),
-              .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)},
-         detail::FinishSums{}, sums, static_cast<const float*>(partial), starts);
+  finish_sums(launch, sums, static_cast<const float*>(partial), starts, count);
 }
 
 /// sum [1] = the sum of (x - y)^2 over n elements. partial [norm_chunks(n)] is workspace. starts
@@ -209,28 +166,28 @@ void squared_distance(Launcher& launch, ExactSum* sum, const T* x, const T* y, I
     launch(Grid{.x = static_cast<unsigned>(norm_chunks(n)),
                 .shared_bytes = detail::SquaredDistanceChunks<T>::threads / 32 * sizeof(float)},
            detail::SquaredDistanceChunks<T>{}, partial, x, y, n);
-  launch(Grid{.x = 1, .shared_bytes = detail::FinishSums::threads * sizeof(ExactSum)},
-         detail::FinishSums{}, sum, static_cast<const float*>(partial), starts);
+  finish_sums(launch, sum, static_cast<const float*>(partial), starts, 1);
 }
 
 }  // namespace cuda
 
 namespace ops {
 
-/// See kernels/cpu/squared_norms.hpp. Both functions wait for the current CUDA stream.
+/// See kernels/cpu/squared_norms.hpp. run and distance wait for the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
 struct kernels<op::squared_norms, T, Backend> {
   /// The squared norm of each tensor.
   static std::vector<double> run(std::span<const Elements<const T, Backend>> tensors);
+  /// The same, which stay on the device until one is read.
+  static std::vector<DeferredNumber> deferred(std::span<const Elements<const T, Backend>> tensors);
   /// Sum of (x - y)^2 over n elements.
   static double distance(const T* x, const T* y, std::size_t n);
 };
 
 template <cuda::Scalar T, cuda::BodyBackend Backend>
-std::vector<double> kernels<op::squared_norms, T, Backend>::run(
+std::vector<DeferredNumber> kernels<op::squared_norms, T, Backend>::deferred(
     std::span<const Elements<const T, Backend>> tensors) {
-  std::vector<double> sums(tensors.size());
-  if (tensors.empty()) return sums;
+  if (tensors.empty()) return {};
   std::vector<cuda::NormSegment<T>> segments;
   std::vector<std::int64_t> starts;
   std::int64_t chunks = 0;
@@ -244,14 +201,20 @@ std::vector<double> kernels<op::squared_norms, T, Backend>::run(
   const cuda::detail::DeviceBuffer<cuda::NormSegment<T>, Backend> table(segments);
   const cuda::detail::DeviceBuffer<std::int64_t, Backend> bounds(starts);
   Matrix<float, Backend> partial(1, static_cast<Index>(chunks));
-  Matrix<cuda::ExactSum, Backend> result(1, static_cast<Index>(sums.size()));
-  cuda::squared_norms(launch, result.data(), table.data(), bounds.data(),
-                      static_cast<Index>(sums.size()), static_cast<Index>(chunks), partial.data());
-  std::vector<cuda::ExactSum> exact(sums.size());
-  device_runtime<Backend>::copy_to_host(exact.data(), result.data(),
-                                        exact.size() * sizeof(cuda::ExactSum));
-  std::transform(exact.begin(), exact.end(), sums.begin(),
-                 [](const cuda::ExactSum& sum) { return sum.value(); });
+  const auto place = cuda::detail::SumBoard<Backend>::next(tensors.size());
+  cuda::squared_norms(launch, place.data(), table.data(), bounds.data(),
+                      static_cast<Index>(tensors.size()), static_cast<Index>(chunks),
+                      partial.data());
+  std::vector<DeferredNumber> sums;
+  for (std::size_t i = 0; i < tensors.size(); ++i) sums.push_back(place.number(i));
+  return sums;
+}
+
+template <cuda::Scalar T, cuda::BodyBackend Backend>
+std::vector<double> kernels<op::squared_norms, T, Backend>::run(
+    std::span<const Elements<const T, Backend>> tensors) {
+  std::vector<double> sums;
+  for (const DeferredNumber& sum : deferred(tensors)) sums.push_back(sum.value());
   return sums;
 }
 
@@ -262,12 +225,10 @@ double kernels<op::squared_norms, T, Backend>::distance(const T* x, const T* y, 
   const std::vector<std::int64_t> starts = {0, chunks};
   const cuda::detail::DeviceBuffer<std::int64_t, Backend> bounds(starts);
   Matrix<float, Backend> partial(1, chunks);
-  Matrix<cuda::ExactSum, Backend> result(1, 1);
-  cuda::squared_distance(launch, result.data(), x, y, static_cast<Index>(n), bounds.data(),
+  const auto place = cuda::detail::SumBoard<Backend>::next(1);
+  cuda::squared_distance(launch, place.data(), x, y, static_cast<Index>(n), bounds.data(),
                          partial.data());
-  cuda::ExactSum sum{};
-  device_runtime<Backend>::copy_to_host(&sum, result.data(), sizeof sum);
-  return sum.value();
+  return place.number(0).value();
 }
 
 }  // namespace ops
