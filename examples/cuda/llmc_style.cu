@@ -3,7 +3,7 @@
 
 // A trainer in the manner of llm.c, C++17: raw device pointers, one array of all parameters, a
 // stream, a hand-written loop. It takes from the library what is fused or skipped where a backward
-// pass is dropped (raw_cuda.hpp), and the plan from the C interface. Each layer is a residual
+// pass is dropped (raw.hpp), and the plan from the C interface. Each layer is a residual
 // branch, y = x + layer_norm(x); in yours the branch has more kernels between the norm and the sum.
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include <dropbp/dropbp.h>
-#include <dropbp/interop/raw_cuda.hpp>
+#include <dropbp/kernels/cuda/raw.hpp>
 
 namespace raw = dropbp::raw;
 

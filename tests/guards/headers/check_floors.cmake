@@ -13,7 +13,7 @@ set(floors
   "backend/"
   "(tensor|operation|model|flops|plan|drop_options)\\.hpp"
   "policy/"
-  "(schedule|layer|branches|parameter_ranges)\\.hpp"
+  "(schedule|layer|stream_norms|branches|parameter_ranges)\\.hpp"
   "(handler|adaptive|report|state|state_text)\\.hpp|sensitivity/"
   "dropbp\\.h(pp)?$|c/"
   "kernels/"

@@ -53,13 +53,16 @@ struct Runtime {
   /// A point of the current CUDA stream: an event with a time.
   class Moment {
    public:
-    Moment();
+    Moment();  ///< the end of the stream's work so far
+    /// Leaves `other` empty.
     Moment(Moment&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+    /// Swaps the two.
     Moment& operator=(Moment&& other) noexcept {
       std::swap(event_, other.event_);
       return *this;
     }
     ~Moment();
+    /// Waits until the stream has passed this moment.
     double seconds_since(const Moment& earlier) const;
 
    private:
@@ -68,18 +71,18 @@ struct Runtime {
 
   /// A device and one of its streams.
   struct Place {
-    int device;
-    CUstream_st* stream;
-    bool operator==(const Place&) const = default;
+    int device;                                     ///< its number
+    CUstream_st* stream;                            ///< null: its default stream
+    bool operator==(const Place&) const = default;  ///< both are equal
   };
-  static Place place();
+  static Place place();  ///< the current device and stream
   /// Makes `where` current.
   class PlaceScope {
    public:
-    explicit PlaceScope(const Place& where);
+    explicit PlaceScope(const Place& where);  ///< until the end of the scope
     ~PlaceScope();
-    PlaceScope(const PlaceScope&) = delete;
-    PlaceScope& operator=(const PlaceScope&) = delete;
+    PlaceScope(const PlaceScope&) = delete;             ///< restores the place once
+    PlaceScope& operator=(const PlaceScope&) = delete;  ///< restores the place once
 
    private:
     Place before_;

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 
 // What examples/cuda/llmc_kernels.cu compiles, for the emulator.
-#include "dropbp/interop/raw_cuda_kernels.hpp"
+#include "dropbp/kernels/cuda/raw_kernels.hpp"
 #include "support/emulated.hpp"
 
 DROPBP_INSTANTIATE_RAW(float, Emulated)

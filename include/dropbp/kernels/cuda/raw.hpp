@@ -3,7 +3,7 @@
 
 // Single CUDA kernels of the library for a trainer that has its own: raw device pointers and its
 // stream, C++17, no other header of the library. A .cu file in C++20 compiles them
-// (raw_cuda_kernels.hpp).
+// (raw_kernels.hpp).
 //
 // T is float, __nv_bfloat16 or __half. Matrices are [rows, columns] without gaps. All pointers are
 // of device memory, except the arrays that a comment calls the host's. Work is in the order of
@@ -46,8 +46,8 @@ void norm_backward_join(T* stream_gradient, const T* out_gradient, const T* resi
 /// A tensor whose norm is wanted.
 template <class T>
 struct Tensor {
-  const T* data;
-  std::size_t size;
+  const T* data;     ///< its elements
+  std::size_t size;  ///< number of elements
 };
 
 /// squared_norms [count], the host's: the sum of the squares of each of the host's `tensors`, as
@@ -60,8 +60,8 @@ void squared_norms(double* squared_norms, const Tensor<T>* tensors, std::size_t 
 /// values, moments and steps stay.
 template <class T>
 struct Update {
-  T* value;
-  const T* gradient;
+  T* value;              ///< the parameters as the model uses them
+  const T* gradient;     ///< of the loss
   float* master;         ///< the value in float; null where T is float
   float* first_moment;   ///< 0 before the first update
   float* second_moment;  ///< 0 before the first update
@@ -72,7 +72,11 @@ struct Update {
 
 /// As torch.optim.AdamW has them.
 struct AdamWOptions {
-  float learning_rate, beta1, beta2, eps, weight_decay;
+  float learning_rate;    ///< step size
+  float beta1;            ///< decay of the first moment
+  float beta2;            ///< decay of the second moment
+  float eps;              ///< added to the root of the second moment
+  float weight_decay;     ///< decoupled, per unit of learning rate
   float gradient_factor;  ///< multiplies the gradients: 1, or less to clip their norm
 };
 

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// The code behind raw_cuda.hpp. One .cu file of a program, in C++20, is
+// The code behind raw.hpp. One .cu file of a program, in C++20, is
 //   #include <dropbp/backend/cuda/device.cuh>
-//   #include <dropbp/interop/raw_cuda_kernels.hpp>
+//   #include <dropbp/kernels/cuda/raw_kernels.hpp>
 //   DROPBP_INSTANTIATE_RAW_CUDA(__nv_bfloat16)
 // with a line for each type.
 #pragma once
@@ -13,10 +13,10 @@
 #include <string>
 #include <vector>
 
-#include "dropbp/interop/raw_cuda.hpp"
 #include "dropbp/kernels/cuda/adamw.hpp"
 #include "dropbp/kernels/cuda/elementwise.hpp"
 #include "dropbp/kernels/cuda/layer_norm.hpp"
+#include "dropbp/kernels/cuda/raw.hpp"
 #include "dropbp/kernels/cuda/rms_norm.hpp"
 #include "dropbp/kernels/cuda/squared_norms.hpp"
 
@@ -155,7 +155,7 @@ struct RawKernels {
 }  // namespace detail
 DROPBP_NAMESPACE_END
 
-/// Compiles the functions of raw_cuda.hpp for one type. Use it outside of all namespaces.
+/// Compiles the functions of raw.hpp for one type. Use it outside of all namespaces.
 #define DROPBP_INSTANTIATE_RAW_CUDA(T) DROPBP_INSTANTIATE_RAW(T, dropbp::Cuda)
 /// The same for another backend that runs the kernels.
 #define DROPBP_INSTANTIATE_RAW(T, Backend)                                                         \
