@@ -20,7 +20,7 @@ static int by_size(const void* a, const void* b) {
 }
 
 int main(int argc, char** argv) {
-  enum { layers = 8, width = 512, heads = 8, tokens = 256, vocabulary = 256, batch = 4, steps = 9 };
+  enum { layers = 8, width = 512, heads = 8, tokens = 256, vocabulary = 256, batch = 4, steps = 5 };
   const char* const path = argc > 1 ? argv[1] : "dropbp_llmc.bin";
   FILE* const file = fopen(path, "wb");
   if (file == NULL) {
