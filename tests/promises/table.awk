@@ -152,6 +152,9 @@ END {
     }
     if (pattern[p] !~ /^-/) {
       state = held ? "held" : "NOT HELD"
+      # Where every test was skipped, nothing is known.
+      only_skips = passed == 0 && failed[p] + 0 == 0 && skipped[p] > 0
+      if (only_skips) state = "skipped"
       measured = ""
       n = split(names[p], list, " ")
       for (j = 1; j <= n; ++j) {
@@ -167,7 +170,8 @@ END {
       (skips ? ", " skips " skipped" : "")
     if (fault[p] ~ /^test:/) {
       red = faults_red[p] + 0 " in this run"
-      if (pattern[p] !~ /^-/ && (!faults_run[p] || faults_red[p] != faults_run[p])) {
+      if (pattern[p] !~ /^-/ && state != "skipped" &&
+          (!faults_run[p] || faults_red[p] != faults_run[p])) {
         red = "NOT RED: " faults_red[p] + 0 " of " faults_run[p] + 0
         held = 0
         state = "NOT HELD"
@@ -177,6 +181,7 @@ END {
       if (seen[p] == "" && pattern[p] !~ /^-/) ++unproven
     }
     if (state == "NOT HELD") ++bad
+    if (state == "skipped" && pattern[p] !~ /^-/) ++unchecked
     if (state == "held") ++good
     clock = sprintf("%.1f s", time[p])
     if (format == "markdown") {
