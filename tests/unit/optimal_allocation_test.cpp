@@ -301,6 +301,9 @@ TEST_CASE("Bounds hold for every branch, and a target beyond them is refused") {
   CHECK(OptimalAllocation<>{.min_rates = {0.6}}.allocate(instance.input()) ==
         Rates(4, 0.6));  // above the target
 
+  CHECK(OptimalAllocation<>{.min_rates = {0.5}, .max_rates = {0.5}}.allocate(instance.input()) ==
+        Rates(4, 0.5));  // equal bounds
+
   const auto refused = [&](const OptimalAllocation<>& policy,
                            std::initializer_list<std::string_view> parts) {
     check_throws<std::invalid_argument>([&] { policy.allocate(instance.input()); }, parts);

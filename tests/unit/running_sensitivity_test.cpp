@@ -136,6 +136,7 @@ TEST_CASE("Invalid observations are refused and do not change the estimate") {
   running.end_step();  // nothing of the step is left
   CHECK(running.sensitivities() == before.sensitivities());
   running.observe(0, 100.0);
+  running.observe(1, 1.0);
   test::check_throws<std::invalid_argument>([&] { running.observe(2, 1.0); }, {"it is 2"});
   running.end_step();
   CHECK(running.sensitivities() == before.sensitivities());

@@ -94,6 +94,7 @@ TEST_CASE("A reference keeps a copy of the gradients") {
   // A reference can be moved and assigned.
   auto moved = GradientSensitivity{}.reference(model);
   auto other = std::move(moved);
+  model.a = {1, 2};
   moved = GradientSensitivity{}.reference(model);
   other = std::move(moved);
   CHECK(GradientSensitivity{}.difference(other, model) == 0.0);
