@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "fuzz.hpp"
@@ -19,17 +20,24 @@ namespace {
 
 using namespace llama;
 
-const std::string& path() {
-  static const std::string text = [] {
-    std::string name =
-        (access("/dev/shm", W_OK) == 0 ? "/dev/shm"
-                                       : std::filesystem::temp_directory_path().string()) +
-        "/dropbp-fuzz-XXXXXX";
+/// A folder in memory, if the system has one.
+struct Folder {
+  Folder() {
+    name = (access("/dev/shm", W_OK) == 0 ? "/dev/shm"
+                                          : std::filesystem::temp_directory_path().string()) +
+           "/dropbp-fuzz-XXXXXX";
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    std::atexit([] { std::filesystem::remove_all(std::filesystem::path(path()).parent_path()); });
-    return name + "/a.gguf";
-  }();
-  return text;
+  }
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(name, ignored);
+  }
+  std::string name;
+};
+
+std::string path() {
+  static const Folder folder;
+  return folder.name + "/a.gguf";
 }
 
 /// Reads a file and compares it with what was to be written.
