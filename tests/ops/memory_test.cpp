@@ -30,6 +30,17 @@ struct dropbp::device_runtime<Limited> {
     ::operator delete(memory);
   }
   static void fill(void* memory, int byte, std::size_t bytes) { std::memset(memory, byte, bytes); }
+
+  struct Place {
+    int device = 0;
+    bool operator==(const Place&) const = default;
+  };
+  static Place place() { return {}; }
+  struct PlaceScope {
+    explicit PlaceScope(const Place&) {}
+  };
+  static void follow(const Place&) {}
+  static void synchronize() {}
 };
 
 using namespace dropbp::ops;
