@@ -173,10 +173,14 @@ constexpr struct {
                {"denormal", limits::denorm_min()}, {"FLT_MAX", limits::max()}};
 
 std::string row_of(const std::string& name, const Run& run) {
-  std::string row = "| " + name + " |";
-  for (const auto& one : hostile) row += " " + outcome_of(run, one.value) + " |";
-  row += " " + outcome_of_size(run, 0, columns) + " | " + outcome_of_size(run, 1, 2) + " | " +
-         outcome_of_misaligned(run) + " |\n";
+  std::string row = "|";
+  const auto add = [&row](const std::string& cell) { row.append(" ").append(cell).append(" |"); };
+  add(name);
+  for (const auto& one : hostile) add(outcome_of(run, one.value));
+  add(outcome_of_size(run, 0, columns));
+  add(outcome_of_size(run, 1, 2));
+  add(outcome_of_misaligned(run));
+  row += "\n";
   return row;
 }
 
@@ -203,7 +207,7 @@ where they differ there are two. `tests/cuda/simt/hostile_values_test.cpp` write
 DROPBP_WRITE_TABLES=1, and holds it.
 
 | operation |)";
-  for (const auto& one : hostile) text += std::string(" ") + one.name + " |";
+  for (const auto& one : hostile) text.append(" ").append(one.name).append(" |");
   text += " no rows | 1 row of 2 | misaligned |\n| --- |";
   for (std::size_t i = 0; i < std::size(hostile) + 3; ++i) text += " --- |";
   text += "\n";
