@@ -131,9 +131,9 @@ DROPBP_DEVICE void store_rows_fma(Context ctx, T* to, Index to_stride,
       T* const target = to + row * to_stride + column;
       if (vectorised) {
         if (column < columns) ctx.store(target, values);
-      } else {
-        if (column < columns) ctx.store(target, Pack<T, 1>{{values.values[0]}});
-        if (column + 1 < columns) ctx.store(target + 1, Pack<T, 1>{{values.values[1]}});
+      } else {  // ctx.store would spill registers here (nvcc 13, sm_100)
+        if (column < columns) target[0] = values.values[0];
+        if (column + 1 < columns) target[1] = values.values[1];
       }
     }
   }
