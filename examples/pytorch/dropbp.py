@@ -191,7 +191,6 @@ class DropBPHandler:
         return self._allocate(sensitivities, target_probability, min_rate, allocation)
 
     def depth_drop_bp(self, target_probability=0.5):
-        """Keeps the highest branches and never trains the lowest."""
         return self._allocate([1.0] * len(self.layers), target_probability, 0.0, "depth")[1]
 
     def observe_gradients(self):

@@ -11,6 +11,10 @@
 
 DROPBP_NAMESPACE_BEGIN
 
+// base/error.hpp, base/deferred.hpp
+enum class ErrorKind : std::uint8_t;
+class DeferredNumber;
+
 // base/philox.hpp
 class CounterRandom;
 enum class RandomStream : std::uint8_t;

@@ -256,7 +256,7 @@ static void wrong_use_is_refused(void) {
   CHECK_FAILS(DROPBP_INVALID, dropbp_schedule_set_drop_rates(schedule, NULL), "list of rates");
   CHECK_FAILS(DROPBP_INVALID, dropbp_schedule_allocate(schedule, negative, DROPBP_GREEDY, 0.0),
               "sensitivity must be");
-  CHECK_FAILS(DROPBP_INVALID, dropbp_schedule_allocate(schedule, negative, 3, 0.0), "allocation");
+  CHECK_FAILS(DROPBP_INVALID, dropbp_schedule_allocate(schedule, negative, 4, 0.0), "allocation");
   CHECK(dropbp_schedule_drop_rate(schedule) == 0.5);
   CHECK_FAILS(DROPBP_INVALID, dropbp_plan_draw(plan, NULL, 0, 0), "a schedule must not be");
   CHECK(dropbp_schedule_create(0, NULL, NULL) == NULL);

@@ -640,7 +640,8 @@ TEST_CASE("resume: every flag of the command line must be repeated or is listed 
       "--loss-on", "--chat-template", "--no-packing", "--long-samples", "--epochs", "--show-sample",
       // When a run ends, and what it writes and prints.
       "--config", "--print-config", "--completion", "--early-stopping", "--best", "--sample-every",
-      "--sample-prompt", "--sample-tokens", "--html", "--metrics", "--out-format"};
+      "--sample-prompt", "--sample-tokens", "--html", "--metrics", "--out-format",
+      "--step-deadline"};
   const Saved saved;
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   // In the identity where they are no defaults; the test above sees each.

@@ -227,6 +227,7 @@ class BeyondThePublished(unittest.TestCase):
         model = dropbp.apply(plain_model())
         handler = dropbp.DropBPHandler(model)
         flops = handler.extract_flops()
+        self.assertEqual(handler.depth_drop_bp(0.5), sorted(handler.depth_drop_bp(0.5))[::-1])
         for allocation in ("greedy", "optimal", "uniform"):
             _, rates = handler.sensitivity_based_drop_bp(
                 lambda: gradients(model), 0.6, allocation=allocation
