@@ -105,7 +105,7 @@ case $form in
       END { print "0,0,0" list }' "$table" - >"$build_dir/promises.numbers"
     export DROPBP_PROMISES=full DROPBP_KILLS=200 DROPBP_FLIPS=10000
     ctest --test-dir "$build_dir" -I "$build_dir/promises.numbers" --no-tests=error \
-      -j "$(nproc)" --output-junit "$build_dir/promises.xml" --test-output-size-passed 65536 ||
+      -j "$(nproc)" --output-junit promises.xml --test-output-size-passed 65536 ||
       true
     {
       cat <<'END'

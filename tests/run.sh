@@ -138,8 +138,9 @@ MemoryCheckCommand: $(command -v valgrind)
 MemoryCheckCommandOptions: --quiet --error-exitcode=99 --leak-check=full
 END
 fi
-# tests/promises.sh reads the results from tests.xml, with what the tests printed.
+# tests/promises.sh reads the results from tests.xml, with what the tests printed. ctest writes a
+# relative file to the build folder.
 # ${memcheck[@]+...}: an empty array counts as unset in older shells.
 exec ctest ${memcheck[@]+"${memcheck[@]}"} \
   --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$jobs" \
-  --output-junit "$build_dir/tests.xml" --test-output-size-passed 65536 "$@"
+  --output-junit tests.xml --test-output-size-passed 65536 "$@"
