@@ -324,7 +324,7 @@ TEST_CASE("optimizer state that is spread over ranks gives the same weights") {
   }
   for (const int ranks : {1, 2, 3}) {
     std::vector<std::vector<double>> got(static_cast<std::size_t>(ranks));
-    std::vector<std::size_t> sizes;
+    std::vector<std::size_t> shares;
     const auto thrown = run_ranks(ranks, [&](ThreadCommunicator& communicator) {
       Net net;
       std::vector<double> own(net.gradients.size(), 1.0);
@@ -340,16 +340,16 @@ TEST_CASE("optimizer state that is spread over ranks gives the same weights") {
         shards.share(trained);
       }
       got[static_cast<std::size_t>(communicator.rank())] = own;
-      if (communicator.rank() == 0) sizes.assign(shards.sizes().begin(), shards.sizes().end());
+      if (communicator.rank() == 0) shares.assign(shards.sizes().begin(), shards.sizes().end());
     });
     INFO(ranks << " ranks");
     for (const std::string& what : thrown) CHECK(what == "");
     for (const auto& of_rank : got) CHECK(of_rank == weights);
     std::size_t all = 0;
-    for (const std::size_t size : sizes) all += size;
+    for (const std::size_t size : shares) all += size;
     CHECK(all == weights.size() - frozen);
     // The largest range has 64 of the 134 elements.
-    CHECK(*std::max_element(sizes.begin(), sizes.end()) == (ranks == 1   ? 134u
+    CHECK(*std::max_element(shares.begin(), shares.end()) == (ranks == 1   ? 134u
                                                             : ranks == 2 ? 67u
                                                                          : 64u));
   }
