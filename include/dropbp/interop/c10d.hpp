@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/core/ivalue.h>  // ProcessGroup.hpp needs it, and does not include it
 #include <torch/nn/module.h>
 #include <torch/types.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
