@@ -350,8 +350,8 @@ TEST_CASE("optimizer state that is spread over ranks gives the same weights") {
     CHECK(all == weights.size() - frozen);
     // The largest range has 64 of the 134 elements.
     CHECK(*std::max_element(shares.begin(), shares.end()) == (ranks == 1   ? 134u
-                                                            : ranks == 2 ? 67u
-                                                                         : 64u));
+                                                              : ranks == 2 ? 67u
+                                                                           : 64u));
   }
 }
 
