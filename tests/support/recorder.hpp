@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "dropbp/layer.hpp"
+
 namespace dropbp_test {
 
 /// The calls of all Recorders that share this journal.
@@ -67,6 +69,21 @@ struct Recorder {
     for (Real& one : y) one *= 3;
     if (journal->wrong_shape) y.push_back(0);
     return y;
+  }
+};
+
+/// A model of `size` Recorders, each with its own journal.
+template <std::size_t size>
+struct RecorderChain {
+  std::vector<Journal> journals = std::vector<Journal>(size);
+  std::vector<dropbp::DropBPLayer<Recorder<>>> layers;
+
+  RecorderChain() {
+    for (Journal& journal : journals) layers.emplace_back(Recorder<>(journal));
+  }
+  template <class Visit>
+  void for_each_layer(Visit&& visit) {
+    for (auto& layer : layers) visit(layer);
   }
 };
 

@@ -3,7 +3,6 @@
 
 // The adaptive handler: when it drops, when it allocates, and its exact resume.
 #include "dropbp/adaptive.hpp"
-#include "dropbp/layer.hpp"
 
 #include <cmath>
 #include <cstddef>
@@ -19,27 +18,13 @@
 using dropbp::AdaptiveHandler;
 using dropbp::AdaptiveOptions;
 using dropbp::DropBPHandler;
-using dropbp::DropBPLayer;
-using dropbp_test::Journal;
-using dropbp_test::Recorder;
 using test::check_throws;
 
 namespace {
 
 constexpr std::size_t size = 8;
 
-struct Chain {
-  std::vector<Journal> journals = std::vector<Journal>(size);
-  std::vector<DropBPLayer<Recorder<>>> layers;
-
-  Chain() {
-    for (Journal& journal : journals) layers.emplace_back(Recorder<>(journal));
-  }
-  template <class Visit>
-  void for_each_layer(Visit&& visit) {
-    for (auto& layer : layers) visit(layer);
-  }
-};
+using Chain = dropbp_test::RecorderChain<size>;
 
 using Handler = AdaptiveHandler<Chain>;
 
@@ -63,7 +48,7 @@ struct Scale {
 };
 
 struct ScaleNet {
-  std::vector<DropBPLayer<Scale>> layers;
+  std::vector<dropbp::DropBPLayer<Scale>> layers;
   void for_each_layer(auto&& visit) {
     for (auto& layer : layers) visit(layer);
   }

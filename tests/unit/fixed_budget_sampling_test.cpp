@@ -19,6 +19,7 @@
 #include "dropbp/policy/optimal_allocation.hpp"
 #include "dropbp/schedule.hpp"
 #include "support/catch.hpp"
+#include "support/plans.hpp"
 #include "support/statistics.hpp"
 #include "support/throws.hpp"
 
@@ -26,6 +27,7 @@ using dropbp::BranchWeight;
 using dropbp::DropPlan;
 using dropbp::DropSchedule;
 using dropbp::FixedBudgetSampling;
+using dropbp_test::kept_mask;
 
 static_assert(dropbp::Sampling<FixedBudgetSampling>);
 
@@ -50,12 +52,6 @@ struct Instance {
     return schedule;
   }
 };
-
-std::uint32_t kept_mask(const DropPlan& plan) {
-  std::uint32_t mask = 0;
-  for (std::size_t i = 0; i < plan.size(); ++i) mask |= std::uint32_t{plan.kept(i)} << i;
-  return mask;
-}
 
 // The probability of each set of kept branches: the pivotal method over a uniformly random order,
 // one group after the other. The state needs no more than the kept branches, because the method

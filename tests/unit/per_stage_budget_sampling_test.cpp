@@ -14,12 +14,14 @@
 
 #include "dropbp/schedule.hpp"
 #include "support/catch.hpp"
+#include "support/plans.hpp"
 #include "support/statistics.hpp"
 
 using dropbp::DropPlan;
 using dropbp::DropSchedule;
 using dropbp::FixedBudgetSampling;
 using dropbp::PerStageBudgetSampling;
+using dropbp_test::kept_mask;
 
 static_assert(dropbp::Sampling<PerStageBudgetSampling>);
 
@@ -34,12 +36,6 @@ DropSchedule<Sampling> schedule_of(const std::vector<double>& rates, const Group
                                   {.seed = seed, .groups = groups});
   schedule.set_drop_rates(rates);
   return schedule;
-}
-
-std::uint32_t kept_mask(const DropPlan& plan) {
-  std::uint32_t mask = 0;
-  for (std::size_t i = 0; i < plan.size(); ++i) mask |= std::uint32_t{plan.kept(i)} << i;
-  return mask;
 }
 
 // What the pivotal method leaves of a group: the branches that it keeps, and one that is undecided

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "dropbp/handler.hpp"
-#include "dropbp/layer.hpp"
 #include "dropbp/policy/fixed_budget_sampling.hpp"
 #include "dropbp/policy/optimal_allocation.hpp"
 #include "dropbp/report.hpp"
@@ -22,22 +21,10 @@
 
 using namespace dropbp_test;
 using dropbp::DropBPHandler;
-using dropbp::DropBPLayer;
 
 namespace {
 
-struct Chain {
-  std::vector<Journal> journals = std::vector<Journal>(12);
-  std::vector<DropBPLayer<Recorder<>>> layers;
-
-  Chain() {
-    for (Journal& journal : journals) layers.emplace_back(Recorder<>(journal));
-  }
-  template <class Visit>
-  void for_each_layer(Visit&& visit) {
-    for (auto& layer : layers) visit(layer);
-  }
-};
+using Chain = RecorderChain<12>;
 
 /// All that a const handler says, as text; the plans are those of 40 steps.
 template <class Handler>
