@@ -165,9 +165,12 @@ inline void run_everywhere(std::initializer_list<AnyBuffer*> outputs, Capture ca
   CHECK(results() == wanted);
 }
 
-/// The largest error divided by the largest wanted value; infinite for NaN.
-inline double error_of(const std::vector<double>& got, const std::vector<double>& wanted) {
-  double error = 0.0, largest = 1e-30;
+/// The largest error divided by the largest wanted value; infinite for NaN. Where the terms of a
+/// sum may cancel, `largest` is the size of the largest term: the sum's rounding is relative to
+/// that.
+inline double error_of(const std::vector<double>& got, const std::vector<double>& wanted,
+                       double largest = 1e-30) {
+  double error = 0.0;
   for (const double value : wanted) largest = std::max(largest, std::abs(value));
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const double difference = std::abs(got[i] - wanted[i]);
