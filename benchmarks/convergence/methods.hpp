@@ -109,7 +109,7 @@ inline const std::vector<Method>& methods() {
        make<Complete>,
        0.5,
        {1.4, 1.0, 0.7, 2.0}},
-      {"highest blocks", "`DepthAllocation`: the drop rate's share of the lowest blocks is frozen",
+      {"highest blocks", "as `DepthAllocation`, in whole blocks: the lowest are frozen",
        make<LastBlocks>},
       {"highest blocks, 1/2", "half as many of them",
        [](Setup setup) -> std::unique_ptr<PlanSource> {
