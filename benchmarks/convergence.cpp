@@ -37,6 +37,7 @@ struct Settings {
   std::vector<Regime> regimes;
   std::vector<const Method*> methods;
   int seeds = 3, jobs = 1;
+  std::uint64_t steps = 0;  // 0: the regime's
   bool only_report = false;
 };
 
@@ -161,8 +162,8 @@ class Work {
   }
 
   double run_one(const Method& method, double learning_rate, double length, int seed) {
-    const bench::RunKey key{identity_, method.name, learning_rate, length,
-                            static_cast<std::uint64_t>(seed)};
+    const bench::RunKey key =
+        bench::key_of(regime_, identity_, method, learning_rate, length, seed);
     if (const auto done = runs_.find(key)) return done->validation_loss;
     const auto steps =
         static_cast<std::uint64_t>(std::lround(length * static_cast<double>(regime_.steps)));
@@ -242,6 +243,8 @@ int run(int argc, char** argv) {
   app.add_option("--methods", chosen, "default: all")
       ->check(CLI::IsMember(names_of(bench::methods())))
       ->delimiter(';');
+  app.add_option("--steps", settings.steps, "steps of a run; default: the regime's")
+      ->check(CLI::Range(1, 1000000));
   app.add_option("--seeds", settings.seeds, "seeds of each method")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
@@ -258,6 +261,7 @@ int run(int argc, char** argv) {
     if (chosen.empty() || std::find(chosen.begin(), chosen.end(), method.name) != chosen.end())
       settings.methods.push_back(&method);
   for (Regime& regime : settings.regimes) {
+    if (settings.steps > 0) regime.steps = settings.steps;
     if (!regime.given) continue;
     if (settings.model.empty())
       throw std::invalid_argument("the regime '" + std::string(regime.name) +

@@ -26,6 +26,7 @@ struct Method {
   /// Lengths of its runs as shares of the regime's steps, each with a complete learning-rate
   /// schedule. The learning rate is tuned at the first.
   std::vector<double> lengths = {1.0};
+  bool drops = true;  ///< its runs depend on the drop rate
 };
 
 inline constexpr const char *ordinary_method = "ordinary", *half_batch_method = "half the batch";
@@ -78,7 +79,7 @@ std::unique_ptr<PlanSource> make_rates(Setup setup, RateOptions options) {
 
 inline const std::vector<Method>& methods() {
   static const std::vector<Method> table{
-      {ordinary_method, "nothing is dropped", make<Complete>, 1.0, {1.0, 0.7, 0.5, 0.35}},
+      {ordinary_method, "nothing is dropped", make<Complete>, 1.0, {1.0, 0.7, 0.5, 0.35}, false},
       {"optimal", "`OptimalAllocation` of running sensitivities, as llama-finetune",
        [](Setup setup) { return make_rates(std::move(setup), {.allocate = bounded}); }},
       {"sharp", "`SharpAllocation`: the sensitivities to the 4th power, and no least keep rate",
@@ -108,7 +109,8 @@ inline const std::vector<Method>& methods() {
        "ordinary training with half the tokens a step",
        make<Complete>,
        0.5,
-       {1.4, 1.0, 0.7, 2.0}},
+       {1.4, 1.0, 0.7, 2.0},
+       false},
       {"highest blocks", "as `DepthAllocation`, in whole blocks: the lowest are frozen",
        make<LastBlocks>},
       {"highest blocks, 1/2", "half as many of them",
@@ -176,13 +178,13 @@ struct Regime {
   bool given = false;     ///< the model is that of --model, and `shape` its config
   bool bfloat16 = false;  ///< weights and activations, otherwise float
 
-  /// What decides a run beside its method, learning rate, length and seed.
+  /// What decides a run beside its method, drop rate, learning rate, length and seed.
   std::string identity(const std::string& data) const {
     return fmt::format(
         "{} blocks, hidden {}, intermediate {}, heads {}; {}; {}; {} x {} x "
-        "{} tokens; {} steps; drop rate {}; {}",
+        "{} tokens; {} steps; {}",
         shape.layers, shape.hidden, shape.intermediate, shape.heads, origin(), mode, micro_steps,
-        batch, sequence, steps, drop_rate, data);
+        batch, sequence, steps, data);
   }
 
  private:

@@ -26,14 +26,22 @@ namespace bench {
 struct RunKey {
   std::string identity;  ///< Regime::identity
   std::string method;
+  double drop_rate = 0.0;  ///< 0 if the method drops nothing
   double learning_rate = 0.0, length = 1.0;
   std::uint64_t seed = 1;
   auto operator<=>(const RunKey&) const = default;
 };
 
+inline RunKey key_of(const Regime& regime, std::string identity, const Method& method,
+                     double learning_rate, double length, int seed) {
+  return {std::move(identity), method.name, method.drops ? regime.drop_rate : 0.0,
+          learning_rate,       length,      static_cast<std::uint64_t>(seed)};
+}
+
 inline Json to_json(const RunKey& key, const Outcome& outcome) {
   return {{"regime", key.identity},
           {"method", key.method},
+          {"drop_rate", key.drop_rate},
           {"learning_rate", key.learning_rate},
           {"length", key.length},
           {"seed", key.seed},
@@ -56,8 +64,11 @@ class DoneRuns {
     while (std::getline(in, line) && !in.eof()) {  // a last line without an end was cut short
       const Json one = Json::parse(line);
       const auto number = [&](const char* key) { return one.at(key).get<double>(); };
-      const RunKey key{one.at("regime").get<std::string>(), one.at("method").get<std::string>(),
-                       number("learning_rate"), number("length"),
+      const RunKey key{one.at("regime").get<std::string>(),
+                       one.at("method").get<std::string>(),
+                       number("drop_rate"),
+                       number("learning_rate"),
+                       number("length"),
                        one.at("seed").get<std::uint64_t>()};
       runs_[key] = {.validation_loss = number("validation_loss"),
                     .steps = one.at("steps").get<std::uint64_t>(),
@@ -162,6 +173,7 @@ struct Row {
   std::size_t seeds = 0;
   Figure loss, time;                    ///< of the longest run; time: share of the ordinary run's
   Figure kept, peak, mean_activations;  ///< shares
+  Figure learned;                       ///< speed * time, by seed
   Figure speed;               ///< time of ordinary training to the same loss / time of the method
   Figure speed_of_half;       ///< the same of the method against half the batch
   std::vector<double> gains;  ///< loss of ordinary training in the same time - loss, by seed
@@ -189,8 +201,8 @@ class Analysis {
     bool edge = true;
   };
   std::optional<Best> best(const Method& method) const {
-    const auto losses =
-        runs_.losses_by_learning_rate({identity_, method.name, 0.0, method.lengths.front(), 1});
+    const auto losses = runs_.losses_by_learning_rate(
+        key_of(regime_, identity_, method, 0.0, method.lengths.front(), 1));
     if (losses.empty()) return std::nullopt;
     const auto least =
         std::min_element(losses.begin(), losses.end(),
@@ -204,7 +216,7 @@ class Analysis {
     if (!chosen) return std::nullopt;
     Row row;
     row.method = &method, row.learning_rate = chosen->learning_rate;
-    std::vector<double> loss, time, kept, peak, mean, speed, speed_of_half;
+    std::vector<double> loss, time, kept, peak, mean, speed, learned, speed_of_half;
     for (int seed = 1; seed <= seeds_; ++seed) {
       const auto outcome = find(method, chosen->learning_rate, 1.0, seed);
       const auto ordinary = curve(ordinary_method, seed);
@@ -220,6 +232,7 @@ class Analysis {
       mean.push_back(outcome->mean_activations * method.batch);
       const auto [reference, beyond] = ordinary->time_to(outcome->validation_loss);
       speed.push_back(reference / own);
+      learned.push_back(reference / whole);
       if (beyond != 0) row.speed_mark = mark_of(beyond);
       if (const auto at = ordinary->loss_at(own))
         row.gains.push_back(*at - outcome->validation_loss);
@@ -232,6 +245,7 @@ class Analysis {
     if (row.seeds == 0) return std::nullopt;
     row.loss = figure_of(loss), row.time = figure_of(time), row.kept = figure_of(kept);
     row.peak = figure_of(peak), row.mean_activations = figure_of(mean);
+    row.learned = figure_of(learned);
     row.speed = figure_of(speed), row.speed_of_half = figure_of(speed_of_half);
     add_lengths(method, *chosen, row);
     return row;
@@ -245,8 +259,7 @@ class Analysis {
   }
   std::optional<Outcome> find(const Method& method, double learning_rate, double length,
                               int seed) const {
-    return runs_.find(
-        {identity_, method.name, learning_rate, length, static_cast<std::uint64_t>(seed)});
+    return runs_.find(key_of(regime_, identity_, method, learning_rate, length, seed));
   }
   double seconds(const Method& method, const Outcome& outcome) const {
     return outcome.seconds(parts_.at(method.batch), regime_.micro_steps,

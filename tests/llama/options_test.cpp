@@ -240,6 +240,8 @@ TEST_CASE("options: the ends of the ranges are inside") {
   CHECK(options_of({"--drop-rate", "0"}).drop_rate == 0.0);
   CHECK(options_of({"--drop-rate", "1", "--allocation", "uniform"}).drop_rate == 1.0);
   CHECK(options_of({"--drop-rate", "0.9"}).drop_rate == 0.9);
+  CHECK_FALSE(options_of({"--drop-rate", "0.9"}).drop_rate_auto);
+  CHECK(options_of({"--drop-rate", "auto", "--model", "m"}).drop_rate_auto);
   CHECK(options_of({"--allocate-at", "1e0"}).allocate_at == 1.0);
   CHECK(options_of({"--grad-clip", "0"}).grad_clip == 0.0);
   CHECK(options_of({"--eval-every", "0"}).eval_every == 0);
@@ -283,6 +285,12 @@ TEST_CASE(
       {{"--drop-rate", "50%"}, {"--drop-rate", "'50%'"}},
       {{"--drop-rate", ""}, {"--drop-rate"}},
       {{"--drop-rate", "1e999"}, {"--drop-rate", "'1e999'"}},
+      {{"--drop-rate", "Auto"}, {"--drop-rate", "or auto", "'Auto'"}},
+      {{"--model", "m", "--drop-rate", "auto", "--allocation", "sharp"},
+       {"--drop-rate auto chooses the allocation", "--allocation sharp"}},
+      {{"--drop-rate", "auto"}, {"--drop-rate auto needs --model"}},
+      {{"--model", "m", "--drop-rate", "auto", "--activation-budget", "3"},
+       {"--drop-rate auto first trains without drops", "--activation-budget"}},
       {{"--drop-rate", "0.95", "--allocation", "greedy"},
        {"at most 0.9", "greedy", "0.95", "optimal"}},
       {{"--activation-budget", "1", "--sampling", "bernoulli"},

@@ -126,6 +126,25 @@ class Flags {
         });
   }
 
+  /// A number as above, or the word "auto", which sets `automatic`.
+  template <typename Inside>
+  CLI::Option* real_or_auto(const std::string& flag, double& target, bool& automatic,
+                            const char* interval, Inside inside, const char* unit,
+                            const std::string& help) {
+    return add(flag, unit, fmt::format("{} [default {}]", help, target),
+               [=, &target, &automatic](const std::string& text) {
+                 automatic = text == "auto";
+                 if (automatic) return;
+                 const auto value = convert<double>(text);
+                 if (!value || !inside(*value))
+                   throw UsageError(
+                       fmt::format("{} must be a number in {} or auto, but '{}' was given; try {} "
+                                   "{}",
+                                   flag, interval, text, flag, target));
+                 target = *value;
+               });
+  }
+
   /// `none` describes an empty optional in the help.
   template <typename Choice, std::size_t Size, typename Target>
   CLI::Option* choice(const std::string& flag, Target& target,

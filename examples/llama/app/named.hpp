@@ -4,6 +4,9 @@
 // Choices that have names.
 #pragma once
 
+#include <array>
+#include <cstddef>
+#include <optional>
 #include <string_view>
 
 namespace llama {
@@ -24,6 +27,16 @@ std::string_view find_name(const Table& table, Choice choice) noexcept {
     if (row.choice == choice) return row.name;
   }
   return "?";
+}
+
+/// The choice of that name; none if no choice has it.
+template <typename Choice, std::size_t size>
+std::optional<Choice> find_choice(const std::array<Named<Choice>, size>& table,
+                                  std::string_view name) noexcept {
+  for (const auto& row : table) {
+    if (row.name == name) return row.choice;
+  }
+  return std::nullopt;
 }
 
 }  // namespace llama

@@ -219,10 +219,13 @@ void declare_validation(Flags& flags, Options& o) {
 
 void declare_dropping(Flags& flags, Given& given, Options& o) {
   flags.group("Dropping");
-  flags.real(
-      "--drop-rate", o.drop_rate, "[0, 1]", [](double x) { return x >= 0.0 && x <= 1.0; }, "P",
-      "share of the branches' backward FLOPs to drop; 0 is ordinary training");
-  flags.choice(
+  flags.real_or_auto(
+      "--drop-rate", o.drop_rate, o.drop_rate_auto, "[0, 1]",
+      [](double x) { return x >= 0.0 && x <= 1.0; }, "P|auto",
+      "share of the branches' backward FLOPs to drop; 0 is ordinary training; auto first tries "
+      "which of 0, and 0.75 with --allocation depth, reaches the lower validation loss in the same "
+      "time");
+  given.allocation = flags.choice(
       "--allocation", o.allocation, allocations,
       "uniform gives all branches the same rate; greedy (as published, at most 0.9 on "
       "average), optimal (smallest sum of sensitivity times squared rate) and sharp (the same "

@@ -198,6 +198,22 @@ constexpr Rule rules[] = {
     {[](const Options& o, const Given&) { return problem_of(shape_of(o)).has_value(); }, "{}",
      [](const Options& o, const Given&) { return *problem_of(shape_of(o)); }},
     {[](const Options& o, const Given& given) {
+       return o.drop_rate_auto && given.allocation->count() > 0;
+     },
+     "--drop-rate auto chooses the allocation too, but --allocation {} was given; leave one of "
+     "them out",
+     [](const Options& o, const Given&) { return std::string(name_of(o.allocation)); }},
+    {[](const Options& o, const Given&) { return o.drop_rate_auto && !o.model; },
+     "--drop-rate auto needs --model, because the first steps of a new model do not tell what pays "
+     "later; give a number, such as --drop-rate 0",
+     nullptr},
+    {[](const Options& o, const Given&) {
+       return o.drop_rate_auto && o.activation_budget_mib > 0.0;
+     },
+     "--drop-rate auto first trains without drops, which an --activation-budget does not allow; "
+     "give a number, such as --drop-rate 0.5",
+     nullptr},
+    {[](const Options& o, const Given& given) {
        return o.activation_budget_mib > 0.0 && given.sampling->count() > 0 &&
               o.sampling != SamplingChoice::fixed_budget;
      },

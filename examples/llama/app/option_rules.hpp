@@ -18,6 +18,7 @@ struct Given {
   CLI::Option* steps;
   CLI::Option* epochs;
   CLI::Option* vocabulary;
+  CLI::Option* allocation;
   CLI::Option* sampling;
   std::vector<CLI::Option*> adapters;       ///< that need --mode lora or qlora
   std::vector<CLI::Option*> adapter_shape;  ///< that --adapter decides

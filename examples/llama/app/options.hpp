@@ -107,6 +107,7 @@ struct Options {
 
   // Dropping.
   double drop_rate = 0.5;
+  bool drop_rate_auto = false;  ///< trials decide drop_rate and allocation
   AllocationChoice allocation = AllocationChoice::optimal;
   SamplingChoice sampling = SamplingChoice::bernoulli;
   SensitivityChoice sensitivity = SensitivityChoice::running;

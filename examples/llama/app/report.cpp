@@ -106,6 +106,13 @@ json json_of(const StepRecord& record) {
   return step;
 }
 
+json json_of(const Trial& trial) {
+  return {{"drop_rate", number(trial.drop_rate)},
+          {"allocation", name_of(trial.allocation)},
+          {"steps", trial.steps},
+          {"validation_loss", number(trial.validation_loss)}};
+}
+
 json json_of(const Summary& s) {
   json summary;
   summary["tokens_per_second"] = number(s.tokens_per_second);
@@ -295,6 +302,9 @@ std::string report_json(const Options& options, const LlamaConfig& model,
                         const std::optional<RunReport>& baseline) {
   std::string out =
       fmt::format("{{\"config\": {},\n {}", report_config(options, model, lora), members_of(run));
+  if (run.trials)
+    out += fmt::format(",\n \"trials\": [{}, {}]", dump(json_of(run.trials->ordinary)),
+                       dump(json_of(run.trials->depth)));
   if (baseline)
     out += fmt::format(",\n \"baseline\": {{{}}},\n \"comparison\": {}", members_of(*baseline),
                        dump(json_of(compare(run.steps, baseline->steps))));

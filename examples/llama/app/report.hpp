@@ -52,10 +52,30 @@ struct Summary {
   std::size_t peak_activation_bytes = 0;
 };
 
+/// A short training with the run's settings and data, from its start.
+struct Trial {
+  AllocationChoice allocation = AllocationChoice::optimal;
+  double drop_rate = 0.0;
+  std::uint64_t steps = 0;
+  double validation_loss = 0.0;
+};
+
+/// Two trials that take the same time, as computed from FLOPs: without drops, and with
+/// DepthAllocation. They train nothing that the run keeps.
+struct Trials {
+  Trial ordinary, depth;
+
+  /// That of the lower validation loss.
+  [[nodiscard]] const Trial& better() const noexcept {
+    return depth.validation_loss < ordinary.validation_loss ? depth : ordinary;
+  }
+};
+
 /// One training run; `records` must outlive it.
 struct RunReport {
   std::span<const StepRecord> steps;
   Summary summary;
+  std::optional<Trials> trials = {};  ///< that decided its drop rate
 };
 
 /// The two runs when both have trained for the same time, as long as the shorter one took.

@@ -33,6 +33,7 @@
 #include "llama/app/standard_streams.hpp"
 #include "llama/app/trainer.hpp"
 #include "llama/app/training_checkpoint.hpp"
+#include "llama/app/trials.hpp"
 #include "llama/formats/gguf_model.hpp"
 #include "llama/formats/model_folder.hpp"
 #include "llama/formats/strict_json.hpp"
@@ -366,6 +367,8 @@ int run_on(Options options, Ranks& ranks) {
   const Corpus corpus = load_corpus(options, config);
   if (options.epochs > 0)
     options.steps = corpus.data->steps(options.epochs, options.batch_options());
+  const std::optional<Trials> trials =
+      decide_drop_rate<T, Backend>(options, config, *corpus.data, ranks, say);
   Trainer trainer(options, config, *corpus.data, options.drop_rate, &ranks);
   Recorders recorders = open_recorders(options, config, corpus, trainer);
   std::unique_ptr<Trainer> baseline;
@@ -384,7 +387,7 @@ int run_on(Options options, Ranks& ranks) {
   progress.clear();
   trained = trained && attempts([&] { take_best(options, recorders, trainer); });
 
-  const RunReport result{trainer.records(), trainer.summary()};
+  const RunReport result{trainer.records(), trainer.summary(), trials};
   std::optional<RunReport> compared;
   if (baseline) compared = {baseline->records(), baseline->summary()};
   if (trained) save_results(options, files, trainer, attempts);

@@ -33,7 +33,44 @@ std::optional<std::uint64_t> step_of(std::string_view name, std::string_view end
                      name_digits);
 }
 
+// Of the folder, the oldest first.
+std::vector<std::pair<std::uint64_t, fs::path>> list(const fs::path& folder) {
+  std::vector<std::pair<std::uint64_t, fs::path>> found;
+  std::error_code error;
+  fs::directory_iterator walk(folder, error);
+  for (; !error && walk != fs::directory_iterator(); walk.increment(error))
+    if (const auto step = step_of(walk->path().filename().string(), name_end))
+      found.emplace_back(*step, walk->path());
+  if (error)
+    throw std::runtime_error(
+        fmt::format("'{}' must be a folder that can be listed, but {}; check its permissions",
+                    folder.string(), error.message()));
+  std::ranges::sort(found);
+  return found;
+}
+
+/// The newest that is intact, with its step; `note` is told of damaged ones.
+std::optional<std::pair<std::uint64_t, SafetensorsFile>> open_newest(
+    const fs::path& folder, const std::function<void(std::string_view)>& note) {
+  auto found = list(folder);
+  for (; !found.empty(); found.pop_back()) {
+    const auto& [step, path] = found.back();
+    try {
+      return std::pair(step, open_training_state(path, step));
+    } catch (const std::runtime_error& error) {
+      note(fmt::format("skipping a damaged checkpoint: {}", error.what()));
+    }
+  }
+  return std::nullopt;
+}
+
 }  // namespace
+
+std::optional<RunIdentity> newest_identity(const fs::path& folder) {
+  if (std::error_code ignored; !fs::is_directory(folder, ignored)) return std::nullopt;
+  const auto newest = open_newest(folder, [](std::string_view) {});
+  return newest ? std::optional(identity_in(newest->second)) : std::nullopt;
+}
 
 TrainingCheckpoints::TrainingCheckpoints(fs::path folder, RunIdentity identity, FolderLock lock)
     : folder_(std::move(folder)), identity_(std::move(identity)) {
@@ -55,42 +92,17 @@ void TrainingCheckpoints::remove_leftovers() const {
                        [](std::string_view name) { return step_of(name, name_end).has_value(); });
 }
 
-bool TrainingCheckpoints::empty() const { return list().empty(); }
-
-std::vector<std::pair<std::uint64_t, fs::path>> TrainingCheckpoints::list() const {
-  std::vector<std::pair<std::uint64_t, fs::path>> found;
-  std::error_code error;
-  fs::directory_iterator walk(folder_, error);
-  for (; !error && walk != fs::directory_iterator(); walk.increment(error))
-    if (const auto step = step_of(walk->path().filename().string(), name_end))
-      found.emplace_back(*step, walk->path());
-  if (error)
-    throw std::runtime_error(
-        fmt::format("'{}' must be a folder that can be listed, but {}; check its permissions",
-                    folder_.string(), error.message()));
-  std::ranges::sort(found);
-  return found;
-}
+bool TrainingCheckpoints::empty() const { return list(folder_).empty(); }
 
 template <class T, class Backend>
 bool TrainingCheckpoints::resume(BasicTrainer<T, Backend>& trainer,
                                  const std::function<void(std::string_view)>& note) {
-  auto found = list();
-  for (; !found.empty(); found.pop_back()) {
-    const auto& [step, path] = found.back();
-    std::optional<SafetensorsFile> file;
-    try {
-      file.emplace(open_training_state(path, step));
-    } catch (const std::runtime_error& error) {
-      note(fmt::format("skipping a damaged checkpoint: {}", error.what()));
-      continue;
-    }
-    require_same_run(*file, identity_, note);
-    read_training_state(*file, trainer);
-    last_good_ = step;
-    return true;
-  }
-  return false;
+  const auto newest = open_newest(folder_, note);
+  if (!newest) return false;
+  require_same_run(newest->second, identity_, note);
+  read_training_state(newest->second, trainer);
+  last_good_ = newest->first;
+  return true;
 }
 
 template <class T, class Backend>

@@ -18,6 +18,9 @@
 
 namespace llama {
 
+/// The identity of the run in the newest intact checkpoint of `folder`; none without one.
+[[nodiscard]] std::optional<RunIdentity> newest_identity(const std::filesystem::path& folder);
+
 /// A folder with the two newest checkpoints of one run, `step-00000200.safetensors` after 200
 /// steps. Each is one file, written atomically (see AtomicFile) and with checksums. It holds the
 /// trained weights, the optimizer's moments and step counts, the handler's state, the running
@@ -52,7 +55,6 @@ class TrainingCheckpoints {
   void save(BasicTrainer<T, Backend>& trainer);
 
  private:
-  std::vector<std::pair<std::uint64_t, std::filesystem::path>> list() const;  // oldest first
   void prune(std::uint64_t newest) const;
   void remove_leftovers() const;
 

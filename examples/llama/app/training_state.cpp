@@ -348,20 +348,27 @@ bool extends(const SafetensorsFile& file, std::string_view flag, std::string_vie
 
 }  // namespace
 
-void require_same_run(const SafetensorsFile& file, const RunIdentity& identity,
-                      const std::function<void(std::string_view)>& note) {
+RunIdentity identity_in(const SafetensorsFile& file) {
   if (const std::string& version = require_entry(file, version_key); version != format_version)
     throw std::runtime_error(
         fmt::format("'{}' must be a checkpoint of version {}, but it is of version '{}'; resume "
                     "with the program that wrote it",
                     file.path().string(), format_version, version));
-  nlohmann::json saved = parse_strict_json(require_entry(file, identity_key),
-                                           fmt::format("the flags in '{}'", file.path().string()));
+  const nlohmann::json saved = parse_strict_json(
+      require_entry(file, identity_key), fmt::format("the flags in '{}'", file.path().string()));
+  RunIdentity identity;
+  for (const auto& [flag, value] : saved.items())
+    identity.emplace_back(flag, value.is_string() ? value.get<std::string>() : value.dump());
+  return identity;
+}
+
+void require_same_run(const SafetensorsFile& file, const RunIdentity& identity,
+                      const std::function<void(std::string_view)>& note) {
+  RunIdentity saved = identity_in(file);
   std::vector<std::string> differences;
   for (const auto& [flag, value] : identity) {
-    const auto entry = saved.find(flag);
-    const std::string was =
-        entry != saved.end() && entry->is_string() ? entry->get<std::string>() : "not there";
+    const auto entry = std::ranges::find(saved, flag, &RunIdentity::value_type::first);
+    const std::string was = entry != saved.end() ? entry->second : "not there";
     if (extends(file, flag, was, value))
       note(
           fmt::format("the run of {} steps goes on to {}; from here on the learning rate and "
@@ -371,9 +378,8 @@ void require_same_run(const SafetensorsFile& file, const RunIdentity& identity,
       differences.push_back(fmt::format("{} was {} and is {}", flag, was, value));
     if (entry != saved.end()) saved.erase(entry);
   }
-  for (const auto& [flag, value] : saved.items())
-    differences.push_back(fmt::format("{} was {} and is not there", flag,
-                                      value.is_string() ? value.get<std::string>() : value.dump()));
+  for (const auto& [flag, value] : saved)
+    differences.push_back(fmt::format("{} was {} and is not there", flag, value));
   if (!differences.empty())
     throw UsageError(fmt::format(
         "--resume continues the run that wrote '{}', but {}; give the old value, or another folder",

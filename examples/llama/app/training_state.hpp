@@ -33,6 +33,10 @@ void write_training_state(AtomicFile& file, BasicTrainer<T, Backend>& trainer,
 [[nodiscard]] SafetensorsFile open_training_state(const std::filesystem::path& path,
                                                   std::uint64_t step);
 
+/// The identity of the run that wrote the file. Throws std::runtime_error for another version of
+/// the format.
+[[nodiscard]] RunIdentity identity_in(const SafetensorsFile& file);
+
 /// Throws UsageError, naming each difference, unless the file is of a run with this identity, and
 /// std::runtime_error for another version of the format. A run whose steps were all done may have
 /// more of them now: `note` is told so.
