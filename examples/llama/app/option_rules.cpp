@@ -205,13 +205,13 @@ constexpr Rule rules[] = {
      [](const Options& o, const Given&) { return std::string(name_of(o.allocation)); }},
     {[](const Options& o, const Given&) { return o.drop_rate_auto && !o.model; },
      "--drop-rate auto needs --model, because the first steps of a new model do not tell what pays "
-     "later; give a number, such as --drop-rate 0",
+     "later, but none was given; give a number, such as --drop-rate 0",
      nullptr},
     {[](const Options& o, const Given&) {
        return o.drop_rate_auto && o.activation_budget_mib > 0.0;
      },
-     "--drop-rate auto first trains without drops, which an --activation-budget does not allow; "
-     "give a number, such as --drop-rate 0.5",
+     "--drop-rate auto first trains without drops, but an --activation-budget was given; give a "
+     "number, such as --drop-rate 0.5",
      nullptr},
     {[](const Options& o, const Given& given) {
        return o.activation_budget_mib > 0.0 && given.sampling->count() > 0 &&
