@@ -88,11 +88,18 @@ Stacks& stacks() {
 }
 
 enum class State { runnable, at_barrier, at_warp_operation, done };
-enum class Operation { sync_warp, exchange, mma };
+enum class Operation { sync_warp, exchange, mma, load_matrices, load_transposed };
 
 struct Copy {
   void* to;
-  const void* from;
+  const void* from;  // null: zeros
+
+  void run() const {
+    if (from == nullptr)
+      std::memset(to, 0, 16);
+    else
+      std::memcpy(to, from, 16);
+  }
 };
 
 struct Fiber {
@@ -112,6 +119,7 @@ struct Fiber {
   std::array<std::uint32_t, 4> a = {};
   std::array<std::uint32_t, 2> b = {};
   std::array<float, 4> d = {};
+  const void* row = nullptr;  // of a matrix
 
   std::vector<Copy> uncommitted;
   std::vector<std::vector<Copy>> groups;
@@ -288,6 +296,9 @@ class Block {
       for (unsigned i = 0; i < 32; ++i) lanes[i].bits = given[lanes[i].lane];
     } else if (lanes[0].operation == Operation::mma) {
       multiply(lanes);
+    } else if (lanes[0].operation == Operation::load_matrices ||
+               lanes[0].operation == Operation::load_transposed) {
+      load_matrices(lanes, lanes[0].operation == Operation::load_transposed);
     }
     for (unsigned i = 0; i < 32; ++i) lanes[i].state = State::runnable;
   }
@@ -315,6 +326,22 @@ class Block {
       }
   }
 
+  // ldmatrix.x4: lane 8 i + j gives row j of matrix i, and receives two neighbouring elements of a
+  // row of each matrix, or of a column.
+  static void load_matrices(Fiber* lanes, bool transposed) {
+    for (unsigned i = 0; i < 4; ++i) {
+      std::array<std::array<std::uint16_t, 8>, 8> matrix;
+      for (unsigned j = 0; j < 8; ++j) std::memcpy(&matrix[j], lanes[8 * i + j].row, 16);
+      for (unsigned lane = 0; lane < 32; ++lane) {
+        const unsigned major = lane / 4, minor = lane % 4 * 2;
+        const std::uint32_t first = transposed ? matrix[minor][major] : matrix[major][minor],
+                            second =
+                                transposed ? matrix[minor + 1][major] : matrix[major][minor + 1];
+        lanes[lane].a[i] = first | second << 16;
+      }
+    }
+  }
+
   // ---- switching
 
   static void entry() {
@@ -326,7 +353,7 @@ class Block {
     try {
       block.body_(HostContext(block, thread));
       for (const auto& group : block.fibers_[thread].groups)
-        for (const Copy& copy : group) std::memcpy(copy.to, copy.from, 16);
+        for (const Copy& copy : group) copy.run();
     } catch (const std::exception& error) {
       block.failure_ = "thread " + std::to_string(thread) + ": " + error.what();
     } catch (...) {
@@ -473,6 +500,13 @@ float HostContext::fast_divide(float x, float y) const {
                     std::bit_cast<std::uint32_t>(x) ^ 31 * std::bit_cast<std::uint32_t>(y));
 }
 
+float HostContext::fast_exp2(float x) const {
+  if (!std::isfinite(x)) return std::exp2(x);
+  const float value =
+      with_error(std::exp2(static_cast<double>(x)), 2, std::bit_cast<std::uint32_t>(x));
+  return value < 0x1p-126f ? 0.0f : value;
+}
+
 void HostContext::mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],
                            const std::uint32_t (&b)[2]) const {
   Fiber& fiber = block_->fiber(thread_);
@@ -484,10 +518,25 @@ void HostContext::mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],
   std::copy_n(fiber.d.begin(), 4, d);
 }
 
-void HostContext::async_copy_16(void* shared, const void* global) const {
+void HostContext::load_matrices(std::uint32_t (&d)[4], const void* row, bool transposed) const {
+  require_aligned(row, 16, "a row of a matrix in shared memory");
+  Fiber& fiber = block_->fiber(thread_);
+  fiber.operation = transposed ? Operation::load_transposed : Operation::load_matrices;
+  fiber.row = row;
+  block_->wait(thread_, State::at_warp_operation);
+  std::copy_n(fiber.a.begin(), 4, d);
+}
+void HostContext::load_matrices(std::uint32_t (&d)[4], const void* row) const {
+  load_matrices(d, row, false);
+}
+void HostContext::load_matrices_transposed(std::uint32_t (&d)[4], const void* row) const {
+  load_matrices(d, row, true);
+}
+
+void HostContext::async_copy_16(void* shared, const void* global, bool present) const {
   require_aligned(shared, 16, "an asynchronous copy");
-  require_aligned(global, 16, "an asynchronous copy");
-  block_->fiber(thread_).uncommitted.push_back({shared, global});
+  if (present) require_aligned(global, 16, "an asynchronous copy");
+  block_->fiber(thread_).uncommitted.push_back({shared, present ? global : nullptr});
 }
 
 void HostContext::async_commit() const {
@@ -500,7 +549,7 @@ void HostContext::async_commit() const {
 void HostContext::async_wait_for(unsigned groups) const {
   auto& pending = block_->fiber(thread_).groups;
   while (pending.size() > groups) {
-    for (const Copy& copy : pending.front()) std::memcpy(copy.to, copy.from, 16);
+    for (const Copy& copy : pending.front()) copy.run();
     pending.erase(pending.begin());
   }
 }

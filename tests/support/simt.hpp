@@ -82,8 +82,11 @@ class HostContext {
   // functions), in a direction that depends on the bits of the arguments.
   float fast_exp(float x) const;
   float fast_divide(float x, float y) const;
+  float fast_exp2(float x) const;
   void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) const;
-  void async_copy_16(void* shared, const void* global) const;
+  void load_matrices(std::uint32_t (&d)[4], const void* row) const;
+  void load_matrices_transposed(std::uint32_t (&d)[4], const void* row) const;
+  void async_copy_16(void* shared, const void* global, bool present) const;
   void async_commit() const;
   template <int N>
   void async_wait() const {
@@ -108,6 +111,7 @@ class HostContext {
   void require_aligned(const void* p, std::size_t bytes, const char* what) const;
   void note(const void* p, std::size_t bytes, bool written) const;
   std::uint64_t exchange(std::uint64_t bits, unsigned lane) const;
+  void load_matrices(std::uint32_t (&d)[4], const void* row, bool transposed) const;
   void async_wait_for(unsigned groups) const;
 
   Block* block_;

@@ -170,8 +170,8 @@ std::byte* to_write(Warp& warp, Space space, std::uint64_t address, std::size_t 
   return place.data;
 }
 
-void begin_copy(Warp& warp, std::uint64_t to, std::uint64_t from, unsigned lane) {
-  const std::byte* const values = to_read(warp, Space::global, from, 16, lane);
+void begin_copy(Warp& warp, std::uint64_t to, std::uint64_t from, bool zeros, unsigned lane) {
+  const std::byte* const values = zeros ? nullptr : to_read(warp, Space::global, from, 16, lane);
   const LaneAccess access{warp, Space::shared, to, 16, lane};
   const std::size_t place = access.place();
   std::uint32_t other = 0;
@@ -188,7 +188,11 @@ void Warp::commit_copies() {
 void Warp::wait_for_copies(std::size_t count) {
   while (copies.size() > count) {
     for (const Copy& copy : copies.front()) {
-      std::memcpy(launch.shared.data() + copy.to, copy.from, 16);
+      std::byte* const to = launch.shared.data() + copy.to;
+      if (copy.from == nullptr)
+        std::memset(to, 0, 16);
+      else
+        std::memcpy(to, copy.from, 16);
       launch.shared_shadow.end_copy(copy.to, 16, access_by(copy.lane));
     }
     copies.erase(copies.begin());

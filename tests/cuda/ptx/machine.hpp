@@ -20,7 +20,7 @@ inline constexpr std::uint32_t all_lanes = 0xFFFFFFFFu;
 /// An asynchronous copy of 16 bytes to shared memory.
 struct Copy {
   std::size_t to;
-  const std::byte* from;
+  const std::byte* from;  ///< null: zeros
   unsigned lane;
 };
 
@@ -77,7 +77,7 @@ const std::byte* to_read(Warp& warp, Space space, std::uint64_t address, std::si
                          unsigned lane);
 std::byte* to_write(Warp& warp, Space space, std::uint64_t address, std::size_t bytes,
                     unsigned lane);
-/// Begins a copy of 16 bytes of global memory.
-void begin_copy(Warp& warp, std::uint64_t to, std::uint64_t from, unsigned lane);
+/// Begins a copy of 16 bytes of global memory, or of zeros, which reads nothing.
+void begin_copy(Warp& warp, std::uint64_t to, std::uint64_t from, bool zeros, unsigned lane);
 
 }  // namespace ptx

@@ -120,6 +120,19 @@ void multiply(Warp& warp, const Instruction& instruction, u32 lanes) {
   for (unsigned i = 0; i < 4; ++i) put(warp, instruction.at[i], fragment[i], lanes);
 }
 
+// The rows of a matrix that one ldmatrix reads together must be in different banks, of 4 bytes each
+// and 32 in all: with rows in the same banks it would take several turns.
+void require_different_banks(const u32* rows) {
+  u32 used = 0;
+  for (unsigned row = 0; row < 8; ++row) {
+    const u32 banks = u32{1} << (rows[row] / 16 % 8);
+    if (used & banks)
+      throw std::runtime_error("a bank conflict: row " + std::to_string(row) +
+                               " of a matrix is in the banks of a row before it");
+    used |= banks;
+  }
+}
+
 // d[count], address: lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i.
 template <unsigned count, bool transposed>
 void load_matrices(Warp& warp, const Instruction& instruction, u32 lanes) {
@@ -129,6 +142,7 @@ void load_matrices(Warp& warp, const Instruction& instruction, u32 lanes) {
     for (unsigned row = 0; row < 8; ++row)
       std::memcpy(rows[row], to_read(warp, Space::shared, address[8 * i + row], 16, 8 * i + row),
                   16);
+    require_different_banks(&address[8 * i]);
     Lanes<u32> result;
     for (unsigned lane = 0; lane < 32; ++lane) {
       const unsigned major = lane / 4, minor = lane % 4 * 2;
@@ -141,13 +155,16 @@ void load_matrices(Warp& warp, const Instruction& instruction, u32 lanes) {
   }
 }
 
-// [shared], [global], 16
+// [shared], [global], 16, bytes of global memory: 16, or 0 for zeros
 void copy(Warp& warp, const Instruction& instruction, u32 lanes) {
-  if (instruction.offset != 16) throw std::runtime_error("the interpreter copies 16 bytes");
-  const auto to = get<u32>(warp, instruction.at[0]);
+  const auto to = get<u32>(warp, instruction.at[0]), bytes = get<u32>(warp, instruction.at[3]);
   const auto from = get<std::uint64_t>(warp, instruction.at[1]);
-  for (unsigned lane = 0; lane < 32; ++lane)
-    if (lanes >> lane & 1) begin_copy(warp, to[lane], from[lane], lane);
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (!(lanes >> lane & 1)) continue;
+    if (instruction.offset != 16 || (bytes[lane] != 16 && bytes[lane] != 0))
+      throw std::runtime_error("the interpreter copies 16 bytes, or zeros");
+    begin_copy(warp, to[lane], from[lane], bytes[lane] == 0, lane);
+  }
 }
 
 void commit(Warp& warp, const Instruction&, u32) { warp.commit_copies(); }
@@ -193,7 +210,7 @@ void add_warp_operations(std::map<std::string, Operation, std::less<>>& table) {
   matrices(std::integral_constant<unsigned, 1>());
   matrices(std::integral_constant<unsigned, 2>());
   matrices(std::integral_constant<unsigned, 4>());
-  table["cp.async.cg.shared.global"] = {&copy, Flow::next, {4, 8, n}};
+  table["cp.async.cg.shared.global"] = {&copy, Flow::next, {4, 8, n, 4}};
   // A warp keeps one list of groups for its lanes, so they commit and wait together.
   together("cp.async.commit_group", &commit, {});
   together("cp.async.wait_group", &wait_for_groups, {n});

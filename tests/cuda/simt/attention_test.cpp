@@ -88,10 +88,12 @@ const std::vector<AttentionCase>& cases() {
   static const std::vector<AttentionCase> all = {
       {{.batch = 1, .sequence = 1, .heads = 1, .kv_heads = 1, .head_size = 1}, 0},
       {{.batch = 2, .sequence = 66, .heads = 2, .kv_heads = 1, .head_size = 32}, 8},
-      {{.batch = 1, .sequence = 70, .heads = 2, .kv_heads = 2, .head_size = 64}, 0},
+      {{.batch = 1, .sequence = 200, .heads = 1, .kv_heads = 1, .head_size = 32}, 0},
+      {{.batch = 1, .sequence = 140, .heads = 2, .kv_heads = 2, .head_size = 64}, 0},
       {{.batch = 1, .sequence = 64, .heads = 3, .kv_heads = 1, .head_size = 40}, 16},
       {{.batch = 1, .sequence = 20, .heads = 4, .kv_heads = 2, .head_size = 16}, 4},
       {{.batch = 2, .sequence = 65, .heads = 2, .kv_heads = 1, .head_size = 96}, 8},
+      {{.batch = 1, .sequence = 129, .heads = 1, .kv_heads = 1, .head_size = 96}, 0},
       {{.batch = 1, .sequence = 65, .heads = 1, .kv_heads = 1, .head_size = 7}, 3},
       {{.batch = 1, .sequence = 33, .heads = 2, .kv_heads = 1, .head_size = 65}, 1},
       {{.batch = 1, .sequence = 130, .heads = 2, .kv_heads = 1, .head_size = 128}, 0},

@@ -28,10 +28,16 @@
 //       the same accesses to shared memory
 //   float fast_exp(float x), fast_divide(float x, float y)
 //       __expf and __fdividef: for results that are rounded to 16 bits
+//   float fast_exp2(float x)
+//       ex2.approx.ftz: numbers below the normal ones are 0
 //   void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2])
 //       mma.m16n8k16, d += a b
-//   void async_copy_16(void* shared, const void* global), async_commit(), async_wait<N>()
-//       cp.async
+//   void load_matrices(std::uint32_t (&d)[4], const void* row), load_matrices_transposed
+//       ldmatrix: four 8 x 8 matrices of 16-bit elements from shared memory; lane 8 i + j gives row
+//       j of matrix i, which has 16 aligned bytes; d[i] is two elements of matrix i
+//   void async_copy_16(void* shared, const void* global, bool present), async_commit(),
+//   async_wait<N>()
+//       cp.async; copies zeros, and reads nothing, if not `present`
 #pragma once
 
 #include <cstddef>

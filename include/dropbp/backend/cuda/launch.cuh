@@ -169,6 +169,13 @@ struct DeviceContext {
   /// x / y with an error of 2 units in the last place for 2^-126 <= |y| <= 2^126; above, 0.
   __device__ __forceinline__ float fast_divide(float x, float y) const { return __fdividef(x, y); }
 
+  /// 2^x with an error of 2 units in the last place; 0 below the normal numbers.
+  __device__ __forceinline__ float fast_exp2(float x) const {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+  }
+
   /// mma.m16n8k16, d += a b.
   __device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],
                                            const std::uint32_t (&b)[2]) const {
@@ -178,12 +185,29 @@ struct DeviceContext {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 
-  /// cp.async of 16 bytes.
-  __device__ __forceinline__ void async_copy_16(void* shared, const void* global) const {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+  /// ldmatrix.x4: lane 8 i + j gives the address of row j of matrix i.
+  __device__ __forceinline__ void load_matrices(std::uint32_t (&d)[4], const void* row) const {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+                 : "memory");
+  }
+  /// The same with each matrix transposed.
+  __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&d)[4],
+                                                           const void* row) const {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+                 : "memory");
+  }
+
+  /// cp.async of 16 bytes; of zeros, without a read, if not `present`.
+  __device__ __forceinline__ void async_copy_16(void* shared, const void* global,
+                                                bool present) const {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :
                  : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))),
-                   "l"(__cvta_generic_to_global(global))
+                   "l"(__cvta_generic_to_global(global)), "r"(present ? 16u : 0u)
                  : "memory");
   }
   /// cp.async.commit_group.

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Attention in BFloat16 on the tensor cores. Tiles of 64 tokens are in shared memory; each warp
-// computes 16 of the tokens. See attention.hpp.
+// Attention in BFloat16 on the tensor cores. Each of a block's warps computes one or two strips of
+// 16 tokens, its own rows; tiles of the other tokens come through shared memory while it computes.
+// See attention.hpp.
 #pragma once
 
 #include <cmath>
@@ -16,19 +17,26 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// Blocks of a multiprocessor. With three, size 96 spills registers (nvcc 13, sm_90).
-template <unsigned size>
-inline constexpr unsigned mma_blocks = size > 96 ? 3 : 2;
+// Two strips of a warp use every matrix of shared memory twice, and own rows in registers are not
+// read again: what limits these kernels is the bandwidth of shared memory, of which an ldmatrix
+// takes four cycles of a multiprocessor, while a product takes one to two. Each kernel takes as
+// much of both as 255 registers hold, for two blocks of a multiprocessor.
+inline constexpr unsigned mma_blocks = 2;
 
-/// One block per 64 queries of a head.
+/// One block per 128 queries of a head.
 template <unsigned size>
 struct AttentionForwardMma {
-  using Tile = MmaTile<size>;
   static constexpr const char* name = "attention_forward<BFloat16>";
-  static constexpr unsigned threads = Tile::threads;
-  static constexpr unsigned min_blocks = mma_blocks<size>;
-  static constexpr unsigned tile = Tile::rows;
-  static constexpr std::size_t shared_bytes = 3 * Tile::bytes;
+  static constexpr unsigned threads = mma_threads;
+  static constexpr unsigned min_blocks = mma_blocks;
+  static constexpr unsigned strips = 2;
+  static constexpr int warp_rows = 16 * strips;
+  static constexpr bool resident = size <= 64;
+  static constexpr int tile = warp_rows * mma_warps;
+  using Queries = MmaTile<size, tile>;
+  using Stages = MmaStages<size, size <= 64 ? 64 : 32>;
+  using Keys = typename Stages::Tile;
+  static constexpr std::size_t shared_bytes = Queries::bytes + Stages::bytes;
 
   // One long function, because all steps share the registers of a thread.
   template <class Context>
@@ -38,110 +46,135 @@ struct AttentionForwardMma {
     AttentionTask task = attention_task(ctx, tiles, shape.heads);
     task.tile =
         tiles - 1 - task.tile;  // the longest tiles first: short ones at the end balance the load
-    const Index first = task.tile * tile, rows = least(tile, shape.sequence - first);
+    const auto length = static_cast<int>(shape.sequence),
+               first = static_cast<int>(task.tile) * tile;
+    const int end = least(first + tile, length);
+    const auto head_size = static_cast<unsigned>(shape.head_size);
     const BFloat16* const sequence = qkv.row(task.batch * shape.sequence);
-    const BFloat16* const queries = sequence + task.head * shape.head_size;
     const BFloat16* const keys =
         sequence + shape.q_width() + task.head / shape.group() * shape.head_size;
-    const BFloat16* const values = keys + shape.kv_width();
 
     auto* const q = reinterpret_cast<std::uint32_t*>(ctx.shared());
-    std::uint32_t *const k = q + Tile::words, *const v = k + Tile::words;
-    const auto copy = [&](std::uint32_t* to, const BFloat16* from, Index row) {
-      copy_tile<size>(ctx, to, from + row * qkv.stride, qkv.stride,
-                      least(tile, shape.sequence - row), shape.head_size, vectorised);
+    std::uint32_t* const stages = q + Queries::words;
+    const auto copy_keys = [&](std::uint32_t* to, int key) {
+      const BFloat16* const from = keys + key * qkv.stride;
+      const auto count = static_cast<unsigned>(length - key);
+      copy_tile<Keys>(ctx, to, from, qkv.stride, count, head_size, vectorised);
+      copy_tile<Keys>(ctx, to + Keys::words, from + shape.kv_width(), qkv.stride, count, head_size,
+                      vectorised);
+      ctx.async_commit();
     };
-    copy(q, queries, first);
-    copy(k, keys, 0);
+    copy_tile<Queries>(ctx, q, sequence + first * qkv.stride + task.head * shape.head_size,
+                       qkv.stride, static_cast<unsigned>(end - first), head_size, vectorised);
     ctx.async_commit();
+    copy_keys(stages, 0);
 
     const Lane lane = lane_of(ctx);
-    const unsigned warp_row = ctx.thread() / 32 * 16;
-    const std::uint32_t* const own_queries = q + warp_row * Tile::stride;
+    const int warp_row = static_cast<int>(warp_of(ctx)) * warp_rows;
+    std::uint32_t* const own = q + warp_row * int{Queries::stride};
+    ctx.template async_wait<1>();
+    ctx.sync();  // the queries have arrived
+    const OwnRows<size, strips, resident> queries(ctx, own);
     const float scale2 = scale * log2_of_e;
-    float sums[size / 8][4] = {};
-    float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
-    for (Index block = 0; block <= task.tile; ++block) {
+    float sums[strips][size / 8][4] = {};
+    float largest[strips][2], total[strips][2] = {};
+    DROPBP_UNROLL
+    for (unsigned strip = 0; strip < strips; ++strip)
+      largest[strip][0] = largest[strip][1] = -INFINITY;
+    unsigned stage = 0;
+    for (int key = 0; key < end; key += Stages::rows, stage ^= 1u) {
       ctx.template async_wait<0>();
-      ctx.sync();  // the keys have arrived; the previous values have been used
-      copy(v, values, block * tile);
-      ctx.async_commit();
-      float s[tile / 8][4];
-      multiply_rows<size>(ctx, s, own_queries, k, lane);
-      ctx.sync();
-      if (block < task.tile) copy(k, keys, (block + 1) * tile);
-      ctx.async_commit();
-
+      ctx.sync();  // these keys have arrived; the previous ones have been used
+      const std::uint32_t* const k = stages + stage * Stages::words;
+      if (key + Stages::rows < end)
+        copy_keys(stages + (stage ^ 1u) * Stages::words, key + Stages::rows);
+      float s[strips][Stages::rows / 8][4];
+      multiply_rows(ctx, s, queries, k);
+      // Row r of the warp sees the keys up to r + ahead of the tile.
+      const int ahead = first + warp_row - key;
+      if (ahead < Stages::rows - 1) hide_later_keys(s, lane, ahead);
       DROPBP_UNROLL
-      for (unsigned half = 0; half < 2; ++half) {
-        const unsigned row = warp_row + lane.group + 8 * half;
-        float most = largest[half];
-        DROPBP_UNROLL
-        for (unsigned i = 0; i < tile / 8; ++i) DROPBP_UNROLL
-        for (unsigned j = 0; j < 2; ++j) {
-          float& value = s[i][2 * half + j];
-          value *= scale2;
-          if (block == task.tile && 8 * i + 2 * lane.member + j > row) value = -INFINITY;
-          most = value > most ? value : most;
-        }
-        DROPBP_UNROLL
-        for (unsigned mask = 1; mask < 4; mask *= 2) {
-          const float other = ctx.shuffle_xor(most, mask);
-          most = other > most ? other : most;
-        }
-        const float shrink = std::exp2(largest[half] - most);
-        largest[half] = most;
-        float sum = 0.0f;
-        DROPBP_UNROLL
-        for (unsigned i = 0; i < tile / 8; ++i) DROPBP_UNROLL
-        for (unsigned j = 0; j < 2; ++j)
-          sum += s[i][2 * half + j] = std::exp2(s[i][2 * half + j] - most);
-        total[half] = total[half] * shrink + sum;
-        DROPBP_UNROLL
-        for (unsigned i = 0; i < size / 8; ++i)
-          sums[i][2 * half] *= shrink, sums[i][2 * half + 1] *= shrink;
-      }
-
-      ctx.template async_wait<1>();
-      ctx.sync();  // the values have arrived
-      DROPBP_UNROLL
-      for (unsigned step = 0; step < tile / 16; ++step) {
-        std::uint32_t p[4];
-        pack_operand(p, s[2 * step], s[2 * step + 1]);
-        add_product<size>(ctx, sums, p, v + 16 * step * Tile::stride, lane);
-      }
+      for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+      for (unsigned half = 0; half < 2; ++half)
+        add_weights(ctx, sums[strip], largest[strip][half], total[strip][half], s[strip], half,
+                    scale2);
+      add_product<size>(ctx, sums, s, k + Keys::words);
     }
 
-    float factors[2];
+    float factors[strips][2];
     DROPBP_UNROLL
+    for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
     for (unsigned half = 0; half < 2; ++half) {
+      float sum = total[strip][half];
       DROPBP_UNROLL
-      for (unsigned mask = 1; mask < 4; mask *= 2)
-        total[half] += ctx.shuffle_xor(total[half], mask);
-      factors[half] = 1.0f / total[half];
-      const unsigned row = warp_row + lane.group + 8 * half;
-      if (lane.member == 0 && row < rows)
-        lse[(task.batch * shape.heads + task.head) * shape.sequence + first + row] =
-            largest[half] / log2_of_e + std::log(total[half]);
+      for (unsigned mask = 1; mask < 4; mask *= 2) sum += ctx.shuffle_xor(sum, mask);
+      factors[strip][half] = 1.0f / sum;
+      const int row = first + warp_row + static_cast<int>(16 * strip + 8 * half + lane.group);
+      if (lane.member == 0 && row < end)
+        lse[(task.batch * shape.heads + task.head) * shape.sequence + row] =
+            largest[strip][half] * (1.0f / log2_of_e) + std::log(sum);
     }
     store_rows<size>(
         ctx, o.row(task.batch * shape.sequence + first + warp_row) + task.head * shape.head_size,
-        o.stride, sums, factors, rows - warp_row, shape.head_size, lane, vectorised);
+        o.stride, sums, factors, own, end - first - warp_row, head_size, vectorised);
+  }
+
+ private:
+  DROPBP_DEVICE static void hide_later_keys(float (&s)[strips][Stages::rows / 8][4], Lane lane,
+                                            int ahead) {
+    DROPBP_UNROLL
+    for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+    for (unsigned i = 0; i < Stages::rows / 8; ++i) DROPBP_UNROLL
+    for (unsigned j = 0; j < 4; ++j) {
+      const auto key = static_cast<int>(8 * i + 2 * lane.member + j % 2),
+                 row = static_cast<int>(16 * strip + 8 * (j / 2) + lane.group);
+      if (key > row + ahead) s[strip][i][j] = -INFINITY;
+    }
+  }
+
+  // The online softmax of a row: its scores become weights, relative to the largest score so far.
+  template <class Context>
+  DROPBP_DEVICE static void add_weights(Context ctx, float (&sums)[size / 8][4], float& largest,
+                                        float& total, float (&s)[Stages::rows / 8][4],
+                                        unsigned half, float scale2) {
+    float most = s[0][2 * half];
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < Stages::rows / 8; ++i) DROPBP_UNROLL
+    for (unsigned j = 0; j < 2; ++j) most = std::fmax(most, s[i][2 * half + j]);
+    DROPBP_UNROLL
+    for (unsigned mask = 1; mask < 4; mask *= 2)
+      most = std::fmax(most, ctx.shuffle_xor(most, mask));
+    most = std::fmax(largest, most * scale2);
+    const float shrink = ctx.fast_exp2(largest - most);
+    largest = most;
+    float sum = 0.0f;
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < Stages::rows / 8; ++i) DROPBP_UNROLL
+    for (unsigned j = 0; j < 2; ++j) {
+      float& value = s[i][2 * half + j];
+      value = ctx.fast_exp2(std::fma(value, scale2, -most));
+      sum += value;
+    }
+    total = total * shrink + sum;
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < size / 8; ++i)
+      sums[i][2 * half] *= shrink, sums[i][2 * half + 1] *= shrink;
   }
 };
 
-// Number of rows whose scores a warp holds at a time in the backward pass.
-inline constexpr unsigned mma_chunk = 32;
-
-/// One block per 64 queries of a head: computes grad_q, one tile of keys at a time.
+/// One block per 64 or 128 queries of a head: computes grad_q, one tile of keys at a time.
 template <unsigned size>
 struct AttentionBackwardQueriesMma {
-  using Tile = MmaTile<size>;
   static constexpr const char* name = "attention_backward_queries<BFloat16>";
-  static constexpr unsigned threads = Tile::threads;
-  static constexpr unsigned min_blocks = mma_blocks<size>;
-  static constexpr unsigned tile = Tile::rows;
-  static constexpr std::size_t shared_bytes = 4 * Tile::bytes;
+  static constexpr unsigned threads = mma_threads;
+  static constexpr unsigned min_blocks = mma_blocks;
+  static constexpr unsigned strips = size <= 64 ? 2 : 1;
+  static constexpr int warp_rows = 16 * strips;
+  static constexpr int tile = warp_rows * mma_warps;
+  using Own = MmaTile<size, tile>;
+  using Stages = MmaStages<size, 32>;
+  using Keys = typename Stages::Tile;
+  static constexpr std::size_t shared_bytes = 2 * Own::bytes + Stages::bytes;
 
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<BFloat16> grad_qkv, Rows<const BFloat16> grad_o,
@@ -150,81 +183,102 @@ struct AttentionBackwardQueriesMma {
     const Index tiles = divide_up(shape.sequence, tile);
     AttentionTask task = attention_task(ctx, tiles, shape.heads);
     task.tile = tiles - 1 - task.tile;
-    const Index first = task.tile * tile, rows = least(tile, shape.sequence - first),
-                token = task.batch * shape.sequence;
+    const auto length = static_cast<int>(shape.sequence),
+               first = static_cast<int>(task.tile) * tile;
+    const int end = least(first + tile, length);
+    const Index token = task.batch * shape.sequence;
+    const auto head_size = static_cast<unsigned>(shape.head_size);
     const Index query_column = task.head * shape.head_size;
     const BFloat16* const keys =
         qkv.row(token) + shape.q_width() + task.head / shape.group() * shape.head_size;
-    const BFloat16* const values = keys + shape.kv_width();
 
     auto* const q = reinterpret_cast<std::uint32_t*>(ctx.shared());
-    std::uint32_t *const d_o = q + Tile::words, *const k = d_o + Tile::words,
-                         *const v = k + Tile::words;
-    copy_tile<size>(ctx, q, qkv.row(token + first) + query_column, qkv.stride, rows,
-                    shape.head_size, vectorised);
-    copy_tile<size>(ctx, d_o, grad_o.row(token + first) + query_column, grad_o.stride, rows,
-                    shape.head_size, vectorised);
-
-    const Lane lane = lane_of(ctx);
-    const unsigned warp_row = ctx.thread() / 32 * 16;
-    const float scale2 = scale * log2_of_e;
-    float shift[2], row_delta[2];
-    DROPBP_UNROLL
-    for (unsigned half = 0; half < 2; ++half) {
-      const unsigned row = warp_row + lane.group + 8 * half;
-      const Index at = (task.batch * shape.heads + task.head) * shape.sequence + first + row;
-      shift[half] = row < rows ? lse[at] * log2_of_e : INFINITY;
-      row_delta[half] = row < rows ? delta[at] : 0.0f;
-    }
-    float sums[size / 8][4] = {};
-    for (Index block = 0; block <= task.tile; ++block) {
-      if (block > 0) ctx.sync();  // the previous tiles have been used
-      const Index key = block * tile, count = least(tile, shape.sequence - key);
-      copy_tile<size>(ctx, k, keys + key * qkv.stride, qkv.stride, count, shape.head_size,
-                      vectorised);
-      copy_tile<size>(ctx, v, values + key * qkv.stride, qkv.stride, count, shape.head_size,
+    std::uint32_t *const d_o = q + Own::words, *const stages = d_o + Own::words;
+    const auto copy_keys = [&](std::uint32_t* to, int key) {
+      const BFloat16* const from = keys + key * qkv.stride;
+      const auto count = static_cast<unsigned>(length - key);
+      copy_tile<Keys>(ctx, to, from, qkv.stride, count, head_size, vectorised);
+      copy_tile<Keys>(ctx, to + Keys::words, from + shape.kv_width(), qkv.stride, count, head_size,
                       vectorised);
       ctx.async_commit();
-      ctx.template async_wait<0>();
-      ctx.sync();
-      // Not unrolled: the scores of one chunk at a time fill the registers.
-      for (unsigned chunk = 0; chunk < tile; chunk += mma_chunk) {
-        if (block == task.tile && chunk > warp_row + 15) break;  // later than the warp's queries
-        float s[mma_chunk / 8][4], ds[mma_chunk / 8][4];
-        multiply_rows<size>(ctx, s, q + warp_row * Tile::stride, k + chunk * Tile::stride, lane);
-        multiply_rows<size>(ctx, ds, d_o + warp_row * Tile::stride, v + chunk * Tile::stride, lane);
-        DROPBP_UNROLL
-        for (unsigned i = 0; i < mma_chunk / 8; ++i) DROPBP_UNROLL
-        for (unsigned j = 0; j < 4; ++j) {
-          const bool visible = block < task.tile || chunk + 8 * i + 2 * lane.member + j % 2 <=
-                                                        warp_row + lane.group + 8 * (j / 2);
-          const float p = visible ? std::exp2(s[i][j] * scale2 - shift[j / 2]) : 0.0f;
-          ds[i][j] = p * (ds[i][j] - row_delta[j / 2]) * scale;
-        }
-        DROPBP_UNROLL
-        for (unsigned step = 0; step < mma_chunk / 16; ++step) {
-          std::uint32_t a[4];
-          pack_operand(a, ds[2 * step], ds[2 * step + 1]);
-          add_product<size>(ctx, sums, a, k + (chunk + 16 * step) * Tile::stride, lane);
-        }
-      }
+    };
+    const auto rows = static_cast<unsigned>(end - first);
+    copy_tile<Own>(ctx, q, qkv.row(token + first) + query_column, qkv.stride, rows, head_size,
+                   vectorised);
+    copy_tile<Own>(ctx, d_o, grad_o.row(token + first) + query_column, grad_o.stride, rows,
+                   head_size, vectorised);
+    ctx.async_commit();
+    copy_keys(stages, 0);
+
+    const Lane lane = lane_of(ctx);
+    const int warp_row = static_cast<int>(warp_of(ctx)) * warp_rows;
+    const float scale2 = scale * log2_of_e;
+    float shift[strips][2], row_delta[strips][2];
+    DROPBP_UNROLL
+    for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+    for (unsigned half = 0; half < 2; ++half) {
+      const int row = first + warp_row + static_cast<int>(16 * strip + 8 * half + lane.group);
+      const Index at = (task.batch * shape.heads + task.head) * shape.sequence + row;
+      shift[strip][half] = row < end ? lse[at] * log2_of_e : INFINITY;
+      row_delta[strip][half] = row < end ? delta[at] : 0.0f;
     }
-    const float factors[2] = {1.0f, 1.0f};
+    ctx.template async_wait<1>();
+    ctx.sync();  // the queries and their gradients have arrived
+    const OwnRows<size, strips, true> queries(ctx, q + warp_row * int{Own::stride}),
+        gradients(ctx, d_o + warp_row * int{Own::stride});
+    float sums[strips][size / 8][4] = {};
+    unsigned stage = 0;
+    for (int key = 0; key < end; key += Stages::rows, stage ^= 1u) {
+      ctx.template async_wait<0>();
+      ctx.sync();  // these keys have arrived; the previous ones have been used
+      const std::uint32_t* const k = stages + stage * Stages::words;
+      if (key + Stages::rows < end)
+        copy_keys(stages + (stage ^ 1u) * Stages::words, key + Stages::rows);
+      // Row r of the warp sees the keys up to r + ahead of the tile.
+      const int ahead = first + warp_row - key;
+      if (ahead + warp_rows <= 0) continue;
+      float s[strips][Keys::rows / 8][4], ds[strips][Keys::rows / 8][4];
+      multiply_rows(ctx, s, queries, k);
+      multiply_rows(ctx, ds, gradients, k + Keys::words);
+      const bool hides = ahead < Stages::rows - 1;
+      DROPBP_UNROLL
+      for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+      for (unsigned i = 0; i < Keys::rows / 8; ++i) DROPBP_UNROLL
+      for (unsigned j = 0; j < 4; ++j) {
+        const auto column = static_cast<int>(8 * i + 2 * lane.member + j % 2),
+                   row = static_cast<int>(16 * strip + 8 * (j / 2) + lane.group);
+        float p = ctx.fast_exp2(std::fma(s[strip][i][j], scale2, -shift[strip][j / 2]));
+        if (hides && column > row + ahead) p = 0.0f;
+        ds[strip][i][j] = p * (ds[strip][i][j] - row_delta[strip][j / 2]);
+      }
+      add_product<size>(ctx, sums, ds, k);
+    }
+    float factors[strips][2];
+    DROPBP_UNROLL
+    for (unsigned strip = 0; strip < strips; ++strip) factors[strip][0] = factors[strip][1] = scale;
     store_rows<size>(ctx, grad_qkv.row(token + first + warp_row) + query_column, grad_qkv.stride,
-                     sums, factors, rows - warp_row, shape.head_size, lane, vectorised);
+                     sums, factors, q + warp_row * int{Own::stride}, end - first - warp_row,
+                     head_size, vectorised);
   }
 };
 
-/// One block per 64 keys of a kv head: computes grad_k and grad_v, one query head and one tile of
-/// queries at a time.
+/// One block per 64 or 128 keys of a kv head: computes grad_k and grad_v, one tile of queries of
+/// one query head at a time.
 template <unsigned size>
 struct AttentionBackwardKeysMma {
-  using Tile = MmaTile<size>;
   static constexpr const char* name = "attention_backward_keys<BFloat16>";
-  static constexpr unsigned threads = Tile::threads;
-  static constexpr unsigned min_blocks = 2;
-  static constexpr unsigned tile = Tile::rows;
-  static constexpr std::size_t shared_bytes = 4 * Tile::bytes + 2 * tile * sizeof(float);
+  static constexpr unsigned threads = mma_threads;
+  static constexpr unsigned min_blocks = mma_blocks;
+  static constexpr unsigned strips = size <= 64 ? 2 : 1;
+  static constexpr int warp_rows = 16 * strips;
+  static constexpr int part = 16;  // queries whose scores a warp holds at a time
+  static constexpr int tile = warp_rows * mma_warps;
+  using Own = MmaTile<size, tile>;
+  using Stages = MmaStages<size, 32>;
+  using Queries = typename Stages::Tile;
+  // Behind the tiles: lse and delta of the queries, of both halves of the buffer.
+  static constexpr std::size_t shared_bytes =
+      2 * Own::bytes + Stages::bytes + 4 * Queries::rows * sizeof(float);
 
   template <class Context>
   DROPBP_DEVICE void operator()(Context ctx, Rows<BFloat16> grad_qkv, Rows<const BFloat16> grad_o,
@@ -233,70 +287,111 @@ struct AttentionBackwardKeysMma {
     const Index tiles = divide_up(shape.sequence, tile);
     const AttentionTask task =
         attention_task(ctx, tiles, shape.kv_heads);  // most queries see the first keys
-    const Index first = task.tile * tile, rows = least(tile, shape.sequence - first),
-                token = task.batch * shape.sequence;
+    const auto length = static_cast<int>(shape.sequence),
+               first = static_cast<int>(task.tile) * tile;
+    const int rows = least(tile, length - first);
+    const Index token = task.batch * shape.sequence;
+    const auto head_size = static_cast<unsigned>(shape.head_size);
     const Index key_column = shape.q_width() + task.head * shape.head_size;
 
     auto* const k = reinterpret_cast<std::uint32_t*>(ctx.shared());
-    std::uint32_t *const v = k + Tile::words, *const q = v + Tile::words,
-                         *const d_o = q + Tile::words;
-    auto* const shifts = reinterpret_cast<float*>(d_o + Tile::words);
-    float* const deltas = shifts + tile;
+    std::uint32_t *const v = k + Own::words, *const stages = v + Own::words;
+    auto* const statistics = reinterpret_cast<float*>(stages + 4 * Queries::words);
+    const auto copy_queries = [&](std::uint32_t* to, int head, int query) {
+      const auto count = static_cast<unsigned>(length - query);
+      copy_tile<Queries>(ctx, to, qkv.row(token + query) + head * shape.head_size, qkv.stride,
+                         count, head_size, vectorised);
+      copy_tile<Queries>(ctx, to + Queries::words,
+                         grad_o.row(token + query) + head * shape.head_size, grad_o.stride, count,
+                         head_size, vectorised);
+      ctx.async_commit();
+    };
+    // Threads 0 to 31 load lse, the next 32 delta.
+    const auto statistic = [&](int head, int query) {
+      const int thread = static_cast<int>(ctx.thread()), row = query + thread % Stages::rows;
+      const bool is_lse = thread < Stages::rows;
+      if (thread >= 2 * Stages::rows || row >= length) return is_lse ? INFINITY : 0.0f;
+      const Index at = (task.batch * shape.heads + head) * shape.sequence + row;
+      return is_lse ? lse[at] * log2_of_e : delta[at];
+    };
+    const auto keep = [&](unsigned stage, float value) {
+      if (ctx.thread() < 2 * Queries::rows)
+        statistics[2 * stage * Queries::rows + ctx.thread()] = value;
+    };
     const BFloat16* const keys = qkv.row(token + first) + key_column;
-    copy_tile<size>(ctx, k, keys, qkv.stride, rows, shape.head_size, vectorised);
-    copy_tile<size>(ctx, v, keys + shape.kv_width(), qkv.stride, rows, shape.head_size, vectorised);
+    const auto count = static_cast<unsigned>(rows);
+    copy_tile<Own>(ctx, k, keys, qkv.stride, count, head_size, vectorised);
+    copy_tile<Own>(ctx, v, keys + shape.kv_width(), qkv.stride, count, head_size, vectorised);
+    ctx.async_commit();
+    int head = static_cast<int>(task.head * shape.group()), query = first;
+    const int last_head = head + static_cast<int>(shape.group());
+    copy_queries(stages, head, query);
+    keep(0, statistic(head, query));
 
     const Lane lane = lane_of(ctx);
-    const unsigned warp_row = ctx.thread() / 32 * 16;
+    const int warp_row = static_cast<int>(warp_of(ctx)) * warp_rows;
     const float scale2 = scale * log2_of_e;
-    float key_sums[size / 8][4] = {}, value_sums[size / 8][4] = {};
-    for (Index i = 0; i < shape.group() * (tiles - task.tile); ++i) {
-      const Index head = task.head * shape.group() + i / (tiles - task.tile),
-                  block = task.tile + i % (tiles - task.tile);
-      const Index query = block * tile, count = least(tile, shape.sequence - query);
-      if (i > 0) ctx.sync();  // the previous tiles have been used
-      copy_tile<size>(ctx, q, qkv.row(token + query) + head * shape.head_size, qkv.stride, count,
-                      shape.head_size, vectorised);
-      copy_tile<size>(ctx, d_o, grad_o.row(token + query) + head * shape.head_size, grad_o.stride,
-                      count, shape.head_size, vectorised);
-      ctx.async_commit();
-      for (unsigned row = ctx.thread(); row < tile; row += threads) {
-        const Index at = (task.batch * shape.heads + head) * shape.sequence + query + row;
-        shifts[row] = row < count ? lse[at] * log2_of_e : INFINITY;
-        deltas[row] = row < count ? delta[at] : 0.0f;
-      }
+    std::uint32_t *const own_keys = k + warp_row * int{Own::stride}, *const own_values =
+                                                                         v + warp_row *
+                                                                                 int{Own::stride};
+    ctx.template async_wait<1>();
+    ctx.sync();  // the keys and values have arrived
+    const OwnRows<size, strips, true> key_rows(ctx, own_keys), value_rows(ctx, own_values);
+    float key_sums[strips][size / 8][4] = {}, value_sums[strips][size / 8][4] = {};
+    for (unsigned stage = 0; head < last_head; stage ^= 1u) {
       ctx.template async_wait<0>();
-      ctx.sync();
-      for (unsigned chunk = 0; chunk < tile; chunk += mma_chunk) {
-        if (block == task.tile && chunk + mma_chunk <= warp_row)
-          continue;  // earlier than the warp's keys
-        float p[mma_chunk / 8][4], ds[mma_chunk / 8][4];
-        multiply_rows<size>(ctx, p, k + warp_row * Tile::stride, q + chunk * Tile::stride, lane);
-        multiply_rows<size>(ctx, ds, v + warp_row * Tile::stride, d_o + chunk * Tile::stride, lane);
-        DROPBP_UNROLL
-        for (unsigned n = 0; n < mma_chunk / 8; ++n) DROPBP_UNROLL
-        for (unsigned j = 0; j < 4; ++j) {
-          const unsigned column = chunk + 8 * n + 2 * lane.member + j % 2;
-          const bool visible = block > task.tile || warp_row + lane.group + 8 * (j / 2) <= column;
-          p[n][j] = visible ? std::exp2(p[n][j] * scale2 - shifts[column]) : 0.0f;
-          ds[n][j] = p[n][j] * (ds[n][j] - deltas[column]) * scale;
-        }
-        DROPBP_UNROLL
-        for (unsigned step = 0; step < mma_chunk / 16; ++step) {
-          std::uint32_t a[4];
-          pack_operand(a, p[2 * step], p[2 * step + 1]);
-          add_product<size>(ctx, value_sums, a, d_o + (chunk + 16 * step) * Tile::stride, lane);
-          pack_operand(a, ds[2 * step], ds[2 * step + 1]);
-          add_product<size>(ctx, key_sums, a, q + (chunk + 16 * step) * Tile::stride, lane);
-        }
+      ctx.sync();  // these queries have arrived; the previous ones have been used
+      const std::uint32_t* const q = stages + stage * Stages::words;
+      const float* const shifts = statistics + 2 * stage * Queries::rows;
+      // Query c of the tile sees the warp's rows up to c + ahead.
+      const int ahead = query - first - warp_row;
+      query += Stages::rows;
+      if (query >= length) query = first, ++head;
+      float next = 0.0f;
+      if (head < last_head) {
+        copy_queries(stages + (stage ^ 1u) * Stages::words, head, query);
+        next = statistic(head, query);
       }
+      DROPBP_NO_UNROLL
+      for (int begin = 0; begin < Stages::rows; begin += part) {
+        if (ahead + begin + part <= 0) continue;  // earlier than the warp's keys
+        float p[strips][part / 8][4], ds[strips][part / 8][4];
+        const std::uint32_t *const queries = q + begin * int{Queries::stride}, *const gradients =
+                                                                                   queries +
+                                                                                   Queries::words;
+        multiply_rows(ctx, p, key_rows, queries);
+        multiply_rows(ctx, ds, value_rows, gradients);
+        const bool hides = ahead + begin < warp_rows - 1;
+        DROPBP_UNROLL
+        for (unsigned i = 0; i < part / 8; ++i) DROPBP_UNROLL
+        for (unsigned j = 0; j < 2; ++j) {
+          const int column = begin + static_cast<int>(8 * i + 2 * lane.member + j);
+          const float shift = shifts[column], row_delta = shifts[Stages::rows + column];
+          DROPBP_UNROLL
+          for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+          for (unsigned half = 0; half < 2; ++half) {
+            const auto row = static_cast<int>(16 * strip + 8 * half + lane.group);
+            float& weight = p[strip][i][2 * half + j];
+            float& gradient = ds[strip][i][2 * half + j];
+            weight = ctx.fast_exp2(std::fma(weight, scale2, -shift));
+            if (hides && row > column + ahead) weight = 0.0f;
+            gradient = weight * (gradient - row_delta);
+          }
+        }
+        add_product<size>(ctx, value_sums, p, gradients);
+        add_product<size>(ctx, key_sums, ds, queries);
+      }
+      if (head < last_head) keep(stage ^ 1u, next);
     }
-    const float factors[2] = {1.0f, 1.0f};
+    float scales[strips][2], ones[strips][2];
+    DROPBP_UNROLL
+    for (unsigned strip = 0; strip < strips; ++strip)
+      scales[strip][0] = scales[strip][1] = scale, ones[strip][0] = ones[strip][1] = 1.0f;
     BFloat16* const target = grad_qkv.row(token + first + warp_row) + key_column;
-    store_rows<size>(ctx, target, grad_qkv.stride, key_sums, factors, rows - warp_row,
-                     shape.head_size, lane, vectorised);
-    store_rows<size>(ctx, target + shape.kv_width(), grad_qkv.stride, value_sums, factors,
-                     rows - warp_row, shape.head_size, lane, vectorised);
+    store_rows<size>(ctx, target, grad_qkv.stride, key_sums, scales, own_keys, rows - warp_row,
+                     head_size, vectorised);
+    store_rows<size>(ctx, target + shape.kv_width(), grad_qkv.stride, value_sums, ones, own_values,
+                     rows - warp_row, head_size, vectorised);
   }
 };
 

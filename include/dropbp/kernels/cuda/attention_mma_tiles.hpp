@@ -13,39 +13,56 @@ DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
 
-// A row of a tile has a stride of size / 2 + 4 words, with two elements per 32-bit word. With this
-// stride the 32 lanes of a fragment access 32 different banks. To read an operand across its rows,
-// a lane reads the words of two columns, and two products use them: one computes the even columns
-// of 16, the other the odd ones. As a result, a lane holds four neighbouring columns.
+inline constexpr unsigned mma_threads = 128;  ///< of a block
+inline constexpr unsigned mma_warps = mma_threads / 32;
 
-template <unsigned size>
+/// A tile of `tile_rows` tokens with `size` elements each, two in a word. A row has a stride of
+/// size / 2 + 4 words, an odd number of 16-byte pieces: the eight rows of a matrix that one
+/// ldmatrix loads are in different banks.
+template <unsigned size, int tile_rows>
 struct MmaTile {
-  static constexpr unsigned rows = 64;                          ///< tokens
-  static constexpr unsigned threads = 128;                      ///< per block: one warp per 16 rows
+  static constexpr unsigned rows = tile_rows;                   ///< tokens
   static constexpr unsigned stride = size / 2 + 4;              ///< words per row
   static constexpr unsigned words = rows * stride;              ///< words of the tile
   static constexpr std::size_t bytes = std::size_t{4} * words;  ///< bytes of the tile
 };
 
+/// The tiles that all warps of a block read: two at a time, of keys and values or of queries and
+/// their gradients. The next two are copied to the other half of the buffer meanwhile.
+template <unsigned size, int tile_rows>
+struct MmaStages {
+  using Tile = MmaTile<size, tile_rows>;
+  static constexpr int rows = tile_rows;              ///< tokens of a tile
+  static constexpr unsigned words = 2 * Tile::words;  ///< words of a half
+  static constexpr std::size_t bytes = 4 * Tile::bytes;
+};
+
 // Copies a tile. Missing rows, and columns beyond the head, become zero. If `vectorised`, the copy
 // is asynchronous: it is complete after a commit and a wait.
-template <unsigned size, class Context>
+template <class Tile, class Context>
 DROPBP_DEVICE void copy_tile(Context ctx, std::uint32_t* to, const BFloat16* from,
-                             Index from_stride, Index rows, Index columns, bool vectorised) {
-  using Tile = MmaTile<size>;
+                             Index from_stride, unsigned rows, unsigned columns, bool vectorised) {
+  constexpr unsigned size = 2 * (Tile::stride - 4);
+  unsigned thread = ctx.thread();
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(thread));  // or addresses of all copies would stay in registers
+#endif
   if (vectorised) {
-    constexpr unsigned pieces = size / 8;
-    for (unsigned i = ctx.thread(); i < Tile::rows * pieces; i += Tile::threads) {
-      const unsigned row = i / pieces, piece = i % pieces;
-      std::uint32_t* const target = to + row * Tile::stride + 4 * piece;
-      if (row < rows && 8 * piece < columns)
-        ctx.async_copy_16(target, from + row * from_stride + 8 * piece);
-      else
-        ctx.store_shared(target, Pack<std::uint32_t, 4>{});
+    constexpr unsigned pieces = size / 8, step = mma_threads / pieces;  // rows at a time
+    const unsigned first = thread / pieces, piece = thread % pieces;
+    if (mma_threads % pieces != 0 && first >= step) return;
+    const bool has_columns = 8 * piece < columns;
+    const BFloat16* source = from + first * from_stride + 8 * piece;
+    std::uint32_t* const target = to + first * Tile::stride + 4 * piece;
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < Tile::rows; i += step, source += step * from_stride) {
+      if (Tile::rows % step != 0 && i + first >= Tile::rows) break;
+      ctx.async_copy_16(target + i * Tile::stride, source, has_columns && i + first < rows);
     }
   } else {
     constexpr unsigned pieces = size / 2;
-    for (unsigned i = ctx.thread(); i < Tile::rows * pieces; i += Tile::threads) {
+    DROPBP_NO_UNROLL
+    for (unsigned i = thread; i < Tile::rows * pieces; i += mma_threads) {
       const unsigned row = i / pieces, column = 2 * (i % pieces);
       std::uint32_t word = 0;
       if (row < rows) {
@@ -61,15 +78,16 @@ DROPBP_DEVICE void copy_tile(Context ctx, std::uint32_t* to, const BFloat16* fro
   }
 }
 
-DROPBP_DEVICE std::uint32_t low_halves(std::uint32_t first, std::uint32_t second) {
-  return (first & 0xFFFFu) | second << 16;
-}
-DROPBP_DEVICE std::uint32_t high_halves(std::uint32_t first, std::uint32_t second) {
-  return first >> 16 | (second & 0xFFFF0000u);
-}
+// Rounds two numbers; the first one is in the low half.
 DROPBP_DEVICE std::uint32_t pair_of(float first, float second) {
+#if defined(__CUDA_ARCH__)
+  std::uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
   return from_float<BFloat16>(first).bits |
          static_cast<std::uint32_t>(from_float<BFloat16>(second).bits) << 16;
+#endif
 }
 
 /// A lane's position in the fragments: lane = 4 * group + member.
@@ -81,102 +99,154 @@ DROPBP_DEVICE Lane lane_of(Context ctx) {
   return {ctx.thread() % 32 / 4, ctx.thread() % 4};
 }
 
-// Loads rows 0 to 15 and the 16 columns from 16 * step on, as the first operand.
-template <unsigned stride>
-DROPBP_DEVICE void load_rows(std::uint32_t (&a)[4], const std::uint32_t* tile, Lane lane,
-                             unsigned step) {
-  const std::uint32_t* const word = tile + lane.group * stride + 8 * step + lane.member;
-  a[0] = word[0], a[1] = word[8 * stride], a[2] = word[4], a[3] = word[8 * stride + 4];
+// The warp's number in its block. The shuffle tells the compiler that it is the same in all lanes:
+// branches on it are then no places where lanes could go apart.
+template <class Context>
+DROPBP_DEVICE unsigned warp_of(Context ctx) {
+  return ctx.shuffle(ctx.thread() / 32, 0);
 }
 
-// Loads rows 0 to 7 and the 16 columns from 16 * step on, transposed, as the second operand.
-template <unsigned stride>
-DROPBP_DEVICE void load_transposed(std::uint32_t (&b)[2], const std::uint32_t* tile, Lane lane,
-                                   unsigned step) {
-  const std::uint32_t* const word = tile + lane.group * stride + 8 * step + lane.member;
-  b[0] = word[0], b[1] = word[4];
+// Loads 16 rows and the 16 columns from 16 * step on, as matrices of 8 x 8: rows 0 to 7 and 8 to 15
+// of the left columns, then of the right ones. A first operand is all four of them. A second one of
+// which the rows are the columns is 0 and 2 (rows 0 to 7), or 1 and 3.
+template <unsigned stride, class Context>
+DROPBP_DEVICE void load_block(Context ctx, std::uint32_t (&m)[4], const std::uint32_t* rows,
+                              unsigned step) {
+  const unsigned lane = ctx.thread() % 32;
+  ctx.load_matrices(m, rows + lane % 16 * stride + lane / 16 * 4 + 8 * step);
 }
 
-// Loads rows 0 to 15 as two second operands: the even and the odd ones of the 16 columns from 16 *
-// step on.
-template <unsigned stride>
-DROPBP_DEVICE void load_columns(std::uint32_t (&even)[2], std::uint32_t (&odd)[2],
-                                const std::uint32_t* tile, Lane lane, unsigned step) {
-  const std::uint32_t* const word = tile + 2 * lane.member * stride + 8 * step + lane.group;
-  DROPBP_UNROLL
-  for (unsigned i = 0; i < 2; ++i) {
-    const std::uint32_t first = word[8 * i * stride], second = word[(8 * i + 1) * stride];
-    even[i] = low_halves(first, second), odd[i] = high_halves(first, second);
+// The same, each matrix transposed: a second operand is 0 and 1 (left columns), or 2 and 3.
+template <unsigned stride, class Context>
+DROPBP_DEVICE void load_block_transposed(Context ctx, std::uint32_t (&m)[4],
+                                         const std::uint32_t* rows, unsigned step) {
+  const unsigned lane = ctx.thread() % 32;
+  ctx.load_matrices_transposed(m, rows + lane % 16 * stride + lane / 16 * 4 + 8 * step);
+}
+
+/// A warp's own 16 * strips rows of a tile, as first operands. If `resident`, they are in registers
+/// from the construction on; else every product reads them from shared memory.
+template <unsigned size, unsigned strips, bool resident>
+class OwnRows {
+ public:
+  static constexpr unsigned stride = MmaTile<size, 16>::stride;
+
+  template <class Context>
+  DROPBP_DEVICE OwnRows(Context ctx, const std::uint32_t* rows) : rows_(rows) {
+    if constexpr (resident) {
+      DROPBP_UNROLL
+      for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+      for (unsigned step = 0; step < size / 16; ++step)
+        load_block<stride>(ctx, held_[strip][step], rows_ + 16 * strip * stride, step);
+    }
   }
-}
 
-// Converts a lane's results of products (16 rows, 16 columns) to the first operand of the next
-// product.
-DROPBP_DEVICE void pack_operand(std::uint32_t (&a)[4], const float (&left)[4],
-                                const float (&right)[4]) {
-  a[0] = pair_of(left[0], left[1]), a[1] = pair_of(left[2], left[3]);
-  a[2] = pair_of(right[0], right[1]), a[3] = pair_of(right[2], right[3]);
-}
+  // Columns 16 * step to 16 * step + 15 of a strip.
+  template <class Context>
+  DROPBP_DEVICE void get(Context ctx, std::uint32_t (&a)[4], unsigned strip, unsigned step) const {
+    if constexpr (resident) {
+      DROPBP_UNROLL
+      for (unsigned i = 0; i < 4; ++i) a[i] = held_[strip][step][i];
+    } else {
+      load_block<stride>(ctx, a, rows_ + 16 * strip * stride, step);
+    }
+  }
 
-// sums [16, size] += a [16, 16] times tile [16, size].
-template <unsigned size, class Context>
-DROPBP_DEVICE void add_product(Context ctx, float (&sums)[size / 8][4], const std::uint32_t (&a)[4],
-                               const std::uint32_t* tile, Lane lane) {
+ private:
+  const std::uint32_t* rows_;
+  std::uint32_t held_[resident ? strips : 1][resident ? size / 16 : 1][4];
+};
+
+// products [16 * strips, 8 * count] = x times the transpose of y [8 * count, size].
+template <unsigned count, unsigned size, unsigned strips, bool resident, class Context>
+DROPBP_DEVICE void multiply_rows(Context ctx, float (&products)[strips][count][4],
+                                 const OwnRows<size, strips, resident>& x, const std::uint32_t* y) {
+  constexpr unsigned stride = MmaTile<size, 16>::stride;
+  DROPBP_UNROLL
+  for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+  for (unsigned i = 0; i < count; ++i) DROPBP_UNROLL
+  for (unsigned j = 0; j < 4; ++j) products[strip][i][j] = 0.0f;
   DROPBP_UNROLL
   for (unsigned step = 0; step < size / 16; ++step) {
-    std::uint32_t even[2], odd[2];
-    load_columns<MmaTile<size>::stride>(even, odd, tile, lane, step);
-    ctx.mma_bf16(sums[2 * step], a, even);
-    ctx.mma_bf16(sums[2 * step + 1], a, odd);
-  }
-}
-
-// products [16, 8 * count] = x [16, size] times the transpose of y [8 * count, size].
-template <unsigned size, unsigned count, class Context>
-DROPBP_DEVICE void multiply_rows(Context ctx, float (&products)[count][4], const std::uint32_t* x,
-                                 const std::uint32_t* y, Lane lane) {
-  constexpr unsigned stride = MmaTile<size>::stride;
-  DROPBP_UNROLL
-  for (unsigned i = 0; i < count; ++i)
-    products[i][0] = products[i][1] = products[i][2] = products[i][3] = 0.0f;
-  DROPBP_UNROLL
-  for (unsigned step = 0; step < size / 16; ++step) {
-    std::uint32_t a[4];
-    load_rows<stride>(a, x, lane, step);
+    std::uint32_t a[strips][4];
     DROPBP_UNROLL
-    for (unsigned i = 0; i < count; ++i) {
-      std::uint32_t b[2];
-      load_transposed<stride>(b, y + 8 * i * stride, lane, step);
-      ctx.mma_bf16(products[i], a, b);
+    for (unsigned strip = 0; strip < strips; ++strip) x.get(ctx, a[strip], strip, step);
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < count; i += 2) {
+      std::uint32_t m[4];
+      load_block<stride>(ctx, m, y + 8 * i * stride, step);
+      const std::uint32_t upper[2] = {m[0], m[2]}, lower[2] = {m[1], m[3]};
+      DROPBP_UNROLL
+      for (unsigned strip = 0; strip < strips; ++strip) {
+        ctx.mma_bf16(products[strip][i], a[strip], upper);
+        ctx.mma_bf16(products[strip][i + 1], a[strip], lower);
+      }
     }
   }
 }
 
-// Stores a lane's rows lane.group and lane.group + 8 of 16, each multiplied by its factor.
-template <unsigned size, class Context>
-DROPBP_DEVICE void store_rows(Context ctx, BFloat16* to, Index to_stride,
-                              const float (&sums)[size / 8][4], const float (&factors)[2],
-                              Index rows, Index columns, Lane lane, bool vectorised) {
+// sums [16 * strips, size] += x [16 * strips, 8 * count], results of products, times y [8 * count,
+// size].
+template <unsigned size, unsigned strips, unsigned count, class Context>
+DROPBP_DEVICE void add_product(Context ctx, float (&sums)[strips][size / 8][4],
+                               const float (&x)[strips][count][4], const std::uint32_t* y) {
+  constexpr unsigned stride = MmaTile<size, 16>::stride;
   DROPBP_UNROLL
-  for (unsigned half = 0; half < 2; ++half) {
-    const unsigned row = lane.group + 8 * half;
-    if (row >= rows) continue;
+  for (unsigned i = 0; i < count; i += 2) {
+    std::uint32_t a[strips][4];
+    DROPBP_UNROLL
+    for (unsigned strip = 0; strip < strips; ++strip) {
+      const float(&left)[4] = x[strip][i], (&right)[4] = x[strip][i + 1];
+      a[strip][0] = pair_of(left[0], left[1]), a[strip][1] = pair_of(left[2], left[3]);
+      a[strip][2] = pair_of(right[0], right[1]), a[strip][3] = pair_of(right[2], right[3]);
+    }
     DROPBP_UNROLL
     for (unsigned step = 0; step < size / 16; ++step) {
-      const unsigned column = 16 * step + 4 * lane.member;
-      Pack<BFloat16, 4> values;
+      std::uint32_t m[4];
+      load_block_transposed<stride>(ctx, m, y + 8 * i * stride, step);
+      const std::uint32_t left[2] = {m[0], m[1]}, right[2] = {m[2], m[3]};
       DROPBP_UNROLL
-      for (unsigned i = 0; i < 4; ++i)
-        values.values[i] =
-            from_float<BFloat16>(sums[2 * step + i % 2][2 * half + i / 2] * factors[half]);
-      BFloat16* const target = to + row * to_stride + column;
-      if (vectorised) {
-        if (column < columns) ctx.store(target, values);
-      } else {
-        DROPBP_UNROLL
-        for (unsigned i = 0; i < 4; ++i)
-          if (column + i < columns) ctx.store(target + i, Pack<BFloat16, 1>{{values.values[i]}});
+      for (unsigned strip = 0; strip < strips; ++strip) {
+        ctx.mma_bf16(sums[strip][2 * step], a[strip], left);
+        ctx.mma_bf16(sums[strip][2 * step + 1], a[strip], right);
       }
+    }
+  }
+}
+
+// Stores a warp's rows, each times its factor. They go through `own`, the warp's rows of a tile
+// that nobody needs any more, so that one access to global memory has 16 bytes.
+template <unsigned size, unsigned strips, class Context>
+DROPBP_DEVICE void store_rows(Context ctx, BFloat16* to, Index to_stride,
+                              const float (&sums)[strips][size / 8][4],
+                              const float (&factors)[strips][2], std::uint32_t* own, int rows,
+                              unsigned columns, bool vectorised) {
+  constexpr unsigned stride = MmaTile<size, 16>::stride, pieces = size / 8;
+  const Lane lane = lane_of(ctx);
+  ctx.sync_warp();
+  DROPBP_UNROLL
+  for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+  for (unsigned half = 0; half < 2; ++half) {
+    std::uint32_t* const row = own + (16 * strip + 8 * half + lane.group) * stride + lane.member;
+    const float factor = factors[strip][half];
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < size / 8; ++i)
+      row[4 * i] =
+          pair_of(sums[strip][i][2 * half] * factor, sums[strip][i][2 * half + 1] * factor);
+  }
+  ctx.sync_warp();
+  for (unsigned i = ctx.thread() % 32; i < 16 * strips * pieces; i += 32) {
+    const unsigned row = i / pieces, column = 8 * (i % pieces);
+    if (static_cast<int>(row) >= rows || column >= columns) continue;
+    const auto values = ctx.template load_shared<BFloat16, 8>(
+        reinterpret_cast<const BFloat16*>(own + row * stride) + column);
+    BFloat16* const target = to + row * to_stride + column;
+    if (vectorised) {
+      ctx.store(target, values);
+    } else {
+      DROPBP_UNROLL
+      for (unsigned j = 0; j < 8; ++j)
+        if (column + j < columns) ctx.store(target + j, Pack<BFloat16, 1>{{values.values[j]}});
     }
   }
 }

@@ -4,6 +4,8 @@
 // What both implementations of attention on CUDA share: the sizes, and the tile of a block.
 #pragma once
 
+#include <type_traits>
+
 #include "dropbp/backend/cuda/context.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -49,7 +51,10 @@ DROPBP_DEVICE AttentionTask attention_task(Context ctx, Index tiles, Index heads
   return {block % tiles, block / tiles % heads, block / tiles / heads};
 }
 
-DROPBP_DEVICE Index least(Index a, Index b) { return a < b ? a : b; }
+template <class T>
+DROPBP_DEVICE T least(std::type_identity_t<T> a, T b) {
+  return a < b ? a : b;
+}
 
 }  // namespace detail
 }  // namespace cuda
