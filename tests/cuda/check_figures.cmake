@@ -4,9 +4,9 @@
 # Holds what the compiler made of the kernels that take the most time: registers of a thread, which
 # limit the blocks of a multiprocessor, and instructions. SOURCE is compiled for sm_90; an
 # instruction has 16 bytes there, so that READELF sees their number in the size of a section. Also
-# no store may be a strong one (st.global.wb), and the gate of SwiGLU must divide and raise e in the
-# approximate way. NVCC, INCLUDE_DIR, SOURCE and WORK_DIR come from the command line; PLANT, for the
-# test of this test, lowers all limits.
+# no store may be a strong one (st.global.wb), the gate of SwiGLU must divide and raise e in the
+# approximate way, and attention must read shared memory as its table says. NVCC, INCLUDE_DIR, SOURCE
+# and WORK_DIR come from the command line; PLANT, for the test of this test, lowers all limits.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
@@ -17,8 +17,22 @@ set(limits
   "NormForward.*Lb0ELb0E 64 960"
   "NormForward.*Lb0ELb1E 64 1248"
   "NormBackward 84 1680"             # three blocks of 256 threads have 85
-  "AttentionForwardMma 168 4400"     # three blocks of 128 threads have 170
-  "AttentionBackwardQueriesMma 168 3600")
+  "AttentionForwardMmaILj64E 248 2240"  # two blocks of 128 threads have 255
+  "AttentionForwardMmaILj128E 248 2340"
+  "AttentionBackwardQueriesMmaILj64E 252 1780"
+  "AttentionBackwardQueriesMmaILj128E 232 1740"
+  "AttentionBackwardKeysMmaILj64E 255 1830"
+  "AttentionBackwardKeysMmaILj128E 255 1830")
+
+# Kernel, matrix products, most loads of four matrices, most loads of less than 16 bytes from shared
+# memory. The bandwidth of shared memory limits attention.
+set(shared_limits
+  "AttentionForwardMmaILj64E 128 40 0"
+  "AttentionForwardMmaILj128E 128 48 0"
+  "AttentionBackwardQueriesMmaILj64E 96 40 0"
+  "AttentionBackwardQueriesMmaILj128E 96 64 0"
+  "AttentionBackwardKeysMmaILj64E 64 32 8"  # the statistics of 4 queries
+  "AttentionBackwardKeysMmaILj128E 64 48 8")
 
 execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE version)
 if(NOT version MATCHES "release 13\\.")
@@ -83,11 +97,25 @@ endforeach()
 file(GLOB ptx ${WORK_DIR}/*.ptx)
 set(kernel "")
 set(gates 0)
+set(kernels "")
 foreach(file IN LISTS ptx)
-  file(STRINGS ${file} lines REGEX "\\.entry|st\\.global\\.(wb|cg)|div\\.|ex2\\.")
+  file(STRINGS ${file} lines
+    REGEX "\\.entry|st\\.global\\.(wb|cg)|div\\.|ex2\\.|mma\\.sync|ldmatrix|ld\\.shared")
   foreach(line IN LISTS lines)
     if(line MATCHES "\\.entry ([A-Za-z0-9_$]+)")
       set(kernel ${CMAKE_MATCH_1})
+      set(products_${kernel} 0)
+      set(matrices_${kernel} 0)
+      set(narrow_${kernel} 0)
+      list(APPEND kernels ${kernel})
+    elseif(line MATCHES "mma\\.sync")
+      math(EXPR products_${kernel} "${products_${kernel}} + 1")
+    elseif(line MATCHES "ldmatrix")
+      math(EXPR matrices_${kernel} "${matrices_${kernel}} + 1")
+    elseif(line MATCHES "ld\\.shared")
+      if(NOT line MATCHES "\\.v4\\.")
+        math(EXPR narrow_${kernel} "${narrow_${kernel}} + 1")
+      endif()
     elseif(line MATCHES "st\\.global\\.(wb|cg)")
       list(APPEND faults "${kernel} has a strong store: ${line}")
     elseif(kernel MATCHES "Swiglu" AND line MATCHES "div\\.(rn|full)")
@@ -96,6 +124,30 @@ foreach(file IN LISTS ptx)
       math(EXPR gates "${gates} + 1")
     endif()
   endforeach()
+endforeach()
+foreach(limit IN LISTS shared_limits)
+  string(REPLACE " " ";" limit "${limit}")
+  list(GET limit 0 name)
+  list(GET limit 1 products)
+  list(GET limit 2 most_matrices)
+  list(GET limit 3 most_narrow)
+  if(PLANT)
+    math(EXPR most_matrices "${most_matrices} - ${PLANT}")
+  endif()
+  set(kernel ${kernels})
+  list(FILTER kernel INCLUDE REGEX "${name}")
+  list(LENGTH kernel count)
+  if(NOT count EQUAL 1)
+    fail("there are ${count} kernels ${name}")
+  endif()
+  string(CONCAT figures "${products_${kernel}} products, ${matrices_${kernel}} loads of matrices "
+    "and ${narrow_${kernel}} narrow loads from shared memory")
+  string(APPEND table "\n  ${name}: ${figures}")
+  if(NOT products_${kernel} EQUAL products OR matrices_${kernel} GREATER most_matrices
+      OR narrow_${kernel} GREATER most_narrow)
+    list(APPEND faults
+      "${name} has ${figures}, but may have ${products}, ${most_matrices} and ${most_narrow}")
+  endif()
 endforeach()
 if(NOT ptx OR gates LESS 1)
   fail("no approximate operation of SwiGLU was found in the PTX at ${WORK_DIR}")

@@ -4,6 +4,7 @@
 // Kernels whose registers and instructions check_figures.cmake compares with its table.
 #include "dropbp/backend/cuda/launch.cuh"
 #include "dropbp/kernels/cuda/attention_mma.hpp"
+#include "dropbp/kernels/cuda/attention_mma_backward.hpp"
 #include "dropbp/kernels/cuda/norm.hpp"
 #include "dropbp/kernels/cuda/swiglu.hpp"
 
@@ -24,9 +25,17 @@ template __global__ void run_body(kernel::NormForward<T, 8, false, true>, Out, f
                                   Out, In, const T*, const T*, Index, float);
 template __global__ void run_body(kernel::NormBackward<T, 8, false>, Out, bool, In, In, const T*,
                                   const float*, const float*, float*, Index, Index, Index);
+template __global__ void run_body(kernel::AttentionForwardMma<64>, Out, float*, In, AttentionShape,
+                                  float, bool);
+template __global__ void run_body(kernel::AttentionBackwardQueriesMma<64>, Out, In, In,
+                                  const float*, const float*, AttentionShape, float, bool);
+template __global__ void run_body(kernel::AttentionBackwardKeysMma<64>, Out, In, In, const float*,
+                                  const float*, AttentionShape, float, bool);
 template __global__ void run_body(kernel::AttentionForwardMma<128>, Out, float*, In, AttentionShape,
                                   float, bool);
 template __global__ void run_body(kernel::AttentionBackwardQueriesMma<128>, Out, In, In,
                                   const float*, const float*, AttentionShape, float, bool);
+template __global__ void run_body(kernel::AttentionBackwardKeysMma<128>, Out, In, In, const float*,
+                                  const float*, AttentionShape, float, bool);
 
 }  // namespace dropbp::cuda

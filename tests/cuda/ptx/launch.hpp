@@ -8,9 +8,10 @@
 //
 // Warps run in random order, each as far as it can. Errors: an access outside the allocations of
 // operator new, outside of shared memory or not aligned; a read of shared memory where nothing was
-// written; two threads that touch the same memory with no barrier in between, one of them writing;
-// threads at different barriers; lanes that miss an operation of their warp; a division by 0; an
-// operation that the interpreter does not have.
+// written, or where an asynchronous copy writes that was not waited for; two threads that touch the
+// same memory with no barrier in between, one of them writing; rows of a matrix for ldmatrix in the
+// same banks; threads at different barriers; lanes that miss an operation of their warp; a division
+// by 0; an operation that the interpreter does not have.
 #pragma once
 
 #include <cstddef>

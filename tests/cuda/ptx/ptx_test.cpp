@@ -123,29 +123,63 @@ void run_norm() {
 const test::AttentionCase attention_case = {
     {.batch = 1, .sequence = 80, .heads = 2, .kv_heads = 1, .head_size = 64}, 0};
 
-// Runs attention forward in BFloat16. Returns the first wrong element, or nothing.
-std::string attention_problem() {
-  const auto& c = attention_case;
-  test::GappedRows<BFloat16> qkv(c.tokens(), c.width(), 0), o(c.tokens(), c.shape.q_width(), 0),
-      grad_o(c.tokens(), c.shape.q_width(), 0);
-  std::vector<float> lse(static_cast<std::size_t>(c.shape.statistics()), std::nanf(""));
-  std::mt19937_64 random(5);
-  const std::vector<double> values = qkv.fill(random, 2.0), gradients = grad_o.fill(random);
-  simt::Launcher launch(1);
-  dropbp::cuda::attention_forward(launch, o.rows(), lse.data(), std::as_const(qkv).rows(), c.shape);
-  const auto wanted = test::attention_reference<BFloat16>(c, values, gradients);
-  return test::problem("o", o.dense(), wanted.o);
-}
-
-// What attention does with the change: the message of the error, or the wrong element.
-std::string attention_problem(const std::function<std::string(std::string)>& edit) {
-  const ptx::Edited scope(edit);
-  try {
-    return attention_problem();
-  } catch (const std::runtime_error& error) {
-    return error.what();
+// Attention in BFloat16 with its results, which are right without a planted fault.
+class Attention {
+ public:
+  Attention() {
+    values_ = qkv_.fill(random_, 2.0), gradients_ = grad_o_.fill(random_);
+    REQUIRE(forward() == "");
+    REQUIRE(backward() == "");
   }
-}
+
+  // What the kernel whose name contains `kernel` does with the change: the message of the error,
+  // the worst element, or nothing.
+  std::string problem(const std::string& kernel,
+                      const std::function<std::string(std::string)>& edit) {
+    const ptx::Edited scope([&](std::string text) {
+      return text.find(kernel) == text.npos ? text : edit(std::move(text));
+    });
+    try {
+      return kernel == "AttentionForwardMma" ? forward() : backward();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+  }
+
+ private:
+  // The results of the first pass remain for the backward pass.
+  std::string forward() {
+    const auto& c = attention_case;
+    test::GappedRows<BFloat16> o(c.tokens(), c.shape.q_width(), 0);
+    std::vector<float> lse(static_cast<std::size_t>(c.shape.statistics()), std::nanf(""));
+    simt::Launcher launch(1);
+    dropbp::cuda::attention_forward(launch, o.rows(), lse.data(), std::as_const(qkv_).rows(),
+                                    c.shape);
+    const auto wanted = test::attention_reference<BFloat16>(c, values_, gradients_);
+    const std::string problem = test::problem("o", o.dense(), wanted.o);
+    if (lse_.empty()) o_ = o, lse_ = lse;
+    return problem;
+  }
+
+  std::string backward() {
+    const auto& c = attention_case;
+    test::GappedRows<BFloat16> grad_qkv(c.tokens(), c.width(), 0);
+    std::vector<float> delta(lse_);
+    simt::Launcher launch(1);
+    dropbp::cuda::attention_backward(launch, grad_qkv.rows(), std::as_const(grad_o_).rows(),
+                                     std::as_const(qkv_).rows(), std::as_const(o_).rows(),
+                                     lse_.data(), delta.data(), c.shape);
+    const std::vector<double> o = o_.dense(), lse(lse_.begin(), lse_.end());
+    const auto wanted = test::attention_reference<BFloat16>(c, values_, gradients_, &o, &lse);
+    return test::problem("grad_qkv", grad_qkv.dense(), wanted.grad_qkv);
+  }
+
+  std::mt19937_64 random_{5};
+  test::GappedRows<BFloat16> qkv_{attention_case.tokens(), attention_case.width(), 0},
+      grad_o_{attention_case.tokens(), attention_case.shape.q_width(), 0}, o_ = grad_o_;
+  std::vector<double> values_, gradients_;
+  std::vector<float> lse_;
+};
 
 }  // namespace
 
@@ -224,6 +258,11 @@ TEST_CASE("matrices are loaded and multiplied as the PTX ISA says") {
         expected([&](std::uint32_t i) {
           return pair(i % 4 * 16 + i % 32 / 4, i % 4 * 16 + 8 + i % 32 / 4);
         }));
+  check_fault(fill + ".shared.b16 {%r1}, [%r7+8];", "not aligned");
+  check_fault(
+      "  and.b32 %r7, %t, 7;\n  shl.b32 %r7, %r7, 7;\n  add.s32 %r7, %s, %r7;\n"
+      "  ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%r7];",
+      "a bank conflict: row 1 of a matrix");
 }
 
 TEST_CASE("the interpreter names what it does not know") {
@@ -271,15 +310,17 @@ TEST_CASE("the interpreter sees races") {
 }
 
 TEST_CASE("the interpreter sees copies that were not waited for") {
+  // Threads 0 to 14 copy 16 bytes, thread 15 zeros.
   const std::string copy =
-      "  shl.b32 %r2, %t, 4;\n  and.b32 %r2, %r2, 240;\n  add.s32 %r3, %s, %r2;\n"
+      "  setp.eq.u32 %p2, %t, 15;\n  selp.b32 %r5, 0, 16, %p2;\n  shl.b32 %r2, %t, 4;\n  and.b32 "
+      "%r2, %r2, 240;\n  add.s32 %r3, %s, %r2;\n"
       "  cvt.u64.u32 %rd1, %r2;\n  add.s64 %rd1, %in, %rd1;\n  setp.gt.u32 %p1, %t, 15;\n"
-      "  @%p1 bra $copied;\n  cp.async.cg.shared.global [%r3], [%rd1], 16;\n$copied:\n"
+      "  @%p1 bra $copied;\n  cp.async.cg.shared.global [%r3], [%rd1], 16, %r5;\n$copied:\n"
       "  cp.async.commit_group;\n";
   const std::string read =
       "  shl.b32 %r2, %t, 2;\n  add.s32 %r3, %s, %r2;\n  ld.shared.u32 %r1, [%r3];";
   CHECK(result_of(copy + "  cp.async.wait_group 0;\n  bar.sync 0;\n" + read + store) ==
-        expected([](std::uint32_t i) { return i; }));
+        expected([](std::uint32_t i) { return i < 60 ? i : 0; }));
   check_fault(copy + "  cp.async.wait_group 1;\n  bar.sync 0;\n" + read, "was not waited for");
   check_fault(copy + "  bar.sync 0;\n" + read, "was not waited for");
   check_fault(copy + "  cp.async.wait_group 0;\n" + read, "shared memory");
@@ -332,15 +373,8 @@ TEST_CASE("a barrier that is missing in a norm is seen, as is a missing or wrong
   }
 }
 
-TEST_CASE("swapped operands of a matrix product, a missing barrier and a wrong index are seen") {
-  REQUIRE(attention_problem() == "");
-  std::size_t products = 0, barriers = 0, loads = 0;
-  REQUIRE(attention_problem([&](std::string text) {
-            products = count_of(text, "mma.sync"), barriers = count_of(text, "bar.sync");
-            loads = count_of(text, "ld.shared.u32");
-            return text;
-          }) == "");
-  REQUIRE((products > 1 && barriers > 1 && loads > 1));
+TEST_CASE("swapped operands, missing barriers, wrong rows and copies in flight are seen") {
+  Attention attention;
   const auto swapped = [](std::string line) {
     // {d}, {a, b, c, d}: the second and the third register of the first operand
     const std::size_t operand = line.find('{', line.find('}'));
@@ -349,23 +383,36 @@ TEST_CASE("swapped operands of a matrix product, a missing barrier and a wrong i
     return line.substr(0, second) + line.substr(third, end - third) + ", " +
            line.substr(second, third - 2 - second) + line.substr(end);
   };
-  for (const std::size_t n : {std::size_t{0}, products / 2, products - 1}) {
-    INFO("product " << n);
-    CHECK(attention_problem([&](const std::string& text) {
-            return with_line(text, "mma.sync", n, swapped);
-          }) != "");
-  }
-  for (std::size_t n = 0; n < barriers; ++n) {
-    INFO("barrier " << n);
-    CHECK(attention_problem([&](const std::string& text) {
-            return with_line(text, "bar.sync", n, nothing);
-          }) != "");
-  }
-  for (const std::size_t n : {std::size_t{0}, loads / 2, loads - 1}) {
-    INFO("load " << n);
-    CHECK(attention_problem([&](const std::string& text) {
-            return with_line(text, "ld.shared.u32", n,
-                             [](const std::string& line) { return moved(line, 4); });
-          }) != "");
+  for (const std::string kernel :
+       {"AttentionForwardMma", "AttentionBackwardQueriesMma", "AttentionBackwardKeysMma"}) {
+    std::string text;
+    REQUIRE(attention.problem(kernel, [&](std::string t) { return text = std::move(t); }) == "");
+    // The fault in the n-th line with `part` must have a consequence, with this message.
+    const auto check = [&](const std::string& part, std::size_t n, auto change,
+                           const std::string& message = "") {
+      INFO(kernel << ": " << part << " " << n);
+      const std::string seen = attention.problem(
+          kernel, [&](const std::string& t) { return with_line(t, part, n, change); });
+      CHECK(seen != "");
+      CHECK((seen.find(message) != seen.npos ? "" : seen) == "");
+    };
+    const auto shifted = [](int bytes) {
+      return [bytes](const std::string& line) { return moved(line, bytes); };
+    };
+    const auto some = [&](const std::string& part) {
+      const std::size_t count = count_of(text, part);
+      REQUIRE(count > 1);
+      return std::array{std::size_t{0}, count / 2, count - 1};
+    };
+    for (const std::size_t n : some("mma.sync")) check("mma.sync", n, swapped);
+    for (const std::size_t n : some("ldmatrix")) {
+      check("ldmatrix", n, shifted(16));
+      check("ldmatrix", n, shifted(4), "not aligned");
+    }
+    for (const std::string part : {"cp.async.wait_group", "cp.async.commit_group"})
+      for (std::size_t n = 0; n < count_of(text, part); ++n)
+        check(part, n, nothing, "a copy writes there that was not waited for");
+    for (std::size_t n = 0; n < count_of(text, "bar.sync"); ++n) check("bar.sync", n, nothing);
+    check("bar.warp.sync", count_of(text, "bar.warp.sync") - 1, nothing, "of shared memory");
   }
 }

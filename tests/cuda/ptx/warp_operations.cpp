@@ -120,17 +120,14 @@ void multiply(Warp& warp, const Instruction& instruction, u32 lanes) {
   for (unsigned i = 0; i < 4; ++i) put(warp, instruction.at[i], fragment[i], lanes);
 }
 
-// The rows of a matrix that one ldmatrix reads together must be in different banks, of 4 bytes each
-// and 32 in all: with rows in the same banks it would take several turns.
+// The 8 rows of a matrix are read together. Each has 4 of the 32 banks of shared memory; rows in the
+// same banks would be read one after the other.
 void require_different_banks(const u32* rows) {
-  u32 used = 0;
-  for (unsigned row = 0; row < 8; ++row) {
-    const u32 banks = u32{1} << (rows[row] / 16 % 8);
-    if (used & banks)
-      throw std::runtime_error("a bank conflict: row " + std::to_string(row) +
-                               " of a matrix is in the banks of a row before it");
-    used |= banks;
-  }
+  for (unsigned i = 0; i < 8; ++i)
+    for (unsigned j = 0; j < i; ++j)
+      if (rows[i] != rows[j] && (rows[i] - rows[j]) % 128 == 0)
+        throw std::runtime_error("a bank conflict: row " + std::to_string(i) +
+                                 " of a matrix is in the banks of row " + std::to_string(j));
 }
 
 // d[count], address: lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i.
@@ -138,11 +135,11 @@ template <unsigned count, bool transposed>
 void load_matrices(Warp& warp, const Instruction& instruction, u32 lanes) {
   const auto address = get<u32>(warp, instruction.at[count]);
   for (unsigned i = 0; i < count; ++i) {
+    require_different_banks(&address[8 * i]);
     std::uint16_t rows[8][8];
     for (unsigned row = 0; row < 8; ++row)
       std::memcpy(rows[row], to_read(warp, Space::shared, address[8 * i + row], 16, 8 * i + row),
                   16);
-    require_different_banks(&address[8 * i]);
     Lanes<u32> result;
     for (unsigned lane = 0; lane < 32; ++lane) {
       const unsigned major = lane / 4, minor = lane % 4 * 2;

@@ -149,6 +149,8 @@ TEST_CASE("attention on a device refuses shapes that have no kernel") {
   test::check_throws<std::invalid_argument>([&] { forward({1, 1, 3, 2, 64}); },
                                             {"that the kv heads divide", "3 heads", "2 kv heads"});
   test::check_throws<std::invalid_argument>([&] { forward({1, -1, 2, 2, 64}); }, {"of -1 tokens"});
+  test::check_throws<std::invalid_argument>([&] { forward({1, 1073741825, 2, 2, 64}); },
+                                            {"at most 2^30 tokens", "of 1073741825 tokens"});
   forward({0, 5, 2, 2, 64});  // no sequence: nothing is launched
   forward({5, 0, 2, 2, 64});
 }

@@ -218,8 +218,14 @@ TEST_CASE("a misaligned access to global or shared memory is an error") {
                ctx.store_shared(reinterpret_cast<float*>(ctx.shared()) + 3, Pack<float, 4>{});
              }),
              contains("a store to shared memory"));
-  CHECK_THAT(text([&](HostContext ctx) { ctx.async_copy_16(ctx.shared(), memory.data() + 1); }),
-             contains("an asynchronous copy"));
+  CHECK_THAT(
+      text([&](HostContext ctx) { ctx.async_copy_16(ctx.shared(), memory.data() + 1, true); }),
+      contains("an asynchronous copy"));
+  CHECK_THAT(text([&](HostContext ctx) {
+               std::uint32_t matrices[4];
+               ctx.load_matrices(matrices, ctx.shared() + 8);
+             }),
+             contains("a row of a matrix"));
 }
 
 TEST_CASE("a wrong index leaves an element unwritten, and it stays NaN") {
@@ -277,7 +283,7 @@ TEST_CASE("an asynchronous copy arrives at its wait and not before") {
     auto* const shared = reinterpret_cast<std::uint32_t*>(ctx.shared());
     const auto at = [&](unsigned copy) { return 4 * (copy * 32 + ctx.thread()); };
     for (unsigned copy = 0; copy < 3; ++copy) {
-      ctx.async_copy_16(shared + at(copy), memory.data() + at(copy));
+      ctx.async_copy_16(shared + at(copy), memory.data() + at(copy), true);
       ctx.async_commit();
     }
     REQUIRE(shared[at(0)] == 0xFFFFFFFFu);
@@ -287,6 +293,34 @@ TEST_CASE("an asynchronous copy arrives at its wait and not before") {
     REQUIRE(shared[at(2)] == 0xFFFFFFFFu);
     ctx.async_wait<0>();
     REQUIRE(shared[at(2)] == at(2));
+    ctx.async_copy_16(shared + at(0), nullptr, false);
+    ctx.async_commit();
+    REQUIRE(shared[at(0)] == at(0));
+    ctx.async_wait<0>();
+    REQUIRE(shared[at(0)] == 0);
+    REQUIRE(shared[at(0) + 3] == 0);
+  });
+}
+
+TEST_CASE("load_matrices gives each lane the elements that the PTX ISA says") {
+  // PTX ISA, ldmatrix: "thread 0..3 row 0, thread 4..7 row 1", two neighbouring elements each; with
+  // .trans those of the transposed matrix. Element (row, column) of matrix i is 64 i + 8 row +
+  // column; the rows lie in a scattered order.
+  run_block(32, 32 * 16, 1, [&](HostContext ctx) {
+    auto* const elements = reinterpret_cast<std::uint16_t*>(ctx.shared());
+    const unsigned lane = ctx.thread(), place = (5 * lane + 3) % 32;
+    for (unsigned column = 0; column < 8; ++column)
+      elements[8 * place + column] = static_cast<std::uint16_t>(8 * lane + column);
+    ctx.sync();
+    std::uint32_t straight[4], transposed[4];
+    ctx.load_matrices(straight, elements + 8 * place);
+    ctx.load_matrices_transposed(transposed, elements + 8 * place);
+    const unsigned row = lane / 4, column = 2 * (lane % 4);
+    for (unsigned i = 0; i < 4; ++i) {
+      const auto element = [&](unsigned r, unsigned c) { return 64 * i + 8 * r + c; };
+      REQUIRE(straight[i] == (element(row, column) | element(row, column + 1) << 16));
+      REQUIRE(transposed[i] == (element(column, row) | element(column + 1, row) << 16));
+    }
   });
 }
 

@@ -15,6 +15,7 @@
 #include "dropbp/base/error.hpp"
 #include "dropbp/kernels/cuda/attention_fma.hpp"
 #include "dropbp/kernels/cuda/attention_mma.hpp"
+#include "dropbp/kernels/cuda/attention_mma_backward.hpp"
 #include "dropbp/kernels/cuda/backend.hpp"
 
 DROPBP_NAMESPACE_BEGIN
@@ -71,11 +72,13 @@ using AttentionBackwardKeys =
 
 inline void require_attention(const AttentionShape& shape) {
   const auto number = [](Index n) { return std::to_string(n); };
-  if (shape.batch < 0 || shape.sequence < 0 || shape.kv_heads < 1 || shape.heads < 1 ||
-      shape.heads % shape.kv_heads != 0 || shape.head_size < 1 || shape.head_size > 128)
+  constexpr Index longest = Index{1} << 30;  // kernels count the tokens of a sequence in int
+  if (shape.batch < 0 || shape.sequence < 0 || shape.sequence > longest || shape.kv_heads < 1 ||
+      shape.heads < 1 || shape.heads % shape.kv_heads != 0 || shape.head_size < 1 ||
+      shape.head_size > 128)
     dropbp::detail::throw_invalid(
-        "attention on a CUDA device needs heads of 1 to 128 elements and a number of query heads "
-        "that the kv heads divide",
+        "attention on a CUDA device needs heads of 1 to 128 elements, a number of query heads that "
+        "the kv heads divide, and sequences of at most 2^30 tokens",
         number(shape.heads) + " heads of " + number(shape.head_size) + " elements, " +
             number(shape.kv_heads) + " kv heads, " + number(shape.batch) + " sequences of " +
             number(shape.sequence) + " tokens were given",

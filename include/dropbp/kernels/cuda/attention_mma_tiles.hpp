@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Tiles of BFloat16 in shared memory, as operands of the tensor cores (mma.m16n8k16).
+// Tiles of BFloat16 in shared memory, as operands of the tensor cores (mma.m16n8k16). In
+// attention's kernels a warp computes one or two strips of 16 tokens, its own rows. The tiles of
+// all other tokens come through shared memory, each one while the one before is used.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +14,17 @@
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
+
+// An ldmatrix of four matrices takes 4 cycles of a multiprocessor's shared memory. It feeds two
+// products of a strip, which take 4 cycles (sm_80) or 2 (sm_90): shared memory, not the tensor
+// cores, limits these kernels. Two strips use every matrix twice, and own rows that stay in
+// registers are not read again. Each kernel has as much of both as fits in the 255 registers of a
+// thread, with two blocks of a multiprocessor. Heads of 128 in three blocks, with 168 registers,
+// would have neither.
+inline constexpr unsigned mma_blocks = 2;
+
+// What a block may have on cards of compute capability 8.6 and 8.9, the least of all from 8.0 on.
+inline constexpr std::size_t mma_most_shared_bytes = 99 * 1024;
 
 inline constexpr unsigned mma_threads = 128;  ///< of a block
 inline constexpr unsigned mma_warps = mma_threads / 32;
