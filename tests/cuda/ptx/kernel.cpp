@@ -233,10 +233,16 @@ class Decoder {
     const Operation& operation = found->second;
     result.run = operation.run, result.flow = operation.flow;
     std::vector<std::string_view> flat;
+    bool has_offset = false;
     for (std::string_view operand : list) {
       if (operand.front() == '[') {
         operand = trimmed(inner(operand));
-        flat.push_back(operand);
+        const auto plus = operand.find('+');
+        if (plus != operand.npos) {
+          has_offset = true;
+          result.offset = required_number(operand.substr(plus + 1));
+        }
+        flat.push_back(operand.substr(0, plus));
       } else if (operand.front() == '{') {
         for (const std::string_view part : parts_of(inner(operand))) flat.push_back(part);
       } else if (const auto bar = operand.find('|'); bar != operand.npos) {
@@ -249,11 +255,28 @@ class Decoder {
       throw std::runtime_error("the interpreter knows this operation with " +
                                std::to_string(operation.operands.size()) + " operands");
     for (std::size_t i = 0; i < flat.size(); ++i) {
-      if (operation.operands[i] == Operation::immediate)
+      if (operation.operands[i] == Operation::immediate) {
+        if (has_offset) throw std::runtime_error("the interpreter has no offset here");
         result.offset = required_number(flat[i]);
-      else
+      } else if (i > 0 && opcode.starts_with("cvt.")) {
+        result.at[i] = low_part(flat[i], operation.operands[i]);
+      } else {
         result.at[i] = operand(flat[i], operation.operands[i]);
+      }
     }
+  }
+
+  // The operand of a conversion, which may be the low half of a register with 64 bits.
+  std::uint32_t low_part(std::string_view text, std::uint8_t size) {
+    const auto found = registers_.find(text);
+    if (found == registers_.end() || size != 4 || found->second.size != 8)
+      return operand(text, size);
+    Instruction part;
+    part.line = static_cast<std::uint32_t>(line_);
+    part.run = operations().find("cvt.u32.u64")->second.run;
+    part.at = {reserve(4), found->second.at};
+    kernel_.code.push_back(part);
+    return part.at[0];
   }
 
   // mov.u32 a, b; mov.b32 a, {b, c}; mov.b32 {a, b}, c. Becomes moves of equal sizes, or a

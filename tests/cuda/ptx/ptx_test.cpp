@@ -229,6 +229,12 @@ TEST_CASE("lanes that go apart come together again") {
                   store) == expected([](std::uint32_t i) { return i % 4 < 2 ? 30u : 70u; }));
 }
 
+TEST_CASE("a conversion takes the low half of a register") {
+  CHECK(result_of("  cvt.u64.u32 %rd1, %t;\n  shl.b64 %rd1, %rd1, 31;\n  sub.s64 %rd1, %rd1, 1;\n"
+                  "  cvt.s64.s32 %rd2, %rd1;\n  shr.u64 %rd2, %rd2, 32;\n  cvt.u32.u64 %r1, %rd2;" +
+                  store) == expected([](std::uint32_t i) { return i % 2 ? 0u : 0xFFFFFFFFu; }));
+}
+
 TEST_CASE("lanes exchange values as the PTX ISA says") {
   const auto shuffled = [](const std::string& how, const std::string& operands) {
     return result_of("  shfl.sync." + how + ".b32 %r1|%p1, %t, " + operands + ", -1;" + store);
@@ -270,6 +276,8 @@ TEST_CASE("the interpreter names what it does not know") {
                                    {"no operation fma.rz.f32", "line 19"});
   check_throws<std::runtime_error>([] { kernel("  ld.u32 %r1, [%in];"); }, {"operation ld.u32"});
   check_throws<std::runtime_error>([] { kernel("  add.s32 %r1, %rd1, 1;"); }, {"another size"});
+  check_throws<std::runtime_error>(
+      [] { kernel("  cp.async.cg.shared.global [%r1+16], [%rd1], 16, %r2;"); }, {"no offset here"});
   check_throws<std::runtime_error>([] { kernel("  bra $nowhere;"); }, {"no label $nowhere"});
   check_throws<std::runtime_error>([] { kernel("  .local .align 4 .b8 x[4];"); }, {"directive"});
 }

@@ -120,8 +120,8 @@ void multiply(Warp& warp, const Instruction& instruction, u32 lanes) {
   for (unsigned i = 0; i < 4; ++i) put(warp, instruction.at[i], fragment[i], lanes);
 }
 
-// The 8 rows of a matrix are read together. Each has 4 of the 32 banks of shared memory; rows in the
-// same banks would be read one after the other.
+// The 8 rows of a matrix are read together. Each has 4 of the 32 banks of shared memory; rows in
+// the same banks would be read one after the other.
 void require_different_banks(const u32* rows) {
   for (unsigned i = 0; i < 8; ++i)
     for (unsigned j = 0; j < i; ++j)
@@ -133,7 +133,8 @@ void require_different_banks(const u32* rows) {
 // d[count], address: lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i.
 template <unsigned count, bool transposed>
 void load_matrices(Warp& warp, const Instruction& instruction, u32 lanes) {
-  const auto address = get<u32>(warp, instruction.at[count]);
+  auto address = get<u32>(warp, instruction.at[count]);
+  for (u32& row : address) row += static_cast<u32>(instruction.offset);
   for (unsigned i = 0; i < count; ++i) {
     require_different_banks(&address[8 * i]);
     std::uint16_t rows[8][8];
