@@ -35,6 +35,7 @@ inline constexpr unsigned mma_warps = mma_threads / 32;
 template <unsigned size, int tile_rows>
 struct MmaTile {
   static constexpr unsigned rows = tile_rows;                   ///< tokens
+  static constexpr unsigned columns = size;                     ///< elements per row
   static constexpr unsigned stride = size / 2 + 4;              ///< words per row
   static constexpr unsigned words = rows * stride;              ///< words of the tile
   static constexpr std::size_t bytes = std::size_t{4} * words;  ///< bytes of the tile
@@ -55,13 +56,12 @@ struct MmaStages {
 template <class Tile, class Context>
 DROPBP_DEVICE void copy_tile(Context ctx, std::uint32_t* to, const BFloat16* from,
                              Index from_stride, unsigned rows, unsigned columns, bool vectorised) {
-  constexpr unsigned size = 2 * (Tile::stride - 4);
   unsigned thread = ctx.thread();
 #if defined(__CUDA_ARCH__)
   asm volatile("" : "+r"(thread));  // or addresses of all copies would stay in registers
 #endif
   if (vectorised) {
-    constexpr unsigned pieces = size / 8, step = mma_threads / pieces;  // rows at a time
+    constexpr unsigned pieces = Tile::columns / 8, step = mma_threads / pieces;  // rows at a time
     const unsigned first = thread / pieces, piece = thread % pieces;
     if (mma_threads % pieces != 0 && first >= step) return;
     const bool has_columns = 8 * piece < columns;
@@ -73,7 +73,7 @@ DROPBP_DEVICE void copy_tile(Context ctx, std::uint32_t* to, const BFloat16* fro
       ctx.async_copy_16(target + i * Tile::stride, source, has_columns && i + first < rows);
     }
   } else {
-    constexpr unsigned pieces = size / 2;
+    constexpr unsigned pieces = Tile::columns / 2;
     DROPBP_NO_UNROLL
     for (unsigned i = thread; i < Tile::rows * pieces; i += mma_threads) {
       const unsigned row = i / pieces, column = 2 * (i % pieces);
