@@ -5,8 +5,9 @@
 # limit the blocks of a multiprocessor, and instructions. SOURCE is compiled for sm_90; an
 # instruction has 16 bytes there, so that READELF sees their number in the size of a section. Also
 # no store may be a strong one (st.global.wb), the gate of SwiGLU must divide and raise e in the
-# approximate way, and attention must read shared memory as its table says. NVCC, INCLUDE_DIR, SOURCE
-# and WORK_DIR come from the command line; PLANT, for the test of this test, lowers all limits.
+# approximate way, and attention must read shared memory as its table says. NVCC, INCLUDE_DIR,
+# SOURCE and WORK_DIR come from the command line; PLANT, for the test of this test, lowers all
+# limits.
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 

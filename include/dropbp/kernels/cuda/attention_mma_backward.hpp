@@ -183,12 +183,10 @@ struct AttentionBackwardKeysMma {
     copy_queries(stages, head, query);
     keep(0, statistic(head, query));
 
-    const Lane lane = lane_of(ctx);
     const int warp_row = static_cast<int>(warp_of(ctx)) * warp_rows;
     const float scale2 = scale * log2_of_e;
-    std::uint32_t *const own_keys = k + warp_row * int{Own::stride}, *const own_values =
-                                                                         v + warp_row *
-                                                                                 int{Own::stride};
+    std::uint32_t* const own_keys = k + warp_row * int{Own::stride};
+    std::uint32_t* const own_values = v + warp_row * int{Own::stride};
     ctx.template async_wait<1>();
     ctx.sync();  // the keys and values have arrived
     const OwnRows<size, strips, true> key_rows(ctx, own_keys), value_rows(ctx, own_values);
@@ -211,28 +209,11 @@ struct AttentionBackwardKeysMma {
       for (int begin = 0; begin < Stages::rows; begin += part) {
         if (ahead + begin + part <= 0) continue;  // earlier than the warp's keys
         float p[strips][part / 8][4], ds[strips][part / 8][4];
-        const std::uint32_t *const queries = q + begin * int{Queries::stride}, *const gradients =
-                                                                                   queries +
-                                                                                   Queries::words;
+        const std::uint32_t* const queries = q + begin * int{Queries::stride};
+        const std::uint32_t* const gradients = queries + Queries::words;
         multiply_rows(ctx, p, key_rows, queries);
         multiply_rows(ctx, ds, value_rows, gradients);
-        const bool hides = ahead + begin < warp_rows - 1;
-        DROPBP_UNROLL
-        for (unsigned i = 0; i < part / 8; ++i) DROPBP_UNROLL
-        for (unsigned j = 0; j < 2; ++j) {
-          const int column = begin + static_cast<int>(8 * i + 2 * lane.member + j);
-          const float shift = shifts[column], row_delta = shifts[Stages::rows + column];
-          DROPBP_UNROLL
-          for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
-          for (unsigned half = 0; half < 2; ++half) {
-            const auto row = static_cast<int>(16 * strip + 8 * half + lane.group);
-            float& weight = p[strip][i][2 * half + j];
-            float& gradient = ds[strip][i][2 * half + j];
-            weight = ctx.fast_exp2(std::fma(weight, scale2, -shift));
-            if (hides && row > column + ahead) weight = 0.0f;
-            gradient = weight * (gradient - row_delta);
-          }
-        }
+        differentiate(ctx, p, ds, shifts + begin, ahead + begin, scale2);
         add_product<size>(ctx, value_sums, p, gradients);
         add_product<size>(ctx, key_sums, ds, queries);
       }
@@ -247,6 +228,33 @@ struct AttentionBackwardKeysMma {
                      head_size, vectorised);
     store_rows<size>(ctx, target + shape.kv_width(), grad_qkv.stride, value_sums, ones, own_values,
                      rows - warp_row, head_size, vectorised);
+  }
+
+ private:
+  // p: from products of keys and queries to weights; ds: from products of values and gradients to
+  // gradients of the scores over the scale. `shifts` is lse, Stages::rows further on is delta.
+  template <class Context>
+  DROPBP_DEVICE static void differentiate(Context ctx, float (&p)[strips][part / 8][4],
+                                          float (&ds)[strips][part / 8][4], const float* shifts,
+                                          int ahead, float scale2) {
+    const Lane lane = lane_of(ctx);
+    const bool hides = ahead < warp_rows - 1;
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < part / 8; ++i) DROPBP_UNROLL
+    for (unsigned j = 0; j < 2; ++j) {
+      const auto column = static_cast<int>(8 * i + 2 * lane.member + j);
+      const float shift = shifts[column], row_delta = shifts[Stages::rows + column];
+      DROPBP_UNROLL
+      for (unsigned strip = 0; strip < strips; ++strip) DROPBP_UNROLL
+      for (unsigned half = 0; half < 2; ++half) {
+        const auto row = static_cast<int>(16 * strip + 8 * half + lane.group);
+        float& weight = p[strip][i][2 * half + j];
+        float& gradient = ds[strip][i][2 * half + j];
+        weight = ctx.fast_exp2(std::fma(weight, scale2, -shift));
+        if (hides && row > column + ahead) weight = 0.0f;
+        gradient = weight * (gradient - row_delta);
+      }
+    }
   }
 };
 
