@@ -63,7 +63,8 @@ plant_faults() {
       echo "promise $number: $name is NOT seen"
       status=1
     else
-      echo "promise $number: $name is seen: $(grep -m1 -E 'FAILED|failed|must' "$copy/log")"
+      echo "promise $number: $name is seen: $(grep -m1 -E \
+        'FAILED|failed|must|FINDING|runtime error|ERROR: AddressSanitizer' "$copy/log")"
       record_fault "$table" "$number" "$date $commit"
     fi
   done
