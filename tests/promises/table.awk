@@ -79,6 +79,8 @@ FILENAME ~ /\.csv$/ {
   next
 }
 
+only != "" { was_run[only] = 1 }
+
 /<testcase / {
   test = prefix attribute($0, "name")
   seconds = attribute($0, "time")
@@ -134,9 +136,12 @@ function column(s, width) { return sprintf("%-" width "s", s) }
 
 END {
   if (broken) exit 2
-  for (i = 1; i <= count; ++i)
-    if (pattern[order[i]] ~ /sanitized/ && !tests[order[i]])
-      pattern[order[i]] = "- no results of tests/run.sh --sanitize"
+  for (i = 1; i <= count; ++i) {
+    p = order[i]
+    if (tests[p] || pattern[p] ~ /^-/) continue
+    if (pattern[p] ~ /sanitized/) pattern[p] = "- no results of tests/run.sh --sanitize"
+    else if (form == "full" && !(p in was_run)) pattern[p] = "- it was not run"
+  }
   if (format == "markdown")
     print "| promise | wanted | measured | tests | time | planted fault last seen red |\n" \
           "| --- | --- | --- | --- | --- | --- |"
