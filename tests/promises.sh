@@ -84,7 +84,8 @@ if [ ${#chosen[@]} -gt 0 ] && [[ $form = quick || $form = kept ]]; then
   fail_usage "--$form takes no numbers"
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-: "${build_dir:=$PWD/build/tests}" "${copy:=$PWD/build/promises}" "${table:=$PWD/tests/promises.csv}"
+: "${build_dir:=$PWD/build/tests}" "${copy:=$PWD/build/promises}"
+: "${table:=$PWD/tests/promises.csv}"
 numbers=$(awk -F';' '!/^#/ && NF == 6 { print $1 }' "$table")
 for number in "${chosen[@]+"${chosen[@]}"}"; do
   if ! grep -qxF "$number" <<<"$numbers"; then fail_usage "there is no promise $number"; fi

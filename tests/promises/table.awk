@@ -81,6 +81,16 @@ FILENAME ~ /\.csv$/ {
 
 only != "" { was_run[only] = 1 }
 
+# "In all 1,234,567 inputs" in the README of the fuzz targets.
+FILENAME ~ /fuzz\/README\.md$/ {
+  if (match($0, /[Ii]n all,? [0-9,]+ inputs/)) {
+    split(substr($0, RSTART, RLENGTH), words, " ")
+    gsub(/,/, "", words[3])
+    take(16, "inputs_of_long_runs", words[3])
+  }
+  next
+}
+
 /<testcase / {
   test = prefix attribute($0, "name")
   seconds = attribute($0, "time")
