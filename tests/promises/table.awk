@@ -81,12 +81,17 @@ FILENAME ~ /\.csv$/ {
 
 only != "" { was_run[only] = 1 }
 
-# "In all 1,234,567 inputs" in the README of the fuzz targets.
+# Of the README of the fuzz targets: the first number of each row "| `TARGET` | 1,234 |" of a
+# section.
 FILENAME ~ /fuzz\/README\.md$/ {
-  if (match($0, /[Ii]n all,? [0-9,]+ inputs/)) {
-    split(substr($0, RSTART, RLENGTH), words, " ")
-    gsub(/,/, "", words[3])
-    take(16, "inputs_of_long_runs", words[3])
+  if ($0 ~ /^## /) in_section = $0 == "## Inputs so far"
+  if (!in_section || $0 !~ /^\| `/) next
+  cells = split($0, cell, "|")
+  for (j = 3; j <= cells; ++j) {
+    gsub(/[ ,]/, "", cell[j])
+    if (cell[j] !~ /^[0-9]+$/) continue
+    take(16, "inputs_of_long_runs", cell[j])
+    break
   }
   next
 }
