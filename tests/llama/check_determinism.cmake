@@ -60,7 +60,7 @@ foreach(mode IN LISTS modes)
   endforeach()
 endforeach()
 execute_process(COMMAND ${CMAKE_COMMAND} -E echo
-  "promise 22: runs=${runs} steps_a_run=100 differing=${differing}")
+  "promise 22: runs=${runs} least_steps=100 differing=${differing}")
 if(differing)
   fail("${differing} of ${runs} runs end with other weights")
 endif()

@@ -4,9 +4,12 @@
 
 # llama-finetune under mpirun: the losses of 50 steps are those of one process with the rows of all
 # ranks, in a run that was killed and resumed with another number of ranks too, and one rank prints.
+# The same number of ranks ends with the same bits in each run, also after a rank was killed.
 #   finetune.sh PROGRAM TEXT FOLDER CHECK
-# TEXT is what it trains on, FOLDER is replaced, CHECK is losses or resume.
+# TEXT is what it trains on, FOLDER is replaced, CHECK is losses, resume, killed (twice; 100 times
+# with DROPBP_PROMISES=full) or same_bits (two runs; ten).
 set -euo pipefail
+shopt -s inherit_errexit
 program=$1 text=$2 folder=$3 check=$4
 rm -rf "$folder"
 mkdir -p "$folder"
@@ -45,6 +48,29 @@ losses() {
   tail -n +2 "$folder/$1.csv" | cut -d, -f3
 }
 
+# train_weights NAME RANKS flags...: prints the hash of its weights.
+train_weights() {
+  local name=$1 ranks=$2 out="$folder/$1.out_folder"
+  shift 2
+  train "$name" "$ranks" $((4 / ranks)) $((4 / ranks)) --drop-rate 0.5 --out "$out" "$@"
+  cat "$out"/*.safetensors | sha256sum
+  rm -rf "$out"
+}
+
+# Prints the process ids of the ranks of the job that has this text in its command line.
+ranks_of() {
+  local process
+  for process in /proc/[0-9]*; do
+    if [ "$(cat "$process/comm" 2>/dev/null)" = llama-finetune ] &&
+      tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -qF "$1"; then
+      echo "${process#/proc/}"
+    fi
+  done
+}
+
+full=false
+if [ "${DROPBP_PROMISES:-}" = full ]; then full=true; fi
+
 case $check in
   losses)
     for rate in 0 0.5; do
@@ -78,18 +104,61 @@ case $check in
       kill -0 "$job" 2>/dev/null || fail "the run ended before its first checkpoint"
       sleep 0.1
     done
-    victim=""
-    for process in /proc/[0-9]*; do
-      if [ "$(cat "$process/comm" 2>/dev/null)" = llama-finetune ] &&
-        cat "$process/cmdline" 2>/dev/null | tr '\0' ' ' | grep -qF "$checkpoint"; then
-        victim=${process#/proc/}
-      fi
-    done
+    victim=$(ranks_of "$checkpoint" | tail -n 1)
     kill -KILL "$victim"
     if wait "$job"; then fail "a job with a killed rank must not end with 0"; fi
     train resumed 4 1 1 --drop-rate 0.5 --resume \
       --checkpoint "$checkpoint" --checkpoint-every 5
     grep -q "resumed after step" "$folder/resumed.err" || fail "the run did not resume"
     same_losses one resumed
+    ;;
+  killed)
+    validation="--eval-every 0"
+    expected=$(train_weights whole 2)
+    begin=$(date +%s%N)
+    again=$(train_weights again 2 --checkpoint "$folder/again_ck" --checkpoint-every 2)
+    most=$((($(date +%s%N) - begin) / 1000000))
+    [ "$again" = "$expected" ] || fail "a run with checkpoints must have the bits of one without"
+    wanted=2
+    if $full; then wanted=100; fi
+    RANDOM=${DROPBP_SEED:=$$}
+    echo "DROPBP_SEED=$DROPBP_SEED replays the moments"
+    kills=0 differing=0
+    for ((run = 0; kills < wanted && run < 5 * wanted; ++run)); do
+      checkpoint=$folder/killed_ck_$run
+      train_weights killed 2 --checkpoint "$checkpoint" --checkpoint-every 2 >/dev/null 2>&1 &
+      job=$!
+      sleep "$(awk -v r="$RANDOM" -v most="$most" 'BEGIN { print r / 32768 * most / 1000 }')"
+      victim=$(ranks_of "$checkpoint" | sed -n "$((1 + RANDOM % 2))p")
+      if [ -n "$victim" ] && kill -KILL "$victim" 2>/dev/null; then
+        wait "$job" && fail "a job with a killed rank must not end with 0"
+        kills=$((kills + 1))
+      else
+        # Not started yet, or at its end.
+        wait "$job" || fail "a run that nobody killed must end with 0"
+      fi
+      found=$(train_weights resumed 2 --checkpoint "$checkpoint" --checkpoint-every 2 --resume)
+      if [ "$found" != "$expected" ]; then differing=$((differing + 1)); fi
+      rm -rf "$checkpoint"
+    done
+    echo "promise 11: kills_and_resumes=$kills differing=$differing"
+    [ "$differing" -eq 0 ] || fail "$differing resumed runs end with other weights"
+    [ "$kills" -eq "$wanted" ] || fail "$kills runs were killed instead of $wanted"
+    ;;
+  same_bits)
+    times=2
+    if $full; then times=10; fi
+    runs=0 differing=0
+    for ranks in 1 2 4; do
+      expected=""
+      for ((i = 0; i < times; ++i)); do
+        found=$(train_weights "bits_$ranks" "$ranks")
+        : "${expected:=$found}"
+        runs=$((runs + 1))
+        if [ "$found" != "$expected" ]; then differing=$((differing + 1)); fi
+      done
+    done
+    echo "promise 22: runs=$runs least_steps=50 differing=$differing"
+    [ "$differing" -eq 0 ] || fail "$differing of $runs runs end with other weights"
     ;;
 esac

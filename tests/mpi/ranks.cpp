@@ -3,7 +3,8 @@
 
 // A rank of the MPI tests.
 //   mpi_ranks reduce                     gradients against a slow sum, in both orders of sums
-//   mpi_ranks plans STEPS                all plans of 64 branches, whose rates come from ranks
+//   mpi_ranks plans STEPS                all plans of 64 branches, whose rates come from ranks;
+//                                        a million steps with DROPBP_PROMISES=full
 //   mpi_ranks fault KIND RANK STEP DEADLINE   a training in which RANK has a fault in STEP
 // A fault must end the job; without one ("none") it ends by itself.
 #include <csignal>
@@ -20,6 +21,8 @@
 #include <dropbp/dropbp.hpp>
 #include <dropbp/interop/gradient_reducer.hpp>
 #include <dropbp/interop/mpi.hpp>
+
+#include "support/promise.hpp"
 
 namespace {
 
@@ -121,10 +124,12 @@ int run_plans(std::uint64_t steps) {
     if ((step + 1) % 10000 == 0 || step + 1 == steps)
       dropbp::require_agreement(communicator, "the same plans", plans, step, "look");
   }
-  if (communicator.rank() == 0)
-    std::printf("%llu steps x %zu branches on %d ranks: 0 disagreements, hash %016llX\n",
-                static_cast<unsigned long long>(steps), branches, communicator.size(),
-                static_cast<unsigned long long>(plans));
+  if (communicator.rank() != 0) return 0;
+  std::printf("%llu steps x %zu branches on %d ranks: 0 disagreements, hash %016llX\n",
+              static_cast<unsigned long long>(steps), branches, communicator.size(),
+              static_cast<unsigned long long>(plans));
+  dropbp_test::promise(9, "runs=1 least_steps=%llu most_ranks=%d disagreements=0",
+                       static_cast<unsigned long long>(steps), communicator.size());
   return 0;
 }
 
@@ -220,7 +225,8 @@ int run_fault(std::string_view kind, int faulty_rank, std::uint64_t faulty_step,
 int run(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() >= 1 && words[0] == "reduce") return run_reduce();
-  if (words.size() >= 2 && words[0] == "plans") return run_plans(std::stoull(words[1]));
+  if (words.size() >= 2 && words[0] == "plans")
+    return run_plans(dropbp_test::full_promises() ? 1'000'000 : std::stoull(words[1]));
   if (words.size() >= 5 && words[0] == "fault")
     return run_fault(words[1], std::stoi(words[2]), std::stoull(words[3]), std::stod(words[4]));
   throw std::invalid_argument("see the head of ranks.cpp for the words");

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ops/ops_test.hpp"
+#include "support/promise.hpp"
 #include "support/worst.hpp"
 
 using namespace dropbp::ops;
@@ -115,6 +116,37 @@ void compare_threads() {
 TEST_CASE("products agree with plain loops") {
   compare_with_plain_loops<float>();
   compare_with_plain_loops<double>();
+}
+
+TEST_CASE("random shapes: products of integers have the bits of plain loops") {
+  // Every sum of up to 70 products of up to 100 is exact in float.
+  constexpr int count = 500;
+  int differing = 0;
+  for (int number = 0; number < count; ++number) {
+    std::mt19937_64 random(static_cast<std::uint64_t>(number));
+    const auto below = [&](std::uint64_t bound) { return static_cast<Index>(random() % bound); };
+    const Index m = 1 + below(40), n = 1 + below(40), k = 1 + below(70);
+    const Kind kind = std::array{Kind::nt, Kind::nn, Kind::tn}[random() % 3];
+    const Accumulate mode = random() % 2 == 0 ? Accumulate::overwrite : Accumulate::add;
+    CAPTURE(number, m, n, k, static_cast<int>(kind), mode == Accumulate::add);
+    Operands<float> operands(kind, m, n, k, 1);
+    Matrix<float> c(m, n);
+    std::uniform_int_distribution<int> integer(-100, 100);
+    for (Matrix<float>* matrix : {&operands.a, &operands.b, &c})
+      for (float& value : elements(*matrix)) value = static_cast<float>(integer(random));
+    const Matrix<float> before = clone(c);
+    multiply<float>(kind, c.view(), operands.a_view, operands.b_view, mode);
+    bool differs = false;
+    for (Index i = 0; i < m; ++i)
+      for (Index j = 0; j < n; ++j) {
+        double sum = mode == Accumulate::add ? static_cast<double>(before.row(i)[j]) : 0;
+        for (Index p = 0; p < k; ++p) sum += operands.a_at(kind, i, p) * operands.b_at(kind, p, j);
+        differs = differs || static_cast<double>(c.row(i)[j]) != sum;
+      }
+    CHECK_FALSE(differs);
+    differing += differs;
+  }
+  dropbp_test::promise(4, "ops=1 least_shapes_an_op=%d differing=%d", count, differing);
 }
 
 TEST_CASE("products have the same bits on 1, 2, 3 and 8 threads") {

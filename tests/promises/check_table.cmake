@@ -9,6 +9,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 execute_process(
   COMMAND ${AWK} -v form=quick -v format=text -f ${SOURCE_DIR}/table.awk
     ${SOURCE_DIR}/sample/table.csv ${SOURCE_DIR}/sample/tests.xml
+    ${SOURCE_DIR}/sample/fuzz/README.md
   RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE messages)
 file(READ ${SOURCE_DIR}/sample/table.txt expected)
 if(NOT output STREQUAL expected)

@@ -29,9 +29,17 @@ compile_test() {
   "${CXX:-g++}" "${objects[@]}" "${libraries[@]+"${libraries[@]}"}" -pthread -o "$output"
 }
 
+# Builds a target of CMake, configured as tests/run.sh does, so that a compiler's cache helps.
+build_target() {
+  cmake -S . -B build/tests -G Ninja "-DDROPBP_WERROR=${DROPBP_WERROR:-OFF}" \
+    -DCMAKE_BUILD_TYPE=Release -DDROPBP_ENABLE_CUDA=AUTO &&
+    cmake --build build/tests -j "$jobs" --target "$1"
+}
+
+# plant_faults TABLE COPY JOBS NUMBER...
 plant_faults() {
-  local table=$1 root=$PWD copy=$PWD/build/promises commit date patch number name status=0
-  shift
+  local table=$1 root=$PWD copy=$2 jobs=$3 commit date patch number name status=0
+  shift 3
   mkdir -p "$copy"
   commit=$(git rev-parse --short HEAD)
   date=$(date -u +%Y-%m-%d)
@@ -48,7 +56,7 @@ plant_faults() {
       cd "$copy"
       eval "$build" && eval "$check"
     ) >"$copy/log" 2>&1; then :; else
-      echo "promise $number: $name: the check fails without the fault; see build/promises/log"
+      echo "promise $number: $name: the check fails without the fault; see $copy/log"
       return 1
     fi
     if ! patch -d "$copy" -p1 --silent <"$patch"; then
@@ -63,7 +71,8 @@ plant_faults() {
       echo "promise $number: $name is NOT seen"
       status=1
     else
-      echo "promise $number: $name is seen: $(grep -m1 -E 'FAILED|failed|must' "$copy/log")"
+      echo "promise $number: $name is seen: $(grep -m1 -E \
+        'FAILED|failed|must|FINDING|runtime error|ERROR: AddressSanitizer' "$copy/log")"
       record_fault "$table" "$number" "$date $commit"
     fi
   done

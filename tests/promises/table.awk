@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 
 # Compares what the tests printed with the table of promises. Reads promises.csv, then the JUnit
-# files of ctest; those after prefix=sanitized. are of a run with sanitizers. -v form=quick or full,
-# -v format=text or markdown. The exit code is 1 if a promise is not held.
+# files of ctest, and the count of tests/fuzz/README.md. A file after only=NUMBER is for one
+# promise; one after prefix=sanitized., threads. or valgrind. is of a run with these. -v form=quick
+# or full, -v format=text or markdown. The exit code is 1 if a promise is not held.
 
 function unescape(s) {
   gsub(/&lt;/, "<", s); gsub(/&gt;/, ">", s); gsub(/&quot;/, "\"", s); gsub(/&apos;/, "'", s)
@@ -43,13 +44,16 @@ function plain(value) {
   return is_number(value) && value == int(value) ? sprintf("%d", value) : value
 }
 
-# Whether the figure of promise p is as the condition says; sets `shown` to the condition in words.
+# Whether the figure of promise p is as the condition says; sets `shown` to the condition in words,
+# or to nothing if this form does not ask for it ("-").
 function holds(p, condition,    at, name, relation, value, parts, found) {
   match(condition, /(<=|>=|=)/)
   name = substr(condition, 1, RSTART - 1)
   relation = substr(condition, RSTART, RLENGTH)
   value = substr(condition, RSTART + RLENGTH)
   if (split(value, parts, "/") == 2) value = form == "full" ? parts[2] : parts[1]
+  shown = ""
+  if (value == "-") return 1
   shown = name " " relation " " value
   gsub(/_/, " ", shown)
   if (!((p SUBSEP name) in figure)) return 0
@@ -75,6 +79,23 @@ FILENAME ~ /\.csv$/ {
   next
 }
 
+only != "" { was_run[only] = 1 }
+
+# Of the README of the fuzz targets: the first number of each row "| `TARGET` | 1,234 |" of a
+# section.
+FILENAME ~ /fuzz\/README\.md$/ {
+  if ($0 ~ /^## /) in_section = $0 == "## Inputs so far"
+  if (!in_section || $0 !~ /^\| `/) next
+  cells = split($0, cell, "|")
+  for (j = 3; j <= cells; ++j) {
+    gsub(/[ ,]/, "", cell[j])
+    if (cell[j] !~ /^[0-9]+$/) continue
+    take(16, "inputs_of_long_runs", cell[j])
+    break
+  }
+  next
+}
+
 /<testcase / {
   test = prefix attribute($0, "name")
   seconds = attribute($0, "time")
@@ -84,10 +105,17 @@ FILENAME ~ /\.csv$/ {
   if (status == "disabled") skip = 1
   for (i = 1; i <= count; ++i) {
     p = order[i]
-    concerned[p] = pattern[p] !~ /^-/ && test ~ pattern[p]
-    is_fault[p] = fault[p] ~ /^test:/ && test ~ substr(fault[p], 6)
+    chosen = only == "" || only == p
+    concerned[p] = chosen && pattern[p] !~ /^-/ && test ~ pattern[p]
+    is_fault[p] = chosen && fault[p] ~ /^test:/ && test ~ substr(fault[p], 6)
     if (is_fault[p]) { ++faults_run[p]; if (status == "run") ++faults_red[p] }
-    if (concerned[p]) { ++tests[p]; time[p] += seconds; if (status == "fail") ++failed[p] }
+    if (!concerned[p]) continue
+    ++tests[p]
+    time[p] += seconds
+    if (status == "fail") ++failed[p]
+    # How many of them, if the promise asks for it.
+    with = substr(prefix, 1, length(prefix) - 1)
+    if (status == "run" && with != "" && index(" " wanted[p], " " with)) take(p, with, 1)
   }
   next
 }
@@ -123,9 +151,12 @@ function column(s, width) { return sprintf("%-" width "s", s) }
 
 END {
   if (broken) exit 2
-  for (i = 1; i <= count; ++i)
-    if (pattern[order[i]] ~ /sanitized/ && !tests[order[i]])
-      pattern[order[i]] = "- no results of tests/run.sh --sanitize"
+  for (i = 1; i <= count; ++i) {
+    p = order[i]
+    if (tests[p] || pattern[p] ~ /^-/) continue
+    if (pattern[p] ~ /sanitized/) pattern[p] = "- no results of tests/run.sh --sanitize"
+    else if (form == "full" && !(p in was_run)) pattern[p] = "- it was not run"
+  }
   if (format == "markdown")
     print "| promise | wanted | measured | tests | time | planted fault last seen red |\n" \
           "| --- | --- | --- | --- | --- | --- |"
@@ -147,7 +178,7 @@ END {
     n = split(wanted[p], list, " ")
     for (j = 1; j <= n; ++j) {
       ok = holds(p, list[j])
-      conditions = conditions (j > 1 ? ", " : "") shown
+      if (shown != "") conditions = conditions (conditions != "" ? ", " : "") shown
       if (pattern[p] !~ /^-/ && !ok) held = 0
     }
     if (pattern[p] !~ /^-/) {
@@ -178,7 +209,7 @@ END {
       }
     } else {
       red = seen[p] == "" ? "never" : seen[p]
-      if (seen[p] == "" && pattern[p] !~ /^-/) ++unproven
+      if (seen[p] == "" && state != "skipped") ++unproven
     }
     if (state == "NOT HELD") ++bad
     if (state == "skipped" && pattern[p] !~ /^-/) ++unchecked

@@ -14,11 +14,13 @@
 #include "dropbp/ops/attention.hpp"
 #include "support/catch.hpp"
 #include "support/emulated.hpp"
+#include "support/promise.hpp"
 #include "support/throws.hpp"
 
 namespace {
 
 using namespace dropbp;
+using cuda::Index;
 using test::AttentionCase;
 using test::GappedRows;
 
@@ -107,6 +109,56 @@ const std::vector<AttentionCase>& cases() {
 TEMPLATE_TEST_CASE("attention's kernels stay within their bounds under any schedule", "", float,
                    Half, BFloat16) {
   for (const AttentionCase& c : cases()) check<TestType>(c);
+}
+
+TEST_CASE("random shapes: attention on the CPU and on a device stays within its bounds") {
+  constexpr int shapes = 500;
+  int differing = 0;
+  for (int i = 0; i < shapes; ++i) {
+    std::mt19937_64 random(static_cast<std::uint64_t>(i));
+    const auto below = [&](std::uint64_t bound) { return static_cast<Index>(random() % bound); };
+    const Index kv_heads = 1 + below(2);
+    const AttentionCase c{{.batch = 1 + below(2),
+                           .sequence = 1 + below(12),
+                           .heads = kv_heads * (1 + below(2)),
+                           .kv_heads = kv_heads,
+                           .head_size = 1 + below(40)},
+                          below(9)};
+    INFO(c.text() << ", number " << i);
+    Run<float> device(c), cpu(c);
+    const std::vector<double> qkv = device.qkv.fill(random, 2.0),
+                              grad_o = device.grad_o.fill(random);
+    cpu.qkv = device.qkv, cpu.grad_o = device.grad_o;
+    device.forward(c, 1), device.backward(c, 2);
+
+    const auto rows = [&](auto& buffer, Index columns) {
+      const auto all = buffer.rows();
+      return ops::MatrixView<std::remove_pointer_t<decltype(all.data)>>(all.data, c.tokens(),
+                                                                        columns, all.stride);
+    };
+    const Index q_width = c.shape.q_width();
+    using OnCpu = ops::kernels<ops::op::attention, float, Cpu>;
+    const ops::HeadLayout layout{c.shape.heads, c.shape.kv_heads, c.shape.head_size};
+    const ops::SequenceShape shape{c.shape.batch, c.shape.sequence};
+    const auto x = rows(std::as_const(cpu.qkv), c.width());
+    OnCpu::forward(rows(cpu.o, q_width), cpu.lse.data(), x, layout, shape);
+    OnCpu::backward(rows(cpu.grad_qkv, c.width()), rows(std::as_const(cpu.grad_o), q_width), x,
+                    rows(std::as_const(cpu.o), q_width), cpu.lse.data(), layout, shape);
+
+    for (const Run<float>* run : {&device, &cpu}) {
+      const auto forward = test::attention_reference<float>(c, qkv, grad_o);
+      const std::vector<double> o = run->o.dense(), lse = doubles(run->lse);
+      const auto backward = test::attention_reference<float>(c, qkv, grad_o, &o, &lse);
+      const std::string problem =
+          test::problem("o", o, forward.o) + test::problem("lse", lse, forward.lse) +
+          test::problem("grad_qkv", run->grad_qkv.dense(), backward.grad_qkv);
+      CHECK(problem == "");
+      const bool gaps = run->o.gaps_are_untouched() && run->grad_qkv.gaps_are_untouched();
+      CHECK(gaps);
+      differing += problem != "" || !gaps;
+    }
+  }
+  dropbp_test::promise(4, "ops=1 least_shapes_an_op=%d differing=%d", shapes, differing);
 }
 
 TEST_CASE("attention's reference agrees with the CPU") {

@@ -3,85 +3,18 @@
 
 // On random shapes and integers, where every sum and product is exact, the kernels of CUDA have the
 // bits of the CPU's. 500 shapes an operation, in columns of a wider matrix.
-#include <cstdint>
-#include <cstring>
-#include <random>
 #include <span>
 #include <vector>
 
-#include "dropbp/kernels/cuda.hpp"
+#include "dropbp/ops/adamw.hpp"
 #include "dropbp/ops/dropout.hpp"
 #include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/embedding.hpp"
+#include "dropbp/ops/nf4.hpp"
 #include "dropbp/ops/rope.hpp"
-#include "support/catch.hpp"
-#include "support/emulated.hpp"
-#include "support/promise.hpp"
+#include "random_shapes.hpp"
 
-namespace {
-
-using namespace dropbp::ops;
-using dropbp::Cpu;
-
-// Two copies of a matrix of integers, whose rows have a gap; the gaps must stay as they are.
-class Twin {
- public:
-  Twin(Index rows, Index columns, std::mt19937_64& random)
-      : rows_(rows), columns_(columns), stride_(columns + static_cast<Index>(random() % 5)) {
-    std::uniform_int_distribution<int> uniform(-100, 100);
-    for (Index i = 0; i < rows * stride_; ++i) cpu_.push_back(static_cast<float>(uniform(random)));
-    device_ = cpu_;
-  }
-  template <class Backend>
-  MatrixView<float, Backend> view() {
-    auto& memory = std::is_same_v<Backend, Cpu> ? cpu_ : device_;
-    return {memory.data(), rows_, columns_, stride_};
-  }
-  template <class Backend>
-  MatrixView<const float, Backend> constant() {
-    return view<Backend>();
-  }
-  bool differs() const {
-    return std::memcmp(cpu_.data(), device_.data(), cpu_.size() * sizeof(float)) != 0;
-  }
-
- private:
-  Index rows_, columns_, stride_;
-  std::vector<float> cpu_, device_;
-};
-
-struct Shape {
-  Index rows, columns;
-};
-
-// Calls run.operator()<Backend>(shape, random) for both backends through `check`, which returns
-// whether their results differ.
-template <class Check>
-void on_random_shapes(std::uint64_t seed, const Check& check) {
-  constexpr int shapes = 500;
-  int differing = 0;
-  for (int i = 0; i < shapes; ++i) {
-    std::mt19937_64 random(seed * 1000 + static_cast<std::uint64_t>(i));
-    const Shape shape{1 + static_cast<Index>(random() % 9), 1 + static_cast<Index>(random() % 70)};
-    CAPTURE(seed, i, shape.rows, shape.columns);
-    const bool differs = check(shape, random);
-    CHECK_FALSE(differs);
-    differing += differs;
-  }
-  dropbp_test::promise(4, "ops=1 least_shapes_an_op=%d differing=%d", shapes, differing);
-}
-
-template <class Op, class Backend>
-using Kernels = kernels<Op, float, Backend>;
-
-// Calls f.operator()<Backend>() for both.
-template <class F>
-void on_both(const F& f) {
-  f.template operator()<Cpu>();
-  f.template operator()<Emulated>();
-}
-
-}  // namespace
+using namespace random_shapes;
 
 TEST_CASE("random shapes: copies, sums and scales have the CPU's bits") {
   on_random_shapes(1, [](Shape s, std::mt19937_64& random) {
@@ -150,5 +83,31 @@ TEST_CASE("random shapes: rotations by a quarter turn have the CPU's bits") {
              Rotation::inverse);
     });
     return x.differs() || y.differs();
+  });
+}
+
+TEST_CASE("random shapes: 4-bit weights have the CPU's bits") {
+  on_random_shapes(5, [](Shape s, std::mt19937_64& random) {
+    Twin values(s.rows, s.columns, random), out(s.rows, s.columns, random);
+    const Nf4Matrix matrix = Nf4Matrix::quantize(values.constant<Cpu>());
+    const Index first = static_cast<Index>(random() % static_cast<std::uint64_t>(s.rows));
+    on_both([&]<class B>() {
+      Kernels<op::nf4, B>::expand(out.template view<B>().rows_from(0, s.rows - first), first,
+                                  matrix.codes().data(), matrix.scales().data(),
+                                  matrix.group_scales().data(), matrix.offset());
+    });
+    return out.differs();
+  });
+}
+
+TEST_CASE("random shapes: squared norms have the CPU's bits") {
+  on_random_shapes(6, [](Shape s, std::mt19937_64& random) {
+    // Long enough for several chunks of a sum.
+    std::vector<float> values(static_cast<std::size_t>(s.rows * s.columns * s.columns));
+    for (float& value : values) value = static_cast<float>(random() % 9) - 4;
+    const std::vector<Elements<const float, Cpu>> cpu{{values.data(), values.size()}};
+    const std::vector<Elements<const float, Emulated>> device{{values.data(), values.size()}};
+    return Kernels<op::squared_norms, Cpu>::run(cpu) !=
+           Kernels<op::squared_norms, Emulated>::run(device);
   });
 }

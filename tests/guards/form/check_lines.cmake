@@ -14,6 +14,7 @@ set(exceptions
   "\\.safetensors$"        # binary
   "\\.csv$"                # a table: a row is a line
   "^tests/data/old/"       # written by released versions
+  "^tests/promises\\.md$"   # a table: a row is a line
   "^tests/promises/faults/"  # a line of source behind the mark of a patch
   "^tests/data/nf4/golden\\.txt$"  # made by a program
   "^tests/fuzz/corpus/"    # inputs of any bytes
