@@ -60,8 +60,10 @@ endif()
 set(dropbp_no_cudnn "DROPBP_CUDNN is OFF")
 if(DROPBP_CUDNN)
   find_path(DROPBP_CUDNN_INCLUDE_DIR cudnn_version.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-  # libcudnn.so.9 is the name in Python's packages.
-  find_library(DROPBP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})
+  # libcudnn.so.9 is the name in Python's packages. CMake 4 may have found the runtime elsewhere, so
+  # that CUDAToolkit_LIBRARY_DIR is not the toolkit's own folder.
+  find_library(DROPBP_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9
+    HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_TARGET_DIR} PATH_SUFFIXES lib64 lib)
   mark_as_advanced(DROPBP_CUDNN_INCLUDE_DIR DROPBP_CUDNN_LIBRARY)
   set(dropbp_no_cudnn "cuDNN was not found")
   if(DROPBP_CUDNN_INCLUDE_DIR AND DROPBP_CUDNN_LIBRARY)
