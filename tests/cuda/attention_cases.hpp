@@ -68,20 +68,20 @@ struct AttentionReference {
 /// Inputs are dense: qkv [tokens, width], grad_o [tokens, q_width]. The backward pass uses the
 /// given o and lse, as the kernels do. With `by_library` the bounds allow for more rounding to T:
 /// of all operands, and of each query head's gradient before the heads that share a kv head are
-/// summed.
+/// summed, `shared_roundings` times.
 template <class T>
 AttentionReference attention_reference(const AttentionCase& c, const std::vector<double>& qkv,
                                        const std::vector<double>& grad_o,
                                        const std::vector<double>* given_o = nullptr,
                                        const std::vector<double>* given_lse = nullptr,
-                                       bool by_library = false) {
+                                       bool by_library = false, int shared_roundings = 1) {
   const AttentionShape& s = c.shape;
   const double u = 0x1p-24, ut = unit_roundoff<T>;
   const double operand =
       std::is_same_v<T, BFloat16> || by_library ? ut : 0.0;  // the tensor cores round p and ds
   const double tiny =
       std::is_same_v<T, Half> && by_library ? 0x1p-25 : 0.0;  // below Half's smallest normal number
-  const double shared = by_library && s.group() > 1 ? ut : 0.0;
+  const double shared = by_library && s.group() > 1 ? shared_roundings * ut : 0.0;
   const double scale = 1.0 / std::sqrt(static_cast<double>(s.head_size)),
                d = static_cast<double>(s.head_size);
   const double terms = static_cast<double>(s.sequence * s.group());

@@ -3,7 +3,10 @@
 
 // Tests the attention graphs without cuDNN. This file defines the backend API that cudnn.cuh uses,
 // and computes every graph on the host, node by node, in the memory that it is given. The result
-// must be attention within the bounds of the library's own kernels.
+// must be attention within the bounds of the library's own kernels, also in the parts that the free
+// memory allows. What cuDNN refuses must be a fallback with a reason.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +14,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -144,6 +148,8 @@ class Host {
           return put(y, p, u * v);
         case CUDNN_POINTWISE_DIV:
           return put(y, p, u / v);
+        case CUDNN_POINTWISE_IDENTITY:
+          return put(y, p, u);
         case CUDNN_POINTWISE_EXP:
           return put(y, p, std::exp(u));
         case CUDNN_POINTWISE_LOG:
@@ -227,14 +233,67 @@ class Host {
   std::map<std::pair<std::int64_t, std::size_t>, double> between_;
 };
 
-/// The most sequences times heads that this cuDNN takes in one call. More need too much workspace.
-std::int64_t most_heads = 0;
+/// What this cuDNN has and needs.
+struct Engines {
+  bool fixed_order = true, any_order = true;  ///< there are engines
+  bool noted = false;  ///< those of the backward pass say that they are not deterministic
+  std::size_t forward = 0, backward = 0;  ///< workspace bytes of each sequence's head
+  std::size_t more = 0;                   ///< workspace bytes of a plan beyond those
+  cudnnStatus_t execution = CUDNN_STATUS_SUCCESS;
+};
+Engines engines;
 int executions = 0;
 
-/// Checks that forward and backward pass compute attention, each in `parts` calls. Plans are cached
-/// by device, so each limit has a `device` of its own.
+/// A device that is the host. Its memory is as large as wished, because nobody writes a workspace.
+struct Host_device {
+  static inline std::size_t free = 0, most = 0;  ///< bytes; no request of more than `most` succeeds
+
+  static std::size_t free_bytes() { return free; }
+  static int capability(int) { return 90; }
+  static void add_parts(cudnnDataType_t type, void* to, Index stride, const void* parts,
+                        Index count, Index rows, Index columns) {
+    const auto add = [&](auto zero) {
+      using T = decltype(zero);
+      for (Index i = 0; i < rows * columns; ++i) {
+        float sum = 0.0f;
+        for (Index part = 0; part < count; ++part)
+          sum += to_float(static_cast<const T*>(parts)[part * rows * columns + i]);
+        static_cast<T*>(to)[i / columns * stride + i % columns] = from_float<T>(sum);
+      }
+    };
+    type == CUDNN_DATA_HALF ? add(Half{}) : add(BFloat16{});
+  }
+
+  class Workspace {
+   public:
+    explicit Workspace(std::size_t bytes) : data_(bytes <= most ? new std::byte[bytes] : nullptr) {
+      if (data_ == nullptr) throw OutOfDeviceMemory("no memory");
+      // NaN, where the scratch memory can be.
+      const std::size_t end = std::min(bytes, std::size_t{1} << 16);
+      std::memset(data_.get() + (bytes - end), 0xFF, end);
+    }
+    void* data() const { return data_.get(); }
+
+   private:
+    std::unique_ptr<std::byte[]> data_;
+  };
+};
+using Attention = CudnnAttention<Host_device>;
+
+constexpr std::size_t MiB = std::size_t{1} << 20, GiB = std::size_t{1} << 30;
+
+/// What is wanted of a shape: the calls of each pass, and what the backward pass says of itself.
+struct Wanted {
+  int forward = 1, backward = 1;
+  std::string how = "";  ///< part of it
+  bool any_order = false;
+  int shared_roundings = 1;
+};
+
+/// Checks that forward and backward pass compute attention. Plans are cached by device, so each
+/// check has a `device` of its own.
 template <class T>
-std::string check(const test::AttentionCase& c, int device, int parts) {
+std::string check(const test::AttentionCase& c, int device, const Wanted& wanted) {
   const AttentionShape& s = c.shape;
   std::mt19937_64 random(static_cast<std::uint64_t>(c.tokens() * 31 + s.heads));
   test::GappedRows<T> qkv(c.tokens(), c.width(), c.gap), grad_qkv(c.tokens(), c.width(), c.gap + 8);
@@ -254,16 +313,20 @@ std::string check(const test::AttentionCase& c, int device, int parts) {
                            qkv.rows().stride,
                            o.rows().stride,
                            grad_qkv.rows().stride,
-                           grad_o.rows().stride};
+                           grad_o.rows().stride,
+                           wanted.any_order && backward};
     executions = 0;
-    if (!CudnnAttention::instance().run(key, memory)) return "the shape was refused";
-    if (executions != parts) return "it was computed in " + std::to_string(executions) + " parts";
+    const dropbp::LibraryAttention library = Attention::instance().run(key, memory);
+    if (!library.ran) return "it was refused: " + library.how;
+    if (executions != (backward ? wanted.backward : wanted.forward))
+      return "it was computed in " + std::to_string(executions) + " parts: " + library.how;
+    if (backward && library.how.find(wanted.how) == std::string::npos) return library.how;
     const std::vector<double> os = o.dense(), ls(lse.begin(), lse.end());
-    const auto wanted = test::attention_reference<T>(c, x, g, backward ? &os : nullptr,
-                                                     backward ? &ls : nullptr, true);
+    const auto bounds = test::attention_reference<T>(
+        c, x, g, backward ? &os : nullptr, backward ? &ls : nullptr, true, wanted.shared_roundings);
     const std::string problem =
-        backward ? test::problem("grad_qkv", grad_qkv.dense(), wanted.grad_qkv)
-                 : test::problem("o", os, wanted.o) + test::problem("lse", ls, wanted.lse);
+        backward ? test::problem("grad_qkv", grad_qkv.dense(), bounds.grad_qkv)
+                 : test::problem("o", os, bounds.o) + test::problem("lse", ls, bounds.lse);
     if (!problem.empty()) return problem;
     if (!o.gaps_are_untouched() || !grad_qkv.gaps_are_untouched())
       return "something was written between rows";
@@ -271,9 +334,66 @@ std::string check(const test::AttentionCase& c, int device, int parts) {
   return "";
 }
 
+/// Checks that the backward pass runs nothing, at the first and the second try, and says why.
+std::string check_refused(const test::AttentionCase& c, int device, const std::string& why,
+                          int most_executions = 0) {
+  const AttentionShape& s = c.shape;
+  const AttentionKey key{device,    CUDNN_DATA_HALF, true,      s,
+                         c.width(), s.q_width(),     c.width(), s.q_width()};
+  std::vector<float> delta(static_cast<std::size_t>(s.statistics()));
+  for (int time = 0; time < 2; ++time) {
+    executions = 0;
+    const dropbp::LibraryAttention library = Attention::instance().run(key, {});
+    if (library.ran) return "it was not refused";
+    if (executions > (time == 0 ? most_executions : 0)) return "something ran";
+    if (library.how.find(why) == std::string::npos) return "the reason was: " + library.how;
+  }
+  return "";
+}
+
 }  // namespace
 
 // ---- the part of cuDNN's API that attention needs
+
+namespace {
+
+template <class Use>
+void for_each_node(const Recorded& graph, Use use) {
+  for (const cudnnBackendDescriptor_t node :
+       graph.all<cudnnBackendDescriptor_t>(CUDNN_ATTR_OPERATIONGRAPH_OPS))
+    use(*static_cast<const Recorded*>(node));
+}
+
+bool is_in_any_order(const Recorded& graph) {
+  bool result = false;
+  for_each_node(graph, [&](const Recorded& node) {
+    if (node.has(CUDNN_ATTR_OPERATION_MATMUL_CDESC))
+      result = result || Tensor(node.part(CUDNN_ATTR_OPERATION_MATMUL_CDESC)).id == grad_q_sums_id;
+  });
+  return result;
+}
+
+/// The forward pass has two products, the backward pass five.
+bool is_backward(const Recorded& graph) {
+  int products = 0;
+  for_each_node(graph, [&](const Recorded& node) {
+    products += node.has(CUDNN_ATTR_OPERATION_MATMUL_ADESC) ? 1 : 0;
+  });
+  return products == 5;
+}
+
+std::int64_t workspace_of(const Recorded& graph) {
+  std::int64_t heads = 0;
+  for_each_node(graph, [&](const Recorded& node) {
+    if (!node.has(CUDNN_ATTR_OPERATION_MATMUL_ADESC)) return;
+    const Tensor a(node.part(CUDNN_ATTR_OPERATION_MATMUL_ADESC));
+    heads = a.sizes[0] * a.sizes[1];
+  });
+  if (is_in_any_order(graph)) return 0;  // ds is not stored
+  return heads * static_cast<std::int64_t>(is_backward(graph) ? engines.backward : engines.forward);
+}
+
+}  // namespace
 
 extern "C" {
 cudnnStatus_t CUDNNWINAPI cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type,
@@ -308,8 +428,11 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t desc
   const Recorded& asked = *static_cast<const Recorded*>(descriptor);
   *count = 1;
   switch (name) {
-    case CUDNN_ATTR_ENGINEHEUR_RESULTS:  // one engine, if any
-      if (most_heads == 0) *count = 0;
+    case CUDNN_ATTR_ENGINEHEUR_RESULTS: {  // one engine, if any
+      const bool exists = is_in_any_order(asked.part(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH))
+                              ? engines.any_order
+                              : engines.fixed_order;
+      if (!exists) *count = 0;
       if (requested > 0) {
         auto* const engine = new Recorded{CUDNN_BACKEND_ENGINE_DESCRIPTOR, {}};
         engine->attributes[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] =
@@ -320,29 +443,29 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t desc
                                         1, &raw);
       }
       return CUDNN_STATUS_SUCCESS;
+    }
     case CUDNN_ATTR_ENGINECFG_ENGINE:
       *static_cast<Recorded*>(*static_cast<cudnnBackendDescriptor_t*>(elements)) = asked.part(name);
       return CUDNN_STATUS_SUCCESS;
-    case CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE: {
-      const Recorded& graph =
-          asked.part(CUDNN_ATTR_ENGINECFG_ENGINE).part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
-      std::int64_t heads = 0;
-      for (const cudnnBackendDescriptor_t node :
-           graph.all<cudnnBackendDescriptor_t>(CUDNN_ATTR_OPERATIONGRAPH_OPS)) {
-        const Recorded& product = *static_cast<const Recorded*>(node);
-        if (!product.has(CUDNN_ATTR_OPERATION_MATMUL_ADESC)) continue;
-        const Tensor a(product.part(CUDNN_ATTR_OPERATION_MATMUL_ADESC));
-        heads = a.sizes[0] * a.sizes[1];
-      }
-      *static_cast<std::int64_t*>(elements) = heads > most_heads ? std::int64_t{2} << 30 : 0;
+    case CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE:
+      *static_cast<std::int64_t*>(elements) = workspace_of(
+          asked.part(CUDNN_ATTR_ENGINECFG_ENGINE).part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH));
       return CUDNN_STATUS_SUCCESS;
-    }
-    case CUDNN_ATTR_ENGINE_GLOBAL_INDEX:
     case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
-      *static_cast<std::int64_t*>(elements) = 0;
+      *static_cast<std::int64_t*>(elements) =
+          workspace_of(asked.part(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
+                           .part(CUDNN_ATTR_ENGINECFG_ENGINE)
+                           .part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH)) +
+          static_cast<std::int64_t>(engines.more);
+      return CUDNN_STATUS_SUCCESS;
+    case CUDNN_ATTR_ENGINE_GLOBAL_INDEX:
+      *static_cast<std::int64_t*>(elements) = 7;
       return CUDNN_STATUS_SUCCESS;
     case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
-      *count = 0;
+      *count = engines.noted && is_backward(asked.part(CUDNN_ATTR_ENGINE_OPERATION_GRAPH)) ? 1 : 0;
+      if (*count == 1)
+        *static_cast<cudnnBackendNumericalNote_t*>(elements) =
+            CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC;
       return CUDNN_STATUS_SUCCESS;
     default:
       return CUDNN_STATUS_NOT_SUPPORTED;
@@ -351,6 +474,7 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t desc
 cudnnStatus_t CUDNNWINAPI cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t plan,
                                               cudnnBackendDescriptor_t pack) {
   ++executions;
+  if (engines.execution != CUDNN_STATUS_SUCCESS) return engines.execution;
   const Recorded& engine = static_cast<const Recorded*>(plan)
                                ->part(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
                                .part(CUDNN_ATTR_ENGINECFG_ENGINE);
@@ -372,17 +496,28 @@ void CUDNNWINAPI cudnnGetLastErrorString(char*, size_t) {}
 
 int main() {
   int failures = 0, checks = 0, device = 0;
-  const auto count = [&](const test::AttentionCase& c, int parts, auto run) {
+  const auto count = [&](const test::AttentionCase& c, const char* what, auto run) {
     std::string problem;
     try {
-      problem = run(c, device++, parts);
+      problem = run();
     } catch (const std::exception& error) {
       problem = error.what();
     }
     ++checks;
     if (problem.empty()) return;
     ++failures;
-    std::printf("%s, in %d parts: %s\n", c.text().c_str(), parts, problem.c_str());
+    std::printf("%s, %s: %s\n", c.text().c_str(), what, problem.c_str());
+  };
+  const auto reset = [](Engines now, std::size_t free) {
+    engines = now, Host_device::free = free, Host_device::most = SIZE_MAX;
+  };
+  const auto computes = [&](const test::AttentionCase& c, const char* what, const Wanted& wanted) {
+    count(c, what, [&] { return check<Half>(c, device++, wanted); });
+    count(c, what, [&] { return check<BFloat16>(c, device++, wanted); });
+  };
+  const auto refuses = [&](const test::AttentionCase& c, const char* what, const char* why,
+                           int most_executions = 0) {
+    count(c, what, [&] { return check_refused(c, device++, why, most_executions); });
   };
   const test::AttentionCase cases[] = {
       {{.batch = 2, .sequence = 12, .heads = 2, .kv_heads = 2, .head_size = 8}, 0},
@@ -391,29 +526,97 @@ int main() {
   };
   for (const test::AttentionCase& c : cases) {
     const AttentionShape& s = c.shape;
-    struct {
-      Index heads, parts;
-    } const limits[] = {
-        {s.batch * s.heads, 1}, {s.heads, s.batch}, {s.group(), s.batch * s.kv_heads}};
-    for (const auto& [heads, parts] : limits) {
-      most_heads = heads;
-      count(c, static_cast<int>(parts), check<Half>);
-      count(c, static_cast<int>(parts), check<BFloat16>);
-    }
-    // Nothing runs if there is no engine or none with a small enough workspace, also at the second
-    // try.
-    for (const Index few : {Index{0}, s.group() - 1})
-      for (int time = 0; time < 2; ++time) {
-        most_heads = few;
-        executions = 0;
-        const AttentionKey key{
-            -1 - static_cast<int>(few), CUDNN_DATA_HALF, false, s, c.width(), s.q_width(), 0, 0};
-        ++checks;
-        if (!CudnnAttention::instance().run(key, {}) && executions == 0) continue;
-        ++failures;
-        std::printf("%s: it was not refused\n", c.text().c_str());
+    const auto all = static_cast<int>(s.batch * s.heads), batch = static_cast<int>(s.batch),
+               kv_heads = static_cast<int>(s.kv_heads);
+    // Half of what is free holds that many heads: all, those of a sequence, or of a kv head.
+    const Engines each{.forward = MiB, .backward = MiB};
+    const auto room = [](Index heads) {
+      return 2 * (static_cast<std::size_t>(heads) * MiB + 4096);
+    };
+    reset(each, room(all));
+    computes(c, "at once", {1, 1, "cuDNN 9."});
+    reset(each, room(s.heads));
+    computes(c, "a sequence at a time", {batch, batch, "a sequence at a time"});
+    reset(each, room(s.group()));
+    computes(c, "a kv head at a time", {batch * kv_heads, batch * kv_heads, "at a time"});
+    // A plan that needs more than its engine said.
+    reset({.forward = MiB, .backward = MiB, .more = MiB / 2}, room(all));
+    refuses(c, "a plan that is too large", "cuDNN's plan needs");
+
+    // No engine; nothing free; statuses at the start.
+    reset({.fixed_order = false}, GiB);
+    refuses(c, "no engine",
+            "cuDNN has no engine for this shape that gives the same bits each time");
+    reset({.backward = GiB}, 2 * GiB - 2);
+    refuses(c, "no memory",
+            " for the smallest part, but may take 1024.0 MiB of the 2.0 GiB that are free");
+    reset({.execution = CUDNN_STATUS_NOT_SUPPORTED}, GiB);
+    refuses(c, "a refusal at the start", "attention must start", 1);
+    reset({.execution = CUDNN_STATUS_EXECUTION_FAILED}, GiB);
+    count(c, "a failure", [&]() -> std::string {
+      try {
+        return check<Half>(c, device++, {});
+      } catch (const std::runtime_error& error) {
+        return dynamic_cast<const CudnnRefusal*>(&error) ? "a failure is no refusal" : "";
       }
+    });
+
+    // In any order, where asked for and where there is an engine for it.
+    reset({.backward = 64 * GiB}, GiB);
+    computes(c, "in any order", {1, 1, ", sums in any order", true});
+    refuses(c, "in a fixed order",
+            " GiB for the smallest part, but may take 512.0 MiB of the 1.0 GiB");
+    reset({.noted = true}, GiB);
+    computes(c, "noted engines", {1, 1, ", sums in any order", true});
+    refuses(c, "noted engines", "that gives the same bits each time");
+    reset({.any_order = false}, GiB);
+    computes(c, "no engine in any order", {1, 1, " were free)", true});
   }
+
+  // The parts of a shape: batch, query heads, kv heads.
+  using Parts = std::vector<std::array<Index, 3>>;
+  const auto divides = [&](const AttentionShape& shape, bool backward, const Parts& wanted) {
+    count({shape, 0}, "parts", [&]() -> std::string {
+      Parts parts;
+      for (const AttentionShape& part :
+           attention_parts({0, CUDNN_DATA_HALF, backward, shape, 0, 0, 0, 0}))
+        parts.push_back({part.batch, part.heads, part.kv_heads});
+      return parts == wanted ? "" : "other parts were expected";
+    });
+  };
+  divides(
+      {2, 4096, 64, 8, 128}, true,
+      {{2, 64, 8}, {1, 64, 8}, {1, 32, 4}, {1, 16, 2}, {1, 8, 1}, {1, 4, 1}, {1, 2, 1}, {1, 1, 1}});
+  divides({2, 4096, 64, 8, 128}, false,
+          {{2, 64, 8}, {1, 64, 8}, {1, 32, 4}, {1, 16, 2}, {1, 8, 1}});
+  divides({1, 12, 6, 6, 8}, true, {{1, 6, 6}, {1, 3, 3}, {1, 2, 2}, {1, 1, 1}});
+  divides({3, 7, 4, 1, 8}, true, {{3, 4, 1}, {1, 4, 1}});  // others begin at no 16 bytes
+
+  // Query heads of a kv head at a time.
+  const test::AttentionCase& grouped = cases[1];
+  reset({.backward = MiB}, 2 * (MiB + 16384));
+  computes(grouped, "a query head at a time",
+           {1, 12, "1 of the 3 query heads of a kv head at a time"});
+  const test::AttentionCase six{
+      {.batch = 1, .sequence = 8, .heads = 6, .kv_heads = 1, .head_size = 8}, 8};
+  reset({.backward = MiB}, 2 * (3 * MiB + 16384));
+  computes(six, "three query heads at a time",
+           {1, 2, "3 of the 6 query heads of a kv head at a time", false, 2});
+
+  // More than 1 GiB only where no part needs less; the smallest then, not the largest that fits.
+  reset({.backward = 300 * MiB}, 1000 * GiB);
+  computes(grouped, "a modest part",
+           {1, 4, "900.0 MiB of workspace (1000.0 GiB were free), 1 of 2"});
+  reset({.backward = 2 * GiB}, 1000 * GiB);
+  computes(grouped, "the smallest part", {1, 12, "2.0 GiB of workspace"});
+
+  // What is said to be free cannot be had: smaller parts, and then none.
+  reset({.backward = 100 * MiB}, GiB);
+  Host_device::most = 400 * MiB;
+  computes(grouped, "less memory than was said", {1, 4, "300.0 MiB of workspace"});
+  Host_device::most = 99 * MiB;
+  refuses(grouped, "no memory at all", "cuDNN needs 100.0 MiB for the smallest part, but may take");
+
   std::printf("%d of %d cases fail\n", failures, checks);
   return failures == 0 ? 0 : 1;
 }

@@ -192,6 +192,9 @@ TEST_CASE("options: each option sets its member") {
   CHECK(options_of({}).mode == ModeChoice::full);
   CHECK_FALSE(options_of({}).recompute);
   CHECK(options_of({"--recompute"}).recompute);
+  CHECK_FALSE(options_of({"--device", "cuda"}).nondeterministic_attention);
+  CHECK(
+      options_of({"--device", "cuda", "--nondeterministic-attention"}).nondeterministic_attention);
   CHECK(options_of({"--allocation", "optimal", "--sensitivity", "running", "--drop-rate", "0.95"})
             .allocation == AllocationChoice::optimal);
   CHECK(options_of({"--allocation", "sharp"}).allocation == AllocationChoice::sharp);
@@ -268,6 +271,7 @@ TEST_CASE(
       {{"--dora"}, {"--dora applies to adapters", "add --mode lora"}},
       {{"--mode", "lora", "--dora", "--precision", "bfloat16"}, {"--dora", "float32"}},
       {{"--mode", "lora", "--dora", "--device", "cuda"}, {"--dora", "--device cuda"}},
+      {{"--nondeterministic-attention"}, {"--nondeterministic-attention", "--device cpu"}},
       {{"--mode", "lora", "--dora", "--lora-dropout", "0.1"}, {"--dora", "--lora-dropout"}},
       {{"--modules-to-save", "norm"}, {"--modules-to-save applies to adapters"}},
       {{"--mode", "lora", "--modules-to-save", "norm,q_proj"},

@@ -54,6 +54,20 @@ const Summary summary{.tokens_per_second = 1234.5,
 
 }  // namespace
 
+TEST_CASE("report: a run on a device says what computed attention, and one on the CPU nothing") {
+  Options options;
+  options.device = DeviceChoice::cuda;
+  options.nondeterministic_attention = true;
+  const std::vector<std::string> notes{"attention, forward pass: \"a\"", "b"};
+  const json report =
+      json::parse(report_json(options, LlamaConfig{}, {}, {two_steps, summary, {}, notes}));
+  CHECK(keys_of(report) == std::set<std::string>{"attention", "config", "steps", "summary"});
+  CHECK(report["attention"] == json(notes));
+  CHECK(report["config"]["nondeterministic_attention"] == true);
+  CHECK_FALSE(json::parse(report_config(Options{}, LlamaConfig{}, {}))
+                  .contains("nondeterministic_attention"));
+}
+
 TEST_CASE("report: exactly the promised keys and the given values") {
   const json report = json::parse(report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary}));
   CHECK(keys_of(report) == std::set<std::string>{"config", "steps", "summary"});

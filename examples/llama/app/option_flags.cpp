@@ -188,6 +188,9 @@ void declare_training(Flags& flags, Given& given, Options& o) {
   flags.choice("--precision", o.precision, precisions,
                "precision of weights and activations; bfloat16 keeps float32 for sums and the "
                "optimizer; auto is float32 on the CPU and bfloat16 on a GPU");
+  flags.toggle("--nondeterministic-attention", o.nondeterministic_attention,
+               "with --device cuda, cuDNN may add the gradients of attention in any order: less "
+               "memory, and two runs differ in their last bits");
   flags.integer<int>("--threads", o.threads, 0, 4096, "N",
                      "number of threads; the results do not depend on it",
                      "0, all cores, shared by the processes of mpirun");

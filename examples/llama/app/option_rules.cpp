@@ -132,6 +132,12 @@ constexpr Rule rules[] = {
      },
      "--lora-targets and --lora-targets-pattern both choose the maps with adapters, but both were "
      "given; leave one out"},
+    {[](const Options& o, const Given&) {
+       return o.nondeterministic_attention && o.device == DeviceChoice::cpu;
+     },
+     "--nondeterministic-attention lets cuDNN add in any order, but --device {} was given, where "
+     "the order is fixed; leave it out or add --device cuda",
+     [](const Options& o, const Given&) { return std::string(name_of(o.device)); }},
     {[](const Options& o, const Given&) { return o.dora && o.device != DeviceChoice::cpu; },
      "--dora is computed on the CPU, but --device {} was given; leave one of them out",
      [](const Options& o, const Given&) { return std::string(name_of(o.device)); }},

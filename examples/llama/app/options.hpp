@@ -96,6 +96,7 @@ struct Options {
   std::uint64_t seed = 1;
   DeviceChoice device = DeviceChoice::cpu;
   PrecisionChoice precision = PrecisionChoice::automatic;  ///< after parsing never `automatic`
+  bool nondeterministic_attention = false;                 ///< on a device; see ops::HeadLayout
   int threads = 0;                                         ///< 0 is all cores
   std::uint64_t eval_every = 50;                           ///< steps; 0 is only at the end
   std::ptrdiff_t eval_batches = 8;

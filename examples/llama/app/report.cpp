@@ -73,6 +73,8 @@ json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& lo
   config["seed"] = o.seed;
   config["device"] = name_of(o.device);
   config["precision"] = name_of(o.precision);
+  if (o.device != DeviceChoice::cpu)
+    config["nondeterministic_attention"] = o.nondeterministic_attention;
   config["threads"] = o.threads;
   config["eval_every"] = o.eval_every;
   config["eval_batches"] = o.eval_batches;
@@ -152,9 +154,12 @@ std::string dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-/// The members "steps" and "summary", without braces.
+/// The members "attention", if there are any notes, "steps" and "summary", without braces.
 std::string members_of(const RunReport& run) {
-  std::string out = "\"steps\": [";
+  std::string out;
+  if (!run.attention.empty())
+    out += fmt::format("\"attention\": {},\n ", dump(json(run.attention)));
+  out += "\"steps\": [";
   const char* separator = "\n  ";
   for (const StepRecord& step : run.steps) {
     out += separator;

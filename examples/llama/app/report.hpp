@@ -75,7 +75,8 @@ struct Trials {
 struct RunReport {
   std::span<const StepRecord> steps;
   Summary summary;
-  std::optional<Trials> trials = {};  ///< that decided its drop rate
+  std::optional<Trials> trials = {};        ///< that decided its drop rate
+  std::vector<std::string> attention = {};  ///< see device_notes
 };
 
 /// The two runs when both have trained for the same time, as long as the shorter one took.
@@ -104,8 +105,9 @@ struct Comparison {
 Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> baseline);
 
 /// A pure function of its arguments, so that an interrupted run can be reported too. NaN and
-/// infinity become null. "config" holds the options, the model's shape and its adapters as used. A
-/// baseline appears under "baseline", and compare() of the two runs under "comparison".
+/// infinity become null. "attention", on a device, says what computed it. "config" holds the
+/// options, the model's shape and its adapters as used. A baseline appears under "baseline", and
+/// compare() of the two runs under "comparison".
 [[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
                                       const ops::LoraConfig& lora, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);

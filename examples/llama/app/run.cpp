@@ -21,6 +21,7 @@
 #include "llama/app/best_weights.hpp"
 #include "llama/app/corpus.hpp"
 #include "llama/app/data.hpp"
+#include "llama/app/device_notes.hpp"
 #include "llama/app/errors.hpp"
 #include "llama/app/html_report.hpp"
 #include "llama/app/interrupts.hpp"
@@ -235,6 +236,15 @@ void show_preview(const Options& options, auto& trainer, const Recorders& record
         fmt::format("after step {}: {}", done, recorders.preview->text(trainer.model())));
 }
 
+/// What has run on the device, each line once.
+void tell_device_notes(const Options& options, const auto& trainer, Progress& progress,
+                       std::size_t& told) {
+  for (const std::string& note : device_notes(trainer, told)) {
+    if (!options.quiet) progress.message(note);
+    ++told;
+  }
+}
+
 void tell_early_end(const Options& options, const auto& trainer, Progress& progress) {
   if (trainer.steps_done() < options.steps && waited_enough(options, trainer))
     progress.message(
@@ -246,9 +256,11 @@ void tell_early_end(const Options& options, const auto& trainer, Progress& progr
 template <class Trainer>
 void train(const Options& options, Trainer& trainer, Trainer* baseline, Recorders& recorders,
            Progress& progress, Attempts& attempts, Ranks& ranks) {
+  std::size_t notes_told = 0;
   if (options.steps == 0) validate(trainer, baseline);
   while (trainer.steps_done() < options.steps && !waited_enough(options, trainer)) {
     step(trainer, baseline);
+    tell_device_notes(options, trainer, progress, notes_told);
     const std::uint64_t done = trainer.steps_done();
     const bool last = done == options.steps;
     ProgressUpdate update{.steps_done = done,
@@ -387,7 +399,7 @@ int run_on(Options options, Ranks& ranks) {
   progress.clear();
   trained = trained && attempts([&] { take_best(options, recorders, trainer); });
 
-  const RunReport result{trainer.records(), trainer.summary(), trials};
+  const RunReport result{trainer.records(), trainer.summary(), trials, device_notes(trainer)};
   std::optional<RunReport> compared;
   if (baseline) compared = {baseline->records(), baseline->summary()};
   if (trained) save_results(options, files, trainer, attempts);

@@ -35,6 +35,7 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingDa
   // What earlier checkpoints do not have is there only where it is no default.
   if (lora.rank_stabilized) add("--rslora", true);
   if (lora.magnitudes) add("--dora", true);
+  if (o.nondeterministic_attention) add("--nondeterministic-attention", true);
   if (!lora.modules_to_save.empty())
     add("--modules-to-save", fmt::format("{}", fmt::join(lora.modules_to_save, ",")));
   if (!lora.exceptions.empty()) {

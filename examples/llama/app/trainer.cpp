@@ -235,7 +235,9 @@ BasicTrainer<T, Backend>::BasicTrainer(const Options& options, const LlamaConfig
     : options_(options),
       ranks_(ranks != nullptr && ranks->are_several() ? ranks : nullptr),
       model_(config, options.sequence,
-             {.lora = lora_of(options, config), .recompute = options.recompute}),
+             {.lora = lora_of(options, config),
+              .recompute = options.recompute,
+              .any_order = options.nondeterministic_attention}),
       handler_(
           model_,
           drop_options(options, drop_rate, model_, 2 * static_cast<std::size_t>(config.layers)),

@@ -125,13 +125,14 @@ LlamaModel<T, Backend>::LlamaModel(const LlamaConfig& config, Index max_sequence
   for (Index i = 0; i < config.layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
     const auto layer = static_cast<std::size_t>(i);
-    Block& block = blocks_.emplace_back(Block{
-        Attention(
-            {ops::AttentionBranch<T, Backend>(attention_config(config, lora_, layer, max_sequence),
-                                              rope.of(config.traits.layer(layer)), memory, prefix),
-             saved_, options.recompute}),
-        Mlp({ops::SwiGLUBranch<T, Backend>(mlp_config(config, lora_), memory, prefix), saved_,
-             options.recompute})});
+    ops::AttentionConfig attention = attention_config(config, lora_, layer, max_sequence);
+    attention.any_order = options.any_order;
+    Block& block = blocks_.emplace_back(
+        Block{Attention({ops::AttentionBranch<T, Backend>(
+                             attention, rope.of(config.traits.layer(layer)), memory, prefix),
+                         saved_, options.recompute}),
+              Mlp({ops::SwiGLUBranch<T, Backend>(mlp_config(config, lora_), memory, prefix), saved_,
+                   options.recompute})});
     block.attention.op().for_each_parameter(
         [&](Parameter& parameter) { parameters_.push_back(&parameter); });
     block.mlp.op().for_each_parameter(

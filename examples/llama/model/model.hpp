@@ -119,6 +119,7 @@ class Stopwatch {
 struct ModelOptions {
   ops::LoraConfig lora = {};                    ///< `micro_step` is set by the model
   bool recompute = false;                       ///< branches save only their input
+  bool any_order = false;                       ///< of attention's sums, see ops::HeadLayout
   ops::PoolFill fill = ops::PoolFill::nothing;  ///< poisons fresh memory in tests
 };
 

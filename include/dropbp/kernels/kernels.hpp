@@ -123,6 +123,9 @@ struct HeadLayout {
   Index head_size = 1;  ///< elements per head
   Index window = 0;     ///< keys that a query sees, its own included; 0: all up to its own
   double softcap = 0;   ///< scores s become softcap * tanh(s / softcap); 0: they stay
+  /// Whether a device may add gradients in an order that changes from run to run, where that is
+  /// faster or takes less memory. The last bits of a run then change too.
+  bool any_order = false;
   Index group() const noexcept { return heads / kv_heads; }  ///< query heads that share a kv head
   Index q_width() const noexcept { return heads * head_size; }  ///< elements of all query heads
   /// Elements of all key heads; all value heads have as many.

@@ -39,12 +39,17 @@ struct AttentionConfig {
   HeadNorm head_norm = HeadNorm::none;              ///< q_norm and k_norm
   bool qkv_bias = false;                            ///< q_proj, k_proj and v_proj have biases
   bool o_bias = false;                              ///< o_proj has a bias
-  bool fused = false;  ///< checkpoints have one qkv_proj in the place of q, k and v
+  bool fused = false;      ///< checkpoints have one qkv_proj in the place of q, k and v
+  bool any_order = false;  ///< see HeadLayout
 
   /// The head layout, with the zeros above replaced by their meaning.
   HeadLayout layout() const noexcept {
-    return {heads, kv_heads == 0 ? heads : kv_heads, head_size == 0 ? hidden / heads : head_size,
-            window, softcap};
+    return {heads,
+            kv_heads == 0 ? heads : kv_heads,
+            head_size == 0 ? hidden / heads : head_size,
+            window,
+            softcap,
+            any_order};
   }
 };
 

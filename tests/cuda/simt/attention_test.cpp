@@ -207,6 +207,55 @@ TEST_CASE("attention on a device refuses shapes that have no kernel") {
   forward({5, 0, 2, 2, 64});
 }
 
+TEST_CASE("attention notes each way in which a shape is computed, once and in order") {
+  struct Device {};
+  const auto add = [](const cuda::AttentionShape& shape, bool backward, bool ran, const char* how) {
+    ops::detail::AttentionLog<Device>::instance().add(shape, backward, {ran, how});
+  };
+  const cuda::AttentionShape shape{2, 4096, 64, 8, 128};
+  CHECK(ops::attention_notes<Device>().empty());
+  for (int time = 0; time < 2; ++time) {
+    add(shape, false, true, "cuDNN 9.19.0");
+    add(shape, true, true, "cuDNN 9.19.0");
+    add(shape, true, false, "there is no memory");
+    add({2, 4096, 64, 64, 128}, true, false, "there is no memory");
+  }
+  const auto notes = ops::attention_notes<Device>();
+  REQUIRE(notes.size() == 4);
+  CHECK((!notes[0].backward && notes[1].backward));
+  CHECK(notes[1].code == ops::AttentionCode::library);
+  CHECK(notes[1].text() ==
+        "attention, backward pass, 2 x 4096 tokens, 64 heads of 128, 8 kv heads: cuDNN 9.19.0");
+  CHECK(notes[2].code == ops::AttentionCode::own);
+  CHECK(notes[2].text() ==
+        "attention, backward pass, 2 x 4096 tokens, 64 heads of 128, 8 kv heads: own kernels, "
+        "because there is no memory");
+  CHECK(notes[3].text().find("heads of 128: own") != std::string::npos);
+  CHECK(ops::attention_notes<Device>(3).size() == 1);
+  CHECK(ops::attention_notes<Device>(4).empty());
+}
+
+TEST_CASE("attention on a device notes why no library ran") {
+  using Kernels = ops::kernels<ops::op::attention, BFloat16, Emulated>;
+  ops::Matrix<BFloat16, Emulated> qkv(3, 12), o(3, 4), grad(3, 12);
+  ops::Matrix<float, Emulated> lse(1, 3);
+  const ops::HeadLayout layout{1, 1, 4};
+  const auto before = ops::attention_notes<Emulated>().size();
+  for (const auto code : {ops::AttentionCode::library, ops::AttentionCode::own})
+    for (int time = 0; time < 2; ++time)
+      CHECK(Kernels::forward(o.view(), lse.data(), qkv.view(), layout, {1, 3}, code) ==
+            ops::AttentionCode::own);
+  CHECK(Kernels::backward(grad.view(), o.view(), qkv.view(), o.view(), lse.data(), layout,
+                          {1, 3}) == ops::AttentionCode::own);
+  CHECK(Kernels::forward(o.view(), lse.data(), qkv.view(), layout, {0, 3}) ==
+        ops::AttentionCode::own);
+  const auto notes = ops::attention_notes<Emulated>(before);
+  REQUIRE(notes.size() == 3);
+  CHECK(notes[0].how == "this program was built without cuDNN");
+  CHECK(notes[1].how == "the caller asked for them");
+  CHECK((notes[2].backward && notes[2].how == notes[0].how));
+}
+
 TEST_CASE("attention on a device refuses windows and packed samples") {
   ops::Matrix<float, Emulated> qkv(4, 12), o(4, 4), lse(1, 4), grad(4, 12);
   const std::vector<std::int32_t> begin{0, 0, 2, 2};

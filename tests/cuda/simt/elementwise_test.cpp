@@ -85,6 +85,33 @@ TEST_CASE("rows are copied, zeroed, added and scaled") {
   });
 }
 
+TEST_CASE("parts are added in float, in their order") {
+  for_each_scalar([](auto zero) {
+    using T = decltype(zero);
+    for (const Index count : {1, 2, 5})
+      for (const Shape shape : shapes)
+        for (const Layout layout : layouts)
+          for (const std::size_t shift : {0u, 1u}) {
+            const Index size = shape.rows * shape.columns;
+            if (size > 2000 && shift == 1) continue;
+            INFO(count << " parts of [" << shape.rows << ", " << shape.columns
+                       << "], y: " << text(layout) << ", shift " << shift);
+            const auto x0 = random_values<T>(count * size, 7, -300, 300);
+            DeviceMatrix<T> parts(1, count * size, {0, shift}, x0);
+            std::vector<float> sum(static_cast<std::size_t>(size), 0.0f);
+            for (std::size_t i = 0; i < x0.size(); ++i) sum[i % sum.size()] += x0[i];
+            const auto got = in_all_schedules([&](auto& launch) {
+              DeviceMatrix<T> y(shape.rows, shape.columns, layout);
+              dropbp::cuda::add_parts(launch, y.rows(), parts.data(), count, shape.rows,
+                                      shape.columns);
+              CHECK(y.gaps_are_poison());
+              return y.values();
+            });
+            CHECK(same_bits(got, rounded<T>(sum)));
+          }
+  });
+}
+
 TEST_CASE("arrays without rows are accumulated and scaled, including elements that fill no pack") {
   for_each_scalar([](auto zero) {
     using T = decltype(zero);

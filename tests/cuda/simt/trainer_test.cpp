@@ -3,12 +3,18 @@
 
 // llama-finetune's trainer on the emulated device: its checkpoints and adapters copy the device's
 // values to the host and back.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
@@ -21,11 +27,15 @@
 // Instantiates the trainer's templates for one more backend. Those for a GPU are compiled
 // elsewhere.
 #undef DROPBP_LLAMA_CUDA
+#include "llama/app/preview.cpp"
+#include "llama/app/run.cpp"
 #include "llama/app/trainer.cpp"
 #include "llama/app/training_checkpoint.cpp"
 #include "llama/app/training_state.cpp"
 #include "llama/model/adapter.cpp"
 #include "llama/model/model.cpp"
+
+template class llama::BasicTrainer<float, Emulated>;  // for trainer_best_weights.cpp
 
 namespace {
 
@@ -59,6 +69,21 @@ TokenData small_text() {
   std::vector<std::int32_t> tokens;
   for (std::uint64_t i = 0; i < 400; ++i) tokens.push_back(static_cast<std::int32_t>(i * i % 31));
   return {std::move(tokens), 0.2};
+}
+
+/// What `run` writes to the standard error stream.
+template <class Run>
+std::string written_by(const std::filesystem::path& file, const Run& run) {
+  std::fflush(stderr);
+  const int before = dup(STDERR_FILENO),
+            to = open(file.c_str(), O_CREAT | O_WRONLY | O_TRUNC, S_IRUSR | S_IWUSR);
+  REQUIRE((before >= 0 && to >= 0));
+  dup2(to, STDERR_FILENO);
+  run();
+  std::fflush(stderr);
+  dup2(before, STDERR_FILENO);
+  close(before), close(to);
+  return test::read_bytes(file);
 }
 
 // The losses, and every value in device memory.
@@ -183,6 +208,39 @@ TEST_CASE("emulated device: saved adapters and merged models have the device's v
   REQUIRE(x.size() == y.size());
   for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(std::abs(x[i] - y[i]) < 1e-7f);
   CHECK(values_of(again) == x);
+}
+
+TEST_CASE("emulated device: a run says what computed attention in its lines and its report") {
+  const test::TemporaryFolder folder;
+  Options options = small_options(ModeChoice::full);
+  options.shape.vocabulary = 256;
+  options.device = DeviceChoice::cuda;
+  options.data = folder / "text.txt";
+  options.report = folder / "report.json";
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += "line " + std::to_string(i * i) + "\n";
+  test::write_bytes(*options.data, text);
+  const auto lines_of = [&] {
+    return written_by(folder / "stderr.txt", [&] {
+      Ranks alone;
+      CHECK(run_on<float, Emulated>(options, alone) == 0);
+    });
+  };
+  for (const bool backward : {false, true}) {
+    // Validation has other sequences, and so notes of its own.
+    const std::string line = std::string("attention, ") + (backward ? "backward" : "forward") +
+                             " pass, 2 x 8 tokens, 4 heads of 4, 2 kv heads: own kernels, because "
+                             "cuDNN computes in 16-bit numbers only";
+    INFO(line);
+    const std::string lines = lines_of();
+    INFO(lines);
+    const std::size_t at = lines.find(line);
+    CHECK(at != std::string::npos);
+    CHECK(lines.find(line, at + 1) == std::string::npos);  // once
+    CHECK(test::read_bytes(*options.report).find(line) != std::string::npos);
+  }
+  options.quiet = true;
+  CHECK(lines_of().find("attention") == std::string::npos);
 }
 
 // Emulated::waits() counts every wait; nothing counts as done before one.

@@ -113,6 +113,29 @@ inline bool reads_pageable_memory() {
   return state == 2;
 }
 
+/// Bytes of the current device.
+struct DeviceMemory {
+  std::size_t free, used, total;  ///< free: for this program; used: by it
+};
+
+inline DeviceMemory device_memory() {
+  std::size_t free = 0, total = 0, held = 0, used = 0;
+  cudaMemPool_t pool = nullptr;
+  cudaMemGetInfo(&free, &total);
+  if (cudaDeviceGetDefaultMemPool(&pool, current_device()) == cudaSuccess) {
+    std::uint64_t reserved = 0, in_use = 0;
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &in_use);
+    held = reserved, used = in_use;
+  }
+  return {free + (held - used), used, total};
+}
+
+/// There is not enough device memory; Runtime::allocate throws it.
+struct OutOfDeviceMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 inline void select_device(int device) {
   require_success(cudaSetDevice(device), "device " + std::to_string(device) + " must be usable");
 }
@@ -204,19 +227,11 @@ void* Runtime<Tag>::allocate(std::size_t bytes) {
     return memory;
   }
   cudaGetLastError();
-  std::size_t free = 0, total = 0, held = 0, used = 0;
-  cudaMemPool_t pool = nullptr;
-  cudaMemGetInfo(&free, &total);
-  if (cudaDeviceGetDefaultMemPool(&pool, detail::current_device()) == cudaSuccess) {
-    std::uint64_t reserved = 0, in_use = 0;
-    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
-    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &in_use);
-    held = reserved, used = in_use;
-  }
-  throw std::runtime_error(dropbp::detail::sentence(
+  const detail::DeviceMemory device = detail::device_memory();
+  throw detail::OutOfDeviceMemory(dropbp::detail::sentence(
       std::to_string(bytes) + " bytes of device memory are needed",
-      std::to_string(free + (held - used)) + " of the card's " + std::to_string(total) +
-          " are free (" + std::to_string(used) + " are in use here)",
+      std::to_string(device.free) + " of the card's " + std::to_string(device.total) +
+          " are free (" + std::to_string(device.used) + " are in use here)",
       detail::remedy(error)));
 }
 

@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "dropbp/base/error.hpp"
+#include "dropbp/kernels/cuda/attention_code.hpp"
 #include "dropbp/kernels/cuda/attention_fma.hpp"
 #include "dropbp/kernels/cuda/attention_mma.hpp"
 #include "dropbp/kernels/cuda/attention_mma_backward.hpp"
@@ -170,26 +171,29 @@ void attention_backward(Launcher& launch, Rows<T> grad_qkv,
 }  // namespace cuda
 
 /// Attention by an external library, which is tried before the kernels above. Specialised if there
-/// is such a library (cudnn.cuh). The functions return false, and do nothing, if the library does
-/// not support the shape. Arguments as in cuda::attention_forward and cuda::attention_backward.
+/// is such a library (cudnn.cuh). The functions do nothing if the library does not support the
+/// shape, and say why. Arguments as in cuda::attention_forward and cuda::attention_backward.
 template <class Backend, class T>
 struct device_attention {
   /// Computes o and lse from qkv.
-  static bool forward(cuda::Rows<T>, float*, cuda::Rows<const T>, const cuda::AttentionShape&) {
-    return false;
+  static LibraryAttention forward(cuda::Rows<T>, float*, cuda::Rows<const T>,
+                                  const cuda::AttentionShape&) {
+    return {false, none};
   }
-  /// Computes grad_qkv from grad_o, qkv, o and lse. The non-const pointer is scratch memory.
-  static bool backward(cuda::Rows<T>, cuda::Rows<const T>, cuda::Rows<const T>, cuda::Rows<const T>,
-                       const float*, float*, const cuda::AttentionShape&) {
-    return false;
+  /// Computes grad_qkv from grad_o, qkv, o and lse. The non-const pointer is scratch memory. With
+  /// `any_order`, sums may be added in an order that changes from call to call.
+  static LibraryAttention backward(cuda::Rows<T>, cuda::Rows<const T>, cuda::Rows<const T>,
+                                   cuda::Rows<const T>, const float*, float*,
+                                   const cuda::AttentionShape&, bool /*any_order*/) {
+    return {false, none};
   }
+
+ private:
+  static constexpr const char* none = sizeof(T) == 2 ? "this program was built without cuDNN"
+                                                     : "cuDNN computes in 16-bit numbers only";
 };
 
 namespace ops {
-
-/// The code that computes attention: an external library if it supports the shape
-/// (device_attention), or the kernels of this folder.
-enum class AttentionCode : std::uint8_t { library, own };
 
 /// See kernels/cpu/attention.hpp. Launches into the current CUDA stream.
 template <cuda::Scalar T, cuda::BodyBackend Backend>
@@ -208,6 +212,18 @@ struct kernels<op::attention, T, Backend> {
                                 AttentionCode wanted = AttentionCode::library);
 
  private:
+  // What the library did, or why it was not asked; also in the notes.
+  template <class Try>
+  static LibraryAttention by_library(AttentionCode wanted, const cuda::AttentionShape& sizes,
+                                     bool backward, const Try& attempt) {
+    if (sizes.statistics() == 0) return {};
+    LibraryAttention library = wanted == AttentionCode::own
+                                   ? LibraryAttention{false, "the caller asked for them"}
+                                   : attempt();
+    detail::AttentionLog<Backend>::instance().add(sizes, backward, library);
+    return library;
+  }
+
   // Throws std::invalid_argument for masks that only the CPU's kernels have.
   static cuda::AttentionShape sizes_of(const HeadLayout& layout, const SequenceShape& shape) {
     if (layout.softcap != 0.0)
@@ -236,9 +252,10 @@ AttentionCode kernels<op::attention, T, Backend>::forward(View o, float* lse, Co
                                                           const SequenceShape& shape,
                                                           AttentionCode wanted) {
   const cuda::AttentionShape sizes = sizes_of(layout, shape);
-  if (wanted == AttentionCode::library &&
-      device_attention<Backend, T>::forward(cuda::rows_of(o), lse, cuda::rows_of(qkv), sizes))
-    return AttentionCode::library;
+  const LibraryAttention library = by_library(wanted, sizes, false, [&] {
+    return device_attention<Backend, T>::forward(cuda::rows_of(o), lse, cuda::rows_of(qkv), sizes);
+  });
+  if (library.ran) return AttentionCode::library;
   auto launch = device_launcher<Backend>::current();
   cuda::attention_forward<decltype(launch), T>(launch, cuda::rows_of(o), lse, cuda::rows_of(qkv),
                                                sizes);
@@ -251,11 +268,12 @@ AttentionCode kernels<op::attention, T, Backend>::backward(
     const HeadLayout& layout, const SequenceShape& shape, AttentionCode wanted) {
   const cuda::AttentionShape sizes = sizes_of(layout, shape);
   Matrix<float, Backend> delta(shape.batch * layout.heads, shape.sequence);
-  if (wanted == AttentionCode::library &&
-      device_attention<Backend, T>::backward(cuda::rows_of(grad_qkv), cuda::rows_of(grad_o),
-                                             cuda::rows_of(qkv), cuda::rows_of(o), lse,
-                                             delta.data(), sizes))
-    return AttentionCode::library;
+  const LibraryAttention library = by_library(wanted, sizes, true, [&] {
+    return device_attention<Backend, T>::backward(cuda::rows_of(grad_qkv), cuda::rows_of(grad_o),
+                                                  cuda::rows_of(qkv), cuda::rows_of(o), lse,
+                                                  delta.data(), sizes, layout.any_order);
+  });
+  if (library.ran) return AttentionCode::library;
   auto launch = device_launcher<Backend>::current();
   cuda::attention_backward<decltype(launch), T>(launch, cuda::rows_of(grad_qkv),
                                                 cuda::rows_of(grad_o), cuda::rows_of(qkv),

@@ -32,6 +32,14 @@ namespace detail {
 /// The oldest supported version, in the format of cudnnGetVersion.
 inline constexpr std::size_t oldest_cudnn = 91800;
 
+/// Whether the status means that cuDNN has done nothing because it does not support the request,
+/// rather than that work failed. The thousands of a status are its category.
+constexpr bool is_refusal(cudnnStatus_t status) {
+  const int category = static_cast<int>(status) / 1000 * 1000;
+  return category == static_cast<int>(CUDNN_STATUS_NOT_SUPPORTED) ||
+         category == static_cast<int>(CUDNN_STATUS_BAD_PARAM);
+}
+
 /// Thrown if cuDNN does not support a shape.
 struct CudnnRefusal : std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -42,11 +42,14 @@ struct AttentionKey {
   bool backward;
   AttentionShape shape;
   Index qkv_stride, o_stride, grad_qkv_stride, grad_o_stride;
+  bool any_order = false;  ///< grad_q is added in floats in no fixed order; else in a fixed one
+  /// Of the gradients of keys and values. In the key of a part they may be apart from grad_qkv.
+  Index grad_kv_stride = grad_qkv_stride;
 
   auto values() const {
     return std::tie(device, type, backward, shape.batch, shape.sequence, shape.heads,
                     shape.kv_heads, shape.head_size, qkv_stride, o_stride, grad_qkv_stride,
-                    grad_o_stride);
+                    grad_o_stride, any_order, grad_kv_stride);
   }
   friend bool operator<(const AttentionKey& x, const AttentionKey& y) {
     return x.values() < y.values();
@@ -65,6 +68,7 @@ enum AttentionId : std::int64_t {
   grad_k_id,
   grad_v_id,
   delta_id,
+  grad_q_sums_id,
   scale_id,
   masked_id,
   one_id,
@@ -142,15 +146,23 @@ class AttentionGraph {
     const Tensor dp = pointwise(CUDNN_POINTWISE_SUB, product(grad_o, v, scores()), delta);
     const Tensor ds = pointwise(CUDNN_POINTWISE_MUL, pointwise(CUDNN_POINTWISE_MUL, dp, p), scale);
     gradient_of(grad_k_id, transposed(ds), q);
-    // If the graph had a buffer of floats here, the engines would add to it in no fixed order.
-    product(ds, reshaped(k, heads_between(k)),
-            heads_of(grad_q_id, key_.grad_qkv_stride, shape_.heads));
+    const Tensor keys = reshaped(k, heads_between(k));
+    const Tensor grad_q = heads_of(grad_q_id, key_.grad_qkv_stride, shape_.heads);
+    if (!key_.any_order) {
+      product(ds, keys, grad_q);
+      return;
+    }
+    // The engines add to a buffer of floats in no fixed order.
+    const Four sizes = {shape_.batch, shape_.heads, shape_.sequence, shape_.head_size};
+    const Tensor grad_q_sums = in_memory(grad_q_sums_id, CUDNN_DATA_FLOAT, sizes, packed(sizes));
+    pointwise_node(grad_q, CUDNN_POINTWISE_IDENTITY, product(ds, keys, grad_q_sums), nullptr,
+                   nullptr);
   }
 
   /// Computes the gradient of the keys or values. Gradients of query heads with the same kv head
   /// are added.
   void gradient_of(AttentionId id, const Tensor& a, const Tensor& b) {
-    const Tensor result = heads_of(id, key_.grad_qkv_stride, shape_.kv_heads);
+    const Tensor result = heads_of(id, key_.grad_kv_stride, shape_.kv_heads);
     if (shape_.heads == shape_.kv_heads) {
       product(a, b, result);
       return;

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The dropbp authors
 // SPDX-License-Identifier: MIT
 
-// Plans for the graphs of cudnn_graph.cuh: which engine of cuDNN runs a graph, and into how many
-// parts a shape is divided. Sums have a fixed order, and the workspace stays small.
+// Plans for the graphs of cudnn_graph.cuh: which engine of cuDNN runs a graph, and into which parts
+// a shape is divided, so that the workspace fits the free memory. Sums have a fixed order, unless
+// another one was asked for.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn_plan.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
@@ -13,75 +14,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
-#include "dropbp/kernels/cuda/cudnn_graph.cuh"
+#include "dropbp/kernels/cuda/cudnn_parts.cuh"
 
 DROPBP_NAMESPACE_BEGIN
 namespace cuda {
 namespace detail {
-
-/// The addresses of all tensors. The forward pass writes o and lse; its grad_o, grad_qkv and delta
-/// are null.
-struct AttentionMemory {
-  const void* qkv;
-  const void* o;
-  const float* lse;
-  const void* grad_o;
-  const void* grad_qkv;
-  const float* delta;
-};
-
-/// The arguments of one run of a graph. cuDNN takes non-const pointers, also to tensors that it
-/// only reads.
-struct AttentionCall {
-  std::int64_t ids[last_id] = {};
-  void* pointers[last_id] = {};
-  std::size_t count = 0;
-
-  void add(AttentionId id, const void* pointer) {
-    ids[count] = id;
-    pointers[count++] = const_cast<void*>(pointer);
-  }
-};
-
-/// Calls `run` with the memory of each part. A part is all sequences, or some kv heads of one
-/// sequence with their query heads.
-template <class Run>
-void for_each_part(const AttentionKey& key, const AttentionShape& part,
-                   const AttentionMemory& memory, Run run) {
-  const AttentionShape& shape = key.shape;
-  const float scale = attention_scale(shape), masked = -std::numeric_limits<float>::infinity(),
-              one = 1.0f;
-  for (Index sequence = 0; sequence < shape.batch; sequence += part.batch)
-    for (Index kv_head = 0; kv_head < shape.kv_heads; kv_head += part.kv_heads) {
-      const Index q = kv_head * shape.group(), k = shape.heads + kv_head, v = k + shape.kv_heads;
-      const auto head = [&](const void* data, Index stride, Index number) {
-        return static_cast<const char*>(data) +
-               2 * (sequence * shape.sequence * stride +
-                    number * shape.head_size);  // a scalar has 2 bytes
-      };
-      const Index statistic = (sequence * shape.heads + q) * shape.sequence;
-      AttentionCall call;
-      call.add(q_id, head(memory.qkv, key.qkv_stride, q));
-      call.add(k_id, head(memory.qkv, key.qkv_stride, k));
-      call.add(v_id, head(memory.qkv, key.qkv_stride, v));
-      call.add(o_id, head(memory.o, key.o_stride, q));
-      call.add(lse_id, memory.lse + statistic);
-      call.add(scale_id, &scale);
-      call.add(masked_id, &masked);
-      if (key.backward) {
-        call.add(grad_o_id, head(memory.grad_o, key.grad_o_stride, q));
-        call.add(grad_q_id, head(memory.grad_qkv, key.grad_qkv_stride, q));
-        call.add(grad_k_id, head(memory.grad_qkv, key.grad_qkv_stride, k));
-        call.add(grad_v_id, head(memory.grad_qkv, key.grad_qkv_stride, v));
-        call.add(delta_id, memory.delta + statistic);
-        call.add(one_id, &one);
-      }
-      run(call);
-    }
-}
 
 /// An engine of cuDNN with its knobs, and the size of its workspace.
 struct AttentionConfiguration {
@@ -127,15 +69,15 @@ inline AttentionConfiguration blackwell_backward(const Descriptor& graph,
   return AttentionConfiguration(std::move(made));
 }
 
-/// All configurations that run the graph and give the same bits each time, best first; not empty.
-/// For the backward pass the notes of the engines alone do not guarantee this: the graph must also
-/// have no buffer to which dq is added, as with the deterministic option of NVIDIA's frontend.
-/// Throws CudnnRefusal if there is no such configuration.
+/// All configurations that run the graph and, without any_order, give the same bits each time; best
+/// first, not empty. For the backward pass the notes of the engines alone do not guarantee this:
+/// the graph must also have no buffer to which dq is added, as with the deterministic option of
+/// NVIDIA's frontend. Throws CudnnRefusal if there is no such configuration.
 inline std::vector<AttentionConfiguration> attention_configurations(const Descriptor& graph,
                                                                     const AttentionKey& key,
                                                                     const CudnnTarget& target) {
   std::vector<AttentionConfiguration> all;
-  if (key.backward && (target.capability == 100 || target.capability == 103) &&
+  if (key.backward && !key.any_order && (target.capability == 100 || target.capability == 103) &&
       cudnnGetVersion() < 92300) {
     try {
       all.push_back(blackwell_backward(graph, target));
@@ -151,60 +93,103 @@ inline std::vector<AttentionConfiguration> attention_configurations(const Descri
   for (Descriptor& found : heuristics.get_descriptors(CUDNN_ATTR_ENGINEHEUR_RESULTS,
                                                       CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)) {
     AttentionConfiguration configuration(std::move(found));
-    if (configuration.deterministic) all.push_back(std::move(configuration));
+    if (configuration.deterministic || key.any_order) all.push_back(std::move(configuration));
   }
   if (all.empty())
-    throw CudnnRefusal("cuDNN has no engine for this shape that gives the same bits each time");
+    throw CudnnRefusal(key.any_order ? "cuDNN has no engine for this shape"
+                                     : "cuDNN has no engine for this shape that gives the same "
+                                       "bits each time");
   return all;
 }
 
-/// How a shape is computed: at once, or in parts, so that the workspace stays small.
+/// How a shape is computed: at once, or in parts that need less memory.
 struct AttentionChoice {
-  // In bytes. Except on Blackwell, the backward pass in a fixed order stores ds, the gradient of
-  // the scores: 2 bytes per head and pair of tokens.
-  static constexpr std::size_t most_workspace = std::size_t{1} << 30;
+  AttentionShape part;                                 ///< the shape of one call
+  bool any_order;                                      ///< see AttentionKey
+  Descriptor graph;                                    ///< for `part`
+  std::vector<AttentionConfiguration> configurations;  ///< best first, each within the budget
+  std::size_t least;  ///< bytes that the smallest configuration needs with its scratch memory
 
-  AttentionShape part;  ///< the shape of one call
-  Descriptor graph;     ///< for `part`
-  std::vector<AttentionConfiguration>
-      configurations;  ///< best first, not empty, each with a workspace of at most most_workspace
-
-  /// Throws CudnnRefusal if no division into parts works.
-  static AttentionChoice make(const AttentionKey& key, const CudnnTarget& target) {
-    AttentionChoice whole(key, target);
-    if (!whole.configurations.empty()) return whole;
-    for (Index pieces = 1; pieces <= key.shape.kv_heads; ++pieces) {
-      if (key.shape.kv_heads % pieces != 0) continue;
-      AttentionKey smaller = key;
-      smaller.shape.batch = 1;
-      smaller.shape.kv_heads /= pieces;
-      smaller.shape.heads /= pieces;
-      if (smaller.shape.statistics() % 4 != 0)
-        continue;  // the statistics of the next part must begin at a multiple of 16 bytes
-      AttentionChoice part(smaller, target);
-      if (!part.configurations.empty()) return part;
+  /// The largest part that needs a modest amount of memory or, if there is none, the one that needs
+  /// least. With any_order, an engine with that freedom if there is one. Throws CudnnRefusal if no
+  /// division works.
+  static AttentionChoice make(const AttentionKey& key, const CudnnTarget& target,
+                              const AttentionBudget& budget) {
+    std::string reason;
+    std::size_t least = std::numeric_limits<std::size_t>::max();
+    for (const bool any_order : {true, false}) {
+      if (any_order && !(key.any_order && key.backward)) continue;
+      AttentionKey ordered = key;
+      ordered.any_order = any_order;
+      std::optional<AttentionChoice> found;
+      for (const AttentionShape& part : attention_parts(ordered)) {
+        try {
+          AttentionChoice choice(ordered, part, target, budget);
+          least = (std::min)(least, choice.least);
+          if (choice.configurations.empty()) continue;
+          const bool is_modest = choice.bytes(ordered, 0) <= budget.modest();
+          if (!found || choice.bytes(ordered, 0) < found->bytes(ordered, 0))
+            found = std::move(choice);
+          if (is_modest) break;
+        } catch (const CudnnRefusal& refusal) {
+          if (reason.empty()) reason = refusal.what();
+        }
+      }
+      if (found) return std::move(*found);
     }
-    throw CudnnRefusal("cuDNN needs more than 1 GiB of workspace for a single kv head");
+    if (least == std::numeric_limits<std::size_t>::max()) throw CudnnRefusal(reason);
+    throw CudnnRefusal("cuDNN needs " + text_of_bytes(least) + " for the smallest part, but may " +
+                       "take " + text_of_bytes(budget.most()) + " of the " +
+                       text_of_bytes(budget.free) + " that are free");
+  }
+
+  /// What a call with a configuration needs.
+  std::size_t bytes(const AttentionKey& key, std::size_t configuration) const {
+    return bytes_with(key, configurations[configuration].workspace);
+  }
+  /// The same with the workspace of a plan.
+  std::size_t bytes_with(const AttentionKey& key, std::size_t workspace) const {
+    return scratch(key, workspace).end;
+  }
+  /// The division of that memory.
+  AttentionScratch scratch(const AttentionKey& key, std::size_t workspace) const {
+    AttentionKey ordered = key;
+    ordered.any_order = any_order;
+    return AttentionScratch(ordered, part, workspace);
   }
 
  private:
-  AttentionChoice(const AttentionKey& key, const CudnnTarget& target)
-      : part(key.shape), graph(AttentionGraph(key).finish(target)) {
-    for (AttentionConfiguration& configuration : attention_configurations(graph, key, target))
-      if (configuration.workspace <= most_workspace)
-        configurations.push_back(std::move(configuration));
+  AttentionChoice(const AttentionKey& key, const AttentionShape& of_call, const CudnnTarget& target,
+                  const AttentionBudget& budget)
+      : AttentionChoice(key, key_of_part(key, of_call), of_call, target, budget) {}
+  AttentionChoice(const AttentionKey& key, const AttentionKey& of_part,
+                  const AttentionShape& of_call, const CudnnTarget& target,
+                  const AttentionBudget& budget)
+      : part(of_call),
+        any_order(key.any_order),
+        graph(AttentionGraph(of_part).finish(target)),
+        least(std::numeric_limits<std::size_t>::max()) {
+    for (AttentionConfiguration& configuration : attention_configurations(graph, of_part, target)) {
+      const std::size_t needed = bytes_with(key, configuration.workspace);
+      least = (std::min)(least, needed);
+      if (needed <= budget.most()) configurations.push_back(std::move(configuration));
+    }
   }
 };
 
-/// A plan for the first configuration of a choice for which cuDNN can make one. Throws CudnnRefusal
-/// if it can make none.
+/// A plan for the first configuration of a choice for which cuDNN can make one within the budget.
+/// Throws CudnnRefusal if it can make none.
 struct AttentionPlan {
+  AttentionKey key;  ///< of the whole shape, with the order of the choice
   AttentionChoice choice;
-  std::size_t workspace = 0;  ///< bytes
   Descriptor plan;
+  std::int64_t engine = 0;
+  std::size_t workspace = 0;  ///< bytes of cuDNN
 
-  AttentionPlan(AttentionChoice made, const CudnnTarget& target)
-      : choice(std::move(made)), plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
+  AttentionPlan(const AttentionKey& whole, AttentionChoice made, const CudnnTarget& target,
+                const AttentionBudget& budget)
+      : key(whole), choice(std::move(made)), plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
+    key.any_order = choice.any_order;
     for (std::size_t i = 0;; ++i) {
       try {
         if (target.handle) plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, target.handle);
@@ -213,12 +198,36 @@ struct AttentionPlan {
         plan.finish("a plan must be possible");
         workspace = static_cast<std::size_t>(
             plan.get_one<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE));
+        engine = choice.configurations[i].engine;
+        if (scratch().end > budget.most())
+          throw CudnnRefusal("cuDNN's plan needs " + text_of_bytes(scratch().end));
         return;
       } catch (const CudnnRefusal&) {
         if (i + 1 == choice.configurations.size()) throw;
         plan = Descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
       }
     }
+  }
+
+  AttentionScratch scratch() const { return choice.scratch(key, workspace); }
+
+  /// For reports.
+  std::string text(const AttentionBudget& budget) const {
+    const std::size_t version = cudnnGetVersion();
+    const AttentionShape &whole = key.shape, &part = choice.part;
+    std::string text = "cuDNN " + std::to_string(version / 10000) + "." +
+                       std::to_string(version / 100 % 100) + "." + std::to_string(version % 100) +
+                       ", engine " + std::to_string(engine) + ", " + text_of_bytes(scratch().end) +
+                       " of workspace (" + text_of_bytes(budget.free) + " were free)";
+    if (calls_for_kv_head(whole, part) > 1)
+      text += ", " + std::to_string(part.heads) + " of the " + std::to_string(whole.group()) +
+              " query heads of a kv head at a time";
+    else if (part.kv_heads < whole.kv_heads)
+      text += ", " + std::to_string(part.kv_heads) + " of " + std::to_string(whole.kv_heads) +
+              " kv heads at a time";
+    else if (part.batch < whole.batch)
+      text += ", a sequence at a time";
+    return text + (key.any_order ? ", sums in any order" : "");
   }
 };
 

@@ -84,6 +84,33 @@ struct ScaleMap {
   }
 };
 
+template <class T, unsigned N>
+struct AddPartsMap {
+  static constexpr const char* name = "add_parts";
+  using Values = Pack<float, N>;
+  Rows<T> to;
+  const T* parts;
+  Index count, rows, columns;
+  template <class Context>
+  DROPBP_DEVICE Values load(Context ctx, Index row, Index pack) const {
+    Values sum{};
+    for (Index part = 0; part < count; ++part) {
+      const Pack<T, N> x =
+          ctx.template load_streaming<T, N>(parts + (part * rows + row) * columns + pack * N);
+      DROPBP_UNROLL
+      for (unsigned i = 0; i < N; ++i) sum.values[i] += to_float(x.values[i]);
+    }
+    return sum;
+  }
+  template <class Context>
+  DROPBP_DEVICE void store(Context ctx, Index row, Index pack, Values sum) const {
+    Pack<T, N> y;
+    DROPBP_UNROLL
+    for (unsigned i = 0; i < N; ++i) y.values[i] = from_float<T>(sum.values[i]);
+    ctx.store(to.row(row) + pack * N, y);
+  }
+};
+
 template <class To, class From, unsigned N>
 struct ConvertMap {
   static constexpr const char* name = "convert";
@@ -139,6 +166,22 @@ void accumulate(Launcher& launch, Rows<T> y, std::type_identity_t<Rows<const T>>
         detail::map_packs(launch, detail::AccumulateMap<T, width>{y, x}, r, c / width);
       },
       y, x);
+}
+
+/// y [rows, columns] = the sum of parts [count, rows, columns], in their order, added in float and
+/// rounded to T.
+template <class Launcher, class T>
+void add_parts(Launcher& launch, Rows<T> y, const T* parts, Index count, Index rows,
+               Index columns) {
+  const auto run = [&](auto width) {
+    detail::map_packs(launch, detail::AddPartsMap<T, width>{y, parts, count, rows, columns}, rows,
+                      columns / Index{width});
+  };
+  if (is_vectorizable(y, rows, columns) &&
+      is_vectorizable(Rows<const T>{parts, columns}, count * rows, columns))
+    run(std::integral_constant<unsigned, full_width<T>>{});
+  else
+    run(std::integral_constant<unsigned, 1>{});
 }
 
 /// y [rows, columns] *= factor.
