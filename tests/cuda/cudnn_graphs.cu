@@ -243,6 +243,7 @@ struct Engines {
 };
 Engines engines;
 int executions = 0;
+bool has_memory = true;  ///< else what runs fails
 
 /// A device that is the host. Its memory is as large as wished, because nobody writes a workspace.
 struct Host_device {
@@ -474,6 +475,8 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t desc
 cudnnStatus_t CUDNNWINAPI cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t plan,
                                               cudnnBackendDescriptor_t pack) {
   ++executions;
+  if (!has_memory && engines.execution == CUDNN_STATUS_SUCCESS)
+    return CUDNN_STATUS_EXECUTION_FAILED;
   if (engines.execution != CUDNN_STATUS_SUCCESS) return engines.execution;
   const Recorded& engine = static_cast<const Recorded*>(plan)
                                ->part(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
@@ -517,7 +520,9 @@ int main() {
   };
   const auto refuses = [&](const test::AttentionCase& c, const char* what, const char* why,
                            int most_executions = 0) {
+    has_memory = false;
     count(c, what, [&] { return check_refused(c, device++, why, most_executions); });
+    has_memory = true;
   };
   const test::AttentionCase cases[] = {
       {{.batch = 2, .sequence = 12, .heads = 2, .kv_heads = 2, .head_size = 8}, 0},

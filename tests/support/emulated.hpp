@@ -53,6 +53,11 @@ struct Emulated {
     thread_local Place now;
     return now;
   }
+  /// Where the host has last waited for a whole stream.
+  static Place& waited_in() {
+    static Place last;
+    return last;
+  }
   static std::vector<std::pair<Place, Place>>& followed() {
     static std::vector<std::pair<Place, Place>> list;
     return list;
@@ -144,6 +149,7 @@ struct device_runtime<Emulated> {
   static void synchronize() {
     require_no_capture("waiting");
     ++Emulated::waits();
+    Emulated::waited_in() = Emulated::place();
     Emulated::finish(Emulated::work());
   }
 

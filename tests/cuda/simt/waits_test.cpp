@@ -117,6 +117,8 @@ TEST_CASE("a pool orders the streams that use its blocks") {
     const std::size_t before = Emulated::waits();
     block = {};
     CHECK(Emulated::waits() == before + 1);
+    CHECK(Emulated::waited_in() == a);  // for the stream that may still write the block
+    CHECK(Device::place() == Place{1, 0});
   });
   CHECK(pairs({}));
 
