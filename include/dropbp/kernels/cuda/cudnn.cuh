@@ -89,7 +89,7 @@ class CudnnAttention {
         prepare(entry, key, bytes);
       } catch (const CudnnRefusal& refusal) {
         entry.plan.reset();
-        entry.how = refusal.what();
+        entry.how = reason_of(refusal);
       }
     }
     return {false, entry.how};
@@ -116,8 +116,12 @@ class CudnnAttention {
       entry.how = entry.plan->text(budget);
     } catch (const CudnnRefusal& refusal) {
       cudaGetLastError();  // the kernels that run instead must not report this error
-      entry.how = refusal.what();
+      entry.how = reason_of(refusal);
     }
+  }
+
+  static std::string reason_of(const CudnnRefusal& refusal) {
+    return std::string(refusal.what()) + " (" + cudnn_name() + ")";
   }
 
   void start(const AttentionPlan& plan, const AttentionMemory& memory) {

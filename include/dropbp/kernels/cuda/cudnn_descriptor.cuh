@@ -32,6 +32,13 @@ namespace detail {
 /// The oldest supported version, in the format of cudnnGetVersion.
 inline constexpr std::size_t oldest_cudnn = 91800;
 
+/// "cuDNN 9.19.0", the version that runs.
+inline std::string cudnn_name() {
+  const std::size_t version = cudnnGetVersion();
+  return "cuDNN " + std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) +
+         "." + std::to_string(version % 100);
+}
+
 /// Whether the status means that cuDNN has done nothing because it does not support the request,
 /// rather than that work failed. The thousands of a status are its category.
 constexpr bool is_refusal(cudnnStatus_t status) {

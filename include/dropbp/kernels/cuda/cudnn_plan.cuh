@@ -213,12 +213,10 @@ struct AttentionPlan {
 
   /// For reports.
   std::string text(const AttentionBudget& budget) const {
-    const std::size_t version = cudnnGetVersion();
     const AttentionShape &whole = key.shape, &part = choice.part;
-    std::string text = "cuDNN " + std::to_string(version / 10000) + "." +
-                       std::to_string(version / 100 % 100) + "." + std::to_string(version % 100) +
-                       ", engine " + std::to_string(engine) + ", " + text_of_bytes(scratch().end) +
-                       " of workspace (" + text_of_bytes(budget.free) + " were free)";
+    std::string text = cudnn_name() + ", engine " + std::to_string(engine) + ", " +
+                       text_of_bytes(scratch().end) + " of workspace (" +
+                       text_of_bytes(budget.free) + " were free)";
     if (calls_for_kv_head(whole, part) > 1)
       text += ", " + std::to_string(part.heads) + " of the " + std::to_string(whole.group()) +
               " query heads of a kv head at a time";
