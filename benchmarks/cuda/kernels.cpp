@@ -287,6 +287,8 @@ int run(int argc, char** argv) {
   };
   measure(BFloat16{}, "bfloat16", tokens);
   measure(float{}, "float", tokens / 4);
+  for (const ops::AttentionNote& note : ops::attention_notes<Cuda>())
+    fmt::print(stderr, "{}\n", note.text());
   save();
   return 0;
 }

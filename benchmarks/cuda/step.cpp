@@ -144,6 +144,13 @@ Json time_steps(const Settings& settings, double product_rate, const bench::Opti
   const double tokens_per_second = static_cast<double>(settings.tokens()) / seconds;
   fmt::print("{:.1f} TFLOP a step at rate 0: {:.1f} TFLOP/s", 1e-12 * flops.all(), 1e-12 * rate);
   Json json{{"rows", rows}, {"tokens_per_second", tokens_per_second}, {"flops_per_second", rate}};
+  if constexpr (dropbp::DeviceBackend<Backend>) {
+    json["attention"] = Json::array();
+    for (const dropbp::ops::AttentionNote& note : dropbp::ops::attention_notes<Backend>()) {
+      fmt::print(stderr, "{}\n", note.text());
+      json["attention"].push_back(note.text());
+    }
+  }
   if (product_rate > 0.0) {
     fmt::print(", {:.3f} of the {:.1f} TFLOP/s of a large product", rate / product_rate,
                1e-12 * product_rate);

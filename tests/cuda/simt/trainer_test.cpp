@@ -35,7 +35,9 @@
 #include "llama/model/adapter.cpp"
 #include "llama/model/model.cpp"
 
-template class llama::BasicTrainer<float, Emulated>;  // for trainer_best_weights.cpp
+// For trainer_parts.cpp.
+template class llama::LlamaModel<float, Emulated>;
+template class llama::BasicTrainer<float, Emulated>;
 
 namespace {
 
@@ -226,14 +228,13 @@ TEST_CASE("emulated device: a run says what computed attention in its lines and 
       CHECK(run_on<float, Emulated>(options, alone) == 0);
     });
   };
+  const std::string lines = lines_of();
+  INFO(lines);
   for (const bool backward : {false, true}) {
-    // Validation has other sequences, and so notes of its own.
     const std::string line = std::string("attention, ") + (backward ? "backward" : "forward") +
                              " pass, 2 x 8 tokens, 4 heads of 4, 2 kv heads: own kernels, because "
                              "cuDNN computes in 16-bit numbers only";
     INFO(line);
-    const std::string lines = lines_of();
-    INFO(lines);
     const std::size_t at = lines.find(line);
     CHECK(at != std::string::npos);
     CHECK(lines.find(line, at + 1) == std::string::npos);  // once
