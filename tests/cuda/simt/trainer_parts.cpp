@@ -7,8 +7,12 @@
 
 #undef DROPBP_LLAMA_CUDA
 #include "llama/app/best_weights.cpp"
+#include "llama/app/trials.cpp"
 #include "llama/model/cached_forward.cpp"
 
 template void llama::BestWeights::save(BasicTrainer<float, Emulated>&);
 template void llama::BestWeights::load(BasicTrainer<float, Emulated>&) const;
 template class llama::WholeForward<float, Emulated>;
+template std::optional<llama::Trials> llama::decide_drop_rate<float, Emulated>(
+    Options&, const LlamaConfig&, const TrainingData&, Ranks&,
+    const std::function<void(std::string_view)>&);
