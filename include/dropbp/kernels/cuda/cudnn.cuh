@@ -79,7 +79,7 @@ class CudnnAttention {
     const std::lock_guard lock(mutex_);
     const auto [found, is_new] = plans_.try_emplace(key);
     Entry& entry = found->second;
-    if (is_new) prepare(entry, key, std::numeric_limits<std::size_t>::max());
+    if (is_new) prepare(entry, key, (std::numeric_limits<std::size_t>::max)());
     while (entry.plan) {
       const std::size_t bytes = entry.plan->scratch().end;
       try {

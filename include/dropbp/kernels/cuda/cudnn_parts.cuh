@@ -33,8 +33,8 @@ inline std::string text_of_bytes(std::size_t bytes) {
 /// backward pass in a fixed order stores the gradient of the scores: 2 bytes per head and pair of
 /// tokens.
 struct AttentionBudget {
-  std::size_t free;                                             ///< on the device
-  std::size_t below = std::numeric_limits<std::size_t>::max();  ///< so much could not be had
+  std::size_t free;                                               ///< on the device
+  std::size_t below = (std::numeric_limits<std::size_t>::max)();  ///< so much could not be had
 
   /// The other half is for the rest of a step.
   std::size_t most() const { return (std::min)(free / 2, below - 1); }

@@ -116,7 +116,7 @@ struct AttentionChoice {
   static AttentionChoice make(const AttentionKey& key, const CudnnTarget& target,
                               const AttentionBudget& budget) {
     std::string reason;
-    std::size_t least = std::numeric_limits<std::size_t>::max();
+    std::size_t least = (std::numeric_limits<std::size_t>::max)();
     for (const bool any_order : {true, false}) {
       if (any_order && !(key.any_order && key.backward)) continue;
       AttentionKey ordered = key;
@@ -137,7 +137,7 @@ struct AttentionChoice {
       }
       if (found) return std::move(*found);
     }
-    if (least == std::numeric_limits<std::size_t>::max()) throw CudnnRefusal(reason);
+    if (least == (std::numeric_limits<std::size_t>::max)()) throw CudnnRefusal(reason);
     throw CudnnRefusal("cuDNN needs " + text_of_bytes(least) + " for the smallest part, but may " +
                        "take " + text_of_bytes(budget.most()) + " of the " +
                        text_of_bytes(budget.free) + " that are free");
@@ -168,7 +168,7 @@ struct AttentionChoice {
       : part(of_call),
         any_order(key.any_order),
         graph(AttentionGraph(of_part).finish(target)),
-        least(std::numeric_limits<std::size_t>::max()) {
+        least((std::numeric_limits<std::size_t>::max)()) {
     for (AttentionConfiguration& configuration : attention_configurations(graph, of_part, target)) {
       const std::size_t needed = bytes_with(key, configuration.workspace);
       least = (std::min)(least, needed);
