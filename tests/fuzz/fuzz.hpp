@@ -62,6 +62,7 @@ class MemoryFile {
   MemoryFile() : descriptor_(memfd_create("fuzz", MFD_CLOEXEC)) {
     if (descriptor_ < 0) throw std::runtime_error("memfd_create failed");
   }
+  explicit MemoryFile(std::string_view bytes) : MemoryFile() { write(bytes); }
   ~MemoryFile() { ::close(descriptor_); }
   MemoryFile(const MemoryFile&) = delete;
   MemoryFile& operator=(const MemoryFile&) = delete;

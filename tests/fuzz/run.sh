@@ -10,13 +10,16 @@ usage() {
 Usage: tests/fuzz/run.sh [options] [TARGET...]
 
 Builds the fuzz targets (all, or those named) with clang++-19, libFuzzer, AddressSanitizer and
-UndefinedBehaviorSanitizer, and runs each in turn. Inputs that reach new code are kept in
+UndefinedBehaviorSanitizer, and runs each. Inputs that reach new code are kept in
 build/fuzz/corpus/TARGET, from which the next run goes on; findings are written to build/fuzz.
-Prints a line for each target, and the sum of all inputs.
+Prints a line for each target, and the sums of inputs and of processor time.
 
 Options:
-  --inputs N    inputs in all, an equal part for each target   (default 1000000)
+  --inputs N    inputs in all, in the proportions of ctest: more where an input takes less time
+                                                               (default 1000000)
   --minutes M   at most M minutes in all, an equal part each   (default: no limit)
+  --jobs N      targets at once                            (default 1)
+  --record      add the counts to tests/fuzz/counts.csv, in the lines of this commit
   --seed S      of the inputs; each target then is the same from run to run, as long as its corpus
                 is                                             (default: a new one)
   --build-dir D where to build                     (default: that of tests/run.sh
@@ -36,6 +39,8 @@ fail_usage() {
 inputs=1000000
 minutes=""
 seed=0
+jobs=1
+record=false
 build=true
 build_dir=""
 targets=()
@@ -45,15 +50,20 @@ while [ $# -gt 0 ]; do
       usage
       exit 0
       ;;
-    --inputs | --minutes | --seed | --build-dir)
+    --inputs | --minutes | --seed | --jobs | --build-dir)
       if [ $# -lt 2 ]; then fail_usage "$1 needs a value"; fi
       case $1 in
         --inputs) inputs=$2 ;;
         --minutes) minutes=$2 ;;
         --seed) seed=$2 ;;
+        --jobs) jobs=$2 ;;
         --build-dir) build_dir=$(realpath -m "$2") ;;
       esac
       shift 2
+      ;;
+    --record)
+      record=true
+      shift
       ;;
     --no-build)
       build=false
@@ -66,9 +76,10 @@ while [ $# -gt 0 ]; do
       ;;
   esac
 done
-for number in "$inputs" "$seed" "${minutes:-1}"; do
+for number in "$inputs" "$seed" "$jobs" "${minutes:-1}"; do
   case $number in '' | *[!0-9]*) fail_usage "'$number' must be a whole number" ;; esac
 done
+if [ "$jobs" -eq 0 ]; then fail_usage "--jobs needs a positive number"; fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [ -z "$build_dir" ]; then build_dir=build/tests-clang++-19-address-undefined; fi
@@ -90,25 +101,66 @@ if $build; then
   cmake --build "$build_dir" --target "${targets[@]/#/fuzz_}" || exit 1
 fi
 
-total=0
-status=0
-for target in "${targets[@]}"; do
+limits=()
+if [ -n "$minutes" ]; then
+  limits+=("-max_total_time=$((60 * minutes * jobs / ${#targets[@]}))")
+fi
+programs=$build_dir/tests/fuzz
+sum=0
+for target in "${targets[@]}"; do sum=$((sum + $(<"$programs/$target.runs"))); done
+
+# Writes "TARGET,INPUTS,SECONDS" to a file, where the seconds are processor time.
+run_target() {
+  local target=$1 log=build/fuzz/$1.log result="no finding" runs seconds TIMEFORMAT='%U %S'
   mkdir -p "build/fuzz/corpus/$target"
-  log=build/fuzz/$target.log
-  limits=("-runs=$((inputs / ${#targets[@]}))")
-  if [ -n "$minutes" ]; then limits+=("-max_total_time=$((60 * minutes / ${#targets[@]}))"); fi
-  result="no finding"
-  if ! "$build_dir/tests/fuzz/fuzz_$target" "${limits[@]}" "-seed=$seed" -timeout=3600 \
-    -rss_limit_mb=4096 -print_final_stats=1 "-artifact_prefix=build/fuzz/$target-" \
-    -dict=tests/fuzz/words.dict "build/fuzz/corpus/$target" "tests/fuzz/corpus/$target" \
-    >"$log" 2>&1; then
+  rm -f "build/fuzz/$target.count"
+  local command=("$programs/fuzz_$target" "-seed=$seed"
+    "-runs=$((inputs * $(<"$programs/$target.runs") / sum))" ${limits[@]+"${limits[@]}"}
+    -timeout=3600 -rss_limit_mb=4096 -print_final_stats=1 "-artifact_prefix=build/fuzz/$target-"
+    -dict=tests/fuzz/words.dict "build/fuzz/corpus/$target" "tests/fuzz/corpus/$target")
+  if ! { time "${command[@]}" >"$log" 2>&1; } 2>"build/fuzz/$target.time"; then
     result="FINDING: see $log"
-    status=1
   fi
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-  speed=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
-  total=$((total + ${runs:-0}))
-  printf '%-16s %12s inputs, %6s a second, %s\n' "$target" "${runs:-0}" "${speed:-0}" "$result"
+  seconds=$(awk '{printf "%.0f", $1 + $2}' "build/fuzz/$target.time")
+  printf '%-16s %12s inputs, %6s s, %s\n' "$target" "${runs:-0}" "$seconds" "$result"
+  printf '%s,%s,%s\n' "$target" "${runs:-0}" "$seconds" >"build/fuzz/$target.count"
+  [ "$result" = "no finding" ]
+}
+
+mkdir -p build/fuzz
+status=0
+running=0
+for target in "${targets[@]}"; do
+  if [ "$running" -eq "$jobs" ]; then
+    wait -n || status=1
+    running=$((running - 1))
+  fi
+  run_target "$target" &
+  running=$((running + 1))
 done
-echo "$total inputs in ${#targets[@]} targets"
+while [ "$running" -gt 0 ]; do
+  wait -n || status=1
+  running=$((running - 1))
+done
+counts=("${targets[@]/#/build/fuzz/}")
+counts=("${counts[@]/%/.count}")
+awk -F, '{inputs += $2; seconds += $3}
+  END {printf "%d inputs in %d targets, %d s of processor time\n", inputs, NR, seconds}' \
+  "${counts[@]}"
+if $record; then
+  table=tests/fuzz/counts.csv
+  awk -F, -v OFS=, -v commit="$(git rev-parse --short HEAD)" '
+    FILENAME ~ /\.csv$/ && (/^#/ || $1 == "target") {print; next}
+    {key = $1 OFS (FILENAME ~ /\.csv$/ ? $4 : commit)}
+    !(key in inputs) {order[++count] = key}
+    {inputs[key] += $2; seconds[key] += $3}
+    END {
+      for (i = 1; i <= count; ++i) {
+        split(order[i], part, OFS)
+        print part[1], inputs[order[i]], seconds[order[i]], part[2]
+      }
+    }' "$table" "${counts[@]}" >build/fuzz/counts.csv
+  cp build/fuzz/counts.csv "$table"
+fi
 exit "$status"

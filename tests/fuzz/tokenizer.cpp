@@ -6,6 +6,7 @@
 // make up the text again. The first byte chooses the tokenizer.
 #include "llama/formats/tokenizer.hpp"
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <map>
@@ -103,24 +104,32 @@ class PlainBpe {
         tokens.emplace_back(name);
       }
     }
-    while (merge_one(tokens)) {
-    }
+    merge(tokens);
     Ids result;
     for (const std::string& token : tokens) result.push_back(ids_.at(token));
     return result;
   }
 
  private:
-  bool merge_one(std::vector<std::string>& tokens) const {
-    std::size_t best = ranks_.size(), at = 0;
-    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
-      const auto found = ranks_.find({tokens[i], tokens[i + 1]});
-      if (found != ranks_.end() && found->second < best) best = found->second, at = i;
+  [[nodiscard]] std::size_t rank_at(const std::vector<std::string>& tokens, std::size_t i) const {
+    if (i + 1 >= tokens.size()) return ranks_.size();
+    const auto found = ranks_.find({tokens[i], tokens[i + 1]});
+    return found == ranks_.end() ? ranks_.size() : found->second;
+  }
+  /// `ranks[i]` is that of tokens i and i + 1.
+  void merge(std::vector<std::string>& tokens) const {
+    std::vector<std::size_t> ranks;
+    for (std::size_t i = 0; i < tokens.size(); ++i) ranks.push_back(rank_at(tokens, i));
+    for (;;) {
+      const auto best = std::ranges::min_element(ranks);
+      if (best == ranks.end() || *best == ranks_.size()) return;
+      const auto at = static_cast<std::size_t>(best - ranks.begin());
+      tokens[at] += tokens[at + 1];
+      tokens.erase(tokens.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+      ranks.erase(best);
+      ranks[at] = rank_at(tokens, at);
+      if (at > 0) ranks[at - 1] = rank_at(tokens, at - 1);
     }
-    if (best == ranks_.size()) return false;
-    tokens[at] += tokens[at + 1];
-    tokens.erase(tokens.begin() + static_cast<std::ptrdiff_t>(at) + 1);
-    return true;
   }
 
   std::map<std::string, std::int32_t> ids_;

@@ -141,7 +141,7 @@ std::vector<std::uint64_t> bits_of(Trainer& trainer) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static Run run;
   static const std::vector<std::uint64_t> first = bits_of(run.trainer);
-  static const fuzz::MemoryFile memory, original;
+  static const fuzz::MemoryFile memory, original(assembled(run.header, run.numbers));
   fuzz::Input input(data, size);
   std::string numbers = run.numbers;
   const std::string header = edited(input, run.header, numbers);
@@ -159,7 +159,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   fuzz::accepts<std::runtime_error>([&] { run.trainer.step(); });
-  original.write(assembled(run.header, run.numbers));
   read_training_state(open_training_state(original.path(), steps), run.trainer);
   fuzz::require(bits_of(run.trainer) == first, "the checkpoint does not bring the training back");
   return 0;
