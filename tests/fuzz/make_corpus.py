@@ -97,8 +97,15 @@ def json_seeds():
     ]
     text = "".join(packed(record) + "\n" for record in records)
     for choice in (0, 5, 10, 15):
-        write("json_lines", f"forms{choice}", bytes([choice]) + text.encode())
-    write("json_lines", "marks", b"\x04\xef\xbb\xbf\n \t\r\n" + text.replace("\n", "\r\n").encode())
+        write("json_lines", f"forms{choice}", bytes([choice, 0]) + text.encode())
+    marked = b"\xef\xbb\xbf\n \t\r\n" + text.replace("\n", "\r\n").encode()
+    write("json_lines", "marks", b"\x04\0" + marked)
+    turns = [{"role": role, "content": f" {role}s </think> say "}
+             for role in ("user", "assistant", "user", "assistant")]
+    chat = packed({"messages": turns}) + "\n" + packed({"messages": [
+        {"role": "system", "content": "/no_think s\n"}, *turns[:2]]}) + "\n"
+    for style in range(22):  # each chat template, in the order of chat_styles.cpp
+        write("json_lines", f"chat{style:02}", bytes([style % 16, style]) + chat.encode())
 
 
 def token_seeds():
