@@ -14,9 +14,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 
 /// Called by libFuzzer and by replay.cpp.
@@ -76,6 +78,28 @@ class MemoryFile {
 
  private:
   int descriptor_;
+};
+
+/// A folder, in memory if the system has one there.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    path_ = (::access("/dev/shm", W_OK) == 0 ? std::filesystem::path("/dev/shm")
+                                             : std::filesystem::temp_directory_path()) /
+            "dropbp-fuzz-XXXXXX";
+    if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("no temporary folder");
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
 };
 
 /// Takes numbers and texts off the front of an input; behind its end all are zero or empty.

@@ -4,14 +4,10 @@
 // GGUF: what is written is read back by a plain reader that knows the format's description alone.
 #include "llama/formats/gguf.hpp"
 
-#include <unistd.h>
-
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "fuzz.hpp"
@@ -20,24 +16,9 @@ namespace {
 
 using namespace llama;
 
-/// A folder in memory, if the system has one.
-struct Folder {
-  Folder() {
-    name = (access("/dev/shm", W_OK) == 0 ? "/dev/shm"
-                                          : std::filesystem::temp_directory_path().string()) +
-           "/dropbp-fuzz-XXXXXX";
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(name, ignored);
-  }
-  std::string name;
-};
-
 std::string path() {
-  static const Folder folder;
-  return folder.name + "/a.gguf";
+  static const fuzz::TemporaryFolder folder;
+  return folder.path() + "/a.gguf";
 }
 
 /// Reads a file and compares it with what was to be written.

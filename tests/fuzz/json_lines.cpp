@@ -3,8 +3,6 @@
 
 // Training data of JSON lines, up to rows of samples. The first byte chooses how, the second the
 // chat template.
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -25,13 +23,12 @@ constexpr std::ptrdiff_t sequence = 64;  // a short conversation
 /// All that have a name, with the tokens that some need.
 const std::vector<llama::ChatTemplate>& chat_templates() {
   static const auto all = [] {
-    std::string folder = (std::filesystem::temp_directory_path() / "dropbp-fuzz-XXXXXX").string();
-    if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    std::ofstream(folder + "/tokenizer_config.json") << R"({"bos_token":"<s>","eos_token":"</s>"})";
+    const fuzz::TemporaryFolder folder;
+    std::ofstream(folder.path() + "/tokenizer_config.json")
+        << R"({"bos_token":"<s>","eos_token":"</s>"})";
     std::vector<llama::ChatTemplate> templates;
     for (const llama::ChatStyle& style : llama::chat_styles())
-      templates.push_back(llama::ChatTemplate::named(style.name, folder));
-    std::filesystem::remove_all(folder);
+      templates.push_back(llama::ChatTemplate::named(style.name, folder.path()));
     return templates;
   }();
   return all;

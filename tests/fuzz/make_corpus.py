@@ -69,6 +69,17 @@ def safetensors_seeds():
     write("safetensors", "checksums", safetensors(header, data))
 
 
+def index_seeds():
+    shards = {name: f"model-0000{i + 1}-of-00003.safetensors" for i, name in enumerate("abc")}
+    write("weights_index", "shards", packed({"metadata": {"total_size": 24}, "weight_map": shards}))
+    write("weights_index", "one", packed({"weight_map": {"a": shards["a"]}}))
+    sums = {shard: "00000000" for shard in shards.values()}
+    write("weights_index", "checksums",
+          packed({"metadata": {"dropbp.shards": sums}, "weight_map": shards}))
+    for name, shard in {"missing": "model-4.safetensors", "outside": "../a", "number": 1}.items():
+        write("weights_index", name, packed({"weight_map": {**shards, "b": shard}}))
+
+
 def json_seeds():
     for folder in sorted((DATA / "families").iterdir()):
         if folder.is_dir():
@@ -237,6 +248,7 @@ def training_state_seeds():
 
 
 if __name__ == "__main__":
-    for seeds in (safetensors_seeds, json_seeds, token_seeds, state_seeds, allocation_seeds,
-                  tokenizer_seeds, gguf_seeds, command_seeds, training_state_seeds):
+    for seeds in (safetensors_seeds, index_seeds, json_seeds, token_seeds, state_seeds,
+                  allocation_seeds, tokenizer_seeds, gguf_seeds, command_seeds,
+                  training_state_seeds):
         seeds()

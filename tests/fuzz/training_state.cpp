@@ -7,9 +7,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <dropbp/kernels/cpu/parallel.hpp>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -33,16 +31,14 @@ struct Run {
   Run() : data(tokens(), 0.0), trainer(options(), options().shape, data, 0.5) {
     ops::set_thread_count(1);  // of so small a model
     for (std::uint64_t i = 0; i < steps; ++i) trainer.step();
-    std::string folder = (std::filesystem::temp_directory_path() / "dropbp-fuzz-XXXXXX").string();
-    if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    const std::string path = folder + "/a";
+    const fuzz::TemporaryFolder folder;
+    const std::string path = folder.path() + "/a";
     AtomicFile file(path);
     write_training_state(file, trainer, identity);
     file.publish();
     std::ifstream stream(path, std::ios::binary);
     const std::string bytes{std::istreambuf_iterator<char>(stream),
                             std::istreambuf_iterator<char>()};
-    std::filesystem::remove_all(folder);
     std::uint64_t length = 0;
     std::memcpy(&length, bytes.data(), sizeof length);
     header = bytes.substr(8, static_cast<std::size_t>(length));
