@@ -228,7 +228,8 @@ def command_seeds():
         "patterns": "--lora-rank-pattern q_proj=8,v_proj=2 --lora-target-pattern .*q_proj "
                     "--mode qlora",
         "budget": "--sampling fixed-budget --activation-budget 4 --recompute --allocate-at 0.5",
-        "wrong": "--stepps 3", "bash": "--completion bash",
+        "auto": "--drop-rate auto --model m", "wrong": "--stepps 3",
+        "bash": "--completion bash",
         "generate": "--model m --prompt Hi --temperature 0.7 --top-k 5 --max-tokens 9",
     }
     for name, text in words.items():

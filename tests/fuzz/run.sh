@@ -121,7 +121,7 @@ run_target() {
   if ! { time "${command[@]}" >"$log" 2>&1; } 2>"build/fuzz/$target.time"; then
     result="FINDING: see $log"
   fi
-  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
   seconds=$(awk '{printf "%.0f", $1 + $2}' "build/fuzz/$target.time")
   printf '%-16s %12s inputs, %6s s, %s\n' "$target" "${runs:-0}" "$seconds" "$result"
   printf '%s,%s,%s\n' "$target" "${runs:-0}" "$seconds" >"build/fuzz/$target.count"
