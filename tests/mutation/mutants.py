@@ -8,7 +8,7 @@ serves all of them. Needs libclang 19 and its Python bindings (Debian: python3-c
 """
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 try:
     from clang import cindex
@@ -266,7 +266,3 @@ def find(path, name, arguments, first_number):
     finder = Finder(path, name, first_number)
     finder.find(unit)
     return finder
-
-
-def as_rows(mutants):
-    return [asdict(mutant) for mutant in mutants]

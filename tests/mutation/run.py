@@ -11,16 +11,22 @@ alone and the test cases that reach it are run, promising ones first, until one 
 the arguments of errors (their sentences) are not made. Survivors that cannot be told from the
 original by any test stand in equivalent.txt with a sentence each.
 
+The sample is drawn by a hash of the seed and of each mutant's source line, so that a change of the
+sources replaces only the mutants of the lines that changed.
+
 Prints a line for each survivor and the counts, and keeps all results in the build folder, so that a
-second call goes on where the first one ended.
+second call goes on where the first one ended: killed mutants are not run again, survivors are. With
+--write, the counts become the group's line in counts.csv.
 """
 
 import argparse
+import hashlib
 import json
 import os
-import random
+import pickle
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,14 +66,19 @@ GROUPS = {
                   "tests/llama/chat_template_test.cpp", "tests/llama/data_test.cpp"],
         "llama": True,
     },
+    "checkpoint": {
+        "sources": ["examples/llama/app/training_state.cpp",
+                    "examples/llama/app/training_checkpoint.cpp",
+                    "examples/llama/app/run_identity.cpp", "examples/llama/app/best_weights.cpp"],
+        "tests": ["tests/llama/resume_test.cpp", "tests/llama/best_weights_test.cpp"],
+        "llama": True,
+    },
     "trainer": {
-        "sources": ["examples/llama/app/trainer.cpp", "examples/llama/app/training_*.cpp",
-                    "examples/llama/app/data.cpp", "examples/llama/app/sample_rows.cpp",
-                    "examples/llama/app/samples.cpp", "examples/llama/app/learning_rate.cpp",
-                    "examples/llama/formats/atomic_file.cpp"],
-        "tests": ["tests/llama/trainer_test.cpp", "tests/llama/resume_test.cpp",
-                  "tests/llama/data_test.cpp", "tests/llama/samples_test.cpp",
-                  "tests/llama/learning_rate_test.cpp"],
+        "sources": ["examples/llama/app/trainer.cpp", "examples/llama/app/data.cpp",
+                    "examples/llama/app/packing.cpp", "examples/llama/app/sample_rows.cpp",
+                    "examples/llama/app/samples.cpp", "examples/llama/app/learning_rate.cpp"],
+        "tests": ["tests/llama/trainer_test.cpp", "tests/llama/data_test.cpp",
+                  "tests/llama/samples_test.cpp", "tests/llama/learning_rate_test.cpp"],
         "llama": True,
     },
 }
@@ -77,8 +88,24 @@ LLAMA_FLAGS = ["-isystem", "/usr/include/eigen3", "-DFMT_SHARED", "-DDROPBP_PCRE
 LLAMA_LIBRARIES = ["-lfmt", "-lpcre2-8", "-lutf8proc", "-pthread"]
 
 
+COUNTS_HEAD = ["# SPDX-FileCopyrightText: 2026 The dropbp authors",
+               "# SPDX-License-Identifier: MIT",
+               "# Written by run.py --write: mutants = killed + equivalent + survived.",
+               "room,mutants,killed,equivalent,survived"]
+
+
 def expand(patterns):
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+
+
+def is_newest(output):
+    """Whether an object is newer than all that it was compiled from."""
+    dependencies = output.with_suffix(".d")
+    if not output.exists() or not dependencies.exists():
+        return False
+    names = dependencies.read_text().replace("\\\n", " ").split(": ", 1)[1].split()
+    built = output.stat().st_mtime
+    return all(Path(name).exists() and Path(name).stat().st_mtime <= built for name in names)
 
 
 def chosen(paths, parts):
@@ -106,12 +133,24 @@ class Program:
     def find(self):
         number = 0
         for source in self.sources:
-            finder = mutants.find(str(source), str(source.relative_to(ROOT)),
-                                  [*self.flags, *self.includes], number)
+            finder = self.finder(source, number)
             number = finder.next
             self.finders[finder.name] = finder
             self.write(finder)
         return {m.number: m for finder in self.finders.values() for m in finder.mutants}
+
+    def finder(self, source, number):
+        """That of a source, parsed once for each content of it."""
+        arguments = [*self.flags, *self.includes]
+        digest = hashlib.sha256(repr([number, arguments]).encode() + source.read_bytes() +
+                                Path(mutants.__file__).read_bytes()).hexdigest()
+        kept = self.folder / "found" / digest
+        if kept.exists():
+            return pickle.loads(kept.read_bytes())
+        found = mutants.find(str(source), str(source.relative_to(ROOT)), arguments, number)
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_bytes(pickle.dumps(found))
+        return found
 
     def write(self, finder):
         path = self.overlay / finder.name
@@ -125,10 +164,15 @@ class Program:
         output = self.folder / (source.name + ".o")
         command = [*self.compiler, *self.flags, "-include", str(HERE / "mutation.hpp"),
                    f"-I{self.overlay}/include", f"-I{self.overlay}/examples", *self.includes, "-c",
-                   str(source), "-o", str(output)]
+                   str(source), "-MMD", "-o", str(output)]
+        used = output.with_suffix(".command")
+        if used.exists() and used.read_text() == repr(command) and is_newest(output):
+            return output
+        print(f"compiling {source.name}", flush=True)
         for _ in range(12):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
+                used.write_text(repr(command))
                 return output
             if not self.take_out(done.stderr):
                 sys.exit(f"{source} does not compile:\n{done.stderr[:3000]}")
@@ -155,12 +199,12 @@ class Program:
                             f"{ROOT}/tests/support/main.cpp", "-o", str(output)], check=True)
         return str(output)
 
-    def build(self):
+    def build(self, broken):
+        """The program; of an example, only the files that are broken are compiled."""
         program = self.folder / "tests"
-        sources = [*self.tests, *(self.overlay / name for name in self.finders if self.llama)]
+        sources = [*self.tests, *(self.overlay / name for name in broken if self.llama)]
         objects = [self.main()]
         for source in sources:
-            print(f"compiling {source.name}", flush=True)
             objects.append(str(self.compile(source)))
         subprocess.run([*self.compiler, *objects, *self.libraries, "-o", str(program)], check=True)
         return program
@@ -192,17 +236,30 @@ def run_case(program, case, environment, cpu_seconds):
 
 def trace(program, longest):
     """The test cases that reach each mutant, and the seconds of each case."""
+    kept = program.with_suffix(".trace.json")
+    identity = [hashlib.sha256(program.read_bytes()).hexdigest(), longest]
+    if kept.exists():
+        known = json.loads(kept.read_text())
+        if known["of"] == identity:
+            return {int(n): cases for n, cases in known["reaching"].items()}, known["seconds"]
+    reaching, seconds_of = run_traced(program, longest)
+    kept.write_text(json.dumps({"of": identity, "reaching": reaching, "seconds": seconds_of}))
+    return reaching, seconds_of
+
+
+def run_traced(program, longest):
     cases = subprocess.run([str(program), "--list-test-names-only"], capture_output=True, text=True,
                            check=False).stdout.splitlines()
     reaching, seconds_of = {}, {}
     for case in (case.strip() for case in cases if case.strip()):
         with tempfile.NamedTemporaryFile() as file:
-            status, seconds = run_case(program, case, {"DROPBP_MUTATION_TRACE": file.name}, 600)
-            if status != 0:
-                print(f"left out, it fails without a mutant: {case}")
-                continue
+            environment = {"DROPBP_MUTATION_TRACE": file.name}
+            status, seconds = run_case(program, case, environment, int(longest) + 1)
             if seconds > longest:
-                print(f"left out, it takes {seconds:.1f} s: {case}")
+                print(f"left out, it takes more than {longest:.1f} s: {case}", flush=True)
+                continue
+            if status != 0:
+                print(f"left out, it fails without a mutant: {case}", flush=True)
                 continue
             seconds_of[case] = seconds
             for line in Path(file.name).read_text().split():
@@ -240,7 +297,29 @@ def key_of(mutant):
     return mutant.file, mutant.text, mutant.kind, mutant.change
 
 
-def test_mutants(program, tested, traced, results, deadline):
+def keys_of(all_mutants):
+    """A text for each number, which stays the same when other lines change."""
+    keys, seen = {}, {}
+    for number, mutant in sorted(all_mutants.items()):
+        key = "|".join([*key_of(mutant), str(mutant.column)])
+        seen[key] = seen.get(key, 0) + 1
+        keys[number] = f"{key}|{seen[key]}"
+    return keys
+
+
+def drawn(all_mutants, keys, seed, since):
+    """All numbers in the order of the draw; those on changed lines come first."""
+    changed = changed_lines(since)
+
+    def order(number):
+        mutant = all_mutants[number]
+        new = (mutant.file, mutant.line) in changed
+        return not new, hashlib.sha256(f"{seed}|{keys[number]}".encode()).digest()
+
+    return sorted(all_mutants, key=order)
+
+
+def test_mutants(program, keys, tested, traced, results, deadline):
     reaching, seconds_of = traced
     runs, kills = dict.fromkeys(seconds_of, 1), dict.fromkeys(seconds_of, 0.1)
 
@@ -261,21 +340,32 @@ def test_mutants(program, tested, traced, results, deadline):
                     verdict, by = "killed", case
                     kills[case] += 1
                     break
-            log.write(json.dumps({"number": mutant.number, "verdict": verdict, "by": by}) + "\n")
+            row = {"key": keys[mutant.number], "verdict": verdict, "by": by}
+            log.write(json.dumps(row) + "\n")
             log.flush()
             if verdict != "killed":
                 print(f"{verdict}: {mutant.file}:{mutant.line}:{mutant.column}: {mutant.kind} "
                       f"{mutant.change}\n    {mutant.text}", flush=True)
 
 
-def report(all_mutants, results):
+def verdicts_of(results):
+    """The last verdict of each key."""
+    if not results.exists():
+        return {}
     with open(results, encoding="utf-8") as log:
-        verdicts = {row["number"]: row["verdict"] for row in map(json.loads, log)}
+        return {row["key"]: row["verdict"] for row in map(json.loads, log)}
+
+
+def report(tested, keys, results):
+    """Prints the counts of those tested: killed, equivalent, and not noticed."""
+    verdicts = verdicts_of(results)
     known = equivalents()
     counts = {"killed": 0, "survived": 0, "not reached": 0, "equivalent": 0}
     by_file = {}
-    for number, verdict in verdicts.items():
-        mutant = all_mutants[number]
+    for mutant in tested:
+        verdict = verdicts.get(keys[mutant.number])
+        if verdict is None:
+            continue
         if verdict != "killed" and key_of(mutant) in known:
             verdict = "equivalent"
         counts[verdict] += 1
@@ -289,6 +379,16 @@ def report(all_mutants, results):
     print(f"killed {counts['killed']} of {total} mutants ({share:.1f} %); survived "
           f"{counts['survived']}, reached by no test {counts['not reached']}; and "
           f"{counts['equivalent']} that no test can notice")
+    return counts["killed"], counts["equivalent"], counts["survived"] + counts["not reached"]
+
+
+def write_counts(group, killed, equivalent, survived):
+    path = HERE / "counts.csv"
+    lines = path.read_text().splitlines() if path.exists() else COUNTS_HEAD
+    row = f"{group},{killed + equivalent + survived},{killed},{equivalent},{survived}"
+    at = [i for i, line in enumerate(lines) if line.startswith(f"{group},")]
+    lines[at[0] if at else len(lines):(at[0] + 1) if at else len(lines)] = [row]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def main():
@@ -306,7 +406,9 @@ def main():
     parser.add_argument("--tests", default="", metavar="PART,...",
                         help="compile only tests with one of these in their names")
     parser.add_argument("--name", default="", help="of the build folder (default: the group's)")
-    parser.add_argument("--compiler", default="g++", help="(default g++)")
+    ccache = "ccache g++" if shutil.which("ccache") else "g++"
+    parser.add_argument("--compiler", default=ccache, help=f"(default: {ccache})")
+    parser.add_argument("--write", action="store_true", help="write the counts to counts.csv")
     parser.add_argument("--library", type=Path,
                         default=ROOT / "build/tests/examples/llama/libllama_example.a",
                         help="of the reader and trainer groups: what else is linked")
@@ -318,30 +420,21 @@ def main():
                       options.files, options.tests)
     all_mutants = program.find()
     print(f"{len(all_mutants)} mutants in {len(program.sources)} files", flush=True)
-    binary = program.build()
-    for number in program.without:
-        del all_mutants[number]
-    print(f"{len(program.without)} taken out because they do not compile", flush=True)
+    keys = keys_of(all_mutants)
+    numbers = drawn(all_mutants, keys, options.seed, options.since)[: options.count]
+    binary = program.build(sorted({all_mutants[n].file for n in numbers}))
+    tested = [all_mutants[n] for n in numbers if n not in program.without]
+    print(f"{len(numbers) - len(tested)} taken out because they do not compile", flush=True)
     traced = trace(binary, options.longest)
     print(f"{len(traced[1])} test cases reach {len(traced[0])} mutants", flush=True)
 
     results = folder / "results.jsonl"
-    identity = folder / "results.of"
-    rows = json.dumps(mutants.as_rows(all_mutants.values()))
-    if not identity.exists() or identity.read_text() != rows:
-        results.write_text("")
-        identity.write_text(rows)
-    # Survivors are tested again: there may be new tests.
-    with open(results, encoding="utf-8") as log:
-        done = {row["number"] for row in map(json.loads, log) if row["verdict"] == "killed"}
-
-    numbers = sorted(all_mutants)
-    random.Random(options.seed).shuffle(numbers)
-    changed = changed_lines(options.since)
-    numbers.sort(key=lambda n: (all_mutants[n].file, all_mutants[n].line) not in changed)
-    tested = [all_mutants[n] for n in numbers[: options.count] if n not in done]
-    test_mutants(binary, tested, traced, results, time.time() + 60 * options.minutes)
-    report(all_mutants, results)
+    done = verdicts_of(results)
+    left = [m for m in tested if done.get(keys[m.number]) != "killed"]
+    test_mutants(binary, keys, left, traced, results, time.time() + 60 * options.minutes)
+    counts = report(tested, keys, results)
+    if options.write:
+        write_counts(options.group, *counts)
 
 
 if __name__ == "__main__":
