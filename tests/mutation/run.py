@@ -15,8 +15,10 @@ The sample is drawn by a hash of the seed and of each mutant's source line, so t
 sources replaces only the mutants of the lines that changed.
 
 Prints a line for each survivor and the counts, and keeps all results in the build folder, so that a
-second call goes on where the first one ended: killed mutants are not run again, survivors are. With
---write, the counts become the group's line in counts.csv.
+second call goes on where the first one ended: killed mutants are not run again, survivors are (those
+of equivalent.txt only with --equivalent). A first call with a small --longest and a second one
+without it save time, because a survivor costs a run of all test cases that reach it. With --write, the counts become the group's line in
+counts.csv.
 """
 
 import argparse
@@ -44,12 +46,13 @@ GROUPS = {
     "core": {
         "sources": ["include/dropbp/*.hpp", "include/dropbp/base/*.hpp",
                     "include/dropbp/sensitivity/*.hpp"],
-        "tests": ["tests/unit/*.cpp"],
+        "tests": ["tests/unit/*.cpp", "tests/mutation/decision_stream_test.cpp"],
     },
     "policies": {
         "sources": ["include/dropbp/policy/*.hpp"],
         "tests": ["tests/unit/*allocation_test.cpp", "tests/unit/*sampling_test.cpp",
-                  "tests/unit/*sensitivity_test.cpp", "tests/unit/schedule_test.cpp"],
+                  "tests/unit/*sensitivity_test.cpp", "tests/unit/schedule_test.cpp",
+                  "tests/mutation/decision_stream_test.cpp"],
     },
     "ops": {
         "sources": ["include/dropbp/ops/*.hpp"],
@@ -237,13 +240,15 @@ def run_case(program, case, environment, cpu_seconds):
 def trace(program, longest):
     """The test cases that reach each mutant, and the seconds of each case."""
     kept = program.with_suffix(".trace.json")
-    identity = [hashlib.sha256(program.read_bytes()).hexdigest(), longest]
-    if kept.exists():
-        known = json.loads(kept.read_text())
-        if known["of"] == identity:
-            return {int(n): cases for n, cases in known["reaching"].items()}, known["seconds"]
-    reaching, seconds_of = run_traced(program, longest)
-    kept.write_text(json.dumps({"of": identity, "reaching": reaching, "seconds": seconds_of}))
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+    known = json.loads(kept.read_text()) if kept.exists() else {"of": ["", 0]}
+    if known["of"][0] != digest or known["of"][1] < longest:
+        reaching, seconds_of = run_traced(program, longest)
+        known = {"of": [digest, longest], "reaching": reaching, "seconds": seconds_of}
+        kept.write_text(json.dumps(known))
+    seconds_of = {case: seconds for case, seconds in known["seconds"].items() if seconds <= longest}
+    reaching = {int(number): [case for case in cases if case in seconds_of]
+                for number, cases in known["reaching"].items()}
     return reaching, seconds_of
 
 
@@ -333,7 +338,7 @@ def test_mutants(program, keys, tested, traced, results, deadline):
                 break
             verdict, by = ("survived" if mutant.number in reaching else "not reached"), ""
             for case in sorted(reaching.get(mutant.number, []), key=price):
-                limit = int(10 * seconds_of[case]) + 10
+                limit = int(10 * seconds_of[case]) + 2
                 status, _ = run_case(program, case, {"DROPBP_MUTANT": str(mutant.number)}, limit)
                 runs[case] += 1
                 if status != 0:
@@ -364,10 +369,10 @@ def report(tested, keys, results):
     by_file = {}
     for mutant in tested:
         verdict = verdicts.get(keys[mutant.number])
-        if verdict is None:
-            continue
         if verdict != "killed" and key_of(mutant) in known:
             verdict = "equivalent"
+        if verdict is None:
+            continue
         counts[verdict] += 1
         row = by_file.setdefault(mutant.file, {"killed": 0, "all": 0})
         row["killed"] += verdict == "killed"
@@ -408,6 +413,8 @@ def main():
     parser.add_argument("--name", default="", help="of the build folder (default: the group's)")
     ccache = "ccache g++" if shutil.which("ccache") else "g++"
     parser.add_argument("--compiler", default=ccache, help=f"(default: {ccache})")
+    parser.add_argument("--equivalent", action="store_true",
+                        help="run the survivors of equivalent.txt again, too")
     parser.add_argument("--write", action="store_true", help="write the counts to counts.csv")
     parser.add_argument("--library", type=Path,
                         default=ROOT / "build/tests/examples/llama/libllama_example.a",
@@ -430,7 +437,10 @@ def main():
 
     results = folder / "results.jsonl"
     done = verdicts_of(results)
-    left = [m for m in tested if done.get(keys[m.number]) != "killed"]
+    known = {} if options.equivalent else equivalents()
+    left = [m for m in tested
+            if done.get(keys[m.number]) != "killed"
+            and (key_of(m) not in known or keys[m.number] not in done)]
     test_mutants(binary, keys, left, traced, results, time.time() + 60 * options.minutes)
     counts = report(tested, keys, results)
     if options.write:

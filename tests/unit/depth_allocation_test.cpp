@@ -38,6 +38,8 @@ TEST_CASE("DepthAllocation drops the lowest branches, and the one between meets 
   CHECK(allocate({2.0, 1.0}, 0.0) == Rates{0.0, 0.0});
   CHECK(allocate({2.0, 1.0}, 1.0) == Rates{1.0, 1.0});
   CHECK(allocate({3.0}, 0.25) == Rates{0.25});
+  // A target so low that the budget is the whole cost.
+  CHECK(allocate({2.0, 1.0}, 1e-300) == Rates{0.0, 0.0});
 }
 
 TEST_CASE("DepthAllocation meets every target, with at most one rate between 0 and 1") {

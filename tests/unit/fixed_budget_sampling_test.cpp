@@ -12,6 +12,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
@@ -330,6 +331,32 @@ TEST_CASE("A group that does not exist keeps no branch") {
   const auto prepared = sampling.prepare({.rates = rates, .costs = costs, .groups = groups});
   for (const std::uint32_t group : {0u, 1u}) CHECK(sampling.max_kept(prepared, group) == 1);
   for (const std::uint32_t group : {2u, 3u, ~0u}) CHECK(sampling.max_kept(prepared, group) == 0);
+  CHECK(sampling.max_kept_weight({}) == 0.0);
+}
+
+TEST_CASE("prepare and limit refuse invalid weights without a schedule") {
+  std::vector<double> rates{0.5, 0.5};
+  const std::vector<double> costs{1.0, 1.0};
+  const dropbp::SamplingInput input{.rates = rates, .costs = costs};
+  for (const std::vector<double>& bytes :
+       {std::vector<double>{1.0}, std::vector<double>{1.0, -1.0}}) {
+    const FixedBudgetSampling sampling{.weigh = BranchWeight::bytes, .bytes = bytes, .cap = 8.0};
+    CHECK_THROWS_AS(sampling.prepare(input), std::invalid_argument);
+    CHECK_THROWS_AS(sampling.limit(rates, input), std::invalid_argument);
+  }
+}
+
+TEST_CASE("draw sets a byte to 0 or 1, as the sampling concept says") {
+  const std::vector<double> rates{0.5, 0.25, 0.75, 1.0}, costs{1.0, 2.0, 3.0, 4.0};
+  const FixedBudgetSampling sampling{.weigh = BranchWeight::cost};
+  const auto prepared = sampling.prepare({.rates = rates, .costs = costs});
+  for (std::uint64_t step = 0; step < 100; ++step) {
+    std::vector<std::uint8_t> dropped(4, 7);
+    std::vector<std::uint32_t> order(4);
+    sampling.draw(prepared, dropbp::CounterRandom(1, dropbp::RandomStream::user, step), dropped,
+                  order);
+    for (const std::uint8_t byte : dropped) REQUIRE(byte <= 1);
+  }
 }
 
 TEST_CASE("A cap raises the rates until every plan fits, and not further") {
@@ -450,6 +477,12 @@ TEST_CASE("Impossible weights and caps are refused and change nothing") {
   test::check_throws<std::invalid_argument>(
       [&] { make({.weigh = BranchWeight::bytes, .bytes = {1.0, 0.0, 1.0}}); },
       {"positive", "branch 1 are 0"});
+  test::check_throws<std::invalid_argument>(
+      [&] {
+        make({.weigh = BranchWeight::bytes,
+              .bytes = {1.0, std::numeric_limits<double>::quiet_NaN(), 1.0}});
+      },
+      {"positive and finite", "branch 1"});
   test::check_throws<std::invalid_argument>([&] { make({.cap = 0.0}); },
                                             {"cap must be positive", "0"});
   test::check_throws<std::invalid_argument>([&] { make({.cap = std::nan("")}); },

@@ -143,6 +143,14 @@ double multiplier_spread(const Instance& instance, const Rates& rates, Slope slo
 
 }  // namespace
 
+TEST_CASE("rate_at is the inverse of the derivative of phi") {
+  for (const double rate : {0.0, 0.125, 0.5, 0.75}) {
+    CHECK(dropbp::SquaredRate::rate_at(2.0 * rate) == rate);
+    CHECK(ScaledVariance::rate_at(1.0 / ((1.0 - rate) * (1.0 - rate))) == Approx(rate));
+  }
+  CHECK(ScaledVariance::rate_at(0.5) == 0.0);
+}
+
 TEST_CASE("OptimalAllocation keeps the budget exactly, and its multipliers are equal") {
   double budget = 0.0, spread = 0.0;
   for (std::uint64_t number = 0; number < 3000; ++number) {

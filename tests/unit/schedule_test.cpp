@@ -119,6 +119,7 @@ TEST_CASE(
   all.set_trainable(1, true);
   CHECK(all.options().trainable.empty());
   all.set_trainable(0, false);
+  CHECK(all.options().trainable == std::vector<std::uint8_t>{0, 1});
   CHECK(all.plan(0).lowest_kept() == 1);
   CHECK_THROWS_AS(all.set_trainable(2, true), std::out_of_range);
   CHECK_THROWS_AS(DropSchedule<>({1, 1}, {.trainable = {1}}), std::invalid_argument);
@@ -184,6 +185,8 @@ TEST_CASE("Invalid groups are refused") {
   test::check_throws<std::invalid_argument>(
       [&] { DropSchedule(costs, {.groups = {0, 3, 0}}); },
       {"below the number of branches (3)", "branch 1 is 3", "densely"});
+  test::check_throws<std::invalid_argument>([&] { DropSchedule(costs, {.groups = {4, 0, 0}}); },
+                                            {"branch 0 is 4"});
   const DropSchedule schedule(costs, {.drop_rate = 1.0, .groups = {0, 2, 0}});
   CHECK(schedule.max_kept(0) == 0);
   CHECK(schedule.max_kept(2) == 0);
@@ -407,6 +410,7 @@ TEST_CASE("slot_count has room for the scratch of dropped branches, where one ma
   CHECK(slots(1.0, 0, 1) == 1);
   CHECK(slots(0.0, 0, 0) == 4);
   CHECK(slots(0.0, 0, 2) == 1);
-  CHECK(slots(0.5, 3, 0) == 4);  // the warm-up begins with all
+  // A warm-up begins with all, however short it is.
+  for (const std::uint64_t warmup_steps : {1u, 3u}) CHECK(slots(0.5, warmup_steps, 0) == 4);
   CHECK_THROWS_AS(slots(0.5, 0, 3), std::invalid_argument);
 }

@@ -59,6 +59,10 @@ TEST_CASE("A sharpness of 1 is OptimalAllocation; a large one drops the least se
   for (const std::size_t kept : {0u, 2u, 4u, 5u}) CHECK(rates[kept] < 0.001);
 }
 
+TEST_CASE("The sharpness is 4 unless another is given") {
+  CHECK(SharpAllocation{} == SharpAllocation{.sharpness = 4, .least_keep_rate = 0.0});
+}
+
 TEST_CASE("Only ratios of sensitivities matter for sharp rates, however large or small") {
   const Rates costs{1.0, 2.0, 1.0, 2.0};
   const Rates expected = allocate({}, {8.0, 2.0, 4.0, 3.0}, costs, 0.5);
