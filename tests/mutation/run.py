@@ -16,9 +16,9 @@ sources replaces only the mutants of the lines that changed.
 
 Prints a line for each survivor and the counts, and keeps all results in the build folder, so that a
 second call goes on where the first one ended: killed mutants are not run again, survivors are (those
-of equivalent.txt only with --equivalent). A first call with a small --longest and a second one
-without it save time, because a survivor costs a run of all test cases that reach it. With --write, the counts become the group's line in
-counts.csv.
+of equivalent.txt only with --equivalent). A survivor costs a run of all test cases that reach it;
+so a call with a small --longest and then one without it take less time than one alone. With
+--write, the counts become the group's line in counts.csv.
 """
 
 import argparse
