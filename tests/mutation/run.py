@@ -15,10 +15,10 @@ The sample is drawn by a hash of the seed and of each mutant's source line, so t
 sources replaces only the mutants of the lines that changed.
 
 Prints a line for each survivor and the counts, and keeps all results in the build folder, so that a
-second call goes on where the first one ended: killed mutants are not run again, survivors are (those
-of equivalent.txt only with --equivalent). A survivor costs a run of all test cases that reach it;
-so a call with a small --longest and then one without it take less time than one alone. With
---write, the counts become the group's line in counts.csv.
+second call goes on where the first one ended: killed mutants are not run again, survivors are
+(those of equivalent.txt only with --equivalent). A survivor costs a run of all test cases that
+reach it; so a call with a small --longest and then one without it take less time than one alone.
+With --write, the counts become the group's line in counts.csv.
 """
 
 import argparse
