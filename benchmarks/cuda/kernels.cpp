@@ -8,11 +8,13 @@
 #include <functional>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <dropbp/kernels/cuda.hpp>
 #include <dropbp/ops/adamw.hpp>
 #include <dropbp/ops/dropout.hpp>
+#include <dropbp/ops/fp8.hpp>
 #include <dropbp/ops/nf4.hpp>
 #include <dropbp/ops/rope.hpp>
 
@@ -183,6 +185,17 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     table.add("NF4 expansion", scalar, Of::copy,
               (0.516 + sizeof(T)) * static_cast<double>(rows * hidden),
               [&] { quantized.dequantize(expanded.view()); });
+    const auto bytes = ops::BasicFp8Matrix<Cuda>::quantize({weights.data(), rows, hidden});
+    table.add("8-bit expansion", scalar, Of::copy,
+              (1.0 + sizeof(T)) * static_cast<double>(rows * hidden),
+              [&] { bytes.dequantize(expanded.view()); });
+    Matrix<std::uint8_t, Cuda> codes(rows, hidden);
+    Matrix<float, Cuda> scales(1, rows);
+    table.add("8-bit quantisation", scalar, Of::copy,
+              (1.0 + sizeof(T)) * static_cast<double>(rows * hidden), [&] {
+                Kernels<op::fp8, T>::quantize(codes.view(), scales.data(),
+                                              std::as_const(expanded).view());
+              });
   }
   {
     const Index sequence = std::min(tokens, Index{4096}), batch = tokens / sequence;
@@ -232,6 +245,15 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
     table.add(name + ", y = x W^T", scalar, Of::multiply, flops, [&] {
       Kernels<op::gemm, T>::run(ops::GemmLayout::nt, y.view(), x.view(), w.view(), overwrite);
     });
+    // Relative to the rate of products in T: about 2 is the aim.
+    ops::BasicMemoryPool<Cuda> pool;
+    const auto x8 = ops::BasicFp8Matrix<Cuda>::quantize(std::as_const(x).view(), pool),
+               w8 = ops::BasicFp8Matrix<Cuda>::quantize(std::as_const(w).view(), pool);
+    const auto product = [&] {
+      return Kernels<op::fp8_gemm, T>::run(y.view(), x8.codes(), x8.scales(), w8.codes(),
+                                           w8.scales(), overwrite);
+    };
+    if (product()) table.add(name + ", y = x W^T in 8 bits", scalar, Of::multiply, flops, product);
     table.add(name + ", dx = dy W", scalar, Of::multiply, flops, [&] {
       Kernels<op::gemm, T>::run(ops::GemmLayout::nn, x.view(), y.view(), w.view(), overwrite);
     });

@@ -17,6 +17,7 @@
 #if defined(DROPBP_CUDNN)
 #include "dropbp/kernels/cuda/cudnn.cuh"
 #endif
+#include "dropbp/kernels/cuda/fp8.cuh"
 #include "dropbp/kernels/cuda/gemm.cuh"
 
 /// Compiles the CUDA backend for one scalar: float, dropbp::BFloat16 or dropbp::Half. Use it

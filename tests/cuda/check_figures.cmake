@@ -18,6 +18,7 @@ set(limits
   "NormForward.*Lb0ELb0E 64 960"
   "NormForward.*Lb0ELb1E 64 1248"
   "NormBackward 84 1680"             # three blocks of 256 threads have 85
+  "Fp8Quantize 64 860"
   "AttentionForwardMmaILj64E 248 2240"  # two blocks of 128 threads have 255
   "AttentionForwardMmaILj128E 248 2340"
   "AttentionBackwardQueriesMmaILj64E 252 1780"

@@ -37,6 +37,12 @@ struct Emulated {
     }
   };
 
+  /// Whether it multiplies in 8 bits, as some cards do and others do not.
+  static bool& multiplies_fp8() {
+    static bool value = true;
+    return value;
+  }
+
   /// How often the host waited for the device. Until it does, no copy from pinned memory and no
   /// event counts as done, as on a device that is late.
   static std::size_t& waits() {
@@ -222,6 +228,36 @@ struct ops::kernels<ops::op::gemm, T, Emulated> {
     kernels<op::gemm, float, Cpu>::run(layout, fc.view(), fa.view(), fb.view(), mode);
     for (Index i = 0; i < c.rows; ++i)
       for (Index j = 0; j < c.columns; ++j) c.row(i)[j] = cuda::from_float<T>(fc.row(i)[j]);
+  }
+};
+
+template <class T>
+struct ops::kernels<ops::op::fp8_gemm, T, Emulated> {
+  using Codes = MatrixView<const std::uint8_t, Emulated>;
+  static bool available() { return Emulated::multiplies_fp8(); }
+  static bool run(MatrixView<T, Emulated> y, Codes x, const float* x_scales, Codes w,
+                  const float* w_scales, Accumulate mode) {
+    if (!Emulated::multiplies_fp8()) return false;
+    if (x.columns % 16 != 0 || x.columns != w.columns || x.stride % 16 != 0 || w.stride % 16 != 0)
+      throw std::logic_error("rows of codes must be filled up to 16 bytes");
+    const auto floats = [](const Codes& codes) {
+      Matrix<float> result(codes.rows, codes.columns);
+      for (Index i = 0; i < codes.rows; ++i)
+        for (Index j = 0; j < codes.columns; ++j)
+          result.row(i)[j] = to_float(E4m3{codes.row(i)[j]});
+      return result;
+    };
+    const Matrix<float> fx = floats(x), fw = floats(w);
+    Matrix<float> sums(y.rows, y.columns);
+    kernels<op::gemm, float, Cpu>::run(GemmLayout::nt, sums.view(), fx.view(), fw.view(),
+                                       Accumulate::overwrite);
+    for (Index i = 0; i < y.rows; ++i)
+      for (Index j = 0; j < y.columns; ++j) {
+        const float scaled = sums.row(i)[j] * x_scales[i] * w_scales[j],
+                    old = mode == Accumulate::add ? cuda::to_float(y.row(i)[j]) : 0.0f;
+        y.row(i)[j] = cuda::from_float<T>(old + scaled);
+      }
+    return true;
   }
 };
 

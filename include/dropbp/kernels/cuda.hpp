@@ -16,6 +16,7 @@
 #include "dropbp/kernels/cuda/dropout.hpp"
 #include "dropbp/kernels/cuda/elementwise.hpp"
 #include "dropbp/kernels/cuda/embedding.hpp"
+#include "dropbp/kernels/cuda/fp8.hpp"
 #include "dropbp/kernels/cuda/gemm.hpp"
 #include "dropbp/kernels/cuda/nf4.hpp"
 #include "dropbp/kernels/cuda/rms_norm.hpp"
@@ -34,6 +35,8 @@
   keyword struct dropbp::ops::kernels<dropbp::ops::op::dropout, T, dropbp::Cuda>;       \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::elementwise, T, dropbp::Cuda>;   \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::embedding, T, dropbp::Cuda>;     \
+  keyword struct dropbp::ops::kernels<dropbp::ops::op::fp8, T, dropbp::Cuda>;           \
+  keyword struct dropbp::ops::kernels<dropbp::ops::op::fp8_gemm, T, dropbp::Cuda>;      \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::gemm, T, dropbp::Cuda>;          \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::nf4, T, dropbp::Cuda>;           \
   keyword struct dropbp::ops::kernels<dropbp::ops::op::rms_norm, T, dropbp::Cuda>;      \

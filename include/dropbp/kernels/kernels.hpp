@@ -70,6 +70,13 @@ struct embedding;
 /// - `product(GemmLayout, View c, ConstView a, Index rows, Index columns, codes, scales,
 ///   group_scales, float offset, Accumulate)`; on the CPU alone
 struct nf4;
+/// - `quantize(MatrixView<uint8_t> codes, float* scales, ConstView from)`
+/// - `expand(View to, MatrixView<const uint8_t> codes, const float* scales)`
+struct fp8;
+/// - `run(View y, codes and scales of x, codes and scales of w, Accumulate)`: false if the device
+///   has no such product; not on the CPU
+/// - `available()`: whether the device has any; both in kernels/cuda/fp8.hpp
+struct fp8_gemm;
 /// - type `Loss`
 /// - `run(View logits, Loss* losses, targets, ignored, double divisor, bool keep)`
 /// - `sum(const Loss* losses, count)`: on a device, a DeferredNumber

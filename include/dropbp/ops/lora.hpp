@@ -25,6 +25,12 @@ inline constexpr std::array<std::string_view, 9> adaptable_linears{
     "q_proj",  "k_proj",    "v_proj",   "o_proj",      "gate_proj",
     "up_proj", "down_proj", "qkv_proj", "gate_up_proj"};
 
+/// How a quantised base is stored.
+enum class QuantizedFormat {
+  nf4,  ///< 4 bits, multiplied as T; see nf4.hpp
+  fp8   ///< 8 bits, multiplied with inputs rounded to 8 bits in the forward pass; see fp8.hpp
+};
+
 /// Low-rank adapters (LoRA): y = x W^T + alpha / rank * dropout(x) A^T B^T, with W frozen, A [rank,
 /// input] and B [output, rank]. Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language
 /// Models" (ICLR 2022); with a quantised W, Dettmers et al., "QLoRA: Efficient Finetuning of
@@ -39,7 +45,8 @@ struct LoraConfig {
   /// Linear maps that get adapters, by their whole names or by the end of these from a dot on
   /// ("q_proj", "layers.0.self_attn.q_proj"). Empty: all of them.
   std::vector<std::string> targets = {};
-  bool quantize = false;  ///< stores frozen linear maps in NF4, see nf4.hpp
+  bool quantize = false;                          ///< stores frozen linear maps in `format`
+  QuantizedFormat format = QuantizedFormat::nf4;  ///< of quantised linear maps
   /// The current micro-step, which the trainer updates; required with dropout.
   std::shared_ptr<const MicroStepId> micro_step = {};
 

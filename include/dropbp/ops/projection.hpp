@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <concepts>
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -19,8 +18,9 @@
 #include "dropbp/ops/elementwise.hpp"
 #include "dropbp/ops/gemm.hpp"
 #include "dropbp/ops/lora.hpp"
-#include "dropbp/ops/nf4.hpp"
+#include "dropbp/ops/panels.hpp"
 #include "dropbp/ops/parameter.hpp"
+#include "dropbp/ops/quantized_base.hpp"
 
 DROPBP_NAMESPACE_BEGIN
 namespace ops {
@@ -74,6 +74,7 @@ class Projection {
         parts_(std::move(parts)),
         input_(input),
         lora_(lora),
+        quantized_(lora, parts_.size(), workspace),
         workspace_(std::move(workspace)) {
     weight.trained = bias.trained = !lora.enabled();
     set_zero(lora_b.value());
@@ -82,7 +83,6 @@ class Projection {
       const std::string name(detail::linear_name(parts_[one.part].name));
       set_zero(other_lora_b.emplace_back(name + ".lora_B.weight", one.outputs, one.rank).value());
     }
-    if (lora.quantize) quantized_.resize(parts_.size());
     if (magnitude.rows() > 0) {
       detail::with_dora_kernels<T, Backend>([](auto) {});  // throws where there are none
       norms_ = Tensor(1, magnitude.rows());
@@ -217,26 +217,31 @@ class Projection {
     return quantized_.empty() ? weight.value().row(first_row(part)) : nullptr;
   }
 
-  /// The codes of a linear map's weight. Throws std::out_of_range if the base is not quantised.
-  const BasicNf4Matrix<Backend>& quantized(std::size_t part) const { return quantized_.at(part); }
+  /// The codes of a linear map's weight. Throws std::out_of_range if the base is not in NF4.
+  const BasicNf4Matrix<Backend>& quantized(std::size_t part) const {
+    return quantized_.template get<BasicNf4Matrix<Backend>>(part);
+  }
 
   /// Sets the weight of a linear map to `values` [outputs, input], and quantises them if the base
   /// is quantised. Throws std::invalid_argument for another shape and, if it quantises, for values
   /// that are not finite.
   void set_weight(std::size_t part, MatrixView<const float> values) {
     require_shape(part, values.rows, values.columns);
-    if (!quantized_.empty()) {
-      quantized_.at(part) = BasicNf4Matrix<Backend>::quantize(values, parts_[part].name);
-      return;
-    }
+    if (!quantized_.empty()) return quantized_.quantize(part, values, parts_[part].name);
     upload(weight.value().rows_from(first_row(part), parts_.at(part).rows), values);
   }
 
   /// Sets the weight of a linear map in a quantised base from existing codes. Throws
-  /// std::out_of_range if the base is not quantised, and std::invalid_argument for another shape.
+  /// std::out_of_range if the base is not in their format, and std::invalid_argument for another
+  /// shape.
   void set_weight(std::size_t part, BasicNf4Matrix<Backend> codes) {
     require_shape(part, codes.rows(), codes.columns());
-    quantized_.at(part) = std::move(codes);
+    quantized_.set(part, std::move(codes));
+  }
+  /// The same for 8 bits.
+  void set_weight(std::size_t part, BasicFp8Matrix<Backend> codes) {
+    require_shape(part, codes.rows(), codes.columns());
+    quantized_.set(part, std::move(codes));
   }
 
   /// Writes the weight of a linear map, with its adapter merged, to values [outputs, input]: W +
@@ -244,7 +249,7 @@ class Projection {
   void merged_weight(std::size_t part, View values) const {
     const Index outputs = parts_.at(part).rows;
     if (!quantized_.empty())
-      quantized_[part].dequantize(values);
+      quantized_.dequantize(part, values);
     else
       copy<T>(values, weight.value().rows_from(first_row(part), outputs));
     for (const Adapter& one : adapters_) {
@@ -259,9 +264,7 @@ class Projection {
 
   /// Bytes of the base weights and biases.
   std::size_t base_bytes() const noexcept {
-    std::size_t bytes = (weight.size() + bias.size()) * sizeof(T);
-    for (const BasicNf4Matrix<Backend>& part : quantized_) bytes += part.bytes();
-    return bytes;
+    return (weight.size() + bias.size()) * sizeof(T) + quantized_.bytes();
   }
 
  private:
@@ -312,23 +315,15 @@ class Projection {
     gemm_nn(values, b.view(), lora_a.value().rows_from(one.row_a, one.rank), Accumulate::add);
   }
 
-  // Rows of a quantised base that are dequantised at a time. On the host 256, which stay in a cache
-  // of some megabytes. On a device a panel has 512 MiB in BFloat16, a whole weight in most models:
-  // each further panel reads and writes the input's gradient once more.
-  Index panel_rows() const noexcept {
-    return std::same_as<Backend, Cpu>
-               ? 256
-               : (std::max)(Index{256}, (Index{1} << 28) / (std::max)(Index{1}, input_));
-  }
-
   // norms_ = the norms of the rows of the weights with their adapters, a panel of rows at a time.
   void measure_norms() const {
     const auto measure = [&](Index output, ConstView rows) {
       for (const Adapter& one : adapters_) {
         Index first = (std::max)(output, one.output);
         const Index end = (std::min)(output + rows.rows, one.output + one.outputs);
-        for (; first < end; first += panel_rows()) {
-          Tensor sum((std::min)(panel_rows(), end - first), input_, workspace_);
+        const Index step = detail::panel_rows<Backend>(input_);
+        for (; first < end; first += step) {
+          Tensor sum((std::min)(step, end - first), input_, workspace_);
           copy<T>(sum.view(), rows.rows_from(first - output, sum.rows()));
           add_product(sum.view(), one, first - one.output);
           row_norms(norms_.data() + one.row_m + first - one.output, sum.view());
@@ -336,9 +331,7 @@ class Projection {
       }
     };
     if (quantized_.empty()) return measure(0, weight.value());
-    for_each_quantized([&](Index output, const auto& part) {
-      for_each_panel(part, [&](Index row, ConstView panel) { measure(output + row, panel); });
-    });
+    quantized_.for_each_rows(measure);
   }
 
   void apply_magnitudes(View y) const {
@@ -380,51 +373,13 @@ class Projection {
   // y (=|+=) x W^T.
   void multiply_base(View y, ConstView x, Accumulate mode) const {
     if (quantized_.empty()) return gemm_nt(y, x, weight.value(), mode);
-    for_each_quantized([&](Index first, const auto& part) {
-      const View y_part = y.columns_from(first, part.rows());
-      if constexpr (std::same_as<Backend, Cpu>)
-        part.multiply(GemmLayout::nt, y_part, x, mode);
-      else
-        for_each_panel(part, [&](Index row, ConstView panel) {
-          gemm_nt(y_part.columns_from(row, panel.rows), x, panel, mode);
-        });
-    });
+    quantized_.forward(y, x, mode);
   }
 
   // grad_x = grad_output W.
   void multiply_base_backward(View grad_x, ConstView grad_output) const {
     if (quantized_.empty()) return gemm_nn(grad_x, grad_output, weight.value());
-    for_each_quantized([&](Index first, const auto& part) {
-      const ConstView rows = grad_output.columns_from(first, part.rows());
-      const Accumulate mode = first == 0 ? Accumulate::overwrite : Accumulate::add;
-      if constexpr (std::same_as<Backend, Cpu>)
-        part.multiply(GemmLayout::nn, grad_x, rows, mode);
-      else
-        for_each_panel(part, [&](Index row, ConstView panel) {
-          gemm_nn(grad_x, rows.columns_from(row, panel.rows), panel,
-                  row == 0 ? mode : Accumulate::add);
-        });
-    });
-  }
-
-  // Calls visit(first output, matrix) for each map of a quantised base.
-  template <class Visit>
-  void for_each_quantized(const Visit& visit) const {
-    Index output = 0;
-    for (const BasicNf4Matrix<Backend>& part : quantized_) {
-      visit(output, part);
-      output += part.rows();
-    }
-  }
-
-  // Calls visit(first row, dequantised rows).
-  template <class Visit>
-  void for_each_panel(const BasicNf4Matrix<Backend>& part, const Visit& visit) const {
-    for (Index first = 0; first < part.rows(); first += panel_rows()) {
-      Tensor panel((std::min)(panel_rows(), part.rows() - first), input_, workspace_);
-      part.dequantize_rows(first, panel.rows(), panel.view());
-      visit(first, std::as_const(panel).view());
-    }
+    quantized_.backward(grad_x, grad_output);
   }
 
   bool drops_out() const noexcept { return lora_.dropout > 0.0 && lora_.micro_step->training; }
@@ -441,8 +396,8 @@ class Projection {
   std::vector<Part> parts_;
   Index input_;
   LoraConfig lora_;
-  std::vector<BasicNf4Matrix<Backend>> quantized_;  // one per part; empty if the base is dense
-  mutable BasicMemoryPool<Backend> workspace_;      // a handle
+  detail::QuantizedBase<T, Backend> quantized_;  // one per part; empty if the base is dense
+  mutable BasicMemoryPool<Backend> workspace_;   // a handle
   std::uint64_t stream_ = 0xcbf29ce484222325u;
   mutable Tensor norms_;  // [1, rows of the magnitudes], of the last forward pass
 };

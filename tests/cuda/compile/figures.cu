@@ -5,6 +5,7 @@
 #include "dropbp/backend/cuda/launch.cuh"
 #include "dropbp/kernels/cuda/attention_mma.hpp"
 #include "dropbp/kernels/cuda/attention_mma_backward.hpp"
+#include "dropbp/kernels/cuda/fp8.hpp"
 #include "dropbp/kernels/cuda/norm.hpp"
 #include "dropbp/kernels/cuda/swiglu.hpp"
 
@@ -31,6 +32,8 @@ template __global__ void run_body(kernel::AttentionBackwardQueriesMma<64>, Out, 
                                   const float*, const float*, AttentionShape, float, bool);
 template __global__ void run_body(kernel::AttentionBackwardKeysMma<64>, Out, In, In, const float*,
                                   const float*, AttentionShape, float, bool);
+template __global__ void run_body(kernel::Fp8Quantize<T, 8>, Rows<std::uint8_t>, float*, In, Index,
+                                  Index);
 template __global__ void run_body(kernel::AttentionForwardMma<128>, Out, float*, In, AttentionShape,
                                   float, bool);
 template __global__ void run_body(kernel::AttentionBackwardQueriesMma<128>, Out, In, In,

@@ -4,6 +4,7 @@
 // Compares every op of the CUDA backend with the CPU's op in double, on fresh random inputs. Runs
 // on a GPU and on the emulator (backend.hpp).
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -21,6 +22,7 @@
 #include "dropbp/ops/cross_entropy.hpp"
 #include "dropbp/ops/dropout.hpp"
 #include "dropbp/ops/embedding.hpp"
+#include "dropbp/ops/fp8.hpp"
 #include "dropbp/ops/nf4.hpp"
 #include "dropbp/ops/rms_norm.hpp"
 #include "dropbp/ops/rope.hpp"
@@ -561,6 +563,65 @@ TEMPLATE_TEST_CASE("device: 4-bit weights expand to those of the CPU", "", DROPB
     const auto quantized = ops::BasicNf4Matrix<test::Backend>::quantize(view);
     run_everywhere({&got}, Capture::yes, [&] { quantized.dequantize(got.view()); });
     CHECK(got.values() == wanted.values());
+  }
+}
+
+TEMPLATE_TEST_CASE("device: rows in 8 bits and their products are those of the CPU", "",
+                   DROPBP_SCALARS) {
+  using T = TestType;
+  for (const auto& [m, n, k] : {std::array<Index, 3>{130, 256, 96}, {7, 32, 4096}, {1, 16, 16}}) {
+    INFO(m << " x " << n << " x " << k << ", DROPBP_TEST_SEED=" << test::fresh_seed());
+    auto random = generator({m, k});
+    Buffer<T> x(m, k), w(n, k);
+    Buffer<std::uint8_t> codes(m, k);
+    Buffer<float> scales(1, m);
+    const auto floats = [](const std::vector<double>& values) {
+      return std::vector<float>(values.begin(), values.end());
+    };
+    const std::vector<float> xs = floats(x.fill(random)), ws = floats(w.fill(random));
+    run_everywhere({&codes, &scales}, Capture::yes, [&] {
+      Kernels<op::fp8, T>::quantize(codes.view(), scales.data(), x.constant());
+    });
+    const auto fx = ops::Fp8Matrix::quantize({xs.data(), m, k}),
+               fw = ops::Fp8Matrix::quantize({ws.data(), n, k});
+    const auto same = [](const std::vector<double>& got, const auto* wanted) {
+      return std::equal(got.begin(), got.end(), wanted,
+                        [](double a, auto b) { return a == static_cast<double>(b); });
+    };
+    CHECK(same(codes.values(), fx.codes().data));
+    CHECK(same(scales.values(), fx.scales()));
+
+    std::vector<double> dx(xs.size()), dw(ws.size());
+    fx.dequantize(rows_of(dx, m)), fw.dequantize(rows_of(dw, n));
+    const auto on_device = ops::BasicFp8Matrix<test::Backend>::quantize({ws.data(), n, k});
+    for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+      Buffer<T> y(m, n);
+      const std::vector<double> before = y.fill(random);
+      bool ran = false;
+      run_everywhere({&y}, Capture::yes, [&] {
+        ran = Kernels<op::fp8_gemm, T>::run(
+            y.view(), MatrixView<const std::uint8_t, test::Backend>(codes.constant()),
+            scales.data(), on_device.codes(), on_device.scales(), mode);
+      });
+      if (!ran) {  // Half has none where the scales are applied by a kernel
+        CHECK((std::is_same_v<T, Half> || !ops::multiplies_fp8<T, test::Backend>()));
+        continue;
+      }
+      const std::vector<double> got = y.values();
+      for (Index i = 0; i < m; ++i)
+        for (Index j = 0; j < n; ++j) {
+          const auto at = static_cast<std::size_t>(i * n + j);
+          double sum = mode == Accumulate::add ? before[at] : 0.0, terms = std::abs(sum);
+          for (Index p = 0; p < k; ++p) {
+            const double term =
+                dx[static_cast<std::size_t>(i * k + p)] * dw[static_cast<std::size_t>(j * k + p)];
+            sum += term, terms += std::abs(term);
+          }
+          // The tensor cores of Hopper add 128 terms with fewer bits than float has.
+          const double bound = tolerance<T> * std::abs(sum) + 0x1p-10 * terms;
+          REQUIRE(std::abs(got[at] - sum) <= bound);
+        }
+    }
   }
 }
 

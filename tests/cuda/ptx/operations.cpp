@@ -186,6 +186,8 @@ void add_reals(Table& table) {
       table, "cvt.rn.f16x2.f32");
   add<[](F a, F b) { return u32{real::to_bfloat(a)} << 16 | real::to_bfloat(b); }, u32, F, F>(
       table, "cvt.rn.bf16x2.f32");
+  add<[](F a, F b) { return static_cast<u16>(real::to_e4m3(a) << 8 | real::to_e4m3(b)); }, u16, F,
+      F>(table, "cvt.rn.satfinite.e4m3x2.f32");
 }
 
 // A byte of the eight in a and b for each of the selector's four digits, or its sign.

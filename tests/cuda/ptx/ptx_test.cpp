@@ -15,6 +15,7 @@
 #include "cuda/ptx/kernel.hpp"
 #include "cuda/ptx/launch.hpp"
 #include "cuda/ptx/real.hpp"
+#include "dropbp/backend/e4m3.hpp"
 #include "dropbp/kernels/cuda/rms_norm.hpp"
 #include "support/catch.hpp"
 #include "support/simt.hpp"
@@ -193,6 +194,7 @@ TEST_CASE("conversions and sums round as the hardware does") {
     }
     REQUIRE(std::bit_cast<std::uint32_t>(half) == std::bit_cast<std::uint32_t>(wanted));
     REQUIRE(ptx::real::to_half(half) == bits);
+    REQUIRE(ptx::real::to_e4m3(half) == dropbp::to_e4m3(half).bits);
   }
   std::mt19937 random(1);
   for (int i = 0; i < 20000; ++i) {

@@ -125,4 +125,19 @@ inline std::uint16_t to_bfloat(float x) {
   return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+/// e4m3: to nearest, ties to even, and to 448 above.
+inline std::uint8_t to_e4m3(float x) {
+  const auto sign = static_cast<std::uint8_t>(std::signbit(x) ? 0x80 : 0);
+  if (std::isnan(x)) return 0x7F;
+  const double size = std::fmin(std::fabs(double{x}), 448.0);
+  int exponent = 0;
+  std::frexp(size, &exponent);  // size < 2^exponent
+  // The last bit weighs 2^-9, or an eighth of the leading one.
+  const double weight = std::ldexp(1.0, exponent > -5 ? exponent - 4 : -9);
+  const double value = std::nearbyint(size / weight) * weight;
+  const int power = value < 0x1p-6 ? -6 : std::ilogb(value);
+  const auto units = static_cast<int>(std::ldexp(value, 3 - power));  // of its last bit
+  return static_cast<std::uint8_t>(sign | (units < 8 ? units : (power + 6) * 8 + units));
+}
+
 }  // namespace ptx::real

@@ -116,11 +116,11 @@ DROPBP_DEVICE V warp_sum(Context ctx, V value) {
   return value;
 }
 
-template <class Context>
-DROPBP_DEVICE float warp_max(Context ctx, float value) {
+template <class Context, class V>
+DROPBP_DEVICE V warp_max(Context ctx, V value) {
   DROPBP_UNROLL
   for (unsigned mask = 16; mask > 0; mask /= 2) {
-    const float other = ctx.shuffle_xor(value, mask);
+    const V other = ctx.shuffle_xor(value, mask);
     value = other > value ? other : value;
   }
   return value;
@@ -141,13 +141,13 @@ DROPBP_DEVICE V block_sum(Context ctx, V value, V* scratch) {
   return total;
 }
 
-template <unsigned threads, class Context>
-DROPBP_DEVICE float block_max(Context ctx, float value, float* scratch) {
+template <unsigned threads, class Context, class V>
+DROPBP_DEVICE V block_max(Context ctx, V value, V* scratch) {
   constexpr unsigned warps = threads / 32;
   value = warp_max(ctx, value);
   if (ctx.thread() % 32 == 0) scratch[ctx.thread() / 32] = value;
   ctx.sync();
-  float largest = scratch[0];
+  V largest = scratch[0];
   DROPBP_UNROLL
   for (unsigned i = 1; i < warps; ++i) largest = scratch[i] > largest ? scratch[i] : largest;
   ctx.sync();

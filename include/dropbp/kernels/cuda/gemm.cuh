@@ -92,6 +92,54 @@ using Preference =
 // The size that cuBLASLt recommends on Hopper and newer; older devices need less.
 inline constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
+/// A column-major matrix.
+inline Layout layout_of(cudaDataType_t type, std::ptrdiff_t rows, std::ptrdiff_t columns,
+                        std::ptrdiff_t ld, const std::string& what) {
+  cublasLtMatrixLayout_t created = nullptr;
+  const auto size = [](std::ptrdiff_t n) { return static_cast<std::uint64_t>(n); };
+  require_success(cublasLtMatrixLayoutCreate(&created, type, size(rows), size(columns), ld), what);
+  return Layout(created);
+}
+
+/// The operands of cuBLASLt: two factors and the result.
+template <class E>
+struct Operands {
+  E first, second, result;
+};
+
+/// Finds the algorithm that cuBLASLt recommends, and the bytes of its workspace.
+inline cublasStatus_t find_algorithm(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
+                                     Operands<cublasLtMatrixLayout_t> layouts,
+                                     Operands<std::uint32_t> alignments, const std::string& what,
+                                     cublasLtMatmulAlgo_t& algorithm, std::size_t& workspace) {
+  cublasLtMatmulPreference_t created = nullptr;
+  require_success(cublasLtMatmulPreferenceCreate(&created), what);
+  const Preference preference(created);
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+    require_success(cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof value),
+                    what);
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes});
+  // Sums over k are not split, or their parts are added in float and in a fixed order: two runs
+  // give the same bits.
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+         static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments.first);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments.second);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments.result);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments.result);
+  cublasLtMatmulHeuristicResult_t found{};
+  int count = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle, operation, layouts.first, layouts.second,
+                                     layouts.result, layouts.result, created, 1, &found, &count);
+  if (status != CUBLAS_STATUS_SUCCESS) return status;
+  if (count == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
+  algorithm = found.algo;
+  workspace = found.workspaceSize;
+  return found.state;
+}
+
 /// Descriptors of a row-major product. Matrices of cuBLASLt are column-major, so it computes C^T =
 /// op(B)^T op(A)^T.
 struct ProductPlan {
@@ -110,34 +158,14 @@ struct ProductPlan {
                             second = at ? CUBLAS_OP_T : CUBLAS_OP_N;
     set(CUBLASLT_MATMUL_DESC_TRANSA, first, what);
     set(CUBLASLT_MATMUL_DESC_TRANSB, second, what);
-    a = layout(key.type, at ? key.m : key.k, at ? key.k : key.m, key.lda, what);
-    b = layout(key.type, bt ? key.k : key.n, bt ? key.n : key.k, key.ldb, what);
-    c = layout(key.type, key.n, key.m, key.ldc, what);
+    a = layout_of(key.type, at ? key.m : key.k, at ? key.k : key.m, key.lda, what);
+    b = layout_of(key.type, bt ? key.k : key.n, bt ? key.n : key.k, key.ldb, what);
+    c = layout_of(key.type, key.n, key.m, key.ldc, what);
 
-    cublasLtMatmulPreference_t created = nullptr;
-    require_success(cublasLtMatmulPreferenceCreate(&created), what);
-    const Preference preference(created);
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
-      require_success(
-          cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof value), what);
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{workspace_bytes});
-    // Sums over k are not split, or their parts are added in float and in a fixed order: two runs
-    // give the same bits.
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-           static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.align_b);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_c);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.align_c);
-    cublasLtMatmulHeuristicResult_t found{};
-    int count = 0;
-    require_success(cublasLtMatmulAlgoGetHeuristic(handle, description, b.get(), a.get(), c.get(),
-                                                   c.get(), created, 1, &found, &count),
-                    what);
-    require_success(count == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : found.state, what);
-    algorithm = found.algo;
-    workspace = found.workspaceSize;
+    require_success(
+        find_algorithm(handle, description, {b.get(), a.get(), c.get()},
+                       {key.align_b, key.align_a, key.align_c}, what, algorithm, workspace),
+        what);
   }
 
  private:
@@ -146,45 +174,41 @@ struct ProductPlan {
     require_success(
         cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value), what);
   }
-  static Layout layout(cudaDataType_t type, std::ptrdiff_t rows, std::ptrdiff_t columns,
-                       std::ptrdiff_t ld, const std::string& what) {
-    cublasLtMatrixLayout_t created = nullptr;
-    const auto size = [](std::ptrdiff_t n) { return static_cast<std::uint64_t>(n); };
-    require_success(cublasLtMatrixLayoutCreate(&created, type, size(rows), size(columns), ld),
-                    what);
-    return Layout(created);
-  }
 };
 
 /// State for the whole program: a handle per device, and a plan per shape.
-class Products {
+template <class Key, class Plan>
+class PlannedProducts {
  public:
   // Never destroyed, because CUDA may already be shut down at the end of a program.
-  static Products& instance() {
-    static Products* const all = new Products;
+  static PlannedProducts& instance() {
+    static PlannedProducts* const all = new PlannedProducts;
     return *all;
   }
 
   struct Prepared {
     cublasLtHandle_t handle;
-    const ProductPlan* plan;
+    const Plan* plan;
   };
 
-  Prepared prepare(const ProductKey& key) {
+  /// The plan for a key; a new one is made from the handle, the key and the arguments.
+  template <class... A>
+  Prepared prepare(const Key& key, const A&... arguments) {
     const std::lock_guard lock(mutex_);
     const AllowedUnderCapture allowed;
     cublasLtHandle_t& handle = handles_[key.device];
     if (!handle) require_success(cublasLtCreate(&handle), "cuBLASLt must be ready");
     auto plan = plans_.find(key);
-    if (plan == plans_.end()) plan = plans_.try_emplace(key, handle, key).first;
+    if (plan == plans_.end()) plan = plans_.try_emplace(key, handle, key, arguments...).first;
     return {handle, &plan->second};
   }
 
  private:
   std::mutex mutex_;
   std::map<int, cublasLtHandle_t> handles_;
-  std::map<ProductKey, ProductPlan> plans_;
+  std::map<Key, Plan> plans_;
 };
+using Products = PlannedProducts<ProductKey, ProductPlan>;
 
 inline std::uint32_t alignment(const void* p) {
   const auto address = reinterpret_cast<std::uintptr_t>(p);
