@@ -60,7 +60,7 @@ llama::LlamaConfig shape_of(std::string_view name) {
 // Normal random numbers, as many as fit a cache, repeated: drawing seven billion would take
 // minutes, and zeros would multiply faster than trained values do. A quantised weight is quantised
 // once per shape.
-template <class T, class Backend>
+template <class Quantized, class T, class Backend>
 void fill(llama::LlamaModel<T, Backend>& model) {
   constexpr Index period = (1 << 20) + 7;  // not a multiple of a row
   std::vector<float> pattern(static_cast<std::size_t>(period)),
@@ -70,7 +70,7 @@ void fill(llama::LlamaModel<T, Backend>& model) {
   for (float& value : pattern) value = normal(random);
   ops::Matrix<T, Backend> repeated(1, period);
   ops::upload(repeated.view(), {pattern.data(), 1, period});
-  std::map<std::pair<Index, Index>, ops::BasicNf4Matrix<Backend>> quantized;
+  std::map<std::pair<Index, Index>, Quantized> quantized;
   model.for_each_weight([&](const auto& weight) {
     if (weight.value == nullptr) {
       auto& codes = quantized[{weight.rows, weight.columns}];
@@ -79,7 +79,7 @@ void fill(llama::LlamaModel<T, Backend>& model) {
         for (Index i = 0; i < static_cast<Index>(values.size()); i += period)
           std::copy_n(pattern.data(), std::min(period, static_cast<Index>(values.size()) - i),
                       values.data() + i);
-        codes = ops::BasicNf4Matrix<Backend>::quantize(std::as_const(values).view());
+        codes = Quantized::quantize(std::as_const(values).view());
       }
       weight.projection->set_weight(weight.part, codes.clone());
     } else if (weight.name.ends_with("norm.weight")) {
@@ -93,6 +93,14 @@ void fill(llama::LlamaModel<T, Backend>& model) {
       }
     }
   });
+}
+
+template <class T, class Backend>
+void fill(llama::LlamaModel<T, Backend>& model) {
+  if (model.lora().format == ops::QuantizedFormat::fp8)
+    fill<ops::BasicFp8Matrix<Backend>>(model);
+  else
+    fill<ops::BasicNf4Matrix<Backend>>(model);
 }
 
 // Memory of one branch of each kind and of the model's ends when all weights train: values and
@@ -329,10 +337,11 @@ int run(int argc, char** argv) {
   app.add_option("--shape", shape, "shape of the model")
       ->check(CLI::IsMember({"llama2-7b", "llama2-70b", "tiny"}))
       ->capture_default_str();
-  app.add_option(
-         "--mode", settings.mode,
-         "what trains: all weights, adapters of rank 8, or such adapters over 4-bit weights")
-      ->check(CLI::IsMember({"full", "lora", "qlora"}))
+  app.add_option("--mode", settings.mode,
+                 "what trains: all weights, adapters of rank 8, or such adapters over weights in 4 "
+                 "bits, or "
+                 "in 8 bits that are multiplied as such")
+      ->check(CLI::IsMember({"full", "lora", "qlora", "lora-fp8"}))
       ->capture_default_str();
   app.add_option("--layers", layers,
                  "transformer blocks; 0: those of the shape, or as many as fit the GPU's memory "

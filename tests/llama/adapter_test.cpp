@@ -591,3 +591,43 @@ TEST_CASE("qlora: frozen linear maps are in 4 bits, and are trained and saved as
   while (quantized.steps_done() < 8) last = quantized.step().loss;
   CHECK(last < b);
 }
+
+TEST_CASE("fp8: frozen linear maps are in 8 bits, and are trained, merged and saved in either") {
+  const test::TemporaryFolder folder;
+  const TokenData data = text();
+  Options options = options_of(ModeChoice::lora);
+  Trainer dense(options, shape, data, 0.5);
+  options.base_precision = BasePrecisionChoice::fp8;
+  Trainer quantized(options, shape, data, 0.5);
+  // Rows of 24 and 40 codes are filled up to 32 and 48; each has a float.
+  const std::size_t linears = 3u * (2u * 24u * 24u + 2u * 24u * 12u + 3u * 24u * 40u);
+  const std::size_t codes = 3u * ((2u * 24u + 2u * 12u + 2u * 40u) * 36u + 24u * 52u);
+  CHECK(quantized.model().base_bytes() == dense.model().base_bytes() - 4 * linears + codes);
+  const double a = dense.step().loss, b = quantized.step().loss;
+  CHECK(a != b);
+  CHECK(std::abs(a - b) < 0.01 * a);
+  double last = b;
+  while (quantized.steps_done() < 8) last = quantized.step().loss;
+  CHECK(last < b);
+
+  // The merged model has the weights as the run saw them, and no rounded inputs.
+  save_weights(folder / "merged", quantized.model());
+  save_adapter(folder / "adapter", quantized.model(), "");
+  const double loss = quantized.validate();
+  LlamaModel<float> merged(shape, 8);
+  load_weights(folder / "merged", merged);
+  merged.for_each_weight([&](const LlamaModel<float>::BaseWeight& weight) {
+    if (weight.projection == nullptr) return;
+    quantized.model().for_each_weight([&](const LlamaModel<float>::BaseWeight& other) {
+      if (other.name != weight.name) return;
+      ops::Matrix<float> values(weight.rows, weight.columns);
+      other.projection->merged_weight(other.part, values.view());
+      CHECK(std::equal(values.data(), values.data() + values.size(), weight.value));
+    });
+  });
+  // The adapter loads over a dense base too: both are the same before they are rounded.
+  options.adapter = folder / "adapter";
+  CHECK(Trainer(options, shape, data, 0.5).validate() == loss);
+  options.base_precision = BasePrecisionChoice::automatic;
+  CHECK(std::abs(Trainer(options, shape, data, 0.5).validate() - loss) < 0.01 * loss);
+}

@@ -44,10 +44,11 @@ std::vector<float> numbers_of(Trainer16& trainer) {
   return numbers;
 }
 
-void check_resume(ModeChoice mode) {
+void check_resume(ModeChoice mode,
+                  BasePrecisionChoice base_precision = BasePrecisionChoice::automatic) {
   const test::TemporaryFolder folder;
   Options options = test::small_run(0.5);
-  options.mode = mode;
+  options.mode = mode, options.base_precision = base_precision;
   const TokenData data = small_text();
   Trainer16 whole(options, options.shape, data, options.drop_rate);
   for (int i = 0; i < 4; ++i) whole.step();
@@ -82,6 +83,7 @@ TEST_CASE("a bfloat16 run on the CPU, resumed from a checkpoint, ends with the s
   SECTION("all weights") { check_resume(ModeChoice::full); }
   SECTION("LoRA") { check_resume(ModeChoice::lora); }
   SECTION("QLoRA") { check_resume(ModeChoice::qlora); }
+  SECTION("LoRA over 8 bits") { check_resume(ModeChoice::lora, BasePrecisionChoice::fp8); }
 }
 
 TEST_CASE("a bfloat16 run on the CPU has the same bits on 1, 2, 3 and 8 threads") {

@@ -190,6 +190,9 @@ TEST_CASE("options: each option sets its member") {
   CHECK_FALSE(
       options_of({"--mode", "qlora", "--model", "m", "--adapter", "a"}).lora_dropout.has_value());
   CHECK(options_of({}).mode == ModeChoice::full);
+  CHECK(options_of({}).base_precision == BasePrecisionChoice::automatic);
+  CHECK(options_of({"--mode", "lora", "--base-precision", "fp8"}).base_precision ==
+        BasePrecisionChoice::fp8);
   CHECK_FALSE(options_of({}).recompute);
   CHECK(options_of({"--recompute"}).recompute);
   CHECK_FALSE(options_of({"--device", "cuda"}).nondeterministic_attention);
@@ -268,6 +271,9 @@ TEST_CASE(
        {"--loss-on is about samples", "--tokens"}},
       {{"--tokens", "x.u16", "--vocabulary", "9", "--no-packing"},
        {"--no-packing is about samples", "--tokens"}},
+      {{"--base-precision", "fp8"}, {"--mode full was given, which trains them", "--mode lora"}},
+      {{"--base-precision", "fp8", "--mode", "qlora"}, {"--mode qlora", "4 bits"}},
+      {{"--base-precision", "fp16"}, {"--base-precision", "auto|fp8", "'fp16'"}},
       {{"--dora"}, {"--dora applies to adapters", "add --mode lora"}},
       {{"--mode", "lora", "--dora", "--precision", "bfloat16"}, {"--dora", "float32"}},
       {{"--mode", "lora", "--dora", "--device", "cuda"}, {"--dora", "--device cuda"}},

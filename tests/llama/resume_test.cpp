@@ -601,6 +601,8 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
         adapted({"q_proj"}));
   CHECK(with_patterns([](Options& o) { o.rslora = true; }) != adapted({}));
   CHECK(with_patterns([](Options& o) { o.nondeterministic_attention = true; }) != adapted({}));
+  CHECK(with_patterns([](Options& o) { o.base_precision = BasePrecisionChoice::fp8; }) !=
+        adapted({}));
   CHECK(with_patterns([](Options& o) { o.lora_patterns.ranks = {{"q_proj", 2}}; }) != adapted({}));
   CHECK(with_patterns([](Options& o) { o.lora_patterns.alphas = {{"q_proj", 2.0}}; }) !=
         adapted({}));
@@ -647,8 +649,8 @@ TEST_CASE("resume: every flag of the command line must be repeated or is listed 
   for (const auto& [flag, value] : saved.identity) known.insert(flag);
   // In the identity where they are no defaults; the test above sees each.
   known.insert({"--schedule", "--decay", "--final-learning-rate", "--rslora", "--dora",
-                "--nondeterministic-attention", "--modules-to-save", "--lora-targets-pattern",
-                "--lora-rank-pattern", "--lora-alpha-pattern"});
+                "--nondeterministic-attention", "--base-precision", "--modules-to-save",
+                "--lora-targets-pattern", "--lora-rank-pattern", "--lora-alpha-pattern"});
   std::size_t flags = 0;
   for (std::size_t at = help.find("\n  --"); at != std::string::npos;
        at = help.find("\n  --", at + 1)) {

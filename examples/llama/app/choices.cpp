@@ -19,6 +19,9 @@ std::string_view name_of(ScalingChoice choice) noexcept { return find_name(scali
 std::string_view name_of(ProgressChoice choice) noexcept { return find_name(progresses, choice); }
 std::string_view name_of(DeviceChoice choice) noexcept { return find_name(devices, choice); }
 std::string_view name_of(PrecisionChoice choice) noexcept { return find_name(precisions, choice); }
+std::string_view name_of(BasePrecisionChoice choice) noexcept {
+  return find_name(base_precisions, choice);
+}
 std::string_view name_of(ScheduleChoice choice) noexcept { return find_name(schedules, choice); }
 std::string_view name_of(OutFormatChoice choice) noexcept { return find_name(out_formats, choice); }
 

@@ -39,6 +39,8 @@ inline constexpr std::array devices{Named{DeviceChoice::cpu, "cpu"},
 inline constexpr std::array precisions{Named{PrecisionChoice::automatic, "auto"},
                                        Named{PrecisionChoice::float32, "float32"},
                                        Named{PrecisionChoice::bfloat16, "bfloat16"}};
+inline constexpr std::array base_precisions{Named{BasePrecisionChoice::automatic, "auto"},
+                                            Named{BasePrecisionChoice::fp8, "fp8"}};
 inline constexpr std::array schedules{
     Named{ScheduleChoice::cosine, "cosine"}, Named{ScheduleChoice::linear, "linear"},
     Named{ScheduleChoice::constant, "constant"}, Named{ScheduleChoice::wsd, "wsd"}};

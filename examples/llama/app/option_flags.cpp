@@ -94,6 +94,11 @@ void declare_adapters(Flags& flags, Given& given, Options& o) {
   flags.choice("--mode", o.mode, modes,
                "what is trained: all weights; low-rank adapters (LoRA) over frozen weights; or "
                "adapters over frozen weights in 4 bits (QLoRA, NF4)");
+  flags.choice("--base-precision", o.base_precision, base_precisions,
+               "how --mode lora keeps and multiplies the frozen weights of the blocks: fp8 takes 8 "
+               "bits for weights and, in the forward pass, for what they are multiplied with, "
+               "which is faster on GPUs of compute capability 8.9 and newer; auto is --precision "
+               "or, with --mode qlora, 4 bits");
   const auto adapters = [&](CLI::Option* option) { given.adapters.push_back(option); };
   const auto adapter_shape = [&](CLI::Option* option) {
     adapters(option), given.adapter_shape.push_back(option);

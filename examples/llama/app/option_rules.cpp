@@ -138,6 +138,15 @@ constexpr Rule rules[] = {
      "--nondeterministic-attention lets cuDNN add in any order, but --device {} was given, where "
      "the order is fixed; leave it out or add --device cuda",
      [](const Options& o, const Given&) { return std::string(name_of(o.device)); }},
+    {[](const Options& o, const Given&) {
+       return o.base_precision == BasePrecisionChoice::fp8 && o.mode != ModeChoice::lora;
+     },
+     "--base-precision fp8 is of weights that --mode lora freezes, but --mode {}; use --mode lora "
+     "or leave --base-precision out",
+     [](const Options& o, const Given&) {
+       return std::string(o.mode == ModeChoice::full ? "full was given, which trains them"
+                                                     : "qlora was given, which keeps 4 bits");
+     }},
     {[](const Options& o, const Given&) { return o.dora && o.device != DeviceChoice::cpu; },
      "--dora is computed on the CPU, but --device {} was given; leave one of them out",
      [](const Options& o, const Given&) { return std::string(name_of(o.device)); }},

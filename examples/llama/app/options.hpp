@@ -28,6 +28,7 @@ enum class ScalingChoice { none, inverse_keep_rate };
 enum class ProgressChoice { automatic, always, never };
 enum class DeviceChoice { cpu, cuda };
 enum class PrecisionChoice { automatic, float32, bfloat16 };
+enum class BasePrecisionChoice { automatic, fp8 };
 enum class ScheduleChoice { cosine, linear, constant, wsd };
 enum class OutFormatChoice { safetensors, gguf };
 
@@ -43,6 +44,7 @@ enum class OutFormatChoice { safetensors, gguf };
 [[nodiscard]] std::string_view name_of(ProgressChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(DeviceChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(PrecisionChoice choice) noexcept;
+[[nodiscard]] std::string_view name_of(BasePrecisionChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(ScheduleChoice choice) noexcept;
 [[nodiscard]] std::string_view name_of(OutFormatChoice choice) noexcept;
 
@@ -70,6 +72,7 @@ struct Options {
   // What is trained. With `adapter`, rank, alpha and targets are ignored: they come from the
   // folder's adapter_config.json, as does the dropout if lora_dropout is empty.
   ModeChoice mode = ModeChoice::full;
+  BasePrecisionChoice base_precision = BasePrecisionChoice::automatic;  ///< of frozen weights
   std::optional<std::filesystem::path> adapter;
   std::ptrdiff_t lora_rank = 8;
   double lora_alpha = 16.0;

@@ -57,6 +57,7 @@ json config_of(const Options& o, const LlamaConfig& m, const ops::LoraConfig& lo
     config["lora_dropout"] = number(lora.dropout);
     config["lora_targets"] = lora.targets;
     config["rslora"] = lora.rank_stabilized;
+    config["base_precision"] = name_of(o.base_precision);
     config["dora"] = lora.magnitudes;
     config["modules_to_save"] = lora.modules_to_save;
   }

@@ -166,9 +166,15 @@ std::string adapter_text(const Options& options, auto& model) {
                      model.lora().modules_to_save.empty() ? "" : " and modules to save", trained);
 }
 
+template <class T, class Backend>
 void announce(const Options& options, const LlamaConfig& config, const Corpus& corpus,
-              auto& trainer, Progress& progress) {
+              BasicTrainer<T, Backend>& trainer, Progress& progress) {
   if (options.quiet) return;
+  if (options.base_precision == BasePrecisionChoice::fp8 && !ops::multiplies_fp8<T, Backend>())
+    progress.message(
+        fmt::format("this device does not multiply in 8 bits: the products of --base-precision fp8 "
+                    "are computed from the same values in {}, in more time than without it",
+                    name_of(options.precision)));
   for (const std::string& note : corpus.notes) progress.message(note);
   progress.message(fmt::format(
       "{} parameters{}, {}{}, {} steps of {} tokens, drop rate {:g}{}", parameter_count(config),

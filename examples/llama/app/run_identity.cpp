@@ -36,6 +36,8 @@ RunIdentity identity_of(const Options& o, const LlamaConfig& c, const TrainingDa
   if (lora.rank_stabilized) add("--rslora", true);
   if (lora.magnitudes) add("--dora", true);
   if (o.nondeterministic_attention) add("--nondeterministic-attention", true);
+  if (o.base_precision != BasePrecisionChoice::automatic)
+    add("--base-precision", name_of(o.base_precision));
   if (!lora.modules_to_save.empty())
     add("--modules-to-save", fmt::format("{}", fmt::join(lora.modules_to_save, ",")));
   if (!lora.exceptions.empty()) {

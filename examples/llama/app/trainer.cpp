@@ -36,7 +36,9 @@ ops::LoraConfig lora_of(const Options& options, const LlamaConfig& config) {
   }
   lora.targets = canonical_targets(lora.targets, linears_of(config.traits), !options.adapter);
   lora.dropout = options.lora_dropout.value_or(lora.dropout);
-  lora.quantize = options.mode == ModeChoice::qlora;
+  const bool eight_bits = options.base_precision == BasePrecisionChoice::fp8;
+  lora.quantize = options.mode == ModeChoice::qlora || eight_bits;
+  lora.format = eight_bits ? ops::QuantizedFormat::fp8 : ops::QuantizedFormat::nf4;
   return lora;
 }
 

@@ -107,9 +107,11 @@ std::vector<float> numbers_of(EmulatedTrainer<T>& trainer) {
 }
 
 template <class T>
-void check_resume(ModeChoice mode) {
+void check_resume(ModeChoice mode,
+                  BasePrecisionChoice base_precision = BasePrecisionChoice::automatic) {
   const test::TemporaryFolder folder;
-  const Options options = small_options(mode);
+  Options options = small_options(mode);
+  options.base_precision = base_precision;
   const TokenData data = small_text();
   EmulatedTrainer<T> whole(options, options.shape, data, options.drop_rate);
   for (int i = 0; i < 4; ++i) whole.step();
@@ -175,6 +177,9 @@ TEST_CASE("emulated device: a run resumed from a checkpoint ends with the same b
     check_resume<dropbp::BFloat16>(ModeChoice::full);
   }
   SECTION("bfloat16, QLoRA") { check_resume<dropbp::BFloat16>(ModeChoice::qlora); }
+  SECTION("bfloat16, a base in 8 bits") {
+    check_resume<dropbp::BFloat16>(ModeChoice::lora, BasePrecisionChoice::fp8);
+  }
 }
 
 TEST_CASE("emulated device: saved adapters and merged models have the device's values") {
