@@ -32,11 +32,12 @@ class Page {
                  "Of the processor time of an ordinary step ({:.1f} ms), the "
                  "branches' backward pass takes {:.0f} % and the optimizer {:.0f} %.",
                  1e3 * all, 100.0 * whole.branches / all, 100.0 * whole.optimizer / all)) +
-             "\n| method | learning rate | time | validation loss | gain at equal time | learned | "
-             "speed |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+             "\n| method | learning rate | time | validation loss | gain at equal time | speed "
+             "|\n| --- | --- | --- | --- | --- | --- |\n";
     std::string second =
-        "\n| method | seeds | backward kept | activations, mean / peak | speed against half the "
-        "batch |\n| --- | --- | --- | --- | --- |\n";
+        "\n| method | seeds | learned | backward kept | activations, mean / peak | against half "
+        "the "
+        "batch |\n| --- | --- | --- | --- | --- | --- |\n";
     std::string missing;
     for (const Method& method : methods()) {
       const auto row = analysis.row(method);
@@ -94,10 +95,10 @@ class Page {
     const std::string gain = row.gains.size() == row.seeds
                                  ? text_of(figure_of(row.gains), 3, row.seeds)
                                  : "not measured";
-    return fmt::format(
-        "| {} | {:g}{} | {:.2f} | {} | {} | {}{} | {}{} |\n", row.method->name, row.learning_rate,
-        edge ? " (edge)" : "", row.time.mean, text_of(row.loss, 3, row.seeds), gain, row.speed_mark,
-        text_of(row.learned, 2, row.seeds), row.speed_mark, text_of(row.speed, 2, row.seeds));
+    return fmt::format("| {} | {:g}{} | {:.2f} | {} | {} | {}{} |\n", row.method->name,
+                       row.learning_rate, edge ? " (edge)" : "", row.time.mean,
+                       text_of(row.loss, 3, row.seeds), gain, row.speed_mark,
+                       text_of(row.speed, 2, row.seeds));
   }
 
   static std::string second_line_of(const Row& row) {
@@ -105,8 +106,9 @@ class Page {
         row.speed_of_half.mean > 0.0
             ? row.speed_of_half_mark + text_of(row.speed_of_half, 2, row.seeds)
             : "not measured";
-    return fmt::format("| {} | {} | {:.2f} | {:.2f} / {:.2f} | {} |\n", row.method->name, row.seeds,
-                       row.kept.mean, row.mean_activations.mean, row.peak.mean, of_half);
+    return fmt::format("| {} | {} | {}{} | {:.2f} | {:.2f} / {:.2f} | {} |\n", row.method->name,
+                       row.seeds, row.speed_mark, text_of(row.learned, 2, row.seeds), row.kept.mean,
+                       row.mean_activations.mean, row.peak.mean, of_half);
   }
 
   static Json json_of(const Row& row) {
@@ -158,7 +160,7 @@ counts which part of the branches' backward pass and of the optimizer its plans 
   whole run: what a step of the method learns, as a share of an ordinary step
 - **speed**: the time in which ordinary training reaches the same loss, divided by the method's:
   *learned* / *time*. A method that takes 0.6 of the time needs 0.9 for a speed of 1.5
-- **speed against half the batch**: the same against ordinary training with half the tokens a step,
+- **against half the batch**: the speed against ordinary training with half the tokens a step,
   which also takes half the memory for activations: where a method's peak is no higher, this
   compares at equal memory
 

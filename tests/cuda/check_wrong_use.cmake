@@ -22,7 +22,7 @@ foreach(header IN LISTS headers)
     string(REGEX MATCH "error[^\n]*" first "${messages}")
     if(status EQUAL 0
       OR NOT first MATCHES
-      "dropbp: [a-z_]+.cuh is for .cu files; other files include dropbp/[a-z/]+.hpp")
+      "dropbp: [a-z0-9_]+.cuh is for .cu files; other files include dropbp/[a-z0-9/]+.hpp")
       fail("${header} in a .cpp file: ${compiler} does not first say what to include, but: "
         "${messages}")
     endif()

@@ -48,7 +48,7 @@ case $kind in
   stop_midway) every="a step must end within 4 s, but step ($step|$((step + 1))) has not" ;;
   # Depends on which collectives meet: MPI itself may see it, or crash.
   skipped_collective)
-    every="a step must end within|all ranks must have the same|MPI_ERR_[A-Z]+|$signal"
+    every="a step must end within|all ranks must have the same|MPI_ERR_[A-Z]+|MPI Error in|$signal"
     ;;
   kill | kill_midway | crash) every=$signal ;;
   exit | exit_code) every="exiting improperly|non-zero|finalize" ;;

@@ -51,7 +51,8 @@ DROPBP_HOST_DEVICE E4m3 to_e4m3(float value) {
 /// but at least 2^-117. Codes times a power of two are exact in float and BFloat16, also the
 /// smallest ones, and so is a division by it. NaN if the magnitude is infinite or NaN.
 struct E4m3Scale {
-  float scale, inverse;
+  float scale;    ///< a power of two
+  float inverse;  ///< 1 / scale, exactly
 };
 /// See E4m3Scale.
 DROPBP_HOST_DEVICE E4m3Scale e4m3_scale(std::uint32_t magnitude) {

@@ -69,6 +69,13 @@ void add_integer(Table& table) {
                : static_cast<U>(static_cast<T>(a) >> b);
   },
       U, U, u32>(table, "shr" + type);
+  if constexpr (std::is_same_v<T, u32>)
+    add<[](u32 a, u32 position, u32 length) {
+      position &= 0xFFu, length &= 0xFFu;
+      const u64 mask = length >= 64 ? ~u64{0} : (u64{1} << length) - 1;
+      return position >= 32 ? u32{0} : static_cast<u32>((u64{a} >> position) & mask);
+    },
+        u32, u32, u32, u32>(table, "bfe.u32");
   const auto divide = [&](const std::string& name, Handler handler) {
     table[name + type] = {handler, Flow::next, {sizeof(T), sizeof(T), sizeof(T)}};
   };
