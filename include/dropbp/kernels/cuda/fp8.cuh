@@ -44,13 +44,13 @@ struct Fp8Operation {
 
   Fp8Operation([[maybe_unused]] bool scaled, [[maybe_unused]] const float* x_scales,
                [[maybe_unused]] const float* w_scales, const Fp8ProductKey& key) {
-    const auto require = [&](cublasStatus_t status) {  // without a text until one is needed
+    const auto succeeded = [&](cublasStatus_t status) {  // without a text until one is needed
       if (status != CUBLAS_STATUS_SUCCESS)
         require_success(status, key.text() + " must be possible");
     };
-    require(cublasLtMatmulDescInit(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    succeeded(cublasLtMatmulDescInit(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
-      require(cublasLtMatmulDescSetAttribute(&description, attribute, &value, sizeof value));
+      succeeded(cublasLtMatmulDescSetAttribute(&description, attribute, &value, sizeof value));
     };
     // As columns of cuBLASLt: y^T = w x^T.
     set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
