@@ -106,8 +106,8 @@ Comparison compare(std::span<const StepRecord> run, std::span<const StepRecord> 
 
 /// A pure function of its arguments, so that an interrupted run can be reported too. NaN and
 /// infinity become null. "attention", on a device, says what computed it. "config" holds the
-/// options, the model's shape and its adapters as used. A baseline appears under "baseline", and
-/// compare() of the two runs under "comparison".
+/// options, the model's shape and its adapters as used. "trials" has those of --drop-rate auto. A
+/// baseline appears under "baseline", and compare() of the two runs under "comparison".
 [[nodiscard]] std::string report_json(const Options& options, const LlamaConfig& model,
                                       const ops::LoraConfig& lora, const RunReport& run,
                                       const std::optional<RunReport>& baseline = std::nullopt);

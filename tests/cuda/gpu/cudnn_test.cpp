@@ -122,47 +122,48 @@ TEMPLATE_TEST_CASE("device: attention by cuDNN stays within its bounds", "", Hal
   }
 }
 
-TEST_CASE("device: cuDNN splits a backward pass that would need too much workspace", "[large]") {
-  // ds of all heads would take 2 GiB, except on Blackwell. The forward pass of one code fits the
-  // backward pass of the other.
-  const test::AttentionCase c{
-      {.batch = 2, .sequence = 4096, .heads = 32, .kv_heads = 8, .head_size = 128}, 0};
-  INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
+namespace {
+
+/// A pass forward and back by cuDNN on random values; the gradients are then those of the own
+/// kernels, which must agree.
+Attention<BFloat16> compared(const test::AttentionCase& c) {
   std::mt19937_64 random(test::fresh_seed());
   const std::size_t notes = ops::attention_notes<Cuda>().size();
   Attention<BFloat16> a{c};
   a.qkv.fill(random);
   a.grad_o.fill(random);
-  const AttentionCode forward = a.forward(AttentionCode::library);
-  const std::vector<double> o = a.o.values(), lse = a.lse.values();
-  const AttentionCode backward = a.backward(AttentionCode::library);
-  const std::vector<double> grad_qkv = a.grad_qkv.values();
+  const AttentionCode forward = a.forward(AttentionCode::library),
+                      backward = a.backward(AttentionCode::library);
   report(notes, forward, backward);
+  const std::vector<double> grad_qkv = a.grad_qkv.values();
   a.backward(AttentionCode::own);
   CHECK(test::error_of(a.grad_qkv.values(), grad_qkv) <= 4 * test::tolerance<BFloat16>);
+  return a;
+}
+
+}  // namespace
+
+TEST_CASE("device: cuDNN splits a backward pass that would need too much workspace", "[large]") {
+  INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
+  // ds of all heads would take 2 GiB, except on Blackwell. The forward pass of one code fits the
+  // backward pass of the other.
+  Attention<BFloat16> a =
+      compared({{.batch = 2, .sequence = 4096, .heads = 32, .kv_heads = 8, .head_size = 128}, 0});
+  const std::vector<double> o = a.o.values(), lse = a.lse.values(), grad_qkv = a.grad_qkv.values();
   a.forward(AttentionCode::own);
   CHECK(test::error_of(a.o.values(), o) <= 2 * test::tolerance<BFloat16>);
   CHECK(test::error_of(a.lse.values(), lse) <= 1e-5);
   a.backward(AttentionCode::library);
   CHECK(test::error_of(a.grad_qkv.values(), grad_qkv) <= 4 * test::tolerance<BFloat16>);
   a.layout.any_order = true;
-  report(ops::attention_notes<Cuda>().size(), forward, a.backward(AttentionCode::library));
+  const std::size_t notes = ops::attention_notes<Cuda>().size();
+  const AttentionCode backward = a.backward(AttentionCode::library);
+  report(notes, backward, backward);
   CHECK(test::error_of(a.grad_qkv.values(), grad_qkv) <= 4 * test::tolerance<BFloat16>);
 }
 
 TEST_CASE("device: cuDNN computes the query heads of a kv head in parts", "[large]") {
-  // ds of one kv head would take 1 GiB, except on Blackwell.
-  const test::AttentionCase c{
-      {.batch = 1, .sequence = 8192, .heads = 16, .kv_heads = 2, .head_size = 128}, 0};
   INFO("DROPBP_TEST_SEED=" << test::fresh_seed());
-  std::mt19937_64 random(test::fresh_seed());
-  const std::size_t notes = ops::attention_notes<Cuda>().size();
-  Attention<BFloat16> a{c};
-  a.qkv.fill(random);
-  a.grad_o.fill(random);
-  const AttentionCode forward = a.forward(AttentionCode::library);
-  report(notes, forward, a.backward(AttentionCode::library));
-  const std::vector<double> grad_qkv = a.grad_qkv.values();
-  a.backward(AttentionCode::own);
-  CHECK(test::error_of(a.grad_qkv.values(), grad_qkv) <= 4 * test::tolerance<BFloat16>);
+  // ds of one kv head would take 1 GiB, except on Blackwell.
+  compared({{.batch = 1, .sequence = 8192, .heads = 16, .kv_heads = 2, .head_size = 128}, 0});
 }

@@ -51,11 +51,8 @@ struct AttentionForwardMma {
     std::uint32_t* const stages = q + Queries::words;
     const auto copy_keys = [&](std::uint32_t* to, int key) {
       const BFloat16* const from = keys + key * qkv.stride;
-      const auto count = static_cast<unsigned>(length - key);
-      copy_tile<Keys>(ctx, to, from, qkv.stride, count, head_size, vectorised);
-      copy_tile<Keys>(ctx, to + Keys::words, from + shape.kv_width(), qkv.stride, count, head_size,
-                      vectorised);
-      ctx.async_commit();
+      Stages::copy(ctx, to, from, qkv.stride, from + shape.kv_width(), qkv.stride,
+                   static_cast<unsigned>(length - key), head_size, vectorised);
     };
     copy_tile<Queries>(ctx, q, sequence + first * qkv.stride + task.head * shape.head_size,
                        qkv.stride, static_cast<unsigned>(end - first), head_size, vectorised);

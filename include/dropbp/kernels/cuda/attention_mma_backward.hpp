@@ -50,11 +50,8 @@ struct AttentionBackwardQueriesMma {
     std::uint32_t *const d_o = q + Own::words, *const stages = d_o + Own::words;
     const auto copy_keys = [&](std::uint32_t* to, int key) {
       const BFloat16* const from = keys + key * qkv.stride;
-      const auto count = static_cast<unsigned>(length - key);
-      copy_tile<Keys>(ctx, to, from, qkv.stride, count, head_size, vectorised);
-      copy_tile<Keys>(ctx, to + Keys::words, from + shape.kv_width(), qkv.stride, count, head_size,
-                      vectorised);
-      ctx.async_commit();
+      Stages::copy(ctx, to, from, qkv.stride, from + shape.kv_width(), qkv.stride,
+                   static_cast<unsigned>(length - key), head_size, vectorised);
     };
     const auto rows = static_cast<unsigned>(end - first);
     copy_tile<Own>(ctx, q, qkv.row(token + first) + query_column, qkv.stride, rows, head_size,
@@ -153,13 +150,10 @@ struct AttentionBackwardKeysMma {
     std::uint32_t *const v = k + Own::words, *const stages = v + Own::words;
     auto* const statistics = reinterpret_cast<float*>(stages + 4 * Queries::words);
     const auto copy_queries = [&](std::uint32_t* to, int head, int query) {
-      const auto count = static_cast<unsigned>(length - query);
-      copy_tile<Queries>(ctx, to, qkv.row(token + query) + head * shape.head_size, qkv.stride,
-                         count, head_size, vectorised);
-      copy_tile<Queries>(ctx, to + Queries::words,
-                         grad_o.row(token + query) + head * shape.head_size, grad_o.stride, count,
-                         head_size, vectorised);
-      ctx.async_commit();
+      const Index column = head * shape.head_size;
+      Stages::copy(ctx, to, qkv.row(token + query) + column, qkv.stride,
+                   grad_o.row(token + query) + column, grad_o.stride,
+                   static_cast<unsigned>(length - query), head_size, vectorised);
     };
     // Threads 0 to 31 load lse, the next 32 delta.
     const auto statistic = [&](int head, int query) {

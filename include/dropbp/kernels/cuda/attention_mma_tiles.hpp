@@ -41,16 +41,6 @@ struct MmaTile {
   static constexpr std::size_t bytes = std::size_t{4} * words;  ///< bytes of the tile
 };
 
-/// The tiles that all warps of a block read: two at a time, of keys and values or of queries and
-/// their gradients. The next two are copied to the other half of the buffer meanwhile.
-template <unsigned size, int tile_rows>
-struct MmaStages {
-  using Tile = MmaTile<size, tile_rows>;
-  static constexpr int rows = tile_rows;              ///< tokens of a tile
-  static constexpr unsigned words = 2 * Tile::words;  ///< words of a half
-  static constexpr std::size_t bytes = 4 * Tile::bytes;
-};
-
 // Copies a tile. Missing rows, and columns beyond the head, become zero. If `vectorised`, the copy
 // is asynchronous: it is complete after a commit and a wait.
 template <class Tile, class Context>
@@ -90,6 +80,26 @@ DROPBP_DEVICE void copy_tile(Context ctx, std::uint32_t* to, const BFloat16* fro
     }
   }
 }
+
+/// The tiles that all warps of a block read: two at a time, of keys and values or of queries and
+/// their gradients. The next two are copied to the other half of the buffer meanwhile.
+template <unsigned size, int tile_rows>
+struct MmaStages {
+  using Tile = MmaTile<size, tile_rows>;
+  static constexpr int rows = tile_rows;              ///< tokens of a tile
+  static constexpr unsigned words = 2 * Tile::words;  ///< words of a half
+  static constexpr std::size_t bytes = 4 * Tile::bytes;
+
+  // Copies the tiles of a half, of which `count` rows are there, as one group to wait for.
+  template <class Context>
+  DROPBP_DEVICE static void copy(Context ctx, std::uint32_t* to, const BFloat16* first,
+                                 Index first_stride, const BFloat16* second, Index second_stride,
+                                 unsigned count, unsigned columns, bool vectorised) {
+    copy_tile<Tile>(ctx, to, first, first_stride, count, columns, vectorised);
+    copy_tile<Tile>(ctx, to + Tile::words, second, second_stride, count, columns, vectorised);
+    ctx.async_commit();
+  }
+};
 
 // Rounds two numbers; the first one is in the low half.
 DROPBP_DEVICE std::uint32_t pair_of(float first, float second) {
