@@ -54,6 +54,25 @@ const Summary summary{.tokens_per_second = 1234.5,
 
 }  // namespace
 
+TEST_CASE("report: a run whose drop rate was tried has both trials") {
+  Trials trials;
+  trials.ordinary = {.steps = 10, .validation_loss = 2.5};
+  trials.depth = {.allocation = AllocationChoice::depth,
+                  .drop_rate = 0.75,
+                  .steps = 17,
+                  .validation_loss = std::numeric_limits<double>::infinity()};
+  const json report =
+      json::parse(report_json(Options{}, LlamaConfig{}, {}, {two_steps, summary, trials}));
+  REQUIRE(report["trials"].size() == 2);
+  CHECK(
+      report["trials"][0] ==
+      json{{"drop_rate", 0.0}, {"allocation", "optimal"}, {"steps", 10}, {"validation_loss", 2.5}});
+  CHECK(report["trials"][1] == json{{"drop_rate", 0.75},
+                                    {"allocation", "depth"},
+                                    {"steps", 17},
+                                    {"validation_loss", nullptr}});
+}
+
 TEST_CASE("report: a run on a device says what computed attention, and one on the CPU nothing") {
   Options options;
   options.device = DeviceChoice::cuda;
