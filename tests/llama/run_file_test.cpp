@@ -102,6 +102,28 @@ TEST_CASE("config: what is printed gives the same again") {
   CHECK(parse({"--print-config", "--data", "\"'"}).exit_code == 2);
 }
 
+TEST_CASE("config: a # within quotes is no comment") {
+  const test::TemporaryFolder folder;
+  const std::string file = (folder / "run.toml").string();
+  test::write_bytes(file,
+                    "steps = 30 # a comment with 'quotes\n  # another\n"
+                    "data = \"c# and 'c'\"# the end\nout='#\\.\"'\nseed=2#\n");
+  const CommandLine line = parse({"--config", file});
+  INFO(line.text);
+  REQUIRE(line.options);
+  CHECK(line.options->steps == 30);
+  CHECK(line.options->data == "c# and 'c'");
+  CHECK(line.options->out == "#\\.\"");
+  CHECK(line.options->seed == 2);
+  const CommandLine printed = parse({"--config", file, "--print-config"});
+  INFO(printed.text);
+  REQUIRE(printed.exit_code == 0);
+  test::write_bytes(file, printed.text);
+  CHECK(parse({"--config", file, "--print-config"}).text == printed.text);
+  // No form that all versions of the reader understand.
+  CHECK(parse({"--print-config", "--data", "'\\"}).exit_code == 2);
+}
+
 TEST_CASE("config: what is wrong in a file is said as on the command line") {
   const test::TemporaryFolder folder;
   const std::string file = (folder / "run.toml").string();

@@ -3,6 +3,8 @@
 #include "llama/app/run_file.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <sstream>
 #include <vector>
 
 #include <fmt/format.h>
@@ -32,20 +34,48 @@ bool takes_path(const CLI::Option& option) {
   return type == "PATH" || type == "FILE" || type == "DIR";
 }
 
-/// What CLI11 gives back as `text`: a number or a word as it is, all else in quotes. It knows no
-/// escapes within quotes, so that a text with both kinds has no form.
+/// CLI11's reader takes a # within quotes for a comment too, and would cut the value there.
+class TomlFile : public CLI::ConfigBase {
+ public:
+  TomlFile() { comment('\0'); }
+
+  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::string text;
+    for (std::string line; std::getline(input, line);)
+      text += line.substr(0, comment_begin(line)) + '\n';
+    std::istringstream without_comments(text);
+    return ConfigBase::from_config(without_comments);
+  }
+
+ private:
+  static std::size_t comment_begin(const std::string& line) {
+    char quote = '\0';
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      const char c = line[i];
+      if (quote != '\0' ? c == quote : c == '"' || c == '\'')
+        quote = quote == '\0' ? c : '\0';
+      else if (quote == '\0' && c == '#')
+        return i;
+    }
+    return line.size();
+  }
+};
+
+/// What CLI11 gives back as `text`: a number or a word as it is, all else in quotes. Versions of it
+/// differ in escapes between double quotes, so that single ones come first, and a text with single
+/// quotes and double ones or backslashes has no form.
 std::string toml_value(const std::string& name, const std::string& text) {
   const bool plain = !text.empty() && std::ranges::all_of(text, [](char c) {
     return (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '+' || c == 'e';
   });
   if (plain || text == "true" || text == "false") return text;
   if (text.find_first_of("\n\r") != text.npos ||
-      (text.find('"') != text.npos && text.find('\'') != text.npos))
-    throw UsageError(
-        fmt::format("--print-config must write --{} on one line, between quotes of one kind, but "
-                    "it is '{}', with line ends or both kinds; give it on the command line only",
-                    name, text));
-  const char quote = text.find('"') == text.npos ? '"' : '\'';
+      (text.find_first_of("\"\\") != text.npos && text.find('\'') != text.npos))
+    throw UsageError(fmt::format(
+        "--print-config must write --{} on one line, between single quotes, or between double "
+        "ones without backslashes, but it is '{}'; give it on the command line only",
+        name, text));
+  const char quote = text.find('\'') == text.npos ? '\'' : '"';
   return fmt::format("{}{}{}", quote, text, quote);
 }
 
@@ -100,6 +130,7 @@ RunFile::RunFile(CLI::App& app) : app_(app) {
   app.set_config("--config", "", "TOML file with options; those on the command line go before it")
       ->type_name("FILE")
       ->group(own_group);
+  app.config_formatter(std::make_shared<TomlFile>());
   app.allow_config_extras(false);
   app.add_flag("--print-config", print_, "print such a file with the options given, and exit")
       ->configurable(false)
