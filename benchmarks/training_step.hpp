@@ -38,9 +38,10 @@ struct Training {
     return fmt::format(
         "LLaMA of {} blocks, hidden {}, intermediate {}, {} heads; {} x {} tokens; {}",
         shape.layers, shape.hidden, shape.intermediate, shape.heads, batch, sequence,
-        full()            ? "all weights trained"
-        : mode == "qlora" ? "adapters over 4-bit weights trained"
-                          : "adapters trained");
+        full()               ? "all weights trained"
+        : mode == "qlora"    ? "adapters over 4-bit weights trained"
+        : mode == "lora-fp8" ? "adapters over 8-bit weights trained"
+                             : "adapters trained");
   }
 };
 

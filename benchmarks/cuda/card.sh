@@ -5,7 +5,7 @@
 # Tests and times everything that needs a CUDA card, most valuable first, and writes the figures.
 set -euo pipefail
 
-names=(facts build ops cudnn model kernels lora pytorch memcheck racecheck profile qlora longest
+names=(facts build ops cudnn model kernels lora pytorch fp8 memcheck racecheck profile qlora longest
   full finetune sensitivities synccheck initcheck)
 
 usage() {
@@ -248,6 +248,8 @@ step kernels 75 "$carry/cuda_kernels" "${size[@]}" --json "$parts/kernels.json"
 step lora 60 "$carry/cuda_step" "${size[@]}" --mode lora --json "$parts/lora.json"
 step pytorch 150 python3 benchmarks/versus_pytorch.py --device cuda "${size[@]}" \
   --program "$carry/cuda_step" --rounds 1 --steps 3 --json "$parts/pytorch.json"
+step fp8 60 "$carry/cuda_step" "${size[@]}" --mode lora-fp8 --drop-rates 0,0.875 \
+  --json "$parts/fp8.json"
 step memcheck 60 "${sanitize[@]}" memcheck "$carry/dropbp_gpu_tests" '~[large]~*cuDNN*'
 step racecheck 60 "${sanitize[@]}" racecheck "$carry/dropbp_gpu_tests" '~[large]~*cuDNN*'
 step profile 60 ncu --clock-control none --section SpeedOfLight --section Occupancy \

@@ -263,6 +263,45 @@ void measure_kernels(Table& table, const char* scalar, Index tokens, bool quick)
   }
 }
 
+// Linear maps with an adapter of rank 8, in two orders: the adapter writes and the weights add, as
+// the library does, or the other way round.
+template <class T>
+void measure_adapters(Table& table, const char* scalar, Index tokens) {
+  constexpr Index hidden = 4096, intermediate = 11008, rank = 8;
+  using ops::Accumulate, ops::GemmLayout;
+  const auto product = [](GemmLayout layout, Matrix<T, Cuda>& c, const Matrix<T, Cuda>& a,
+                          const Matrix<T, Cuda>& b, bool add) {
+    Kernels<op::gemm, T>::run(layout, c.view(), a.view(), b.view(),
+                              add ? Accumulate::add : Accumulate::overwrite);
+  };
+  struct Maps {
+    const char* name;
+    Index n;
+  };
+  for (const Maps& maps : {Maps{"q, k, v", 3 * hidden}, Maps{"gate, up", 2 * intermediate}}) {
+    Matrix<T, Cuda> x = filled<T>(tokens, hidden), w = filled<T>(maps.n, hidden),
+                    y = filled<T>(tokens, maps.n), u = filled<T>(tokens, rank),
+                    a = filled<T>(rank, hidden), b = filled<T>(maps.n, rank);
+    const auto add = [&](const std::string& name, Index depth, Index outputs, auto weights,
+                         auto adapter) {
+      const double flops =
+          2.0 * static_cast<double>(tokens * outputs) * static_cast<double>(depth + rank);
+      table.add(name + ", added to an adapter's", scalar, Table::Of::multiply, flops,
+                [&] { adapter(false), weights(true); });
+      table.add(name + ", then an adapter's", scalar, Table::Of::multiply, flops,
+                [&] { weights(false), adapter(true); });
+    };
+    add(
+        std::string(maps.name) + ": y", hidden, maps.n,
+        [&](bool adds) { product(GemmLayout::nt, y, x, w, adds); },
+        [&](bool adds) { product(GemmLayout::nt, y, u, b, adds); });
+    add(
+        std::string(maps.name) + ": dx", maps.n, hidden,
+        [&](bool adds) { product(GemmLayout::nn, x, y, w, adds); },
+        [&](bool adds) { product(GemmLayout::nn, x, u, a, adds); });
+  }
+}
+
 int run(int argc, char** argv) {
   CLI::App app{
       "Compares the CUDA kernels with the limits of the GPU: each row is a fraction of the "
@@ -308,6 +347,7 @@ int run(int argc, char** argv) {
     measure_kernels<T>(table, scalar, rows_of_matrices, common.quick);
   };
   measure(BFloat16{}, "bfloat16", tokens);
+  measure_adapters<BFloat16>(table, "bfloat16", tokens);
   measure(float{}, "float", tokens / 4);
   for (const ops::AttentionNote& note : ops::attention_notes<Cuda>())
     fmt::print(stderr, "{}\n", note.text());

@@ -24,7 +24,7 @@ import sys
 import textwrap
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PARTS = ("kernels", "lora", "pytorch", "longest", "qlora", "full", "sensitivities")
+PARTS = ("kernels", "lora", "pytorch", "fp8", "longest", "qlora", "full", "sensitivities")
 TESTS = {
     "tests": ("ops", "cudnn", "model"),
     "sanitizers": ("memcheck", "racecheck", "synccheck", "initcheck"),
@@ -161,7 +161,7 @@ def page_of(results):
             )
     if results["failed"]:
         text += f"\nFailed, or stopped for time: {', '.join(results['failed'])}.\n"
-    for name in ("lora", "full", "qlora"):
+    for name in ("lora", "fp8", "full", "qlora"):
         if name not in results:
             continue
         step = results[name]

@@ -16,7 +16,7 @@ import unittest
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.join(HERE, "..", "..")
 STEPS = (
-    "facts ops cudnn model kernels lora pytorch memcheck racecheck profile qlora longest full "
+    "facts ops cudnn model kernels lora pytorch fp8 memcheck racecheck profile qlora longest full "
     "finetune sensitivities synccheck initcheck"
 ).split()
 PASSES = "echo 'All tests passed (8 assertions in 4 test cases)'"
@@ -88,7 +88,7 @@ class Card(unittest.TestCase):
         for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
             self.assertEqual(figures["sanitizers"][tool]["passed"], 4)
         self.assertEqual(figures["kernels"], {"program": "cuda_kernels"})
-        for step in ("lora", "qlora", "longest", "full", "sensitivities"):
+        for step in ("lora", "fp8", "qlora", "longest", "full", "sensitivities"):
             self.assertEqual(figures[step], {"program": "cuda_step"})
         with tarfile.open(os.path.join(self.folder, "out", "all.tgz")) as archive:
             names = [os.path.basename(name) for name in archive.getnames()]
@@ -140,8 +140,8 @@ class Card(unittest.TestCase):
         self.assertEqual([step for step in figures["failed"] if step != "pytorch"],
                          [step for step in STEPS[1:] if step != "pytorch"])
         steps = result.stdout.split("\n== ")
-        for step in ("ops", "cudnn", "model", "kernels", "lora", "memcheck", "initcheck", "qlora",
-                     "longest", "full", "finetune", "sensitivities"):
+        for step in ("ops", "cudnn", "model", "kernels", "lora", "fp8", "memcheck", "initcheck",
+                     "qlora", "longest", "full", "finetune", "sensitivities"):
             text = next(part for part in steps if part.startswith(step + ", at most"))
             self.assertIn("CUDA device", text)
 

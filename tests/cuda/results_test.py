@@ -54,6 +54,7 @@ FILES = {
         ],
     },
     "lora.json": STEP,
+    "fp8.json": {**STEP, "mode": "lora-fp8"},
     "pytorch.json": {
         "pytorch": "2.9",
         "mode": "lora",
@@ -144,6 +145,8 @@ class Results(unittest.TestCase):
             "compute-sanitizer, memcheck: 0 passed, 1 failed, 0 skipped, and did not end.",
             "copying 4.00 TB/s, reading 4.10 TB/s, products in bfloat16 700 TFLOP/s",
             "stopped for time: qlora, full",
+            "llama2-7b, lora, 32 blocks",
+            "llama2-7b, lora-fp8, 32 blocks",
             "1234 tokens/s at rate 0, 0.50 of a large product's rate",
             "| 0.5 | 1.0 | 2.0 | 3.0 | 6.0 | 0.710 | 0.700 |",
             "| 0.5 | 1.0 | 2.0 | 10 | 20 |",
