@@ -196,7 +196,12 @@ class Projection {
   /// that call has returned.
   void backward_input(View grad_x, ConstView grad_output, const Tensor& grad_u) const {
     Tensor room;
-    multiply_base_backward(grad_x, below_magnitudes(room, grad_output));
+    grad_output = below_magnitudes(room, grad_output);
+    if (adapters_write_first && adapter_width() > 0 && !drops_out()) {
+      gemm_nn(grad_x, grad_u.view(), lora_a.value());
+      return multiply_base_backward(grad_x, grad_output, Accumulate::add);
+    }
+    multiply_base_backward(grad_x, grad_output, Accumulate::overwrite);
     if (adapter_width() == 0) return;
     if (!drops_out()) return gemm_nn(grad_x, grad_u.view(), lora_a.value(), Accumulate::add);
     Tensor share(grad_x.rows, grad_x.columns, workspace_);
@@ -299,12 +304,20 @@ class Projection {
                        [](const auto& b) { return b.trained; });
   }
 
+  // Whether adapters write a new result, to which the weights add. Products with adapters take as
+  // long as their accesses to memory, so they only write. Those with the weights read meanwhile.
+  static constexpr bool adapters_write_first = DeviceBackend<Backend>;
+
   // y (=|+=) the products with the weights and the adapters, without biases and magnitudes.
   void multiply(View y, ConstView x, Accumulate mode, ConstView u) const {
-    multiply_base(y, x, mode);
+    const bool first = adapters_write_first && mode == Accumulate::overwrite &&
+                       adapters_.size() == parts_.size();  // so that they write all of y
+    if (!first) multiply_base(y, x, mode);
     for (const Adapter& one : adapters_)
       gemm_nt(y.columns_from(one.output, one.outputs), u.columns_from(one.row_a, one.rank),
-              b_of(one).value().rows_from(one.row_b, one.outputs), Accumulate::add);
+              b_of(one).value().rows_from(one.row_b, one.outputs),
+              first ? Accumulate::overwrite : Accumulate::add);
+    if (first) multiply_base(y, x, Accumulate::add);
   }
 
   // values += the adapter's factor times B A, of as many of its rows from `first` on.
@@ -376,10 +389,10 @@ class Projection {
     quantized_.forward(y, x, mode);
   }
 
-  // grad_x = grad_output W.
-  void multiply_base_backward(View grad_x, ConstView grad_output) const {
-    if (quantized_.empty()) return gemm_nn(grad_x, grad_output, weight.value());
-    quantized_.backward(grad_x, grad_output);
+  // grad_x (=|+=) grad_output W.
+  void multiply_base_backward(View grad_x, ConstView grad_output, Accumulate mode) const {
+    if (quantized_.empty()) return gemm_nn(grad_x, grad_output, weight.value(), mode);
+    quantized_.backward(grad_x, grad_output, mode);
   }
 
   bool drops_out() const noexcept { return lora_.dropout > 0.0 && lora_.micro_step->training; }

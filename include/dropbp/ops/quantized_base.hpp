@@ -87,19 +87,18 @@ class QuantizedBase {
     });
   }
 
-  // grad_x = grad_output W, with gradients in T also where the forward pass is in 8 bits: rows of
-  // gradients have a wider range than activations, the scales of W belong to the summed index here,
-  // and Hopper multiplies 8-bit operands only along their rows, so W would be kept twice.
-  void backward(View grad_x, ConstView grad_output) const {
+  // grad_x (=|+=) grad_output W, with gradients in T also where the forward pass is in 8 bits: rows
+  // of gradients have a wider range than activations, the scales of W belong to the summed index
+  // here, and Hopper multiplies 8-bit operands only along their rows, so W would be kept twice.
+  void backward(View grad_x, ConstView grad_output, Accumulate mode) const {
     for_each_map([&](Index first, const auto& map) {
       const ConstView part = grad_output.columns_from(first, map.rows());
-      const Accumulate mode = first == 0 ? Accumulate::overwrite : Accumulate::add;
       if constexpr (std::same_as<Backend, Cpu> && std::same_as<decltype(map), const Nf4&>)
-        map.multiply(GemmLayout::nn, grad_x, part, mode);
+        map.multiply(GemmLayout::nn, grad_x, part, first == 0 ? mode : Accumulate::add);
       else
         for_each_panel<T>(map, workspace_, [&](Index row, ConstView panel) {
           gemm_nn(grad_x, part.columns_from(row, panel.rows), panel,
-                  row == 0 ? mode : Accumulate::add);
+                  first + row == 0 ? mode : Accumulate::add);
         });
     });
   }
