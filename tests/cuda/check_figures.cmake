@@ -11,20 +11,23 @@
 
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
-# Kernel, most registers, most instructions, a little above those of nvcc 13.0.
+# Kernel, most registers, instructions with nvcc 13.0.88. The limit of instructions is 5 % above,
+# because a patch of nvcc may change some; an exact exp in SwiGLU adds 22 % or more, an exact
+# division 52 %. Where registers may be 64, the kernel's launch bounds allow no more.
+set(margin_percent 5)
 set(limits
   "SwigluForwardMap 64 464"
   "SwigluBackwardMap 64 688"
-  "NormForward.*Lb0ELb0E 64 960"
-  "NormForward.*Lb0ELb1E 64 1248"
-  "NormBackward 84 1680"             # three blocks of 256 threads have 85
-  "Fp8Quantize 64 860"
-  "AttentionForwardMmaILj64E 248 2240"  # two blocks of 128 threads have 255
-  "AttentionForwardMmaILj128E 248 2340"
-  "AttentionBackwardQueriesMmaILj64E 252 1780"
-  "AttentionBackwardQueriesMmaILj128E 232 1740"
-  "AttentionBackwardKeysMmaILj64E 255 1830"
-  "AttentionBackwardKeysMmaILj128E 255 1830")
+  "NormForward.*Lb0ELb0E 64 936"
+  "NormForward.*Lb0ELb1E 64 1224"
+  "NormBackward 84 1640"             # three blocks of 256 threads have 85
+  "Fp8Quantize 64 816"
+  "AttentionForwardMmaILj64E 248 2152"  # two blocks of 128 threads have 255
+  "AttentionForwardMmaILj128E 248 2256"
+  "AttentionBackwardQueriesMmaILj64E 252 1704"
+  "AttentionBackwardQueriesMmaILj128E 232 1672"
+  "AttentionBackwardKeysMmaILj64E 255 1736"
+  "AttentionBackwardKeysMmaILj128E 255 1736")
 
 # Kernel, matrix products, most loads of four matrices, most loads of less than 16 bytes from shared
 # memory. The bandwidth of shared memory limits attention.
@@ -66,6 +69,7 @@ foreach(limit IN LISTS limits)
   list(GET limit 0 kernel)
   list(GET limit 1 most_registers)
   list(GET limit 2 most_instructions)
+  math(EXPR most_instructions "${most_instructions} * (100 + ${margin_percent}) / 100")
   if(PLANT)
     math(EXPR most_registers "${most_registers} - ${PLANT}")
     math(EXPR most_instructions "${most_instructions} - 40 * ${PLANT}")
