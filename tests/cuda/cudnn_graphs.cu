@@ -243,6 +243,7 @@ struct Engines {
 };
 Engines engines;
 int executions = 0;
+int searches = 0;        // for engines
 bool has_memory = true;  ///< else what runs fails
 
 /// A device that is the host. Its memory is as large as wished, because nobody writes a workspace.
@@ -432,6 +433,7 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t desc
   *count = 1;
   switch (name) {
     case CUDNN_ATTR_ENGINEHEUR_RESULTS: {  // one engine, if any
+      ++searches;
       const bool exists = is_in_any_order(asked.part(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH))
                               ? engines.any_order
                               : engines.fixed_order;
@@ -618,11 +620,35 @@ int main() {
   computes(grouped, "the smallest part", {1, 12, "2.0 GiB of workspace"});
 
   // What is said to be free cannot be had: smaller parts, and then none.
-  reset({.backward = 100 * MiB}, GiB);
+  reset({.backward = 100 * MiB}, 2 * GiB);
   Host_device::most = 400 * MiB;
   computes(grouped, "less memory than was said", {1, 4, "300.0 MiB of workspace"});
   Host_device::most = 99 * MiB;
   refuses(grouped, "no memory at all", "cuDNN needs 100.0 MiB for the smallest part, but may take");
+
+  // More again, where it is free: twice what could not be had, and four times after another loss.
+  const auto again = [&](const char* what, std::size_t free, std::size_t most, int parts) {
+    Host_device::free = free, Host_device::most = most;
+    count(grouped, what, [&] { return check<Half>(grouped, device, {1, parts}); });
+  };
+  reset({.backward = 100 * MiB}, 0);
+  again("600 MiB are lost", 2 * GiB, 400 * MiB, 4);
+  again("1 GiB is not enough", GiB, SIZE_MAX, 4);
+  again("2 GiB are enough", 2 * GiB, SIZE_MAX, 2);
+  again("600 MiB are lost again", 2 * GiB, 400 * MiB, 4);
+  again("2 GiB are not enough now", 2 * GiB, SIZE_MAX, 4);
+  again("3 GiB are enough", 3 * GiB, SIZE_MAX, 2);
+  const int before = searches;
+  again("they stay enough", 3 * GiB, SIZE_MAX, 2);
+  count(grouped, "a plan that is kept",
+        [&] { return std::string(searches == before ? "" : "engines were searched again"); });
+  ++device;
+  reset({.backward = GiB}, 2 * GiB - 2);
+  count(grouped, "a refusal for want of memory", [&]() -> std::string {
+    const std::string problem = check<Half>(grouped, device, {});
+    return problem.starts_with("it was refused: cuDNN needs 1.0 GiB") ? "" : "it ran: " + problem;
+  });
+  again("3 GiB are enough for a part", 3 * GiB, SIZE_MAX, 12);
 
   std::printf("%d of %d cases fail\n", failures, checks);
   return failures == 0 ? 0 : 1;

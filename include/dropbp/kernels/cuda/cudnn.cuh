@@ -3,8 +3,8 @@
 
 // Attention in BFloat16 and Half by cuDNN, part of dropbp.cuh if DROPBP_CUDNN is defined. Whether
 // cuDNN supports a shape is determined once per shape, device and pass, and again where its memory
-// is no longer free. The two passes are independent, because the forward pass saves the same
-// tensors with and without cuDNN.
+// is no longer free, or is free again. The two passes are independent, because the forward pass
+// saves the same tensors with and without cuDNN.
 #if !defined(__CUDACC__)
 #error "dropbp: cudnn.cuh is for .cu files; other files include dropbp/dropbp.hpp"
 #endif
@@ -72,20 +72,23 @@ class CudnnAttention {
   }
 
   /// Does not run if cuDNN does not support the shape, or if its smallest part needs more memory
-  /// than is free. A plan whose memory is no longer free is replaced by one that needs less.
+  /// than is free. A plan whose memory is no longer free is replaced by one that needs less, until
+  /// more is free again.
   LibraryAttention run(const AttentionKey& key, const AttentionMemory& memory) {
     // A handle has one CUDA stream at a time, so the lock covers the whole call. Except in the
     // first call of a shape, the call only starts kernels.
     const std::lock_guard lock(mutex_);
     const auto [found, is_new] = plans_.try_emplace(key);
     Entry& entry = found->second;
-    if (is_new) prepare(entry, key, (std::numeric_limits<std::size_t>::max)());
+    if (is_new || has_become_free(entry))
+      prepare(entry, key, (std::numeric_limits<std::size_t>::max)());
     while (entry.plan) {
       const std::size_t bytes = entry.plan->scratch().end;
       try {
         start(*entry.plan, memory);
         return {true, entry.how};
       } catch (const OutOfDeviceMemory&) {
+        entry.lacks(bytes);
         prepare(entry, key, bytes);
       } catch (const CudnnRefusal& refusal) {
         entry.plan.reset();
@@ -99,7 +102,20 @@ class CudnnAttention {
   struct Entry {
     std::optional<AttentionPlan> plan;
     std::string how;  // see LibraryAttention
+    // Free bytes from which what could not be had is tried again; 0: nothing lacks. Each time twice
+    // as much, so that a shape whose memory comes and goes is not planned anew in every step.
+    std::size_t enough = 0, times = 2;
+
+    void lacks(std::size_t bytes) { enough = (std::max)(enough, times * bytes); }
   };
+
+  static bool has_become_free(Entry& entry) {
+    if (entry.enough == 0) return false;
+    const AllowedUnderCapture allowed;
+    if (Device::free_bytes() < entry.enough) return false;
+    entry.enough = 0, entry.times *= 2;
+    return true;
+  }
 
   // Makes the entry's plan, which needs less than `below` bytes, or says why there is none.
   void prepare(Entry& entry, const AttentionKey& key, std::size_t below) {
@@ -117,6 +133,8 @@ class CudnnAttention {
     } catch (const CudnnRefusal& refusal) {
       cudaGetLastError();  // the kernels that run instead must not report this error
       entry.how = reason_of(refusal);
+      if (const auto* const of_memory = dynamic_cast<const CudnnMemoryRefusal*>(&refusal))
+        entry.lacks(of_memory->bytes);
     }
   }
 

@@ -52,6 +52,13 @@ struct CudnnRefusal : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Thrown if cuDNN needs more memory than it may take.
+struct CudnnMemoryRefusal : CudnnRefusal {
+  std::size_t bytes;  ///< that it needs
+  CudnnMemoryRefusal(const std::string& what, std::size_t needed)
+      : CudnnRefusal(what), bytes(needed) {}
+};
+
 inline void require_taken(cudnnStatus_t status, const char* what) {
   if (status == CUDNN_STATUS_SUCCESS) return;
   char reason[512] = "";

@@ -138,9 +138,11 @@ struct AttentionChoice {
       if (found) return std::move(*found);
     }
     if (least == (std::numeric_limits<std::size_t>::max)()) throw CudnnRefusal(reason);
-    throw CudnnRefusal("cuDNN needs " + text_of_bytes(least) + " for the smallest part, but may " +
-                       "take " + text_of_bytes(budget.most()) + " of the " +
-                       text_of_bytes(budget.free) + " that are free");
+    throw CudnnMemoryRefusal("cuDNN needs " + text_of_bytes(least) +
+                                 " for the smallest part, but may take " +
+                                 text_of_bytes(budget.most()) + " of the " +
+                                 text_of_bytes(budget.free) + " that are free",
+                             least);
   }
 
   /// What a call with a configuration needs.
@@ -200,7 +202,8 @@ struct AttentionPlan {
             plan.get_one<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE));
         engine = choice.configurations[i].engine;
         if (scratch().end > budget.most())
-          throw CudnnRefusal("cuDNN's plan needs " + text_of_bytes(scratch().end));
+          throw CudnnMemoryRefusal("cuDNN's plan needs " + text_of_bytes(scratch().end),
+                                   scratch().end);
         return;
       } catch (const CudnnRefusal&) {
         if (i + 1 == choice.configurations.size()) throw;
