@@ -209,8 +209,9 @@ TEST_CASE("attention on a device refuses shapes that have no kernel") {
 
 TEST_CASE("attention notes each way in which a shape is computed, once and in order") {
   struct Device {};
-  const auto add = [](const cuda::AttentionShape& shape, bool backward, bool ran, const char* how) {
-    ops::detail::AttentionLog<Device>::instance().add(shape, backward, {ran, how});
+  const auto add = [](const cuda::AttentionShape& shape, bool backward, bool ran, const char* how,
+                      const char* scalar = "bfloat16") {
+    ops::detail::AttentionLog<Device>::instance().add(shape, scalar, backward, {ran, how});
   };
   const cuda::AttentionShape shape{2, 4096, 64, 8, 128};
   CHECK(ops::attention_notes<Device>().empty());
@@ -219,20 +220,23 @@ TEST_CASE("attention notes each way in which a shape is computed, once and in or
     add(shape, true, true, "cuDNN 9.19.0");
     add(shape, true, false, "there is no memory");
     add({2, 4096, 64, 64, 128}, true, false, "there is no memory");
+    add({2, 4096, 64, 64, 128}, true, false, "there is no memory", "half");
   }
   const auto notes = ops::attention_notes<Device>();
-  REQUIRE(notes.size() == 4);
+  REQUIRE(notes.size() == 5);
   CHECK((!notes[0].backward && notes[1].backward));
   CHECK(notes[1].code == ops::AttentionCode::library);
   CHECK(notes[1].text() ==
-        "attention, backward pass, 2 x 4096 tokens, 64 heads of 128, 8 kv heads: cuDNN 9.19.0");
+        "attention in bfloat16, backward pass, 2 x 4096 tokens, 64 heads of 128, 8 kv heads: cuDNN "
+        "9.19.0");
   CHECK(notes[2].code == ops::AttentionCode::own);
   CHECK(notes[2].text() ==
-        "attention, backward pass, 2 x 4096 tokens, 64 heads of 128, 8 kv heads: own kernels, "
-        "because there is no memory");
+        "attention in bfloat16, backward pass, 2 x 4096 tokens, 64 heads of 128, 8 kv heads: own "
+        "kernels, because there is no memory");
   CHECK(notes[3].text().find("heads of 128: own") != std::string::npos);
-  CHECK(ops::attention_notes<Device>(3).size() == 1);
-  CHECK(ops::attention_notes<Device>(4).empty());
+  CHECK(notes[4].text().find("attention in half, ") == 0);
+  CHECK(ops::attention_notes<Device>(4).size() == 1);
+  CHECK(ops::attention_notes<Device>(5).empty());
 }
 
 TEST_CASE("attention on a device notes why no library ran") {
@@ -249,8 +253,13 @@ TEST_CASE("attention on a device notes why no library ran") {
                           {1, 3}) == ops::AttentionCode::own);
   CHECK(Kernels::forward(o.view(), lse.data(), qkv.view(), layout, {0, 3}) ==
         ops::AttentionCode::own);
+  // In another scalar type the same shape has notes of its own.
+  ops::Matrix<Half, Emulated> other(3, 12), other_o(3, 4);
+  CHECK(ops::kernels<ops::op::attention, Half, Emulated>::forward(
+            other_o.view(), lse.data(), other.view(), layout, {1, 3}) == ops::AttentionCode::own);
   const auto notes = ops::attention_notes<Emulated>(before);
-  REQUIRE(notes.size() == 3);
+  REQUIRE(notes.size() == 4);
+  CHECK((notes[0].scalar == "bfloat16" && notes[3].scalar == "half"));
   CHECK(notes[0].how == "this program was built without cuDNN");
   CHECK(notes[1].how == "the caller asked for them");
   CHECK((notes[2].backward && notes[2].how == notes[0].how));

@@ -236,7 +236,8 @@ TEST_CASE("emulated device: a run says what computed attention in its lines and 
   const std::string lines = lines_of();
   INFO(lines);
   for (const bool backward : {false, true}) {
-    const std::string line = std::string("attention, ") + (backward ? "backward" : "forward") +
+    const std::string line = std::string("attention in float, ") +
+                             (backward ? "backward" : "forward") +
                              " pass, 2 x 8 tokens, 4 heads of 4, 2 kv heads: own kernels, because "
                              "cuDNN computes in 16-bit numbers only";
     INFO(line);

@@ -220,7 +220,7 @@ struct kernels<op::attention, T, Backend> {
     LibraryAttention library = wanted == AttentionCode::own
                                    ? LibraryAttention{false, "the caller asked for them"}
                                    : attempt();
-    detail::AttentionLog<Backend>::instance().add(sizes, backward, library);
+    detail::AttentionLog<Backend>::instance().add(sizes, detail::scalar_name<T>, backward, library);
     return library;
   }
 

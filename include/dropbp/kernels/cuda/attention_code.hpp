@@ -28,9 +28,10 @@ namespace ops {
 /// (device_attention), or the kernels of this folder.
 enum class AttentionCode : std::uint8_t { library, own };
 
-/// Which code has computed attention of one shape.
+/// Which code has computed attention of one shape and scalar type.
 struct AttentionNote {
   cuda::AttentionShape shape;  ///< of the calls
+  std::string scalar;          ///< "float", "bfloat16" or "half"
   bool backward;               ///< the pass
   AttentionCode code;          ///< that has run
   std::string how;             ///< see LibraryAttention
@@ -38,7 +39,7 @@ struct AttentionNote {
   /// One line.
   std::string text() const {
     const auto number = [](cuda::Index n) { return std::to_string(n); };
-    return std::string("attention, ") + (backward ? "backward" : "forward") + " pass, " +
+    return "attention in " + scalar + ", " + (backward ? "backward" : "forward") + " pass, " +
            number(shape.batch) + " x " + number(shape.sequence) + " tokens, " +
            number(shape.heads) + " heads of " + number(shape.head_size) +
            (shape.kv_heads == shape.heads ? "" : ", " + number(shape.kv_heads) + " kv heads") +
@@ -48,6 +49,13 @@ struct AttentionNote {
 
 namespace detail {
 
+template <class T>
+inline constexpr const char* scalar_name = "float";
+template <>
+inline constexpr const char* scalar_name<BFloat16> = "bfloat16";
+template <>
+inline constexpr const char* scalar_name<Half> = "half";
+
 template <class Backend>
 class AttentionLog {
  public:
@@ -56,14 +64,15 @@ class AttentionLog {
     return log;
   }
 
-  void add(const cuda::AttentionShape& shape, bool backward, const LibraryAttention& library) {
+  void add(const cuda::AttentionShape& shape, const std::string& scalar, bool backward,
+           const LibraryAttention& library) {
     const std::lock_guard lock(mutex_);
     if (known_
-            .emplace(backward, shape.batch, shape.sequence, shape.heads, shape.kv_heads,
+            .emplace(backward, scalar, shape.batch, shape.sequence, shape.heads, shape.kv_heads,
                      shape.head_size, library.ran, library.how)
             .second)
-      notes_.push_back({shape, backward, library.ran ? AttentionCode::library : AttentionCode::own,
-                        library.how});
+      notes_.push_back({shape, scalar, backward,
+                        library.ran ? AttentionCode::library : AttentionCode::own, library.how});
   }
   std::vector<AttentionNote> notes_from(std::size_t first) const {
     const std::lock_guard lock(mutex_);
@@ -74,15 +83,16 @@ class AttentionLog {
  private:
   using Index = cuda::Index;
   mutable std::mutex mutex_;
-  std::set<std::tuple<bool, Index, Index, Index, Index, Index, bool, std::string>> known_;
+  std::set<std::tuple<bool, std::string, Index, Index, Index, Index, Index, bool, std::string>>
+      known_;
   std::vector<AttentionNote> notes_;
 };
 
 }  // namespace detail
 
 /// What has computed attention on this backend in this program, without the first `first` notes:
-/// one note for each shape, pass and way, in the order of their first calls. A shape has a second
-/// note for a pass if the way changes, for example because the memory got less.
+/// one note for each shape, scalar type, pass and way, in the order of their first calls. A shape
+/// has a second note for a pass if the way changes, for example because the memory got less.
 template <class Backend>
 std::vector<AttentionNote> attention_notes(std::size_t first = 0) {
   return detail::AttentionLog<Backend>::instance().notes_from(first);
