@@ -334,6 +334,29 @@ TEST_CASE("A group that does not exist keeps no branch") {
   CHECK(sampling.max_kept_weight({}) == 0.0);
 }
 
+TEST_CASE("The largest kept weight is at most that of all branches") {
+  const auto largest = [](const std::vector<double>& rates, const std::vector<double>& costs) {
+    const FixedBudgetSampling sampling{.weigh = BranchWeight::cost};
+    return sampling.max_kept_weight(sampling.prepare({.rates = rates, .costs = costs}));
+  };
+  CHECK(largest({0.01, 0.01}, {1.0, 2.0}) == 3.0);
+  // Of equal weights it is a whole number of branches.
+  CHECK(largest({0.5, 0.5, 0.5}, {3.0, 3.0, 3.0}) == 6.0);
+  CHECK(largest({0.0, 0.5, 0.5}, {4.0, 1.0, 1.0}) == 5.0);
+}
+
+TEST_CASE("A branch whose keep probability rounds to 1 is kept") {
+  std::vector<std::uint8_t> dropped(2, 7);
+  dropbp::detail::Pivot pivot{0, true, 0.5, 1.0};
+  pivot.meet({1, true, std::nextafter(0.5, 0.0), 1.0}, 0.0, dropped);
+  CHECK_FALSE(pivot.open);
+  CHECK(dropped == std::vector<std::uint8_t>{0, 1});
+  dropbp::detail::Pivot nearly{1, true, 1.0 - 1e-10, 1.0};
+  nearly.settle(dropped);
+  CHECK_FALSE(nearly.open);
+  CHECK(dropped == std::vector<std::uint8_t>{0, 0});
+}
+
 TEST_CASE("prepare and limit refuse invalid weights without a schedule") {
   std::vector<double> rates{0.5, 0.5};
   const std::vector<double> costs{1.0, 1.0};

@@ -359,6 +359,27 @@ TEST_CASE("The cost is the given one, else the operation's, else 1") {
 
 namespace {
 
+struct ThreeGradients {
+  struct Saved {};
+  Vector first{3, 4}, third{-2};
+  static Vector forward(const Vector& x, Saved*) { return x; }
+  static Vector backward(const Vector& grad, Saved&) { return grad; }
+  void for_each_gradient(auto&& visit) {
+    visit(first);
+    visit(static_cast<const Vector*>(nullptr));
+    visit(&third);
+  }
+};
+
+}  // namespace
+
+TEST_CASE(
+    "A branch's squared gradient norm is the sum over its parameters, an absent one being 0") {
+  CHECK(DropBPLayer{ThreeGradients{}}.squared_gradient_norm() == 29.0);
+}
+
+namespace {
+
 // f(x) = mask * x. Records the value categories of its extra arguments.
 struct MaskedOp {
   struct Saved {};

@@ -284,6 +284,11 @@ TEST_CASE("Rates are valid over the whole range of targets and magnitudes") {
     CHECK(OptimalAllocation<>{}.allocate(instance.input()) == Rates(3, drop_rate));
     CHECK(OptimalAllocation<ScaledVariance>{}.allocate(instance.input()) == Rates(3, drop_rate));
   }
+  struct Shifted {  // phi = (p - 0.25)^2, whose least value is not at 0
+    static double rate_at(double slope) { return 0.25 + slope / 2.0; }
+  };
+  const Instance nothing{{1.0, 2.0}, {3.0, 1.0}, 0.0};  // needs no drop, whatever the objective
+  CHECK(OptimalAllocation<Shifted>{}.allocate(nothing.input()) == Rates(2, 0.0));
   const Instance huge{{1e-30, 1e30, 1.0, std::numeric_limits<double>::denorm_min(),
                        std::numeric_limits<double>::max()},
                       {1e30, 1e-30, 1.0, 1e30, 1e30},

@@ -117,6 +117,13 @@ TEST_CASE("Branches that were not observed lately get the largest sensitivity") 
   observe_step(patient, {2.0, 1.0});
   for (int step = 0; step < 1000; ++step) patient.end_step();
   CHECK(patient.sensitivities() == std::vector<double>{2.0, 1.0});
+
+  RunningSensitivity by_default(1);
+  observe_step(by_default, {1.0});
+  for (int step = 0; step < 100; ++step) by_default.end_step();
+  CHECK(by_default.is_known(0));
+  by_default.end_step();
+  CHECK_FALSE(by_default.is_known(0));
 }
 
 TEST_CASE("Invalid observations are refused and do not change the estimate") {
@@ -162,7 +169,7 @@ TEST_CASE("The extreme observations, and a decay of 0, are accepted") {
 TEST_CASE("The scale of a single branch is taken out entirely") {
   // Powers of two: the sums that are compared are exactly 1.
   RunningSensitivity running(1, 0.5);
-  for (const double norm : {4.0, 8.0, 0x1p-300, 1.0}) observe_step(running, {norm});
+  for (const double norm : {4.0, 8.0, 0x1p-300, 0x1p-1070, 1.0}) observe_step(running, {norm});
   CHECK(running.sensitivities() == std::vector<double>{4.0});
 }
 
@@ -191,6 +198,10 @@ TEST_CASE("Observations of any magnitude keep their ratios, and an estimate is a
       CAPTURE(first, second);
       CHECK(ratio_after(first, second) == 4.0);
     }
+  RunningSensitivity small(2, 0.5);  // of the smallest normal doubles
+  observe_step(small, {0x1p-1022, 0x1p-1022});
+  observe_step(small, {1.75, 1.75});
+  for (const double one : small.sensitivities()) CHECK(one * 0x1p1022 == Approx(1.0));
   RunningSensitivity running(3, 0.9);
   for (int step = 0; step < 100; ++step) {
     for (std::size_t i = 0; i < 3; ++i) running.observe(i, largest, 0.5);
@@ -214,6 +225,11 @@ TEST_CASE("A restored running sensitivity continues like the saved one") {
   CHECK(resumed.state() == running.state());
   for (RunningSensitivity* one : {&running, &resumed}) one->observe(0, 3.0), one->end_step();
   CHECK(resumed.sensitivities() == running.sensitivities());
+
+  RunningSensitivity fresh(3, 0.7, 2);
+  CHECK_NOTHROW(fresh.restore(RunningSensitivity(3).state()));
+  CHECK(fresh == RunningSensitivity(3, 0.7, 2));
+  CHECK(RunningSensitivity(0).state() == RunningSensitivity::State{});
 
   const RunningSensitivity before = resumed;
   const RunningSensitivity::State good = running.state();

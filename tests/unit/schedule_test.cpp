@@ -229,6 +229,33 @@ TEST_CASE("Allocation keeps the budget") {
   CHECK(to_vector(schedule.drop_rates()) == std::vector<double>{0.5, 0.5, 0.5});
 }
 
+TEST_CASE("Sensitivities may be as small as 0") {
+  DropSchedule<> schedule({1, 1, 1}, {.drop_rate = 0.5});
+  schedule.allocate(std::vector<double>{0.0, 0.5, 0x1p-1000}, GreedyAllocation{});
+  CHECK(schedule.drop_rates()[0] > 0.0);
+  CHECK(schedule.drop_rates()[1] == 0.0);
+  CHECK(schedule.drop_rates()[2] > 0.0);
+}
+
+TEST_CASE("The gradient scale of a branch is 1 / (1 - p), and 1 where it is always dropped") {
+  std::vector<double> scales;
+  DropSchedule<> schedule({1, 1, 1, 1},
+                          {.gradient_scaling = dropbp::GradientScaling::inverse_keep_rate});
+  schedule.set_drop_rates(std::vector<double>{0.0, 0.5, 0.75, 1.0});
+  schedule.gradient_scales(0, scales);
+  CHECK(scales == std::vector<double>{1.0, 2.0, 4.0, 1.0});
+
+  DropSchedule<> warm({1, 1}, {.drop_rate = 0.75,
+                               .gradient_scaling = dropbp::GradientScaling::inverse_keep_rate,
+                               .warmup_steps = 3});
+  warm.gradient_scales(1, scales);
+  CHECK(scales == std::vector<double>(2, 1.0 / (1.0 - warm.drop_rates_at(1)[0])));
+  CHECK(scales[0] > 1.0);
+  CHECK(scales[0] < 4.0);
+  warm.gradient_scales(3, scales);
+  CHECK(scales == std::vector<double>{4.0, 4.0});
+}
+
 TEST_CASE("A refused allocation does not change rates or plans") {
   DropSchedule<> schedule({1, 1, 2}, {.drop_rate = 0.5, .seed = 2});
   schedule.allocate(std::vector<double>{1, 2, 3}, GreedyAllocation{});

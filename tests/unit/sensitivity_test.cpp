@@ -50,6 +50,24 @@ struct AnyGradients {
   }
 };
 
+// A tensor whose objects are counted.
+struct Counted {
+  static inline int alive = 0;
+  Counted() { ++alive; }
+  Counted(const Counted&) { ++alive; }
+  Counted& operator=(const Counted&) = default;
+  ~Counted() { --alive; }
+  struct dropbp_tensor_traits {
+    static double squared_norm(const Counted&) { return 1.0; }
+    static double squared_distance(const Counted&, const Counted&) { return 0.0; }
+    static Counted clone(const Counted& one) { return one; }
+  };
+};
+struct CountedGradients {
+  Counted one, other;
+  void for_each_gradient(auto&& visit) { visit(one), visit(other); }
+};
+
 template <class Policy>
 double difference(const Policy& policy, auto before, auto after) {
   const typename Policy::Reference reference = policy.reference(before);
@@ -98,6 +116,18 @@ TEST_CASE("A reference keeps a copy of the gradients") {
   moved = GradientSensitivity{}.reference(model);
   other = std::move(moved);
   CHECK(GradientSensitivity{}.difference(other, model) == 0.0);
+}
+
+TEST_CASE("A reference releases its copies") {
+  CountedGradients model;
+  REQUIRE(Counted::alive == 2);
+  {
+    auto copies = GradientSensitivity{}.reference(model);
+    CHECK(Counted::alive == 4);
+    const auto moved = std::move(copies);
+    CHECK(Counted::alive == 4);
+  }
+  CHECK(Counted::alive == 2);
 }
 
 TEST_CASE("A changed number, order or size of the visited gradients is detected") {
