@@ -37,8 +37,9 @@ Promises 16 and 21 are not run here, but read from the results of other builds, 
   tests/run.sh --compiler clang++-19 --sanitize              sanitizers, and a million fuzzed inputs
   tests/run.sh --compiler clang++-19 --sanitize thread -- -L '^(unit|ops|llama)$'
   tests/run.sh --valgrind -- -L '^unit$'
-and the count of the long fuzzing from tests/fuzz/README.md. So tests/promises.md is made again by
-  tests/run.sh, the three above, and tests/promises.sh
+(--help of tests/run.sh has shorter forms of the last two), and the count of the long fuzzing from
+tests/fuzz/counts.csv, to which tests/fuzz/run.sh --record adds. So tests/promises.md is made again
+by tests/run.sh, the three above, and tests/promises.sh
 
 Exit codes: 0 all held, 1 a promise is not held or a fault not seen, 2 wrong usage, no results.
 END
@@ -105,7 +106,7 @@ print_table() {
     esac
   done
   awk -v form="$form" -v format="$format" -f tests/promises/table.awk "$table" "$@" \
-    "${others[@]}" tests/fuzz/README.md
+    "${others[@]}" tests/fuzz/counts.csv
 }
 
 # Runs the tests of promise NUMBER in their long form, and keeps what they say.
@@ -157,12 +158,22 @@ END
       "$("${CXX:-c++}" --version | head -1)."
     echo
   } >"$kept/promises.md"
-  print_table full markdown "${files[@]+"${files[@]}"}" >>"$kept/promises.md" || status=$?
+  : >"$kept/sightings"
+  print_table full markdown "sightings=$kept/sightings" "${files[@]+"${files[@]}"}" \
+    >>"$kept/promises.md" || status=$?
+  while read -r number; do
+    if [ -s "$kept/$number.commit" ]; then
+      record_fault "$table" "$number" \
+        "$(date -u -r "$kept/$number.commit" +%Y-%m-%d) $(<"$kept/$number.commit")"
+    fi
+  done <"$kept/sightings"
   cp "$kept/promises.md" tests/promises.md
   print_table full text "${files[@]+"${files[@]}"}" || true
   return "$status"
 }
 
+# shellcheck source=tests/promises/plant.sh
+. tests/promises/plant.sh
 kept=$build_dir/promises
 case $form in
   quick)
@@ -194,8 +205,6 @@ case $form in
     print_kept
     ;;
   faults)
-    # shellcheck source=tests/promises/plant.sh
-    . tests/promises/plant.sh
     plant_faults "$table" "$copy" "$jobs" "${chosen[@]+"${chosen[@]}"}"
     ;;
 esac

@@ -21,6 +21,8 @@ Options:
                     for all tests: name some by -L or -R
   --build-dir DIR   where to build
                     (default: build/tests, with a suffix for each choice above)
+  --target NAME     build this target alone; may be given again. A test whose program is not built
+                    fails, so name tests by -L or -R
   --jobs N          compilations and tests at once             (default: number of processors)
   --no-install      install nothing; use what is there
   --help            this text
@@ -30,7 +32,10 @@ Examples:
   tests/run.sh -- -LE packaging      all but the packaging tests
   tests/run.sh --sanitize -- -L 'unit|ops'
   tests/run.sh --compiler clang++-19 --sanitize thread -- -L '^(unit|ops|llama)$'
-  tests/run.sh --valgrind -- -R 'state|plan|safetensors'
+  tests/run.sh --compiler clang++-19 --sanitize thread --target dropbp_threads_tests \
+    --target dropbp_parallel_tests --target llama-finetune -- \
+    -R '^(unit\.threads|ops\.parallel|llama\.finetune\.four_threads)'
+  tests/run.sh --valgrind --target dropbp_unit_tests -- -L '^unit$' -E '^unit.(decision|threads)'
 
 With DROPBP_WERROR=ON in the environment a warning is an error, as in CI.
 Exit codes: 0 all tests passed, 2 wrong usage, 8 a test failed, others: installing or building
@@ -48,6 +53,7 @@ sanitize=""
 valgrind=false
 build_dir=""
 jobs=$(nproc)
+targets=()
 install=true
 while [ $# -gt 0 ]; do
   case $1 in
@@ -55,11 +61,12 @@ while [ $# -gt 0 ]; do
       usage
       exit 0
       ;;
-    --compiler | --build-dir | --jobs)
+    --compiler | --build-dir | --target | --jobs)
       if [ $# -lt 2 ]; then fail_usage "$1 needs a value"; fi
       case $1 in
         --compiler) compiler=$2 ;;
         --build-dir) build_dir=$2 ;;
+        --target) targets+=(--target "$2") ;;
         --jobs) jobs=$2 ;;
       esac
       shift 2
@@ -127,7 +134,7 @@ fi
 if [ -z "$compiler$sanitize" ] && ! $valgrind; then options+=(-DDROPBP_ENABLE_CUDA=AUTO); fi
 
 cmake -S . -B "$build_dir" "${options[@]}"
-cmake --build "$build_dir" -j "$jobs"
+cmake --build "$build_dir" -j "$jobs" ${targets[@]+"${targets[@]}"}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 memcheck=()
 if $valgrind; then

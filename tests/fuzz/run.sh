@@ -12,7 +12,7 @@ Usage: tests/fuzz/run.sh [options] [TARGET...]
 Builds the fuzz targets (all, or those named) with clang++-19, libFuzzer, AddressSanitizer and
 UndefinedBehaviorSanitizer, and runs each. Inputs that reach new code are kept in
 build/fuzz/corpus/TARGET, from which the next run goes on; findings are written to build/fuzz.
-Prints a line for each target, and the sums of inputs and of processor time.
+Prints a line for each target, and the sums of inputs, of processor time and of time.
 
 Options:
   --inputs N    inputs in all, in the proportions of ctest: more where an input takes less time
@@ -109,9 +109,10 @@ programs=$build_dir/tests/fuzz
 sum=0
 for target in "${targets[@]}"; do sum=$((sum + $(<"$programs/$target.runs"))); done
 
-# Writes "TARGET,INPUTS,SECONDS" to a file, where the seconds are processor time.
+# Writes "TARGET,INPUTS,SECONDS,ELAPSED" to a file; the seconds are processor time.
 run_target() {
-  local target=$1 log=build/fuzz/$1.log result="no finding" runs seconds TIMEFORMAT='%U %S'
+  local target=$1 log=build/fuzz/$1.log result="no finding" runs seconds elapsed
+  local TIMEFORMAT='%U %S %R'
   mkdir -p "build/fuzz/corpus/$target"
   rm -f "build/fuzz/$target.count"
   local command=("$programs/fuzz_$target" "-seed=$seed"
@@ -123,8 +124,10 @@ run_target() {
   fi
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
   seconds=$(awk '{printf "%.0f", $1 + $2}' "build/fuzz/$target.time")
+  elapsed=$(awk '{printf "%.0f", $3}' "build/fuzz/$target.time")
   printf '%-16s %12s inputs, %6s s, %s\n' "$target" "${runs:-0}" "$seconds" "$result"
-  printf '%s,%s,%s\n' "$target" "${runs:-0}" "$seconds" >"build/fuzz/$target.count"
+  printf '%s,%s,%s,%s\n' "$target" "${runs:-0}" "$seconds" "$elapsed" \
+    >"build/fuzz/$target.count"
   [ "$result" = "no finding" ]
 }
 
@@ -145,20 +148,22 @@ while [ "$running" -gt 0 ]; do
 done
 counts=("${targets[@]/#/build/fuzz/}")
 counts=("${counts[@]/%/.count}")
-awk -F, '{inputs += $2; seconds += $3}
-  END {printf "%d inputs in %d targets, %d s of processor time\n", inputs, NR, seconds}' \
-  "${counts[@]}"
+awk -F, '{inputs += $2; seconds += $3; elapsed += $4}
+  END {
+    printf "%d inputs in %d targets, %d s of processor time in %d s\n",
+      inputs, NR, seconds, elapsed
+  }' "${counts[@]}"
 if $record; then
   table=tests/fuzz/counts.csv
   awk -F, -v OFS=, -v commit="$(git rev-parse --short HEAD)" '
     FILENAME ~ /\.csv$/ && (/^#/ || $1 == "target") {print; next}
-    {key = $1 OFS (FILENAME ~ /\.csv$/ ? $4 : commit)}
+    {key = $1 OFS (FILENAME ~ /\.csv$/ ? $5 : commit)}
     !(key in inputs) {order[++count] = key}
-    {inputs[key] += $2; seconds[key] += $3}
+    {inputs[key] += $2; seconds[key] += $3; elapsed[key] += $4}
     END {
       for (i = 1; i <= count; ++i) {
         split(order[i], part, OFS)
-        print part[1], inputs[order[i]], seconds[order[i]], part[2]
+        print part[1], inputs[order[i]], seconds[order[i]], elapsed[order[i]], part[2]
       }
     }' "$table" "${counts[@]}" >build/fuzz/counts.csv
   cp build/fuzz/counts.csv "$table"

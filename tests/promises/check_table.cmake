@@ -7,13 +7,17 @@
 include(${CMAKE_CURRENT_LIST_DIR}/../support/script.cmake NO_POLICY_SCOPE)
 
 execute_process(
-  COMMAND ${AWK} -v form=quick -v format=text -f ${SOURCE_DIR}/table.awk
+  COMMAND ${AWK} -v form=quick -v format=text -v sightings=sightings -f ${SOURCE_DIR}/table.awk
     ${SOURCE_DIR}/sample/table.csv ${SOURCE_DIR}/sample/tests.xml
-    ${SOURCE_DIR}/sample/fuzz/README.md
+    ${SOURCE_DIR}/sample/fuzz/counts.csv
   RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE messages)
 file(READ ${SOURCE_DIR}/sample/table.txt expected)
 if(NOT output STREQUAL expected)
   fail("the table of the sample is not sample/table.txt, but\n${output}${messages}")
+endif()
+file(STRINGS sightings sightings)
+if(NOT sightings STREQUAL "12")
+  fail("the planted fault of promise 12 alone is red, but sightings has ${sightings}")
 endif()
 if(NOT status EQUAL 1)
   fail("promises are not held, so the exit code must be 1, but it is ${status}")

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT
 
 # Compares what the tests printed with the table of promises. Reads promises.csv, then the JUnit
-# files of ctest, and the count of tests/fuzz/README.md. A file after only=NUMBER is for one
-# promise; one after prefix=sanitized., threads. or valgrind. is of a run with these. -v form=quick
-# or full, -v format=text or markdown. The exit code is 1 if a promise is not held.
+# files of ctest, and tests/fuzz/counts.csv. A file after only=NUMBER is for one promise; one after
+# prefix=sanitized., threads. or valgrind. is of a run with these. -v form=quick or full, -v
+# format=text or markdown, -v sightings=FILE for the numbers of promises whose tests of planted
+# faults were all red. The exit code is 1 if a promise is not held.
 
 function unescape(s) {
   gsub(/&lt;/, "<", s); gsub(/&gt;/, ">", s); gsub(/&quot;/, "\"", s); gsub(/&apos;/, "'", s)
@@ -65,6 +66,15 @@ function holds(p, condition,    at, name, relation, value, parts, found) {
   return found + 0 == value + 0
 }
 
+# Of the long runs of the fuzz targets: inputs, seconds of processor time, seconds.
+FILENAME ~ /counts\.csv$/ {
+  if ($0 ~ /^#/ || split($0, field, ",") != 5 || field[2] !~ /^[0-9]+$/) next
+  take(16, "inputs_of_long_runs", field[2])
+  processor_seconds += field[3]
+  long_seconds += field[4]
+  next
+}
+
 FILENAME ~ /\.csv$/ {
   if ($0 ~ /^#/ || $0 == "") next
   if (split($0, field, ";") != 6) {
@@ -80,21 +90,6 @@ FILENAME ~ /\.csv$/ {
 }
 
 only != "" { was_run[only] = 1 }
-
-# Of the README of the fuzz targets: the first number of each row "| `TARGET` | 1,234 |" of a
-# section.
-FILENAME ~ /fuzz\/README\.md$/ {
-  if ($0 ~ /^## /) in_section = $0 == "## Inputs so far"
-  if (!in_section || $0 !~ /^\| `/) next
-  cells = split($0, cell, "|")
-  for (j = 3; j <= cells; ++j) {
-    gsub(/[ ,]/, "", cell[j])
-    if (cell[j] !~ /^[0-9]+$/) continue
-    take(16, "inputs_of_long_runs", cell[j])
-    break
-  }
-  next
-}
 
 /<testcase / {
   test = prefix attribute($0, "name")
@@ -151,6 +146,10 @@ function column(s, width) { return sprintf("%-" width "s", s) }
 
 END {
   if (broken) exit 2
+  if (long_seconds) {
+    take(16, "minutes_of_long_runs", int(long_seconds / 60))
+    take(16, "minutes_of_processor_time", int(processor_seconds / 60))
+  }
   for (i = 1; i <= count; ++i) {
     p = order[i]
     if (tests[p] || pattern[p] ~ /^-/) continue
@@ -200,13 +199,17 @@ END {
     ran = pattern[p] ~ /^-/ ? "0" : passed (failed[p] ? ", " failed[p] " failed" : "") \
       (skips ? ", " skips " skipped" : "")
     if (fault[p] ~ /^test:/) {
-      red = faults_red[p] + 0 " in this run"
-      if (pattern[p] !~ /^-/ && state != "skipped" &&
-          (!faults_run[p] || faults_red[p] != faults_run[p])) {
+      red = seen[p] == "" ? "never" : seen[p]
+      if (faults_run[p] && faults_red[p] == faults_run[p]) {
+        red = faults_red[p] " in this run"
+        if (sightings != "") print p > sightings
+      } else if (pattern[p] !~ /^-/ && state != "skipped") {
         red = "NOT RED: " faults_red[p] + 0 " of " faults_run[p] + 0
         held = 0
         state = "NOT HELD"
       }
+    } else if (fault[p] ~ /^-/) {
+      red = "never: " substr(fault[p], 2)
     } else {
       red = seen[p] == "" ? "never" : seen[p]
       if (seen[p] == "" && state != "skipped") ++unproven
