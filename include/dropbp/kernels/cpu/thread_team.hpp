@@ -109,23 +109,24 @@ class ThreadTeam {
     gate_.fetch_add(one_job, std::memory_order_release);
     gate_.notify_all();
 #if defined(__unix__) || defined(__APPLE__)
-    if (getpid() != process_)  // after a fork the helpers exist only in the parent
-      for (std::thread& helper : helpers_) helper.detach();
+    // After a fork the helpers exist only in the parent: here they can be neither joined nor
+    // detached, so their handles stay as they are.
+    if (getpid() != process_) return;
 #endif
-    for (std::thread& helper : helpers_)
-      if (helper.joinable()) helper.join();
+    for (std::thread& helper : *helpers_) helper.join();
+    delete helpers_;
   }
 
   template <class F>
   bool open(int threads, const F& f) noexcept {
     const int wanted = threads - 1 < most_helpers ? threads - 1 : most_helpers;
-    while (static_cast<int>(helpers_.size()) < wanted) try {
-        const int index = static_cast<int>(helpers_.size()) + 1;
-        helpers_.emplace_back([this, index] { help(index); });
+    while (static_cast<int>(helpers_->size()) < wanted) try {
+        const int index = static_cast<int>(helpers_->size()) + 1;
+        helpers_->emplace_back([this, index] { help(index); });
       } catch (const std::exception&) {  // out of threads or memory: continue with fewer helpers
         break;
       }
-    if (helpers_.empty()) return false;
+    if (helpers_->empty()) return false;
     call_ = [](const void* function, int index) { (*static_cast<const F*>(function))(index); };
     function_ = std::addressof(f);
     threads_ = threads;
@@ -176,7 +177,7 @@ class ThreadTeam {
   void (*call_)(const void*, int) = nullptr;
   const void* function_ = nullptr;
   int threads_ = 0;
-  std::vector<std::thread> helpers_;
+  std::vector<std::thread>* const helpers_ = new std::vector<std::thread>;  // see ~ThreadTeam
 #if defined(__unix__) || defined(__APPLE__)
   pid_t process_ = getpid();
 #endif
