@@ -302,23 +302,7 @@ class Decoder {
   void access(Instruction& result, std::string_view opcode,
               const std::vector<std::string_view>& operands) {
     const bool loads = opcode.starts_with("ld");
-    const std::vector<std::string_view> words = split_at_points(opcode);
-    const std::string_view type = words.back();
-    std::string_view space;
-    for (const std::string_view word : words) {
-      if (word == "global" || word == "shared" || word == "param") space = word;
-      if (word == "v2" || word == "v4") result.elements = word == "v2" ? 2 : 4;
-    }
-    result.access_bytes = type_bytes(type);
-    result.is_signed = type.front() == 's';
-    result.run = loads ? load_from(space) : store_to(space);
-    for (std::size_t i = 1; i + 1 < words.size(); ++i) {
-      static constexpr std::string_view known[] = {"global", "shared", "param", "v2",     "v4",
-                                                   "cs",     "wb",     "nc",    "relaxed"};
-      if (std::find(std::begin(known), std::end(known), words[i]) == std::end(known))
-        result.run = nullptr;
-    }
-    if (result.run == nullptr || result.access_bytes == 0 || operands.size() != 2)
+    if (!takes_elements(result, opcode, loads) || operands.size() != 2)
       throw std::runtime_error("the interpreter has no operation " + std::string(opcode));
     const std::string_view address = operands[loads ? 1 : 0], values = operands[loads ? 0 : 1];
     if (address.front() != '[') throw std::runtime_error("an address stands in brackets");
@@ -331,6 +315,27 @@ class Decoder {
       result.register_bytes = found != registers_.end() ? found->second.size : result.access_bytes;
       result.at[1 + i] = operand(list[i], result.register_bytes);
     }
+  }
+
+  // Takes the space, number and type of the elements from ld.global.cs.v4.u32. False if a part of
+  // it is not known.
+  static bool takes_elements(Instruction& result, std::string_view opcode, bool loads) {
+    static constexpr std::string_view hints[] = {"cs", "wb", "nc", "relaxed"};
+    const std::vector<std::string_view> words = split_at_points(opcode);
+    std::string_view space;
+    for (std::size_t i = 1; i + 1 < words.size(); ++i) {
+      const std::string_view word = words[i];
+      if (word == "global" || word == "shared" || word == "param")
+        space = word;
+      else if (word == "v2" || word == "v4")
+        result.elements = word == "v2" ? 2 : 4;
+      else if (std::find(std::begin(hints), std::end(hints), word) == std::end(hints))
+        return false;
+    }
+    result.access_bytes = type_bytes(words.back());
+    result.is_signed = words.back().front() == 's';
+    result.run = loads ? load_from(space) : store_to(space);
+    return result.run != nullptr && result.access_bytes != 0;
   }
 
   // %rd1, %rd1+16, %rd1+-16, NAME, NAME+16 or a number.

@@ -277,6 +277,8 @@ TEST_CASE("the interpreter names what it does not know") {
   check_throws<std::runtime_error>([] { kernel("  fma.rz.f32 %f1, %f1, %f1, %f1;"); },
                                    {"no operation fma.rz.f32", "line 19"});
   check_throws<std::runtime_error>([] { kernel("  ld.u32 %r1, [%in];"); }, {"operation ld.u32"});
+  check_throws<std::runtime_error>([] { kernel("  st.global.cg.u32 [%out], %r1;"); },
+                                   {"operation st.global.cg.u32"});
   check_throws<std::runtime_error>([] { kernel("  add.s32 %r1, %rd1, 1;"); }, {"another size"});
   check_throws<std::runtime_error>(
       [] { kernel("  cp.async.cg.shared.global [%r1+16], [%rd1], 16, %r2;"); }, {"no offset here"});
