@@ -46,6 +46,11 @@ TEST_CASE("json lines: each form has its keys, and others are not read") {
           "output": "o"})",
                      "x")
             .form == RecordForm::completion);
+  // Half of a form's keys are no sign of it.
+  for (const char* line : {R"({"text": "t", "prompt": "p"})", R"({"text": "t", "completion": "c"})",
+                           R"({"text": "t", "instruction": "i"})",
+                           R"({"text": "t", "output": "o"})", R"({"text": "t", "input": "n"})"})
+    CHECK(parse_record(line, "x").text == "t");
   const Record chat = parse_record(
       R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
           {"role": "assistant", "content": "a", "tool_calls": null}], "tools": []})",

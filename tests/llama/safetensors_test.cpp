@@ -532,6 +532,38 @@ TEST_CASE("safetensors: a written file is read back") {
   CHECK(!std::filesystem::exists(folder / "t.tmp"));
 }
 
+TEST_CASE("safetensors: the largest F16 and BF16 are written") {
+  const TemporaryFolder folder;
+  for (const auto& [dtype, largest] :
+       {std::pair(DType::f16, 65504.0f), std::pair(DType::bf16, bfloat16_to_float(0x7f7f))}) {
+    const std::vector<float> ends{largest, -largest};
+    write_safetensors(folder / "t", std::vector<TensorToWrite>{{"a", {2}, ends}}, dtype);
+    std::vector<float> values(2);
+    SafetensorsFile(folder / "t").read("a", values);
+    CHECK(values == ends);
+  }
+}
+
+TEST_CASE("safetensors: a part of a tensor is read, and never beyond its end") {
+  const TemporaryFolder folder;
+  const std::vector<float> three{1, 2, 3};
+  for (const DType dtype : {DType::f32, DType::f16}) {
+    write_safetensors(folder / "t", std::vector<TensorToWrite>{{"a", {3}, three}}, dtype);
+    const SafetensorsFile file(folder / "t");
+    std::vector<float> two(2), none;
+    file.read("a", 1, two);
+    CHECK(two == std::vector<float>{2, 3});
+    CHECK_NOTHROW(file.read("a", 3, none));
+    constexpr std::size_t last = ~std::size_t{0};
+    for (const std::size_t first : {std::size_t{2}, std::size_t{3}, std::size_t{4}, last})
+      test::check_throws<std::invalid_argument>([&] { file.read("a", first, two); },
+                                                {"its 3 values", "2 from"});
+    test::check_throws<std::invalid_argument>([&] { file.read("a", 4, none); }, {"0 from 4"});
+    test::check_throws<std::runtime_error>([&] { file.read("b", 0, two); }, {"tensor 'b'"});
+    CHECK(two == std::vector<float>{2, 3});
+  }
+}
+
 TEST_CASE("safetensors: wrong arguments of the writer are named") {
   const TemporaryFolder folder;
   const std::vector<float> two{1, 2};
@@ -568,10 +600,9 @@ TEST_CASE("safetensors: F16 and BF16 convert exactly, and round to nearest even"
       wrong += static_cast<double>(from_half) != ((half & 0x8000) != 0 ? -magnitude : magnitude);
       wrong += std::signbit(from_half) != ((half & 0x8000) != 0);
     }
-    wrong += std::isnan(from_half) ? !std::isnan(half_to_float(float_to_half(from_half)))
-                                   : float_to_half(from_half) != half;
-    wrong += std::isnan(from_bf16) ? !std::isnan(bfloat16_to_float(float_to_bfloat16(from_bf16)))
-                                   : float_to_bfloat16(from_bf16) != half;
+    // A NaN keeps its sign and the bits that fit, and becomes a quiet one.
+    wrong += float_to_half(from_half) != (std::isnan(from_half) ? half | 0x200 : half);
+    wrong += float_to_bfloat16(from_bf16) != (std::isnan(from_bf16) ? half | 0x40 : half);
     if (exponent == 31 || half >= 0x7bff) continue;
     // Between this half and the next: below, at and above the middle.
     const float next = half_to_float(static_cast<std::uint16_t>(half + 1)),

@@ -149,16 +149,57 @@ TEST_CASE("the norm is finite if and only if all gradients are finite") {
     }
 }
 
+TEST_CASE("AdamW's defaults are PyTorch's, and its moments begin at 0") {
+  const AdamWOptions options;
+  CHECK(std::vector{options.learning_rate, options.beta1, options.beta2, options.eps,
+                    options.weight_decay} == std::vector{1e-3, 0.9, 0.999, 1e-8, 1e-2});
+  Parameter<float> a("a", 1, 3);
+  AdamWState<float> state;
+  a.begin_gradient();
+  std::fill_n(a.gradient().data, 3, 0.0f);
+  adamw_update(a, state, options);
+  CHECK(state.steps == 1);
+  for (const Matrix<float>* moment : {&state.first_moment, &state.second_moment})
+    for (const float value : elements(*moment)) CHECK(value == 0.0f);
+}
+
+TEST_CASE("AdamW adds up changes that a bfloat16 cannot hold") {
+  Parameter<dropbp::BFloat16> a("a", 1, 2);
+  for (dropbp::BFloat16& value : elements(a.value()))
+    value = dropbp::from_float<dropbp::BFloat16>(1);
+  AdamW<dropbp::BFloat16> optimizer({&a}, {.learning_rate = 1e-3, .weight_decay = 0.0});
+  for (int step = 0; step < 10; ++step) {
+    a.begin_gradient();
+    for (dropbp::BFloat16& g : elements(a.gradient()))
+      g = dropbp::from_float<dropbp::BFloat16>(0.5f);
+    optimizer.step();
+    a.drop_gradient();
+  }
+  REQUIRE(optimizer.state(0).master.size() == 2);
+  CHECK(std::abs(optimizer.state(0).master.data()[0] - 0.99f) < 1e-5f);
+  CHECK(dropbp::to_float(a.value().data[0]) < 1.0f);
+}
+
 TEST_CASE("AdamW refuses options outside their ranges") {
   Parameter<float> a("a", 1, 1);
-  AdamWOptions options;
-  options.beta2 = 1.0;
-  const std::string message = invalid_message([&] { AdamW<float> optimizer({&a}, options); });
-  CAPTURE(message);
-  CHECK(contains(message, "betas in [0, 1)"));
-  CHECK(contains(message, "0.9 and 1 were given"));
-  options = {};
-  options.learning_rate = std::numeric_limits<double>::quiet_NaN();
-  CHECK(contains(invalid_message([&] { AdamW<float> optimizer({&a}, options); }),
-                 "learning_rate nan"));
+  const auto message_of = [&](double AdamWOptions::* option, double value) {
+    AdamWOptions options;
+    options.*option = value;
+    return invalid_message([&] { AdamW<float> optimizer({&a}, options); });
+  };
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  for (double AdamWOptions::* const option :
+       {&AdamWOptions::learning_rate, &AdamWOptions::beta1, &AdamWOptions::beta2,
+        &AdamWOptions::eps, &AdamWOptions::weight_decay}) {
+    CHECK(message_of(option, 0.0).empty());
+    for (const double wrong :
+         {-1e-300, -infinity, infinity, std::numeric_limits<double>::quiet_NaN()})
+      CHECK(contains(message_of(option, wrong), "at least 0 and betas in [0, 1)"));
+  }
+  for (double AdamWOptions::* const beta : {&AdamWOptions::beta1, &AdamWOptions::beta2}) {
+    CHECK(message_of(beta, std::nextafter(1.0, 0.0)).empty());
+    CHECK_FALSE(message_of(beta, 1.0).empty());
+  }
+  CHECK(contains(message_of(&AdamWOptions::beta2, 1.0), "0.9 and 1 were given"));
+  CHECK(contains(message_of(&AdamWOptions::learning_rate, std::nan("")), "learning_rate nan"));
 }

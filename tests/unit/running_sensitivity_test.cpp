@@ -198,16 +198,18 @@ TEST_CASE("Observations of any magnitude keep their ratios, and an estimate is a
       CAPTURE(first, second);
       CHECK(ratio_after(first, second) == 4.0);
     }
-  RunningSensitivity small(2, 0.5);  // of the smallest normal doubles
+  // Of the smallest normal doubles, without a lost bit.
+  RunningSensitivity small(2, 0.5), one(2, 0.5);
   observe_step(small, {0x1p-1022, 0x1p-1022});
-  observe_step(small, {1.75, 1.75});
-  for (const double one : small.sensitivities()) CHECK(one * 0x1p1022 == Approx(1.0));
+  observe_step(one, {1.0, 1.0});
+  for (RunningSensitivity* each : {&small, &one}) observe_step(*each, {1.75, 1.25});
+  CHECK(small.sensitivities()[0] * 0x1p1022 == one.sensitivities()[0]);
   RunningSensitivity running(3, 0.9);
   for (int step = 0; step < 100; ++step) {
     for (std::size_t i = 0; i < 3; ++i) running.observe(i, largest, 0.5);
     running.end_step();
   }
-  for (const double one : running.sensitivities()) CHECK(std::isfinite(one));
+  for (const double each : running.sensitivities()) CHECK(std::isfinite(each));
   RunningSensitivity resumed(3, 0.9);
   CHECK_NOTHROW(resumed.restore(running.state()));
 }
