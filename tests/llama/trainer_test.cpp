@@ -225,6 +225,12 @@ TEST_CASE("trainer: rates are allocated once, at --allocate-at, and keep the bud
       CHECK(report.consistent());
     }
     CHECK(trainer.measurement_seconds() > 0);
+    // Something was measured: without sensitivities the rates are others.
+    std::vector<double> costs;
+    for (const auto& branch : trainer.drop_report().branches) costs.push_back(branch.cost);
+    dropbp::DropSchedule<> blind(costs, {.drop_rate = 0.5});
+    blind.allocate(std::vector<double>(costs.size()), dropbp::GreedyAllocation{});
+    CHECK_FALSE(std::ranges::equal(trainer.drop_rates(), blind.drop_rates()));
   }
 }
 
@@ -551,4 +557,75 @@ TEST_CASE(
   CHECK(trainer.step().dropped.empty());
   for (std::uint64_t i = 1; i < options.steps; ++i) trainer.step();
   CHECK(trainer.validate() < before - 1.0);
+}
+
+TEST_CASE("trainer: without --reallocate-every, running sensitivities set the rates ten times") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.allocation = AllocationChoice::optimal;
+  options.sensitivity = SensitivityChoice::running;
+  options.allocate_at = 0.25;
+  options.steps = 20;
+  Trainer trainer(options, shape, data, 0.5);
+  std::vector<double> before(trainer.drop_rates().begin(), trainer.drop_rates().end());
+  for (std::uint64_t i = 0; i < options.steps; ++i) {
+    trainer.step();
+    const std::vector<double> rates(trainer.drop_rates().begin(), trainer.drop_rates().end());
+    CHECK((rates != before) == (i >= 5 && i % 2 == 1));
+    before = rates;
+  }
+}
+
+TEST_CASE("trainer: gradients are clipped from --grad-clip on, and not below") {
+  const TokenData data = text();
+  const auto run = [&](double grad_clip) {
+    Options options = options_of(0.0);
+    options.grad_clip = grad_clip;
+    Trainer trainer(options, shape, data, 0.0);
+    for (int i = 0; i < 4; ++i) trainer.step();
+    return trainer.records();
+  };
+  const auto free = run(0.0);
+  double most = 0.0;
+  for (const StepRecord& record : free) most = std::max(most, record.gradient_norm);
+  const auto wide = run(1.01 * most), tight = run(1e-12);
+  for (std::size_t i = 0; i < free.size(); ++i) CHECK(wide[i].loss == free[i].loss);
+  CHECK(tight[0].loss == free[0].loss);
+  CHECK(tight[1].loss != free[1].loss);
+}
+
+TEST_CASE("trainer: a step has its times; a restored run has the tokens and losses of the saved") {
+  const TokenData data = text();
+  Options options = options_of(0.5);
+  options.micro_steps = 2;
+  Trainer trainer(options, shape, data, 0.5);
+  for (int i = 0; i < 3; ++i) trainer.step();
+  const double validation = trainer.validate();
+  const RunState state = trainer.state();
+  double milliseconds = 0.0;
+  for (const StepRecord& record : state.records) {
+    CHECK(record.forward_ms > 0.0);
+    CHECK(record.backward_ms > 0.0);
+    CHECK(record.optimizer_ms > 0.0);
+    CHECK(record.step_ms >= record.optimizer_ms);
+    milliseconds += record.step_ms;
+  }
+  CHECK(state.training_seconds == Approx(1e-3 * milliseconds));
+  const auto tokens_of = [](const Trainer& one) {
+    return one.summary().tokens_per_second * one.state().training_seconds;
+  };
+  const double tokens = 3.0 * 2.0 * static_cast<double>(options.batch * options.sequence);
+  CHECK(tokens_of(trainer) == Approx(tokens));
+
+  Trainer other(options, shape, data, 0.5);
+  other.step();
+  other.restore(state);
+  CHECK(tokens_of(other) == Approx(tokens));
+  CHECK(other.drop_report().micro_steps == 6);
+  CHECK(other.summary().validation_loss == validation);
+  CHECK(other.summary().final_loss == trainer.summary().final_loss);
+  CHECK(other.steps_done() == 3);
+  RunState cut = state;
+  cut.records.pop_back();
+  test::check_throws<std::invalid_argument>([&] { other.restore(cut); }, {"2 of 3"});
 }

@@ -126,8 +126,10 @@ class Program:
         self.overlay = folder / "overlay"
         self.flags = ["-std=c++20", "-O1", "-w", "-D_GLIBCXX_ASSERTIONS", DATA,
                       *group.get("flags", []), *(LLAMA_FLAGS if self.llama else [])]
-        self.libraries = [*([str(library), *LLAMA_LIBRARIES] if self.llama else []),
-                          *group.get("libraries", [])]
+        self.libraries = group.get("libraries", [])
+        if self.llama:
+            mpi = ["-lmpi"] if b"MPI_Init" in library.read_bytes() else []
+            self.libraries = [str(library), *LLAMA_LIBRARIES, *mpi]
         self.includes = [f"-I{ROOT}/{where}" for where in ("include", "tests", "examples")]
         self.sources = chosen(expand(group["sources"]), files)
         self.tests = chosen(expand(group["tests"]), tests)
