@@ -583,7 +583,7 @@ TEST_CASE("trainer: gradients are clipped from --grad-clip on, and not below") {
     options.grad_clip = grad_clip;
     Trainer trainer(options, shape, data, 0.0);
     for (int i = 0; i < 4; ++i) trainer.step();
-    return trainer.records();
+    return trainer.state().records;
   };
   const auto free = run(0.0);
   double most = 0.0;
@@ -628,4 +628,22 @@ TEST_CASE("trainer: a step has its times; a restored run has the tokens and loss
   RunState cut = state;
   cut.records.pop_back();
   test::check_throws<std::invalid_argument>([&] { other.restore(cut); }, {"2 of 3"});
+}
+
+TEST_CASE("trainer: with adapters only these are trained, in the rank that was asked for") {
+  const TokenData data = text();
+  Options options = options_of(0.0);
+  options.mode = ModeChoice::lora;
+  options.lora_rank = 3;
+  Trainer trainer(options, shape, data, 0.0);
+  std::size_t trained = 0;
+  trainer.model().for_each_tensor([&](const auto& tensor) {
+    if (!tensor.trained) return;
+    ++trained;
+    INFO(tensor.name);
+    CHECK(tensor.name.find("lora_") != std::string::npos);
+    CHECK(std::min(tensor.rows, tensor.columns) == 3);
+  });
+  CHECK(trained > 0);
+  CHECK(std::isfinite(trainer.step().loss));
 }
