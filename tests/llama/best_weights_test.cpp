@@ -117,10 +117,28 @@ TEST_CASE("best: of the last two checkpoints each finds the best of its past") {
   best.prune(trainer.records());
   CHECK(names_in(folder.path()) == std::set{file(2), file(4)});
   measure(9.0);
+  test::write_bytes(folder / "best-.safetensors", "not of this program");
   best.prune(trainer.records());
-  CHECK(names_in(folder.path()) == std::set{file(4)});
+  CHECK(names_in(folder.path()) == std::set{file(4), std::string("best-.safetensors")});
   test::write_bytes(folder / file(4), "damaged");
   const auto weights = test::tensors_of(trainer);
   test::check_throws<std::runtime_error>([&] { best.load(trainer); }, {file(4)});
+  CHECK(test::tensors_of(trainer) == weights);
+}
+
+TEST_CASE("best: weights of a larger model are refused") {
+  const test::TemporaryFolder folder;
+  const OutputLock lock(Output::folder, folder.path());
+  const TokenData data = text();
+  const Options options = test::small_run(0.5);
+  Options larger = options;
+  ++larger.shape.layers;
+  Trainer other(larger, larger.shape, data, 0.5), trainer(options, options.shape, data, 0.5);
+  BestWeights best(folder.path(), other.records());
+  other.step(), other.validate(), best.save(other);
+  trainer.step(), trainer.validate(), trainer.step();
+  const auto weights = test::tensors_of(trainer);
+  test::check_throws<std::runtime_error>([&] { best.load(trainer); },
+                                         {"best-00000001", "tensors that train"});
   CHECK(test::tensors_of(trainer) == weights);
 }

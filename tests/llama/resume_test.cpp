@@ -604,6 +604,14 @@ TEST_CASE("resume: flags and data that differ are named with both values") {
   CHECK(with_patterns([](Options& o) { o.base_precision = BasePrecisionChoice::fp8; }) !=
         adapted({}));
   CHECK(with_patterns([](Options& o) { o.lora_patterns.ranks = {{"q_proj", 2}}; }) != adapted({}));
+  CHECK(with_patterns([](Options& o) { o.lora_patterns.ranks = {{"q_proj", 2}}; }) !=
+        with_patterns([](Options& o) { o.lora_patterns.ranks = {{"q_proj", 3}}; }));
+  // Norms are spared where they train, and adapters are alone.
+  const auto decay_of = [](const RunIdentity& identity) {
+    return std::ranges::find(identity, "--weight-decay", &RunIdentity::value_type::first)->second;
+  };
+  CHECK(decay_of(saved.identity).ends_with(" without norms"));
+  CHECK_FALSE(decay_of(adapted({})).ends_with(" without norms"));
   CHECK(with_patterns([](Options& o) { o.lora_patterns.alphas = {{"q_proj", 2.0}}; }) !=
         adapted({}));
   CHECK(adapted({}) ==
