@@ -90,7 +90,7 @@ std::map<double, bench::StepParts> parts_of(const Settings& settings, const Regi
     bench::Json& one = all[identity][fmt::format("{}", method.batch)];
     if (one.is_null()) {
       const bench::StepParts measured = bench::with_scalar(regime, [&]<class T>() {
-        return bench::Training<T>(regime, method.batch, base, data, 1)
+        return bench::Training<T>(regime, method, base, data, 1)
             .measure_parts(regime.given ? 5 : 20);
       });
       one = {{"fixed", measured.fixed},
@@ -103,6 +103,29 @@ std::map<double, bench::StepParts> parts_of(const Settings& settings, const Regi
   }
   if (changed) llama::write_file_atomically(file, all.dump(1) + "\n");
   return parts;
+}
+
+// What first steps gain. It is measured once.
+bench::FirstSteps first_steps_of(const Settings& settings, const Regime& regime,
+                                 const std::string& identity, const fs::path& base,
+                                 const llama::TrainingData& data) {
+  const fs::path file = settings.folder / "first_steps.json";
+  bench::Json all = bench::Json::object();
+  if (std::ifstream in(file); in) all = bench::Json::parse(in);
+  bench::Json& one = all[identity];
+  if (one.is_null()) {
+    const bench::FirstSteps measured = bench::with_scalar(regime, [&]<class T>() {
+      return bench::Training<T>(regime, bench::methods().front(), base, data, 1)
+          .measure_first_steps(regime.given ? 4 : 8);
+    });
+    one = {{"half", measured.half},
+           {"quarter", measured.quarter},
+           {"uniform", measured.uniform},
+           {"kept", measured.kept}};
+    llama::write_file_atomically(file, all.dump(1) + "\n");
+  }
+  return {one["half"].get<double>(), one["quarter"].get<double>(), one["uniform"].get<double>(),
+          one["kept"].get<double>()};
 }
 
 // The runs of one regime.
@@ -168,7 +191,7 @@ class Work {
     const auto steps =
         static_cast<std::uint64_t>(std::lround(length * static_cast<double>(regime_.steps)));
     const bench::Outcome outcome = bench::with_scalar(regime_, [&]<class T>() {
-      bench::Training<T> training(regime_, method.batch, base_, data_, key.seed);
+      bench::Training<T> training(regime_, method, base_, data_, key.seed);
       const auto plans = method.plans(training.setup(steps));
       return training.run(*plans, steps, learning_rate);
     });
@@ -283,7 +306,7 @@ int run(int argc, char** argv) {
     const auto data = data_of(settings, regime);
     const auto parts = parts_of(settings, regime, identity, base, data);
     if (!settings.only_report) Work(settings, regime, identity, base, data, runs).run();
-    page.add(regime, identity, parts,
+    page.add(regime, identity, parts, first_steps_of(settings, regime, identity, base, data),
              bench::Analysis(regime, identity, runs, parts, settings.seeds));
   }
   const std::string text = page.text(command_of(argc, argv), common.svg_name());

@@ -4,8 +4,10 @@
 // The tables of what `convergence` compares, and on what.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <memory>
+#include <numbers>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +19,16 @@
 
 namespace bench {
 
+/// What AdamW does for a parameter that has no gradient in some steps.
+enum class Moments {
+  by_update,       ///< nothing: its moments and step count wait for the next gradient
+  by_time,         ///< both moments weigh gradients by their age in steps
+  first_by_time,   ///< the first moment does
+  second_by_time,  ///< the second moment does
+  longer_second,   ///< the second moment is a mean of as many more updates as these are rarer
+  step_by_pause    ///< an update is as large as the root of the steps since the last one
+};
+
 /// A way of training.
 struct Method {
   const char* name;
@@ -27,6 +39,7 @@ struct Method {
   /// schedule. The learning rate is tuned at the first.
   std::vector<double> lengths = {1.0};
   bool drops = true;  ///< its runs depend on the drop rate
+  Moments moments = Moments::by_update;
 };
 
 inline constexpr const char *ordinary_method = "ordinary", *half_batch_method = "half the batch";
@@ -62,6 +75,9 @@ inline std::vector<double> by_depth(const dropbp::AllocationInput& input) {
 inline std::vector<double> by_depth_16(const dropbp::AllocationInput& input) {
   return by_depth_to<16>(input);
 }
+inline RateOptions adaptive_options() {
+  return {.allocate = by(dropbp::SharpAllocation{}), .first = 0.03, .complete_steps = true};
+}
 template <unsigned sharpness>
 std::unique_ptr<PlanSource> sharp(Setup setup) {
   return std::make_unique<Rates<dropbp::BernoulliSampling>>(
@@ -75,6 +91,18 @@ std::unique_ptr<PlanSource> make(Setup setup) {
 template <class Sampling = dropbp::BernoulliSampling>
 std::unique_ptr<PlanSource> make_rates(Setup setup, RateOptions options) {
   return std::make_unique<Rates<Sampling>>(std::move(setup), std::move(options));
+}
+
+inline std::unique_ptr<PlanSource> adaptive(Setup setup) {
+  return make_rates(std::move(setup), adaptive_options());
+}
+inline std::unique_ptr<PlanSource> uniform(Setup setup) { return make_rates(std::move(setup), {}); }
+/// As adaptive, with a drop rate that changes.
+template <class Shape>
+std::unique_ptr<PlanSource> adaptive_by(Setup setup, Shape shape) {
+  RateOptions options = adaptive_options();
+  options.shape = shape;
+  return make_rates(std::move(setup), std::move(options));
 }
 
 inline const std::vector<Method>& methods() {
@@ -92,11 +120,7 @@ inline const std::vector<Method>& methods() {
       {"adaptive",
        "as `AdaptiveHandler`: the same without drops until then, and in one step before each "
        "further allocation",
-       [](Setup setup) {
-         return make_rates(
-             std::move(setup),
-             {.allocate = by(dropbp::SharpAllocation{}), .first = 0.03, .complete_steps = true});
-       }},
+       [](Setup setup) { return adaptive(std::move(setup)); }},
       {"published", "the published allocation and sampling, measured once after 10 % of the steps",
        [](Setup setup) {
          return make_rates<dropbp::AtLeastTargetSampling>(
@@ -161,6 +185,85 @@ inline const std::vector<Method>& methods() {
                                            .complete_steps = true,
                                            .stratified = true});
        }},
+      {"adaptive, end", "as adaptive, and nothing is dropped in the last tenth of the steps",
+       [](Setup setup) {
+         RateOptions options = adaptive_options();
+         options.end = 0.1;
+         return make_rates(std::move(setup), std::move(options));
+       }},
+      {"adaptive, middle", "as adaptive, with a rate that is highest in the middle of the run",
+       [](Setup setup) {
+         return adaptive_by(std::move(setup), [](double at) {
+           return 0.5 * std::numbers::pi * std::sin(std::numbers::pi * at);
+         });
+       }},
+      {"adaptive, rising", "as adaptive, with a rate that rises from 0",
+       [](Setup setup) {
+         return adaptive_by(std::move(setup), [](double at) { return 2.0 * at; });
+       }},
+      {"adaptive, falling", "as adaptive, with a rate that falls to 0",
+       [](Setup setup) {
+         return adaptive_by(std::move(setup), [](double at) { return 2.0 - 2.0 * at; });
+       }},
+      {"highest blocks, end", "nothing is dropped in the last tenth of the steps",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<LastBlocks>(std::move(setup), 1.0, 0.0, 0.1);
+       }},
+      {"highest blocks, 1/2, end", "half as many, and nothing is dropped in the last tenth",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<LastBlocks>(std::move(setup), 0.5, 0.0, 0.1);
+       }},
+      {"freezing", "the lowest blocks are frozen one after the other, in the course of the run",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<MovingCut>(std::move(setup), true);
+       }},
+      {"unfreezing", "from the highest block on, blocks begin to train one after the other",
+       [](Setup setup) -> std::unique_ptr<PlanSource> {
+         return std::make_unique<MovingCut>(std::move(setup), false);
+       }},
+      {.name = "adaptive, both moments",
+       .text = "as adaptive; both moments of AdamW weigh gradients by their age in steps, also in "
+               "steps without a gradient",
+       .plans = adaptive,
+       .moments = Moments::by_time},
+      {.name = "adaptive, first moment",
+       .text = "as adaptive; the first moment alone does",
+       .plans = adaptive,
+       .moments = Moments::first_by_time},
+      {.name = "adaptive, second moment",
+       .text = "as adaptive; the second moment alone does",
+       .plans = adaptive,
+       .moments = Moments::second_by_time},
+      {.name = "adaptive, longer moment",
+       .text =
+           "as adaptive; the second moment is a mean of as many more updates as these are rarer",
+       .plans = adaptive,
+       .moments = Moments::longer_second},
+      {.name = "adaptive, pause",
+       .text = "as adaptive; an update is larger by the root of the steps since the last one",
+       .plans = adaptive,
+       .moments = Moments::step_by_pause},
+      {.name = "uniform, both moments",
+       .text = "as uniform; both moments of AdamW weigh gradients by their age in steps, also in "
+               "steps without a gradient",
+       .plans = uniform,
+       .moments = Moments::by_time},
+      {.name = "uniform, first moment",
+       .text = "as uniform; the first moment alone does",
+       .plans = uniform,
+       .moments = Moments::first_by_time},
+      {.name = "uniform, second moment",
+       .text = "as uniform; the second moment alone does",
+       .plans = uniform,
+       .moments = Moments::second_by_time},
+      {.name = "uniform, longer moment",
+       .text = "as uniform; the second moment is a mean of as many more updates as these are rarer",
+       .plans = uniform,
+       .moments = Moments::longer_second},
+      {.name = "uniform, pause",
+       .text = "as uniform; an update is larger by the root of the steps since the last one",
+       .plans = uniform,
+       .moments = Moments::step_by_pause},
   };
   return table;
 }
@@ -213,6 +316,12 @@ inline const std::vector<Regime>& regimes() {
        .sequence = 64,
        .micro_steps = 4,
        .steps = 100},
+      {.name = "tiny-16-micro-steps",
+       .shape = small,
+       .pretraining_steps = 1000,
+       .sequence = 64,
+       .micro_steps = 16,
+       .steps = 50},
       {.name = "full", .shape = base, .pretraining_steps = 1200},
       {.name = "full-p75", .shape = base, .pretraining_steps = 1200, .drop_rate = 0.75},
       {.name = "lora",
@@ -244,6 +353,7 @@ inline const std::vector<Regime>& regimes() {
        .shape = small,  // replaced by that of the model
        .mode = "lora",
        .batch = 2,
+       .steps = 20,
        .learning_rate = 2e-3,
        .given = true,
        .bfloat16 = true},

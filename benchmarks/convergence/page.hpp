@@ -18,7 +18,8 @@ namespace bench {
 class Page {
  public:
   void add(const Regime& regime, const std::string& identity,
-           const std::map<double, StepParts>& parts, const Analysis& analysis) {
+           const std::map<double, StepParts>& parts, const FirstSteps& first,
+           const Analysis& analysis) {
     Json rows = Json::array();
     llama::Plot plot{.title = regime.name,
                      .x_label = "modelled time / that of ordinary training",
@@ -32,6 +33,12 @@ class Page {
                  "Of the processor time of an ordinary step ({:.1f} ms), the "
                  "branches' backward pass takes {:.0f} % and the optimizer {:.0f} %.",
                  1e3 * all, 100.0 * whole.branches / all, 100.0 * whole.optimizer / all)) +
+             "\n" +
+             wrapped(fmt::format(
+                 "Gain of a first step: the highest half of the blocks has {:.2f} of it, "
+                 "the highest quarter {:.2f}. Uniform rates of 0.5 leave {:.2f}, and of the "
+                 "gain of the branches that they keep {:.2f}.",
+                 first.half, first.quarter, first.uniform, first.kept)) +
              "\n| method | learning rate | time | validation loss | gain at equal time | speed "
              "|\n| --- | --- | --- | --- | --- | --- |\n";
     std::string second =
@@ -57,6 +64,10 @@ class Page {
                                 {"fixed_ms", 1e3 * whole.fixed},
                                 {"branches_ms", 1e3 * whole.branches},
                                 {"optimizer_ms", 1e3 * whole.optimizer},
+                                {"first_step_half", first.half},
+                                {"first_step_quarter", first.quarter},
+                                {"first_step_uniform", first.uniform},
+                                {"first_step_kept", first.kept},
                                 {"methods", std::move(rows)}});
     plots_.push_back(std::move(plot));
   }
@@ -160,6 +171,9 @@ counts which part of the branches' backward pass and of the optimizer its plans 
   whole run: what a step of the method learns, as a share of an ordinary step
 - **speed**: the time in which ordinary training reaches the same loss, divided by the method's:
   *learned* / *time*. A method that takes 0.6 of the time needs 0.9 for a speed of 1.5
+- **gain of a first step**: by how much a step of the branches along the signs of one batch's
+  gradient, as AdamW's first, lowers the loss of other batches, to first order. Less is left where
+  branches are dropped, and where a kept branch's gradient misses its way through dropped ones above
 - **against half the batch**: the speed against ordinary training with half the tokens a step,
   which also takes half the memory for activations: where a method's peak is no higher, this
   compares at equal memory

@@ -91,6 +91,9 @@ struct RateOptions {
                                 ///< before each further one
   bool measured = false;    ///< from a measurement on one sample, otherwise from running estimates
   bool stratified = false;  ///< plans are stratified over the micro-steps of a step
+  double end = 0.0;         ///< share of the steps, at the end, in which nothing is dropped
+  /// Multiplies the drop rate at a share of the run; empty: 1. Its mean is 1.
+  std::function<double(double)> shape = {};
 };
 
 /// Drops each branch in its share of the step's micro-steps, evenly spread and from a random place.
@@ -124,9 +127,10 @@ class Rates final : public PlanSource {
     if (micro_step == 0 && options_.complete_steps && (step == 0 || due(step + 1)))
       schedule_.set_drop_rate(0.0);
     if (micro_step == 0 && due(step) && !options_.measured) {
-      schedule_.set_drop_rate(setup().drop_rate);
+      schedule_.set_drop_rate(rate_at(step));
       allocate(running_.sensitivities());
     }
+    if (step >= setup().steps - setup().share_of_steps(options_.end)) schedule_.set_drop_rate(0.0);
     if (options_.stratified)
       return stratified_plan(setup(), schedule_.drop_rates(), step, micro_step);
     return schedule_.plan(step, micro_step);
@@ -143,6 +147,13 @@ class Rates final : public PlanSource {
     const std::uint64_t first = setup().share_of_steps(options_.first),
                         period = setup().share_of_steps(options_.period);
     return step == first || (step > first && period > 0 && (step - first) % period == 0);
+  }
+  // That of the middle of the period that begins.
+  double rate_at(std::uint64_t step) const {
+    if (!options_.shape) return setup().drop_rate;
+    const double at =
+        static_cast<double>(step) / static_cast<double>(setup().steps) + 0.5 * options_.period;
+    return std::clamp(setup().drop_rate * options_.shape(std::min(at, 1.0)), 0.0, 0.95);
   }
   void allocate(std::span<const double> sensitivities) {
     struct Policy {
@@ -162,21 +173,45 @@ class Rates final : public PlanSource {
 /// Trains the highest blocks alone.
 class LastBlocks final : public PlanSource {
  public:
-  /// `share`: of the kept blocks. All are kept in the first `complete` of the steps.
-  explicit LastBlocks(Setup given, double share = 1.0, double complete = 0.0)
-      : PlanSource(std::move(given)), begin_(setup().share_of_steps(complete)) {
+  /// `share`: of the kept blocks. All are kept in the first `complete` and the last `end` of the
+  /// steps.
+  explicit LastBlocks(Setup given, double share = 1.0, double complete = 0.0, double end = 0.0)
+      : PlanSource(std::move(given)),
+        begin_(setup().share_of_steps(complete)),
+        end_(setup().steps - setup().share_of_steps(end)) {
     const double kept = share * static_cast<double>(setup().kept_blocks());
     const auto count = std::max<std::size_t>(1, static_cast<std::size_t>(std::lround(kept)));
     for (std::size_t i = 0; i < count; ++i) kept_.push_back(setup().blocks() - count + i);
   }
   dropbp::DropPlan plan(std::uint64_t step, std::uint32_t micro_step) override {
-    if (step < begin_) return Complete(setup()).plan(step, micro_step);
+    if (step < begin_ || step >= end_) return Complete(setup()).plan(step, micro_step);
     return plan_keeping(step, micro_step, kept_);
   }
 
  private:
-  std::uint64_t begin_;
+  std::uint64_t begin_, end_;
   std::vector<std::size_t> kept_;
+};
+
+/// Trains the blocks above a cut that moves in the course of the run, with the budget as its mean.
+class MovingCut final : public PlanSource {
+ public:
+  /// `up`: the lowest blocks are frozen one after the other; otherwise they begin frozen, and train
+  /// one after the other.
+  MovingCut(Setup given, bool up) : PlanSource(std::move(given)), up_(up) {}
+  dropbp::DropPlan plan(std::uint64_t step, std::uint32_t micro_step) override {
+    const double at = (static_cast<double>(step) + 0.5) / static_cast<double>(setup().steps);
+    const double frozen = 2.0 * setup().drop_rate * (up_ ? at : 1.0 - at);
+    const auto blocks = static_cast<double>(setup().blocks());
+    const auto first =
+        static_cast<std::size_t>(std::clamp(std::round(frozen * blocks), 0.0, blocks - 1.0));
+    std::vector<std::size_t> kept(setup().blocks() - first);
+    std::iota(kept.begin(), kept.end(), first);
+    return plan_keeping(step, micro_step, kept);
+  }
+
+ private:
+  bool up_;
 };
 
 /// Trains the blocks above a cut, which is drawn anew for every step: its mean is the budget.

@@ -11,6 +11,7 @@
 #include <ctime>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -32,6 +33,15 @@ namespace bench {
 /// are updated) * `optimizer`.
 struct StepParts {
   double fixed = 0.0, branches = 0.0, optimizer = 0.0;
+};
+
+/// How much of the gain of a first step remains. Its gain is what a step of the branches along the
+/// signs of one batch's gradient, as AdamW's first step, lowers the loss of other batches by, to
+/// first order.
+struct FirstSteps {
+  double half = 0.0, quarter = 0.0;  ///< share that the highest half and quarter of the blocks have
+  double uniform = 0.0;              ///< that of all branches that uniform rates of 0.5 keep
+  double kept = 0.0;  ///< the same, divided by the gain of these branches if nothing is dropped
 };
 
 /// What a run did. Its time follows from this and StepParts, so that a busy machine does not change
@@ -61,11 +71,12 @@ class Training {
 
  public:
   /// `base` is the folder of the pre-trained model, `data` outlives this.
-  Training(const Regime& regime, double batch_share, const std::filesystem::path& base,
+  Training(const Regime& regime, const Method& method, const std::filesystem::path& base,
            const llama::TrainingData& data, std::uint64_t seed)
       : regime_(regime),
+        moments_(method.moments),
         batch_options_({.batch = std::max<std::ptrdiff_t>(
-                            1, std::lround(batch_share * static_cast<double>(regime.batch))),
+                            1, std::lround(method.batch * static_cast<double>(regime.batch))),
                         .sequence = regime.sequence,
                         .micro_steps = regime.micro_steps,
                         .seed = seed}),
@@ -132,6 +143,56 @@ class Training {
       outcome.kept.push_back(1.0 - static_cast<double>(dropped) / passes);
     outcome.validation_loss = validate();
     return outcome;
+  }
+
+  /// The means over `rounds` batches, on twice as many others.
+  FirstSteps measure_first_steps(std::uint64_t rounds) {
+    Setup given = setup(3 * rounds);
+    given.drop_rate = 0.5;
+    Complete complete(given);
+    Rates<dropbp::BernoulliSampling> uniform(given, {});
+    const auto& parameters = optimizer_.parameters();
+    // visit(branch, values of the gradient, sums) of the branches' parameters
+    std::vector<std::vector<float>> sums(parameters.size());
+    const auto for_each_gradient = [&](const dropbp::DropPlan& plan, const auto& visit) {
+      Outcome unused;
+      model_.clear_gradients();
+      pass(plan, unused);
+      for (std::size_t i = 0; i < sums.size(); ++i) {
+        const std::size_t branch = branch_of_parameter_[i];
+        if (branch == handler_.size() || !parameters[i]->trained) continue;
+        sums[i].resize(parameters[i]->size());
+        if (parameters[i]->has_gradient()) visit(branch, parameters[i]->gradient().data, sums[i]);
+      }
+    };
+    for (std::uint64_t step = rounds; step < 3 * rounds; ++step)
+      for_each_gradient(complete.plan(step, 0), [](std::size_t, const T* values, auto& sum) {
+        for (std::size_t k = 0; k < sum.size(); ++k) sum[k] += dropbp::to_float(values[k]);
+      });
+    double all = 0.0, of_kept = 0.0;
+    FirstSteps shares;
+    for (std::uint64_t step = 0; step < rounds; ++step) {
+      std::vector<double> gains(handler_.size());
+      const auto add_gain = [&](std::size_t branch, const T* values, const auto& sum) {
+        for (std::size_t k = 0; k < sum.size(); ++k) {
+          const float value = dropbp::to_float(values[k]);
+          if (value != 0.0F) gains[branch] += std::copysign(1.0F, value) * sum[k];
+        }
+      };
+      const dropbp::DropPlan plan = uniform.plan(step, 0);
+      for_each_gradient(plan, add_gain);
+      shares.uniform += std::accumulate(gains.begin(), gains.end(), 0.0);
+      std::fill(gains.begin(), gains.end(), 0.0);
+      for_each_gradient(complete.plan(step, 0), add_gain);
+      for (std::size_t i = 0; i < gains.size(); ++i) {
+        all += gains[i];
+        if (2 * i >= gains.size()) shares.half += gains[i];
+        if (4 * i >= 3 * gains.size()) shares.quarter += gains[i];
+        if (!plan.dropped(i)) of_kept += gains[i];
+      }
+    }
+    return {shares.half / all, shares.quarter / all, shares.uniform / all,
+            shares.uniform / of_kept};
   }
 
   /// The least of `rounds`, which processes beside this one disturb least.
@@ -219,7 +280,48 @@ class Training {
       if (parameter->trained && parameter->has_gradient())
         updated += static_cast<double>(parameter->size());
     outcome.updated += updated / parameters_;
-    optimizer_.step(dropbp::ops::clip_factor(norm, 1.0), scale);
+    const double factor = dropbp::ops::clip_factor(norm, 1.0);
+    if (moments_ == Moments::by_update)
+      optimizer_.step(factor, scale);
+    else
+      step_by_time(factor, scale);
+  }
+
+  // AdamW whose moments are means of the gradients with weights by their age in steps, also of the
+  // steps in which a parameter had no gradient. The library's AdamW takes it as decays of each
+  // update: with the weight c of what is older, its decay is c / (c + 1 - beta), and c begins at 0.
+  void step_by_time(double factor, double scale) {
+    const auto parameters = optimizer_.parameters();
+    weights_.resize(parameters.size());
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      dropbp::ops::AdamWOptions options = optimizer_.options();
+      options.learning_rate *= scale;
+      Weights& weights = weights_[i];
+      ++weights.age;
+      if (!parameters[i]->trained || !parameters[i]->has_gradient()) continue;
+      const bool second = moments_ != Moments::first_by_time;
+      const bool first = moments_ != Moments::second_by_time && moments_ != Moments::longer_second;
+      const double kept = 1.0 / static_cast<double>(weights.age);
+      if (moments_ == Moments::longer_second) {
+        weights.share = weights.share == 0.0 ? 1.0 : 0.9 * weights.share + 0.1 * kept;
+        options.beta2 = 1.0 - (1.0 - options.beta2) * weights.share;
+      }
+      if (moments_ == Moments::step_by_pause)
+        options.learning_rate *= std::sqrt(static_cast<double>(weights.age));
+      const auto age = static_cast<double>(weights.age);
+      const bool by_time = moments_ != Moments::longer_second && moments_ != Moments::step_by_pause;
+      options.beta1 = decay(options.beta1, first && by_time ? age : 1.0, weights.first);
+      options.beta2 = decay(options.beta2, second && by_time ? age : 1.0, weights.second);
+      weights.age = 0;
+      auto& state = optimizer_.state(i);
+      state.steps = std::uint64_t{1} << 40;  // the decays have the bias correction
+      dropbp::ops::adamw_update(*parameters[i], state, options, factor);
+    }
+  }
+  static double decay(double beta, double age, double& weight) {
+    const double older = std::pow(beta, age) * weight;
+    weight = older + 1.0 - beta;
+    return older / weight;
   }
 
   // On one sequence, as in the published recipe.
@@ -243,7 +345,15 @@ class Training {
     return diverged_ || !std::isfinite(loss) ? 1e3 : loss;
   }
 
+  struct Weights {
+    double first = 0.0, second = 0.0;  ///< sums of the weights of all gradients so far
+    std::uint64_t age = 0;             ///< steps since the last update
+    double share = 0.0;                ///< of the steps with a gradient
+  };
+
   Regime regime_;
+  Moments moments_;
+  std::vector<Weights> weights_;
   llama::BatchOptions batch_options_;
   Model model_;
   dropbp::DropBPHandler<Model> handler_;
