@@ -165,7 +165,7 @@ TEST_CASE("A plan of another size is refused and changes nothing") {
   DropBPHandler handler{chain};
   handler.begin_step(5);
   const DropPlan plan = handler.plan();
-  for (const std::size_t other : {2, 4})
+  for (const std::size_t other : {std::size_t{2}, std::size_t{4}})
     CHECK_THROWS_AS(handler.begin_step(DropPlan(only(0, other))), std::invalid_argument);
   check_throws<std::logic_error>([&] { handler.begin_step(DropPlan()); },
                                  {"must be drawn before", "default-constructed"});
