@@ -10,7 +10,7 @@ usage() {
 Usage: tests/run.sh [options] [-- CTEST_ARGUMENT...]
 
 Installs the missing packages that the tests need (Debian and Ubuntu; it prints which), builds the
-tests in Release and runs them. Ends with ctest's summary and its exit code. Takes about 25 minutes
+tests in Release and runs them. Ends with ctest's summary and its exit code. Takes about 30 minutes
 on two cores where nothing is compiled yet. No test depends on speed: on a busy machine all takes
 longer, and the limits of tests are against hanging alone.
 

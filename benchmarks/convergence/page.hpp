@@ -4,10 +4,14 @@
 // The page, the plots and the JSON that `convergence` writes.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -57,6 +61,10 @@ class Page {
       rows.push_back(json_of(*row));
       plot.series.push_back(series_of(*row));
     }
+    // Others would hide these; the table has all.
+    const auto has_color = [](const llama::Series& series) { return series.color.has_value(); };
+    if (std::ranges::any_of(plot.series, has_color))
+      std::erase_if(plot.series, std::not_fn(has_color));
     text_ += second;
     if (!missing.empty()) text_ += "\n" + wrapped(missing + ".");
     json_["regimes"].push_back({{"name", regime.name},
@@ -142,8 +150,16 @@ class Page {
             {"speed_against_half_the_batch_beyond", row.speed_of_half_mark}};
   }
 
+  // Each with the same colour in all panels.
+  static constexpr std::array<std::string_view, 7> drawn{
+      "ordinary",           "adaptive",       "uniform",
+      "half the batch",     "highest blocks", "highest blocks, 3/4",
+      "highest blocks, 1/2"};
+
   static llama::Series series_of(const Row& row) {
     llama::Series series{.name = row.method->name, .points = {}};
+    if (const auto at = std::ranges::find(drawn, series.name); at != drawn.end())
+      series.color = static_cast<std::size_t>(at - drawn.begin());
     for (const auto& [time, loss] : row.by_length) {
       series.points.emplace_back(time.mean, loss.mean);
       series.spread.emplace_back(loss.mean - loss.deviation, loss.mean + loss.deviation);

@@ -116,7 +116,7 @@ TEST_CASE("plot: dashes, shared colours, error bars and an axis from 0") {
   CHECK(has_label(svg_of(far, true), "0"));
 }
 
-TEST_CASE("plot: panels side by side, and series without a point are left out") {
+TEST_CASE("plot: panels side by side, at most three, and series without a point are left out") {
   if (gnuplot_is_missing()) return;
   const test::TemporaryFolder folder;
   std::vector<llama::Plot> panels(2, example());
@@ -128,6 +128,10 @@ TEST_CASE("plot: panels side by side, and series without a point are left out") 
   CHECK(count_of(svg, "time (s)") == 1);
   CHECK(count_of(svg, "steps") == 1);
   CHECK(count_of(svg, "never measured") == 0);
+  CHECK(count_of(svg, "viewBox=\"0 0 1200 480\"") == 1);
+  panels.resize(4, example());
+  llama::write_svg(folder / "loss.svg", panels);
+  CHECK(count_of(test::read_bytes(folder / "loss.svg"), "viewBox=\"0 0 1800 960\"") == 1);
 }
 
 TEST_CASE("plot: a plot that cannot be drawn is an error and leaves the old file") {

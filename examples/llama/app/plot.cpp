@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include "llama/app/plot.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -90,10 +91,13 @@ std::string panel(const Plot& plot) {
 std::string script(std::span<const Plot> panels, const std::string& output) {
   if (panels.empty())
     throw std::invalid_argument("a picture must have a panel, but there is none: give it one");
+  // More than three side by side are too small to read on a page.
+  const std::size_t columns = std::min<std::size_t>(panels.size(), 3);
+  const std::size_t rows = (panels.size() + columns - 1) / columns;
   std::string text = fmt::format(
-      "set terminal svg noenhanced size {},480 background rgb 'white' font 'sans,13'\n"
-      "set output {}\nset grid\nset key above\nset multiplot layout 1,{}\n",
-      panels.size() == 1 ? 800 : 600 * panels.size(), quoted(output), panels.size());
+      "set terminal svg noenhanced size {},{} background rgb 'white' font 'sans,13'\n"
+      "set output {}\nset grid\nset key above\nset multiplot layout {},{}\n",
+      columns == 1 ? 800 : 600 * columns, 480 * rows, quoted(output), rows, columns);
   for (const Plot& plot : panels) text += panel(plot);
   return text + "unset multiplot\n";
 }
