@@ -120,15 +120,14 @@ inline const std::vector<Method>& methods() {
       {"adaptive",
        "as `AdaptiveHandler`: the same without drops until then, and in one step before each "
        "further allocation",
-       [](Setup setup) { return adaptive(std::move(setup)); }},
+       adaptive},
       {"published", "the published allocation and sampling, measured once after 10 % of the steps",
        [](Setup setup) {
          return make_rates<dropbp::AtLeastTargetSampling>(
              std::move(setup),
              {.allocate = by(dropbp::GreedyAllocation{}), .period = 0.0, .measured = true});
        }},
-      {"uniform", "one rate for all branches",
-       [](Setup setup) { return make_rates(std::move(setup), {}); }},
+      {"uniform", "one rate for all branches", uniform},
       {half_batch_method,
        "ordinary training with half the tokens a step",
        make<Complete>,
